@@ -1,0 +1,48 @@
+# Two commands are enough on a fresh machine: `make demo` and `make test`. Both do all the set-up.
+
+CARGO ?= cargo
+# One target directory for every clone, so that RocksDB is compiled once; set SYNOD_TARGET_DIR to move it.
+export CARGO_TARGET_DIR := $(or $(SYNOD_TARGET_DIR),$(HOME)/.cache/synod/target)
+BIN := $(CARGO_TARGET_DIR)/release/synod
+# Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
+ALL := --release --workspace
+
+.PHONY: build setup demo dev test verify fix explore bench clean
+
+build: setup
+	$(CARGO) build $(ALL)
+
+# clang compiles RocksDB, libclang reads its headers. Installed where that is allowed, else the command is printed.
+setup:
+	@sh scripts/setup.sh
+
+demo: build
+	@SYNOD=$(BIN) sh scripts/demo.sh $(FILE)
+
+dev: build
+	$(BIN) dev
+
+test: setup
+	$(CARGO) test $(ALL)
+
+# Reads only; what CI runs.
+verify: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
+	sh scripts/purity.sh
+	$(MAKE) test
+
+# Writes.
+fix:
+	$(CARGO) fmt --all
+
+# More schedules of the explorer: make explore SCHEDULES=100000
+explore: setup
+	SYNOD_EXPLORE_SCHEDULES=$(or $(SCHEDULES),100000) $(CARGO) test $(ALL) --test explore -- --nocapture
+
+bench: setup
+	$(CARGO) bench $(ALL:--release=) --profile release
+
+clean:
+	$(CARGO) clean

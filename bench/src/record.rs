@@ -1,0 +1,180 @@
+//! What one caller measured, and the sum of all.
+//!
+//! Owns: the histograms. Must never: be shared between callers while they run.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::ops::Outcome;
+use crate::report::{Latency, Second};
+
+/// Three significant digits, from 1 µs up, growing as needed.
+const DIGITS: u8 = 3;
+
+/// Longer times count as an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
+/// Latencies of one kind of operation, in microseconds.
+pub(crate) struct Times(Histogram<u64>);
+
+impl Times {
+    pub(crate) fn new() -> Times {
+        // Three digits is a size the histogram always takes; were it not, nothing could be measured.
+        #[allow(clippy::expect_used)]
+        Times(Histogram::new(DIGITS).expect("three digits are valid"))
+    }
+
+    pub(crate) fn add(&mut self, time: Duration) {
+        // A histogram made without bounds grows with what it is given.
+        let _ = self.0.record((time.as_micros() as u64).clamp(1, LONGEST_US));
+    }
+
+    fn merge(&mut self, other: &Times) {
+        // Growing histograms take any other of the same precision.
+        let _ = self.0.add(&other.0);
+    }
+
+    pub(crate) fn latency(&self) -> Option<Latency> {
+        let h = &self.0;
+        (!h.is_empty()).then(|| Latency {
+            count: h.len(),
+            mean_us: h.mean(),
+            p50_us: h.value_at_quantile(0.5),
+            p90_us: h.value_at_quantile(0.9),
+            p99_us: h.value_at_quantile(0.99),
+            p99_9_us: h.value_at_quantile(0.999),
+            p99_99_us: h.value_at_quantile(0.9999),
+            max_us: h.max(),
+        })
+    }
+}
+
+/// What one caller, or all of them, measured after `start`.
+pub(crate) struct Recorder {
+    start: Instant,
+    pub(crate) reads: Times,
+    pub(crate) writes: Times,
+    pub(crate) failures: Times,
+    pub(crate) errors: BTreeMap<&'static str, u64>,
+    pub(crate) ops: u64,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    pub(crate) seconds: Vec<Second>,
+    pub(crate) last: Duration,
+}
+
+impl Recorder {
+    pub(crate) fn new(start: Instant) -> Recorder {
+        Recorder {
+            start,
+            reads: Times::new(),
+            writes: Times::new(),
+            failures: Times::new(),
+            errors: BTreeMap::new(),
+            ops: 0,
+            records: 0,
+            bytes: 0,
+            seconds: Vec::new(),
+            last: Duration::ZERO,
+        }
+    }
+
+    /// Counts an operation that was to begin at `intended` and ended now; one of the warm-up is left out.
+    pub(crate) fn add(&mut self, intended: Instant, ended: Instant, outcome: &Outcome) {
+        if intended < self.start {
+            return;
+        }
+        let since_start = ended.duration_since(self.start);
+        let time = ended.duration_since(intended);
+        self.last = self.last.max(since_start);
+        let second = since_start.as_secs() as usize;
+        if self.seconds.len() <= second {
+            let from = self.seconds.len() as u64;
+            self.seconds.extend((from..=second as u64).map(Second::empty));
+        }
+        let second = &mut self.seconds[second];
+        match outcome.error {
+            Some(code) => {
+                *self.errors.entry(code).or_default() += 1;
+                self.failures.add(time);
+                second.errors += 1;
+            }
+            None => {
+                self.ops += 1;
+                self.records += u64::from(outcome.records);
+                self.bytes += outcome.bytes;
+                if outcome.read {
+                    self.reads.add(time)
+                } else {
+                    self.writes.add(time)
+                }
+                second.ops += 1;
+                second.max_us = second.max_us.max(time.as_micros() as u64);
+            }
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &Recorder) {
+        self.reads.merge(&other.reads);
+        self.writes.merge(&other.writes);
+        self.failures.merge(&other.failures);
+        for (code, n) in &other.errors {
+            *self.errors.entry(code).or_default() += n;
+        }
+        self.ops += other.ops;
+        self.records += other.records;
+        self.bytes += other.bytes;
+        self.last = self.last.max(other.last);
+        if self.seconds.len() < other.seconds.len() {
+            let from = self.seconds.len() as u64;
+            self.seconds.extend((from..other.seconds.len() as u64).map(Second::empty));
+        }
+        for (mine, theirs) in self.seconds.iter_mut().zip(&other.seconds) {
+            mine.ops += theirs.ops;
+            mine.errors += theirs.errors;
+            mine.max_us = mine.max_us.max(theirs.max_us);
+        }
+    }
+
+    /// Reads and writes together.
+    pub(crate) fn all(&self) -> Times {
+        let mut all = Times::new();
+        all.merge(&self.reads);
+        all.merge(&self.writes);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(error: Option<&'static str>) -> Outcome {
+        Outcome { read: false, records: 2, bytes: 10, error }
+    }
+
+    #[test]
+    fn callers_add_up_and_the_warm_up_does_not_count() {
+        let start = Instant::now() + Duration::from_secs(10);
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut a = Recorder::new(start);
+        a.add(start - Duration::from_millis(1), at(5), &done(None));
+        assert_eq!(a.ops, 0);
+        a.add(at(0), at(5), &done(None));
+        a.add(at(0), at(2100), &done(Some("overloaded")));
+        let mut b = Recorder::new(start);
+        b.add(at(1000), at(1007), &done(None));
+        b.merge(&a);
+        assert_eq!((b.ops, b.records, b.bytes, b.errors["overloaded"]), (2, 4, 20, 1));
+        assert_eq!(
+            b.seconds.iter().map(|s| (s.second, s.ops, s.errors)).collect::<Vec<_>>(),
+            [(0, 1, 0), (1, 1, 0), (2, 0, 1)]
+        );
+        let latency = b.all().latency().unwrap();
+        assert!((4_990..=5_010).contains(&latency.p50_us) && (6_990..=7_010).contains(&latency.max_us), "{latency:?}");
+        assert!(b.reads.latency().is_none());
+        assert_eq!(b.last, Duration::from_millis(2100));
+    }
+}

@@ -1,0 +1,252 @@
+//! The run: callers at work, from the warm-up to the last answer.
+//!
+//! Owns: the callers' tasks and the sum of what they measured. Must never: let one caller's bookkeeping slow another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use synod_client::Client;
+use tokio::sync::mpsc;
+
+use crate::ops::{Op, Ops, Outcome, pool};
+use crate::pace::{Caller, Dispatch, dispatch};
+use crate::record::Recorder;
+use crate::report::{OpenLoop, Report};
+use crate::spec::{BenchSpec, Pace, SpecError, Stop, Workload};
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// The run cannot be made.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The cluster could not be reached, or a key could not be written before the run.
+    #[error(transparent)]
+    Client(#[from] synod_client::Error),
+    /// A caller's task ended early.
+    #[error("a caller of the run ended early: {why}")]
+    Caller {
+        /// What the runtime says.
+        why: String,
+    },
+}
+
+/// What the callers share.
+struct Shared {
+    spec: BenchSpec,
+    pool: Bytes,
+    start: Instant,
+    /// Operations still to be begun, where the run ends by their number.
+    left: AtomicI64,
+}
+
+impl Shared {
+    /// Whether an operation may begin now.
+    fn go_on(&self, now: Instant) -> bool {
+        match self.spec.stop {
+            Stop::After(time) => now < self.start + time,
+            Stop::Ops(_) if now < self.start => true,
+            Stop::Ops(_) => self.left.fetch_sub(1, Ordering::Relaxed) > 0,
+        }
+    }
+}
+
+/// Makes the load of `spec` through the clients that `connect` makes, one for each of its connections, and reports.
+///
+/// # Errors
+/// The spec is refused, a client cannot connect, or the keys cannot be written before the run. Failed operations of the
+/// run itself are no error: the report counts them.
+pub async fn run<F, C>(connect: F, spec: BenchSpec) -> Result<Report, BenchError>
+where
+    F: Fn(usize) -> C,
+    C: Future<Output = synod_client::Result<Client>>,
+{
+    spec.check()?;
+    let mut clients = Vec::with_capacity(spec.connections);
+    for n in 0..spec.connections {
+        clients.push(connect(n).await?);
+    }
+    clients[0].table(&spec.table).await?;
+    let pool = pool(&spec);
+    if spec.preload {
+        preload(&clients, &spec, &pool).await?;
+    }
+    let begin = Instant::now();
+    let left = match spec.stop {
+        Stop::Ops(ops) => AtomicI64::new(i64::try_from(ops).unwrap_or(i64::MAX)),
+        Stop::After(_) => AtomicI64::new(0),
+    };
+    let shared = Arc::new(Shared { start: begin + spec.warmup, left, pool, spec });
+    let (recorder, open) = match shared.spec.pace {
+        Pace::Closed => (closed(&shared, &clients).await?, None),
+        Pace::Open { rate_per_s } => {
+            let (recorder, open) = open(&shared, &clients, rate_per_s, begin).await?;
+            (recorder, Some(open))
+        }
+    };
+    Ok(report(&shared.spec, &recorder, open))
+}
+
+/// Writes every key once.
+async fn preload(clients: &[Client], spec: &BenchSpec, pool: &Bytes) -> Result<(), BenchError> {
+    let mut ops = Ops::new(spec, u64::MAX - 1, pool.clone());
+    let at_once = (spec.clients * spec.outstanding).clamp(64, 1024);
+    let mut writes = futures::stream::iter(0..spec.keys)
+        .map(|n| {
+            let client = &clients[n as usize % clients.len()];
+            let op = ops.preload(n);
+            async move {
+                match op {
+                    Op::Put(key, value) => client.put(&spec.table, key, value).await.map(|_| ()),
+                    _ => Ok(()),
+                }
+            }
+        })
+        .buffer_unordered(at_once);
+    while let Some(written) = writes.next().await {
+        written?;
+    }
+    Ok(())
+}
+
+type Done = (Instant, Instant, Outcome);
+
+async fn timed(client: &Client, table: &str, op: Op, intended: Instant) -> Done {
+    let outcome = op.run(client, table).await;
+    (intended, Instant::now(), outcome)
+}
+
+async fn closed(shared: &Arc<Shared>, clients: &[Client]) -> Result<Recorder, BenchError> {
+    let caller = |n: usize| {
+        let (shared, client) = (shared.clone(), clients[n % clients.len()].clone());
+        tokio::spawn(async move {
+            let spec = &shared.spec;
+            let mut recorder = Recorder::new(shared.start);
+            let mut ops = Ops::new(spec, n as u64, shared.pool.clone());
+            if spec.outstanding == 1 {
+                // The same without the cost of keeping several under way.
+                loop {
+                    let now = Instant::now();
+                    if !shared.go_on(now) {
+                        return recorder;
+                    }
+                    let (intended, ended, outcome) = timed(&client, &spec.table, ops.next(), now).await;
+                    recorder.add(intended, ended, &outcome);
+                }
+            }
+            let mut under_way = FuturesUnordered::new();
+            let mut going = true;
+            loop {
+                while going && under_way.len() < spec.outstanding {
+                    let now = Instant::now();
+                    going = shared.go_on(now);
+                    if going {
+                        under_way.push(timed(&client, &spec.table, ops.next(), now));
+                    }
+                }
+                match under_way.next().await {
+                    Some((intended, ended, outcome)) => recorder.add(intended, ended, &outcome),
+                    None => return recorder,
+                }
+            }
+        })
+    };
+    let callers: Vec<_> = (0..shared.spec.clients).map(caller).collect();
+    gather(shared, callers).await
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    clients: &[Client],
+    rate_per_s: f64,
+    begin: Instant,
+) -> Result<(Recorder, OpenLoop), BenchError> {
+    let outstanding = shared.spec.outstanding;
+    let (mut seen, mut callers) = (Vec::new(), Vec::new());
+    for n in 0..shared.spec.clients {
+        let (arrivals, mut rx) = mpsc::channel(outstanding);
+        let busy: Arc<AtomicUsize> = Arc::default();
+        seen.push(Caller { arrivals, busy: busy.clone() });
+        let (shared, client) = (shared.clone(), clients[n % clients.len()].clone());
+        callers.push(tokio::spawn(async move {
+            let spec = &shared.spec;
+            let mut recorder = Recorder::new(shared.start);
+            let mut ops = Ops::new(spec, n as u64, shared.pool.clone());
+            let mut under_way = FuturesUnordered::new();
+            let mut open = true;
+            while open || !under_way.is_empty() {
+                tokio::select! {
+                    arrival = rx.recv(), if open => match arrival {
+                        Some(intended) => under_way.push(timed(&client, &spec.table, ops.next(), intended)),
+                        None => open = false,
+                    },
+                    Some((intended, ended, outcome)) = under_way.next() => {
+                        busy.fetch_sub(1, Ordering::Relaxed);
+                        recorder.add(intended, ended, &outcome);
+                    }
+                }
+            }
+            recorder
+        }));
+    }
+    let plan = Dispatch {
+        rate_per_s,
+        outstanding,
+        begin,
+        start: shared.start,
+        stop: shared.spec.stop,
+        seed: shared.spec.seed,
+    };
+    let ended_early = |why: String| BenchError::Caller { why };
+    let found =
+        tokio::task::spawn_blocking(move || dispatch(&plan, &seen)).await.map_err(|e| ended_early(e.to_string()))?;
+    let recorder = gather(shared, callers).await?;
+    let kept_up = found.missed == 0 && recorder.errors.is_empty();
+    Ok((recorder, OpenLoop { kept_up, ..found }))
+}
+
+async fn gather(shared: &Shared, callers: Vec<tokio::task::JoinHandle<Recorder>>) -> Result<Recorder, BenchError> {
+    let mut sum = Recorder::new(shared.start);
+    for caller in callers {
+        sum.merge(&caller.await.map_err(|e| BenchError::Caller { why: e.to_string() })?);
+    }
+    Ok(sum)
+}
+
+fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>) -> Report {
+    let elapsed = match spec.stop {
+        Stop::After(time) => sum.last.max(time),
+        Stop::Ops(_) => sum.last.max(Duration::from_micros(1)),
+    };
+    let elapsed_s = elapsed.as_secs_f64();
+    let mixed = matches!(spec.workload, Workload::Mixed { .. });
+    Report {
+        workload: spec.workload.name(),
+        table: spec.table.clone(),
+        pace: if open.is_some() { "open" } else { "closed" },
+        value_bytes: spec.value_bytes,
+        batch: if let Workload::Append { batch } = spec.workload { batch } else { 1 },
+        keys: spec.keys,
+        distribution: spec.distribution.name(),
+        connections: spec.connections,
+        clients: spec.clients,
+        outstanding: spec.outstanding,
+        elapsed_s,
+        ops: sum.ops,
+        ops_per_s: sum.ops as f64 / elapsed_s,
+        records_per_s: sum.records as f64 / elapsed_s,
+        value_bytes_per_s: sum.bytes as f64 / elapsed_s,
+        latency: sum.all().latency(),
+        reads: sum.reads.latency().filter(|_| mixed),
+        writes: sum.writes.latency().filter(|_| mixed),
+        errors: sum.errors.clone(),
+        failed: sum.failures.latency(),
+        open,
+        timeline: sum.seconds.clone(),
+    }
+}

@@ -1,0 +1,175 @@
+//! One call: from the shard map to a node, again and again, until an answer or the deadline.
+//!
+//! Owns: the choice of node and the one attempt. Must never: let a topology error through; `retry` decides what follows
+//! a failed attempt.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use crate::error::{Refusal, Result};
+use crate::frames::{Answer, Ask, was_sent};
+use crate::identity::Identity;
+use crate::link::{Broken, Conn, Links, Task};
+use crate::options::Options;
+use crate::retry::{Missing, Progress};
+use crate::router::{MapView, Place, ShardRoute, TableRoute};
+use crate::types::Consistency;
+use crate::watch::Maps;
+
+/// What the clones of a client share.
+pub(crate) struct Core {
+    pub(crate) options: Arc<Options>,
+    pub(crate) maps: Arc<Maps>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) identity: Identity,
+    pub(crate) writes: Semaphore,
+    /// Where `Local` reads begin to look for a replica, so that clients spread.
+    pub(crate) local_start: usize,
+    pub(crate) _keeper: Task,
+}
+
+/// What a call wants.
+pub(crate) struct Want<'a> {
+    pub(crate) table: &'a str,
+    pub(crate) place: Place<'a>,
+    pub(crate) consistency: Consistency,
+    pub(crate) write: bool,
+    /// How long the server may keep the request beyond what an ordinary one takes.
+    pub(crate) wait: Duration,
+    pub(crate) deadline: Instant,
+}
+
+/// An answer with where it came from.
+pub(crate) struct Got {
+    pub(crate) shard: Arc<ShardRoute>,
+    pub(crate) answer: Answer,
+}
+
+/// How one attempt ended without an answer.
+pub(crate) enum Failure {
+    Refused(Refusal),
+    Broken(Broken),
+    /// No answer within this time.
+    Silent(Duration),
+}
+
+/// Where a request goes.
+struct Route {
+    table: Arc<TableRoute>,
+    shard: Arc<ShardRoute>,
+    node: u64,
+}
+
+impl Core {
+    /// Makes a call. `body` builds the request for the shard found, each time anew; its error ends the call.
+    ///
+    /// What is only awaited when something is in the way is boxed: every call carries its future's size around.
+    pub(crate) async fn call(
+        &self,
+        want: Want<'_>,
+        mut body: impl FnMut(&TableRoute, &ShardRoute, &Conn) -> Result<Ask>,
+    ) -> Result<Got> {
+        let mut progress = Progress::new(self, &want);
+        loop {
+            let left = want.left();
+            if left.is_zero() {
+                return Err(progress.out_of_time(want.write));
+            }
+            let Route { table, shard, node } = match self.route(&want, &mut progress) {
+                Ok(route) => route,
+                Err(missing) => {
+                    Box::pin(self.find(&mut progress, &want, missing)).await?;
+                    continue;
+                }
+            };
+            let limit = left.min(progress.attempt_timeout + want.wait);
+            let conn = match self.ready(node) {
+                Some(conn) => Ok(conn),
+                None => Box::pin(timeout(limit, self.conn(node))).await.unwrap_or(Err(Failure::Silent(limit))),
+            };
+            let sent = want.write.then(|| Arc::new(AtomicBool::new(false)));
+            let failure = match conn {
+                Err(failure) => failure,
+                Ok(conn) => {
+                    let ask = body(&table, &shard, &conn).map_err(|e| progress.settle(want.write, e))?;
+                    let asked = conn.ask(shard.info.id, shard.info.version, ask, sent.clone());
+                    match timeout(limit, asked).await {
+                        Ok(Ok(Answer::Error(error))) => Failure::Refused(Refusal::from_wire(error)),
+                        Ok(Ok(answer)) => {
+                            if want.consistency == Consistency::Linearizable {
+                                shard.set_leader(node);
+                            }
+                            return Ok(Got { shard, answer });
+                        }
+                        Ok(Err(broken)) => Failure::Broken(broken),
+                        Err(_) => Failure::Silent(limit),
+                    }
+                }
+            };
+            let may_have_left = sent.as_deref().is_some_and(was_sent);
+            Box::pin(self.failed(&mut progress, &want, &shard, node, failure, may_have_left)).await?;
+        }
+    }
+
+    fn route(&self, want: &Want<'_>, progress: &mut Progress) -> std::result::Result<Route, Missing> {
+        let view = self.maps.view();
+        let table = view.table(want.table).ok_or(Missing::Table)?.clone();
+        let shard = table.locate(want.place).ok_or(Missing::Shard)?.clone();
+        let node = self.choose(&shard, want, progress).ok_or(Missing::Voter)?;
+        Ok(Route { table, shard, node })
+    }
+
+    /// The open stream to a node, if there is one now.
+    fn ready(&self, node: u64) -> Option<Arc<Conn>> {
+        self.links.existing(node)?.ready()
+    }
+
+    /// The stream to a node, opened if need be.
+    async fn conn(&self, node: u64) -> std::result::Result<Arc<Conn>, Failure> {
+        let link = match self.maps.view().addr(node) {
+            Some(addr) => self.links.get(node, addr),
+            None => return Err(Failure::Broken(Broken(format!("node {node} is not in the map")))),
+        };
+        link.conn().await.map_err(Failure::Broken)
+    }
+
+    /// The node to ask: the leader, or the next voter in turn. Nodes that just failed are passed over while others are left.
+    fn choose(&self, shard: &ShardRoute, want: &Want<'_>, progress: &mut Progress) -> Option<u64> {
+        let voters = &shard.info.voters;
+        let nth = |n: usize| voters.get(n % voters.len().max(1)).copied();
+        if want.consistency == Consistency::Local {
+            let turn = self.local_start.wrapping_add(progress.turn);
+            let in_turn = || (0..voters.len()).filter_map(|i| nth(turn.wrapping_add(i)));
+            let trusted = |node: &u64| !progress.is_suspect(*node);
+            let is_up = |node: &u64| trusted(node) && self.links.existing(*node).is_some_and(|l| l.ready().is_some());
+            return in_turn().find(is_up).or_else(|| in_turn().find(trusted)).or_else(|| nth(turn));
+        }
+        if let Some(leader) = shard.leader().filter(|l| !progress.is_suspect(*l)) {
+            return Some(leader);
+        }
+        for _ in 0..voters.len() {
+            let node = nth(progress.turn)?;
+            if !progress.is_suspect(node) {
+                return Some(node);
+            }
+            progress.turn += 1;
+        }
+        nth(progress.turn)
+    }
+}
+
+impl Want<'_> {
+    /// The time left until the deadline.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// The shards' view of a map for those who only want to look.
+pub(crate) fn leader_of(view: &MapView, table: &str, shard: u64) -> Option<u64> {
+    view.table(table)?.shards.iter().find(|s| s.info.id == shard)?.leader()
+}

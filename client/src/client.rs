@@ -1,0 +1,331 @@
+//! The client's calls.
+//!
+//! Owns: the public handle, what each call checks before it is sent, and its deadline. Must never: choose nodes or retry;
+//! that is `call`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use synod_proto::v1;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use crate::call::{Core, Want};
+use crate::error::{Error, Result};
+use crate::frames::{Answer, Ask};
+use crate::identity::Identity;
+use crate::limits::{check_key, check_table_name};
+use crate::link::{Links, Task};
+use crate::options::Options;
+use crate::router::Place;
+use crate::scan::{RecordStream, ScanStream};
+use crate::tail::TailStream;
+use crate::types::{
+    ClusterMap, Consistency, Expect, GetFull, GetOptions, NewRecord, Record, ScanOptions, TableInfo, TailOptions,
+    WriteOp, Written,
+};
+use crate::watch::Maps;
+use crate::wire;
+
+/// A handle on a cluster. Cheap to clone; clones share connections, the shard map and the identity of writes. Needs a
+/// tokio runtime with its timer; its tasks end when the last clone is dropped.
+///
+/// **Cancel-safety.** Every call may be dropped while it waits. A read leaves nothing behind. A write that is dropped may
+/// or may not be executed, at most once; the client does not retry it any more.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) core: Arc<Core>,
+    pub(crate) timeout: Duration,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("revision", &self.map().revision).field("timeout", &self.timeout).finish()
+    }
+}
+
+impl Client {
+    /// Connects: gets the shard map from whichever of `endpoints` (`host:port`) answers first, within the call timeout.
+    /// The map names all nodes; the endpoints need not.
+    ///
+    /// ```no_run
+    /// # async fn example() -> synod_client::Result<()> {
+    /// use std::time::Duration;
+    /// use synod_client::{Client, Options};
+    ///
+    /// let options = Options { call_timeout: Duration::from_secs(3), ..Options::default() };
+    /// let client = Client::connect(["127.0.0.1:7401"], options).await?;
+    /// println!("{} nodes", client.map().nodes.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect<E, S>(endpoints: E, options: Options) -> Result<Client>
+    where
+        E: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        options.check()?;
+        let timeout = options.call_timeout;
+        let options = Arc::new(options);
+        let links = Arc::new(Links::new(options.clone()));
+        let endpoints = endpoints.into_iter().map(Into::into).collect();
+        let maps = Maps::connect(endpoints, options.clone(), links.clone(), Instant::now() + timeout).await?;
+        let maps = Arc::new(maps);
+        let core = Core {
+            writes: Semaphore::new(options.max_outstanding_writes),
+            identity: Identity::new(),
+            local_start: rand::random::<u16>().into(),
+            _keeper: Task::spawn(maps.clone().keep()),
+            options,
+            maps,
+            links,
+        };
+        Ok(Client { core: Arc::new(core), timeout })
+    }
+
+    /// The same client with another deadline for its calls; at most what [`Options::call_timeout`] allows.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        let longest = Duration::from_secs(crate::limits::MAX_DEADLINE_S - 60);
+        Client { core: self.core.clone(), timeout: timeout.min(longest) }
+    }
+
+    /// Appends one record.
+    pub async fn put(&self, table: &str, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
+        self.write_one(table, WriteOp::put(key, value)).await
+    }
+
+    /// Appends records to a key, atomically.
+    ///
+    /// ```no_run
+    /// # async fn example(client: synod_client::Client) -> synod_client::Result<()> {
+    /// use synod_client::{Error, Expect, NewRecord};
+    ///
+    /// let records = vec![NewRecord::new("created"), NewRecord::new("paid").header("by", "card")];
+    /// match client.append("orders", "order-17", records, Expect::Absent).await {
+    ///     Ok(written) => println!("at offset {}", written.offset),
+    ///     Err(Error::ExpectationFailed { actual, .. }) => println!("there are {actual} records already"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn append(
+        &self,
+        table: &str,
+        key: impl Into<Bytes>,
+        records: Vec<NewRecord>,
+        expect: Expect,
+    ) -> Result<Written> {
+        self.write_one(table, WriteOp::append(key, records).expect(expect)).await
+    }
+
+    /// Appends a tombstone.
+    pub async fn delete(&self, table: &str, key: impl Into<Bytes>, expect: Expect) -> Result<Written> {
+        self.write_one(table, WriteOp::delete(key).expect(expect)).await
+    }
+
+    /// Drops a key's records below `before`; answers with the first offset kept.
+    pub async fn trim(&self, table: &str, key: impl Into<Bytes>, before: u64) -> Result<Written> {
+        self.write_one(table, WriteOp::trim(key, before)).await
+    }
+
+    /// Several operations on keys of one shard, atomic: all of them or, where one's expectation does not hold, none.
+    ///
+    /// ```no_run
+    /// # async fn example(client: synod_client::Client) -> synod_client::Result<()> {
+    /// use synod_client::{Expect, WriteOp};
+    ///
+    /// let ops = vec![
+    ///     WriteOp::put("order-17/state", "paid").expect(Expect::Exists),
+    ///     WriteOp::delete("order-17/lock"),
+    /// ];
+    /// let written = client.batch("orders", ops).await?;
+    /// assert_eq!(written.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn batch(&self, table: &str, ops: Vec<WriteOp>) -> Result<Vec<Written>> {
+        let results = self.write(table, ops).await?;
+        Ok(results.into_iter().map(|r| Written { offset: r.offset, ts_us: r.ts_us }).collect())
+    }
+
+    /// A key's record, the newest unless `options` say another; a tombstone counts as none.
+    pub async fn get(&self, table: &str, key: impl Into<Bytes>, options: GetOptions) -> Result<Option<Record>> {
+        Ok(self.get_full(table, key, options).await?.record.filter(|r| !r.tombstone))
+    }
+
+    /// A key's record with the bounds of its log.
+    pub async fn get_full(&self, table: &str, key: impl Into<Bytes>, options: GetOptions) -> Result<GetFull> {
+        let key = key.into();
+        check_table_name(table)?;
+        check_key(&key)?;
+        let want = self.want(table, Place::Key(&key), options.consistency);
+        let got =
+            self.core.call(want, |table, _, _| Ok(Ask::Get(wire::get(table.info.id, key.clone(), &options)))).await?;
+        match got.answer {
+            Answer::Get(v1::GetResult { record, next_offset, first_offset }) => {
+                Ok(GetFull { record: record.map(wire::record), first_offset, next_offset })
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A key's records from offset `from` on, in order. Errors come as items and end the stream.
+    ///
+    /// ```no_run
+    /// # async fn example(client: synod_client::Client) -> synod_client::Result<()> {
+    /// use futures::TryStreamExt;
+    /// use synod_client::Consistency;
+    ///
+    /// let mut records = client.read("orders", "order-17", 0, None, Consistency::Linearizable);
+    /// while let Some(record) = records.try_next().await? {
+    ///     println!("{} {:?}", record.offset, record.value);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read(
+        &self,
+        table: &str,
+        key: impl Into<Bytes>,
+        from: u64,
+        limit: Option<u64>,
+        consistency: Consistency,
+    ) -> RecordStream {
+        RecordStream::new(self.clone(), table, key.into(), from, limit, consistency)
+    }
+
+    /// A table's newest records: in key order on range tables, in hash order on hash tables; tombstones are left out.
+    /// Each page is as fresh as `options` ask, the pages together are not one moment. Errors come as items and end the
+    /// stream; [`ScanStream::cursor`] says where to go on.
+    ///
+    /// ```no_run
+    /// # async fn example(client: synod_client::Client) -> synod_client::Result<()> {
+    /// use futures::TryStreamExt;
+    /// use synod_client::{Keys, ScanOptions};
+    ///
+    /// let options = ScanOptions { keys: Keys::Prefix("order-".into()), limit: Some(100), ..Default::default() };
+    /// let mut records = client.scan("orders", options);
+    /// while let Some(record) = records.try_next().await? {
+    ///     println!("{:?}", record.key);
+    /// }
+    /// let next = records.cursor().map(|c| c.to_string());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn scan(&self, table: &str, options: ScanOptions) -> ScanStream {
+        ScanStream::new(self.clone(), table, options)
+    }
+
+    /// What commits, each key in order, tombstones included; without `follow` the stream ends where it has caught up.
+    /// Goes on by itself across failover and never loses or repeats a record. It begins when first polled. An error comes
+    /// as an item; after one that is [retryable](Error::retryable) the stream can be polled on.
+    ///
+    /// ```no_run
+    /// # async fn example(client: synod_client::Client) -> synod_client::Result<()> {
+    /// use futures::TryStreamExt;
+    /// use synod_client::{TailOptions, TailStart};
+    ///
+    /// let options = TailOptions { start: TailStart::Earliest, follow: true, ..Default::default() };
+    /// let mut tail = client.tail("orders", options);
+    /// while let Some(item) = tail.try_next().await? {
+    ///     println!("{:?} {:?}", item.record.key, item.record.value);
+    ///     // Kept with the work done, it is where another tail goes on: `TailStart::Token(saved.parse()?)`.
+    ///     let saved = item.token().to_string();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tail(&self, table: &str, options: TailOptions) -> TailStream {
+        TailStream::new(self.clone(), table, options)
+    }
+
+    /// The tables of the map, by name.
+    pub fn tables(&self) -> Vec<TableInfo> {
+        self.map().tables.clone()
+    }
+
+    /// One table of the map; asks the cluster before it says that there is none.
+    pub async fn table(&self, name: &str) -> Result<TableInfo> {
+        let find = || self.core.maps.view().table(name).map(|t| t.info.clone());
+        if let Some(table) = find() {
+            return Ok(table);
+        }
+        self.refresh_map().await?;
+        find().ok_or_else(|| Error::TableNotFound { table: name.into() })
+    }
+
+    /// The shard map as this client knows it.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.core.maps.view().public.clone()
+    }
+
+    /// Asks a node for the newest map it has and returns the newest known.
+    pub async fn refresh_map(&self) -> Result<Arc<ClusterMap>> {
+        match timeout_at(self.deadline(), self.core.maps.refresh()).await {
+            Ok(refreshed) => refreshed.map(|()| self.map()),
+            Err(_) => Err(Error::unavailable("no node gave a shard map in time")),
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    pub(crate) fn want<'a>(&self, table: &'a str, place: Place<'a>, consistency: Consistency) -> Want<'a> {
+        Want { table, place, consistency, write: false, wait: Duration::ZERO, deadline: self.deadline() }
+    }
+
+    async fn write_one(&self, table: &str, op: WriteOp) -> Result<Written> {
+        match self.write(table, vec![op]).await?.first() {
+            Some(r) => Ok(Written { offset: r.offset, ts_us: r.ts_us }),
+            None => Err(unexpected()),
+        }
+    }
+
+    async fn write(&self, table: &str, ops: Vec<WriteOp>) -> Result<Vec<v1::OpResult>> {
+        check_table_name(table)?;
+        self.core.options.limits.check_write(&ops)?;
+        let mut want = self.want(table, Place::Key(&[]), Consistency::Linearizable);
+        want.write = true;
+        let deadline = want.deadline;
+        let _permit = match timeout_at(deadline, self.core.writes.acquire()).await {
+            Ok(Ok(permit)) => permit,
+            _ => {
+                let most = self.core.options.max_outstanding_writes;
+                return Err(Error::unavailable(format!("{most} writes are outstanding (knob max_outstanding_writes)")));
+            }
+        };
+        let count = ops.len();
+        let ops: Vec<v1::WriteOp> = ops.into_iter().map(wire::op).collect();
+        let key = ops.first().map(|op| op.key.clone()).unwrap_or_default();
+        want.place = Place::Key(&key);
+        let ticket = self.core.identity.begin();
+        // Fixed by the first attempt, kept by the others: the deadline is part of the write's name.
+        let mut deadline_us = None;
+        let got = self.core.call(want, |table, shard, conn| {
+            let elsewhere =
+                |op: &v1::WriteOp| table.locate(Place::Key(&op.key)).is_none_or(|s| s.info.id != shard.info.id);
+            if count > 1 && ops.iter().any(elsewhere) {
+                return Err(Error::CrossShard);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let deadline_us = *deadline_us.get_or_insert_with(|| conn.clock.now_us() + left.as_micros() as u64);
+            Ok(Ask::Write(v1::Write { table_id: table.info.id, ops: ops.clone(), id: Some(ticket.id(deadline_us)) }))
+        });
+        match got.await?.answer {
+            Answer::Write(v1::WriteResult { failed: Some(failed), .. }) => {
+                Err(Error::ExpectationFailed { actual: failed.actual, op_index: failed.op_index })
+            }
+            Answer::Write(v1::WriteResult { results, .. }) if results.len() == count => Ok(results),
+            _ => Err(Error::OutcomeUnknown { cause: "the node's answer does not fit the request".into() }),
+        }
+    }
+}
+
+/// An answer of the wrong kind: a fault of the node, or one of another version.
+pub(crate) fn unexpected() -> Error {
+    Error::unavailable("the node's answer does not fit the request")
+}

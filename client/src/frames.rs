@@ -1,0 +1,307 @@
+//! One connection's requests on their way out and the callers that wait for their answers.
+//!
+//! Owns: the numbering of a stream's requests, the batching of what is queued into frames, and the waiting callers. Must
+//! never: hold a request back to wait for more; what gathered while the last frame was being sent is the next frame.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use synod_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+
+/// The body of a request.
+pub(crate) type Ask = v1::shard_request::Body;
+/// The body of its answer.
+pub(crate) type Answer = v1::shard_reply::Body;
+
+/// A request waiting to be sent.
+pub(crate) struct Outgoing {
+    pub(crate) shard: u64,
+    pub(crate) epoch: u64,
+    pub(crate) body: Ask,
+    /// About its encoded length.
+    pub(crate) bytes: usize,
+    pub(crate) reply: oneshot::Sender<Answer>,
+    /// Set before the request can leave; never unset.
+    pub(crate) sent: Option<Arc<AtomicBool>>,
+}
+
+impl Outgoing {
+    /// Whether the caller still waits; if so the request counts as sent from here on. The fence pairs with the one in
+    /// [`was_sent`]: either this sees that the caller left, or the caller sees the flag.
+    fn leaves(&self) -> bool {
+        if let Some(sent) = &self.sent {
+            sent.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+        }
+        !self.reply.is_closed()
+    }
+}
+
+/// Whether a request whose receiver was closed or dropped before this call may have left.
+pub(crate) fn was_sent(sent: &AtomicBool) -> bool {
+    fence(Ordering::SeqCst);
+    sent.load(Ordering::Relaxed)
+}
+
+/// The callers of one stream by request number.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    closed: bool,
+    /// Once this many wait, those that gave up are cleared out.
+    sweep_at: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// How often the slot was used: an answer to an earlier use finds nobody.
+    uses: u32,
+    caller: Option<oneshot::Sender<Answer>>,
+}
+
+const SWEEP_MIN: usize = 4096;
+
+impl Slots {
+    fn insert(&mut self, caller: oneshot::Sender<Answer>) -> u64 {
+        if self.slots.len() - self.free.len() >= self.sweep_at.max(SWEEP_MIN) {
+            self.sweep();
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.uses = slot.uses.wrapping_add(1);
+        slot.caller = Some(caller);
+        u64::from(slot.uses) << 32 | u64::from(index)
+    }
+
+    fn take(&mut self, id: u64) -> Option<oneshot::Sender<Answer>> {
+        let index = id as u32;
+        let slot = self.slots.get_mut(index as usize).filter(|s| u64::from(s.uses) == id >> 32)?;
+        let caller = slot.caller.take()?;
+        self.free.push(index);
+        Some(caller)
+    }
+
+    fn sweep(&mut self) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if slot.caller.as_ref().is_some_and(oneshot::Sender::is_closed) {
+                slot.caller = None;
+                self.free.push(index as u32);
+            }
+        }
+        self.sweep_at = 2 * (self.slots.len() - self.free.len());
+    }
+}
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands answers to their callers; one that gave up is passed over.
+    pub(crate) fn answer(&self, replies: Vec<v1::ShardReply>) {
+        let mut ready = Vec::with_capacity(replies.len());
+        {
+            let mut slots = self.lock();
+            for reply in replies {
+                if let (Some(caller), Some(body)) = (slots.take(reply.id), reply.body) {
+                    ready.push((caller, body));
+                }
+            }
+        }
+        for (caller, body) in ready {
+            let _ = caller.send(body);
+        }
+    }
+
+    /// Fails every caller and takes no more.
+    pub(crate) fn close(&self) {
+        let mut slots = self.lock();
+        slots.closed = true;
+        slots.slots.clear();
+        slots.free.clear();
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        let slots = self.lock();
+        slots.slots.len() - slots.free.len()
+    }
+}
+
+/// The request side of a session stream: polled by the connection whenever it can send.
+pub(crate) struct Frames {
+    queue: mpsc::Receiver<Outgoing>,
+    taken: VecDeque<Outgoing>,
+    scratch: Vec<Outgoing>,
+    waiting: Arc<Waiting>,
+    max_requests: usize,
+    max_bytes: usize,
+}
+
+impl Frames {
+    pub(crate) fn new(
+        queue: mpsc::Receiver<Outgoing>,
+        waiting: Arc<Waiting>,
+        max_requests: usize,
+        max_bytes: usize,
+    ) -> Frames {
+        Frames { queue, taken: VecDeque::new(), scratch: Vec::new(), waiting, max_requests, max_bytes }
+    }
+
+    /// The next frame out of what was taken from the queue; `None` if the stream is over.
+    fn frame(&mut self) -> Option<Vec<v1::ShardRequest>> {
+        let mut requests = Vec::with_capacity(self.taken.len().min(self.max_requests));
+        let mut bytes = 0;
+        let mut slots = self.waiting.lock();
+        if slots.closed {
+            return None;
+        }
+        while let Some(next) = self.taken.front() {
+            if requests.len() == self.max_requests || (!requests.is_empty() && bytes + next.bytes > self.max_bytes) {
+                break;
+            }
+            let Some(next) = self.taken.pop_front() else { break };
+            if !next.leaves() {
+                continue;
+            }
+            bytes += next.bytes;
+            let id = slots.insert(next.reply);
+            requests.push(v1::ShardRequest { id, shard: next.shard, epoch: next.epoch, body: Some(next.body) });
+        }
+        Some(requests)
+    }
+}
+
+impl Stream for Frames {
+    type Item = v1::ClientFrame;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<v1::ClientFrame>> {
+        let this = &mut *self;
+        loop {
+            let room = this.max_requests.saturating_sub(this.taken.len());
+            if room > 0 {
+                match this.queue.poll_recv_many(cx, &mut this.scratch, room) {
+                    Poll::Ready(0) if this.taken.is_empty() => return Poll::Ready(None),
+                    Poll::Pending if this.taken.is_empty() => return Poll::Pending,
+                    _ => this.taken.extend(this.scratch.drain(..)),
+                }
+            }
+            match this.frame() {
+                None => return Poll::Ready(None),
+                Some(requests) if requests.is_empty() => continue,
+                Some(requests) => return Poll::Ready(Some(v1::ClientFrame { requests })),
+            }
+        }
+    }
+}
+
+/// Polls a stream of frames once; for tests and for nothing else.
+#[cfg(test)]
+fn poll_once(frames: &mut Frames) -> Poll<Option<v1::ClientFrame>> {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    Pin::new(frames).poll_next(&mut cx)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(tx: &mpsc::Sender<Outgoing>, bytes: usize) -> (oneshot::Receiver<Answer>, Arc<AtomicBool>) {
+        let (reply, receiver) = oneshot::channel();
+        let sent = Arc::new(AtomicBool::new(false));
+        let outgoing = Outgoing { shard: 1, epoch: 1, body: Ask::Clock(true), bytes, reply, sent: Some(sent.clone()) };
+        assert!(tx.try_send(outgoing).is_ok());
+        (receiver, sent)
+    }
+
+    fn setup(max_requests: usize, max_bytes: usize) -> (mpsc::Sender<Outgoing>, Frames, Arc<Waiting>) {
+        let (tx, rx) = mpsc::channel(64);
+        let waiting = Arc::new(Waiting::default());
+        (tx, Frames::new(rx, waiting.clone(), max_requests, max_bytes), waiting)
+    }
+
+    fn sizes(frames: &mut Frames) -> Vec<usize> {
+        let mut out = Vec::new();
+        while let Poll::Ready(Some(frame)) = poll_once(frames) {
+            out.push(frame.requests.len());
+        }
+        out
+    }
+
+    #[test]
+    fn what_is_queued_is_one_frame_up_to_the_limits() {
+        let (tx, mut frames, _waiting) = setup(4, 100);
+        let _kept: Vec<_> = (0..6).map(|_| ask(&tx, 10)).collect();
+        assert_eq!(sizes(&mut frames), [4, 2]);
+        let _kept: Vec<_> = [60, 60, 500, 1, 1].map(|n| ask(&tx, n)).into_iter().collect();
+        assert_eq!(sizes(&mut frames), [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn who_gave_up_is_not_sent() {
+        let (tx, mut frames, waiting) = setup(4, 100);
+        let (gone, _) = ask(&tx, 1);
+        drop(gone);
+        let (_kept, sent) = ask(&tx, 1);
+        assert!(!was_sent(&sent));
+        assert_eq!(sizes(&mut frames), [1]);
+        assert!(was_sent(&sent));
+        assert_eq!(waiting.len(), 1);
+    }
+
+    #[test]
+    fn answers_find_their_callers_in_any_order_and_once() {
+        let (tx, mut frames, waiting) = setup(4, 100);
+        let (mut a, _) = ask(&tx, 1);
+        let (mut b, _) = ask(&tx, 1);
+        let Poll::Ready(Some(frame)) = poll_once(&mut frames) else { panic!("no frame") };
+        let ids: Vec<u64> = frame.requests.iter().map(|r| r.id).collect();
+        let reply = |id, us| v1::ShardReply { id, body: Some(Answer::ClockUs(us)) };
+        waiting.answer(vec![reply(ids[1], 2)]);
+        assert!(a.try_recv().is_err());
+        assert_eq!(b.try_recv(), Ok(Answer::ClockUs(2)));
+        // The slot's next user does not get the late double of the first answer.
+        let (mut c, _) = ask(&tx, 1);
+        assert_eq!(sizes(&mut frames), [1]);
+        waiting.answer(vec![reply(ids[1], 3), reply(ids[0], 1), reply(99, 9)]);
+        assert!(c.try_recv().is_err());
+        assert_eq!(a.try_recv(), Ok(Answer::ClockUs(1)));
+    }
+
+    #[test]
+    fn closing_fails_everyone_and_ends_the_stream() {
+        let (tx, mut frames, waiting) = setup(4, 100);
+        let (mut a, _) = ask(&tx, 1);
+        assert_eq!(sizes(&mut frames), [1]);
+        let (_b, sent) = ask(&tx, 1);
+        waiting.close();
+        assert_eq!(a.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert!(matches!(poll_once(&mut frames), Poll::Ready(None)));
+        assert!(!was_sent(&sent));
+    }
+
+    #[test]
+    fn callers_that_gave_up_do_not_pile_up() {
+        let mut slots = Slots::default();
+        for _ in 0..3 * SWEEP_MIN {
+            let (caller, receiver) = oneshot::channel();
+            slots.insert(caller);
+            drop(receiver);
+        }
+        assert!(slots.slots.len() <= SWEEP_MIN + 1, "{}", slots.slots.len());
+    }
+}

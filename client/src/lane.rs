@@ -1,0 +1,235 @@
+//! One lane of a tail: a range of positions and the question its shard is asked next.
+//!
+//! Owns: the requests of a tail and the reading of their answers. Must never: change what the tail counts as given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use synod_proto::v1;
+
+use crate::client::{Client, unexpected};
+use crate::error::{Error, Result};
+use crate::frames::{Answer, Ask};
+use crate::router::{Place, ShardRoute, Span, TableRoute, lower_bound_of, position};
+use crate::segments::Segments;
+use crate::token::Segment;
+use crate::types::{Consistency, PartitionKind, Record};
+use crate::wire;
+
+/// Asks a shard for its newest timestamp: nothing is newer, so the answer says from where on to ask.
+const NEWEST: u64 = u64::MAX;
+
+/// Most segments of one poll; a node refuses many more.
+const MAX_SEGMENTS: usize = 512;
+
+/// What does not change during a tail.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) table: Arc<str>,
+    pub(crate) table_id: u32,
+    pub(crate) kind: PartitionKind,
+    pub(crate) span: Span,
+}
+
+/// A range of positions.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) from: Bytes,
+    pub(crate) to: Bytes,
+    pub(crate) phase: Phase,
+}
+
+/// What a lane does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Poll,
+    /// Reads `[from, to)` from the shard's store up to a timestamp.
+    Scan {
+        from: Bytes,
+        to: Bytes,
+        after_us: u64,
+        upto_us: u64,
+        chain: Option<Chain>,
+    },
+}
+
+/// A page's cursor, good for a shard with these bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    shard: u64,
+    version: u64,
+    cursor: Bytes,
+}
+
+/// What a question brought.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Where the shard ends, at most the lane's end.
+    pub(crate) to: Bytes,
+    pub(crate) records: Vec<Record>,
+    pub(crate) upto_us: u64,
+    pub(crate) more: bool,
+    /// A segment must be scanned up to a timestamp.
+    pub(crate) scan: Option<(Segment, u64)>,
+    /// Of a scanned page: empty when it was the last.
+    pub(crate) cursor: Bytes,
+    shard: u64,
+    version: u64,
+}
+
+impl News {
+    /// What the lane does next.
+    pub(crate) fn next_phase(self, phase: Phase) -> Phase {
+        match (self.scan, phase) {
+            (Some((segment, upto_us)), _) => {
+                let Segment { from, to, after_us, .. } = segment;
+                Phase::Scan { from, to, after_us, upto_us, chain: None }
+            }
+            (None, Phase::Scan { .. }) if self.cursor.is_empty() => Phase::Poll,
+            (None, Phase::Scan { from, to, after_us, upto_us, .. }) => {
+                // Where the next page is asked without its cursor it begins with the last key given.
+                let chain = Chain { shard: self.shard, version: self.version, cursor: self.cursor };
+                Phase::Scan { from, to, after_us, upto_us, chain: Some(chain) }
+            }
+            (None, Phase::Poll) => Phase::Poll,
+        }
+    }
+}
+
+impl Lane {
+    /// Asks the shard at the lane's beginning.
+    pub(crate) async fn ask(
+        self,
+        client: Client,
+        ground: Arc<Ground>,
+        wanted: Vec<Segment>,
+        limit: u32,
+        wait: Duration,
+    ) -> (Lane, Result<News>) {
+        let news = match &self.phase {
+            Phase::Poll => self.poll(&client, &ground, &wanted, limit, wait).await,
+            Phase::Scan { .. } => self.scan(&client, &ground, &wanted, limit).await,
+        };
+        (self, news)
+    }
+
+    /// The shard's newest timestamp, and where the shard ends within the lane.
+    pub(crate) async fn newest(&self, client: &Client, ground: &Ground) -> Result<(u64, Bytes)> {
+        let all = [Segment { from: self.from.clone(), to: self.to.clone(), after_us: NEWEST, given: None }];
+        let news = self.poll(client, ground, &all, 1, Duration::ZERO).await?;
+        let upto_us = news.scan.map_or(news.upto_us, |(_, upto_us)| upto_us);
+        if upto_us == NEWEST { Err(unexpected()) } else { Ok((upto_us, news.to)) }
+    }
+
+    async fn poll(
+        &self,
+        client: &Client,
+        ground: &Ground,
+        wanted: &[Segment],
+        limit: u32,
+        wait: Duration,
+    ) -> Result<News> {
+        let wanted = Segments(wanted.to_vec());
+        let mut want = client.want(&ground.table, Place::At(&self.from), Consistency::Linearizable);
+        want.wait = wait;
+        want.deadline += wait;
+        let mut asked = Vec::new();
+        let got = client.core.call(want, |table, shard, _| {
+            ground.check(table)?;
+            asked = wanted.within(&self.from, lower_bound_of(&self.to, &shard.info.to));
+            asked.truncate(MAX_SEGMENTS);
+            Ok(Ask::Tail(v1::TailPoll {
+                table_id: ground.table_id,
+                from: ground.span.key_from.clone(),
+                to: ground.span.key_to.clone(),
+                segments: asked.iter().map(segment).collect(),
+                limit,
+                wait_ms: wait.as_millis() as u32,
+            }))
+        });
+        let got = got.await?;
+        let Answer::Tail(answer) = got.answer else { return Err(unexpected()) };
+        let mut news = self.news(&got.shard);
+        if let Some(last) = asked.last() {
+            // What was not asked for is a lane of its own.
+            news.to = last.to.clone();
+        }
+        if let Some(scan) = answer.scan {
+            let segment = asked.get(scan.segment as usize).cloned().ok_or_else(unexpected)?;
+            news.scan = Some((segment, scan.upto_ts_us));
+            return Ok(news);
+        }
+        news.records = answer.records.into_iter().map(wire::record).collect();
+        in_order(ground.kind, &mut news.records);
+        news.upto_us = answer.upto_ts_us;
+        news.more = answer.more;
+        Ok(news)
+    }
+
+    async fn scan(&self, client: &Client, ground: &Ground, wanted: &[Segment], limit: u32) -> Result<News> {
+        let Phase::Scan { from, to, after_us, upto_us, chain } = &self.phase else { return Err(unexpected()) };
+        // Where the scan stands: what lies before is given up to its timestamp.
+        let stands = wanted.iter().find(|s| s.after_us < *upto_us && crate::router::below(from, &s.to));
+        let pos_from = stands.map_or(from, |s| (&s.from).max(from));
+        let want = client.want(&ground.table, Place::At(pos_from), Consistency::Linearizable);
+        let got = client.core.call(want, |table, shard, _| {
+            ground.check(table)?;
+            let here = chain.as_ref().filter(|c| c.shard == shard.info.id && c.version == shard.info.version);
+            Ok(Ask::Scan(v1::Scan {
+                table_id: ground.table_id,
+                from: ground.span.key_from.clone(),
+                to: ground.span.key_to.clone(),
+                pos_from: pos_from.clone(),
+                pos_to: lower_bound_of(to, &shard.info.to).clone(),
+                cursor: here.map(|c| c.cursor.clone()).unwrap_or_default(),
+                limit,
+                reverse: false,
+                keys_only: false,
+                include_tombstones: true,
+                consistency: wire::consistency(Consistency::Linearizable),
+                history: true,
+                after_ts_us: *after_us,
+                upto_ts_us: *upto_us,
+            }))
+        });
+        let got = got.await?;
+        let Answer::Page(page) = got.answer else { return Err(unexpected()) };
+        let mut news = self.news(&got.shard);
+        news.records = page.records.into_iter().map(wire::record).collect();
+        news.cursor = page.cursor;
+        let stuck = chain.as_ref().is_some_and(|c| c.cursor == news.cursor);
+        if stuck && news.records.is_empty() && !news.cursor.is_empty() {
+            return Err(unexpected());
+        }
+        Ok(news)
+    }
+
+    fn news(&self, shard: &ShardRoute) -> News {
+        let to = lower_bound_of(&self.to, &shard.info.to).clone();
+        News { to, shard: shard.info.id, version: shard.info.version, ..News::default() }
+    }
+}
+
+impl Ground {
+    fn check(&self, table: &TableRoute) -> Result<()> {
+        if table.info.id == self.table_id {
+            return Ok(());
+        }
+        Err(Error::TableNotFound { table: self.table.to_string() })
+    }
+}
+
+fn segment(s: &Segment) -> v1::TailSegment {
+    v1::TailSegment { pos_from: s.from.clone(), pos_to: s.to.clone(), after_ts_us: s.after_us }
+}
+
+/// Records come by timestamp; those of one timestamp are put in the order of their positions, each key's by offset, so
+/// that a token between them is a position.
+pub(crate) fn in_order(kind: PartitionKind, records: &mut [Record]) {
+    for run in records.chunk_by_mut(|a, b| a.ts_us == b.ts_us) {
+        if run.len() > 1 {
+            run.sort_by_cached_key(|r| (position(kind, &r.key), r.offset));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The way to one node: one session stream, kept open and opened again for as long as the link lives.
+//!
+//! Owns: a node's connection, its reconnecting, and the estimate of its clock. Must never: retry a request; a broken
+//! stream fails what was on it, and the caller decides.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use prost::Message;
+use synod_proto::v1;
+use synod_proto::v1::synod_client::SynodClient;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::clock::{Clock, local_us};
+use crate::error::{Error, Result};
+use crate::frames::{Answer, Ask, Frames, Outgoing, Waiting};
+use crate::options::Options;
+
+/// Largest message taken from or given to a node.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Bytes a node may send on a stream before it must wait, and on all of a connection's streams.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Pauses between attempts to reconnect.
+const RECONNECT_MIN: Duration = Duration::from_millis(10);
+const RECONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// Why a request got no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) String);
+
+/// A task that ends with its owner.
+pub(crate) struct Task(tokio::task::JoinHandle<()>);
+
+impl Task {
+    pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Task {
+        Task(tokio::spawn(future))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A random part between a half and the whole of `pause`, so that callers do not return all at once.
+pub(crate) fn jitter(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())
+}
+
+/// A connection to `addr` (`host:port`), set up for this client.
+pub(crate) async fn channel(addr: &str, options: &Options) -> Result<Channel> {
+    let endpoint = endpoint(addr, options)?;
+    let wait = options.connect_timeout;
+    match timeout(wait, endpoint.connect()).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => Err(Error::unavailable(format!("{addr}: {}", root_cause(&error)))),
+        Err(_) => Err(Error::unavailable(format!("{addr}: no connection within {} ms", wait.as_millis()))),
+    }
+}
+
+/// Checks and prepares an address.
+pub(crate) fn endpoint(addr: &str, options: &Options) -> Result<Endpoint> {
+    let bad = |why: String| Error::invalid("endpoints", format!("{addr:?}: {why}"));
+    let authority = addr.strip_prefix("http://").unwrap_or(addr);
+    if !authority.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        return Err(bad("an endpoint is host:port".into()));
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|e| bad(root_cause(&e)))?;
+    Ok(endpoint
+        .connect_timeout(options.connect_timeout)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .keep_alive_while_idle(true))
+}
+
+/// A client of the data service on `channel`.
+pub(crate) fn service(channel: Channel) -> SynodClient<Channel> {
+    SynodClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+/// One open session stream.
+pub(crate) struct Conn {
+    queue: mpsc::Sender<Outgoing>,
+    pub(crate) clock: Clock,
+}
+
+impl Conn {
+    /// Sends a request and waits for its answer. Cancel-safe: a request whose caller left before it was sent is not sent.
+    /// `sent` is set before the request can leave.
+    pub(crate) async fn ask(
+        &self,
+        shard: u64,
+        epoch: u64,
+        body: Ask,
+        sent: Option<Arc<AtomicBool>>,
+    ) -> std::result::Result<Answer, Broken> {
+        let (reply, answer) = oneshot::channel();
+        let outgoing = Outgoing { shard, epoch, bytes: size(&body), body, reply, sent };
+        let lost = || Broken("the connection was lost".into());
+        match self.queue.try_send(outgoing) {
+            Ok(()) => {}
+            Err(TrySendError::Full(outgoing)) => Box::pin(self.queue.send(outgoing)).await.map_err(|_| lost())?,
+            Err(TrySendError::Closed(_)) => return Err(lost()),
+        }
+        answer.await.map_err(|_| lost())
+    }
+}
+
+fn size(body: &Ask) -> usize {
+    let len = match body {
+        Ask::Write(m) => m.encoded_len(),
+        Ask::Get(m) => m.encoded_len(),
+        Ask::Read(m) => m.encoded_len(),
+        Ask::Scan(m) => m.encoded_len(),
+        Ask::Tail(m) => m.encoded_len(),
+        Ask::Clock(_) => 2,
+    };
+    len + 32
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    /// The first attempt is under way: callers wait for it.
+    Connecting,
+    Up,
+    /// Callers are told so at once; the link goes on trying.
+    Down(String),
+}
+
+/// The link to one node.
+pub(crate) struct Link {
+    addr: String,
+    conn: Arc<ArcSwapOption<Conn>>,
+    phase: watch::Receiver<Phase>,
+    _task: Task,
+}
+
+impl Link {
+    fn open(addr: String, options: Arc<Options>) -> Link {
+        let conn = Arc::new(ArcSwapOption::empty());
+        let (phase_tx, phase) = watch::channel(Phase::Connecting);
+        let task = Task::spawn(keep_open(addr.clone(), options, conn.clone(), phase_tx));
+        Link { addr, conn, phase, _task: task }
+    }
+
+    /// The open stream, if there is one now.
+    pub(crate) fn ready(&self) -> Option<Arc<Conn>> {
+        self.conn.load_full()
+    }
+
+    /// The open stream. Waits only while the very first attempt is under way.
+    pub(crate) async fn conn(&self) -> std::result::Result<Arc<Conn>, Broken> {
+        let mut phase = self.phase.clone();
+        loop {
+            let now = phase.borrow_and_update().clone();
+            match now {
+                Phase::Connecting => {}
+                Phase::Up => return self.conn.load_full().ok_or_else(|| Broken("the connection was lost".into())),
+                Phase::Down(why) => return Err(Broken(why)),
+            }
+            if phase.changed().await.is_err() {
+                return Err(Broken("the client is shutting down".into()));
+            }
+        }
+    }
+}
+
+async fn keep_open(addr: String, options: Arc<Options>, slot: Arc<ArcSwapOption<Conn>>, phase: watch::Sender<Phase>) {
+    let mut pause = RECONNECT_MIN;
+    loop {
+        let why = match open(&addr, &options).await {
+            Ok((conn, inbound, waiting)) => {
+                tracing::debug!(addr, "session open");
+                let conn = Arc::new(conn);
+                slot.store(Some(conn.clone()));
+                phase.send_replace(Phase::Up);
+                pause = RECONNECT_MIN;
+                let why = serve(&conn, inbound, &waiting, options.clock_refresh).await;
+                slot.store(None);
+                phase.send_replace(Phase::Down(why.clone()));
+                waiting.close();
+                why
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(addr, why, "session closed");
+        phase.send_replace(Phase::Down(why));
+        sleep(jitter(pause)).await;
+        pause = (pause * 2).min(RECONNECT_MAX);
+    }
+}
+
+type Opened = (Conn, Streaming<v1::ServerFrame>, Arc<Waiting>);
+
+/// Opens a session and waits until the node has told its time: only then is it known to answer.
+async fn open(addr: &str, options: &Options) -> std::result::Result<Opened, String> {
+    let channel = channel(addr, options).await.map_err(|e| e.to_string())?;
+    let (queue, requests) = mpsc::channel(options.max_queued_requests);
+    let waiting = Arc::new(Waiting::default());
+    let frames = Frames::new(requests, waiting.clone(), options.max_frame_requests, options.max_frame_bytes);
+    let conn = Conn { queue, clock: Clock::default() };
+    let mut asked = ask_clock(&conn).ok_or("the queue is closed")?;
+    let greet = async {
+        let mut inbound = service(channel).session(frames).await.map_err(|s| s.message().to_string())?.into_inner();
+        loop {
+            let frame = inbound.message().await.map_err(|s| s.message().to_string())?;
+            waiting.answer(frame.ok_or("the node closed the stream")?.replies);
+            if let Ok(answer) = asked.1.try_recv() {
+                take_clock(&conn, asked.0, &answer);
+                return Ok::<_, String>(inbound);
+            }
+        }
+    };
+    let wait = options.connect_timeout;
+    let inbound =
+        timeout(wait, greet).await.map_err(|_| format!("{addr}: no session within {} ms", wait.as_millis()))?;
+    let inbound = inbound.map_err(|why| format!("{addr}: {why}"))?;
+    Ok((conn, inbound, waiting))
+}
+
+fn ask_clock(conn: &Conn) -> Option<(u64, oneshot::Receiver<Answer>)> {
+    let (reply, answer) = oneshot::channel();
+    let outgoing = Outgoing { shard: 0, epoch: 0, body: Ask::Clock(true), bytes: 34, reply, sent: None };
+    conn.queue.try_send(outgoing).ok().map(|()| (local_us(), answer))
+}
+
+fn take_clock(conn: &Conn, asked_us: u64, answer: &Answer) {
+    if let Answer::ClockUs(us) = answer {
+        conn.clock.sample(asked_us, local_us(), *us);
+    }
+}
+
+/// Hands out answers until the stream ends; says why it did.
+async fn serve(conn: &Conn, mut inbound: Streaming<v1::ServerFrame>, waiting: &Waiting, refresh: Duration) -> String {
+    let mut tick = interval_at(Instant::now() + refresh, refresh);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut asked: Option<(u64, oneshot::Receiver<Answer>)> = None;
+    loop {
+        tokio::select! {
+            frame = inbound.message() => match frame {
+                Ok(Some(frame)) => waiting.answer(frame.replies),
+                Ok(None) => return "the node closed the stream".into(),
+                Err(status) => return format!("the connection was lost: {}", status.message()),
+            },
+            _ = tick.tick() => asked = ask_clock(conn),
+            answer = async { match &mut asked { Some((_, answer)) => answer.await.ok(), None => std::future::pending().await } } => {
+                if let (Some((asked_us, _)), Some(answer)) = (asked.take(), answer) {
+                    take_clock(conn, asked_us, &answer);
+                }
+            }
+        }
+    }
+}
+
+/// The links to all nodes, opened when first wanted.
+pub(crate) struct Links {
+    options: Arc<Options>,
+    open: RwLock<HashMap<u64, Arc<Link>>>,
+}
+
+impl Links {
+    pub(crate) fn new(options: Arc<Options>) -> Links {
+        Links { options, open: RwLock::default() }
+    }
+
+    /// The link to a node, if it is open already.
+    pub(crate) fn existing(&self, node: u64) -> Option<Arc<Link>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// The link to a node at this address.
+    pub(crate) fn get(&self, node: u64, addr: &str) -> Arc<Link> {
+        if let Some(link) = self.existing(node).filter(|l| l.addr == addr) {
+            return link;
+        }
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = open.get(&node).filter(|l| l.addr == addr) {
+            return link.clone();
+        }
+        let link = Arc::new(Link::open(addr.to_string(), self.options.clone()));
+        open.insert(node, link.clone());
+        link
+    }
+
+    /// Closes the links to nodes that left or moved.
+    pub(crate) fn retain(&self, addr_of: impl Fn(u64) -> Option<String>) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|node, link| addr_of(*node).as_deref() == Some(link.addr.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        let options = Options::default();
+        for good in ["127.0.0.1:7401", "localhost:1", "http://h:80", "[::1]:7401"] {
+            assert!(endpoint(good, &options).is_ok(), "{good}");
+        }
+        for bad in ["", "localhost", ":7401", "h:99999", "h:", "a b:1"] {
+            let error = endpoint(bad, &options).unwrap_err();
+            assert_eq!(error.code(), "invalid_argument", "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn jitter_stays_between_half_and_whole() {
+        for _ in 0..100 {
+            let pause = jitter(Duration::from_millis(100));
+            assert!((50..=100).contains(&pause.as_millis()), "{pause:?}");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Where a key lives: positions, bounds, and the routing view of a shard map.
+//!
+//! Owns: the arithmetic of positions, the lookup of a position's shard, and the cached leader of each shard. Must never:
+//! talk to a node or wait; it is read on every call.
+//!
+//! A position is the key on range tables, and the 8-byte big-endian XXH3-64 (seed 0) of the key, then the key, on hash
+//! tables. Bounds are `[from, to)`; an empty `to` means no bound.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use synod_proto::v1;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, Result};
+use crate::types::{ClusterMap, Keys, NodeInfo, PartitionKind, Retention, ShardInfo, TableInfo};
+
+/// The place of a key in its table's order.
+pub(crate) fn position(kind: PartitionKind, key: &[u8]) -> Bytes {
+    match kind {
+        PartitionKind::Range => Bytes::copy_from_slice(key),
+        PartitionKind::Hash => {
+            let mut out = BytesMut::with_capacity(8 + key.len());
+            out.put_u64(xxh3_64(key));
+            out.put_slice(key);
+            out.freeze()
+        }
+    }
+}
+
+/// The first position after `pos`.
+pub(crate) fn after(pos: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(pos.len() + 1);
+    out.put_slice(pos);
+    out.put_u8(0);
+    out.freeze()
+}
+
+/// The first key after all that begin with `prefix`; empty where there is none.
+pub(crate) fn prefix_end(prefix: &[u8]) -> Bytes {
+    let keep = prefix.iter().rposition(|b| *b != 0xff).map_or(0, |i| i + 1);
+    let mut out = BytesMut::from(&prefix[..keep]);
+    if let Some(last) = out.last_mut() {
+        *last += 1;
+    }
+    out.freeze()
+}
+
+/// Whether `pos` lies below the bound `to`.
+pub(crate) fn below(pos: &[u8], to: &[u8]) -> bool {
+    to.is_empty() || pos < to
+}
+
+/// The lower of two upper bounds.
+pub(crate) fn lower_bound_of<'a>(a: &'a Bytes, b: &'a Bytes) -> &'a Bytes {
+    if a.is_empty() || (!b.is_empty() && b < a) { b } else { a }
+}
+
+/// A set of keys as bounds on keys and on positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) key_from: Bytes,
+    pub(crate) key_to: Bytes,
+    pub(crate) pos_from: Bytes,
+    pub(crate) pos_to: Bytes,
+}
+
+impl Span {
+    pub(crate) fn of(kind: PartitionKind, keys: &Keys) -> Result<Span> {
+        let (key_from, key_to) = match keys {
+            Keys::All => (Bytes::new(), Bytes::new()),
+            Keys::Key(key) => {
+                crate::limits::check_key(key)?;
+                (key.clone(), after(key))
+            }
+            Keys::Prefix(prefix) => (prefix.clone(), prefix_end(prefix)),
+            Keys::Range { from, to } if !to.is_empty() && to < from => {
+                return Err(Error::invalid("range", format!("it ends ({to:?}) before it begins ({from:?})")));
+            }
+            Keys::Range { from, to } => (from.clone(), to.clone()),
+        };
+        let (pos_from, pos_to) = match (kind, keys) {
+            (PartitionKind::Range, _) => (key_from.clone(), key_to.clone()),
+            (PartitionKind::Hash, Keys::Key(key)) => {
+                let pos = position(kind, key);
+                let end = after(&pos);
+                (pos, end)
+            }
+            (PartitionKind::Hash, _) => (Bytes::new(), Bytes::new()),
+        };
+        Ok(Span { key_from, key_to, pos_from, pos_to })
+    }
+
+    /// Whether no key can be in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.key_to.is_empty() && self.key_from >= self.key_to
+    }
+}
+
+/// What a call is about, for finding its shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    Key(&'a [u8]),
+    /// The shard that holds this position.
+    At(&'a [u8]),
+    /// The shard that holds the positions just below this one; empty means the end.
+    Below(&'a [u8]),
+}
+
+/// A shard with its cached leader.
+#[derive(Debug)]
+pub(crate) struct ShardRoute {
+    pub(crate) info: ShardInfo,
+    /// 0 where unknown.
+    leader: AtomicU64,
+}
+
+impl ShardRoute {
+    pub(crate) fn leader(&self) -> Option<u64> {
+        Some(self.leader.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    pub(crate) fn set_leader(&self, node: u64) {
+        self.leader.store(node, Ordering::Relaxed);
+    }
+
+    /// Forgets the leader if it is still `node`.
+    pub(crate) fn clear_leader(&self, node: u64) {
+        let _ = self.leader.compare_exchange(node, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn holds(&self, pos: &[u8]) -> bool {
+        self.info.from.as_ref() <= pos && below(pos, &self.info.to)
+    }
+}
+
+/// A table with its shards in the order of their bounds.
+#[derive(Debug)]
+pub(crate) struct TableRoute {
+    pub(crate) info: TableInfo,
+    pub(crate) shards: Vec<Arc<ShardRoute>>,
+}
+
+impl TableRoute {
+    pub(crate) fn locate(&self, place: Place<'_>) -> Option<&Arc<ShardRoute>> {
+        match place {
+            Place::Key(key) if self.info.partitioning == PartitionKind::Hash => self.at(&xxh3_64(key).to_be_bytes()),
+            Place::Key(pos) | Place::At(pos) => self.at(pos),
+            Place::Below(pos) => {
+                let end = match pos {
+                    [] => self.shards.len(),
+                    _ => self.shards.partition_point(|s| s.info.from.as_ref() < pos),
+                };
+                let shard = self.shards.get(end.checked_sub(1)?)?;
+                let reaches = shard.info.to.is_empty() || (!pos.is_empty() && shard.info.to.as_ref() >= pos);
+                reaches.then_some(shard)
+            }
+        }
+    }
+
+    fn at(&self, pos: &[u8]) -> Option<&Arc<ShardRoute>> {
+        let next = self.shards.partition_point(|s| s.info.from.as_ref() <= pos);
+        self.shards.get(next.checked_sub(1)?).filter(|s| s.holds(pos))
+    }
+}
+
+/// A shard map made ready for routing.
+#[derive(Debug)]
+pub(crate) struct MapView {
+    pub(crate) public: Arc<ClusterMap>,
+    tables: HashMap<String, Arc<TableRoute>>,
+    nodes: HashMap<u64, String>,
+}
+
+impl MapView {
+    /// Builds the view; what `previous` learnt of leaders is kept unless the new map has another hint than the old one.
+    pub(crate) fn build(map: v1::ShardMap, previous: Option<&MapView>) -> MapView {
+        let mut nodes: Vec<NodeInfo> = map.nodes.into_iter().map(|n| NodeInfo { id: n.id, addr: n.addr }).collect();
+        nodes.sort_by_key(|n| n.id);
+        let mut shards: Vec<ShardInfo> = map.shards.into_iter().map(shard_info).collect();
+        shards.sort_by(|a, b| (a.table_id, &a.from).cmp(&(b.table_id, &b.from)));
+        let mut tables: Vec<TableInfo> = map.tables.iter().filter_map(table_info).collect();
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        let known: HashMap<u64, &Arc<ShardRoute>> =
+            previous.iter().flat_map(|p| p.tables.values()).flat_map(|t| &t.shards).map(|s| (s.info.id, s)).collect();
+        let mut routes = HashMap::new();
+        for table in &mut tables {
+            let first = shards.partition_point(|s| s.table_id < table.id);
+            let end = shards.partition_point(|s| s.table_id <= table.id);
+            let own = shards[first..end].iter().map(|info| Arc::new(route(info, known.get(&info.id).copied())));
+            let own: Vec<Arc<ShardRoute>> = own.collect();
+            table.shards = own.len() as u32;
+            routes.insert(table.name.clone(), Arc::new(TableRoute { info: table.clone(), shards: own }));
+        }
+        let addrs = nodes.iter().map(|n| (n.id, n.addr.clone())).collect();
+        let public = ClusterMap { cluster: map.cluster, revision: map.revision, nodes, tables, shards };
+        MapView { public: Arc::new(public), tables: routes, nodes: addrs }
+    }
+
+    pub(crate) fn table(&self, name: &str) -> Option<&Arc<TableRoute>> {
+        self.tables.get(name)
+    }
+
+    pub(crate) fn addr(&self, node: u64) -> Option<&str> {
+        self.nodes.get(&node).map(String::as_str)
+    }
+}
+
+fn route(info: &ShardInfo, known: Option<&Arc<ShardRoute>>) -> ShardRoute {
+    let leader = match (known, info.leader) {
+        (Some(old), hint) if hint.is_none() || hint == old.info.leader => old.leader(),
+        (_, hint) => hint,
+    };
+    ShardRoute { info: info.clone(), leader: AtomicU64::new(leader.unwrap_or(0)) }
+}
+
+fn shard_info(s: v1::Shard) -> ShardInfo {
+    ShardInfo {
+        id: s.id,
+        table_id: s.table_id,
+        from: s.from,
+        to: s.to,
+        version: s.version,
+        config: s.config,
+        voters: s.voters,
+        leader: Some(s.leader_hint).filter(|id| *id != 0),
+    }
+}
+
+/// A table of the wire; `None` for one whose kind this client does not know.
+pub(crate) fn table_info(t: &v1::Table) -> Option<TableInfo> {
+    let partitioning = match t.partitioning() {
+        v1::Partitioning::Range => PartitionKind::Range,
+        v1::Partitioning::Hash => PartitionKind::Hash,
+        v1::Partitioning::Unspecified => return None,
+    };
+    let retention = match t.retention.as_ref().and_then(|r| r.kind.as_ref()) {
+        Some(v1::retention::Kind::Latest(_)) => Retention::Latest,
+        Some(v1::retention::Kind::All(_)) => Retention::All,
+        None => return None,
+    };
+    Some(TableInfo { id: t.id, name: t.name.clone(), partitioning, retention, replicas: t.replicas, shards: 0 })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn shard(id: u64, table_id: u32, from: &[u8], to: &[u8]) -> v1::Shard {
+        let bytes = Bytes::copy_from_slice;
+        v1::Shard {
+            id,
+            table_id,
+            from: bytes(from),
+            to: bytes(to),
+            version: 1,
+            config: 1,
+            voters: vec![1, 2, 3],
+            leader_hint: 0,
+            ..v1::Shard::default()
+        }
+    }
+
+    pub(crate) fn map() -> v1::ShardMap {
+        let table = |id, name: &str, partitioning: v1::Partitioning| v1::Table {
+            id,
+            name: name.into(),
+            partitioning: partitioning.into(),
+            retention: Some(v1::Retention { kind: Some(v1::retention::Kind::All(true)) }),
+            replicas: 3,
+        };
+        let quarter = |i: u64| if i.is_multiple_of(4) { vec![] } else { (i << 62).to_be_bytes().to_vec() };
+        let mut shards = vec![shard(11, 1, b"m", b"t"), shard(10, 1, b"", b"m"), shard(12, 1, b"t", b"")];
+        shards.extend((0..4).map(|i| shard(20 + i, 2, &quarter(i), &quarter(i + 1))));
+        v1::ShardMap {
+            cluster: Bytes::from_static(&[7; 16]),
+            revision: 3,
+            nodes: (1..=3).map(|id| v1::Node { id, addr: format!("127.0.0.1:{id}") }).collect(),
+            tables: vec![table(1, "r", v1::Partitioning::Range), table(2, "h", v1::Partitioning::Hash)],
+            shards,
+        }
+    }
+
+    fn id(table: &TableRoute, place: Place<'_>) -> Option<u64> {
+        table.locate(place).map(|s| s.info.id)
+    }
+
+    #[test]
+    fn range_tables_route_by_key() {
+        let view = MapView::build(map(), None);
+        let t = view.table("r").unwrap();
+        for (key, shard) in [("a", 10), ("lzzz", 10), ("m", 11), ("m\0", 11), ("t", 12), ("zz", 12)] {
+            assert_eq!(id(t, Place::Key(key.as_bytes())), Some(shard), "{key}");
+        }
+        for (pos, shard) in [("", 12), ("m", 10), ("m\0", 11), ("t", 11), ("z", 12), ("a", 10)] {
+            assert_eq!(id(t, Place::Below(pos.as_bytes())), Some(shard), "below {pos}");
+        }
+        assert_eq!(id(t, Place::At(b"")), Some(10));
+    }
+
+    #[test]
+    fn hash_tables_route_by_ring_position() {
+        let view = MapView::build(map(), None);
+        let t = view.table("h").unwrap();
+        for i in 0..1000u32 {
+            let key = i.to_be_bytes();
+            let quarter = xxh3_64(&key) >> 62;
+            assert_eq!(id(t, Place::Key(&key)), Some(20 + quarter));
+            assert_eq!(id(t, Place::At(&position(PartitionKind::Hash, &key))), Some(20 + quarter));
+        }
+    }
+
+    #[test]
+    fn the_hash_is_xxh3_64_with_seed_0() {
+        assert_eq!(position(PartitionKind::Hash, b"")[..], 0x2d06_8005_38d3_94c2_u64.to_be_bytes());
+        assert_eq!(position(PartitionKind::Range, b"k"), "k");
+    }
+
+    #[test]
+    fn a_gap_has_no_shard() {
+        let mut gap = map();
+        gap.shards.retain(|s| s.id != 11);
+        let view = MapView::build(gap, None);
+        let t = view.table("r").unwrap();
+        assert_eq!(id(t, Place::Key(b"n")), None);
+        assert_eq!(id(t, Place::Below(b"t")), None);
+        assert_eq!(id(t, Place::Key(b"t")), Some(12));
+    }
+
+    #[test]
+    fn learnt_leaders_outlive_a_new_map_without_news() {
+        let first = MapView::build(map(), None);
+        first.table("r").unwrap().shards[0].set_leader(3);
+        let second = MapView::build(map(), Some(&first));
+        assert_eq!(second.table("r").unwrap().shards[0].leader(), Some(3));
+        let mut news = map();
+        news.shards[1].leader_hint = 2;
+        let third = MapView::build(news, Some(&second));
+        assert_eq!(third.table("r").unwrap().shards[0].leader(), Some(2));
+        third.table("r").unwrap().shards[0].clear_leader(3);
+        assert_eq!(third.table("r").unwrap().shards[0].leader(), Some(2));
+        third.table("r").unwrap().shards[0].clear_leader(2);
+        assert_eq!(third.table("r").unwrap().shards[0].leader(), None);
+    }
+
+    #[test]
+    fn spans() {
+        let prefix = Keys::Prefix(Bytes::from_static(b"a\xff"));
+        let span = Span::of(PartitionKind::Range, &prefix).unwrap();
+        assert_eq!((span.pos_from, span.pos_to), (Bytes::from_static(b"a\xff"), Bytes::from_static(b"b")));
+        assert_eq!(prefix_end(b"\xff\xff"), "");
+        let span = Span::of(PartitionKind::Hash, &prefix).unwrap();
+        assert_eq!((span.pos_from.len(), span.pos_to.len(), span.key_to), (0, 0, Bytes::from_static(b"b")));
+        let range = Keys::Range { from: "b".into(), to: "a".into() };
+        assert!(Span::of(PartitionKind::Range, &range).is_err());
+        let same = Keys::Range { from: "b".into(), to: "b".into() };
+        assert!(Span::of(PartitionKind::Range, &same).unwrap().is_empty());
+    }
+}

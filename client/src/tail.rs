@@ -1,0 +1,321 @@
+//! A tail: what commits in a set of keys, each key in order.
+//!
+//! Owns: the order in which pages are given out and what each record's token says. Must never: lose or repeat a record
+//! within a stream, whatever happens to leaders, connections and bounds.
+//!
+//! The positions of the keys are cut into lanes, one a shard at first; a lane asks its shard for one page at a time. A lane
+//! polls; where the shard no longer holds what is wanted in memory it scans one segment, then polls on. Only when a page is
+//! taken up do the segments move on, and the lane's next question follows from them, so a failed question changes nothing.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
+
+use crate::client::{Client, unexpected};
+use crate::error::{Error, Result};
+use crate::lane::{Ground, Lane, News, Phase};
+use crate::limits::check_table_name;
+use crate::router::{Span, after, lower_bound_of, position};
+use crate::segments::Segments;
+use crate::token::{Given, Token};
+use crate::types::{Record, TailOptions, TailStart};
+
+/// A record of a tail.
+#[derive(Clone, Debug)]
+pub struct TailItem {
+    /// The record; a deletion is a tombstone.
+    pub record: Record,
+    page: Arc<PageNote>,
+    /// Whether it is the last of its key with its timestamp, and the last of all with it.
+    ends_key: bool,
+    ends_ts: bool,
+}
+
+/// What the tokens of a page's records have in common.
+#[derive(Debug)]
+struct PageNote {
+    ground: Arc<Ground>,
+    /// What was given before the page.
+    before: Segments,
+    from: Bytes,
+    to: Bytes,
+    /// Of a scanned page: the timestamp that is complete where the scan has passed. Unset: records come by timestamp.
+    scan_upto_us: Option<u64>,
+}
+
+impl TailItem {
+    /// What the stream has given up to and with this record: a tail started with it goes on after it.
+    pub fn token(&self) -> Token {
+        let PageNote { ground, before, from, to, scan_upto_us } = &*self.page;
+        let (mut given, ts_us) = (before.clone(), self.record.ts_us);
+        let pos = position(ground.kind, &self.record.key);
+        let end = after(&pos);
+        match scan_upto_us {
+            Some(upto) => given.raise(from, &pos, *upto),
+            None if self.ends_ts => given.raise(from, to, ts_us),
+            None => {
+                given.raise(from, to, ts_us.saturating_sub(1));
+                given.raise(from, &pos, ts_us);
+            }
+        }
+        if self.ends_key {
+            given.raise(&pos, &end, ts_us);
+        } else {
+            given.give(&pos, Given { offset: self.record.offset, ts_us });
+        }
+        Token { table_id: ground.table_id, segments: given.0 }
+    }
+}
+
+type Asked = BoxFuture<'static, (Lane, Result<News>)>;
+type Begun = BoxFuture<'static, Result<(Arc<Ground>, Segments)>>;
+
+/// What commits, each key in order.
+pub struct TailStream {
+    client: Client,
+    table: Arc<str>,
+    options: TailOptions,
+    begin: Option<Begun>,
+    begun: Option<(Arc<Ground>, Segments)>,
+    asked: FuturesUnordered<Asked>,
+    /// Answers not yet taken up, at most one a lane.
+    answered: VecDeque<(Lane, Result<News>)>,
+    items: VecDeque<TailItem>,
+    /// Lanes whose last question failed; asked again when the stream is polled again.
+    failed: Vec<Lane>,
+    over: bool,
+}
+
+impl TailStream {
+    pub(crate) fn new(client: Client, table: &str, options: TailOptions) -> TailStream {
+        TailStream {
+            client,
+            table: table.into(),
+            options,
+            begin: None,
+            begun: None,
+            asked: FuturesUnordered::new(),
+            answered: VecDeque::new(),
+            items: VecDeque::new(),
+            failed: Vec::new(),
+            over: false,
+        }
+    }
+
+    /// What the stream has read so far, for when there is no record whose token would say it; `None` before it has begun
+    /// and while records it has read are still to be taken.
+    pub fn token(&self) -> Option<Token> {
+        let (ground, segments) = self.begun.as_ref().filter(|_| self.items.is_empty())?;
+        Some(Token { table_id: ground.table_id, segments: segments.0.clone() })
+    }
+
+    fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let (client, table, options) = (&self.client, &self.table, &self.options);
+        let begin = self.begin.get_or_insert_with(|| begin(client.clone(), table.clone(), options.clone()).boxed());
+        let (ground, segments) = match begin.as_mut().poll(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(begun) => {
+                self.begin = None;
+                begun?
+            }
+        };
+        for (from, to) in lanes(&self.client, &self.table, &ground.span) {
+            self.ask(Lane { from, to, phase: Phase::Poll }, &ground, &segments);
+        }
+        self.begun = Some((ground, segments));
+        Poll::Ready(Ok(()))
+    }
+
+    fn ask(&mut self, lane: Lane, ground: &Arc<Ground>, segments: &Segments) {
+        let wanted = segments.within(&lane.from, &lane.to);
+        let wait = if self.options.follow { self.client.core.options.tail_wait } else { std::time::Duration::ZERO };
+        let question = lane.ask(self.client.clone(), ground.clone(), wanted, self.options.page_records, wait);
+        self.asked.push(question.boxed());
+    }
+
+    /// Takes up what a lane brought: gives out its records, moves the segments on, and asks the next question.
+    fn take_up(&mut self, mut lane: Lane, mut news: News) -> Result<()> {
+        let Some((ground, mut segments)) = self.begun.take() else { return Err(unexpected()) };
+        if lane.to != news.to {
+            // The shard ends before the lane does: the rest is a lane of its own.
+            let rest = Lane { from: news.to.clone(), to: lane.to, phase: Phase::Poll };
+            self.ask(rest, &ground, &segments);
+            lane.to = news.to.clone();
+        }
+        let scan = match &lane.phase {
+            Phase::Scan { from, to, upto_us, .. } => Some((from.clone(), to.clone(), *upto_us)),
+            Phase::Poll => None,
+        };
+        let (from, to) = match &scan {
+            Some((from, to, _)) => (from.clone(), lower_bound_of(to, &lane.to).clone()),
+            None => (lane.from.clone(), lane.to.clone()),
+        };
+        let page = PageNote {
+            ground: ground.clone(),
+            before: segments.clone(),
+            from: from.clone(),
+            to: to.clone(),
+            scan_upto_us: scan.as_ref().map(|s| s.2),
+        };
+        let ends_page = scan.is_none() || news.cursor.is_empty();
+        let records = std::mem::take(&mut news.records);
+        let last = records.last().map(|r| (position(ground.kind, &r.key), Given { offset: r.offset, ts_us: r.ts_us }));
+        self.give(records, Arc::new(page), ends_page);
+        match (scan, last) {
+            (Some((_, _, upto_us)), _) if news.cursor.is_empty() => segments.raise(&from, &to, upto_us),
+            (Some((_, _, upto_us)), Some((pos, given))) => {
+                segments.raise(&from, &pos, upto_us);
+                segments.give(&pos, given);
+            }
+            (Some(_), None) => {}
+            (None, last) => segments.raise(&from, &to, news.upto_us.max(last.map_or(0, |(_, given)| given.ts_us))),
+        }
+        let goes_on = self.options.follow || lane.phase != Phase::Poll || news.more || news.scan.is_some();
+        lane.phase = news.next_phase(lane.phase);
+        if goes_on {
+            self.ask(lane, &ground, &segments);
+        }
+        self.begun = Some((ground, segments));
+        Ok(())
+    }
+
+    fn give(&mut self, records: Vec<Record>, page: Arc<PageNote>, ends_page: bool) {
+        let mut rest = records.into_iter().peekable();
+        let check = page.before.has_given();
+        while let Some(record) = rest.next() {
+            let next = rest.peek();
+            let same_ts = |n: &Record| n.ts_us == record.ts_us;
+            let ends_ts = next.map_or(ends_page, |n| !same_ts(n));
+            let ends_key = next.map_or(ends_page, |n| !same_ts(n) || n.key != record.key);
+            let pos_of = |r: &Record| position(page.ground.kind, &r.key);
+            if check && page.before.was_given(&pos_of(&record), record.offset, record.ts_us) {
+                continue;
+            }
+            self.items.push_back(TailItem { record, page: page.clone(), ends_key, ends_ts });
+        }
+    }
+}
+
+impl Stream for TailStream {
+    type Item = Result<TailItem>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<TailItem>>> {
+        let this = &mut *self;
+        loop {
+            // The questions move on while records are being taken.
+            let idle = loop {
+                match this.asked.poll_next_unpin(cx) {
+                    Poll::Ready(Some(answered)) => this.answered.push_back(answered),
+                    Poll::Ready(None) => break true,
+                    Poll::Pending => break false,
+                }
+            };
+            if let Some(item) = this.items.pop_front() {
+                return Poll::Ready(Some(Ok(item)));
+            }
+            if this.over {
+                return Poll::Ready(None);
+            }
+            if this.begun.is_none() {
+                match this.poll_begin(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => return this.fail(error),
+                    Poll::Ready(Ok(())) => continue,
+                }
+            }
+            match this.answered.pop_front() {
+                Some((lane, Err(error))) => {
+                    this.failed.push(Lane { phase: Phase::Poll, ..lane });
+                    return this.fail(error);
+                }
+                Some((lane, Ok(news))) => {
+                    if let Err(error) = this.take_up(lane, news) {
+                        return this.fail(error);
+                    }
+                }
+                None if !this.failed.is_empty() => this.ask_again(),
+                None if idle => this.over = true,
+                None => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl TailStream {
+    fn ask_again(&mut self) {
+        if let Some((ground, segments)) = self.begun.take() {
+            for lane in std::mem::take(&mut self.failed) {
+                self.ask(lane, &ground, &segments);
+            }
+            self.begun = Some((ground, segments));
+        }
+    }
+
+    fn fail(&mut self, error: Error) -> Poll<Option<Result<TailItem>>> {
+        self.over = !error.retryable();
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+/// One range a shard, within the span.
+fn lanes(client: &Client, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
+    let view = client.core.maps.view();
+    let Some(table) = view.table(table) else { return vec![(span.pos_from.clone(), span.pos_to.clone())] };
+    let whole = Segments::whole(span.pos_from.clone(), span.pos_to.clone(), 0);
+    let mut cut: Vec<(Bytes, Bytes)> = Vec::new();
+    for shard in &table.shards {
+        cut.extend(whole.within(&shard.info.from, &shard.info.to).into_iter().map(|s| (s.from, s.to)));
+    }
+    // A map with gaps in it: one lane, cut as the shards answer.
+    let gapless = cut.windows(2).all(|pair| pair[0].1 == pair[1].0)
+        && cut.first().is_some_and(|first| first.0 == span.pos_from)
+        && cut.last().is_some_and(|last| last.1 == span.pos_to);
+    if gapless { cut } else { vec![(span.pos_from.clone(), span.pos_to.clone())] }
+}
+
+/// Finds the table and where each of its parts begins.
+async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<(Arc<Ground>, Segments)> {
+    check_table_name(&table)?;
+    let info = client.table(&table).await?;
+    let span = Span::of(info.partitioning, &options.keys)?;
+    let ground = Ground { table, table_id: info.id, kind: info.partitioning, span };
+    let (from, to) = (ground.span.pos_from.clone(), ground.span.pos_to.clone());
+    let whole = |after_us| Segments::whole(from.clone(), to.clone(), after_us);
+    if ground.span.is_empty() {
+        return Ok((Arc::new(ground), Segments(Vec::new())));
+    }
+    let segments = match options.start {
+        TailStart::Earliest => whole(0),
+        TailStart::Token(token) => {
+            if token.table_id != info.id {
+                return Err(Error::invalid("token", "it is of another table"));
+            }
+            let segments = Segments(token.segments);
+            if !segments.covers(&from, &to) {
+                return Err(Error::invalid("token", "it is of a tail of fewer keys"));
+            }
+            Segments(segments.within(&from, &to))
+        }
+        TailStart::Latest => {
+            let ground = Arc::new(ground);
+            let mut segments = whole(0);
+            let mut wanted: VecDeque<(Bytes, Bytes)> = lanes(&client, &ground.table, &ground.span).into();
+            while let Some((from, to)) = wanted.pop_front() {
+                let lane = Lane { from: from.clone(), to: to.clone(), phase: Phase::Poll };
+                let (now_us, end) = lane.newest(&client, &ground).await?;
+                segments.raise(&from, &end, now_us);
+                if end != to {
+                    wanted.push_front((end, to));
+                }
+            }
+            return Ok((ground, segments));
+        }
+    };
+    Ok((Arc::new(ground), segments))
+}

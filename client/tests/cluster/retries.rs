@@ -1,0 +1,241 @@
+//! What the client does when a node does not simply answer.
+
+use std::time::{Duration, Instant};
+
+use synod_client::proto as v1;
+use synod_client::{Client, Consistency, Error, Expect, GetOptions, NewRecord, Options};
+use v1::error::Kind;
+
+use crate::fake::{Action, error, not_leader};
+use crate::{cluster, cluster_with, quick};
+
+fn answer(kind: Kind) -> Action {
+    Action::Answer(Box::new(error(kind)))
+}
+
+fn is_write(r: &v1::ShardRequest) -> bool {
+    matches!(r.body, Some(v1::shard_request::Body::Write(_)))
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_and_remembered() {
+    let (world, client) = cluster().await;
+    world.state.lock().unwrap().leaders.insert(30, 3);
+    client.put("kv", "a", "1").await.unwrap();
+    let before = world.writes().len();
+    assert!(before <= 2, "{before} attempts");
+    client.put("kv", "b", "1").await.unwrap();
+    let writes = world.writes();
+    assert_eq!((writes.len(), writes[before].0), (before + 1, 3));
+}
+
+#[tokio::test]
+async fn without_a_hint_the_voters_are_asked_in_turn() {
+    let (world, client) = cluster().await;
+    world.state.lock().unwrap().leaders.insert(30, 2);
+    world.hook(|node, _| if node == 2 { Action::Normal } else { not_leader(0) });
+    client.put("kv", "a", "1").await.unwrap();
+    assert_eq!(world.writes().last().unwrap().0, 2);
+    assert_eq!(world.state.lock().unwrap().executed, 1);
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_retried_under_its_name_and_executed_once() {
+    let (world, client) = cluster().await;
+    let mut first = true;
+    world.hook(move |_, r| {
+        if is_write(r) && std::mem::take(&mut first) { Action::Break { executed: true } } else { Action::Normal }
+    });
+    let written = client.put("kv", "a", "1").await.unwrap();
+    assert_eq!(written.offset, 0);
+    let writes = world.writes();
+    assert!(writes.len() >= 2);
+    assert!(writes.iter().all(|(_, w)| w.id == writes[0].1.id), "{writes:?}");
+    assert_eq!(world.state.lock().unwrap().executed, 1);
+}
+
+#[tokio::test]
+async fn a_silent_leader_leads_to_another_voter() {
+    let (world, client) = cluster().await;
+    client.put("kv", "a", "1").await.unwrap();
+    world.state.lock().unwrap().leaders.insert(30, 2);
+    world.hook(|node, _| if node == 1 { Action::Silence } else { Action::Normal });
+    let began = Instant::now();
+    client.put("kv", "b", "1").await.unwrap();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(190) && took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn nobody_answers_a_write_outcome_unknown_a_read_unavailable() {
+    let (world, client) = cluster().await;
+    let client = client.with_timeout(Duration::from_millis(600));
+    world.hook(|_, _| Action::Silence);
+    let error = client.put("kv", "a", "1").await.unwrap_err();
+    assert_eq!(error.code(), "outcome_unknown", "{error}");
+    let error = client.get("kv", "a", GetOptions::default()).await.unwrap_err();
+    assert_eq!(error.code(), "unavailable", "{error}");
+    // Nobody leads: each attempt was refused, but a leader that steps down says so too.
+    world.hook(|_, _| not_leader(0));
+    assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "outcome_unknown");
+    world.no_hook();
+    assert_eq!(client.put("kv", "a", "2").await.unwrap().offset, 0);
+}
+
+#[tokio::test]
+async fn a_write_that_was_never_sent_is_unavailable() {
+    let (world, client) = cluster().await;
+    // The only voter is a node nobody listens for.
+    world.change_map(|map| {
+        map.nodes.push(v1::Node { id: 4, addr: "127.0.0.1:1".into() });
+        map.shards.iter_mut().for_each(|s| s.voters = vec![4]);
+    });
+    while client.map().revision < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let client = client.with_timeout(Duration::from_millis(300));
+    let error = client.put("kv", "a", "1").await.unwrap_err();
+    assert_eq!(error.code(), "unavailable", "{error}");
+    assert!(error.retryable() && error.to_string().contains("node 4"), "{error}");
+}
+
+#[tokio::test]
+async fn overload_is_waited_out_and_is_no_unknown_outcome() {
+    let (world, client) = cluster().await;
+    let mut times = 0;
+    let overloaded = || answer(Kind::Overloaded(v1::Overloaded { retry_after_ms: 100 }));
+    world.hook(move |_, _| {
+        times += 1;
+        if times <= 2 { overloaded() } else { Action::Normal }
+    });
+    let began = Instant::now();
+    client.put("kv", "a", "1").await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+    world.hook(move |_, _| overloaded());
+    let error = client.with_timeout(Duration::from_millis(300)).put("kv", "a", "1").await.unwrap_err();
+    assert_eq!(error.code(), "overloaded");
+}
+
+#[tokio::test]
+async fn expired_is_plain_at_first_and_unknown_after_a_lost_attempt() {
+    let (world, client) = cluster().await;
+    world.hook(|_, _| answer(Kind::Expired(v1::Expired {})));
+    assert_eq!(client.put("kv", "a", "1").await.unwrap_err(), Error::Expired);
+    let mut first = true;
+    world.hook(move |_, _| {
+        if std::mem::take(&mut first) {
+            Action::Break { executed: false }
+        } else {
+            answer(Kind::Expired(v1::Expired {}))
+        }
+    });
+    assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "outcome_unknown");
+}
+
+#[tokio::test]
+async fn a_failed_expectation_found_again_after_a_lost_answer_is_the_outcome() {
+    let (world, client) = cluster().await;
+    client.put("kv", "a", "1").await.unwrap();
+    let mut first = true;
+    world.hook(move |_, _| if std::mem::take(&mut first) { Action::Break { executed: true } } else { Action::Normal });
+    let error = client.append("kv", "a", vec![NewRecord::new("2")], Expect::Absent).await.unwrap_err();
+    assert_eq!(error, Error::ExpectationFailed { actual: 1, op_index: 0 });
+}
+
+#[tokio::test]
+async fn wrong_shard_waits_for_the_next_map() {
+    let (world, client) = cluster().await;
+    client.put("r", "h", "1").await.unwrap();
+    world.split("k");
+    let (a, b) = tokio::join!(client.put("r", "h", "2"), client.put("r", "m", "1"));
+    assert_eq!((a.unwrap().offset, b.unwrap().offset), (1, 0));
+    assert_eq!(world.state.lock().unwrap().executed, 3);
+}
+
+#[tokio::test]
+async fn a_dropped_call_does_not_hold_the_floor() {
+    let (world, client) = cluster().await;
+    world.hook(|_, r| if is_write(r) { Action::Silence } else { Action::Normal });
+    let call = client.put("kv", "a", "1");
+    assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
+    world.no_hook();
+    client.put("kv", "b", "1").await.unwrap();
+    let last = world.writes().last().unwrap().1.id.clone().unwrap();
+    assert_eq!((last.seq, last.floor), (2, 2));
+}
+
+#[tokio::test]
+async fn local_reads_go_on_without_a_leader() {
+    let (world, client) = cluster().await;
+    client.put("kv", "a", "1").await.unwrap();
+    // Only node 3 answers; the fake lets it, as a replica would.
+    world.state.lock().unwrap().leaders.insert(30, 3);
+    world.hook(|node, _| if node == 3 { Action::Normal } else { Action::Silence });
+    let options = GetOptions { consistency: Consistency::Local, ..GetOptions::default() };
+    let record = client.get("kv", "a", options).await.unwrap().unwrap();
+    assert_eq!(record.value, "1");
+}
+
+#[tokio::test]
+async fn a_new_table_under_an_old_name_is_found() {
+    let (world, client) = cluster().await;
+    client.put("kv", "a", "1").await.unwrap();
+    let missing = |r: &v1::ShardRequest| matches!(&r.body, Some(v1::shard_request::Body::Write(w)) if w.table_id == 3);
+    world.hook(move |_, r| {
+        if missing(r) {
+            answer(Kind::TableNotFound(v1::TableNotFound { table: String::new() }))
+        } else {
+            Action::Normal
+        }
+    });
+    let error = client.put("kv", "a", "1").await.unwrap_err();
+    assert_eq!(error, Error::TableNotFound { table: "kv".into() });
+    world.change_map(|map| {
+        map.tables.iter_mut().find(|t| t.id == 3).unwrap().id = 4;
+        map.shards.iter_mut().find(|s| s.id == 30).unwrap().table_id = 4;
+    });
+    client.put("kv", "a", "1").await.unwrap();
+}
+
+#[tokio::test]
+async fn no_endpoint_answers() {
+    let options = Options { call_timeout: Duration::from_millis(300), ..quick() };
+    let error = Client::connect(["127.0.0.1:1"], options).await.unwrap_err();
+    assert_eq!(error.code(), "unavailable");
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+    let error = Client::connect(["nonsense"], quick()).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_argument");
+    let error = Client::connect(Vec::<String>::new(), quick()).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_argument");
+}
+
+#[tokio::test]
+async fn too_many_outstanding_writes_wait_for_room() {
+    let (world, client) = cluster_with(Options { max_outstanding_writes: 1, ..quick() }).await;
+    world.hook(|_, _| Action::Silence);
+    let slow = client.with_timeout(Duration::from_secs(2));
+    let first = tokio::spawn(async move { slow.put("kv", "a", "1").await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let error = client.with_timeout(Duration::from_millis(100)).put("kv", "b", "1").await.unwrap_err();
+    assert_eq!(error.code(), "unavailable");
+    assert!(error.to_string().contains("max_outstanding_writes"), "{error}");
+    assert_eq!(first.await.unwrap().unwrap_err().code(), "outcome_unknown");
+}
+
+#[tokio::test]
+async fn after_a_redirect_a_bad_request_is_still_a_bad_request() {
+    let (world, client) = cluster().await;
+    let refusal = |kind: Kind| {
+        let mut first = true;
+        let mut kind = Some(kind);
+        move |_: u64, _: &v1::ShardRequest| {
+            if std::mem::take(&mut first) { not_leader(0) } else { answer(kind.take().unwrap()) }
+        }
+    };
+    let large = v1::TooLarge { what: "the batch".into(), limit: 7, knob: "limits.batch_bytes_max".into() };
+    world.hook(refusal(Kind::TooLarge(large)));
+    assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "too_large");
+    // But a leader that stepped down may have proposed the write.
+    world.hook(refusal(Kind::Expired(v1::Expired {})));
+    assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "outcome_unknown");
+}

@@ -1,0 +1,122 @@
+//! Writes, checks before sending, tables.
+
+use std::collections::HashSet;
+
+use synod_client::{Error, Expect, GetOptions, NewRecord, Retention, TableSpec, WriteOp};
+
+use crate::cluster;
+
+#[tokio::test]
+async fn put_get_delete() {
+    let (_world, client) = cluster().await;
+    assert_eq!(client.get("kv", "a", GetOptions::default()).await.unwrap(), None);
+    assert_eq!(client.put("kv", "a", "1").await.unwrap().offset, 0);
+    let record = NewRecord::new("2").header("h", "x");
+    let written = client.append("kv", "a", vec![record.clone()], Expect::NextOffset(1)).await.unwrap();
+    let got = client.get("kv", "a", GetOptions::default()).await.unwrap().unwrap();
+    assert_eq!((got.offset, got.ts_us, got.value, got.headers), (1, written.ts_us, "2".into(), record.headers));
+    client.delete("kv", "a", Expect::Exists).await.unwrap();
+    assert_eq!(client.get("kv", "a", GetOptions::default()).await.unwrap(), None);
+    let full = client.get_full("kv", "a", GetOptions::default()).await.unwrap();
+    assert_eq!((full.next_offset, full.record.unwrap().tombstone), (3, true));
+}
+
+#[tokio::test]
+async fn checks_come_before_sending() {
+    let (world, client) = cluster().await;
+    let code = |r: Result<_, Error>| r.map(|_: synod_client::Written| ()).unwrap_err().code();
+    assert_eq!(code(client.put("kv", "", "1").await), "invalid_argument");
+    assert_eq!(code(client.put("kv", vec![b'k'; 5000], "1").await), "too_large");
+    assert_eq!(code(client.put("kv", "k", vec![0; 2 << 20]).await), "too_large");
+    assert_eq!(code(client.put("no such", "k", "1").await), "invalid_argument");
+    assert_eq!(code(client.put("nosuch", "k", "1").await), "table_not_found");
+    assert_eq!(code(client.append("kv", "k", vec![], Expect::Any).await), "invalid_argument");
+    assert_eq!(client.batch("kv", vec![]).await.unwrap_err().code(), "invalid_argument");
+    let apart = vec![WriteOp::put("a", "1"), WriteOp::put("z", "1")];
+    assert_eq!(client.batch("r", apart).await.unwrap_err(), Error::CrossShard);
+    assert!(world.writes().is_empty());
+}
+
+#[tokio::test]
+async fn a_batch_is_one_write() {
+    let (world, client) = cluster().await;
+    let ops = vec![WriteOp::put("a", "1"), WriteOp::append("b", vec![NewRecord::new("1"), NewRecord::new("2")])];
+    let written = client.batch("r", ops).await.unwrap();
+    assert_eq!(written.len(), 2);
+    assert_eq!(written[0].ts_us, written[1].ts_us);
+    let ops = vec![WriteOp::put("a", "2"), WriteOp::put("b", "x").expect(Expect::Absent)];
+    let error = client.batch("r", ops).await.unwrap_err();
+    assert_eq!(error, Error::ExpectationFailed { actual: 2, op_index: 1 });
+    assert_eq!(world.state.lock().unwrap().executed, 2);
+}
+
+#[tokio::test]
+async fn sixteen_conditional_writers_get_one_winner_each_time() {
+    let (_world, client) = cluster().await;
+    for next in 0..10 {
+        let write = |i: usize| {
+            let client = client.clone();
+            async move { client.append("h", "hot", vec![NewRecord::new(format!("{i}"))], Expect::NextOffset(next)).await }
+        };
+        let outcomes = futures::future::join_all((0..16).map(write)).await;
+        assert_eq!(outcomes.iter().filter(|o| o.is_ok()).count(), 1);
+        let lost = Error::ExpectationFailed { actual: next + 1, op_index: 0 };
+        assert_eq!(outcomes.iter().filter(|o| o.as_ref().is_err_and(|e| *e == lost)).count(), 15);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_share_frames_and_each_gets_its_answer() {
+    let (world, client) = cluster().await;
+    let write = |i: u64| {
+        let client = client.clone();
+        tokio::spawn(async move { (i, client.put("h", format!("key-{}", i % 50), format!("{i}")).await.unwrap()) })
+    };
+    let outcomes = futures::future::join_all((0..5000).map(write)).await;
+    let places: HashSet<(u64, u64)> =
+        outcomes.into_iter().map(|o| o.unwrap()).map(|(i, w)| (i % 50, w.offset)).collect();
+    assert_eq!(places.len(), 5000);
+    assert_eq!(world.state.lock().unwrap().executed, 5000);
+    let frames = *world.frames.lock().unwrap();
+    assert!(frames < 4000, "{frames} frames");
+    let names: HashSet<_> = world.writes().into_iter().map(|(_, w)| w.id.unwrap().seq).collect();
+    assert_eq!(names.len(), 5000);
+}
+
+#[tokio::test]
+async fn tables_are_made_seen_and_dropped() {
+    let (_world, client) = cluster().await;
+    let made = client.create_table(TableSpec::hash("new", 1, Retention::Latest)).await.unwrap();
+    assert_eq!((made.name.as_str(), made.shards), ("new", 1));
+    assert!(client.tables().iter().any(|t| t.name == "new"));
+    let again = client.create_table(TableSpec::hash("new", 1, Retention::Latest)).await.unwrap_err();
+    assert_eq!(again, Error::TableExists { table: "new".into() });
+    client.put("new", "k", "1").await.unwrap();
+    client.drop_table("new").await.unwrap();
+    assert_eq!(client.table("new").await.unwrap_err().code(), "table_not_found");
+    assert_eq!(client.drop_table("new").await.unwrap_err().code(), "table_not_found");
+}
+
+#[tokio::test]
+async fn status_explain_transfer() {
+    let (world, client) = cluster().await;
+    let status = client.status().await;
+    assert_eq!(status.iter().map(|n| n.status.as_ref().unwrap().node).collect::<Vec<_>>(), [1, 2, 3]);
+    client.put("r", "h", "1").await.unwrap();
+    let explain = client.explain("r", "h").await.unwrap();
+    assert_eq!((explain.shard.id, explain.hash, explain.leader.unwrap().id, explain.voters.len()), (11, None, 1, 3));
+    assert!(client.explain("h", "h").await.unwrap().hash.is_some());
+    client.transfer_leader(11, 2).await.unwrap();
+    client.put("r", "h", "2").await.unwrap();
+    assert_eq!(client.explain("r", "h").await.unwrap().leader.unwrap().id, 2);
+    assert_eq!(client.transfer_leader(11, 9).await.unwrap_err().code(), "invalid_argument");
+    assert_eq!(client.transfer_leader(99, 1).await.unwrap_err().code(), "invalid_argument");
+    world.change_map(|map| map.nodes.push(v1_node(4)));
+    client.refresh_map().await.unwrap();
+    let status = client.status().await;
+    assert!(status[3].status.is_err() && status[3].id == 4);
+}
+
+fn v1_node(id: u64) -> synod_client::proto::Node {
+    synod_client::proto::Node { id, addr: "127.0.0.1:1".into() }
+}

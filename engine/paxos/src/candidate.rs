@@ -1,0 +1,307 @@
+//! Elections: pre-vote, phase 1, and the fetching of what the adopted log lacks here.
+//!
+//! Sources: Lamport, "Paxos Made Simple" (2001), sections 2.2 and 3 (phase 1 for all slots at once); Ongaro (2014),
+//! section 9.6 (pre-vote).
+//!
+//! Owns: a campaign. Must never: lead a ballot it recovered, count a promise of its own before it is durable, or adopt a
+//! log that contradicts what is known chosen.
+
+use crate::fault;
+use crate::message::Message;
+use crate::replica::{Io, Replica, Role};
+use crate::types::{Ballot, Entry, EntryId, Micros, NodeId, Run, Slot, WriteSeq};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A candidate that lacks more slots than this of the log to adopt learns them first and leaves the campaign to others.
+const FETCH_SLOTS_MAX: u64 = 4096;
+
+/// What a promise told.
+#[derive(Clone, Debug)]
+pub(crate) struct Promised {
+    pub(crate) accepted: Ballot,
+    pub(crate) commit: Slot,
+    pub(crate) last: EntryId,
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Promised {
+    /// Origin of a slot that the headers cover.
+    fn origin_at(&self, slot: Slot) -> Option<Ballot> {
+        if slot > self.last.slot {
+            return None;
+        }
+        self.runs.iter().rev().find(|run| run.first <= slot).map(|run| run.origin)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Asks whether a campaign could succeed.
+    PreVote { granted: BTreeSet<NodeId> },
+    /// Phase 1: its own promise counts once `own` is durable.
+    Prepare { own: WriteSeq, promises: BTreeMap<NodeId, Promised> },
+    /// A quorum has promised; bodies of the adopted log are still on their way from `source`.
+    Fetch { promises: BTreeMap<NodeId, Promised>, source: NodeId, keep: Slot, entries: Vec<Entry> },
+}
+
+/// A replica that stands for election.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) ballot: Ballot,
+    pub(crate) phase: Phase,
+    pub(crate) restart_at: Micros,
+}
+
+impl Replica {
+    pub(crate) fn on_campaign(&mut self, io: &mut Io<'_>) {
+        if matches!(self.role, Role::Follower(_)) && self.is_voter() && self.b0_after.is_none() {
+            self.start_pre_vote(io);
+        }
+    }
+
+    fn next_ballot(&self) -> Ballot {
+        if fault!(self, ReusedBallot) && self.hard.promised.node == self.me {
+            return self.hard.promised;
+        }
+        let round = self.hard.promised.round.max(self.seen_round) + 1;
+        Ballot { config: self.config(), round, node: self.me }
+    }
+
+    /// Becomes a candidate, or begins anew as one.
+    pub(crate) fn start_pre_vote(&mut self, io: &mut Io<'_>) {
+        assert!(!self.is_leader() && self.is_voter(), "only a voter that does not lead stands for election");
+        self.b0_after = None;
+        let ballot = self.next_ballot();
+        let granted = BTreeSet::from([self.me]);
+        // A refused pre-vote cost nothing and blocks nobody: it is repeated soon.
+        let restart_at = io.now.plus(self.options.resend_micros + io.random % self.options.jitter_micros.max(1));
+        self.role = Role::Candidate(Candidate { ballot, phase: Phase::PreVote { granted }, restart_at });
+        for node in self.peer_voters() {
+            if self.alive.contains(&node) {
+                io.send(node, Message::PreVote { ballot });
+            }
+        }
+        self.count_pre_votes(io);
+    }
+
+    fn campaign_end(&self, io: &Io<'_>) -> Micros {
+        io.now.plus(self.options.campaign_micros + io.random % self.options.jitter_micros.max(1))
+    }
+
+    /// A campaign that got no quorum in time: tries again where a quorum is heard, else waits for that.
+    pub(crate) fn restart_campaign(&mut self, io: &mut Io<'_>) {
+        if self.quorum_alive() {
+            self.start_pre_vote(io);
+        } else {
+            self.follow(None, io);
+        }
+    }
+
+    pub(crate) fn on_pre_vote_granted(&mut self, from: NodeId, ballot: Ballot, io: &mut Io<'_>) {
+        if let Role::Candidate(Candidate { ballot: mine, phase: Phase::PreVote { granted }, .. }) = &mut self.role
+            && *mine == ballot
+        {
+            granted.insert(from);
+            self.count_pre_votes(io);
+        }
+    }
+
+    fn count_pre_votes(&mut self, io: &mut Io<'_>) {
+        let Role::Candidate(Candidate { phase: Phase::PreVote { granted }, .. }) = &self.role else { return };
+        if self.is_quorum(|n| granted.contains(&n)) {
+            self.start_prepare(io);
+        }
+    }
+
+    pub(crate) fn on_pre_vote_refused(
+        &mut self,
+        ballot: Ballot,
+        promised: Ballot,
+        leader: Option<Ballot>,
+        io: &mut Io<'_>,
+    ) {
+        self.see_round(promised);
+        let waits =
+            matches!(&self.role, Role::Candidate(c) if c.ballot == ballot && matches!(c.phase, Phase::PreVote { .. }));
+        if let Some(leader) = leader
+            && waits
+            && leader.config == self.config()
+            && leader.node != self.me
+        {
+            // It will show itself, or release the ballot to the one that refused.
+            io.send(leader.node, Message::Confirm { ballot: leader });
+        }
+    }
+
+    fn see_round(&mut self, promised: Ballot) {
+        if promised.config == self.config() {
+            self.seen_round = self.seen_round.max(promised.round);
+        }
+    }
+
+    /// Phase 1a: the own promise first, on disk; the messages wait for it.
+    pub(crate) fn start_prepare(&mut self, io: &mut Io<'_>) {
+        let ballot = self.next_ballot();
+        assert!(
+            ballot > self.hard.promised || fault!(self, ReusedBallot),
+            "a campaign at {ballot:?}, promised is {:?}",
+            self.hard.promised
+        );
+        self.hard.promised = ballot;
+        self.stage_hard();
+        let own = self.writes.covering();
+        let mine = Promised {
+            accepted: self.hard.accepted,
+            commit: self.commit,
+            last: self.log.last(),
+            runs: self.log.runs_after(self.commit),
+        };
+        let promises = BTreeMap::from([(self.me, mine)]);
+        let restart_at = self.campaign_end(io);
+        self.role = Role::Candidate(Candidate { ballot, phase: Phase::Prepare { own, promises }, restart_at });
+        let commit = self.commit;
+        for node in self.peer_voters() {
+            self.send_durable(node, Message::Prepare { ballot, commit });
+        }
+    }
+
+    pub(crate) fn on_promise(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) {
+        let Message::Promise { ballot, accepted, commit, last, runs } = message else { return };
+        if let Role::Candidate(Candidate { ballot: mine, phase: Phase::Prepare { promises, .. }, .. }) = &mut self.role
+            && *mine == ballot
+        {
+            promises.insert(from, Promised { accepted, commit, last, runs });
+            self.count_promises(io);
+        } else if let Role::Leader(leader) = &self.role
+            && leader.ballot == ballot
+        {
+            // Too late for phase 1: what it holds is what a `Sync` needs to know.
+            let asked = leader.progress.get(&from).is_some_and(|p| p.mode == crate::progress::Mode::Probe);
+            if asked {
+                self.begin_sync(from, &Promised { accepted, commit, last, runs }, io);
+            }
+        }
+    }
+
+    /// With a quorum of promises, the own one durable: the greatest (accepted, last) is the log to adopt.
+    pub(crate) fn count_promises(&mut self, io: &mut Io<'_>) {
+        let Role::Candidate(Candidate { phase: Phase::Prepare { own, promises }, .. }) = &self.role else { return };
+        if self.writes.durable() < *own || !self.is_quorum(|n| promises.contains_key(&n)) {
+            return;
+        }
+        let promises = promises.clone();
+        let (source, best) = promises
+            .iter()
+            .max_by_key(|(node, p)| (p.accepted, p.last.slot, **node == self.me))
+            .map(|(node, p)| (*node, p.clone()))
+            .expect("a quorum is not empty");
+        if !self.agrees_with_chosen(&best, &promises) {
+            // A later ballot has chosen something else meanwhile: this campaign is overtaken.
+            return self.follow(None, io);
+        }
+        let keep = self.log.match_end(self.commit, &best.runs, best.last.slot);
+        let missing = best.last.slot.0.saturating_sub(keep.0);
+        if missing > FETCH_SLOTS_MAX {
+            let (config, commit) = (self.config(), self.durable_commit());
+            self.send_durable(source, Message::Learned { config, commit });
+            return self.follow(None, io);
+        }
+        if missing == 0 || source == self.me {
+            let keep = if source == self.me { self.log.last().slot } else { keep };
+            return self.become_leader(keep, Vec::new(), &promises, io);
+        }
+        let ballot = self.hard.promised;
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.restart_at = io.now.plus(self.options.campaign_micros);
+            candidate.phase = Phase::Fetch { promises, source, keep, entries: Vec::new() };
+        }
+        io.send(source, Message::Fetch { ballot, accepted: best.accepted, from: keep, upto: best.last.slot });
+    }
+
+    /// Whether the log to adopt holds what every promise calls chosen, as far as headers tell.
+    fn agrees_with_chosen(&self, best: &Promised, promises: &BTreeMap<NodeId, Promised>) -> bool {
+        let mine = self.log.id_at(self.commit).map(|id| id.origin);
+        let own_agrees = match (mine, best.origin_at(self.commit)) {
+            (Some(mine), Some(theirs)) => mine == theirs,
+            _ => true,
+        };
+        own_agrees
+            && promises.values().all(|p| {
+                p.commit <= best.last.slot
+                    && match (p.origin_at(p.commit), best.origin_at(p.commit)) {
+                        (Some(theirs), Some(adopted)) => theirs == adopted,
+                        _ => true,
+                    }
+            })
+    }
+
+    /// A candidate asks for bodies: the log is frozen by the promise made to it.
+    pub(crate) fn on_fetch(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        accepted: Ballot,
+        (after, upto): (Slot, Slot),
+        io: &mut Io<'_>,
+    ) {
+        if ballot < self.hard.promised {
+            return io.send(from, Message::Nack { ballot, promised: self.hard.promised });
+        }
+        if ballot != self.hard.promised || accepted != self.hard.accepted {
+            return;
+        }
+        let Some(prev) = self.log.id_at(after) else { return };
+        let upto = upto.min(self.log.last().slot);
+        match self.log.entries(io.log, after, upto, self.options.message_bytes) {
+            Ok(entries) => io.send(from, Message::Fetched { ballot, prev, entries }),
+            Err(why) => self.fail(why, io),
+        }
+    }
+
+    pub(crate) fn on_fetched(&mut self, from: NodeId, ballot: Ballot, prev: EntryId, run: Vec<Entry>, io: &mut Io<'_>) {
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        let Phase::Fetch { promises, source, keep, entries } = &mut candidate.phase else { return };
+        let at = entries.last().map(|e| e.id).or_else(|| self.log.id_at(*keep));
+        if candidate.ballot != ballot || *source != from || at != Some(prev) || run.is_empty() {
+            return;
+        }
+        entries.extend(run);
+        candidate.restart_at = io.now.plus(self.options.campaign_micros);
+        let (end, accepted) = (promises[source].last, promises[source].accepted);
+        let at = entries.last().map_or(prev, |e| e.id);
+        if at.slot < end.slot {
+            io.send(from, Message::Fetch { ballot, accepted, from: at.slot, upto: end.slot });
+            return;
+        }
+        if at != end {
+            // The source has meanwhile learnt what a later ballot chose: this campaign is overtaken.
+            return self.follow(None, io);
+        }
+        let (promises, keep, entries) = (std::mem::take(promises), *keep, std::mem::take(entries));
+        self.become_leader(keep, entries, &promises, io);
+    }
+
+    /// Somebody promised more than this replica's ballot.
+    pub(crate) fn on_nack(&mut self, from: NodeId, ballot: Ballot, promised: Ballot, io: &mut Io<'_>) {
+        self.see_round(promised);
+        if fault!(self, NackCountsAsPromise)
+            && let Role::Candidate(Candidate { ballot: mine, phase: Phase::Prepare { promises, .. }, .. }) =
+                &mut self.role
+            && *mine == ballot
+        {
+            let (commit, last) = (Slot(0), EntryId::ZERO);
+            promises.insert(from, Promised { accepted: Ballot::default(), commit, last, runs: Vec::new() });
+            return self.count_promises(io);
+        }
+        let mine = match &self.role {
+            Role::Follower(_) => None,
+            Role::Candidate(candidate) => Some(candidate.ballot),
+            Role::Leader(leader) => Some(leader.ballot),
+        };
+        if mine == Some(ballot) && promised > ballot {
+            self.release(io);
+            self.follow(None, io);
+            self.stand_soon(io);
+        }
+    }
+}

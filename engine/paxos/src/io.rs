@@ -1,0 +1,280 @@
+//! What goes into the core and what comes out of it.
+//!
+//! Owns: the contract with the driver. Must never: perform any of it.
+//!
+//! The driver calls [`crate::Replica::step`] with one [`Input`] at a time and carries out the [`Output`]s in order. A
+//! `Send` may leave at once. A `Persist` must reach the disk, in the order of its `seq` within the group, atomically and
+//! synced; only then does the driver call `step(Input::Persisted(seq))`, and the core then emits what waited for it.
+//! A failed write ends the process. Time and randomness come in with every step through [`Ctx`].
+
+use crate::message::Message;
+use crate::types::{Ballot, Entry, EntryId, HardState, Membership, Micros, NodeId, ReadId, Run, Slot, WriteSeq};
+use bytes::Bytes;
+
+/// What a step may look at: the clock, a random word, and the durable log.
+pub struct Ctx<'a> {
+    /// Monotone time.
+    pub now: Micros,
+    /// A fresh random word, for election jitter.
+    pub random: u64,
+    /// Entries that the core no longer keeps in memory. Holds every persisted entry above the trim point.
+    pub log: &'a dyn LogReader,
+}
+
+/// Reads back what was persisted. Implemented by the driver's log store.
+pub trait LogReader {
+    /// Entries of slots in `(from, upto]`, in order, without gap, stopping after the entry that passes `max_bytes` (so at
+    /// least one). Every entry's CRC has been checked. An error (damage, IO) is fatal to the replica.
+    fn entries(&self, from: Slot, upto: Slot, max_bytes: usize) -> Result<Vec<Entry>, String>;
+}
+
+/// What a restart hands to the core.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// The hard state read back.
+    pub hard: HardState,
+    /// The entry before the first retained one: [`EntryId::ZERO`] for an untrimmed log.
+    pub trimmed: EntryId,
+    /// Origins of the retained entries, from `trimmed.slot + 1` on.
+    pub runs: Vec<Run>,
+    /// The last retained entry, or `trimmed` where none is.
+    pub last: EntryId,
+    /// Timestamp of the last entry, 0 where there is none: later proposals get greater ones.
+    pub last_ts: u64,
+    /// Every entry up to here was applied durably; at least `trimmed.slot`, and chosen.
+    pub applied: Slot,
+    /// Nodes known to be alive.
+    pub live: Vec<NodeId>,
+}
+
+/// Limits and times of a group. All have defaults that fit production.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Election jitter, µs: a random share of this is waited before a pre-vote.
+    pub jitter_micros: u64,
+    /// How long a campaign (pre-vote or prepare) waits for its quorum before it starts again, µs.
+    pub campaign_micros: u64,
+    /// How long a leader with unacknowledged messages waits before it sends again, µs.
+    pub resend_micros: u64,
+    /// How long a leader with nothing else to send waits before it tells followers the chosen prefix, µs: under load the
+    /// next `Accept` carries it and nothing is sent for it alone.
+    pub notice_micros: u64,
+    /// How long a transfer may take before the leader takes it back, µs.
+    pub transfer_micros: u64,
+    /// Longest message, bytes of entries.
+    pub message_bytes: usize,
+    /// Messages in flight to a follower.
+    pub inflight_messages: usize,
+    /// Bytes in flight to a follower.
+    pub inflight_bytes: usize,
+    /// Proposed and not yet chosen, bytes; above it proposals are refused as overloaded.
+    pub uncommitted_bytes: usize,
+    /// Entries kept in memory after they are chosen, bytes, for followers a little behind.
+    pub cache_bytes: usize,
+    /// The planted fault, in the package built for that.
+    #[cfg(feature = "planted")]
+    pub fault: Option<crate::planted::Fault>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            jitter_micros: 300_000,
+            campaign_micros: 500_000,
+            resend_micros: 200_000,
+            notice_micros: 5_000,
+            transfer_micros: 1_000_000,
+            message_bytes: 1 << 20,
+            inflight_messages: 64,
+            inflight_bytes: 16 << 20,
+            uncommitted_bytes: 32 << 20,
+            cache_bytes: 4 << 20,
+            #[cfg(feature = "planted")]
+            fault: None,
+        }
+    }
+}
+
+/// One thing that happened to the replica.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// `now` may have passed [`crate::Replica::deadline`].
+    Tick,
+    /// A message of this group arrived.
+    Message {
+        /// The node it came from.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// The leader is to append commands, in order, in consecutive slots. Timestamps are hybrid-logical microseconds of
+    /// the driver's clock; the core raises one that is not above its predecessor's.
+    Propose {
+        /// Each command with its wish for a timestamp.
+        commands: Vec<(u64, Bytes)>,
+    },
+    /// The write `seq` and all before it are on disk, synced.
+    Persisted(WriteSeq),
+    /// The driver has applied every slot up to here (in memory or durably, at its choice).
+    Applied(Slot),
+    /// The node-level failure detector changed its mind about a peer. `alive` = true is also sent after every
+    /// reconnection and whenever the peer's boot incarnation changed.
+    PeerLiveness {
+        /// The peer.
+        node: NodeId,
+        /// Whether this node hears it.
+        alive: bool,
+    },
+    /// Hand leadership to a voter.
+    TransferTo(NodeId),
+    /// Propose the next epoch's members. Refused unless leader with no stop-sign in flight.
+    ChangeConfig {
+        /// Members and first leader of the next epoch; `config` must be the current + 1.
+        membership: Membership,
+        /// Wish for a timestamp.
+        ts: u64,
+    },
+    /// Ask for a slot at or above every write acknowledged before this moment.
+    ReadIndex(ReadId),
+    /// Stand for election as soon as the rules allow (used by a node that shuts down to give up, and by tests).
+    Campaign,
+    /// Give leadership up and say so to the members; done by a node that must not lead (low disk, shutdown).
+    Release,
+}
+
+/// Why a proposal, transfer, config change or read was refused. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not the leader.
+    #[error("not the leader")]
+    NotLeader {
+        /// Who is, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// More than `uncommitted_bytes` wait for their quorum.
+    #[error("too many uncommitted bytes")]
+    Overloaded,
+    /// A stop-sign or a transfer is in flight; ask again.
+    #[error("the leadership is changing")]
+    Changing,
+    /// The config change names the wrong epoch, no voter, or a first leader that is no voter.
+    #[error("the membership is not valid")]
+    InvalidMembership,
+    /// The transfer's target is no live voter.
+    #[error("the target cannot lead")]
+    InvalidTarget,
+}
+
+/// The role a replica is in, for its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleKind {
+    /// Follows, or knows no leader.
+    Follower,
+    /// Asks for pre-votes or promises.
+    Candidate,
+    /// Leads `ballot`, but its first own entry is not yet chosen: writes are taken, reads wait.
+    Leader,
+    /// Receives the log without a vote.
+    Learner,
+    /// Is no member of the epoch in force.
+    Removed,
+}
+
+/// A durable write: all of it atomically, synced, in the order of `seq`.
+#[derive(Clone, Debug)]
+pub struct Persist {
+    /// Its place in this replica's order of writes.
+    pub seq: WriteSeq,
+    /// The hard state, where it changed.
+    pub hard: Option<HardState>,
+    /// Entries at and above this slot are removed first.
+    pub truncate_from: Option<Slot>,
+    /// Then these are written. Contiguous.
+    pub append: Vec<Entry>,
+}
+
+/// One thing the driver must do, in the order emitted.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send now; whatever durability the message claims has been reached.
+    Send {
+        /// The node it goes to.
+        to: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// Write and sync, then `Persisted(seq)`.
+    Persist(Persist),
+    /// Slots up to here are chosen and durable in this replica's own log: apply them (through
+    /// [`crate::Replica::entries_to_apply`]).
+    Committed(Slot),
+    /// The role changed, or the leader known to it.
+    RoleChanged {
+        /// The role now.
+        role: RoleKind,
+        /// The ballot led or followed.
+        ballot: Ballot,
+        /// The leader, where known.
+        leader: Option<NodeId>,
+    },
+    /// Commands of the last `Propose` got these slots, one after another, starting here.
+    Proposed {
+        /// Slot of the first command.
+        first: Slot,
+        /// The ballot they were proposed in. A command is this replica's to answer only if the entry applied at its
+        /// slot has this origin.
+        ballot: Ballot,
+    },
+    /// The last `Propose`, `ChangeConfig`, `TransferTo` or `ReadIndex` was refused.
+    Refused {
+        /// Why.
+        why: Refused,
+        /// Set for a refused or failed read; reads that waited when leadership ended fail so too.
+        read: Option<ReadId>,
+    },
+    /// Reads may be served once `applied >= slot`.
+    ReadReady {
+        /// The requests.
+        reads: Vec<ReadId>,
+        /// The slot.
+        slot: Slot,
+    },
+    /// A new epoch began (the stop-sign at `config_start` is chosen and durable here).
+    EpochChanged(Membership),
+    /// A follower's next slot lies below this leader's trim point.
+    NeedSnapshot {
+        /// The follower.
+        to: NodeId,
+    },
+    /// Slots up to here are durable at every member: the log below may go once it is applied durably.
+    TrimTo(Slot),
+    /// An invariant or the log is broken: the replica has stopped and must be quarantined.
+    Fatal(String),
+}
+
+/// What the driver may show of a replica.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Role.
+    pub role: RoleKind,
+    /// Promised ballot, staged.
+    pub promised: Ballot,
+    /// Accepted ballot, staged.
+    pub accepted: Ballot,
+    /// The leader, where known.
+    pub leader: Option<NodeId>,
+    /// Known chosen prefix.
+    pub commit: Slot,
+    /// Chosen and durable here.
+    pub committed_durable: Slot,
+    /// Last entry, staged.
+    pub last: EntryId,
+    /// Last entry, durable.
+    pub durable: Slot,
+    /// As told by the driver.
+    pub applied: Slot,
+    /// Epoch in force.
+    pub membership: Membership,
+    /// For a leader: each member's acknowledged slot.
+    pub progress: Vec<(NodeId, Slot)>,
+}

@@ -1,0 +1,220 @@
+//! Catching up on chosen entries, from any replica; and the leader's choice between `Sync` and `Learn`.
+//!
+//! Owns: what a member that lacks entries is sent. Must never: call an entry chosen that is not, or overwrite a chosen one.
+
+use crate::candidate::Promised;
+use crate::io::Output;
+use crate::message::Message;
+use crate::progress::Mode;
+use crate::replica::{Io, Replica, Role};
+use crate::types::{Ballot, ConfigId, Entry, NodeId, Payload, Slot};
+
+impl Replica {
+    /// A member says what it holds, which is not this ballot's log.
+    pub(crate) fn on_behind(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) {
+        let Message::Behind { ballot, accepted, commit, last, runs, .. } = message else { return };
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.ballot != ballot {
+            return;
+        }
+        let Some(progress) = leader.progress.get_mut(&from) else { return };
+        progress.commit = progress.commit.max(commit);
+        if accepted != ballot {
+            if progress.mode == Mode::Sync {
+                // An echo of chunks that missed their place: the whole is sent again when its time is up.
+                return;
+            }
+            return self.begin_sync(from, &Promised { accepted, commit, last, runs }, io);
+        }
+        // Its log is this ballot's, with a gap where a message was lost.
+        let next = last.slot.next();
+        if progress.rewound == Some(next) || !self.log.holds(last) {
+            return;
+        }
+        progress.rewound = Some(next);
+        progress.mode = Mode::Pipeline;
+        progress.rewind(next);
+        self.send_run(from, io);
+    }
+
+    /// Brings a member that has not accepted this ballot to it: in one `Sync` where what it lacks fits a message; else the
+    /// chosen part by `Learn` first, and the unchosen rest by a `Sync` in chunks.
+    pub(crate) fn begin_sync(&mut self, to: NodeId, held: &Promised, io: &mut Io<'_>) {
+        let base = self.log.match_end(held.commit, &held.runs, held.last.slot);
+        let (end, limit) = (self.log.last(), self.options.message_bytes);
+        let Role::Leader(leader) = &self.role else { return };
+        let ballot = leader.ballot;
+        if !leader.progress.contains_key(&to) {
+            return;
+        }
+        let Some(mut prev) = self.log.id_at(base) else {
+            io.out.push(Output::NeedSnapshot { to });
+            return;
+        };
+        let mut run = match self.log.entries(io.log, base, end.slot, limit) {
+            Ok(run) => run,
+            Err(why) => return self.fail(why, io),
+        };
+        let whole = run.last().map_or(prev, |e| e.id) == end;
+        if !whole && self.durable_commit() > base {
+            return self.send_learn(to, base, io);
+        }
+        loop {
+            let at = run.last().map_or(prev, |e| e.id);
+            io.send(to, Message::Sync { ballot, prev, entries: run, end, commit: self.commit });
+            if at == end {
+                break;
+            }
+            run = match self.log.entries(io.log, at.slot, end.slot, limit) {
+                Ok(run) => run,
+                Err(why) => return self.fail(why, io),
+            };
+            prev = at;
+        }
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.progress.get_mut(&to)
+        {
+            progress.mode = Mode::Sync;
+            progress.moved_at = io.now;
+            progress.told = self.commit;
+            progress.rewind(end.slot.next());
+        }
+        self.arm_resend(io.now);
+    }
+
+    /// Sends one message of chosen entries behind `after`.
+    pub(crate) fn send_learn(&mut self, to: NodeId, after: Slot, io: &mut Io<'_>) {
+        let commit = self.durable_commit();
+        let Some(prev) = self.log.id_at(after) else {
+            io.out.push(Output::NeedSnapshot { to });
+            return;
+        };
+        match self.log.entries(io.log, after, commit, self.options.message_bytes) {
+            Ok(entries) => {
+                let (config, promised) = (self.config(), self.hard.promised);
+                self.send_durable(to, Message::Learn { config, promised, prev, entries, commit });
+            }
+            Err(why) => return self.fail(why, io),
+        }
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.progress.get_mut(&to)
+        {
+            progress.mode = Mode::Learn;
+            progress.moved_at = io.now;
+            self.arm_resend(io.now);
+        }
+    }
+
+    /// Chosen entries arrive.
+    pub(crate) fn on_learn(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) {
+        let Message::Learn { config, promised, prev, entries, commit } = message else { return };
+        if config < self.config() {
+            return self.send_stop_sign(from, io);
+        }
+        if self.log.holds(prev) || prev.slot <= self.commit {
+            let before = (self.log.last(), self.commit);
+            self.promise_as_learnt(config, promised, io);
+            self.take_pieces(prev.slot, entries, commit, io);
+            if self.dead.is_some() {
+                return;
+            }
+            self.promise_as_learnt(config, promised, io);
+            if before != (self.log.last(), self.commit) && matches!(self.role, Role::Candidate(_)) {
+                // What this campaign promised about its own log no longer holds.
+                self.follow(None, io);
+            }
+        }
+        let learned = Message::Learned { config: self.config(), commit: self.commit };
+        self.send_durable(from, learned);
+    }
+
+    /// Whoever learns what is chosen promises at least what its source did: a promise given to a candidate below that
+    /// ballot would vouch for a chosen prefix which that candidate's log may contradict.
+    fn promise_as_learnt(&mut self, config: ConfigId, promised: Ballot, io: &mut Io<'_>) {
+        let mine = self.config();
+        let least = if config > mine { Ballot::over(mine) } else { promised };
+        if least.config != mine || least <= self.hard.promised {
+            return;
+        }
+        self.release(io);
+        self.hard.promised = least;
+        self.stage_hard();
+        self.commit_after = Some(self.writes.covering());
+        if !matches!(self.role, Role::Follower(_)) {
+            self.follow(None, io);
+        }
+    }
+
+    /// Takes chosen entries epoch by epoch: a stop-sign ends a piece, and its epoch is entered before the next.
+    fn take_pieces(&mut self, prev: Slot, mut entries: Vec<Entry>, commit: Slot, io: &mut Io<'_>) {
+        self.raise_commit(commit.min(prev), io);
+        while !entries.is_empty() && self.dead.is_none() {
+            let stop = entries.iter().position(|e| matches!(e.payload, Payload::Config(_)));
+            let rest = entries.split_off(stop.map_or(entries.len(), |at| at + 1));
+            let end = entries.last().map_or(prev, |e| e.id.slot);
+            self.take_chosen(entries, io);
+            self.raise_commit(commit.min(end), io);
+            entries = rest;
+        }
+    }
+
+    /// Puts chosen entries into the log: what agrees stays, the first that differs replaces everything from its slot on.
+    fn take_chosen(&mut self, mut entries: Vec<Entry>, io: &mut Io<'_>) {
+        let known = self.commit.max(self.log.trimmed().slot);
+        let same = entries.iter().take_while(|e| e.id.slot <= known || self.log.holds(e.id)).count();
+        entries.drain(..same);
+        let Some(first) = entries.first().map(|e| e.id.slot) else { return };
+        if self.is_leader() {
+            // A later ballot chose something else: this leadership is over, and did not know.
+            self.release(io);
+            self.follow(None, io);
+        }
+        if first <= self.log.last().slot {
+            self.stage_truncate(first);
+        }
+        if self.log.last().slot.next() == first {
+            self.stage_append(entries);
+        }
+    }
+
+    /// A replica says how far it has learnt: it gets the next piece, or, as a member of this leadership, is asked where it
+    /// stands now.
+    pub(crate) fn on_learned(&mut self, from: NodeId, config: ConfigId, commit: Slot, io: &mut Io<'_>) {
+        if config > self.config() {
+            return;
+        }
+        let mine = self.durable_commit();
+        let behind = commit < mine;
+        let known = match &mut self.role {
+            Role::Leader(leader) => leader.progress.get_mut(&from).map(|p| {
+                p.commit = p.commit.max(commit);
+                p.moved_at = io.now;
+            }),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        };
+        match known {
+            Some(()) if !behind || self.fits_one_message(commit) => {
+                if config < self.config() {
+                    // The rest, stop-sign included, is one message.
+                    return self.send_learn(from, commit, io);
+                }
+                if let Role::Leader(leader) = &mut self.role
+                    && let Some(progress) = leader.progress.get_mut(&from)
+                    && progress.mode != Mode::Pipeline
+                {
+                    progress.probe(io.now);
+                    self.probe(from, io);
+                }
+            }
+            _ if behind => self.send_learn(from, commit, io),
+            _ if config < self.config() => self.send_stop_sign(from, io),
+            _ => {}
+        }
+    }
+
+    /// Whether all slots behind `after` fit one message, as far as memory tells.
+    fn fits_one_message(&self, after: Slot) -> bool {
+        let last = self.log.last().slot;
+        self.log.cached(after.next()).is_some() && self.log.bytes_between(after, last) <= self.options.message_bytes
+    }
+}

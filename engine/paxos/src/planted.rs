@@ -1,0 +1,50 @@
+//! Faults that the explorer must find. Compiled only in the package that declares the feature `planted`.
+//!
+//! Owns: the list. Must never: exist in the shipped crate.
+
+/// One deliberate fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `Accepted` leaves without waiting for its write.
+    AckBeforeDurable,
+    /// `Promise` leaves and nothing is written.
+    PromiseNotPersisted,
+    /// The leader counts its own staged entries as accepted.
+    OwnVoteBeforeSync,
+    /// A follower takes the leader's commit index for entries it has not compared.
+    StaleCommitIndex,
+    /// A restarted candidate prepares the round it recovered instead of one above.
+    ReusedBallot,
+    /// Reads are answered before the first entry of the leader's own ballot is chosen.
+    SkippedNoopRead,
+    /// A follower switches to the leader's ballot at the first chunk of a `Sync`.
+    PartialSync,
+    /// A repeated `Sync` of the accepted ballot truncates.
+    SyncTwiceTruncates,
+    /// A restarted first leader leads B0 again.
+    B0Twice,
+    /// The next epoch is entered as soon as its stop-sign is in the log, chosen or not.
+    NoConfigEpochs,
+    /// The leader goes on proposing behind a stop-sign.
+    LostStopSign,
+    /// A refusal of phase 1 counts as a promise.
+    NackCountsAsPromise,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: &[Self] = &[
+        Self::AckBeforeDurable,
+        Self::PromiseNotPersisted,
+        Self::OwnVoteBeforeSync,
+        Self::StaleCommitIndex,
+        Self::ReusedBallot,
+        Self::SkippedNoopRead,
+        Self::PartialSync,
+        Self::SyncTwiceTruncates,
+        Self::B0Twice,
+        Self::NoConfigEpochs,
+        Self::LostStopSign,
+        Self::NackCountsAsPromise,
+    ];
+}

@@ -1,0 +1,37 @@
+//! The formats of everything this crate writes to disk.
+//!
+//! Owns: bytes to values and back, versions, checksums, key order. Must never: do IO, panic on any input, allocate by a
+//! length it has not checked, or change what an existing version byte means.
+
+pub mod applied;
+pub mod buf;
+pub mod entry;
+pub mod hard;
+pub mod keys;
+pub mod message;
+pub mod node;
+pub mod record;
+pub mod session;
+
+use buf::{DecodeError, Put, Reader, Writer};
+use bytes::Bytes;
+
+/// Begins a row: its version byte.
+fn begin(version: u8, room: usize) -> Writer {
+    let mut out = Writer::with_capacity(room);
+    out.u8(version);
+    out
+}
+
+/// Opens a row that ends in a CRC-32: checks that and the version byte.
+fn open(row: Bytes, version: u8) -> Result<Reader, DecodeError> {
+    let mut input = Reader::checked(row)?;
+    expect_version(&mut input, version)?;
+    Ok(input)
+}
+
+/// Reads a version byte and refuses every version but the one known.
+fn expect_version(input: &mut Reader, version: u8) -> Result<(), DecodeError> {
+    let at = input.error("unknown format version");
+    if input.u8()? == version { Ok(()) } else { Err(at) }
+}

@@ -1,0 +1,142 @@
+//! The rows of the log DB that are neither entries nor hard states.
+//!
+//! Owns: version 1 of each: `version u8 | fields | crc u32`, integers as varints, the cluster's name as 16 bytes. Must
+//! never: return a value whose checksum does not match.
+
+use super::buf::{DecodeError, Put};
+use super::entry::{get_entry_id, put_entry_id};
+use crate::ids::{ClientId, EntryId, Incarnation, NodeId, NodeWriteSeq};
+use crate::logstore::NodeIdentity;
+use bytes::Bytes;
+
+/// The version this module writes for every row but the format row.
+pub const VERSION: u8 = 1;
+
+/// The version of the whole database: what the format row holds.
+pub const FORMAT: u8 = 1;
+
+/// The format row: the version of the database it stands in.
+#[must_use]
+pub fn encode_format(version: u8) -> Bytes {
+    super::begin(version, 5).into_checked()
+}
+
+/// The version in a format row; any is accepted here.
+pub fn decode_format(row: Bytes) -> Result<u8, DecodeError> {
+    let mut input = super::buf::Reader::checked(row)?;
+    let version = input.u8()?;
+    input.finish()?;
+    Ok(version)
+}
+
+/// The row that says whose data directory this is.
+#[must_use]
+pub fn encode_identity(identity: &NodeIdentity) -> Bytes {
+    let mut out = super::begin(VERSION, 32);
+    out.u128(identity.cluster.0);
+    out.var(identity.node.0);
+    out.into_checked()
+}
+
+/// Decodes what [`encode_identity`] wrote.
+pub fn decode_identity(row: Bytes) -> Result<NodeIdentity, DecodeError> {
+    let mut input = super::open(row, VERSION)?;
+    let identity = NodeIdentity { cluster: ClientId(input.u128()?), node: NodeId(input.var()?) };
+    input.finish()?;
+    Ok(identity)
+}
+
+/// The row of the newest incarnation.
+#[must_use]
+pub fn encode_incarnation(incarnation: Incarnation) -> Bytes {
+    encode_number(incarnation.0)
+}
+
+/// Decodes what [`encode_incarnation`] wrote.
+pub fn decode_incarnation(row: Bytes) -> Result<Incarnation, DecodeError> {
+    decode_number(row).map(Incarnation)
+}
+
+/// The row of the last durable write.
+#[must_use]
+pub fn encode_seq(seq: NodeWriteSeq) -> Bytes {
+    encode_number(seq.0)
+}
+
+/// Decodes what [`encode_seq`] wrote.
+pub fn decode_seq(row: Bytes) -> Result<NodeWriteSeq, DecodeError> {
+    decode_number(row).map(NodeWriteSeq)
+}
+
+/// The row of what was seen from one peer; the peer stands in the key.
+#[must_use]
+pub fn encode_seen(incarnation: Incarnation, seq: NodeWriteSeq) -> Bytes {
+    let mut out = super::begin(VERSION, 25);
+    out.var(incarnation.0);
+    out.var(seq.0);
+    out.into_checked()
+}
+
+/// Decodes what [`encode_seen`] wrote.
+pub fn decode_seen(row: Bytes) -> Result<(Incarnation, NodeWriteSeq), DecodeError> {
+    let mut input = super::open(row, VERSION)?;
+    let seen = (Incarnation(input.var()?), NodeWriteSeq(input.var()?));
+    input.finish()?;
+    Ok(seen)
+}
+
+/// The row of a group's trim mark: the last entry that is gone.
+#[must_use]
+pub fn encode_trim(trimmed: EntryId) -> Bytes {
+    let mut out = super::begin(VERSION, 45);
+    put_entry_id(&mut out, trimmed);
+    out.into_checked()
+}
+
+/// Decodes what [`encode_trim`] wrote.
+pub fn decode_trim(row: Bytes) -> Result<EntryId, DecodeError> {
+    let mut input = super::open(row, VERSION)?;
+    let trimmed = get_entry_id(&mut input)?;
+    input.finish()?;
+    Ok(trimmed)
+}
+
+/// The row of what a group was created with, opaque here.
+#[must_use]
+pub fn encode_genesis(genesis: &[u8]) -> Bytes {
+    let mut out = super::begin(VERSION, 15 + genesis.len());
+    out.bytes(genesis);
+    out.into_checked()
+}
+
+/// Decodes what [`encode_genesis`] wrote.
+pub fn decode_genesis(row: Bytes) -> Result<Bytes, DecodeError> {
+    let mut input = super::open(row, VERSION)?;
+    let genesis = input.bytes()?;
+    input.finish()?;
+    Ok(genesis)
+}
+
+/// The tombstone of a removed group; the group stands in the key.
+#[must_use]
+pub fn encode_removed() -> Bytes {
+    super::begin(VERSION, 5).into_checked()
+}
+
+/// Checks what [`encode_removed`] wrote.
+pub fn decode_removed(row: Bytes) -> Result<(), DecodeError> {
+    super::open(row, VERSION)?.finish()
+}
+
+fn encode_number(value: u64) -> Bytes {
+    let mut out = super::begin(VERSION, 15);
+    out.var(value);
+    out.into_checked()
+}
+
+fn decode_number(row: Bytes) -> Result<u64, DecodeError> {
+    let mut input = super::open(row, VERSION)?;
+    let value = input.var()?;
+    input.finish()?;
+    Ok(value)
+}

@@ -1,0 +1,176 @@
+//! The rows of a key: its head, and its history records.
+//!
+//! Owns: version 1 of both. Must never: return a record whose checksum does not match, or know what a retention is.
+//!
+//! A head is `version u8 | flags u8 | next | first | bytes | newest | crc u32`; a history record is `version u8 |
+//! flags u8 | record | crc u32`; a record is `ts | header count | (name | value)… | value`. Integers are varints, names
+//! and values are lengths and bytes. Flag bit 0: the (newest) record is a tombstone. Bits 1–2, heads only: 0 no record
+//! is left (`newest` empty), 1 the newest record stands here, 2 it is the history record at offset `next` − 1 (`newest`
+//! is its timestamp).
+
+use super::buf::{DecodeError, Put, Reader, Writer};
+use crate::ids::Offset;
+use bytes::Bytes;
+
+/// The version of a head this module writes.
+pub const HEAD_VERSION: u8 = 1;
+
+/// The version of a history record this module writes.
+pub const HISTORY_VERSION: u8 = 1;
+
+const TOMBSTONE: u8 = 1;
+const NEWEST_INLINE: u8 = 1 << 1;
+const NEWEST_IN_HISTORY: u8 = 2 << 1;
+
+/// One record of a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Timestamp of the append that wrote it, microseconds.
+    pub ts_us: u64,
+    /// Names and values, in the order given.
+    pub headers: Vec<(Bytes, Bytes)>,
+    /// The value; empty for a tombstone.
+    pub value: Bytes,
+    /// Whether it deletes the key.
+    pub tombstone: bool,
+}
+
+/// Where a key's newest record is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Newest {
+    /// Nowhere: every record was dropped.
+    #[default]
+    None,
+    /// In the head itself.
+    Inline(Record),
+    /// In the history, at offset `next` − 1.
+    InHistory {
+        /// Its timestamp, microseconds.
+        ts_us: u64,
+        /// Whether it deletes the key.
+        tombstone: bool,
+    },
+}
+
+/// What is known of a key without reading its history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The offset the next record gets.
+    pub next: Offset,
+    /// The lowest offset that can still be read; `next` where none can.
+    pub first: Offset,
+    /// Size of the records that can be read, bytes, as the caller counts it.
+    pub bytes: u64,
+    /// The newest record.
+    pub newest: Newest,
+}
+
+impl Head {
+    /// Whether the newest record deletes the key.
+    #[must_use]
+    pub fn tombstone(&self) -> bool {
+        match &self.newest {
+            Newest::None => false,
+            Newest::Inline(record) => record.tombstone,
+            Newest::InHistory { tombstone, .. } => *tombstone,
+        }
+    }
+
+    /// Timestamp of the newest record, microseconds; `None` where no record is left.
+    #[must_use]
+    pub fn newest_ts_us(&self) -> Option<u64> {
+        match &self.newest {
+            Newest::None => None,
+            Newest::Inline(record) => Some(record.ts_us),
+            Newest::InHistory { ts_us, .. } => Some(*ts_us),
+        }
+    }
+
+    /// The row of this head.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let (flags, room) = match &self.newest {
+            Newest::None => (0, 0),
+            Newest::Inline(record) => (NEWEST_INLINE, room(record)),
+            Newest::InHistory { .. } => (NEWEST_IN_HISTORY, 10),
+        };
+        let mut out = super::begin(HEAD_VERSION, 40 + room);
+        out.u8(flags | if self.tombstone() { TOMBSTONE } else { 0 });
+        out.var(self.next.0);
+        out.var(self.first.0);
+        out.var(self.bytes);
+        match &self.newest {
+            Newest::None => {}
+            Newest::Inline(record) => put_record(&mut out, record),
+            Newest::InHistory { ts_us, .. } => out.var(*ts_us),
+        }
+        out.into_checked()
+    }
+
+    /// Decodes what [`Head::encode`] wrote. Values share the memory of `row`.
+    pub fn decode(row: Bytes) -> Result<Self, DecodeError> {
+        let mut input = super::open(row, HEAD_VERSION)?;
+        let unknown = input.error("unknown flags");
+        let flags = input.u8()?;
+        let tombstone = flags & TOMBSTONE != 0;
+        let mut head =
+            Self { next: Offset(input.var()?), first: Offset(input.var()?), bytes: input.var()?, newest: Newest::None };
+        head.newest = match flags & !TOMBSTONE {
+            0 if !tombstone => Newest::None,
+            NEWEST_INLINE => Newest::Inline(get_record(&mut input, tombstone)?),
+            NEWEST_IN_HISTORY => Newest::InHistory { ts_us: input.var()?, tombstone },
+            _ => return Err(unknown),
+        };
+        input.finish()?;
+        Ok(head)
+    }
+}
+
+impl Record {
+    /// The history row of this record.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = super::begin(HISTORY_VERSION, 8 + room(self));
+        out.u8(if self.tombstone { TOMBSTONE } else { 0 });
+        put_record(&mut out, self);
+        out.into_checked()
+    }
+
+    /// Decodes what [`Record::encode`] wrote. Values share the memory of `row`.
+    pub fn decode(row: Bytes) -> Result<Self, DecodeError> {
+        let mut input = super::open(row, HISTORY_VERSION)?;
+        let unknown = input.error("unknown flags");
+        let flags = input.u8()?;
+        if flags & !TOMBSTONE != 0 {
+            return Err(unknown);
+        }
+        let record = get_record(&mut input, flags & TOMBSTONE != 0)?;
+        input.finish()?;
+        Ok(record)
+    }
+}
+
+fn room(record: &Record) -> usize {
+    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len() + 6).sum();
+    25 + headers + record.value.len()
+}
+
+fn put_record(out: &mut Writer, record: &Record) {
+    out.var(record.ts_us);
+    out.var(record.headers.len() as u64);
+    for (name, value) in &record.headers {
+        out.bytes(name);
+        out.bytes(value);
+    }
+    out.bytes(&record.value);
+}
+
+fn get_record(input: &mut Reader, tombstone: bool) -> Result<Record, DecodeError> {
+    let ts_us = input.var()?;
+    let count = input.count(2)?;
+    let mut headers = Vec::with_capacity(count);
+    for _ in 0..count {
+        headers.push((input.bytes()?, input.bytes()?));
+    }
+    Ok(Record { ts_us, headers, value: input.bytes()?, tombstone })
+}

@@ -1,0 +1,345 @@
+//! The border of the engine: what a worker is told, and what it asks of its surroundings.
+//!
+//! Owns: inputs, requests, replies and the [`Host`] trait. Must never: block, or know what a socket is.
+
+use crate::command::{Outcome, WriteRequest};
+use crate::ids::{Incarnation, NodeId, NodeWriteSeq, Offset, ShardId, Slot, TableId};
+use crate::system::SystemState;
+use bytes::Bytes;
+use std::sync::Arc;
+use synod_paxos::message::Message;
+use synod_paxos::types::Ballot;
+
+/// One thing that happened to the node, for its worker.
+pub enum Input {
+    /// Requests of clients; each is answered exactly once through its [`Reply`].
+    Requests(Vec<Request>),
+    /// Consensus messages of a peer, in the order it sent them.
+    Peer {
+        /// The sender.
+        from: NodeId,
+        /// Its process.
+        incarnation: Incarnation,
+        /// Its last durable write when it sent them.
+        write_seq: NodeWriteSeq,
+        /// The messages.
+        messages: Vec<(ShardId, Message)>,
+    },
+    /// The failure detector changed its mind. `alive: true` is repeated after each reconnection or new incarnation.
+    Liveness {
+        /// The peer.
+        node: NodeId,
+        /// Whether it is heard.
+        alive: bool,
+    },
+    /// A peer told the greatest (incarnation, write seq) it has seen of this node.
+    IdentityAnswer {
+        /// The peer.
+        from: NodeId,
+        /// Of this node, before this process began.
+        seen: (Incarnation, NodeWriteSeq),
+    },
+    /// A newer map, from the system shard here or elsewhere.
+    Map(Arc<SystemState>),
+    /// A write handed to the log-writer thread is synced (threaded mode only).
+    Written(u64),
+    /// The system shard of a new cluster is to be created here.
+    CreateSystemShard(Box<SystemState>),
+    /// Hand over every leadership; answered by [`Host::drained`].
+    Drain,
+    /// Move a leadership.
+    Transfer {
+        /// The shard.
+        shard: ShardId,
+        /// The new leader.
+        to: NodeId,
+        /// Told `Ok` once the transfer has begun.
+        done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+    },
+    /// Report every replica.
+    Status(Box<dyn FnOnce(NodeReport) + Send>),
+    /// Flush the state and stop; the worker returns from its loop.
+    Stop,
+}
+
+/// A client's request to one shard.
+pub struct Request {
+    /// The shard it was routed to.
+    pub shard: ShardId,
+    /// The shard's version it was routed by; `None` skips the check (requests of the node itself).
+    pub epoch: Option<u64>,
+    /// What is asked.
+    pub body: Body,
+    /// Where the answer goes.
+    pub reply: Reply,
+}
+
+/// What is asked.
+pub enum Body {
+    /// A write, exactly once by its id.
+    Write(WriteRequest),
+    /// A read; `linearizable: false` answers from what this replica has applied.
+    Read {
+        /// What.
+        read: Read,
+        /// How fresh.
+        linearizable: bool,
+    },
+}
+
+/// Reads of one shard.
+#[derive(Clone, Debug)]
+pub enum Read {
+    /// One record of a key.
+    Get {
+        /// The key.
+        key: Bytes,
+        /// Which of its records.
+        at: At,
+    },
+    /// A page of a key's records.
+    Range {
+        /// The key.
+        key: Bytes,
+        /// First offset wanted.
+        from: Offset,
+        /// Most records.
+        limit: usize,
+    },
+    /// A page of the shard's records.
+    Scan(Scan),
+    /// A long poll for commits.
+    Tail(TailPoll),
+}
+
+/// Which of a key's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The newest.
+    Newest,
+    /// The one at this offset.
+    Offset(Offset),
+    /// The newest at or below this timestamp, µs.
+    Time(u64),
+}
+
+/// A page of records in position order; see the wire schema for the meaning of a position.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// Only keys at or above.
+    pub from: Bytes,
+    /// Only keys below; empty: no bound.
+    pub to: Bytes,
+    /// Only positions at or above.
+    pub pos_from: Bytes,
+    /// Only positions below; empty: no bound.
+    pub pos_to: Bytes,
+    /// Where the last page ended.
+    pub cursor: Bytes,
+    /// Most records.
+    pub limit: usize,
+    /// Descending.
+    pub reverse: bool,
+    /// Without values and headers.
+    pub keys_only: bool,
+    /// With deletions.
+    pub tombstones: bool,
+    /// Every record of a key instead of the newest.
+    pub history: bool,
+    /// Only greater timestamps, µs.
+    pub after_ts: u64,
+    /// Only timestamps up to this, µs; 0: no bound.
+    pub upto_ts: u64,
+}
+
+/// A long poll for commits.
+#[derive(Clone, Debug)]
+pub struct TailPoll {
+    /// Only keys at or above.
+    pub from: Bytes,
+    /// Only keys below; empty: no bound.
+    pub to: Bytes,
+    /// (position from, position to, after timestamp µs).
+    pub segments: Vec<(Bytes, Bytes, u64)>,
+    /// About the most records.
+    pub limit: usize,
+    /// How long to wait where there is nothing, µs.
+    pub wait_micros: u64,
+}
+
+/// A record read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyedRecord {
+    /// Its key.
+    pub key: Bytes,
+    /// Its offset.
+    pub offset: Offset,
+    /// The record.
+    pub record: crate::codec::record::Record,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// A write was executed (now or by an earlier attempt).
+    Outcome(Outcome),
+    /// Of [`Read::Get`].
+    Record {
+        /// The record, where there is one.
+        record: Option<KeyedRecord>,
+        /// First offset kept.
+        first: Offset,
+        /// Next offset; 0 for a key never written.
+        next: Offset,
+    },
+    /// Of [`Read::Range`] and [`Read::Scan`].
+    Page {
+        /// The records.
+        records: Vec<KeyedRecord>,
+        /// Where the next page begins; empty when there is no more.
+        cursor: Bytes,
+        /// Of a range: first offset kept.
+        first: Offset,
+        /// Of a range: next offset.
+        next: Offset,
+    },
+    /// Of [`Read::Tail`].
+    Tail {
+        /// The records, by timestamp.
+        records: Vec<KeyedRecord>,
+        /// Everything up to here was given, µs.
+        upto_ts: u64,
+        /// Ask again at once.
+        more: bool,
+    },
+    /// Of [`Read::Tail`]: segment `segment` must be scanned up to `upto_ts` first.
+    TailScan {
+        /// Index into the segments.
+        segment: usize,
+        /// Timestamp to scan up to, µs.
+        upto_ts: u64,
+    },
+}
+
+/// Why a request was not executed. Never stored; nothing changed, save that a write which was already proposed and then
+/// lost its leader is *unknown* and gets [`Refusal::NotLeader`] with `maybe: true`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another node leads, or nobody is known to.
+    #[error("this node does not lead the shard")]
+    NotLeader {
+        /// Who does.
+        leader: Option<NodeId>,
+        /// The write may have been executed or may yet be.
+        maybe: bool,
+    },
+    /// The shard is not here, its version differs, or the key is not in it.
+    #[error("the key is not in this shard")]
+    WrongShard,
+    /// Too much is waiting.
+    #[error("overloaded")]
+    Overloaded,
+    /// Past its deadline.
+    #[error("the write's deadline has passed")]
+    Expired,
+    /// Below the client's floor: an earlier attempt's outcome is no longer kept.
+    #[error("the write is below its client's floor")]
+    BelowFloor,
+    /// The records asked for are gone.
+    #[error("records below offset {first} were trimmed")]
+    Trimmed {
+        /// First offset kept.
+        first: Offset,
+    },
+    /// The node takes no part.
+    #[error("the node is quarantined: {0}")]
+    Quarantined(Arc<str>),
+    /// The request makes no sense.
+    #[error("{field}: {why}")]
+    Invalid {
+        /// Which part.
+        field: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The node is starting or stopping.
+    #[error("the node is not ready")]
+    NotReady,
+}
+
+/// Where answers go: a stream of one client.
+pub trait ReplySink: Send + Sync {
+    /// Takes the answer to request `id`. Must not block.
+    fn reply(&self, id: u64, answer: Result<Answer, Refusal>);
+}
+
+/// Where one request's answer goes.
+pub struct Reply {
+    /// The stream.
+    pub sink: Arc<dyn ReplySink>,
+    /// The stream's number of the request.
+    pub id: u64,
+}
+
+impl Reply {
+    /// Answers.
+    pub fn send(self, answer: Result<Answer, Refusal>) {
+        self.sink.reply(self.id, answer);
+    }
+}
+
+/// What a worker asks of its surroundings. Calls must not block.
+pub trait Host: Send {
+    /// Queues a message; it leaves with the next `flush`. A full queue drops it: the protocol sends again.
+    fn send(&mut self, to: NodeId, shard: ShardId, message: Message);
+    /// Sends what is queued, stamped with the node's last durable write.
+    fn flush(&mut self, durable: NodeWriteSeq);
+    /// The system shard here applied a change.
+    fn map_changed(&mut self, map: Arc<SystemState>);
+    /// Roles changed: this node now leads so many shards. For metrics and hints.
+    fn role_changed(&mut self, shard: ShardId, leader: Option<NodeId>, here: bool);
+    /// Every leadership was handed over, or could not be.
+    fn drained(&mut self);
+    /// Something that must never be went wrong with a shard or a store; the host ends the process with this line.
+    fn fatal(&mut self, why: String) -> !;
+    /// This node must not vote any more; it stays up to say why.
+    fn quarantined(&mut self, why: &str);
+    /// A random word.
+    fn random(&mut self) -> u64;
+}
+
+/// One replica, as shown by `synod status`.
+#[derive(Clone, Debug)]
+pub struct ReplicaReport {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its table.
+    pub table: TableId,
+    /// follower, candidate, leader, learner, removed, waiting.
+    pub role: &'static str,
+    /// The leader, where known.
+    pub leader: Option<NodeId>,
+    /// Ballot accepted.
+    pub ballot: Ballot,
+    /// Known chosen prefix.
+    pub commit: Slot,
+    /// Applied.
+    pub applied: Slot,
+    /// Last entry.
+    pub last: Slot,
+    /// Log trimmed up to here.
+    pub trimmed: Slot,
+    /// A leader's view: (node, slots not yet acknowledged).
+    pub lag: Vec<(NodeId, u64)>,
+}
+
+/// What a node knows of its replicas.
+#[derive(Clone, Debug, Default)]
+pub struct NodeReport {
+    /// One a replica.
+    pub replicas: Vec<ReplicaReport>,
+    /// Why the node takes no part, where it does not.
+    pub quarantined: Option<String>,
+    /// Revision of the map the worker holds.
+    pub map_revision: u64,
+}

@@ -1,0 +1,57 @@
+//! Identifiers and counters of one node's storage.
+//!
+//! Owns: the newtypes. Must never: be bypassed by a bare integer where an id or a counter is meant.
+
+use std::fmt;
+
+pub use synod_paxos::types::{Ballot, Entry, EntryId, HardState, NodeId, Run, Slot};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// A shard, and the Paxos group that replicates it. Never reused; the system shard is 1.
+    ShardId(u64)
+);
+id!(
+    /// A table. Never reused; 0 belongs to the system shard.
+    TableId(u32)
+);
+id!(
+    /// A node-local region of the state store. A shard's records lie in one or more spaces.
+    Space(u32)
+);
+id!(
+    /// The position of a record in its key's log: 0, 1, 2, … without gaps.
+    Offset(u64)
+);
+id!(
+    /// A client's own 128-bit random name.
+    ClientId(u128)
+);
+id!(
+    /// A client's own number for a write; with the client id it names the write for ever.
+    ClientSeq(u64)
+);
+id!(
+    /// The order of a node's synced log writes, across all its groups; it never repeats in the life of a data directory.
+    NodeWriteSeq(u64)
+);
+id!(
+    /// One start of a node's process.
+    Incarnation(u64)
+);
+
+/// The system shard: nodes, tables, shard descriptors, id allocation.
+pub const SYSTEM_SHARD: ShardId = ShardId(1);

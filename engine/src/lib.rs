@@ -1,0 +1,67 @@
+//! One Synod node's storage and replication.
+//!
+//! Owns: log store, log writer, state store, apply, sessions, shards. Must never: touch the network, an async runtime or
+//! a clock of its own; time, messages and randomness come in, messages and replies go out through traits.
+
+pub mod codec;
+pub mod command;
+pub mod genesis;
+pub mod host;
+pub mod identity;
+pub mod ids;
+pub mod logstore;
+pub mod machine;
+pub mod metrics;
+pub mod query;
+pub mod ring;
+mod rocks;
+pub mod runner;
+pub mod sessions;
+mod shard;
+pub mod state;
+pub mod system;
+pub mod worker;
+pub mod writer;
+
+/// What a store can fail with. Every write error ends the process; a damaged store quarantines it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system or RocksDB failed.
+    #[error("{what}: {why}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// The cause as reported.
+        why: String,
+    },
+    /// Bytes read back are not what was written.
+    #[error("damaged {what}: {why}")]
+    Corrupt {
+        /// Which store and row.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Written by a newer version.
+    #[error("{what} has format version {found}, this version reads up to {known}")]
+    TooNew {
+        /// Which row or file.
+        what: String,
+        /// The version found.
+        found: u8,
+        /// The greatest version known.
+        known: u8,
+    },
+    /// The data directory belongs to another node or cluster.
+    #[error("the data directory belongs to node {found_node} of cluster {found_cluster:032x}, not to node {node} of cluster {cluster:032x}")]
+    Identity {
+        /// Cluster found.
+        found_cluster: u128,
+        /// Node found.
+        found_node: u64,
+        /// Cluster wanted.
+        cluster: u128,
+        /// Node wanted.
+        node: u64,
+    },
+}

@@ -1,0 +1,128 @@
+//! The durable log of every group on a node.
+//!
+//! Owns: hard states, entries and the node's own rows. Must never: acknowledge before a sync, skip or cut a damaged
+//! entry, or retry a failed write.
+
+pub mod mem;
+pub mod rocks;
+mod scan;
+
+use crate::StoreError;
+use crate::ids::{ClientId, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot};
+use scan::{GroupScan, check_batch, entry_name, missing_entry};
+
+/// One group's share of a write batch; `truncate_from` comes before `append`.
+#[derive(Clone, Debug, Default)]
+pub struct GroupWrite {
+    /// The group.
+    pub shard: ShardId,
+    /// What the group was created with, opaque to the store (row `group|03`, version byte and CRC32 around it); written
+    /// once, together with the first hard state.
+    pub genesis: Option<bytes::Bytes>,
+    /// Its hard state, where it changed.
+    pub hard: Option<HardState>,
+    /// Entries at and above this slot go.
+    pub truncate_from: Option<Slot>,
+    /// Contiguous entries, written after the truncation.
+    pub append: Vec<Entry>,
+    /// The entry up to which the log goes (inclusive): trimmed entries are never read again.
+    pub trim: Option<EntryId>,
+    /// The whole group goes: hard state, genesis, entries, trim mark; a tombstone row stays so that the group is never created again.
+    pub remove: bool,
+}
+
+/// What one synced write holds: any number of groups, and the node's own rows.
+#[derive(Clone, Debug, Default)]
+pub struct LogBatch {
+    /// The groups' writes, in order; a group may stand more than once.
+    pub groups: Vec<GroupWrite>,
+    /// This batch's place in the node's order; greater than that of every batch before.
+    pub seq: NodeWriteSeq,
+    /// Highest (incarnation, write sequence) seen from peers, where it rose since the last batch.
+    pub seen: Vec<(NodeId, Incarnation, NodeWriteSeq)>,
+}
+
+/// Who this data directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// Random name of the cluster.
+    pub cluster: ClientId,
+    /// This node.
+    pub node: NodeId,
+}
+
+impl NodeIdentity {
+    /// Refuses `wanted` where this, the identity found, is another.
+    pub fn must_be(&self, wanted: &Self) -> Result<(), StoreError> {
+        if self == wanted {
+            return Ok(());
+        }
+        Err(StoreError::Identity {
+            found_cluster: self.cluster.0,
+            found_node: self.node.0,
+            cluster: wanted.cluster.0,
+            node: wanted.node.0,
+        })
+    }
+}
+
+/// What a node finds in its log store when it starts.
+#[derive(Clone, Debug, Default)]
+pub struct NodeRecovered {
+    /// `None` for a fresh data directory.
+    pub identity: Option<NodeIdentity>,
+    /// The incarnation of the process before this one.
+    pub incarnation: Incarnation,
+    /// The last durable write.
+    pub seq: NodeWriteSeq,
+    /// What was seen from peers.
+    pub seen: Vec<(NodeId, Incarnation, NodeWriteSeq)>,
+    /// Every group with a hard state; one that has lost it, while other rows of it are there, stands here too.
+    pub groups: Vec<ShardId>,
+    /// Groups that were removed.
+    pub removed: Vec<ShardId>,
+}
+
+/// What a group finds.
+#[derive(Clone, Debug)]
+pub struct GroupRecovered {
+    /// What it was created with.
+    pub genesis: bytes::Bytes,
+    /// Its hard state.
+    pub hard: HardState,
+    /// The entry before the first retained one.
+    pub trimmed: EntryId,
+    /// Origins of the retained entries.
+    pub runs: Vec<Run>,
+    /// The last retained entry, or `trimmed`.
+    pub last: EntryId,
+    /// Timestamp of the last entry, 0 where there is none.
+    pub last_ts: u64,
+}
+
+/// The log of a node. One writer; readers on any thread.
+pub trait LogStore: Send + Sync {
+    /// Writes the batch atomically and returns once it is synced. After an error the caller ends the process.
+    fn write(&self, batch: &LogBatch) -> Result<(), StoreError>;
+
+    /// Names the cluster and node this store belongs to, synced. Refused (`StoreError::Identity`) where another name
+    /// stands already.
+    fn set_identity(&self, identity: &NodeIdentity) -> Result<(), StoreError>;
+
+    /// Begins a new incarnation, synced: one above the greatest before. Returns it.
+    fn begin_incarnation(&self) -> Result<Incarnation, StoreError>;
+
+    /// The node's rows.
+    fn recover_node(&self) -> Result<NodeRecovered, StoreError>;
+
+    /// One group's hard state and a scan of its headers, every CRC checked; `None` for a group that does not exist.
+    /// A gap, a CRC mismatch or an undecodable row is `StoreError::Corrupt`.
+    fn recover_group(&self, shard: ShardId) -> Result<Option<GroupRecovered>, StoreError>;
+
+    /// Entries of slots in `(from, upto]`, in order, without gap, stopping after the entry that passes `max_bytes` (so at
+    /// least one). CRCs checked. A missing slot is `StoreError::Corrupt`.
+    fn entries(&self, shard: ShardId, from: Slot, upto: Slot, max_bytes: usize) -> Result<Vec<Entry>, StoreError>;
+
+    /// Whether the store has met a background error (RocksDB's are polled); the caller ends the process on `Err`.
+    fn health(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,310 @@
+//! The replicated state machine of one shard.
+//!
+//! Owns: the applied position, the clock of the shard's timestamps, its sessions, the ring of its newest records and, for
+//! the system shard, the metadata. Every replica that applies the same entries holds the same state. Must never: look at a
+//! clock, a role or a client's connection; skip an entry; or split an entry's effects over two batches.
+
+pub mod bounds;
+pub mod overlay;
+pub mod rows;
+
+use crate::StoreError;
+use crate::codec::applied::AppliedRow;
+use crate::codec::keys;
+use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_requests};
+use crate::genesis::Genesis;
+use crate::host::Refusal;
+use crate::ids::{Entry, Slot, Space};
+use crate::ring::Ring;
+use crate::sessions::{Sessions, Verdict};
+use crate::state::{StateBatch, StateStore};
+use crate::system::{Descriptor, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
+use bytes::Bytes;
+use overlay::{Overlay, Writes};
+use std::ops::ControlFlow;
+use synod_paxos::types::Payload;
+
+/// Sessions are looked through for expired clients at every multiple of this slot.
+const EXPIRE_SLOTS: u64 = 4096;
+
+/// What became of one request of an entry.
+pub type Applied = Result<Outcome, Refusal>;
+
+/// The state of one shard, but for its records, which are in the store.
+pub struct ShardState {
+    descriptor: Descriptor,
+    space: Space,
+    applied: Slot,
+    /// Applied position of the last row in the store.
+    stored: Slot,
+    /// Timestamp of the last request: the next gets a greater one.
+    last_ts: u64,
+    sessions: Sessions,
+    ring: Ring,
+    system: Option<Box<SystemState>>,
+    system_changed: bool,
+}
+
+impl ShardState {
+    /// Finds what the store holds of a shard, or its beginning where it holds nothing.
+    ///
+    /// # Errors
+    /// A row is damaged, or the store cannot be read.
+    pub fn load(store: &mut dyn StateStore, space: Space, genesis: Genesis) -> Result<Self, StoreError> {
+        let Some(descriptor) = genesis.descriptor().cloned() else {
+            let what = "the beginning of the system shard".into();
+            return Err(StoreError::Corrupt { what, why: "it does not describe the system shard".into() });
+        };
+        let shard = descriptor.shard;
+        let row = store.get(&keys::applied(space))?;
+        let found = row.map(AppliedRow::decode).transpose();
+        let found = found.map_err(|e| e.corrupt(format!("applied position of shard {shard}")))?;
+        let applied = found.unwrap_or_default();
+        let system = match (genesis, found) {
+            (Genesis::Shard(_), _) => None,
+            (Genesis::System(state), None) => {
+                let rows = state.rows().into_iter().map(|change| system_row(space, change)).collect();
+                store.apply(StateBatch { rows })?;
+                Some(state)
+            }
+            (Genesis::System(_), Some(_)) => Some(Box::new(load_system(store, space)?)),
+        };
+        Ok(Self {
+            space,
+            applied: applied.slot,
+            stored: if found.is_some() { applied.slot } else { Slot(0) },
+            last_ts: applied.last_ts,
+            sessions: load_sessions(store, space, &descriptor)?,
+            ring: Ring::new(applied.last_ts),
+            system_changed: system.is_some(),
+            system,
+            descriptor,
+        })
+    }
+
+    /// What the shard is.
+    #[must_use]
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// Where its rows stand.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        self.space
+    }
+
+    /// The last slot applied.
+    #[must_use]
+    pub fn applied(&self) -> Slot {
+        self.applied
+    }
+
+    /// Timestamp of the last request applied, µs.
+    #[must_use]
+    pub fn last_ts(&self) -> u64 {
+        self.last_ts
+    }
+
+    /// The newest records.
+    #[must_use]
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// The metadata, in the system shard.
+    #[must_use]
+    pub fn system(&self) -> Option<&SystemState> {
+        self.system.as_deref()
+    }
+
+    /// The metadata, where it changed (or was loaded) since the last call.
+    pub fn take_system_change(&mut self) -> Option<SystemState> {
+        std::mem::take(&mut self.system_changed).then(|| self.system.as_deref().cloned()).flatten()
+    }
+
+    /// Applies the next entry: its effects and the new position in one batch. Where `results` is given it gets what became
+    /// of each of the entry's requests, in order.
+    ///
+    /// # Errors
+    /// The store failed or is damaged, or the entry cannot be read. The caller ends the process.
+    pub fn apply(
+        &mut self,
+        store: &mut dyn StateStore,
+        overlay: &mut Overlay,
+        entry: &Entry,
+        results: Option<&mut Vec<Applied>>,
+    ) -> Result<(), StoreError> {
+        let slot = entry.id.slot;
+        assert!(slot == self.applied.next(), "shard {}: slot {slot} after {}", self.descriptor.shard, self.applied);
+        self.applied = slot;
+        if let Payload::Command(data) = &entry.payload {
+            self.apply_command(store, overlay, data.clone(), entry.ts, results)?;
+        }
+        if slot.0.is_multiple_of(EXPIRE_SLOTS) {
+            self.sessions.expire(self.last_ts);
+        }
+        Ok(())
+    }
+
+    fn apply_command(
+        &mut self,
+        store: &mut dyn StateStore,
+        overlay: &mut Overlay,
+        data: Bytes,
+        entry_ts: u64,
+        mut results: Option<&mut Vec<Applied>>,
+    ) -> Result<(), StoreError> {
+        let (shard, slot) = (self.descriptor.shard, self.applied);
+        let requests =
+            decode_requests(data).map_err(|e| e.corrupt(format!("command in slot {slot} of shard {shard}")))?;
+        let mut batch = StateBatch { rows: Vec::with_capacity(requests.len() + 1) };
+        for request in requests {
+            let ts = entry_ts.max(self.last_ts + 1);
+            self.last_ts = ts;
+            let keep = results.is_some();
+            let result = self.apply_request(store, overlay, &mut batch, request, ts, keep)?;
+            if let (Some(results), Some(result)) = (results.as_deref_mut(), result) {
+                results.push(result);
+            }
+        }
+        overlay.drain_into(&self.descriptor, self.space, &mut batch);
+        batch.rows.push(self.applied_row());
+        self.stored = self.applied;
+        store.apply(batch)
+    }
+
+    /// Returns what became of the request where `keep` is set.
+    fn apply_request(
+        &mut self,
+        store: &mut dyn StateStore,
+        overlay: &mut Overlay,
+        batch: &mut StateBatch,
+        request: WriteRequest,
+        ts: u64,
+        keep: bool,
+    ) -> Result<Option<Applied>, StoreError> {
+        let known = match self.sessions.judge(&request.id, ts) {
+            Verdict::Known(outcome) => Ok(outcome),
+            Verdict::BelowFloor => Err(Refusal::BelowFloor),
+            Verdict::Expired => Err(Refusal::Expired),
+            Verdict::Fresh => {
+                let outcome = match request.op {
+                    Op::Write { table, .. } if self.system.is_some() || table != self.descriptor.table => {
+                        return Ok(Some(Err(Refusal::WrongShard)));
+                    }
+                    Op::Write { ops, .. } => match self.write(store, overlay, ops, ts)? {
+                        Some(outcome) => outcome,
+                        None => return Ok(Some(Err(Refusal::WrongShard))),
+                    },
+                    Op::System(command) => match self.execute_system(command, batch) {
+                        Ok(outcome) => outcome,
+                        Err(refusal) => return Ok(Some(Err(refusal))),
+                    },
+                };
+                let kept = keep.then(|| Ok(outcome.clone()));
+                self.sessions.store(&request.id, outcome);
+                return Ok(kept);
+            }
+        };
+        Ok(Some(known))
+    }
+
+    /// `None` where a key is not in this shard.
+    fn write(
+        &mut self,
+        store: &mut dyn StateStore,
+        overlay: &mut Overlay,
+        ops: Vec<KeyOp>,
+        ts: u64,
+    ) -> Result<Option<Outcome>, StoreError> {
+        if !ops.iter().all(|op| bounds::contains(&self.descriptor, &op.key)) {
+            return Ok(None);
+        }
+        let mut writes = Writes { descriptor: &self.descriptor, space: self.space, store, overlay };
+        let outcome = writes.execute(ops, ts)?;
+        for record in overlay.records.drain(..) {
+            self.ring.push(record);
+        }
+        Ok(Some(outcome))
+    }
+
+    fn execute_system(&mut self, command: Bytes, batch: &mut StateBatch) -> Result<Outcome, Refusal> {
+        let Some(system) = &mut self.system else {
+            return Err(Refusal::WrongShard);
+        };
+        let command =
+            SystemCommand::decode(command).map_err(|e| Refusal::Invalid { field: "command", why: e.to_string() })?;
+        let (outcome, changes) = system.execute(&command);
+        self.system_changed |= !changes.is_empty();
+        batch.rows.extend(changes.into_iter().map(|change| system_row(self.space, change)));
+        Ok(Outcome::System(outcome.encode()))
+    }
+
+    fn applied_row(&self) -> (Vec<u8>, Option<Bytes>) {
+        let row = AppliedRow { slot: self.applied, last_ts: self.last_ts };
+        (keys::applied(self.space), Some(row.encode()))
+    }
+
+    /// Puts into the store what lives in memory between freezes: sessions, and the position where it moved without
+    /// effects. Called before each freeze; returns whether anything was put.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn store_sessions(&mut self, store: &mut dyn StateStore) -> Result<bool, StoreError> {
+        let dirty = self.sessions.take_dirty();
+        if dirty.is_empty() && self.stored == self.applied {
+            return Ok(false);
+        }
+        let mut rows = Vec::with_capacity(dirty.len() + 1);
+        rows.extend(dirty.into_iter().map(|(client, row)| (keys::session(self.space, client), row)));
+        rows.push(self.applied_row());
+        self.stored = self.applied;
+        store.apply(StateBatch { rows })?;
+        Ok(true)
+    }
+}
+
+fn system_row(space: Space, (kind, id, row): RowChange) -> (Vec<u8>, Option<Bytes>) {
+    (keys::system(space, kind, &id.to_be_bytes()), row)
+}
+
+fn load_system(store: &mut dyn StateStore, space: Space) -> Result<SystemState, StoreError> {
+    let mut rows = Vec::new();
+    for kind in ROW_CLUSTER..=ROW_SHARD {
+        let (from, to) = keys::system_bounds(space, kind);
+        store.scan(&from, &to, false, &mut |row, value| {
+            rows.push((Bytes::copy_from_slice(row), Bytes::copy_from_slice(value)));
+            ControlFlow::Continue(())
+        })?;
+    }
+    let parse = |(row, value): (Bytes, Bytes)| {
+        let (_, kind, id) = keys::parse_system(&row)?;
+        let bad = crate::codec::buf::DecodeError { what: "id of a metadata row", at: 0 };
+        let id = <[u8; 8]>::try_from(&id[..]).map_err(|_| bad)?;
+        Ok((kind, u64::from_be_bytes(id), value))
+    };
+    let rows: Result<Vec<_>, crate::codec::buf::DecodeError> = rows.into_iter().map(parse).collect();
+    rows.and_then(SystemState::from_rows).map_err(|e| e.corrupt("metadata rows of the system shard"))
+}
+
+fn load_sessions(store: &mut dyn StateStore, space: Space, descriptor: &Descriptor) -> Result<Sessions, StoreError> {
+    let mut sessions = Sessions::default();
+    let mut failed = None;
+    let (from, to) = keys::session_bounds(space);
+    store.scan(&from, &to, false, &mut |row, value| {
+        let loaded =
+            keys::parse_session(row).and_then(|(_, client)| sessions.load(client, Bytes::copy_from_slice(value)));
+        match loaded {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error.corrupt(format!("a session of shard {}", descriptor.shard)));
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed.map_or(Ok(sessions), Err)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

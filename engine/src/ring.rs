@@ -1,0 +1,85 @@
+//! The newest records of a shard in timestamp order, for tails.
+//!
+//! Owns: a bounded window. Must never: hold a timestamp in part, or claim a window wider than what it holds.
+
+use crate::host::KeyedRecord;
+use std::collections::VecDeque;
+
+/// Most bytes kept a shard.
+const BYTES_MAX: usize = 1 << 20;
+
+/// The records of a window of timestamps.
+pub struct Ring {
+    records: VecDeque<KeyedRecord>,
+    bytes: usize,
+    /// Every record with a greater timestamp is here.
+    floor_ts: u64,
+}
+
+fn size(record: &KeyedRecord) -> usize {
+    let r = &record.record;
+    record.key.len() + r.value.len() + 96 + r.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>()
+}
+
+impl Ring {
+    /// A window that begins after `floor_ts`.
+    #[must_use]
+    pub fn new(floor_ts: u64) -> Self {
+        Self { records: VecDeque::new(), bytes: 0, floor_ts }
+    }
+
+    /// Records with a greater timestamp are all here.
+    #[must_use]
+    pub fn floor_ts(&self) -> u64 {
+        self.floor_ts
+    }
+
+    /// Adds a record; timestamps never fall.
+    pub fn push(&mut self, record: KeyedRecord) {
+        self.bytes += size(&record);
+        self.records.push_back(record);
+        while self.bytes > BYTES_MAX {
+            let Some(gone) = self.records.pop_front() else { break };
+            self.bytes -= size(&gone);
+            self.floor_ts = gone.record.ts_us;
+            // A timestamp goes whole.
+            while self.records.front().is_some_and(|r| r.record.ts_us == self.floor_ts) {
+                if let Some(rest) = self.records.pop_front() {
+                    self.bytes -= size(&rest);
+                }
+            }
+        }
+    }
+
+    /// The records with a timestamp above `after_ts`, in order.
+    pub fn after(&self, after_ts: u64) -> impl Iterator<Item = &KeyedRecord> {
+        let start = self.records.partition_point(|r| r.record.ts_us <= after_ts);
+        self.records.range(start..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::record::Record;
+    use crate::ids::Offset;
+    use bytes::Bytes;
+
+    fn record(ts_us: u64, bytes: usize) -> KeyedRecord {
+        let record = Record { ts_us, value: Bytes::from(vec![0; bytes]), ..Record::default() };
+        KeyedRecord { key: Bytes::from_static(b"k"), offset: Offset(ts_us), record }
+    }
+
+    #[test]
+    fn a_timestamp_leaves_whole_and_raises_the_floor() {
+        let mut ring = Ring::new(0);
+        for ts in [1, 2, 2, 3] {
+            ring.push(record(ts, 300_000));
+        }
+        assert_eq!(ring.floor_ts(), 1);
+        ring.push(record(4, 300_000));
+        assert_eq!(ring.floor_ts(), 2);
+        assert_eq!(ring.after(2).map(|r| r.record.ts_us).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(ring.after(3).count(), 1);
+    }
+}

@@ -1,0 +1,70 @@
+//! What both RocksDB databases of a node have in common.
+//!
+//! Owns: the options that make RocksDB strict, and how its errors are told. Must never: let RocksDB resume from a
+//! background error on its own.
+
+use crate::StoreError;
+use rocksdb::{BlockBasedOptions, Cache, DB, Error, ErrorKind, Options, ReadOptions, properties};
+use std::path::Path;
+
+/// Options of a database that reports every damage and stays failed once it failed; `more` is RocksDB's own options
+/// string, for what the crate has no setter for. A bloom filter of `bloom_bits` a key, where given.
+pub(crate) fn strict_options(more: &str, cache_bytes: usize, bloom_bits: Option<f64>) -> Result<Options, StoreError> {
+    let string = format!("max_bgerror_resume_count=0;{more}");
+    let mut options = Options::default()
+        .get_options_from_string(&string)
+        .map_err(|e| io(format!("set the RocksDB options {string}"), &e))?;
+    options.create_if_missing(true);
+    options.set_paranoid_checks(true);
+    options.set_max_background_jobs(2);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_max_open_files(1024);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(16 << 20);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(cache_bytes));
+    table.set_block_size(16 << 10);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    if let Some(bits) = bloom_bits {
+        table.set_bloom_filter(bits, false);
+        table.set_whole_key_filtering(true);
+    }
+    options.set_block_based_table_factory(&table);
+    Ok(options)
+}
+
+/// Opens a database, made with its parent directories where there is none.
+pub(crate) fn open_db(options: &Options, path: &Path) -> Result<DB, StoreError> {
+    let opening = || format!("open {}", path.display());
+    std::fs::create_dir_all(path).map_err(|e| StoreError::Io { what: opening(), why: e.to_string() })?;
+    DB::open(options, path).map_err(|e| io(opening(), &e))
+}
+
+/// Bounds of an iteration over `[from, to)`.
+pub(crate) fn read_options(from: Vec<u8>, to: Vec<u8>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(to);
+    options
+}
+
+/// Whether a flush or compaction has failed since the database was opened.
+pub(crate) fn check_background(db: &DB, path: &Path) -> Result<(), StoreError> {
+    let what = || format!("background work of {}", path.display());
+    match db.property_int_value(properties::BACKGROUND_ERRORS) {
+        Ok(Some(0)) => Ok(()),
+        Ok(Some(count)) => Err(StoreError::Io { what: what(), why: format!("{count} errors, see its LOG file") }),
+        Ok(None) => Err(StoreError::Io { what: what(), why: "RocksDB does not count its errors".into() }),
+        Err(e) => Err(io(what(), &e)),
+    }
+}
+
+/// RocksDB's error in the words of this crate.
+pub(crate) fn io(what: String, error: &Error) -> StoreError {
+    let why = error.to_string();
+    match error.kind() {
+        ErrorKind::Corruption => StoreError::Corrupt { what, why },
+        _ => StoreError::Io { what, why },
+    }
+}

@@ -1,0 +1,138 @@
+//! The thread that runs a worker.
+//!
+//! Owns: the bounded queue of inputs, the monotone and the wall clock. Must never: decide anything; all that the worker
+//! does follows from what it is handed here.
+
+use crate::StoreError;
+use crate::host::{Host, Input};
+use crate::worker::Worker;
+use crate::writer::{Clock, Wake};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use synod_paxos::types::Micros;
+
+/// Inputs taken in one round at most.
+const ROUND_INPUTS: usize = 1024;
+
+/// Pushes inputs to a worker. Cheap to clone; used from any thread.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    inputs: Sender<Input>,
+}
+
+impl WorkerHandle {
+    /// Queues an input, or gives it back where the queue is full or the worker has ended. Never blocks.
+    ///
+    /// # Errors
+    /// The input itself.
+    #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
+    pub fn try_push(&self, input: Input) -> Result<(), Input> {
+        self.inputs.try_send(input).map_err(TrySendError::into_inner)
+    }
+
+    /// Queues an input, waiting for room: for what must not be lost, from threads that may block.
+    ///
+    /// # Errors
+    /// The input itself, where the worker has ended.
+    #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
+    pub fn push(&self, input: Input) -> Result<(), Input> {
+        self.inputs.send(input).map_err(|e| e.0)
+    }
+
+    /// Inputs that wait.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// What a log-writer thread calls after each synced write. Where the queue is full the worker is awake anyway and
+    /// finds the write by itself.
+    #[must_use]
+    pub fn wake(&self) -> Wake {
+        let handle = self.clone();
+        Box::new(move |seq| drop(handle.try_push(Input::Written(seq))))
+    }
+}
+
+/// The worker's end of its queue.
+pub struct WorkerInputs {
+    queue: Receiver<Input>,
+}
+
+/// A queue of `capacity` inputs.
+#[must_use]
+pub fn inputs(capacity: usize) -> (WorkerHandle, WorkerInputs) {
+    let (inputs, queue) = bounded(capacity);
+    (WorkerHandle { inputs }, WorkerInputs { queue })
+}
+
+/// The monotone clock of a node: microseconds since it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct MonotoneClock(Instant);
+
+impl Default for MonotoneClock {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl MonotoneClock {
+    /// Now; never 0.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        Micros(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1))
+    }
+
+    /// The clock as the log writer and the metrics take it.
+    #[must_use]
+    pub fn shared(self) -> Clock {
+        Arc::new(move || self.now())
+    }
+}
+
+/// The wall clock, µs since 1970.
+#[must_use]
+pub fn wall_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Runs the worker on a thread of its own until it is stopped, or until every handle is gone.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn spawn<H: Host + 'static>(
+    worker: Worker<H>,
+    inputs: WorkerInputs,
+    clock: MonotoneClock,
+) -> Result<JoinHandle<()>, StoreError> {
+    std::thread::Builder::new()
+        .name("worker".into())
+        .spawn(move || run(worker, &inputs.queue, clock))
+        .map_err(|e| StoreError::Io { what: "start the worker's thread".into(), why: e.to_string() })
+}
+
+fn run<H: Host>(mut worker: Worker<H>, queue: &Receiver<Input>, clock: MonotoneClock) {
+    let mut round = Vec::with_capacity(ROUND_INPUTS);
+    while !worker.stopped() {
+        let first = match worker.next_deadline() {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => match at.0.saturating_sub(clock.now().0) {
+                0 => queue.try_recv().map_err(|e| match e {
+                    crossbeam_channel::TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    crossbeam_channel::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                }),
+                wait => queue.recv_timeout(Duration::from_micros(wait)),
+            },
+        };
+        match first {
+            Ok(input) => round.push(input),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => round.push(Input::Stop),
+        }
+        round.extend(queue.try_iter().take(ROUND_INPUTS - 1));
+        worker.handle(clock.now(), wall_us(), &mut round);
+    }
+}

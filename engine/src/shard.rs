@@ -1,0 +1,387 @@
+//! One replica of a shard on this node: the consensus core, the state machine, and the requests between them.
+//!
+//! Owns: what was asked and not yet answered, and how far the log was applied and trimmed. Must never: answer a write
+//! before its entry was applied here under the ballot it was proposed in, answer a linearizable read before its slot was
+//! applied, or let a request go unanswered.
+
+mod apply;
+mod propose;
+mod reads;
+
+use crate::host::{Host, Refusal, ReplicaReport, Reply};
+use crate::ids::{ShardId, Slot};
+use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
+use crate::machine::ShardState;
+use crate::worker::node::Node;
+use crate::writer::Done;
+use propose::Proposals;
+use reads::Reads;
+use synod_paxos::Replica;
+use synod_paxos::io::{Ctx, Input, LogReader, Output, Recovered, Refused, RoleKind, Status};
+use synod_paxos::types::{Ballot, Entry, Membership, Micros, NodeId};
+
+/// The log of one group, for its core.
+struct ShardLog<'a> {
+    log: &'a dyn LogStore,
+    shard: ShardId,
+}
+
+impl LogReader for ShardLog<'_> {
+    fn entries(&self, from: Slot, upto: Slot, max_bytes: usize) -> Result<Vec<Entry>, String> {
+        self.log.entries(self.shard, from, upto, max_bytes).map_err(|e| e.to_string())
+    }
+}
+
+/// The core, or what it will be made of once the node's identity is clear.
+enum Core {
+    Waiting(Box<Recovered>),
+    Running(Box<Replica>),
+}
+
+/// What the core said to the last proposal or transfer.
+enum Verdict {
+    Proposed { first: Slot, ballot: Ballot },
+    Refused(Refused),
+}
+
+/// One replica of a shard.
+pub(crate) struct Shard {
+    id: ShardId,
+    core: Core,
+    /// Of the epoch in force.
+    members: Membership,
+    state: ShardState,
+    /// Chosen and durable here.
+    committed: Slot,
+    proposals: Proposals,
+    reads: Reads,
+    verdict: Option<Verdict>,
+    leading: bool,
+    /// Every member has the log up to here.
+    trim_to: Slot,
+    /// The log is gone up to here.
+    trimmed: Slot,
+    /// Applied, and flushed to disk.
+    durable_applied: Slot,
+    /// In the node's timers under this time.
+    timer: Option<Micros>,
+    /// In the node's list of shards with work.
+    scheduled: bool,
+    snapshot_wanted: bool,
+}
+
+impl Shard {
+    /// A replica that waits for the node's identity to be clear.
+    pub(crate) fn new(id: ShardId, recovered: GroupRecovered, state: ShardState) -> Self {
+        let applied = state.applied();
+        let GroupRecovered { hard, trimmed, runs, last, last_ts, .. } = recovered;
+        let recovered = Recovered { hard, trimmed, runs, last, last_ts, applied, live: Vec::new() };
+        Self {
+            id,
+            members: recovered.hard.membership.clone(),
+            core: Core::Waiting(Box::new(recovered)),
+            state,
+            committed: applied,
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            verdict: None,
+            leading: false,
+            trim_to: Slot(0),
+            trimmed: trimmed.slot,
+            durable_applied: applied,
+            timer: None,
+            scheduled: false,
+            snapshot_wanted: false,
+        }
+    }
+
+    /// The state machine.
+    pub(crate) fn state_mut(&mut self) -> &mut ShardState {
+        &mut self.state
+    }
+
+    /// The state machine.
+    pub(crate) fn state(&self) -> &ShardState {
+        &self.state
+    }
+
+    /// Whether `node` is a member of the group.
+    pub(crate) fn has_member(&self, node: NodeId) -> bool {
+        self.members.role_of(node).is_some()
+    }
+
+    /// Whether something was applied that is not yet known to be on disk.
+    pub(crate) fn unflushed(&self) -> bool {
+        self.state.applied() > self.durable_applied
+    }
+
+    /// The members whose answers a waiting replica waits for; `None` once it runs.
+    pub(crate) fn waits_for(&self) -> Option<&Membership> {
+        match &self.core {
+            Core::Waiting(_) => Some(&self.members),
+            Core::Running(_) => None,
+        }
+    }
+
+    /// Lets a waiting replica take part.
+    pub(crate) fn start<H: Host>(&mut self, node: &mut Node<H>) {
+        let Core::Waiting(recovered) = &self.core else { return };
+        let mut recovered = recovered.clone();
+        recovered.live = node.live.iter().copied().collect();
+        let replica = Replica::new(node.me, *recovered, node.paxos.clone());
+        self.core = Core::Running(Box::new(replica));
+        self.step(node, Input::Tick);
+    }
+
+    /// Gives the core one input and carries out what it asks for. A waiting replica ignores it.
+    pub(crate) fn step<H: Host>(&mut self, node: &mut Node<H>, input: Input) {
+        let Core::Running(replica) = &mut self.core else { return };
+        let mut outputs = std::mem::take(&mut node.outputs);
+        let log = ShardLog { log: &*node.log, shard: self.id };
+        let ctx = Ctx { now: node.now, random: node.host.random(), log: &log };
+        replica.step(&ctx, input, &mut outputs);
+        for output in outputs.drain(..) {
+            self.carry_out(node, output);
+        }
+        node.outputs = outputs;
+        self.arm(node);
+    }
+
+    fn carry_out<H: Host>(&mut self, node: &mut Node<H>, output: Output) {
+        match output {
+            Output::Send { to, message } => {
+                node.metrics.messages_sent_total.inc();
+                node.host.send(to, self.id, message);
+            }
+            Output::Persist(write) => {
+                let done = Done::Persisted(write.seq);
+                let write = GroupWrite {
+                    shard: self.id,
+                    hard: write.hard,
+                    truncate_from: write.truncate_from,
+                    append: write.append,
+                    ..GroupWrite::default()
+                };
+                node.writer.add(write, Some(done));
+            }
+            Output::Committed(upto) => {
+                self.committed = upto;
+                self.schedule(node);
+            }
+            Output::RoleChanged { role, ballot, leader } => self.role_changed(node, role, ballot, leader),
+            Output::Proposed { first, ballot } => self.verdict = Some(Verdict::Proposed { first, ballot }),
+            Output::Refused { why, read: None } => self.verdict = Some(Verdict::Refused(why)),
+            Output::Refused { why, read: Some(id) } => self.reads.refuse(node, id, &refusal(why)),
+            Output::ReadReady { reads, slot } => {
+                self.reads.ready(&reads, slot);
+                self.schedule(node);
+            }
+            Output::EpochChanged(membership) => {
+                tracing::info!(shard = self.id.0, config = membership.config.0, "a new membership is in force");
+                self.members = membership;
+            }
+            Output::NeedSnapshot { to } => {
+                if !std::mem::replace(&mut self.snapshot_wanted, true) {
+                    let (shard, node) = (self.id.0, to.0);
+                    tracing::warn!(shard, node, "a member lacks entries that were trimmed and must be replaced");
+                }
+            }
+            Output::TrimTo(slot) => self.trim_to = self.trim_to.max(slot),
+            Output::Fatal(why) => node.host.fatal(format!("shard {}: {why}", self.id)),
+        }
+    }
+
+    fn role_changed<H: Host>(&mut self, node: &mut Node<H>, role: RoleKind, ballot: Ballot, leader: Option<NodeId>) {
+        let leads = role == RoleKind::Leader;
+        if leads && !self.leading {
+            node.metrics.elections_total.inc();
+            node.metrics.leaders.inc();
+        } else if !leads && self.leading {
+            node.metrics.leaders.dec();
+        }
+        self.leading = leads;
+        // What was proposed under another leadership may be chosen yet or not: the client asks again under the same id.
+        self.proposals.lead_lost(node, leads.then_some(ballot), leader);
+        node.host.role_changed(self.id, leader, leads);
+    }
+
+    /// The replica can go on in this round.
+    pub(crate) fn schedule<H: Host>(&mut self, node: &mut Node<H>) {
+        node.schedule(self.id, &mut self.scheduled);
+    }
+
+    /// Puts the replica's next deadline into the node's timers.
+    fn arm<H: Host>(&mut self, node: &mut Node<H>) {
+        let core = match &self.core {
+            Core::Running(replica) => replica.deadline(),
+            Core::Waiting(_) => None,
+        };
+        let next = [core, self.reads.deadline()].into_iter().flatten().min();
+        if next != self.timer {
+            if let Some(old) = self.timer {
+                node.timers.remove(&(old, self.id));
+            }
+            node.timers.extend(next.map(|at| (at, self.id)));
+            self.timer = next;
+        }
+    }
+
+    /// A timer of this replica was taken out of the node's timers.
+    pub(crate) fn timer_fired<H: Host>(&mut self, node: &mut Node<H>) {
+        self.timer = None;
+        self.reads.expire(node, &self.state);
+        self.step(node, Input::Tick);
+        self.arm(node);
+    }
+
+    /// Does what has become possible: proposes and asks what queued, applies what is chosen, answers what is ready.
+    pub(crate) fn advance<H: Host>(&mut self, node: &mut Node<H>) {
+        self.scheduled = false;
+        self.propose(node);
+        self.ask_reads(node);
+        if self.apply(node) {
+            node.later.push(self.id);
+        }
+        self.answer_reads(node);
+        if let Some(state) = self.state.take_system_change() {
+            node.publish(state);
+        }
+        self.arm(node);
+    }
+
+    /// Moves a leadership.
+    pub(crate) fn transfer<H: Host>(&mut self, node: &mut Node<H>, to: NodeId) -> Result<(), Refusal> {
+        if matches!(self.core, Core::Waiting(_)) {
+            return Err(Refusal::NotReady);
+        }
+        self.verdict = None;
+        self.step(node, Input::TransferTo(to));
+        match self.verdict.take() {
+            Some(Verdict::Refused(why)) => Err(refusal(why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The live voter that has most of the log, where this replica leads.
+    pub(crate) fn best_successor<H: Host>(&self, node: &Node<H>) -> Option<NodeId> {
+        let status = self.status().filter(|_| self.leading)?;
+        let voters = status.membership.voters().filter(|n| *n != node.me && node.live.contains(n));
+        let matched = |n: &NodeId| status.progress.iter().find(|(p, _)| p == n).map(|(_, slot)| *slot);
+        voters.max_by_key(|n| (matched(n), std::cmp::Reverse(*n)))
+    }
+
+    fn status(&self) -> Option<Status> {
+        match &self.core {
+            Core::Running(replica) => Some(replica.status()),
+            Core::Waiting(_) => None,
+        }
+    }
+
+    /// The state up to `slot` is on disk.
+    pub(crate) fn flushed(&mut self, slot: Slot) {
+        self.durable_applied = self.durable_applied.max(slot);
+    }
+
+    /// Trims the log where at least `step` slots can go that every member has and that are flushed here.
+    pub(crate) fn trim<H: Host>(&mut self, node: &mut Node<H>, step: u64) {
+        let target = self.trim_to.min(self.durable_applied);
+        let Core::Running(replica) = &mut self.core else { return };
+        if target.0 < self.trimmed.0 + step {
+            return;
+        }
+        let before = Slot(target.0 - 1);
+        let entry = match node.log.entries(self.id, before, target, 1) {
+            Ok(entries) => entries.into_iter().next(),
+            Err(error) => node.host.fatal(error.to_string()),
+        };
+        let Some(entry) = entry else { return };
+        // The core first: it must not ask for what the write under way removes.
+        replica.trimmed(target);
+        self.trimmed = target;
+        let write = GroupWrite { shard: self.id, trim: Some(entry.id), ..GroupWrite::default() };
+        node.writer.add(write, None);
+    }
+
+    /// Answers everything that waits: the replica goes, the node stops or is quarantined.
+    pub(crate) fn answer_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
+        self.proposals.refuse_all(node, why);
+        self.reads.refuse_all(node, why);
+        if self.leading {
+            self.leading = false;
+            node.metrics.leaders.dec();
+            node.host.role_changed(self.id, None, false);
+        }
+        if let Some(at) = self.timer.take() {
+            node.timers.remove(&(at, self.id));
+        }
+    }
+
+    /// What `synod status` shows.
+    pub(crate) fn report(&self) -> ReplicaReport {
+        let mut report = ReplicaReport {
+            shard: self.id,
+            table: self.state.descriptor().table,
+            role: "waiting",
+            leader: None,
+            ballot: Ballot::default(),
+            commit: self.committed,
+            applied: self.state.applied(),
+            last: self.committed,
+            trimmed: self.trimmed,
+            lag: Vec::new(),
+        };
+        match (&self.core, self.status()) {
+            (Core::Waiting(recovered), _) => {
+                report.ballot = recovered.hard.accepted;
+                report.commit = recovered.hard.commit_hint;
+                report.last = recovered.last.slot;
+            }
+            (_, Some(status)) => {
+                report.role = role_name(status.role);
+                report.leader = status.leader;
+                report.ballot = status.accepted;
+                report.commit = status.commit;
+                report.last = status.last.slot;
+                let lag = |(node, slot): (NodeId, Slot)| (node, status.last.slot.0.saturating_sub(slot.0));
+                report.lag = status.progress.iter().copied().map(lag).collect();
+            }
+            _ => {}
+        }
+        report
+    }
+
+    /// The leader, as far as known here.
+    fn leader(&self) -> Option<NodeId> {
+        match &self.core {
+            Core::Running(replica) => replica.leader(),
+            Core::Waiting(_) => None,
+        }
+    }
+}
+
+fn role_name(role: RoleKind) -> &'static str {
+    match role {
+        RoleKind::Follower => "follower",
+        RoleKind::Candidate => "candidate",
+        RoleKind::Leader => "leader",
+        RoleKind::Learner => "learner",
+        RoleKind::Removed => "removed",
+    }
+}
+
+/// The core's refusal in the words of the engine; nothing was proposed.
+fn refusal(why: Refused) -> Refusal {
+    match why {
+        Refused::NotLeader { leader } => Refusal::NotLeader { leader, maybe: false },
+        Refused::Overloaded => Refusal::Overloaded,
+        Refused::Changing => Refusal::NotReady,
+        Refused::InvalidMembership => Refusal::Invalid { field: "members", why: why.to_string() },
+        Refused::InvalidTarget => Refusal::Invalid { field: "to", why: why.to_string() },
+    }
+}
+
+/// Answers one request and takes it off the node's count.
+fn answer<H: Host>(node: &mut Node<H>, reply: Reply, answer: Result<crate::host::Answer, Refusal>) {
+    node.waiting = node.waiting.saturating_sub(1);
+    reply.send(answer);
+}

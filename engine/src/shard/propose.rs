@@ -1,0 +1,214 @@
+//! Writes on their way into the log.
+//!
+//! Owns: writes that queued while the last write was being synced, and those proposed and not yet applied. Must never:
+//! split a request over two slots, or answer a write for an entry of another ballot.
+
+use super::{Shard, Verdict, answer, refusal};
+use crate::command::{Action, KEY_BYTES_MAX, KeyOp, Op, WriteRequest, encode_requests};
+use crate::host::{Answer, Host, Refusal, Reply};
+use crate::ids::{NodeId, Slot};
+use crate::machine::{Applied, bounds};
+use crate::worker::node::Node;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use synod_paxos::io::Input;
+use synod_paxos::types::{Ballot, Entry, Micros};
+
+/// An entry is closed once its requests pass this, bytes.
+const ENTRY_BYTES: usize = 256 << 10;
+/// Proposed in one input at most, bytes, so that a full group refuses no more than it must.
+const PROPOSE_BYTES: usize = 4 << 20;
+
+/// An entry proposed and not yet applied.
+struct Pending {
+    slot: Slot,
+    ballot: Ballot,
+    proposed_at: Micros,
+    replies: Vec<Reply>,
+}
+
+/// The writes of one shard that wait.
+#[derive(Default)]
+pub(super) struct Proposals {
+    queued: Vec<WriteRequest>,
+    /// One for each of `queued`.
+    replies: Vec<Reply>,
+    /// By slot.
+    pending: VecDeque<Pending>,
+}
+
+impl Proposals {
+    /// Gives up what was proposed under another leadership than `kept`.
+    pub(super) fn lead_lost<H: Host>(&mut self, node: &mut Node<H>, kept: Option<Ballot>, leader: Option<NodeId>) {
+        if self.pending.iter().all(|pending| Some(pending.ballot) == kept) {
+            return;
+        }
+        let (keep, lost) = self.pending.drain(..).partition(|pending| Some(pending.ballot) == kept);
+        self.pending = keep;
+        let lost: VecDeque<Pending> = lost;
+        for reply in lost.into_iter().flat_map(|pending| pending.replies) {
+            answer(node, reply, Err(Refusal::NotLeader { leader, maybe: true }));
+        }
+    }
+
+    /// Refuses what is queued; what was proposed may yet be executed.
+    pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
+        self.queued.clear();
+        for reply in self.replies.drain(..) {
+            answer(node, reply, Err(why.clone()));
+        }
+        self.lead_lost(node, None, None);
+    }
+
+    /// The entry at `slot` was applied: its replies, where it is the one that was proposed here.
+    pub(super) fn applied<H: Host>(&mut self, node: &mut Node<H>, entry: &Entry) -> Option<(Vec<Reply>, Micros)> {
+        while self.pending.front().is_some_and(|pending| pending.slot <= entry.id.slot) {
+            let pending = self.pending.pop_front()?;
+            if pending.slot == entry.id.slot && pending.ballot == entry.id.origin {
+                return Some((pending.replies, pending.proposed_at));
+            }
+            for reply in pending.replies {
+                answer(node, reply, Err(Refusal::NotLeader { leader: None, maybe: true }));
+            }
+        }
+        None
+    }
+}
+
+impl Shard {
+    /// Whether an entry proposed here waits to be applied at `slot` or before.
+    pub(super) fn proposed_upto(&self, slot: Slot) -> bool {
+        self.proposals.pending.front().is_some_and(|pending| pending.slot <= slot)
+    }
+
+    /// Takes a write for the next proposal, or hands its reply back with the reason.
+    pub(super) fn take_write(&mut self, request: WriteRequest, reply: Reply) -> Result<(), (Refusal, Reply)> {
+        if let Err(why) = self.check_write(&request) {
+            return Err((why, reply));
+        }
+        self.proposals.queued.push(request);
+        self.proposals.replies.push(reply);
+        Ok(())
+    }
+
+    fn check_write(&self, request: &WriteRequest) -> Result<(), Refusal> {
+        let descriptor = self.state.descriptor();
+        let is_system = self.state.system().is_some();
+        match &request.op {
+            Op::System(_) if is_system => {}
+            Op::Write { table, ops } if !is_system && *table == descriptor.table => {
+                if ops.is_empty() {
+                    return Err(Refusal::Invalid { field: "ops", why: "a write has at least one operation".into() });
+                }
+                for op in ops {
+                    check_op(op)?;
+                    if !bounds::contains(descriptor, &op.key) {
+                        return Err(Refusal::WrongShard);
+                    }
+                }
+            }
+            _ => return Err(Refusal::WrongShard),
+        }
+        if self.leading { Ok(()) } else { Err(Refusal::NotLeader { leader: self.leader(), maybe: false }) }
+    }
+
+    /// Proposes everything that queued, in as few entries as their size allows.
+    pub(super) fn propose<H: Host>(&mut self, node: &mut Node<H>) {
+        if self.proposals.queued.is_empty() {
+            return;
+        }
+        let queued = std::mem::take(&mut self.proposals.queued);
+        let mut replies = std::mem::take(&mut self.proposals.replies);
+        let now = (node.clock)();
+        let mut commands: Vec<(u64, Bytes)> = Vec::new();
+        let mut counts = Vec::new();
+        let mut bytes = 0;
+        let mut waiting = replies.drain(..);
+        let mut rest = &queued[..];
+        while !rest.is_empty() {
+            let (count, size) = fill_entry(rest);
+            let (entry, others) = rest.split_at(count);
+            rest = others;
+            commands.push((node.wall_us, encode_requests(entry.iter(), size)));
+            counts.push(waiting.by_ref().take(count).collect());
+            bytes += size;
+            if rest.is_empty() || bytes >= PROPOSE_BYTES {
+                let (commands, counts) = (std::mem::take(&mut commands), std::mem::take(&mut counts));
+                self.propose_commands(node, commands, counts, now);
+                bytes = 0;
+            }
+        }
+        drop(waiting);
+        // The buffers go back for the next round.
+        let Proposals { queued: buffer, replies: reply_buffer, .. } = &mut self.proposals;
+        (*buffer, *reply_buffer) = (queued, replies);
+        buffer.clear();
+        if buffer.capacity() > 1024 {
+            (*buffer, *reply_buffer) = (Vec::new(), Vec::new());
+        }
+    }
+
+    fn propose_commands<H: Host>(
+        &mut self,
+        node: &mut Node<H>,
+        commands: Vec<(u64, Bytes)>,
+        replies: Vec<Vec<Reply>>,
+        now: Micros,
+    ) {
+        self.verdict = None;
+        self.step(node, Input::Propose { commands });
+        match self.verdict.take() {
+            Some(Verdict::Proposed { first, ballot }) => {
+                node.metrics.slots_total.inc_by(replies.len() as u64);
+                for (slot, replies) in (first.0..).map(Slot).zip(replies) {
+                    node.metrics.proposals_total.inc_by(replies.len() as u64);
+                    self.proposals.pending.push_back(Pending { slot, ballot, proposed_at: now, replies });
+                }
+            }
+            verdict => {
+                let why = match verdict {
+                    Some(Verdict::Refused(why)) => refusal(why),
+                    _ => Refusal::NotReady,
+                };
+                for reply in replies.into_iter().flatten() {
+                    node.metrics.overloaded_total.inc_by((why == Refusal::Overloaded).into());
+                    answer(node, reply, Err(why.clone()));
+                }
+            }
+        }
+    }
+
+    /// Tells the clients of one applied entry.
+    pub(super) fn answer_writes<H: Host>(node: &mut Node<H>, replies: Vec<Reply>, results: &mut Vec<Applied>) {
+        debug_assert_eq!(replies.len(), results.len());
+        for (reply, result) in replies.into_iter().zip(results.drain(..)) {
+            answer(node, reply, result.map(Answer::Outcome));
+        }
+    }
+}
+
+/// How many of the requests go into the next entry, and their size.
+fn fill_entry(requests: &[WriteRequest]) -> (usize, usize) {
+    let mut size = 0;
+    for (count, request) in requests.iter().enumerate() {
+        let more = request.size();
+        if count > 0 && size + more > ENTRY_BYTES {
+            return (count, size);
+        }
+        size += more;
+    }
+    (requests.len(), size)
+}
+
+fn check_op(op: &KeyOp) -> Result<(), Refusal> {
+    if op.key.is_empty() || op.key.len() > KEY_BYTES_MAX {
+        let why = format!("a key has 1 to {KEY_BYTES_MAX} bytes, this one has {}", op.key.len());
+        return Err(Refusal::Invalid { field: "key", why });
+    }
+    match &op.action {
+        Action::Append(records) if records.is_empty() => {
+            Err(Refusal::Invalid { field: "records", why: "an append has at least one record".into() })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,217 @@
+//! Reads on their way to an answer.
+//!
+//! Owns: reads that wait for the leadership to be confirmed, for a slot to be applied, or (tails) for something to be
+//! committed. Must never: answer a linearizable read from a state older than the slot the core named for it.
+
+use super::{Shard, answer};
+use crate::host::{Body, Host, Read, Refusal, Reply, Request, TailPoll};
+use crate::ids::Slot;
+use crate::machine::ShardState;
+use crate::query;
+use crate::worker::node::Node;
+use std::collections::VecDeque;
+use synod_paxos::io::Input;
+use synod_paxos::types::{Micros, ReadId};
+
+/// Tails that may wait at one shard.
+const TAILS_MAX: usize = 4096;
+/// The longest a tail waits, µs.
+const TAIL_WAIT_MICROS: u64 = 60_000_000;
+
+type Asked = Vec<(Read, Reply)>;
+
+struct WaitingTail {
+    until: Micros,
+    poll: TailPoll,
+    reply: Reply,
+}
+
+/// The reads of one shard that wait.
+#[derive(Default)]
+pub(super) struct Reads {
+    /// Of this round, not yet asked about.
+    queued: Asked,
+    /// Asked about, by the core's name for the question.
+    asked: VecDeque<(ReadId, Asked)>,
+    /// Confirmed, waiting for their slot.
+    ready: Vec<(Slot, Asked)>,
+    tails: Vec<WaitingTail>,
+    /// The earliest end of a tail's time.
+    tails_until: Option<Micros>,
+    /// Something was applied since the tails were looked at.
+    moved: bool,
+    last_id: ReadId,
+}
+
+impl Reads {
+    /// When the next tail's time is up.
+    pub(super) fn deadline(&self) -> Option<Micros> {
+        self.tails_until
+    }
+
+    /// Something was applied.
+    pub(super) fn state_moved(&mut self) {
+        self.moved = true;
+    }
+
+    /// The core confirmed these reads as of `slot`.
+    pub(super) fn ready(&mut self, reads: &[ReadId], slot: Slot) {
+        let (ready, asked) = self.asked.drain(..).partition(|(id, _)| reads.contains(id));
+        self.asked = asked;
+        let ready: VecDeque<(ReadId, Asked)> = ready;
+        self.ready.extend(ready.into_iter().map(|(_, asked)| (slot, asked)));
+    }
+
+    /// The core refused a question.
+    pub(super) fn refuse<H: Host>(&mut self, node: &mut Node<H>, id: ReadId, why: &Refusal) {
+        if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == id)
+            && let Some((_, asked)) = self.asked.remove(at)
+        {
+            for (_, reply) in asked {
+                answer(node, reply, Err(why.clone()));
+            }
+        }
+    }
+
+    /// Answers tails whose time is up.
+    pub(super) fn expire<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState) {
+        if self.tails_until.is_none_or(|until| until > node.now) {
+            return;
+        }
+        for tail in std::mem::take(&mut self.tails) {
+            if tail.until > node.now {
+                self.tails.push(tail);
+            } else {
+                let replied = query::read(state, &mut *node.store, &Read::Tail(tail.poll));
+                let replied = replied.unwrap_or_else(|error| node.host.fatal(error.to_string()));
+                answer(node, tail.reply, replied);
+            }
+        }
+        self.tails_until = self.tails.iter().map(|tail| tail.until).min();
+    }
+
+    /// Refuses everything that waits.
+    pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
+        let asked = self.asked.drain(..).map(|(_, asked)| asked);
+        let waiting = asked.chain(self.ready.drain(..).map(|(_, asked)| asked)).flatten().chain(self.queued.drain(..));
+        let replies: Vec<Reply> =
+            waiting.map(|(_, reply)| reply).chain(self.tails.drain(..).map(|t| t.reply)).collect();
+        self.tails_until = None;
+        for reply in replies {
+            answer(node, reply, Err(why.clone()));
+        }
+    }
+
+    /// Gives waiting tails what was applied since they last looked.
+    fn feed_tails<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState) {
+        if !std::mem::take(&mut self.moved) || self.tails.is_empty() {
+            return;
+        }
+        for mut tail in std::mem::take(&mut self.tails) {
+            match query::tail(state, &tail.poll) {
+                Some(found) => answer(node, tail.reply, Ok(found)),
+                None => {
+                    looked_through(state, &mut tail.poll);
+                    self.tails.push(tail);
+                }
+            }
+        }
+        self.tails_until = self.tails.iter().map(|tail| tail.until).min();
+    }
+
+    fn wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, mut poll: TailPoll, reply: Reply) {
+        if self.tails.len() >= TAILS_MAX {
+            node.metrics.overloaded_total.inc();
+            return answer(node, reply, Err(Refusal::Overloaded));
+        }
+        looked_through(state, &mut poll);
+        let until = node.now.plus(poll.wait_micros.min(TAIL_WAIT_MICROS));
+        self.tails_until = Some(self.tails_until.map_or(until, |at| at.min(until)));
+        self.tails.push(WaitingTail { until, poll, reply });
+    }
+}
+
+/// Nothing up to now was for this poll: it need not look there again, even once the ring has forgotten it.
+fn looked_through(state: &ShardState, poll: &mut TailPoll) {
+    for (_, _, after_ts) in &mut poll.segments {
+        *after_ts = (*after_ts).max(state.last_ts());
+    }
+}
+
+impl Shard {
+    /// Takes a request: answers it at once, or keeps it with the node's other waiting ones.
+    pub(crate) fn take_request<H: Host>(&mut self, node: &mut Node<H>, request: Request) {
+        let Request { epoch, body, reply, .. } = request;
+        let refused = if self.waits_for().is_some() {
+            Some(Refusal::NotReady)
+        } else if epoch.is_some_and(|epoch| epoch != self.state.descriptor().version) {
+            Some(Refusal::WrongShard)
+        } else if node.waiting > node.waiting_max {
+            node.metrics.overloaded_total.inc();
+            Some(Refusal::Overloaded)
+        } else {
+            None
+        };
+        if let Some(why) = refused {
+            return answer(node, reply, Err(why));
+        }
+        match body {
+            Body::Write(write) => match self.take_write(write, reply) {
+                Ok(()) => self.schedule(node),
+                Err((why, reply)) => answer(node, reply, Err(why)),
+            },
+            Body::Read { read, linearizable: false } => self.execute(node, read, reply),
+            Body::Read { read, linearizable: true } if self.leading => {
+                self.reads.queued.push((read, reply));
+                self.schedule(node);
+            }
+            Body::Read { .. } => {
+                let leader = self.leader();
+                answer(node, reply, Err(Refusal::NotLeader { leader, maybe: false }));
+            }
+        }
+    }
+
+    /// Asks the core one question for all reads that queued.
+    pub(super) fn ask_reads<H: Host>(&mut self, node: &mut Node<H>) {
+        if self.reads.queued.is_empty() {
+            return;
+        }
+        let id = self.reads.last_id.next();
+        self.reads.last_id = id;
+        let queued = std::mem::take(&mut self.reads.queued);
+        self.reads.asked.push_back((id, queued));
+        self.step(node, Input::ReadIndex(id));
+    }
+
+    /// Answers confirmed reads whose slot is applied, and tails that something was applied for.
+    pub(super) fn answer_reads<H: Host>(&mut self, node: &mut Node<H>) {
+        if !self.reads.ready.is_empty() {
+            let applied = self.state.applied();
+            let (now, later): (Vec<_>, Vec<_>) = self.reads.ready.drain(..).partition(|(slot, _)| *slot <= applied);
+            self.reads.ready = later;
+            for (read, reply) in now.into_iter().flat_map(|(_, asked)| asked) {
+                self.execute(node, read, reply);
+            }
+        }
+        self.reads.feed_tails(node, &self.state);
+    }
+
+    fn execute<H: Host>(&mut self, node: &mut Node<H>, read: Read, reply: Reply) {
+        node.metrics.reads_total.inc();
+        let read = match read {
+            Read::Tail(poll) if poll.wait_micros > 0 => match query::tail(&self.state, &poll) {
+                Some(found) => return answer(node, reply, Ok(found)),
+                None => {
+                    self.reads.wait(node, &self.state, poll, reply);
+                    // The end of its time joins the node's timers.
+                    return self.arm(node);
+                }
+            },
+            read => read,
+        };
+        let replied = query::read(&self.state, &mut *node.store, &read);
+        let replied = replied.unwrap_or_else(|error| node.host.fatal(error.to_string()));
+        answer(node, reply, replied);
+    }
+}

@@ -1,0 +1,143 @@
+//! A state store in memory, for tests and simulation.
+//!
+//! Owns: the same behaviour as the stores on RocksDB, without a disk; a [`MemDisk`] keeps what was frozen, so that a
+//! store opened again has lost what came after. Must never: be used by a server.
+
+use super::{FlushId, StateBatch, StateStore, Visit};
+use crate::StoreError;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+type Rows = BTreeMap<Vec<u8>, Bytes>;
+
+/// What is durable of a [`MemState`]. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct MemDisk(Arc<Mutex<Rows>>);
+
+impl MemDisk {
+    fn lock(&self) -> MutexGuard<'_, Rows> {
+        self.0.lock().expect("a panic while the disk's lock was held; its state is unknown")
+    }
+}
+
+enum Change {
+    Row(Vec<u8>, Option<Bytes>),
+    Remove(Vec<u8>, Vec<u8>),
+}
+
+impl Change {
+    fn make(&self, rows: &mut Rows) {
+        match self {
+            Self::Row(key, Some(value)) => {
+                rows.insert(key.clone(), value.clone());
+            }
+            Self::Row(key, None) => {
+                rows.remove(key);
+            }
+            Self::Remove(from, to) if from < to => {
+                let tail = rows.split_off(from);
+                rows.extend(tail.into_iter().filter(|(key, _)| key >= to));
+            }
+            Self::Remove(..) => {}
+        }
+    }
+}
+
+/// Rows in memory; a freeze is durable at once.
+#[derive(Default)]
+pub struct MemState {
+    rows: Rows,
+    disk: MemDisk,
+    since_freeze: Vec<Change>,
+    bytes: usize,
+    freeze_bytes: Option<usize>,
+    frozen: FlushId,
+}
+
+impl MemState {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What is durable on `disk`.
+    #[must_use]
+    pub fn open(disk: &MemDisk) -> Self {
+        Self { rows: disk.lock().clone(), disk: disk.clone(), ..Self::default() }
+    }
+
+    /// Asks to be frozen after so many bytes; by default it never asks.
+    #[must_use]
+    pub fn with_freeze_bytes(mut self, bytes: usize) -> Self {
+        self.freeze_bytes = Some(bytes);
+        self
+    }
+
+    fn change(&mut self, change: Change) {
+        self.bytes += match &change {
+            Change::Row(key, value) => key.len() + value.as_ref().map_or(0, Bytes::len),
+            Change::Remove(from, to) => from.len() + to.len(),
+        };
+        change.make(&mut self.rows);
+        self.since_freeze.push(change);
+    }
+}
+
+impl StateStore for MemState {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.rows.get(key).cloned())
+    }
+
+    fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut rows = self.rows.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(to)));
+        while let Some((key, value)) = if reverse { rows.next_back() } else { rows.next() } {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
+        for (key, value) in batch.rows {
+            self.change(Change::Row(key, value));
+        }
+        Ok(())
+    }
+
+    fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        self.change(Change::Remove(from.to_vec(), to.to_vec()));
+        Ok(())
+    }
+
+    fn wants_freeze(&self) -> bool {
+        self.freeze_bytes.is_some_and(|limit| self.bytes >= limit)
+    }
+
+    fn freeze(&mut self) -> Result<FlushId, StoreError> {
+        let mut durable = self.disk.lock();
+        for change in self.since_freeze.drain(..) {
+            change.make(&mut durable);
+        }
+        self.bytes = 0;
+        self.frozen.0 += 1;
+        Ok(self.frozen)
+    }
+
+    fn flushed(&mut self) -> Result<FlushId, StoreError> {
+        Ok(self.frozen)
+    }
+
+    fn flush_and_wait(&mut self) -> Result<(), StoreError> {
+        self.freeze().map(|_| ())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,146 @@
+//! A scan over layers of rows: maps in memory above a RocksDB iterator.
+//!
+//! Owns: which layer's value of a key counts, and in which order keys are visited. Must never: visit a key twice, or show
+//! a row that a newer layer deleted.
+
+use super::Visit;
+use super::rows::{Row, RowMap, covers};
+use rocksdb::DBRawIterator;
+
+/// A map in memory and the sorted runs that together hold all of its rows.
+pub(super) struct Layer<'a> {
+    pub(super) map: &'a RowMap,
+    pub(super) runs: Vec<&'a [u32]>,
+}
+
+/// What is visited: the keys of `[from, to)`, descending where `reverse`.
+#[derive(Clone, Copy)]
+pub(super) struct Range<'a> {
+    pub(super) from: &'a [u8],
+    pub(super) to: &'a [u8],
+    pub(super) reverse: bool,
+}
+
+/// What is left of a run within the range.
+struct RunCursor<'a> {
+    rows: &'a [Row],
+    rest: &'a [u32],
+    reverse: bool,
+}
+
+impl<'a> RunCursor<'a> {
+    fn new(rows: &'a [Row], run: &'a [u32], range: Range<'_>) -> Self {
+        let below = |end: &[u8]| run.partition_point(|&row| *rows[row as usize].key < *end);
+        Self { rows, rest: &run[below(range.from)..below(range.to)], reverse: range.reverse }
+    }
+
+    fn row(&self) -> Option<&'a Row> {
+        let row = if self.reverse { self.rest.last() } else { self.rest.first() };
+        row.map(|&row| &self.rows[row as usize])
+    }
+
+    fn advance(&mut self) {
+        let rest = if self.reverse { self.rest.split_last() } else { self.rest.split_first() };
+        self.rest = rest.map_or(&[], |(_, rest)| rest);
+    }
+}
+
+enum Cursor<'a> {
+    Run(RunCursor<'a>),
+    Db(DBRawIterator<'a>, bool),
+}
+
+impl Cursor<'_> {
+    fn key(&self) -> Option<&[u8]> {
+        match self {
+            Self::Run(run) => run.row().map(|row| &*row.key),
+            Self::Db(rows, _) => rows.key(),
+        }
+    }
+
+    /// The value at the current key; `None` where the row is deleted.
+    fn value(&self) -> Option<&[u8]> {
+        match self {
+            Self::Run(run) => run.row().and_then(|row| row.value.as_deref()),
+            Self::Db(rows, _) => rows.value(),
+        }
+    }
+
+    fn advance(&mut self) {
+        match self {
+            Self::Run(run) => run.advance(),
+            Self::Db(rows, false) => rows.next(),
+            Self::Db(rows, true) => rows.prev(),
+        }
+    }
+}
+
+/// A cursor and its layer: 0 is the newest.
+struct Source<'a> {
+    layer: usize,
+    cursor: Cursor<'a>,
+}
+
+/// Visits the newest values of the range until the visitor breaks. `layers` stand newest first, `db`, bounded to the
+/// range, below them.
+pub(super) fn scan(
+    layers: &[Layer<'_>],
+    db: Option<DBRawIterator<'_>>,
+    range: Range<'_>,
+    visit: &mut Visit<'_>,
+) -> Result<(), rocksdb::Error> {
+    let mut sources = sources(layers, db, range);
+    while let Some(best) = choose(&sources, range.reverse) {
+        let (newer, older) = sources.split_at_mut(best + 1);
+        let source = &newer[best];
+        if let Some(key) = source.cursor.key() {
+            for other in older.iter_mut().filter(|other| other.cursor.key() == Some(key)) {
+                other.cursor.advance();
+            }
+            let hidden = layers[..source.layer].iter().any(|layer| covers(layer.map.removed(), key));
+            if let Some(value) = source.cursor.value().filter(|_| !hidden)
+                && visit(key, value).is_break()
+            {
+                return Ok(());
+            }
+        }
+        newer[best].cursor.advance();
+    }
+    sources.iter().try_for_each(|source| match &source.cursor {
+        Cursor::Db(rows, _) => rows.status(),
+        Cursor::Run(_) => Ok(()),
+    })
+}
+
+fn sources<'a>(layers: &'a [Layer<'a>], db: Option<DBRawIterator<'a>>, range: Range<'_>) -> Vec<Source<'a>> {
+    let mut sources = Vec::new();
+    for (number, layer) in layers.iter().enumerate() {
+        for run in &layer.runs {
+            let cursor = RunCursor::new(layer.map.rows(), run, range);
+            if !cursor.rest.is_empty() {
+                sources.push(Source { layer: number, cursor: Cursor::Run(cursor) });
+            }
+        }
+    }
+    if let Some(mut rows) = db {
+        if range.reverse {
+            rows.seek_to_last();
+        } else {
+            rows.seek_to_first();
+        }
+        sources.push(Source { layer: layers.len(), cursor: Cursor::Db(rows, range.reverse) });
+    }
+    sources
+}
+
+/// The source that stands at the next key; the newest of several.
+fn choose(sources: &[Source<'_>], reverse: bool) -> Option<usize> {
+    let mut best: Option<(usize, &[u8])> = None;
+    for (number, source) in sources.iter().enumerate() {
+        let Some(key) = source.cursor.key() else { continue };
+        if best.is_none_or(|(_, other)| if reverse { key > other } else { key < other }) {
+            best = Some((number, key));
+        }
+    }
+    best.map(|(number, _)| number)
+}

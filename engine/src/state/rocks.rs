@@ -1,0 +1,290 @@
+//! The state DB, and a state store that uses RocksDB's own memtables.
+//!
+//! Owns: the state DB's files, options and format version. Must never: write a write-ahead log, or make a freeze
+//! durable in parts.
+//!
+//! A state directory holds `FORMAT` (the version of all that is in it), `db` (RocksDB) and `staging` (sorted files not
+//! yet taken in; what is left there by a crash goes when the directory is opened). Workers share one database: each has
+//! its own front or its own handle.
+
+use super::flusher::Flusher;
+use super::merge::{self, Range};
+use super::rows::Span;
+use super::{FlushId, StateBatch, StateStore, Visit};
+use crate::StoreError;
+use crate::codec::node::{decode_format, encode_format};
+use crate::rocks::{check_background, io, open_db, read_options, strict_options};
+use bytes::Bytes;
+use rocksdb::{
+    DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch, WriteOptions,
+    properties,
+};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The version of the state directory that this module writes.
+pub const FORMAT: u8 = 1;
+
+/// Sizes of the state DB, shared by all workers of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct StateOptions {
+    /// Block cache, bytes.
+    pub cache_bytes: usize,
+    /// A front's flush is cut into files of about this size, bytes: each is synced on its own, so a sync of the log
+    /// waits behind at most one of them.
+    pub file_bytes: usize,
+    /// Flushes of fronts wait while level 0 holds more files: compaction has fallen behind.
+    pub level_zero_files_max: u64,
+    /// Size of a memtable of [`RocksState`], bytes; well above what it freezes at.
+    pub memtable_bytes: usize,
+}
+
+impl Default for StateOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 128 << 20, file_bytes: 16 << 20, level_zero_files_max: 64, memtable_bytes: 128 << 20 }
+    }
+}
+
+/// The state DB of a node.
+pub struct RocksShared {
+    db: DB,
+    path: PathBuf,
+    staging: PathBuf,
+    options: Options,
+    sizes: StateOptions,
+    unlogged: WriteOptions,
+    next_file: AtomicU64,
+}
+
+impl RocksShared {
+    /// Opens the state directory at `path`, made where there is none.
+    pub fn open(path: &Path, sizes: StateOptions) -> Result<Arc<Self>, StoreError> {
+        check_format(path)?;
+        let staging = path.join("staging");
+        clear_directory(&staging)?;
+        let options = options(&sizes)?;
+        let db = open_db(&options, &path.join("db"))?;
+        let mut unlogged = WriteOptions::default();
+        unlogged.disable_wal(true);
+        let (path, next_file) = (path.to_path_buf(), AtomicU64::new(0));
+        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file }))
+    }
+
+    /// Whether a flush or compaction has failed; the caller ends the process on `Err`.
+    pub fn health(&self) -> Result<(), StoreError> {
+        check_background(&self.db, &self.path)
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let found = self.db.get_pinned(key).map_err(|e| self.error("read", &e))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// Rows of `[from, to)`, not yet positioned.
+    pub(super) fn iterate(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
+        self.db.raw_iterator_opt(read_options(from.to_vec(), to.to_vec()))
+    }
+
+    pub(super) fn error(&self, doing: &str, error: &rocksdb::Error) -> StoreError {
+        io(format!("{doing} {}", self.path.display()), error)
+    }
+
+    /// Takes in a front's rows, in key order, above everything that is there; all of it becomes visible and durable at
+    /// once. `removed` are ranges that go from what is there; `rows` stand above them.
+    pub(super) fn ingest<'a>(
+        &self,
+        removed: &[Span],
+        rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<(), StoreError> {
+        let files = self.write_files(removed, rows)?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        self.wait_for_room()?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_opts(&options, files).map_err(|e| self.error("ingest into", &e))
+    }
+
+    /// Writes and syncs the rows as sorted files. With ranges it is a single file: a range is below the rows of its own
+    /// file, but could come above those of another.
+    fn write_files<'a>(
+        &self,
+        removed: &[Span],
+        rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<Vec<PathBuf>, StoreError> {
+        let failed = |e: rocksdb::Error| self.error("write a sorted file for", &e);
+        let mut rows = rows.peekable();
+        let mut files = Vec::new();
+        while rows.peek().is_some() || (files.is_empty() && !removed.is_empty()) {
+            let number = self.next_file.fetch_add(1, Ordering::Relaxed);
+            let path = self.staging.join(format!("{number}.sst"));
+            let mut file = SstFileWriter::create(&self.options);
+            file.open(&path).map_err(failed)?;
+            for (from, to) in removed {
+                file.delete_range(from, to).map_err(failed)?;
+            }
+            let mut bytes = 0;
+            while (bytes < self.sizes.file_bytes || !removed.is_empty())
+                && let Some((key, value)) = rows.next()
+            {
+                bytes += key.len() + value.map_or(0, <[u8]>::len);
+                match value {
+                    Some(value) => file.put(key, value),
+                    None => file.delete(key),
+                }
+                .map_err(failed)?;
+            }
+            file.finish().map_err(failed)?;
+            files.push(path);
+        }
+        Ok(files)
+    }
+
+    /// Ingestion knows no back-pressure of its own: waits until compaction has caught up.
+    fn wait_for_room(&self) -> Result<(), StoreError> {
+        loop {
+            let files = self.db.property_int_value(properties::num_files_at_level(0));
+            if files.map_err(|e| self.error("read", &e))?.unwrap_or(0) <= self.sizes.level_zero_files_max {
+                return Ok(());
+            }
+            self.health()?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn options(sizes: &StateOptions) -> Result<Options, StoreError> {
+    // What was not frozen is not durable, after an orderly end either: one way to start, not two.
+    let mut options = strict_options("avoid_flush_during_shutdown=true", sizes.cache_bytes, Some(10.0))?;
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(sizes.memtable_bytes);
+    options.set_max_write_buffer_number(4);
+    options.set_max_bytes_for_level_base(256 << 20);
+    options.set_target_file_size_base(64 << 20);
+    // A flush of a front is several files that do not overlap.
+    options.set_level_zero_file_num_compaction_trigger(12);
+    Ok(options)
+}
+
+fn check_format(path: &Path) -> Result<(), StoreError> {
+    let file = path.join("FORMAT");
+    let what = file.display().to_string();
+    let failed = |e: std::io::Error| StoreError::Io { what: format!("open {}", path.display()), why: e.to_string() };
+    match fs::read(&file) {
+        Ok(row) => match decode_format(row.into()) {
+            Ok(FORMAT) => Ok(()),
+            Ok(found) if found > FORMAT => Err(StoreError::TooNew { what, found, known: FORMAT }),
+            Ok(found) => Err(StoreError::Corrupt { what, why: format!("there never was a version {found}") }),
+            Err(error) => Err(error.corrupt(what)),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if path.join("db").exists() {
+                return Err(StoreError::Corrupt { what, why: "missing, while the database is there".into() });
+            }
+            fs::create_dir_all(path).map_err(failed)?;
+            let unfinished = path.join("FORMAT.new");
+            let mut out = File::create(&unfinished).map_err(failed)?;
+            out.write_all(&encode_format(FORMAT)).and_then(|()| out.sync_all()).map_err(failed)?;
+            fs::rename(&unfinished, &file).map_err(failed)?;
+            File::open(path).and_then(|directory| directory.sync_all()).map_err(failed)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn clear_directory(path: &Path) -> Result<(), StoreError> {
+    let cleared = match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => fs::create_dir_all(path),
+    };
+    cleared.map_err(|e| StoreError::Io { what: format!("clear {}", path.display()), why: e.to_string() })
+}
+
+/// A state store whose rows wait for their flush in RocksDB's memtables.
+pub struct RocksState {
+    shared: Arc<RocksShared>,
+    flusher: Flusher<()>,
+    freeze_bytes: usize,
+    unfrozen: usize,
+    /// Sizes of the freezes not known to be durable.
+    frozen: Vec<(FlushId, usize)>,
+}
+
+impl RocksState {
+    /// A worker's handle on the database; it asks to be frozen after `freeze_bytes` bytes.
+    pub fn new(shared: Arc<RocksShared>, freeze_bytes: usize) -> Result<Self, StoreError> {
+        let db = Arc::clone(&shared);
+        let flusher = Flusher::spawn("state-flush", move |_, ()| db.db.flush().map_err(|e| db.error("flush", &e)))?;
+        Ok(Self { shared, flusher, freeze_bytes, unfrozen: 0, frozen: Vec::new() })
+    }
+
+    fn write(&mut self, rows: WriteBatch) -> Result<(), StoreError> {
+        self.unfrozen += rows.size_in_bytes();
+        self.shared.db.write_opt(rows, &self.shared.unlogged).map_err(|e| self.shared.error("write to", &e))
+    }
+}
+
+impl StateStore for RocksState {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.shared.get(key)
+    }
+
+    fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        let rows = self.shared.iterate(from, to);
+        merge::scan(&[], Some(rows), Range { from, to, reverse }, visit).map_err(|e| self.shared.error("read", &e))
+    }
+
+    fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
+        let mut rows = WriteBatch::default();
+        for (key, value) in &batch.rows {
+            match value {
+                Some(value) => rows.put(key, value),
+                None => rows.delete(key),
+            }
+        }
+        self.write(rows)
+    }
+
+    fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut rows = WriteBatch::default();
+        rows.delete_range(from, to);
+        self.write(rows)
+    }
+
+    fn wants_freeze(&self) -> bool {
+        self.unfrozen >= self.freeze_bytes
+    }
+
+    fn freeze(&mut self) -> Result<FlushId, StoreError> {
+        let id = self.flusher.submit(())?;
+        self.frozen.push((id, std::mem::take(&mut self.unfrozen)));
+        Ok(id)
+    }
+
+    fn flushed(&mut self) -> Result<FlushId, StoreError> {
+        let flushed = self.flusher.flushed()?;
+        self.frozen.retain(|(id, _)| *id > flushed);
+        Ok(flushed)
+    }
+
+    fn flush_and_wait(&mut self) -> Result<(), StoreError> {
+        self.freeze()?;
+        self.flusher.wait_all()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let done = self.flusher.done();
+        self.unfrozen + self.frozen.iter().filter(|(id, _)| *id > done).map(|(_, bytes)| bytes).sum::<usize>()
+    }
+}

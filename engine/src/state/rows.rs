@@ -1,0 +1,267 @@
+//! The rows a front holds in memory: found by hash, sorted only when somebody wants them in order.
+//!
+//! Owns: rows in the order of their first insertion, a hash index over them, and sorted runs of their numbers. Must
+//! never: sort on an insert, or sort a row twice other than by merging.
+
+use bytes::Bytes;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::hash::BuildHasher;
+
+/// What a row costs beside its key and value, bytes: its place in the list and in the index, two allocations.
+const ROW_BYTES: usize = 112;
+
+/// A half-open range of keys.
+pub(super) type Span = (Box<[u8]>, Box<[u8]>);
+
+/// A row: its key, and its value or `None` where it is deleted.
+pub(super) struct Row {
+    pub(super) key: Box<[u8]>,
+    pub(super) value: Option<Bytes>,
+}
+
+/// The whole hash is kept, so that growing reads no keys and a lookup reads hardly any but the right one.
+struct Place {
+    hash: u64,
+    row: u32,
+}
+
+/// What is known of a key.
+pub(super) enum Found<'a> {
+    /// Nothing: older layers may have it.
+    Nothing,
+    /// It is deleted.
+    Deleted,
+    /// Its value.
+    Value(&'a Bytes),
+}
+
+/// Rows in memory. Numbers of rows are `u32`: memory ends long before them.
+pub(super) struct RowMap {
+    rows: Vec<Row>,
+    index: HashTable<Place>,
+    hasher: DefaultHashBuilder,
+    /// Ranges removed from older layers; rows of this map stand above them.
+    removed: Vec<Span>,
+    bytes: usize,
+    /// Sorted, disjoint, together the rows below `sorted`; each at least twice as long as the next.
+    runs: Vec<Vec<u32>>,
+    sorted: usize,
+}
+
+impl RowMap {
+    /// An empty map with room for `rows` rows.
+    pub(super) fn with_capacity(rows: usize) -> Self {
+        Self {
+            rows: Vec::with_capacity(rows),
+            index: HashTable::with_capacity(rows),
+            hasher: DefaultHashBuilder::default(),
+            removed: Vec::new(),
+            bytes: 0,
+            runs: Vec::new(),
+            sorted: 0,
+        }
+    }
+
+    /// Number of rows, deleted ones counted.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether it says nothing about any key.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.removed.is_empty()
+    }
+
+    /// Memory held, bytes, approximately.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Every row, by its number.
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Ranges removed from older layers.
+    pub(super) fn removed(&self) -> &[Span] {
+        &self.removed
+    }
+
+    /// The newest value of a row.
+    pub(super) fn get(&self, key: &[u8]) -> Found<'_> {
+        let hash = self.hasher.hash_one(key);
+        let place = self.index.find(hash, |place| place.hash == hash && *self.rows[place.row as usize].key == *key);
+        match place.map(|place| &self.rows[place.row as usize].value) {
+            Some(Some(value)) => Found::Value(value),
+            Some(None) => Found::Deleted,
+            None if covers(&self.removed, key) => Found::Deleted,
+            None => Found::Nothing,
+        }
+    }
+
+    /// Sets or deletes a row.
+    pub(super) fn insert(&mut self, key: Vec<u8>, value: Option<Bytes>) {
+        let hash = self.hasher.hash_one(&key[..]);
+        let value_bytes = value.as_ref().map_or(0, Bytes::len);
+        let rows = &mut self.rows;
+        let same = |place: &Place| place.hash == hash && *rows[place.row as usize].key == key[..];
+        match self.index.find(hash, same).map(|place| place.row as usize) {
+            Some(row) => {
+                let old = std::mem::replace(&mut rows[row].value, value);
+                self.bytes = self.bytes + value_bytes - old.map_or(0, |value| value.len());
+            }
+            None => {
+                let row = u32::try_from(rows.len()).expect("fewer than 2^32 rows fit into memory");
+                self.bytes += key.len() + value_bytes + ROW_BYTES;
+                rows.push(Row { key: key.into_boxed_slice(), value });
+                self.index.insert_unique(hash, Place { hash, row }, |place| place.hash);
+            }
+        }
+    }
+
+    /// Drops the rows of `[from, to)` here and remembers the range for older layers. Rebuilds the map: rarely used.
+    pub(super) fn remove_range(&mut self, from: &[u8], to: &[u8]) {
+        let mut kept = Self::with_capacity(self.rows.len());
+        kept.removed = std::mem::take(&mut self.removed);
+        kept.removed.push((from.into(), to.into()));
+        kept.bytes = kept.removed.iter().map(|(from, to)| from.len() + to.len() + ROW_BYTES).sum();
+        for row in self.rows.drain(..) {
+            if *row.key < *from || *row.key >= *to {
+                kept.insert(row.key.into_vec(), row.value);
+            }
+        }
+        *self = kept;
+    }
+
+    /// Sorts what was inserted since the last call into a run of its own, and merges runs of similar length, so that a
+    /// row is merged a logarithmic number of times.
+    pub(super) fn settle(&mut self) {
+        if self.sorted == self.rows.len() {
+            return;
+        }
+        self.runs.push(sort(&self.rows, self.sorted));
+        self.sorted = self.rows.len();
+        while let [.., longer, last] = &self.runs[..]
+            && longer.len() < 2 * last.len()
+        {
+            let merged = merge(&self.rows, longer, last);
+            self.runs.truncate(self.runs.len() - 2);
+            self.runs.push(merged);
+        }
+    }
+
+    /// The sorted runs; complete after [`RowMap::settle`].
+    pub(super) fn runs(&self) -> &[Vec<u32>] {
+        &self.runs
+    }
+
+    /// All rows in key order.
+    pub(super) fn order(&self) -> Vec<u32> {
+        let mut all = sort(&self.rows, self.sorted);
+        for run in self.runs.iter().rev() {
+            all = merge(&self.rows, run, &all);
+        }
+        all
+    }
+}
+
+/// Whether one of `spans` holds `key`.
+pub(super) fn covers(spans: &[Span], key: &[u8]) -> bool {
+    spans.iter().any(|(from, to)| **from <= *key && *key < **to)
+}
+
+/// The rows from number `from` on, in key order. Sorts by the first bytes behind what all keys share, so that most
+/// comparisons touch no key.
+fn sort(rows: &[Row], from: usize) -> Vec<u32> {
+    let fresh = &rows[from..];
+    let Some(first) = fresh.first() else {
+        return Vec::new();
+    };
+    let shared = fresh.iter().fold(first.key.len(), |shared, row| {
+        first.key.iter().zip(&row.key[..]).take(shared).take_while(|(a, b)| a == b).count()
+    });
+    let mut keyed: Vec<(u128, u32)> = (from..)
+        .zip(fresh)
+        .map(|(number, row)| {
+            let mut head = [0; 16];
+            let tail = &row.key[shared..];
+            let len = tail.len().min(16);
+            head[..len].copy_from_slice(&tail[..len]);
+            (u128::from_be_bytes(head), u32::try_from(number).expect("rows are numbered by u32"))
+        })
+        .collect();
+    keyed.sort_unstable_by(|(a, row_a), (b, row_b)| {
+        a.cmp(b).then_with(|| rows[*row_a as usize].key.cmp(&rows[*row_b as usize].key))
+    });
+    keyed.into_iter().map(|(_, row)| row).collect()
+}
+
+/// Two disjoint sorted runs as one.
+fn merge(rows: &[Row], a: &[u32], b: &[u32]) -> Vec<u32> {
+    let key = |row: u32| &rows[row as usize].key;
+    let mut merged = Vec::with_capacity(a.len() + b.len());
+    let (mut i, mut j) = (0, 0);
+    while i < a.len() && j < b.len() {
+        if key(a[i]) < key(b[j]) {
+            merged.push(a[i]);
+            i += 1;
+        } else {
+            merged.push(b[j]);
+            j += 1;
+        }
+    }
+    merged.extend_from_slice(&a[i..]);
+    merged.extend_from_slice(&b[j..]);
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+
+    fn sorted_keys(map: &RowMap, run: &[u32]) -> Vec<Vec<u8>> {
+        run.iter().map(|&row| map.rows()[row as usize].key.to_vec()).collect()
+    }
+
+    #[test]
+    fn runs_hold_every_row_once_in_order() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+        let mut map = RowMap::with_capacity(0);
+        for round in 0..200 {
+            for _ in 0..rng.random_range(0..20) {
+                let len = rng.random_range(0..24);
+                let key = (0..len).map(|_| rng.random_range(0..3u8) * 127).collect();
+                map.insert(key, Some(Bytes::new()));
+            }
+            if round % 3 == 0 {
+                map.settle();
+                assert_eq!(map.runs().iter().map(Vec::len).sum::<usize>(), map.len());
+                assert!(map.runs().windows(2).all(|w| w[0].len() >= 2 * w[1].len()));
+                for run in map.runs() {
+                    assert!(sorted_keys(&map, run).is_sorted_by(|a, b| a < b));
+                }
+            }
+            let all = sorted_keys(&map, &map.order());
+            assert_eq!(all.len(), map.len());
+            assert!(all.is_sorted_by(|a, b| a < b));
+        }
+    }
+
+    #[test]
+    fn memory_is_counted_both_ways() {
+        let mut map = RowMap::with_capacity(0);
+        map.insert(b"a".to_vec(), Some(Bytes::from_static(b"12345")));
+        let with_value = map.bytes();
+        map.insert(b"a".to_vec(), None);
+        assert_eq!(map.bytes(), with_value - 5);
+        map.insert(b"a".to_vec(), Some(Bytes::from_static(b"12345")));
+        assert_eq!(map.bytes(), with_value);
+        map.insert(b"b".to_vec(), None);
+        map.remove_range(b"a", b"b");
+        assert_eq!(map.len(), 1);
+        assert!(matches!(map.get(b"a"), Found::Deleted));
+        assert!(matches!(map.get(b"b"), Found::Deleted));
+        assert!(matches!(map.get(b"c"), Found::Nothing));
+    }
+}

@@ -1,0 +1,350 @@
+//! The bytes of metadata: rows of the system shard, commands and outcomes.
+//!
+//! Owns: their formats, each with a version byte; rows end in a CRC-32. Must never: panic on any input.
+
+use super::{
+    Descriptor, NodeInfo, Partitioning, ROW_CLUSTER, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention, RowChange, SystemCommand,
+    SystemOutcome, SystemState, TableInfo,
+};
+use crate::codec::buf::{DecodeError, Put, Reader, Writer};
+use crate::ids::{NodeId, ShardId, TableId};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
+
+const VERSION: u8 = 1;
+
+fn version(r: &mut Reader) -> Result<(), DecodeError> {
+    if r.u8()? == VERSION { Ok(()) } else { Err(r.error("metadata format version")) }
+}
+
+fn string(r: &mut Reader) -> Result<String, DecodeError> {
+    String::from_utf8(r.bytes()?.to_vec()).map_err(|_| r.error("UTF-8 text"))
+}
+
+pub(super) fn encode_node(node: &NodeInfo) -> Bytes {
+    let mut w = Writer::new();
+    w.u8(VERSION);
+    w.bytes(node.addr.as_bytes());
+    w.u128(node.nonce);
+    w.into_checked()
+}
+
+fn decode_node(data: Bytes) -> Result<NodeInfo, DecodeError> {
+    let mut r = Reader::checked(data)?;
+    version(&mut r)?;
+    let node = NodeInfo { addr: string(&mut r)?, nonce: r.u128()? };
+    r.finish()?;
+    Ok(node)
+}
+
+fn partitioning(r: &mut Reader) -> Result<Partitioning, DecodeError> {
+    match r.u8()? {
+        1 => Ok(Partitioning::Range),
+        2 => Ok(Partitioning::Hash),
+        _ => Err(r.error("partitioning")),
+    }
+}
+
+fn put_partitioning(w: &mut Writer, p: Partitioning) {
+    w.u8(match p {
+        Partitioning::Range => 1,
+        Partitioning::Hash => 2,
+    });
+}
+
+fn retention(r: &mut Reader) -> Result<Retention, DecodeError> {
+    match r.u8()? {
+        1 => Ok(Retention::Latest),
+        2 => Ok(Retention::All),
+        _ => Err(r.error("retention")),
+    }
+}
+
+fn put_retention(w: &mut Writer, p: Retention) {
+    w.u8(match p {
+        Retention::Latest => 1,
+        Retention::All => 2,
+    });
+}
+
+pub(super) fn encode_table(table: &TableInfo) -> Bytes {
+    let mut w = Writer::new();
+    w.u8(VERSION);
+    w.bytes(table.name.as_bytes());
+    put_partitioning(&mut w, table.partitioning);
+    put_retention(&mut w, table.retention);
+    w.u32(table.replicas);
+    w.into_checked()
+}
+
+fn decode_table(data: Bytes) -> Result<TableInfo, DecodeError> {
+    let mut r = Reader::checked(data)?;
+    version(&mut r)?;
+    let table = TableInfo {
+        name: string(&mut r)?,
+        partitioning: partitioning(&mut r)?,
+        retention: retention(&mut r)?,
+        replicas: r.u32()?,
+    };
+    r.finish()?;
+    Ok(table)
+}
+
+/// A shard descriptor as a row.
+#[must_use]
+pub fn encode_descriptor(d: &Descriptor) -> Bytes {
+    let mut w = Writer::new();
+    w.u8(VERSION);
+    w.u64(d.shard.0);
+    w.u32(d.table.0);
+    put_partitioning(&mut w, d.partitioning);
+    put_retention(&mut w, d.retention);
+    w.bytes(&d.from);
+    w.bytes(&d.to);
+    w.u64(d.version);
+    w.u64(d.membership.config.0);
+    w.u64(d.membership.first_leader.0);
+    w.var(d.membership.members.len() as u64);
+    for member in &d.membership.members {
+        w.u64(member.node.0);
+        w.u8(matches!(member.role, MemberRole::Learner).into());
+    }
+    w.into_checked()
+}
+
+/// Reads a shard descriptor back.
+///
+/// # Errors
+/// The bytes are no descriptor of a known version.
+pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
+    let mut r = Reader::checked(data)?;
+    version(&mut r)?;
+    let shard = ShardId(r.u64()?);
+    let table = TableId(r.u32()?);
+    let partitioning = partitioning(&mut r)?;
+    let retention = retention(&mut r)?;
+    let (from, to, version) = (r.bytes()?, r.bytes()?, r.u64()?);
+    let config = ConfigId(r.u64()?);
+    let first_leader = NodeId(r.u64()?);
+    let mut members = Vec::new();
+    for _ in 0..r.count(9)? {
+        let node = NodeId(r.u64()?);
+        let role = if r.flag()? { MemberRole::Learner } else { MemberRole::Voter };
+        members.push(Member { node, role });
+    }
+    r.finish()?;
+    let membership = Membership { config, members, first_leader };
+    Ok(Descriptor { shard, table, partitioning, retention, from, to, version, membership })
+}
+
+impl SystemState {
+    pub(super) fn encode_cluster(&self) -> Bytes {
+        let mut w = Writer::new();
+        w.u8(VERSION);
+        w.u128(self.cluster);
+        w.u64(self.revision);
+        w.u64(self.next_node);
+        w.u32(self.next_table);
+        w.u64(self.next_shard);
+        w.into_checked()
+    }
+
+    /// Every row of the state.
+    #[must_use]
+    pub fn rows(&self) -> Vec<RowChange> {
+        let mut rows = vec![(ROW_CLUSTER, 0, Some(self.encode_cluster()))];
+        rows.extend(self.nodes.iter().map(|(id, n)| (ROW_NODE, id.0, Some(encode_node(n)))));
+        rows.extend(self.tables.iter().map(|(id, t)| (ROW_TABLE, id.0.into(), Some(encode_table(t)))));
+        rows.extend(self.shards.iter().map(|(id, d)| (ROW_SHARD, id.0, Some(encode_descriptor(d)))));
+        rows
+    }
+
+    /// The state from its rows.
+    ///
+    /// # Errors
+    /// A row is damaged, of an unknown kind, or the cluster row is missing.
+    pub fn from_rows(rows: impl IntoIterator<Item = (u8, u64, Bytes)>) -> Result<Self, DecodeError> {
+        let mut state = Self {
+            cluster: 0,
+            revision: 0,
+            nodes: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            next_node: 0,
+            next_table: 0,
+            next_shard: 0,
+        };
+        for (kind, id, data) in rows {
+            match kind {
+                ROW_CLUSTER => {
+                    let mut r = Reader::checked(data)?;
+                    version(&mut r)?;
+                    state.cluster = r.u128()?;
+                    state.revision = r.u64()?;
+                    state.next_node = r.u64()?;
+                    state.next_table = r.u32()?;
+                    state.next_shard = r.u64()?;
+                    r.finish()?;
+                }
+                ROW_NODE => drop(state.nodes.insert(NodeId(id), decode_node(data)?)),
+                ROW_TABLE => {
+                    let id = u32::try_from(id).map_err(|_| DecodeError { what: "table id", at: 0 })?;
+                    state.tables.insert(TableId(id), decode_table(data)?);
+                }
+                ROW_SHARD => drop(state.shards.insert(ShardId(id), decode_descriptor(data)?)),
+                _ => return Err(DecodeError { what: "metadata row kind", at: 0 }),
+            }
+        }
+        if state.revision == 0 {
+            return Err(DecodeError { what: "cluster row", at: 0 });
+        }
+        Ok(state)
+    }
+
+    /// All rows in one buffer: a genesis, or a map on its way to another node.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let rows = self.rows();
+        let mut w = Writer::new();
+        w.u8(VERSION);
+        w.var(rows.len() as u64);
+        for (kind, id, data) in rows {
+            w.u8(kind);
+            w.u64(id);
+            w.bytes(&data.unwrap_or_default());
+        }
+        w.into_checked()
+    }
+
+    /// Reads back what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are damaged or of an unknown version.
+    pub fn decode(data: Bytes) -> Result<Self, DecodeError> {
+        let mut r = Reader::checked(data)?;
+        version(&mut r)?;
+        let mut rows = Vec::new();
+        for _ in 0..r.count(10)? {
+            rows.push((r.u8()?, r.u64()?, r.bytes()?));
+        }
+        r.finish()?;
+        Self::from_rows(rows)
+    }
+}
+
+impl SystemCommand {
+    /// The command as the content of a write.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::new();
+        w.u8(VERSION);
+        match self {
+            Self::AddNode { addr, nonce } => {
+                w.u8(1);
+                w.bytes(addr.as_bytes());
+                w.u128(*nonce);
+            }
+            Self::SetAddr { node, addr } => {
+                w.u8(2);
+                w.u64(node.0);
+                w.bytes(addr.as_bytes());
+            }
+            Self::CreateTable { name, partitioning, retention, shards, splits, replicas } => {
+                w.u8(3);
+                w.bytes(name.as_bytes());
+                put_partitioning(&mut w, *partitioning);
+                put_retention(&mut w, *retention);
+                w.u32(*shards);
+                w.u32(*replicas);
+                w.var(splits.len() as u64);
+                for split in splits {
+                    w.bytes(split);
+                }
+            }
+            Self::DropTable { name } => {
+                w.u8(4);
+                w.bytes(name.as_bytes());
+            }
+        }
+        w.into_bytes()
+    }
+
+    /// Reads a command back.
+    ///
+    /// # Errors
+    /// The bytes are no command of a known version.
+    pub fn decode(data: Bytes) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(data);
+        version(&mut r)?;
+        let command = match r.u8()? {
+            1 => Self::AddNode { addr: string(&mut r)?, nonce: r.u128()? },
+            2 => Self::SetAddr { node: NodeId(r.u64()?), addr: string(&mut r)? },
+            3 => {
+                let name = string(&mut r)?;
+                let (partitioning, retention) = (partitioning(&mut r)?, retention(&mut r)?);
+                let (shards, replicas) = (r.u32()?, r.u32()?);
+                let splits = (0..r.count(1)?).map(|_| r.bytes()).collect::<Result<_, _>>()?;
+                Self::CreateTable { name, partitioning, retention, shards, splits, replicas }
+            }
+            4 => Self::DropTable { name: string(&mut r)? },
+            _ => return Err(r.error("metadata command")),
+        };
+        r.finish()?;
+        Ok(command)
+    }
+}
+
+impl SystemOutcome {
+    /// The outcome as stored and sent.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::new();
+        w.u8(VERSION);
+        match self {
+            Self::Node(id) => {
+                w.u8(1);
+                w.u64(id.0);
+            }
+            Self::Table(id) => {
+                w.u8(2);
+                w.u32(id.0);
+            }
+            Self::Done => w.u8(3),
+            Self::TableExists(name) => {
+                w.u8(4);
+                w.bytes(name.as_bytes());
+            }
+            Self::TableNotFound(name) => {
+                w.u8(5);
+                w.bytes(name.as_bytes());
+            }
+            Self::Invalid { field, why } => {
+                w.u8(6);
+                w.bytes(field.as_bytes());
+                w.bytes(why.as_bytes());
+            }
+        }
+        w.into_bytes()
+    }
+
+    /// Reads an outcome back.
+    ///
+    /// # Errors
+    /// The bytes are no outcome of a known version.
+    pub fn decode(data: Bytes) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(data);
+        version(&mut r)?;
+        let outcome = match r.u8()? {
+            1 => Self::Node(NodeId(r.u64()?)),
+            2 => Self::Table(TableId(r.u32()?)),
+            3 => Self::Done,
+            4 => Self::TableExists(string(&mut r)?),
+            5 => Self::TableNotFound(string(&mut r)?),
+            6 => Self::Invalid { field: string(&mut r)?, why: string(&mut r)? },
+            _ => return Err(r.error("metadata outcome")),
+        };
+        r.finish()?;
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,395 @@
+//! The system shard's state: nodes, tables, shard descriptors and id allocation.
+//!
+//! Owns: the cluster's metadata and its deterministic changes. Must never: read a clock, draw a random number or hand out
+//! an id twice.
+
+mod codec;
+mod place;
+
+pub use codec::{decode_descriptor, encode_descriptor};
+
+use crate::ids::{NodeId, SYSTEM_SHARD, ShardId, TableId};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
+
+/// Most shards of one table at its creation.
+pub const TABLE_SHARDS_MAX: u32 = 4096;
+/// Longest table name, bytes.
+pub const TABLE_NAME_MAX: usize = 64;
+/// Most replicas of the system shard.
+pub const SYSTEM_REPLICAS_MAX: usize = 5;
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// host:port of its gRPC service.
+    pub addr: String,
+    /// The joiner's nonce: a repeated join gets the same id.
+    pub nonce: u128,
+}
+
+/// How a table's keys are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partitioning {
+    /// By key order.
+    Range,
+    /// By XXH3-64, seed 0, of the key.
+    Hash,
+}
+
+/// What a table keeps of each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retention {
+    /// The newest record.
+    Latest,
+    /// Every record.
+    All,
+}
+
+/// A table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableInfo {
+    /// Its name.
+    pub name: String,
+    /// How its keys are spread.
+    pub partitioning: Partitioning,
+    /// What it keeps.
+    pub retention: Retention,
+    /// Replicas of each of its shards.
+    pub replicas: u32,
+}
+
+/// A shard: what part of which table, and who replicates it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its table; 0 for the system shard.
+    pub table: TableId,
+    /// The table's partitioning.
+    pub partitioning: Partitioning,
+    /// The table's retention.
+    pub retention: Retention,
+    /// Lower bound, inclusive: a key, or an 8-byte big-endian hash.
+    pub from: Bytes,
+    /// Upper bound, exclusive; empty: none.
+    pub to: Bytes,
+    /// Changes of bounds, from 1.
+    pub version: u64,
+    /// Its members.
+    pub membership: Membership,
+}
+
+/// The cluster's metadata as of one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemState {
+    /// Random name of the cluster.
+    pub cluster: u128,
+    /// Counts changes.
+    pub revision: u64,
+    /// The nodes.
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
+    /// The tables.
+    pub tables: BTreeMap<TableId, TableInfo>,
+    /// The shards, the system shard among them.
+    pub shards: BTreeMap<ShardId, Descriptor>,
+    /// Next id to give.
+    pub next_node: u64,
+    /// Next id to give.
+    pub next_table: u32,
+    /// Next id to give.
+    pub next_shard: u64,
+}
+
+/// A change of the metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SystemCommand {
+    /// A node joins, or repeats its join.
+    AddNode {
+        /// host:port.
+        addr: String,
+        /// The joiner's.
+        nonce: u128,
+    },
+    /// A node's address changed.
+    SetAddr {
+        /// The node.
+        node: NodeId,
+        /// host:port.
+        addr: String,
+    },
+    /// A new table.
+    CreateTable {
+        /// Its name.
+        name: String,
+        /// How its keys are spread.
+        partitioning: Partitioning,
+        /// What it keeps.
+        retention: Retention,
+        /// Number of shards (hash); for range 0, or split points + 1.
+        shards: u32,
+        /// Split points (range).
+        splits: Vec<Bytes>,
+        /// Replicas of a shard; 0: three, or as many as there are nodes.
+        replicas: u32,
+    },
+    /// A table goes, with all its records.
+    DropTable {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What became of a [`SystemCommand`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SystemOutcome {
+    /// The node's id.
+    Node(NodeId),
+    /// The table's id.
+    Table(TableId),
+    /// Done.
+    Done,
+    /// Nothing changed: a table of this name exists.
+    TableExists(String),
+    /// Nothing changed: no table has this name.
+    TableNotFound(String),
+    /// Nothing changed: a part of the command makes no sense.
+    Invalid {
+        /// Which part.
+        field: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A row of the system shard that changed: kind, id, new content.
+pub type RowChange = (u8, u64, Option<Bytes>);
+
+/// Row kind of the counters and the cluster's name (id 0).
+pub const ROW_CLUSTER: u8 = 0;
+/// Row kind of a node.
+pub const ROW_NODE: u8 = 1;
+/// Row kind of a table.
+pub const ROW_TABLE: u8 = 2;
+/// Row kind of a shard descriptor.
+pub const ROW_SHARD: u8 = 3;
+
+impl SystemState {
+    /// The metadata of a new cluster: its founders get ids 1, 2, … in order and the first five replicate the system shard.
+    #[must_use]
+    pub fn found(cluster: u128, founders: &[String]) -> Self {
+        let nodes: BTreeMap<_, _> = (1..)
+            .zip(founders)
+            .map(|(id, addr)| (NodeId(id), NodeInfo { addr: addr.clone(), nonce: u128::from(id) }))
+            .collect();
+        let members: Vec<NodeId> = nodes.keys().copied().take(SYSTEM_REPLICAS_MAX).collect();
+        let system = Descriptor {
+            shard: SYSTEM_SHARD,
+            table: TableId(0),
+            partitioning: Partitioning::Range,
+            retention: Retention::Latest,
+            from: Bytes::new(),
+            to: Bytes::new(),
+            version: 1,
+            membership: first_epoch(&members, NodeId(1)),
+        };
+        Self {
+            cluster,
+            revision: 1,
+            next_node: founders.len() as u64 + 1,
+            nodes,
+            tables: BTreeMap::new(),
+            shards: BTreeMap::from([(SYSTEM_SHARD, system)]),
+            next_table: 1,
+            next_shard: 2,
+        }
+    }
+
+    /// The table of this name.
+    #[must_use]
+    pub fn table(&self, name: &str) -> Option<(TableId, &TableInfo)> {
+        self.tables.iter().find(|(_, t)| t.name == name).map(|(id, t)| (*id, t))
+    }
+
+    /// Carries out one command: deterministic, all or nothing. Returns its outcome and the rows that changed.
+    pub fn execute(&mut self, command: &SystemCommand) -> (SystemOutcome, Vec<RowChange>) {
+        let mut rows = Vec::new();
+        let outcome = match command {
+            SystemCommand::AddNode { addr, nonce } => self.add_node(addr, *nonce, &mut rows),
+            SystemCommand::SetAddr { node, addr } => self.set_addr(*node, addr, &mut rows),
+            SystemCommand::CreateTable { name, partitioning, retention, shards, splits, replicas } => {
+                let bounds = check_name(name).and_then(|()| bounds(*partitioning, *shards, splits));
+                match bounds {
+                    Err((field, why)) => SystemOutcome::Invalid { field: field.into(), why },
+                    Ok(bounds) => self.create_table(name, *partitioning, *retention, &bounds, *replicas, &mut rows),
+                }
+            }
+            SystemCommand::DropTable { name } => self.drop_table(name, &mut rows),
+        };
+        if !rows.is_empty() {
+            self.revision += 1;
+            rows.push((ROW_CLUSTER, 0, Some(self.encode_cluster())));
+        }
+        (outcome, rows)
+    }
+
+    fn add_node(&mut self, addr: &str, nonce: u128, rows: &mut Vec<RowChange>) -> SystemOutcome {
+        if let Some((id, _)) = self.nodes.iter().find(|(_, n)| n.nonce == nonce) {
+            return SystemOutcome::Node(*id);
+        }
+        if let Some((id, _)) = self.nodes.iter().find(|(_, n)| n.addr == addr) {
+            let why = format!("node {id} is already registered at {addr}; a replaced node joins under a new address");
+            return SystemOutcome::Invalid { field: "advertise".into(), why };
+        }
+        let id = NodeId(self.next_node);
+        self.next_node += 1;
+        self.nodes.insert(id, NodeInfo { addr: addr.into(), nonce });
+        rows.push((ROW_NODE, id.0, Some(codec::encode_node(&self.nodes[&id]))));
+        SystemOutcome::Node(id)
+    }
+
+    fn set_addr(&mut self, node: NodeId, addr: &str, rows: &mut Vec<RowChange>) -> SystemOutcome {
+        let Some(info) = self.nodes.get_mut(&node) else {
+            return SystemOutcome::Invalid { field: "node".into(), why: format!("there is no node {node}") };
+        };
+        if info.addr != addr {
+            info.addr = addr.into();
+            rows.push((ROW_NODE, node.0, Some(codec::encode_node(info))));
+        }
+        SystemOutcome::Done
+    }
+
+    fn create_table(
+        &mut self,
+        name: &str,
+        partitioning: Partitioning,
+        retention: Retention,
+        bounds: &[(Bytes, Bytes)],
+        replicas: u32,
+        rows: &mut Vec<RowChange>,
+    ) -> SystemOutcome {
+        if self.table(name).is_some() {
+            return SystemOutcome::TableExists(name.into());
+        }
+        let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        let replicas = if replicas == 0 { nodes.min(3) } else { replicas };
+        if replicas > nodes {
+            let why = format!("{replicas} replicas need as many nodes, the cluster has {nodes}");
+            return SystemOutcome::Invalid { field: "replicas".into(), why };
+        }
+        let id = TableId(self.next_table);
+        self.next_table += 1;
+        let table = TableInfo { name: name.into(), partitioning, retention, replicas };
+        rows.push((ROW_TABLE, id.0.into(), Some(codec::encode_table(&table))));
+        self.tables.insert(id, table);
+        for (from, to) in bounds {
+            let shard = ShardId(self.next_shard);
+            self.next_shard += 1;
+            let (members, leader) = place::choose(self, replicas as usize);
+            let descriptor = Descriptor {
+                shard,
+                table: id,
+                partitioning,
+                retention,
+                from: from.clone(),
+                to: to.clone(),
+                version: 1,
+                membership: first_epoch(&members, leader),
+            };
+            rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(&descriptor))));
+            self.shards.insert(shard, descriptor);
+        }
+        SystemOutcome::Table(id)
+    }
+
+    fn drop_table(&mut self, name: &str, rows: &mut Vec<RowChange>) -> SystemOutcome {
+        let Some((id, _)) = self.table(name) else {
+            return SystemOutcome::TableNotFound(name.into());
+        };
+        self.tables.remove(&id);
+        rows.push((ROW_TABLE, id.0.into(), None));
+        let gone: Vec<ShardId> = self.shards.iter().filter(|(_, d)| d.table == id).map(|(s, _)| *s).collect();
+        for shard in gone {
+            self.shards.remove(&shard);
+            rows.push((ROW_SHARD, shard.0, None));
+        }
+        SystemOutcome::Done
+    }
+}
+
+/// The membership of a new shard.
+fn first_epoch(nodes: &[NodeId], first_leader: NodeId) -> Membership {
+    let mut members: Vec<Member> = nodes.iter().map(|&node| Member { node, role: MemberRole::Voter }).collect();
+    members.sort_unstable();
+    Membership { config: ConfigId(1), members, first_leader }
+}
+
+type Invalid = (&'static str, String);
+
+fn check_name(name: &str) -> Result<(), Invalid> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || name.len() > TABLE_NAME_MAX || !name.chars().all(fine) || !name.starts_with(char::is_alphanumeric)
+    {
+        let why = format!(
+            "a table's name has 1 to {TABLE_NAME_MAX} of the characters A-Z a-z 0-9 _ - . and begins with a letter or digit; \
+             this is {name:?}"
+        );
+        return Err(("name", why));
+    }
+    Ok(())
+}
+
+/// The bounds of a new table's shards, in order.
+fn bounds(partitioning: Partitioning, shards: u32, splits: &[Bytes]) -> Result<Vec<(Bytes, Bytes)>, Invalid> {
+    let points: Vec<Bytes> = match partitioning {
+        Partitioning::Range => {
+            range_points(shards, splits)?;
+            splits.to_vec()
+        }
+        Partitioning::Hash => {
+            if !splits.is_empty() {
+                return Err(("split_at", "a hash table has no split points; give --shards N".into()));
+            }
+            if shards == 0 || shards > TABLE_SHARDS_MAX {
+                return Err(("shards", format!("a hash table has 1 to {TABLE_SHARDS_MAX} shards, not {shards}")));
+            }
+            // The ring of 2^64 positions in equal parts.
+            (1..u64::from(shards))
+                .map(|i| {
+                    let at = (u128::from(i) << 64) / u128::from(shards);
+                    Bytes::copy_from_slice(&u64::try_from(at).expect("i < shards keeps it below 2^64").to_be_bytes())
+                })
+                .collect()
+        }
+    };
+    let froms = std::iter::once(Bytes::new()).chain(points.iter().cloned());
+    let tos = points.iter().cloned().chain(std::iter::once(Bytes::new()));
+    Ok(froms.zip(tos).collect())
+}
+
+fn range_points(shards: u32, splits: &[Bytes]) -> Result<(), Invalid> {
+    let needed = splits.len() as u64 + 1;
+    if shards != 0 && u64::from(shards) != needed {
+        let why = format!(
+            "a range table of {shards} shards needs {} split points (--split-at KEY), {} were given",
+            u64::from(shards) - 1,
+            splits.len()
+        );
+        return Err(("shards", why));
+    }
+    if needed > u64::from(TABLE_SHARDS_MAX) {
+        return Err(("split_at", format!("a table has at most {TABLE_SHARDS_MAX} shards, this would have {needed}")));
+    }
+    if splits.iter().any(|s| s.is_empty() || s.len() > crate::command::KEY_BYTES_MAX) {
+        return Err(("split_at", format!("a split point has 1 to {} bytes", crate::command::KEY_BYTES_MAX)));
+    }
+    if let Some(pair) = splits.windows(2).find(|w| w[0] >= w[1]) {
+        let (a, b) = (String::from_utf8_lossy(&pair[0]), String::from_utf8_lossy(&pair[1]));
+        return Err(("split_at", format!("split points must rise: {b:?} follows {a:?}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

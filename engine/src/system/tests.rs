@@ -1,0 +1,99 @@
+use super::*;
+
+fn founded(n: usize) -> SystemState {
+    let founders: Vec<String> = (1..=n).map(|i| format!("127.0.0.1:740{i}")).collect();
+    SystemState::found(7, &founders)
+}
+
+fn create(partitioning: Partitioning, shards: u32, splits: &[&str], replicas: u32) -> SystemCommand {
+    SystemCommand::CreateTable {
+        name: "t".into(),
+        partitioning,
+        retention: Retention::All,
+        shards,
+        splits: splits.iter().map(|s| Bytes::copy_from_slice(s.as_bytes())).collect(),
+        replicas,
+    }
+}
+
+#[test]
+fn replicas_and_first_leaders_are_spread() {
+    let mut state = founded(5);
+    let (outcome, _) = state.execute(&create(Partitioning::Hash, 10, &[], 3));
+    assert_eq!(outcome, SystemOutcome::Table(TableId(1)));
+    for node in state.nodes.keys() {
+        let held = state.shards.values().filter(|d| d.membership.voters().any(|v| v == *node)).count();
+        let led = state.shards.values().filter(|d| d.membership.first_leader == *node).count();
+        assert!((6..=8).contains(&held), "node {node} holds {held} of 35 replicas");
+        assert!((1..=3).contains(&led), "node {node} leads {led} of 11 shards");
+    }
+}
+
+#[test]
+fn hash_bounds_cover_the_ring_in_equal_parts() {
+    let parts = bounds(Partitioning::Hash, 4, &[]).unwrap();
+    let hex: Vec<String> = parts.iter().map(|(f, _)| f.iter().map(|b| format!("{b:02x}")).collect()).collect();
+    assert_eq!(hex, ["", "4000000000000000", "8000000000000000", "c000000000000000"]);
+    assert!(parts.windows(2).all(|w| w[0].1 == w[1].0) && parts[3].1.is_empty());
+}
+
+#[test]
+fn nonsense_changes_nothing() {
+    let mut state = founded(3);
+    let before = state.clone();
+    for (command, part) in [
+        (create(Partitioning::Hash, 0, &[], 3), "shards"),
+        (create(Partitioning::Hash, 4097, &[], 3), "shards"),
+        (create(Partitioning::Hash, 4, &["k"], 3), "split_at"),
+        (create(Partitioning::Range, 4, &[], 3), "shards"),
+        (create(Partitioning::Range, 0, &["b", "a"], 3), "split_at"),
+        (create(Partitioning::Range, 0, &["a", "a"], 3), "split_at"),
+        (create(Partitioning::Range, 0, &[""], 3), "split_at"),
+        (create(Partitioning::Hash, 4, &[], 4), "replicas"),
+    ] {
+        let (outcome, rows) = state.execute(&command);
+        assert!(matches!(&outcome, SystemOutcome::Invalid { field, .. } if field == part), "{command:?}: {outcome:?}");
+        assert!(rows.is_empty());
+    }
+    for name in ["", "a b", "-x", &"x".repeat(65)] {
+        let command = SystemCommand::CreateTable {
+            name: name.into(),
+            partitioning: Partitioning::Hash,
+            retention: Retention::Latest,
+            shards: 1,
+            splits: vec![],
+            replicas: 0,
+        };
+        assert!(matches!(state.execute(&command).0, SystemOutcome::Invalid { field, .. } if field == "name"));
+    }
+    assert_eq!(state, before);
+}
+
+#[test]
+fn rows_and_buffers_read_back() {
+    let mut state = founded(3);
+    state.execute(&create(Partitioning::Range, 0, &["g", "p"], 0));
+    assert_eq!(SystemState::decode(state.encode()).unwrap(), state);
+    let (again, rows) = state.clone().execute(&create(Partitioning::Hash, 1, &[], 0));
+    assert_eq!((again, rows), (SystemOutcome::TableExists("t".into()), vec![]));
+    let (_, rows) = state.execute(&SystemCommand::DropTable { name: "t".into() });
+    assert_eq!(rows.iter().filter(|(_, _, data)| data.is_none()).count(), 4);
+    for command in [
+        create(Partitioning::Range, 0, &["g"], 1),
+        SystemCommand::AddNode { addr: "h:1".into(), nonce: 9 },
+        SystemCommand::SetAddr { node: NodeId(2), addr: "h:1".into() },
+        SystemCommand::DropTable { name: "x".into() },
+    ] {
+        assert_eq!(SystemCommand::decode(command.encode()).unwrap(), command);
+    }
+}
+
+#[test]
+fn a_repeated_join_gets_the_same_id() {
+    let mut state = founded(3);
+    let join = SystemCommand::AddNode { addr: "127.0.0.1:7409".into(), nonce: 99 };
+    assert_eq!(state.execute(&join).0, SystemOutcome::Node(NodeId(4)));
+    assert_eq!(state.execute(&join).0, SystemOutcome::Node(NodeId(4)));
+    let other = SystemCommand::AddNode { addr: "127.0.0.1:7409".into(), nonce: 100 };
+    assert!(matches!(state.execute(&other).0, SystemOutcome::Invalid { .. }));
+}

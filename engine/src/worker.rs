@@ -1,0 +1,241 @@
+//! One node's worker: a deterministic state machine over everything the node holds.
+//!
+//! Owns: the shards, their timers and the state store; it is told what happened and when, in rounds, and carries out a
+//! round to its end: sends first, then one synced write for all shards, then what that write allows. Must never: read a
+//! clock, draw a random number, start a thread or block on anything but its own stores.
+//!
+//! A round: inputs are taken, due timers fire, then in turn (1) shards propose what queued, apply what is chosen and
+//! answer, (2) messages leave, (3) one batch is written and synced (or handed to the log writer's thread), (4) the cores
+//! learn what is durable; until nothing is left to do.
+
+mod groups;
+mod inputs;
+pub(crate) mod node;
+mod upkeep;
+
+use crate::StoreError;
+use crate::genesis::Genesis;
+use crate::host::Host;
+use crate::identity::{Identity, Mark, SeenTable};
+use crate::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId};
+use crate::logstore::{LogStore, NodeRecovered};
+use crate::metrics::{EngineMetrics, level};
+use crate::shard::Shard;
+use crate::state::StateStore;
+use crate::system::SystemState;
+use crate::writer::{Clock, Done, WriterMode, WriterProgress};
+use node::Node;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use synod_paxos::io::{Input as Step, Options};
+use synod_paxos::types::{Micros, WriteSeq};
+use upkeep::Upkeep;
+
+/// Limits of a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Requests that may wait for an answer on the node; above it new ones are refused as overloaded.
+    pub waiting_max: usize,
+    /// The state is frozen at the latest after so many bytes of entries were applied: what a restart must replay.
+    pub freeze_log_bytes: usize,
+    /// How long a drain may take, µs.
+    pub drain_micros: u64,
+    /// Of every consensus core.
+    pub paxos: Options,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self { waiting_max: 100_000, freeze_log_bytes: 256 << 20, drain_micros: 3_000_000, paxos: Options::default() }
+    }
+}
+
+/// What a worker is made of.
+pub struct WorkerSetup {
+    /// This node.
+    pub me: NodeId,
+    /// What [`LogStore::recover_node`] found before this process began its incarnation.
+    pub recovered: NodeRecovered,
+    /// This process, as [`LogStore::begin_incarnation`] named it.
+    pub incarnation: Incarnation,
+    /// The log of every group.
+    pub log: Arc<dyn LogStore>,
+    /// The state of every shard.
+    pub store: Box<dyn StateStore>,
+    /// Filled by the worker; the pulse tells peers from it.
+    pub seen: Arc<SeenTable>,
+    /// Filled by the log writer; the pulse tells peers from it.
+    pub progress: Arc<WriterProgress>,
+    /// What is counted and measured.
+    pub metrics: Arc<EngineMetrics>,
+    /// For measuring only; the same clock that the rounds' times come from.
+    pub clock: Clock,
+    /// Where synced writes happen.
+    pub mode: WriterMode,
+    /// Limits.
+    pub options: WorkerOptions,
+}
+
+/// One node's worker.
+pub struct Worker<H: Host> {
+    node: Node<H>,
+    shards: BTreeMap<ShardId, Shard>,
+    /// Groups whose first write is under way.
+    creating: BTreeMap<ShardId, Genesis>,
+    /// Groups that were here and are gone for ever.
+    removed: BTreeSet<ShardId>,
+    identity: Identity,
+    /// The greatest write heard of from each peer, durable here or not yet.
+    seen: BTreeMap<NodeId, Mark>,
+    map: Option<Arc<SystemState>>,
+    quarantined: Option<Arc<str>>,
+    upkeep: Upkeep,
+    stopped: bool,
+    /// Of the write just synced; a buffer.
+    done: Vec<(ShardId, Done)>,
+}
+
+impl<H: Host> Worker<H> {
+    /// Recovers every group and its state. The groups take part once the node's identity is clear.
+    ///
+    /// # Errors
+    /// A log or a state is damaged or cannot be read, or a state is older than what is left of its log: the error says
+    /// which, and the node must not start.
+    pub fn new(setup: WorkerSetup, host: H) -> Result<Self, StoreError> {
+        let recovered = &setup.recovered;
+        let identity = Identity::new(setup.me, (recovered.incarnation, recovered.seq), setup.incarnation);
+        let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
+        let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
+        let upkeep = Upkeep::new(setup.options.freeze_log_bytes, setup.options.drain_micros);
+        let mut worker = Self {
+            node: Node::new(setup, host)?,
+            shards: BTreeMap::new(),
+            creating: BTreeMap::new(),
+            removed: removed.into_iter().collect(),
+            identity,
+            seen,
+            map: None,
+            quarantined: None,
+            upkeep,
+            stopped: false,
+            done: Vec::new(),
+        };
+        worker.sweep_removed()?;
+        for shard in groups {
+            worker.recover(shard)?;
+        }
+        if let Some(system) = worker.shards.get_mut(&SYSTEM_SHARD) {
+            // Its metadata is known already: peers are found by it.
+            system.schedule(&mut worker.node);
+        }
+        Ok(worker)
+    }
+
+    /// Carries out one round. `now` is the driver's monotone clock, `wall_us` its wall clock in microseconds. `inputs` is
+    /// emptied.
+    pub fn handle(&mut self, now: Micros, wall_us: u64, inputs: &mut Vec<crate::host::Input>) {
+        self.node.now = self.node.now.max(now);
+        self.node.wall_us = wall_us;
+        self.node.metrics.round_inputs.set(level(inputs.len()));
+        for input in inputs.drain(..) {
+            self.take(input);
+        }
+        if self.quarantined.is_none() && !self.stopped {
+            self.start_cleared();
+            self.fire_timers();
+            for id in std::mem::take(&mut self.node.later) {
+                if let Some(shard) = self.shards.get_mut(&id) {
+                    shard.schedule(&mut self.node);
+                }
+            }
+            self.keep_up();
+            self.settle();
+        }
+        self.node.metrics.waiting_requests.set(level(self.node.waiting));
+    }
+
+    /// When the next round is due without any input; `Micros(0)` where there is work left over.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Micros> {
+        if self.quarantined.is_some() || self.stopped {
+            return None;
+        }
+        if !self.node.work.is_empty() || !self.node.later.is_empty() {
+            return Some(Micros(0));
+        }
+        let timer = self.node.timers.first().map(|(at, _)| *at);
+        [timer, Some(self.upkeep.due())].into_iter().flatten().min()
+    }
+
+    /// Whether the worker was told to stop and has flushed its state.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// What the worker asks of its surroundings; for tests and simulation.
+    pub fn host_mut(&mut self) -> &mut H {
+        &mut self.node.host
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.node.now;
+        // Each timer once a round, whatever it sets next.
+        let mut due = Vec::new();
+        while let Some(&(at, id)) = self.node.timers.first()
+            && at <= now
+        {
+            self.node.timers.pop_first();
+            due.push(id);
+        }
+        for id in due {
+            if let Some(shard) = self.shards.get_mut(&id) {
+                shard.timer_fired(&mut self.node);
+            }
+        }
+    }
+
+    /// Works until nothing is left to do.
+    fn settle(&mut self) {
+        loop {
+            while !self.node.work.is_empty() {
+                for id in std::mem::take(&mut self.node.work) {
+                    if let Some(shard) = self.shards.get_mut(&id) {
+                        shard.advance(&mut self.node);
+                    }
+                }
+                if let Some(map) = self.node.published.take() {
+                    self.adopt_map(map);
+                }
+            }
+            self.node.host.flush(self.node.writer.durable());
+            let mut done = std::mem::take(&mut self.done);
+            let written = self.node.writer.commit(&mut done);
+            self.node.must(written);
+            let idle = done.is_empty();
+            self.finish_writes(&mut done);
+            self.done = done;
+            if idle {
+                return;
+            }
+        }
+    }
+
+    /// Tells groups what is durable by now.
+    fn finish_writes(&mut self, done: &mut Vec<(ShardId, Done)>) {
+        // A core that learns of a write knows all of its before to be durable too: the last one says it all.
+        let mut persisted: BTreeMap<ShardId, WriteSeq> = BTreeMap::new();
+        for (id, done) in done.drain(..) {
+            match done {
+                Done::Persisted(seq) => drop(persisted.insert(id, seq)),
+                Done::Created => self.created(id),
+                Done::Removed => self.drop_rows(id),
+            }
+        }
+        for (id, seq) in persisted {
+            if let Some(shard) = self.shards.get_mut(&id) {
+                shard.step(&mut self.node, Step::Persisted(seq));
+            }
+        }
+    }
+}

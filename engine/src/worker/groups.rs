@@ -1,0 +1,167 @@
+//! Which groups this node holds.
+//!
+//! Owns: recovery, creation and removal of replicas, and their start once the node's identity is clear. Must never: let a
+//! replica take part before that, create a group twice or one that was removed, or delete rows of a group before its
+//! removal is durable.
+
+use super::Worker;
+use crate::StoreError;
+use crate::codec::keys;
+use crate::genesis::Genesis;
+use crate::host::{Host, Refusal};
+use crate::ids::{EntryId, HardState, SYSTEM_SHARD, ShardId, Space};
+use crate::logstore::{GroupRecovered, GroupWrite};
+use crate::machine::ShardState;
+use crate::shard::Shard;
+use crate::system::SystemState;
+use crate::writer::Done;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// A shard's rows stand in the space of its own number: ids are never reused.
+fn space(shard: ShardId) -> Space {
+    let space = u32::try_from(shard.0).ok().filter(|space| *space < u32::MAX);
+    Space(space.expect("shard ids are handed out one by one and stay below 2^32"))
+}
+
+impl<H: Host> Worker<H> {
+    /// Finds a group's log and state.
+    pub(super) fn recover(&mut self, id: ShardId) -> Result<(), StoreError> {
+        let corrupt = |what: &str, why: String| StoreError::Corrupt { what: format!("{what} of shard {id}"), why };
+        let Some(found) = self.node.log.recover_group(id)? else {
+            return Err(corrupt("log", "the group is named but not there".into()));
+        };
+        let genesis = Genesis::decode(found.genesis.clone(), id).map_err(|e| corrupt("genesis", e.to_string()))?;
+        let state = ShardState::load(&mut *self.node.store, space(id), genesis)?;
+        if state.applied() < found.trimmed.slot {
+            let (has, from) = (state.applied(), found.trimmed.slot);
+            return Err(corrupt("state", format!("it ends at slot {has}, but its log begins after slot {from}")));
+        }
+        if state.applied() > found.last.slot {
+            let (has, last) = (state.applied(), found.last.slot);
+            return Err(corrupt("log", format!("it ends at slot {last}, but slot {has} was applied")));
+        }
+        self.insert(id, found, state);
+        Ok(())
+    }
+
+    fn insert(&mut self, id: ShardId, found: GroupRecovered, state: ShardState) {
+        self.node.metrics.replicas.inc();
+        self.shards.insert(id, Shard::new(id, found, state));
+        self.upkeep.waiting = true;
+    }
+
+    /// Lets every waiting replica take part for which a quorum has spoken for this node.
+    pub(super) fn start_cleared(&mut self) {
+        if !std::mem::take(&mut self.upkeep.waiting) {
+            return;
+        }
+        for shard in self.shards.values_mut() {
+            if let Some(membership) = shard.waits_for()
+                && self.identity.cleared(membership)
+            {
+                shard.start(&mut self.node);
+            }
+        }
+    }
+
+    /// Follows a newer map: creates what this node is a member of, removes what is gone.
+    pub(super) fn adopt_map(&mut self, map: Arc<SystemState>) {
+        if self.map.as_ref().is_some_and(|known| known.revision >= map.revision) {
+            return;
+        }
+        let me = self.node.me;
+        // The system shard's beginning is no descriptor: it is created from its founders' state only.
+        let others = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD);
+        for descriptor in others.filter(|d| d.membership.role_of(me).is_some()) {
+            self.create(descriptor.shard, Genesis::Shard(descriptor.clone()));
+        }
+        let gone: Vec<ShardId> = self.shards.keys().copied().filter(|id| vanished(&map, *id)).collect();
+        self.map = Some(map);
+        for id in gone {
+            self.remove(id);
+        }
+    }
+
+    fn known(&self, id: ShardId) -> bool {
+        self.shards.contains_key(&id) || self.creating.contains_key(&id) || self.removed.contains(&id)
+    }
+
+    /// Creates a replica, once; it exists when its first write is durable.
+    pub(super) fn create(&mut self, id: ShardId, genesis: Genesis) {
+        let Some(descriptor) = genesis.descriptor() else { return };
+        if self.known(id) || descriptor.shard != id {
+            return;
+        }
+        let write = GroupWrite {
+            shard: id,
+            hard: Some(HardState::initial(descriptor.membership.clone())),
+            genesis: Some(genesis.encode()),
+            ..GroupWrite::default()
+        };
+        self.node.writer.add(write, Some(Done::Created));
+        self.creating.insert(id, genesis);
+    }
+
+    /// A new group's first write is durable.
+    pub(super) fn created(&mut self, id: ShardId) {
+        let Some(genesis) = self.creating.remove(&id) else { return };
+        let Some(membership) = genesis.descriptor().map(|d| d.membership.clone()) else { return };
+        let found = GroupRecovered {
+            genesis: genesis.encode(),
+            hard: HardState::initial(membership),
+            trimmed: EntryId::ZERO,
+            runs: Vec::new(),
+            last: EntryId::ZERO,
+            last_ts: 0,
+        };
+        let state = ShardState::load(&mut *self.node.store, space(id), genesis);
+        let state = self.node.must(state);
+        self.insert(id, found, state);
+        if self.map.as_ref().is_some_and(|map| vanished(map, id)) {
+            return self.remove(id);
+        }
+        if let Some(shard) = self.shards.get_mut(&id) {
+            shard.schedule(&mut self.node);
+        }
+        self.start_cleared();
+    }
+
+    /// Removes a replica: first its log, then, once that is durable, its rows.
+    fn remove(&mut self, id: ShardId) {
+        let Some(mut shard) = self.shards.remove(&id) else { return };
+        shard.answer_all(&mut self.node, &Refusal::WrongShard);
+        self.node.metrics.replicas.dec();
+        self.removed.insert(id);
+        let write = GroupWrite { shard: id, remove: true, ..GroupWrite::default() };
+        self.node.writer.add(write, Some(Done::Removed));
+    }
+
+    /// A removal is durable: the rows go.
+    pub(super) fn drop_rows(&mut self, id: ShardId) {
+        let (from, to) = keys::space_bounds(space(id));
+        let removed = self.node.store.remove_range(&from, &to);
+        self.node.must(removed);
+    }
+
+    /// Rows of removed groups that a crash left behind.
+    pub(super) fn sweep_removed(&mut self) -> Result<(), StoreError> {
+        for id in &self.removed {
+            let (from, to) = keys::space_bounds(space(*id));
+            let mut any = false;
+            self.node.store.scan(&from, &to, false, &mut |_, _| {
+                any = true;
+                ControlFlow::Break(())
+            })?;
+            if any {
+                self.node.store.remove_range(&from, &to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the map knows that this shard was dropped. A map from before the shard's creation does not.
+fn vanished(map: &SystemState, id: ShardId) -> bool {
+    id != SYSTEM_SHARD && id.0 < map.next_shard && !map.shards.contains_key(&id)
+}

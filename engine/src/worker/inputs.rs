@@ -1,0 +1,154 @@
+//! What a worker does with each input.
+//!
+//! Owns: the way of an input to the shard that it concerns, and the node's quarantine. Must never: leave a request
+//! without an answer, or let a quarantined node take part.
+
+use super::Worker;
+use crate::genesis::Genesis;
+use crate::host::{Host, Input, NodeReport, Refusal, Request};
+use crate::identity::Mark;
+use crate::ids::{NodeId, SYSTEM_SHARD, ShardId};
+use synod_paxos::io::Input as Step;
+use synod_paxos::message::Message;
+
+impl<H: Host> Worker<H> {
+    /// Takes one input.
+    pub(super) fn take(&mut self, input: Input) {
+        match input {
+            Input::Requests(requests) => requests.into_iter().for_each(|request| self.take_request(request)),
+            Input::Peer { from, incarnation, write_seq, messages } => {
+                self.take_messages(from, (incarnation, write_seq), messages);
+            }
+            Input::Liveness { node, alive } => self.take_liveness(node, alive),
+            Input::IdentityAnswer { from, seen } => self.take_identity(from, seen),
+            Input::Map(map) if self.takes_part() => self.adopt_map(map),
+            Input::CreateSystemShard(state) if self.takes_part() => {
+                let genesis = Genesis::System(state);
+                let member = genesis.descriptor().is_some_and(|d| d.membership.role_of(self.node.me).is_some());
+                if member {
+                    self.create(SYSTEM_SHARD, genesis);
+                }
+            }
+            // The write itself is found by asking the log writer, which every round does.
+            Input::Map(_) | Input::CreateSystemShard(_) | Input::Written(_) => {}
+            Input::Drain => self.drain(),
+            Input::Transfer { shard, to, done } => done(self.transfer(shard, to)),
+            Input::Status(tell) => tell(self.report()),
+            Input::Stop => self.stop(),
+        }
+    }
+
+    fn takes_part(&self) -> bool {
+        self.quarantined.is_none() && !self.stopped
+    }
+
+    fn take_request(&mut self, request: Request) {
+        if let Some(why) = &self.quarantined {
+            return request.reply.send(Err(Refusal::Quarantined(why.clone())));
+        }
+        if self.stopped {
+            return request.reply.send(Err(Refusal::NotReady));
+        }
+        match self.shards.get_mut(&request.shard) {
+            Some(shard) => {
+                self.node.waiting += 1;
+                shard.take_request(&mut self.node, request);
+            }
+            None if self.creating.contains_key(&request.shard) || self.map.is_none() => {
+                request.reply.send(Err(Refusal::NotReady));
+            }
+            None => request.reply.send(Err(Refusal::WrongShard)),
+        }
+    }
+
+    fn take_messages(&mut self, from: NodeId, mark: Mark, messages: Vec<(ShardId, Message)>) {
+        let known = self.seen.get(&from).copied().unwrap_or_default();
+        if !self.takes_part() || mark.0 < known.0 {
+            return;
+        }
+        if mark > known {
+            self.seen.insert(from, mark);
+            self.node.writer.note_seen(from, mark);
+        }
+        self.node.metrics.messages_received_total.inc_by(messages.len() as u64);
+        for (id, message) in messages {
+            if let Some(shard) = self.shards.get_mut(&id) {
+                shard.step(&mut self.node, Step::Message { from, message });
+            }
+        }
+    }
+
+    fn take_liveness(&mut self, node: NodeId, alive: bool) {
+        if !self.takes_part() || node == self.node.me {
+            return;
+        }
+        if alive {
+            self.node.live.insert(node);
+        } else {
+            self.node.live.remove(&node);
+        }
+        for shard in self.shards.values_mut() {
+            if shard.has_member(node) {
+                shard.step(&mut self.node, Step::PeerLiveness { node, alive });
+            }
+        }
+    }
+
+    fn take_identity(&mut self, from: NodeId, seen: Mark) {
+        if !self.takes_part() || from == self.node.me {
+            return;
+        }
+        match self.identity.answer(from, seen, self.node.writer.issued()) {
+            Ok(fresh) => self.upkeep.waiting |= fresh,
+            Err(why) => self.quarantine(&why),
+        }
+    }
+
+    /// This node takes no part any more; it stays up to say why.
+    fn quarantine(&mut self, why: &str) {
+        tracing::error!("{why}");
+        let refusal = Refusal::Quarantined(why.into());
+        for shard in self.shards.values_mut() {
+            shard.answer_all(&mut self.node, &refusal);
+        }
+        self.quarantined = Some(why.into());
+        self.node.host.quarantined(why);
+    }
+
+    fn transfer(&mut self, shard: ShardId, to: NodeId) -> Result<(), Refusal> {
+        if let Some(why) = &self.quarantined {
+            return Err(Refusal::Quarantined(why.clone()));
+        }
+        match self.shards.get_mut(&shard) {
+            Some(shard) => shard.transfer(&mut self.node, to),
+            None => Err(Refusal::WrongShard),
+        }
+    }
+
+    fn report(&self) -> NodeReport {
+        let mut replicas: Vec<_> = self.shards.values().map(crate::shard::Shard::report).collect();
+        if self.quarantined.is_some() {
+            for replica in &mut replicas {
+                (replica.role, replica.leader) = ("waiting", None);
+            }
+        }
+        NodeReport {
+            replicas,
+            quarantined: self.quarantined.as_deref().map(str::to_owned),
+            map_revision: self.map.as_ref().map_or(0, |map| map.revision),
+        }
+    }
+
+    /// Flushes the state and ends.
+    fn stop(&mut self) {
+        for shard in self.shards.values_mut() {
+            shard.answer_all(&mut self.node, &Refusal::NotReady);
+        }
+        if self.quarantined.is_none() {
+            self.store_sessions();
+            let flushed = self.node.store.flush_and_wait();
+            self.node.must(flushed);
+        }
+        self.stopped = true;
+    }
+}

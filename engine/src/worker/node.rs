@@ -1,0 +1,108 @@
+//! What all shards of a worker share.
+//!
+//! Owns: the surroundings (host, stores, log writer, metrics), the round's clock, timers and the lists of shards with work.
+//! Must never: hold what belongs to one shard.
+
+use super::WorkerSetup;
+use crate::StoreError;
+use crate::host::Host;
+use crate::ids::{NodeId, ShardId};
+use crate::logstore::LogStore;
+use crate::machine::Applied;
+use crate::machine::overlay::Overlay;
+use crate::metrics::EngineMetrics;
+use crate::state::StateStore;
+use crate::system::SystemState;
+use crate::writer::{Clock, LogWriter};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use synod_paxos::io::{Options, Output};
+use synod_paxos::types::Micros;
+
+/// What all shards of a worker share.
+pub(crate) struct Node<H> {
+    pub(crate) me: NodeId,
+    pub(crate) host: H,
+    pub(crate) log: Arc<dyn LogStore>,
+    pub(crate) store: Box<dyn StateStore>,
+    pub(crate) writer: LogWriter,
+    pub(crate) metrics: Arc<EngineMetrics>,
+    /// For measuring only; what is decided goes by `now`.
+    pub(crate) clock: Clock,
+    pub(crate) paxos: Options,
+    /// This round's time.
+    pub(crate) now: Micros,
+    /// This round's wall clock, µs: a wish for timestamps.
+    pub(crate) wall_us: u64,
+    /// Peers that are heard.
+    pub(crate) live: BTreeSet<NodeId>,
+    pub(crate) timers: BTreeSet<(Micros, ShardId)>,
+    /// Shards that can go on in this round.
+    pub(crate) work: Vec<ShardId>,
+    /// Shards that have more to apply, in the next round.
+    pub(crate) later: Vec<ShardId>,
+    /// Requests taken and not yet answered.
+    pub(crate) waiting: usize,
+    pub(crate) waiting_max: usize,
+    /// Bytes of entries applied since the last freeze.
+    pub(crate) applied_bytes: usize,
+    /// The newest metadata that the system shard here applied in this round.
+    pub(crate) published: Option<Arc<SystemState>>,
+    // Buffers, reused.
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) overlay: Overlay,
+    pub(crate) results: Vec<Applied>,
+}
+
+impl<H: Host> Node<H> {
+    pub(super) fn new(setup: WorkerSetup, host: H) -> Result<Self, StoreError> {
+        let WorkerSetup { me, recovered, log, store, seen, progress, metrics, clock, mode, options, .. } = setup;
+        for (node, incarnation, seq) in recovered.seen {
+            seen.raise(node, (incarnation, seq));
+        }
+        let (log_too, metrics_too, clock_too) = (Arc::clone(&log), Arc::clone(&metrics), Arc::clone(&clock));
+        let writer = LogWriter::new(log_too, mode, recovered.seq, seen, progress, metrics_too, clock_too)?;
+        Ok(Self {
+            me,
+            host,
+            log,
+            store,
+            writer,
+            metrics,
+            clock,
+            paxos: options.paxos,
+            now: Micros(0),
+            wall_us: 0,
+            live: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            work: Vec::new(),
+            later: Vec::new(),
+            waiting: 0,
+            waiting_max: options.waiting_max,
+            applied_bytes: 0,
+            published: None,
+            outputs: Vec::new(),
+            overlay: Overlay::default(),
+            results: Vec::new(),
+        })
+    }
+
+    /// The shard can go on in this round.
+    pub(crate) fn schedule(&mut self, id: ShardId, scheduled: &mut bool) {
+        if !std::mem::replace(scheduled, true) {
+            self.work.push(id);
+        }
+    }
+
+    /// The system shard here applied a change.
+    pub(crate) fn publish(&mut self, state: SystemState) {
+        let map = Arc::new(state);
+        self.host.map_changed(Arc::clone(&map));
+        self.published = Some(map);
+    }
+
+    /// What a store or the log writer gave, or the end of the process.
+    pub(crate) fn must<T>(&mut self, result: Result<T, StoreError>) -> T {
+        result.unwrap_or_else(|error| self.host.fatal(error.to_string()))
+    }
+}

@@ -1,0 +1,153 @@
+//! What a worker does now and then: freezes of the state, trims of the log, the stores' health, a drain.
+//!
+//! Owns: when each is due. Must never: trim above what is flushed, or count a freeze done before the store says so.
+
+use super::Worker;
+use crate::host::Host;
+use crate::ids::{NodeId, ShardId, Slot};
+use crate::metrics::level;
+use crate::state::FlushId;
+use std::collections::VecDeque;
+use synod_paxos::types::Micros;
+
+/// The stores are asked for their health so often, µs.
+const HEALTH_MICROS: u64 = 1_000_000;
+/// A freeze under way is asked about so often, µs.
+const FLUSH_POLL_MICROS: u64 = 20_000;
+/// A drain tries again so often, µs.
+const DRAIN_RETRY_MICROS: u64 = 100_000;
+/// Slots that make a trim worth a row, at any time.
+const TRIM_SLOTS: u64 = 4096;
+/// The same when a freeze has just been completed.
+const TRIM_SLOTS_FLUSHED: u64 = 1024;
+
+struct Freeze {
+    id: FlushId,
+    /// What of each shard it makes durable.
+    applied: Vec<(ShardId, Slot)>,
+}
+
+struct Drain {
+    until: Micros,
+    retry_at: Micros,
+}
+
+/// When what is due.
+pub(super) struct Upkeep {
+    freeze_log_bytes: usize,
+    drain_micros: u64,
+    health_at: Micros,
+    poll_at: Micros,
+    freezes: VecDeque<Freeze>,
+    drain: Option<Drain>,
+    /// Replicas may be waiting whose quorum has spoken meanwhile.
+    pub(super) waiting: bool,
+}
+
+impl Upkeep {
+    pub(super) fn new(freeze_log_bytes: usize, drain_micros: u64) -> Self {
+        Self {
+            freeze_log_bytes,
+            drain_micros,
+            health_at: Micros(0),
+            poll_at: Micros(0),
+            freezes: VecDeque::new(),
+            drain: None,
+            waiting: false,
+        }
+    }
+
+    /// When something is due next.
+    pub(super) fn due(&self) -> Micros {
+        let poll = (!self.freezes.is_empty()).then_some(self.poll_at);
+        let drain = self.drain.as_ref().map(|drain| drain.retry_at.min(drain.until));
+        [poll, drain].into_iter().flatten().fold(self.health_at, Micros::min)
+    }
+}
+
+impl<H: Host> Worker<H> {
+    /// Does what is due.
+    pub(super) fn keep_up(&mut self) {
+        let now = self.node.now;
+        self.poll_freezes();
+        if self.node.store.wants_freeze() || self.node.applied_bytes >= self.upkeep.freeze_log_bytes {
+            self.freeze();
+        }
+        if self.upkeep.health_at <= now {
+            self.upkeep.health_at = now.plus(HEALTH_MICROS);
+            let health = self.node.log.health();
+            self.node.must(health);
+            for shard in self.shards.values_mut() {
+                shard.trim(&mut self.node, TRIM_SLOTS);
+            }
+            let bytes = self.node.store.memory_bytes();
+            self.node.metrics.state_memory_bytes.set(level(bytes));
+        }
+        if self.upkeep.drain.as_ref().is_some_and(|drain| drain.retry_at <= now || drain.until <= now) {
+            self.advance_drain();
+        }
+    }
+
+    /// Puts into the store what lives in memory between freezes.
+    pub(super) fn store_sessions(&mut self) {
+        for shard in self.shards.values_mut() {
+            let stored = shard.state_mut().store_sessions(&mut *self.node.store);
+            self.node.must(stored);
+        }
+    }
+
+    fn freeze(&mut self) {
+        self.store_sessions();
+        let applied =
+            self.shards.iter().filter(|(_, s)| s.unflushed()).map(|(id, s)| (*id, s.state().applied())).collect();
+        let id = self.node.store.freeze();
+        let id = self.node.must(id);
+        self.upkeep.freezes.push_back(Freeze { id, applied });
+        self.upkeep.poll_at = self.node.now.plus(FLUSH_POLL_MICROS);
+        self.node.applied_bytes = 0;
+        self.node.metrics.freezes_total.inc();
+    }
+
+    fn poll_freezes(&mut self) {
+        if self.upkeep.freezes.is_empty() || self.upkeep.poll_at > self.node.now {
+            return;
+        }
+        self.upkeep.poll_at = self.node.now.plus(FLUSH_POLL_MICROS);
+        let flushed = self.node.store.flushed();
+        let flushed = self.node.must(flushed);
+        while self.upkeep.freezes.front().is_some_and(|freeze| freeze.id <= flushed) {
+            let Some(freeze) = self.upkeep.freezes.pop_front() else { return };
+            for (id, slot) in freeze.applied {
+                if let Some(shard) = self.shards.get_mut(&id) {
+                    shard.flushed(slot);
+                    shard.trim(&mut self.node, TRIM_SLOTS_FLUSHED);
+                }
+            }
+        }
+    }
+
+    /// Begins to hand over every leadership.
+    pub(super) fn drain(&mut self) {
+        let until = self.node.now.plus(self.upkeep.drain_micros);
+        self.upkeep.drain = Some(Drain { until, retry_at: self.node.now });
+    }
+
+    fn advance_drain(&mut self) {
+        let now = self.node.now;
+        let mut left = false;
+        for shard in self.shards.values_mut() {
+            let successor: Option<NodeId> = shard.best_successor(&self.node);
+            if let Some(to) = successor {
+                left = true;
+                // Refused while an earlier attempt is under way: asked again soon.
+                let _ = shard.transfer(&mut self.node, to);
+            }
+        }
+        let Some(drain) = &mut self.upkeep.drain else { return };
+        drain.retry_at = now.plus(DRAIN_RETRY_MICROS);
+        if !left || drain.until <= now {
+            self.upkeep.drain = None;
+            self.node.host.drained();
+        }
+    }
+}

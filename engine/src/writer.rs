@@ -1,0 +1,257 @@
+//! The log writer: what all shards want written in a round becomes one synced batch.
+//!
+//! Owns: the node's order of writes, what is staged, what is under way and what is durable. Must never: report a write
+//! done before it is synced, or go on after one failed: the caller ends the process.
+
+mod thread;
+
+use crate::StoreError;
+use crate::codec::buf::Reader;
+use crate::identity::{Mark, SeenTable};
+use crate::ids::{NodeId, NodeWriteSeq, ShardId};
+use crate::logstore::{GroupWrite, LogBatch, LogStore};
+use crate::metrics::{EngineMetrics, level, seconds};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use synod_paxos::types::{Micros, Payload, WriteSeq};
+use thread::LogThread;
+
+/// Reads the driver's monotone clock; for measuring only.
+pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
+
+/// Told the number of a synced write; must not block.
+pub type Wake = Box<dyn Fn(u64) + Send>;
+
+/// Where synced writes happen.
+pub enum WriterMode {
+    /// On the worker's own thread: no hop between threads, the shortest way for a lone client.
+    Inline,
+    /// On a thread of their own: the worker goes on meanwhile.
+    Thread {
+        /// Called after each synced write; the worker is to be handed [`crate::host::Input::Written`].
+        wake: Wake,
+    },
+}
+
+/// How the log writer is doing, for the pulse that peers hear: a disk that hangs must not look alive.
+#[derive(Debug, Default)]
+pub struct WriterProgress {
+    writes_done: AtomicU64,
+    /// 0: no write is under way.
+    started_us: AtomicU64,
+}
+
+impl WriterProgress {
+    /// Synced writes so far.
+    #[must_use]
+    pub fn writes_done(&self) -> u64 {
+        self.writes_done.load(Ordering::Relaxed)
+    }
+
+    /// When the write under way began, by the driver's monotone clock.
+    #[must_use]
+    pub fn write_started(&self) -> Option<Micros> {
+        match self.started_us.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(Micros(at)),
+        }
+    }
+
+    /// A write begins; for the log writer, and for tests that play it.
+    pub fn begin(&self, now: Micros) {
+        self.started_us.store(now.0.max(1), Ordering::Relaxed);
+    }
+
+    /// It is synced.
+    pub fn end(&self) {
+        self.started_us.store(0, Ordering::Relaxed);
+        self.writes_done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What a group learns once its write is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// The core's write, and all of its before.
+    Persisted(WriteSeq),
+    /// The group exists.
+    Created,
+    /// The group is gone.
+    Removed,
+}
+
+/// What a synced write is measured by.
+#[derive(Clone)]
+struct Gauges {
+    progress: Arc<WriterProgress>,
+    metrics: Arc<EngineMetrics>,
+    clock: Clock,
+}
+
+impl Gauges {
+    fn write(&self, log: &dyn LogStore, batch: &LogBatch) -> Result<(), StoreError> {
+        let began = (self.clock)();
+        self.progress.begin(began);
+        log.write(batch)?;
+        self.progress.end();
+        let m = &self.metrics;
+        m.log_write_seconds.observe(seconds((self.clock)().0.saturating_sub(began.0)));
+        m.fsyncs_total.inc();
+        let (mut entries, mut bytes, mut ops) = (0, 0, 0);
+        for entry in batch.groups.iter().flat_map(|group| &group.append) {
+            entries += 1;
+            bytes += entry.size() as u64;
+            ops += requests_in(&entry.payload);
+        }
+        m.log_entries_total.inc_by(entries);
+        m.log_bytes_total.inc_by(bytes);
+        if ops > 0 {
+            #[allow(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 requests")]
+            m.ops_per_fsync.observe(ops as f64);
+        }
+        Ok(())
+    }
+}
+
+/// The number of requests in a command, read from its head.
+fn requests_in(payload: &Payload) -> u64 {
+    let Payload::Command(data) = payload else { return 0 };
+    let mut reader = Reader::new(data.clone());
+    reader.u8().and_then(|_version| reader.var()).unwrap_or(0)
+}
+
+/// What is told once a batch is durable.
+#[derive(Default)]
+struct Flight {
+    seq: NodeWriteSeq,
+    done: Vec<(ShardId, Done)>,
+    seen: Vec<(NodeId, Mark)>,
+}
+
+/// Collects writes and syncs them.
+pub(crate) struct LogWriter {
+    log: Arc<dyn LogStore>,
+    gauges: Gauges,
+    seen_table: Arc<SeenTable>,
+    thread: Option<LogThread>,
+    /// What the next batch will hold.
+    groups: Vec<GroupWrite>,
+    done: Vec<(ShardId, Done)>,
+    seen: BTreeMap<NodeId, Mark>,
+    /// Handed to the thread, in order.
+    flights: VecDeque<Flight>,
+    issued: NodeWriteSeq,
+    durable: NodeWriteSeq,
+}
+
+impl LogWriter {
+    /// A writer that goes on after `recovered`, the last durable write found.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn new(
+        log: Arc<dyn LogStore>,
+        mode: WriterMode,
+        recovered: NodeWriteSeq,
+        seen_table: Arc<SeenTable>,
+        progress: Arc<WriterProgress>,
+        metrics: Arc<EngineMetrics>,
+        clock: Clock,
+    ) -> Result<Self, StoreError> {
+        let gauges = Gauges { progress, metrics, clock };
+        let thread = match mode {
+            WriterMode::Inline => None,
+            WriterMode::Thread { wake } => Some(LogThread::spawn(Arc::clone(&log), gauges.clone(), recovered, wake)?),
+        };
+        Ok(Self {
+            log,
+            gauges,
+            seen_table,
+            thread,
+            groups: Vec::new(),
+            done: Vec::new(),
+            seen: BTreeMap::new(),
+            flights: VecDeque::new(),
+            issued: recovered,
+            durable: recovered,
+        })
+    }
+
+    /// The last durable write: what leaves the node now may claim it.
+    pub(crate) fn durable(&self) -> NodeWriteSeq {
+        self.durable
+    }
+
+    /// The last write begun.
+    pub(crate) fn issued(&self) -> NodeWriteSeq {
+        self.issued
+    }
+
+    /// Adds a group's write to the next batch; `done` is told once it is durable.
+    pub(crate) fn add(&mut self, write: GroupWrite, done: Option<Done>) {
+        self.done.extend(done.map(|done| (write.shard, done)));
+        self.groups.push(write);
+    }
+
+    /// What was seen of a peer joins the next batch; it asks for none of its own.
+    pub(crate) fn note_seen(&mut self, node: NodeId, mark: Mark) {
+        self.seen.insert(node, mark);
+    }
+
+    /// Writes what was added, or hands it over, and appends to `done` what is durable by now, in order.
+    ///
+    /// # Errors
+    /// A write failed: nothing may be acknowledged any more.
+    pub(crate) fn commit(&mut self, done: &mut Vec<(ShardId, Done)>) -> Result<(), StoreError> {
+        if !self.groups.is_empty() && self.thread.as_ref().is_none_or(LogThread::has_room) {
+            let (batch, flight) = self.take_batch();
+            match &self.thread {
+                Some(thread) => thread.submit(batch),
+                None => {
+                    self.gauges.write(&*self.log, &batch)?;
+                    self.groups = batch.groups;
+                    self.groups.clear();
+                    self.land(flight, done);
+                    return Ok(());
+                }
+            }
+            self.flights.push_back(flight);
+        }
+        if let Some(thread) = &self.thread {
+            let synced = thread.synced()?;
+            while self.flights.front().is_some_and(|flight| flight.seq <= synced) {
+                if let Some(flight) = self.flights.pop_front() {
+                    self.land(flight, done);
+                }
+            }
+            self.gauges.metrics.log_queue_batches.set(level(self.flights.len()));
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self) -> (LogBatch, Flight) {
+        self.issued.0 += 1;
+        let seen: Vec<(NodeId, Mark)> = std::mem::take(&mut self.seen).into_iter().collect();
+        let batch = LogBatch {
+            groups: std::mem::take(&mut self.groups),
+            seq: self.issued,
+            seen: seen.iter().map(|&(node, (incarnation, seq))| (node, incarnation, seq)).collect(),
+        };
+        (batch, Flight { seq: self.issued, done: std::mem::take(&mut self.done), seen })
+    }
+
+    fn land(&mut self, mut flight: Flight, done: &mut Vec<(ShardId, Done)>) {
+        self.durable = flight.seq;
+        for (node, mark) in flight.seen {
+            self.seen_table.raise(node, mark);
+        }
+        done.append(&mut flight.done);
+        if self.done.capacity() == 0 {
+            self.done = flight.done;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

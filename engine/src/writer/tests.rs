@@ -1,0 +1,85 @@
+use super::*;
+use crate::ids::{Ballot, EntryId, Incarnation, Slot};
+use crate::logstore::mem::MemLog;
+use std::sync::mpsc;
+use synod_paxos::types::{ConfigId, Entry, HardState, Member, MemberRole, Membership};
+
+fn write(slot: u64) -> GroupWrite {
+    let members = vec![Member { node: NodeId(1), role: MemberRole::Voter }];
+    let hard = HardState::initial(Membership { config: ConfigId(1), members, first_leader: NodeId(1) });
+    let origin = Ballot::first(ConfigId(1), NodeId(1));
+    let entry = Entry::new(EntryId { slot: Slot(slot), origin }, slot, 0, Payload::Noop);
+    let genesis = (slot == 1).then(|| bytes::Bytes::from_static(b"beginning"));
+    GroupWrite { shard: ShardId(2), genesis, hard: Some(hard), append: vec![entry], ..GroupWrite::default() }
+}
+
+fn writer(log: &Arc<MemLog>, mode: WriterMode) -> (LogWriter, Arc<SeenTable>) {
+    let seen = Arc::new(SeenTable::default());
+    let clock: Clock = Arc::new(|| Micros(5));
+    let metrics = Arc::new(EngineMetrics::detached());
+    let log = Arc::clone(log) as Arc<dyn LogStore>;
+    let progress = Arc::new(WriterProgress::default());
+    let writer = LogWriter::new(log, mode, NodeWriteSeq(7), Arc::clone(&seen), progress, metrics, clock).unwrap();
+    (writer, seen)
+}
+
+#[test]
+fn a_round_is_one_batch_and_carries_what_was_seen() {
+    let log = Arc::new(MemLog::new());
+    let (mut w, seen) = writer(&log, WriterMode::Inline);
+    let mut done = vec![];
+    w.note_seen(NodeId(3), (Incarnation(2), NodeWriteSeq(9)));
+    w.commit(&mut done).unwrap();
+    assert_eq!(
+        (w.durable(), seen.get(NodeId(3))),
+        (NodeWriteSeq(7), Mark::default()),
+        "nothing is written just for it"
+    );
+    w.add(write(1), Some(Done::Created));
+    w.add(write(2), Some(Done::Persisted(WriteSeq(1))));
+    w.commit(&mut done).unwrap();
+    assert_eq!(done, [(ShardId(2), Done::Created), (ShardId(2), Done::Persisted(WriteSeq(1)))]);
+    assert_eq!((w.durable(), w.issued()), (NodeWriteSeq(8), NodeWriteSeq(8)));
+    assert_eq!(seen.get(NodeId(3)), (Incarnation(2), NodeWriteSeq(9)));
+    assert_eq!(log.recover_node().unwrap().seen, [(NodeId(3), Incarnation(2), NodeWriteSeq(9))]);
+    assert_eq!(w.gauges.progress.writes_done(), 1);
+    assert_eq!(w.gauges.progress.write_started(), None);
+}
+
+#[test]
+fn a_failed_write_tells_nobody() {
+    let log = Arc::new(MemLog::new());
+    log.fail_after(0);
+    let (mut w, _) = writer(&log, WriterMode::Inline);
+    w.add(write(1), Some(Done::Created));
+    let mut done = vec![];
+    assert!(w.commit(&mut done).is_err());
+    assert!(done.is_empty());
+    assert_eq!(w.durable(), NodeWriteSeq(7));
+}
+
+#[test]
+fn the_thread_writes_in_order_and_reports_failure() {
+    let log = Arc::new(MemLog::new());
+    let (tell, told) = mpsc::channel();
+    let wake = Box::new(move |seq| tell.send(seq).unwrap_or_default());
+    let (mut w, _) = writer(&log, WriterMode::Thread { wake });
+    let mut done = vec![];
+    for slot in 1..=100 {
+        w.add(write(slot), Some(Done::Persisted(WriteSeq(slot))));
+        w.commit(&mut done).unwrap();
+    }
+    while done.len() < 100 {
+        told.recv().unwrap();
+        w.commit(&mut done).unwrap();
+    }
+    let order: Vec<Done> = done.iter().map(|(_, done)| *done).collect();
+    assert_eq!(order, (1..=100).map(|n| Done::Persisted(WriteSeq(n))).collect::<Vec<_>>());
+    assert_eq!(w.durable(), w.issued());
+    assert_eq!(log.recover_group(ShardId(2)).err().map(|e| e.to_string()), None);
+    log.fail_after(0);
+    w.add(write(101), None);
+    w.commit(&mut done).unwrap();
+    while told.recv().unwrap() != u64::MAX {}
+    assert!(w.commit(&mut done).is_err());
+}

@@ -1,0 +1,277 @@
+//! The formats on disk: fixtures of every version ever written are read, damage of every kind is noticed.
+//!
+//! Owns: `tests/fixtures/*.bin`, written once with `UPDATE_FIXTURES=1` and never changed after a release: a changed
+//! format is a new version with a fixture of its own. Must never: accept a fixture that decodes to something else.
+
+use bytes::Bytes;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::fmt::Debug;
+use std::path::PathBuf;
+use synod_engine::codec::applied::AppliedRow;
+use synod_engine::codec::buf::DecodeError;
+use synod_engine::codec::keys::{self, RecordKey, RecordRow};
+use synod_engine::codec::record::{Head, Newest, Record};
+use synod_engine::codec::session::SessionRow;
+use synod_engine::codec::{entry, hard, node};
+use synod_engine::ids::*;
+use synod_engine::logstore::NodeIdentity;
+use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
+
+/// One format: a value, and both directions. Kept as closures, so that all formats go through the same checks.
+struct Format {
+    name: &'static str,
+    encoded: Bytes,
+    /// Decodes and compares with the value; `Ok(false)` where it decodes to something else.
+    read: Box<dyn Fn(Bytes) -> Result<bool, DecodeError>>,
+}
+
+fn format<T: PartialEq + Debug + 'static>(
+    name: &'static str,
+    value: T,
+    encode: impl Fn(&T) -> Bytes,
+    decode: impl Fn(Bytes) -> Result<T, DecodeError> + 'static,
+) -> Format {
+    let encoded = encode(&value);
+    Format { name, encoded, read: Box::new(move |row| decode(row).map(|found| found == value)) }
+}
+
+fn ballot(config: u64, round: u64, node: u64) -> Ballot {
+    Ballot { config: ConfigId(config), round, node: NodeId(node) }
+}
+
+fn id(slot: u64) -> EntryId {
+    EntryId { slot: Slot(slot), origin: ballot(2, 300, 3) }
+}
+
+fn membership() -> Membership {
+    let member = |node, role| Member { node: NodeId(node), role };
+    let members =
+        vec![member(1, MemberRole::Voter), member(2, MemberRole::Learner), member(1_000_000, MemberRole::Voter)];
+    Membership { config: ConfigId(7), members, first_leader: NodeId(1_000_000) }
+}
+
+fn record() -> Record {
+    let headers = vec![(Bytes::from_static(b"trace"), Bytes::from_static(b"\x00\xff")), (Bytes::new(), Bytes::new())];
+    Record { ts_us: 1_790_000_000_000_123, headers, value: Bytes::from_static(b"a value"), tombstone: false }
+}
+
+fn tombstone() -> Record {
+    Record { ts_us: 1_790_000_000_000_124, headers: Vec::new(), value: Bytes::new(), tombstone: true }
+}
+
+fn head(newest: Newest) -> Head {
+    Head { next: Offset(1000), first: Offset(12), bytes: 123_456_789, newest }
+}
+
+fn session() -> SessionRow {
+    let outcomes = vec![(ClientSeq(41), Bytes::from_static(b"outcome")), (ClientSeq(u64::MAX), Bytes::new())];
+    SessionRow { floor: ClientSeq(41), last_deadline: 1_790_000_600_000_000, outcomes }
+}
+
+fn command() -> Payload {
+    Payload::Command(Bytes::from_static(b"a command of the state machine"))
+}
+
+fn formats() -> Vec<Format> {
+    let entry = |name, payload| {
+        let value = Entry::new(id(1 << 40), 1_790_000_000_000_125, 1_790_000_000_000_000, payload);
+        format(name, value, entry::to_bytes, entry::decode)
+    };
+    let hard_state = HardState {
+        membership: membership(),
+        config_start: Slot(99),
+        promised: ballot(7, 2, 1),
+        accepted: ballot(7, 1, 1_000_000),
+        commit_hint: Slot(12_345),
+        b0_used: true,
+    };
+    let identity = NodeIdentity { cluster: ClientId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff), node: NodeId(3) };
+    let seen = (Incarnation(5), NodeWriteSeq(1 << 33));
+    let history = Newest::InHistory { ts_us: 1_790_000_000_000_126, tombstone: true };
+    vec![
+        entry("entry-noop-v1", Payload::Noop),
+        entry("entry-command-v1", command()),
+        entry("entry-config-v1", Payload::Config(membership())),
+        format("hard-v1", hard_state, hard::encode, hard::decode),
+        format("node-format-v1", node::FORMAT, |v| node::encode_format(*v), node::decode_format),
+        format("node-identity-v1", identity, node::encode_identity, node::decode_identity),
+        format("node-incarnation-v1", Incarnation(17), |v| node::encode_incarnation(*v), node::decode_incarnation),
+        format("node-seq-v1", NodeWriteSeq(1 << 50), |v| node::encode_seq(*v), node::decode_seq),
+        format("node-seen-v1", seen, |v| node::encode_seen(v.0, v.1), node::decode_seen),
+        format("group-trim-v1", id(77), |v| node::encode_trim(*v), node::decode_trim),
+        format("group-genesis-v1", Bytes::from_static(b"opaque"), |v| node::encode_genesis(v), node::decode_genesis),
+        format("group-removed-v1", (), |()| node::encode_removed(), node::decode_removed),
+        format("record-head-empty-v1", head(Newest::None), Head::encode, Head::decode),
+        format("record-head-inline-v1", head(Newest::Inline(record())), Head::encode, Head::decode),
+        format("record-head-deleted-v1", head(Newest::Inline(tombstone())), Head::encode, Head::decode),
+        format("record-head-history-v1", head(history), Head::encode, Head::decode),
+        format("record-history-v1", record(), Record::encode, Record::decode),
+        format("record-history-deleted-v1", tombstone(), Record::encode, Record::decode),
+        format("session-v1", session(), SessionRow::encode, SessionRow::decode),
+        format("applied-v1", AppliedRow { slot: Slot(1 << 35), last_ts: 9 }, AppliedRow::encode, AppliedRow::decode),
+    ]
+}
+
+#[test]
+fn fixtures_are_read_and_written_as_ever() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for format in formats() {
+        let path = directory.join(format!("{}.bin", format.name));
+        if std::env::var_os("UPDATE_FIXTURES").is_some() && !path.exists() {
+            std::fs::write(&path, &format.encoded).unwrap();
+        }
+        let fixture = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!((format.read)(fixture.clone().into()), Ok(true), "{}", format.name);
+        assert_eq!(fixture, format.encoded, "{}: same version, other bytes", format.name);
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    for format in formats() {
+        for bit in 0..format.encoded.len() * 8 {
+            let mut damaged = format.encoded.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!((format.read)(damaged.into()).is_err(), "{}: bit {bit} flipped, not noticed", format.name);
+        }
+    }
+}
+
+#[test]
+fn every_truncation_and_every_tail_is_noticed() {
+    for format in formats() {
+        for len in 0..format.encoded.len() {
+            let cut = format.encoded.slice(..len);
+            assert!((format.read)(cut).is_err(), "{}: cut to {len} bytes, not noticed", format.name);
+        }
+        for tail in [&b"\0"[..], b"\xff", b"\0\0\0\0", b"tail"] {
+            let longer = [&format.encoded, tail].concat();
+            assert!((format.read)(longer.into()).is_err(), "{}: {tail:?} appended, not noticed", format.name);
+        }
+    }
+}
+
+/// Random bytes, and random bytes behind a right checksum: the second get past it and into the fields.
+#[test]
+fn random_bytes_never_panic() {
+    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("replay with: SEED={seed} cargo test --release --workspace --test formats random_bytes");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let formats = formats();
+    for _ in 0..100_000 {
+        let mut row = vec![0; rng.random_range(0..80)];
+        rng.fill_bytes(&mut row);
+        if rng.random() {
+            row.insert(0, 1);
+        }
+        if rng.random() {
+            let crc = crc32fast::hash(&row);
+            row.extend_from_slice(&crc.to_le_bytes());
+        }
+        let row = Bytes::from(row);
+        for format in &formats {
+            let _ = (format.read)(row.clone());
+        }
+        let _ = keys::parse_record(&row, rng.random());
+        let _ = keys::parse_session(&row);
+        let _ = keys::parse_system(&row);
+        let _ = keys::parse_group(&row);
+        let _ = keys::parse_group_entry(ShardId(1), &row);
+        let _ = keys::parse_node_seen(&row);
+    }
+}
+
+#[test]
+fn announced_lengths_are_not_believed() {
+    // A command of 2^60 bytes, and a membership of 2^60 members, in a few bytes.
+    for tag in [1, 2] {
+        let mut row = vec![1, 1, 1, 1, 1, 1, 1, tag];
+        if tag == 2 {
+            row.extend_from_slice(&[1, 1]);
+        }
+        row.extend_from_slice(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]);
+        assert!(entry::decode(row.into()).is_err());
+    }
+}
+
+const SPACE: Space = Space(9);
+const TABLE: TableId = TableId(4);
+
+fn random_key(rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let len = rng.random_range(0..5);
+    (0..len).map(|_| [0, 1, 2, 0xfe, 0xff][rng.random_range(0..5)]).collect()
+}
+
+#[test]
+fn rows_order_as_their_keys_do() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for _ in 0..20_000 {
+        let (a, b) = (random_key(&mut rng), random_key(&mut rng));
+        let (row_a, row_b) = (keys::record_head(SPACE, TABLE, None, &a), keys::record_head(SPACE, TABLE, None, &b));
+        assert_eq!(a.cmp(&b), row_a.cmp(&row_b), "{a:?} {b:?}");
+
+        let parsed = keys::parse_record(&row_a, false).unwrap();
+        let key = Bytes::from(a.clone());
+        assert_eq!(parsed, RecordKey { space: SPACE, table: TABLE, hash: None, key, row: RecordRow::Head });
+
+        let within = |(from, to): &keys::Bounds, row: &Vec<u8>| from <= row && row < to;
+        let history = keys::record_history(SPACE, TABLE, None, &a, Offset(rng.random()));
+        assert!(row_a < history);
+        assert!(within(&keys::record_bounds(SPACE, TABLE, None, &a), &row_a));
+        assert!(within(&keys::record_bounds(SPACE, TABLE, None, &a), &history));
+        assert!(within(&keys::history_bounds(SPACE, TABLE, None, &a, Offset(0)), &history));
+        assert!(!within(&keys::history_bounds(SPACE, TABLE, None, &a, Offset(0)), &row_a));
+        assert!(within(&keys::table_bounds(SPACE, TABLE), &history));
+        assert!(within(&keys::space_bounds(SPACE), &history));
+        assert_eq!(within(&keys::record_bounds(SPACE, TABLE, None, &a), &row_b), a == b, "{a:?} {b:?}");
+        assert_eq!(within(&keys::prefix_bounds(SPACE, TABLE, &a), &row_b), b.starts_with(&a), "{a:?} {b:?}");
+        assert_eq!(within(&keys::range_bounds(SPACE, TABLE, Some(&a), None), &row_b), b >= a);
+        assert_eq!(within(&keys::range_bounds(SPACE, TABLE, None, Some(&a)), &row_b), b < a);
+    }
+}
+
+#[test]
+fn hashed_rows_order_by_hash() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for _ in 0..5_000 {
+        let key = random_key(&mut rng);
+        let hash = keys::key_hash(&key);
+        let offset = Offset(rng.random());
+        let row = keys::record_history(SPACE, TABLE, Some(hash), &key, offset);
+        let parsed = keys::parse_record(&row, true).unwrap();
+        assert_eq!((parsed.hash, &parsed.key[..], parsed.row), (Some(hash), &key[..], RecordRow::History(offset)));
+        let (split, end): (u64, u64) = (rng.random(), rng.random());
+        let (from, to) = keys::hash_bounds(SPACE, TABLE, split, Some(end));
+        assert_eq!(from <= row && row < to, split <= hash && hash < end);
+        let (from, to) = keys::hash_bounds(SPACE, TABLE, split, None);
+        assert_eq!(from <= row && row < to, split <= hash);
+    }
+    assert_eq!(keys::key_hash(b"abc"), 0x78af_5f94_892f_3950, "XXH3-64 with seed 0");
+}
+
+#[test]
+fn other_keys_come_back() {
+    let client = ClientId(u128::MAX - 5);
+    assert_eq!(keys::parse_session(&keys::session(SPACE, client)), Ok((SPACE, client)));
+    let (from, to) = keys::session_bounds(SPACE);
+    assert!(from < keys::session(SPACE, client) && keys::session(SPACE, client) < to);
+    assert!(keys::applied(SPACE) < from);
+    let system = keys::system(SPACE, 3, b"id");
+    assert_eq!(keys::parse_system(&system), Ok((SPACE, 3, Bytes::from_static(b"id"))));
+    let (from, to) = keys::system_bounds(SPACE, 3);
+    assert!(from < system && system < to);
+    assert!(keys::parse_session(&system).is_err());
+
+    let group = ShardId(u64::MAX);
+    let entry = keys::group_entry(group, Slot(u64::MAX));
+    assert_eq!(keys::parse_group(&entry), Ok(group));
+    assert_eq!(keys::parse_group_entry(group, &entry), Ok(Slot(u64::MAX)));
+    assert!(keys::parse_group_entry(ShardId(1), &entry).is_err());
+    assert!(entry[..] < keys::group_entries_end(group)[..]);
+    assert!(keys::group_hard(group)[..] < keys::group_entry(group, Slot(0))[..]);
+    let peer = keys::node_seen(NodeId(u64::MAX));
+    assert_eq!(keys::parse_node_seen(&peer), Ok(NodeId(u64::MAX)));
+    let (from, to) = keys::node_seen_bounds();
+    assert!(from[..] < peer[..] && peer[..] < to[..]);
+}

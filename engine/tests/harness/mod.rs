@@ -1,0 +1,561 @@
+//! A cluster of workers in one thread: a queue of messages, a clock that jumps to the next deadline, stores that survive
+//! a kill. The same run gives the same result.
+
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, Outcome, WriteId, WriteRequest};
+use synod_engine::host::{
+    Answer, At, Body, Host, Input, KeyedRecord, NodeReport, Read, Refusal, Reply, ReplySink, Request, Scan,
+};
+use synod_engine::identity::SeenTable;
+use synod_engine::ids::{
+    ClientId, ClientSeq, Incarnation, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId,
+};
+use synod_engine::logstore::LogStore;
+use synod_engine::logstore::mem::MemLog;
+use synod_engine::logstore::rocks::{LogOptions, RocksLog};
+use synod_engine::metrics::EngineMetrics;
+use synod_engine::state::StateStore;
+use synod_engine::state::front::FrontState;
+use synod_engine::state::mem::{MemDisk, MemState};
+use synod_engine::state::rocks::{RocksShared, StateOptions};
+use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
+use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
+use synod_engine::writer::{WriterMode, WriterProgress};
+use synod_paxos::message::Message;
+use synod_paxos::types::Micros;
+
+/// What a worker's surroundings saw.
+#[derive(Default)]
+pub struct Seen {
+    queued: Vec<(NodeId, ShardId, Message)>,
+    frames: Vec<(NodeId, NodeWriteSeq, Vec<(ShardId, Message)>)>,
+    pub maps: Vec<Arc<SystemState>>,
+    pub leads: BTreeSet<ShardId>,
+    pub drained: bool,
+    pub quarantined: Option<String>,
+}
+
+pub struct TestHost {
+    seen: Arc<Mutex<Seen>>,
+    random: u64,
+}
+
+impl Host for TestHost {
+    fn send(&mut self, to: NodeId, shard: ShardId, message: Message) {
+        self.seen.lock().unwrap().queued.push((to, shard, message));
+    }
+
+    fn flush(&mut self, durable: NodeWriteSeq) {
+        let mut seen = self.seen.lock().unwrap();
+        let mut by_node: BTreeMap<NodeId, Vec<(ShardId, Message)>> = BTreeMap::new();
+        for (to, shard, message) in seen.queued.drain(..) {
+            by_node.entry(to).or_default().push((shard, message));
+        }
+        seen.frames.extend(by_node.into_iter().map(|(to, messages)| (to, durable, messages)));
+    }
+
+    fn map_changed(&mut self, map: Arc<SystemState>) {
+        self.seen.lock().unwrap().maps.push(map);
+    }
+
+    fn role_changed(&mut self, shard: ShardId, _leader: Option<NodeId>, here: bool) {
+        let mut seen = self.seen.lock().unwrap();
+        if here {
+            seen.leads.insert(shard);
+        } else {
+            seen.leads.remove(&shard);
+        }
+    }
+
+    fn drained(&mut self) {
+        self.seen.lock().unwrap().drained = true;
+    }
+
+    fn fatal(&mut self, why: String) -> ! {
+        panic!("fatal: {why}")
+    }
+
+    fn quarantined(&mut self, why: &str) {
+        self.seen.lock().unwrap().quarantined = Some(why.into());
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random >> 16
+    }
+}
+
+#[derive(Default)]
+pub struct Answers(Mutex<BTreeMap<u64, Result<Answer, Refusal>>>);
+
+impl ReplySink for Answers {
+    fn reply(&self, id: u64, answer: Result<Answer, Refusal>) {
+        let before = self.0.lock().unwrap().insert(id, answer);
+        assert!(before.is_none(), "request {id} was answered twice");
+    }
+}
+
+impl Answers {
+    pub fn take(&self, id: u64) -> Option<Result<Answer, Refusal>> {
+        self.0.lock().unwrap().remove(&id)
+    }
+}
+
+/// Where a node keeps its bytes.
+pub enum Disk {
+    Mem { log: Arc<MemLog>, state: MemDisk, freeze_bytes: usize },
+    Rocks { path: PathBuf },
+}
+
+impl Disk {
+    pub fn mem(freeze_bytes: usize) -> Self {
+        Self::Mem { log: Arc::new(MemLog::new()), state: MemDisk::default(), freeze_bytes }
+    }
+
+    fn open(&self) -> (Arc<dyn LogStore>, Box<dyn StateStore>) {
+        match self {
+            Self::Mem { log, state, freeze_bytes } => {
+                let store = MemState::open(state).with_freeze_bytes(*freeze_bytes);
+                (Arc::clone(log) as Arc<dyn LogStore>, Box::new(store))
+            }
+            Self::Rocks { path } => {
+                let log = RocksLog::open(&path.join("log"), &LogOptions::default()).unwrap();
+                let shared = RocksShared::open(&path.join("state"), StateOptions::default()).unwrap();
+                (Arc::new(log), Box::new(FrontState::new(shared, 1 << 20).unwrap()))
+            }
+        }
+    }
+}
+
+struct Up {
+    worker: Worker<TestHost>,
+    inputs: Vec<Input>,
+    incarnation: Incarnation,
+    table: Arc<SeenTable>,
+}
+
+pub struct Sim {
+    pub disk: Disk,
+    pub seen: Arc<Mutex<Seen>>,
+    up: Option<Up>,
+}
+
+pub struct Cluster {
+    pub nodes: BTreeMap<NodeId, Sim>,
+    pub now: Micros,
+    pub answers: Arc<Answers>,
+    next_request: u64,
+    next_seq: u64,
+    map: Option<Arc<SystemState>>,
+    /// (from, to): frames are lost.
+    pub cut: BTreeSet<(NodeId, NodeId)>,
+    pub options: WorkerOptions,
+}
+
+pub const N1: NodeId = NodeId(1);
+pub const N2: NodeId = NodeId(2);
+pub const N3: NodeId = NodeId(3);
+pub const WALL: u64 = 1_000_000_000;
+
+pub fn append(key: &str, value: &str) -> KeyOp {
+    let record = NewRecord { headers: vec![], value: Bytes::copy_from_slice(value.as_bytes()) };
+    KeyOp { key: Bytes::copy_from_slice(key.as_bytes()), expect: Expect::Any, action: Action::Append(vec![record]) }
+}
+
+pub fn expecting(expect: Expect, op: KeyOp) -> KeyOp {
+    KeyOp { expect, ..op }
+}
+
+impl Cluster {
+    /// Nodes 1, 2, … on these disks, the system shard created and led.
+    pub fn new(disks: Vec<Disk>) -> Self {
+        let mut cluster = Self {
+            nodes: BTreeMap::new(),
+            now: Micros(1),
+            answers: Arc::default(),
+            next_request: 0,
+            next_seq: 0,
+            map: None,
+            cut: BTreeSet::new(),
+            options: WorkerOptions::default(),
+        };
+        let founders: Vec<String> = (1..=disks.len()).map(|n| format!("host{n}:1")).collect();
+        for (n, disk) in (1..).zip(disks) {
+            cluster.nodes.insert(NodeId(n), Sim { disk, seen: Arc::default(), up: None });
+        }
+        let founding = SystemState::found(77, &founders);
+        for node in cluster.ids() {
+            cluster.start(node);
+            cluster.push(node, Input::CreateSystemShard(Box::new(founding.clone())));
+        }
+        cluster.run_until("the system shard is led", |c| c.leader(SYSTEM_SHARD).is_some());
+        cluster
+    }
+
+    pub fn mem(nodes: usize) -> Self {
+        Self::new((0..nodes).map(|_| Disk::mem(1 << 16)).collect())
+    }
+
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.nodes[&node].up.is_some()
+    }
+
+    /// Starts a node on what its disk holds.
+    pub fn start(&mut self, node: NodeId) {
+        self.try_start(node).unwrap();
+    }
+
+    pub fn try_start(&mut self, node: NodeId) -> Result<(), synod_engine::StoreError> {
+        let sim = self.nodes.get_mut(&node).unwrap();
+        let (log, store) = sim.disk.open();
+        let recovered = log.recover_node()?;
+        let incarnation = log.begin_incarnation()?;
+        sim.seen = Arc::default();
+        let table = Arc::new(SeenTable::default());
+        let setup = WorkerSetup {
+            me: node,
+            recovered,
+            incarnation,
+            log,
+            store,
+            seen: Arc::clone(&table),
+            progress: Arc::new(WriterProgress::default()),
+            metrics: Arc::new(EngineMetrics::detached()),
+            clock: Arc::new(|| Micros(1)),
+            mode: WriterMode::Inline,
+            options: self.options.clone(),
+        };
+        let host = TestHost { seen: Arc::clone(&sim.seen), random: node.0 * 1000 + incarnation.0 };
+        let worker = Worker::new(setup, host)?;
+        sim.up = Some(Up { worker, inputs: Vec::new(), incarnation, table });
+        let map = self.map.clone();
+        self.nodes.get_mut(&node).unwrap().up.as_mut().unwrap().inputs.extend(map.map(Input::Map));
+        for peer in self.ids().into_iter().filter(|p| *p != node) {
+            self.push(peer, Input::Liveness { node, alive: true });
+            if self.is_up(peer) {
+                self.push(node, Input::Liveness { node: peer, alive: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// The node vanishes; what was not synced or frozen is lost.
+    pub fn kill(&mut self, node: NodeId) {
+        self.nodes.get_mut(&node).unwrap().up = None;
+        for peer in self.ids() {
+            self.push(peer, Input::Liveness { node, alive: false });
+        }
+    }
+
+    /// Cuts a node off from all others, both ways.
+    pub fn isolate(&mut self, node: NodeId) {
+        for peer in self.ids().into_iter().filter(|p| *p != node) {
+            self.cut.insert((node, peer));
+            self.cut.insert((peer, node));
+            self.push(peer, Input::Liveness { node, alive: false });
+            self.push(node, Input::Liveness { node: peer, alive: false });
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.cut.clear();
+        for node in self.ids() {
+            for peer in self.ids().into_iter().filter(|p| *p != node) {
+                if self.is_up(peer) {
+                    self.push(node, Input::Liveness { node: peer, alive: true });
+                }
+            }
+        }
+    }
+
+    pub fn push(&mut self, node: NodeId, input: Input) {
+        if let Some(up) = &mut self.nodes.get_mut(&node).unwrap().up {
+            up.inputs.push(input);
+        }
+    }
+
+    /// Peers tell what they have seen of each other, as their pulses do.
+    fn pulse(&mut self) {
+        for node in self.ids() {
+            for peer in self.ids().into_iter().filter(|p| *p != node) {
+                let seen = self.nodes[&peer].up.as_ref().map(|up| up.table.get(node));
+                if let Some(seen) = seen.filter(|_| !self.cut.contains(&(peer, node))) {
+                    self.push(node, Input::IdentityAnswer { from: peer, seen });
+                }
+            }
+        }
+    }
+
+    /// One round of every node that has something to do, then all frames arrive. Whether anything was done.
+    pub fn step(&mut self) -> bool {
+        let mut busy = false;
+        for node in self.ids() {
+            let now = self.now;
+            let sim = self.nodes.get_mut(&node).unwrap();
+            let Some(up) = &mut sim.up else { continue };
+            if up.inputs.is_empty() && up.worker.next_deadline().is_none_or(|at| at > now) {
+                continue;
+            }
+            busy = true;
+            up.worker.handle(now, WALL + now.0, &mut up.inputs);
+            let incarnation = up.incarnation;
+            let (frames, maps) = {
+                let mut seen = sim.seen.lock().unwrap();
+                (std::mem::take(&mut seen.frames), std::mem::take(&mut seen.maps))
+            };
+            for (to, write_seq, messages) in frames {
+                if !self.cut.contains(&(node, to)) {
+                    self.push(to, Input::Peer { from: node, incarnation, write_seq, messages });
+                }
+            }
+            for map in maps {
+                if self.map.as_ref().is_none_or(|known| known.revision < map.revision) {
+                    self.map = Some(Arc::clone(&map));
+                }
+                for peer in self.ids() {
+                    self.push(peer, Input::Map(Arc::clone(&map)));
+                }
+            }
+        }
+        busy
+    }
+
+    /// Runs for so long, µs.
+    pub fn run_for(&mut self, micros: u64) {
+        let end = self.now.plus(micros);
+        self.run("time passes", end, |c| c.now >= end);
+    }
+
+    /// Runs until it holds; panics after a simulated minute.
+    pub fn run_until(&mut self, what: &str, holds: impl FnMut(&mut Self) -> bool) {
+        let end = self.now.plus(60_000_000);
+        self.run(what, end, holds);
+    }
+
+    fn run(&mut self, what: &str, end: Micros, mut holds: impl FnMut(&mut Self) -> bool) {
+        let mut pulse_at = self.now;
+        while !holds(self) {
+            assert!(self.now <= end, "not within its time: {what}");
+            if pulse_at <= self.now {
+                self.pulse();
+                pulse_at = self.now.plus(200_000);
+            }
+            if !self.step() {
+                let deadlines = self.nodes.values().filter_map(|sim| sim.up.as_ref()?.worker.next_deadline());
+                let next = deadlines.fold(pulse_at, Micros::min);
+                self.now = Micros(next.0.clamp(self.now.0 + 1, self.now.0 + 50_000));
+            } else {
+                self.now = self.now.plus(100);
+            }
+        }
+    }
+
+    /// The one live node that leads the shard, by its own belief.
+    pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        let leads = |sim: &Sim| sim.up.is_some() && sim.seen.lock().unwrap().leads.contains(&shard);
+        let mut leaders = self.nodes.iter().filter(|(_, sim)| leads(sim)).map(|(id, _)| *id);
+        let leader = leaders.next()?;
+        leaders.next().is_none().then_some(leader)
+    }
+
+    pub fn map(&self) -> Arc<SystemState> {
+        self.map.clone().expect("a map was published")
+    }
+
+    pub fn shards_of(&self, table: TableId) -> Vec<ShardId> {
+        self.map().shards.values().filter(|d| d.table == table).map(|d| d.shard).collect()
+    }
+
+    pub fn shard_for(&self, table: TableId, key: &str) -> ShardId {
+        let map = self.map();
+        let holds = |d: &&synod_engine::system::Descriptor| {
+            d.table == table && synod_engine::machine::bounds::contains(d, key.as_bytes())
+        };
+        map.shards.values().find(holds).expect("every key has a shard").shard
+    }
+
+    pub fn report(&mut self, node: NodeId) -> NodeReport {
+        let told = Arc::new(Mutex::new(None));
+        let tell = Arc::clone(&told);
+        self.push(node, Input::Status(Box::new(move |report| *tell.lock().unwrap() = Some(report))));
+        self.run_until("a status", |_| told.lock().unwrap().is_some());
+        let report = told.lock().unwrap().take();
+        report.unwrap()
+    }
+
+    pub fn replica(&mut self, node: NodeId, shard: ShardId) -> Option<synod_engine::host::ReplicaReport> {
+        self.report(node).replicas.into_iter().find(|r| r.shard == shard)
+    }
+
+    // ---- requests ----
+
+    pub fn send(&mut self, node: NodeId, shard: ShardId, body: Body) -> u64 {
+        self.next_request += 1;
+        let id = self.next_request;
+        let reply = Reply { sink: Arc::clone(&self.answers) as Arc<dyn ReplySink>, id };
+        self.push(node, Input::Requests(vec![Request { shard, epoch: None, body, reply }]));
+        id
+    }
+
+    pub fn await_answer(&mut self, id: u64) -> Result<Answer, Refusal> {
+        let mut found = None;
+        self.run_until("an answer", |c| {
+            found = found.take().or_else(|| c.answers.take(id));
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    pub fn next_id(&mut self) -> WriteId {
+        self.next_seq += 1;
+        WriteId { client: ClientId(5), seq: ClientSeq(self.next_seq), floor: ClientSeq(0), deadline_us: u64::MAX }
+    }
+
+    /// Asks the leader until somebody answers.
+    pub fn call(&mut self, shard: ShardId, body: impl Fn() -> Body) -> Result<Answer, Refusal> {
+        for _ in 0..200 {
+            self.run_until("a leader", |c| c.leader(shard).is_some());
+            let leader = self.leader(shard).unwrap();
+            let id = self.send(leader, shard, body());
+            let mut found = None;
+            let end = self.now.plus(3_000_000);
+            self.run("an answer or a timeout", end.plus(1_000_000), |c| {
+                found = found.take().or_else(|| c.answers.take(id));
+                found.is_some() || c.now >= end || !c.is_up(leader)
+            });
+            match found {
+                Some(Err(Refusal::NotLeader { .. } | Refusal::NotReady | Refusal::Overloaded)) | None => {
+                    self.run_for(20_000);
+                }
+                Some(answer) => return answer,
+            }
+        }
+        panic!("no answer in 200 attempts")
+    }
+
+    pub fn write(&mut self, table: TableId, ops: Vec<KeyOp>) -> Result<Outcome, Refusal> {
+        let id = self.next_id();
+        self.write_as(id, table, ops)
+    }
+
+    pub fn write_as(&mut self, id: WriteId, table: TableId, ops: Vec<KeyOp>) -> Result<Outcome, Refusal> {
+        let shard = self.shard_for(table, std::str::from_utf8(&ops[0].key).unwrap());
+        let request = WriteRequest { id, op: Op::Write { table, ops } };
+        match self.call(shard, || Body::Write(request.clone()))? {
+            Answer::Outcome(outcome) => Ok(outcome),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn append(&mut self, table: TableId, key: &str, value: &str) -> u64 {
+        match self.write(table, vec![append(key, value)]) {
+            Ok(Outcome::Written(results)) => results[0].offset.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn create_table(
+        &mut self,
+        name: &str,
+        partitioning: Partitioning,
+        retention: Retention,
+        shards: u32,
+    ) -> TableId {
+        let splits = match partitioning {
+            Partitioning::Range => (1..shards).map(|n| Bytes::from(format!("k{n}"))).collect(),
+            Partitioning::Hash => vec![],
+        };
+        let (name, replicas) = (name.into(), 0);
+        let command = SystemCommand::CreateTable { name, partitioning, retention, shards, splits, replicas };
+        let SystemOutcome::Table(table) = self.system(&command) else { panic!() };
+        self.run_until("the table's shards are led", |c| {
+            let shards = c.shards_of(table);
+            !shards.is_empty() && shards.iter().all(|s| c.leader(*s).is_some())
+        });
+        table
+    }
+
+    pub fn system(&mut self, command: &SystemCommand) -> SystemOutcome {
+        let request = WriteRequest { id: self.next_id(), op: Op::System(command.encode()) };
+        match self.call(SYSTEM_SHARD, || Body::Write(request.clone())) {
+            Ok(Answer::Outcome(Outcome::System(outcome))) => SystemOutcome::decode(outcome).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn read(&mut self, shard: ShardId, read: &Read) -> Result<Answer, Refusal> {
+        self.call(shard, || Body::Read { read: read.clone(), linearizable: true })
+    }
+
+    pub fn get(&mut self, table: TableId, key: &str) -> Option<String> {
+        let shard = self.shard_for(table, key);
+        let wanted = Read::Get { key: Bytes::copy_from_slice(key.as_bytes()), at: At::Newest };
+        match self.read(shard, &wanted) {
+            Ok(Answer::Record { record, .. }) => record.map(|r| String::from_utf8(r.record.value.to_vec()).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All records of a key.
+    pub fn range(&mut self, table: TableId, key: &str) -> Vec<KeyedRecord> {
+        let shard = self.shard_for(table, key);
+        let mut all: Vec<KeyedRecord> = vec![];
+        loop {
+            let from = Offset(all.last().map_or(0, |r| r.offset.0 + 1));
+            let wanted = Read::Range { key: Bytes::copy_from_slice(key.as_bytes()), from, limit: 0 };
+            match self.read(shard, &wanted) {
+                Ok(Answer::Page { records, cursor, .. }) => {
+                    all.extend(records);
+                    if cursor.is_empty() {
+                        return all;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// All records of a shard, from one node's own state.
+    pub fn dump(&mut self, node: NodeId, shard: ShardId) -> Vec<KeyedRecord> {
+        let mut wanted = Scan { history: true, tombstones: true, ..Scan::default() };
+        let mut all = vec![];
+        loop {
+            let body = Body::Read { read: Read::Scan(wanted.clone()), linearizable: false };
+            let id = self.send(node, shard, body);
+            match self.await_answer(id) {
+                Ok(Answer::Page { records, cursor, .. }) => {
+                    all.extend(records);
+                    if cursor.is_empty() {
+                        return all;
+                    }
+                    wanted.cursor = cursor;
+                }
+                Err(Refusal::NotReady) => self.run_for(10_000),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Every node that is up has applied the same and holds the same.
+    pub fn check_equal(&mut self, shard: ShardId) {
+        self.run_until("all have applied the same", |c| {
+            let nodes: Vec<NodeId> = c.ids().into_iter().filter(|n| c.is_up(*n)).collect();
+            let applied: BTreeSet<_> =
+                nodes.into_iter().filter_map(|n| c.replica(n, shard).map(|r| (r.applied, r.last))).collect();
+            applied.len() == 1 && applied.iter().all(|(a, l)| a == l)
+        });
+        if shard == SYSTEM_SHARD {
+            return;
+        }
+        let nodes: Vec<NodeId> = self.ids().into_iter().filter(|n| self.is_up(*n)).collect();
+        let dumps: Vec<_> = nodes.iter().map(|n| self.dump(*n, shard)).collect();
+        assert!(dumps.windows(2).all(|w| w[0] == w[1]), "shard {shard} differs between nodes");
+    }
+}

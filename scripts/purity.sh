@@ -1,0 +1,15 @@
+#!/bin/sh
+# The consensus core depends on no runtime, storage, wire format or randomness: its dependency tree is the proof.
+set -eu
+tree=$(cargo tree -p synod-paxos --edges normal --prefix none)
+bad=$(printf '%s\n' "$tree" | grep -E '^(tokio|rocksdb|librocksdb-sys|prost|tonic|rand|rand_core|futures|crossbeam[a-z-]*) ' || true)
+if [ -n "$bad" ]; then
+    echo "the consensus core is not pure: it depends on" >&2
+    printf '%s\n' "$bad" >&2
+    exit 1
+fi
+if grep -rnE 'HashMap|HashSet|Instant::|SystemTime|std::thread|std::fs|std::net|async fn' engine/paxos/src --include=*.rs; then
+    echo "the consensus core is not pure: see above" >&2
+    exit 1
+fi
+echo "synod-paxos is pure: $(printf '%s\n' "$tree" | sort -u | wc -l) crates in its tree, none of them a runtime, a store or a source of randomness"

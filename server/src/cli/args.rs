@@ -1,0 +1,392 @@
+//! The command tree.
+//!
+//! Owns every command, flag and help text of the data commands; commands of their own modules bring their own flags.
+//! Help is written to learn the product from. Must never do anything but parse.
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use synod_client::{At, Consistency, Expect};
+
+use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
+use super::output::Format;
+use super::{batch, bench, config, dev, explain, load, server, shard, table};
+
+/// Where `synod dev` listens unless told otherwise.
+const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
+
+/// Heading of the flags every command has.
+const COMMON: &str = "Common options";
+
+const ABOUT: &str = "A partitioned, replicated log store: every key is a log";
+
+const LONG_ABOUT: &str = "\
+Synod is a partitioned, replicated log store. Every key is a log: its records have offsets 0, 1, 2, … that never \
+change. A table spreads its keys over shards, by range or by hash, and each shard is replicated by its own Paxos \
+group. A write is acknowledged only after a majority has it on disk.
+
+A table that retains `latest` is a key-value store (put, get, delete, scan); one that retains `all` is a set of \
+streams (append, read, tail, trim). All of these work on both.";
+
+const AFTER_HELP: &str = "\
+First steps:
+  synod dev                                              a local cluster of three nodes
+  synod table create kv --partition hash --shards 4      a key-value table
+  synod put kv greeting hello                            and a record in it
+  synod get kv greeting
+  synod status                                           nodes, shards and leaders
+
+Exit codes:
+  0  done
+  1  failed
+  2  usage: the command line or an argument is not valid; nothing was changed
+  3  an expectation (--expect) did not hold; nothing was written
+  4  outcome unknown: the deadline passed before it was known whether a write took place
+
+Output: -o text is for people and may change; -o json is documented and stable. Errors are one line on standard error, \
+with -o json an object with `error`, `message`, `retryable` and the error's own fields.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "synod", version, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]
+#[command(arg_required_else_help = true, max_term_width = 120)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Nodes to ask first, HOST:PORT separated by commas; any node answers for the whole cluster
+    #[arg(long, global = true, env = "SYNOD_ENDPOINTS", value_name = "LIST", value_delimiter = ',')]
+    #[arg(default_value = DEFAULT_ENDPOINTS, action = ArgAction::Set, hide_env_values = true, help_heading = COMMON)]
+    pub endpoints: Vec<String>,
+    /// How results are printed: `text` for people, `json` for programs
+    #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    #[arg(help_heading = COMMON, hide_possible_values = true)]
+    pub output: Format,
+    /// How long one call may take, such as 500ms, 10s or 2m, at most 9m [default: 10s, load and bench 1m]
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = COMMON)]
+    pub timeout: Option<Duration>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a value to a key
+    Put(Put),
+    /// Print a key's newest value, or the one at an offset or a time
+    Get(Get),
+    /// Delete a key (its offsets go on)
+    Delete(Delete),
+    /// Append one or more records to a key, atomically
+    Append(Append),
+    /// Print a key's records in order
+    Read(Read),
+    /// Drop a key's old records
+    Trim(Trim),
+    /// Print the newest record of each key
+    Scan(Scan),
+    /// Print records as they are committed, each key in order
+    Tail(Tail),
+    /// Do several writes on keys of one shard, atomically
+    Batch(batch::BatchArgs),
+    /// Load a file: one record a line, JSON object or CSV row
+    Load(load::LoadArgs),
+    /// Create, list, describe and drop tables
+    Table(table::TableArgs),
+    /// Show nodes, shards and leaders
+    Status,
+    /// Show where a key lives, and why
+    Explain(explain::ExplainArgs),
+    /// List and describe shards, hand leadership over
+    Shard(shard::ShardArgs),
+    /// Run a local cluster, one process a node
+    Dev(dev::DevArgs),
+    /// Run one node
+    Server(server::ServerArgs),
+    /// Measure a cluster: rate and latency of puts, gets and appends
+    Bench(bench::BenchArgs),
+    /// Check a settings file, or print the default one
+    Config(config::ConfigArgs),
+    /// Print a shell's completion script
+    Completions(Completions),
+}
+
+/// `completions`.
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// A table and a key in it.
+#[derive(Args, Debug)]
+pub struct TableKey {
+    /// The table
+    pub table: String,
+    /// The key, 1 to 4096 bytes, taken as they are (after `--` it may begin with a dash)
+    #[arg(value_parser = raw_arg(), allow_negative_numbers = true)]
+    pub key: RawArg,
+    /// How keys are written.
+    #[command(flatten)]
+    pub encoding: KeyEncoding,
+}
+
+/// A condition on a write.
+#[derive(Args, Debug)]
+pub struct Condition {
+    /// Write only if this holds, else exit with 3: `any`, `absent`, `exists`, or the key's exact next offset
+    #[arg(long, value_name = "WHAT", default_value = "any", value_parser = parse_expect)]
+    pub expect: Expect,
+}
+
+/// Parses `any`, `absent`, `exists` or an offset.
+pub fn parse_expect(text: &str) -> Result<Expect, String> {
+    match text {
+        "any" => Ok(Expect::Any),
+        "absent" => Ok(Expect::Absent),
+        "exists" => Ok(Expect::Exists),
+        offset => offset
+            .parse()
+            .map(Expect::NextOffset)
+            .map_err(|_| format!("'{offset}' is none of any, absent, exists, and not an offset (a number from 0)")),
+    }
+}
+
+/// How fresh a read must be.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Freshness {
+    /// `linearizable` sees every write acknowledged before; `local` is what one replica has, and answers even while
+    /// most replicas are down
+    #[arg(long, value_enum, default_value = "linearizable")]
+    consistency: ConsistencyArg,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ConsistencyArg {
+    Linearizable,
+    Local,
+}
+
+impl Freshness {
+    /// For the client.
+    pub fn consistency(self) -> Consistency {
+        match self.consistency {
+            ConsistencyArg::Linearizable => Consistency::Linearizable,
+            ConsistencyArg::Local => Consistency::Local,
+        }
+    }
+}
+
+/// `put`.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["value", "value_file"]))]
+pub struct Put {
+    /// Where.
+    #[command(flatten)]
+    pub at: TableKey,
+    /// The value, its bytes taken as they are; may be empty
+    #[arg(value_parser = raw_arg(), allow_negative_numbers = true)]
+    pub value: Option<RawArg>,
+    /// Take the value from a file, or from standard input with `-`
+    #[arg(long, value_name = "FILE")]
+    pub value_file: Option<String>,
+    /// The value is base64
+    #[arg(long)]
+    pub value_base64: bool,
+    /// A header of the record; may be given again
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = header_arg())]
+    pub headers: Vec<HeaderArg>,
+    /// On what condition.
+    #[command(flatten)]
+    pub condition: Condition,
+}
+
+/// `append`.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["values", "value_file"]))]
+pub struct Append {
+    /// Where.
+    #[command(flatten)]
+    pub at: TableKey,
+    /// The records' values in order; all are written or none
+    #[arg(value_name = "VALUE", value_parser = raw_arg(), allow_negative_numbers = true)]
+    pub values: Vec<RawArg>,
+    /// Append one record with the bytes of a file, or of standard input with `-`
+    #[arg(long, value_name = "FILE")]
+    pub value_file: Option<String>,
+    /// The values are base64
+    #[arg(long)]
+    pub value_base64: bool,
+    /// A header of every record; may be given again
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = header_arg())]
+    pub headers: Vec<HeaderArg>,
+    /// On what condition.
+    #[command(flatten)]
+    pub condition: Condition,
+}
+
+/// `get`.
+#[derive(Args, Debug)]
+#[command(after_help = "A key that has no such record is an error (key_not_found, exit code 1).")]
+pub struct Get {
+    /// Where.
+    #[command(flatten)]
+    pub at: TableKey,
+    /// The record at this offset
+    #[arg(long, conflicts_with = "time")]
+    pub offset: Option<u64>,
+    /// The newest record at or before this time: RFC 3339, or microseconds since 1970
+    #[arg(long, value_parser = parse_time)]
+    pub time: Option<u64>,
+    /// Print the value's bytes and nothing else: no escapes, no newline
+    #[arg(long)]
+    pub raw: bool,
+    /// How fresh.
+    #[command(flatten)]
+    pub freshness: Freshness,
+}
+
+impl Get {
+    /// Which record.
+    pub fn which(&self) -> Option<At> {
+        self.offset.map(At::Offset).or(self.time.map(At::TsUs))
+    }
+}
+
+fn parse_time(text: &str) -> Result<u64, String> {
+    if let Ok(us) = text.parse() {
+        return Ok(us);
+    }
+    let time = humantime::parse_rfc3339_weak(text)
+        .map_err(|_| format!("'{text}' is neither a time such as 2026-01-31T12:00:00Z nor microseconds since 1970"))?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| "the time is before 1970".to_owned())?;
+    u64::try_from(since.as_micros()).map_err(|_| "the time is too far away".to_owned())
+}
+
+/// `delete`.
+#[derive(Args, Debug)]
+pub struct Delete {
+    /// Where.
+    #[command(flatten)]
+    pub at: TableKey,
+    /// On what condition.
+    #[command(flatten)]
+    pub condition: Condition,
+}
+
+/// `read`.
+#[derive(Args, Debug)]
+pub struct Read {
+    /// Where.
+    #[command(flatten)]
+    pub at: TableKey,
+    /// The first offset to print
+    #[arg(long, default_value_t = 0, value_name = "OFFSET")]
+    pub from: u64,
+    /// Print at most this many records
+    #[arg(long)]
+    pub limit: Option<u64>,
+    /// How fresh.
+    #[command(flatten)]
+    pub freshness: Freshness,
+}
+
+/// `trim`.
+#[derive(Args, Debug)]
+pub struct Trim {
+    /// Where.
+    #[command(flatten)]
+    pub at: TableKey,
+    /// The first offset to keep; all before it are dropped
+    #[arg(long, value_name = "OFFSET")]
+    pub before: u64,
+}
+
+/// `scan`.
+#[derive(Args, Debug)]
+#[command(after_help = "Range tables are scanned in key order, hash tables in the order of the keys' hashes.")]
+pub struct Scan {
+    /// The table
+    pub table: String,
+    /// Only keys that begin so
+    #[arg(long, value_parser = raw_arg(), conflicts_with_all = ["from", "to"])]
+    pub prefix: Option<RawArg>,
+    /// Only keys from this one on
+    #[arg(long, value_name = "KEY", value_parser = raw_arg())]
+    pub from: Option<RawArg>,
+    /// Only keys before this one
+    #[arg(long, value_name = "KEY", value_parser = raw_arg())]
+    pub to: Option<RawArg>,
+    /// How keys are written.
+    #[command(flatten)]
+    pub encoding: KeyEncoding,
+    /// Print at most this many records; where there are more, a cursor to go on with is said on standard error
+    #[arg(long)]
+    pub limit: Option<u64>,
+    /// Go on where an earlier scan with the same flags stopped
+    #[arg(long)]
+    pub cursor: Option<String>,
+    /// From the last key to the first
+    #[arg(long)]
+    pub reverse: bool,
+    /// Without values and headers
+    #[arg(long)]
+    pub keys_only: bool,
+    /// How fresh.
+    #[command(flatten)]
+    pub freshness: Freshness,
+}
+
+/// `tail`.
+#[derive(Args, Debug)]
+#[command(after_help = "A token to go on with is said on standard error when the tail ends. With -f, Ctrl-C ends it \
+                        with exit code 0.")]
+pub struct Tail {
+    /// The table
+    pub table: String,
+    /// Only this key
+    #[arg(value_parser = raw_arg(), allow_negative_numbers = true)]
+    pub key: Option<RawArg>,
+    /// Only keys that begin so
+    #[arg(long, value_parser = raw_arg(), conflicts_with = "key")]
+    pub prefix: Option<RawArg>,
+    /// How keys are written.
+    #[command(flatten)]
+    pub encoding: KeyEncoding,
+    /// Where to begin: `earliest`, `latest`, or the token an earlier tail ended with
+    #[arg(long, default_value = "earliest", value_name = "PLACE")]
+    pub from: String,
+    /// Wait for more at the end
+    #[arg(short, long)]
+    pub follow: bool,
+    /// End after this many records
+    #[arg(long)]
+    pub limit: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expectations_parse() {
+        assert_eq!(parse_expect("absent"), Ok(Expect::Absent));
+        assert_eq!(parse_expect("0"), Ok(Expect::NextOffset(0)));
+        assert!(parse_expect("-1").unwrap_err().contains("any, absent, exists"));
+    }
+
+    #[test]
+    fn times_parse() {
+        assert_eq!(parse_time("17"), Ok(17));
+        assert_eq!(parse_time("1970-01-01T00:00:01Z"), Ok(1_000_000));
+        assert!(parse_time("yesterday").is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! What every command shares: where the cluster is, how long to wait, and where output goes.
+//!
+//! Owns the way from global flags to a connected client, and from the client's errors to the command line's. Must never
+//! hide a typed field of an error.
+
+use std::time::Duration;
+
+use synod_client::limits::{CEILING_MAX_VALUE_BYTES, MAX_DEADLINE_S};
+use synod_client::{Client, Error, Options};
+
+use super::args::Global;
+use super::error::{CliError, Exit, Result};
+use super::output::Out;
+
+/// The most bytes any cluster can be set to take in one write; each cluster's own limit is checked by its nodes.
+const WRITE_BYTES_CEILING: usize = 32 << 20;
+
+/// Shared by all commands.
+#[derive(Debug)]
+pub struct Context {
+    /// Standard output.
+    pub out: Out,
+    endpoints: Vec<String>,
+    timeout: Option<Duration>,
+}
+
+impl Context {
+    /// From the global flags.
+    pub fn new(global: Global) -> Result<Self> {
+        let endpoints: Vec<String> =
+            global.endpoints.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect();
+        if endpoints.is_empty() {
+            return Err(CliError::usage("--endpoints", "names no address; write HOST:PORT[,HOST:PORT…]"));
+        }
+        let longest = Duration::from_secs(MAX_DEADLINE_S - 60);
+        if let Some(timeout) = global.timeout
+            && (timeout.is_zero() || timeout > longest)
+        {
+            let why = format!("must be more than 0 and at most {}", humantime::format_duration(longest));
+            return Err(CliError::usage("--timeout", why));
+        }
+        Ok(Self { out: Out::new(global.output), endpoints, timeout: global.timeout })
+    }
+
+    /// Options for a client whose calls take at most `--timeout`, or this long where the flag is not given.
+    pub fn options(&self, default_timeout: Duration) -> Options {
+        let mut options = Options { call_timeout: self.timeout.unwrap_or(default_timeout), ..Options::default() };
+        // The nodes' settings decide, and their refusal names the knob; the client refuses what no setting allows.
+        options.limits.max_value_bytes = CEILING_MAX_VALUE_BYTES;
+        options.limits.max_batch_bytes = WRITE_BYTES_CEILING;
+        options
+    }
+
+    /// Connects with these options.
+    pub async fn connect_with(&self, options: Options) -> Result<Client> {
+        Client::connect(self.endpoints.iter().cloned(), options).await.map_err(|error| match error {
+            Error::Unavailable { why } => {
+                let error =
+                    CliError::failed("unavailable", format!("{why} (--endpoints or SYNOD_ENDPOINTS says where)"));
+                error.with("why", why).with("endpoints", self.endpoints.clone()).with("knob", "--endpoints").retryable()
+            }
+            other => CliError::from(other),
+        })
+    }
+
+    /// Connects with the default of 10 seconds a call.
+    pub async fn connect(&self) -> Result<Client> {
+        self.connect_with(self.options(Duration::from_secs(10))).await
+    }
+}
+
+impl From<Error> for CliError {
+    fn from(error: Error) -> Self {
+        let base = Self::failed(error.code(), error.to_string());
+        let base = if error.retryable() { base.retryable() } else { base };
+        match error {
+            Error::TableNotFound { table } | Error::TableExists { table } => base.with("table", table),
+            Error::ExpectationFailed { actual, op_index } => {
+                base.with("actual", actual).with("op_index", op_index).exiting(Exit::Expectation)
+            }
+            Error::Trimmed { first } => base.with("first", first),
+            Error::TooLarge { what, limit, knob } => base.with("what", what).with("limit", limit).with("knob", knob),
+            Error::Overloaded { retry_after } => {
+                base.with("retry_after_ms", u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX))
+            }
+            Error::OutcomeUnknown { cause } => base.with("cause", cause).exiting(Exit::Unknown),
+            Error::Quarantined { why } => base.with("why", why),
+            Error::InvalidArgument { field, why } => base.with("field", field).with("why", why).exiting(Exit::Usage),
+            Error::Unavailable { why } => base.with("why", why),
+            _ => base,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_keep_their_fields_and_have_their_exit_codes() {
+        let failed = CliError::from(Error::ExpectationFailed { actual: 7, op_index: 0 });
+        assert_eq!(failed.exit(), Exit::Expectation);
+        assert!(failed.render(true).unwrap().contains("\"actual\":7"));
+        let unknown = CliError::from(Error::OutcomeUnknown { cause: "timeout".into() });
+        assert_eq!((unknown.exit(), unknown.kind()), (Exit::Unknown, "outcome_unknown"));
+        let large = CliError::from(Error::TooLarge { what: "value".into(), limit: 8, knob: "limits.x".into() });
+        let shown = large.render(true).unwrap();
+        assert!(shown.contains("\"limit\":8") && shown.contains("\"knob\":\"limits.x\""), "{shown}");
+        assert_eq!(large.exit(), Exit::Failed);
+    }
+}

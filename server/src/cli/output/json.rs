@@ -1,0 +1,441 @@
+//! The shapes of `-o json`.
+//!
+//! Owns the documented, stable output: field names, units in names, and how bytes that are not UTF-8 are written
+//! (`…_base64` instead of the plain field). Fields may be added; none may ever change its meaning or go away. Must
+//! never talk to a cluster or print.
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use crate::cli::bytes::to_base64;
+
+/// Bytes that print as `NAME` where they are UTF-8, else as `NAME_base64`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Bytes {
+    fn entry<M: SerializeMap>(&self, map: &mut M, plain: &'static str, base64: &'static str) -> Result<(), M::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => map.serialize_entry(plain, text),
+            Err(_) => map.serialize_entry(base64, &to_base64(&self.0)),
+        }
+    }
+}
+
+/// A record: `{"key":…,"offset":…,"ts_us":…,"headers":{…},"value":…}`.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The record's key.
+    pub key: Bytes,
+    /// Its place in the key's log.
+    pub offset: u64,
+    /// Its time in microseconds.
+    pub ts_us: u64,
+    /// Names and values in the order they were given.
+    pub headers: Vec<(Bytes, Bytes)>,
+    /// What was written; none for a scan of keys.
+    pub value: Option<Bytes>,
+    /// Whether this record is a deletion; printed (as `"tombstone":true`) only then.
+    pub tombstone: bool,
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.key.entry(&mut map, "key", "key_base64")?;
+        map.serialize_entry("offset", &self.offset)?;
+        map.serialize_entry("ts_us", &self.ts_us)?;
+        let (plain, binary): (Vec<_>, Vec<_>) =
+            self.headers.iter().partition(|(name, value)| is_text(&name.0) && is_text(&value.0));
+        map.serialize_entry("headers", &TextHeaders(&plain))?;
+        if !binary.is_empty() {
+            map.serialize_entry("headers_base64", &BinaryHeaders(&binary))?;
+        }
+        if self.tombstone {
+            map.serialize_entry("tombstone", &true)?;
+        } else if let Some(value) = &self.value {
+            value.entry(&mut map, "value", "value_base64")?;
+        }
+        map.end()
+    }
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok()
+}
+
+struct TextHeaders<'a>(&'a [&'a (Bytes, Bytes)]);
+
+impl Serialize for TextHeaders<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = |bytes: &'_ Bytes| String::from_utf8_lossy(&bytes.0).into_owned();
+        serializer.collect_map(self.0.iter().map(|(name, value)| (text(name), text(value))))
+    }
+}
+
+/// Headers of which the name or the value is not UTF-8: both in base64.
+struct BinaryHeaders<'a>(&'a [&'a (Bytes, Bytes)]);
+
+impl Serialize for BinaryHeaders<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (to_base64(&name.0), to_base64(&value.0))))
+    }
+}
+
+/// What `put` and `append` print (and `delete`: the offset is the tombstone's).
+#[derive(Clone, Debug, Serialize)]
+pub struct Written {
+    /// Offset of the first record written.
+    pub offset: u64,
+    /// The write's time in microseconds.
+    pub ts_us: u64,
+}
+
+/// What `trim` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Trimmed {
+    /// The first offset kept.
+    pub first_offset: u64,
+    /// The trim's time in microseconds.
+    pub ts_us: u64,
+}
+
+/// What `batch` prints: one result an operation, in the file's order.
+#[derive(Clone, Debug, Serialize)]
+pub struct Batch {
+    /// Per operation: the offset of what it wrote; for a trim the first offset kept.
+    pub results: Vec<Written>,
+}
+
+/// What `load` prints.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Load {
+    /// Records acknowledged.
+    pub records: u64,
+    /// Bytes of the acknowledged keys and values.
+    pub bytes: u64,
+    /// Lines or records passed over because of `--on-error skip`.
+    pub skipped: u64,
+    /// Wall time.
+    pub seconds: f64,
+    /// `records / seconds`.
+    pub records_per_s: f64,
+    /// Latency of one append as the loader saw it.
+    pub latency_p50_us: u64,
+    /// As above.
+    pub latency_p99_us: u64,
+    /// As above.
+    pub latency_max_us: u64,
+}
+
+/// Where a tail ended, on standard error.
+#[derive(Clone, Debug, Serialize)]
+pub struct Token {
+    /// Give it to `tail --from` to go on after the last record printed.
+    pub token: String,
+}
+
+/// A table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    /// Its number.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// `range` or `hash`.
+    pub partition: &'static str,
+    /// `latest` or `all`.
+    pub retain: &'static str,
+    /// Replicas of each shard.
+    pub replicas: u32,
+    /// Shards in order of their bounds.
+    pub shards: Vec<TableShard>,
+}
+
+/// A shard of a table as the map has it.
+#[derive(Clone, Debug)]
+pub struct TableShard {
+    /// Its number.
+    pub id: u64,
+    /// Its bounds.
+    pub bounds: Bounds,
+    /// Changes of members and of bounds so far.
+    pub epoch: Epoch,
+    /// The node that leads it, where known.
+    pub leader: Option<u64>,
+    /// The nodes that hold it.
+    pub voters: Vec<u64>,
+}
+
+impl Serialize for TableShard {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", &self.id)?;
+        self.bounds.entries(&mut map)?;
+        map.serialize_entry("epoch", &self.epoch)?;
+        map.serialize_entry("leader", &self.leader)?;
+        map.serialize_entry("voters", &self.voters)?;
+        map.end()
+    }
+}
+
+/// How often a shard's members and bounds have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Epoch {
+    /// Changes of members.
+    pub config: u64,
+    /// Changes of bounds.
+    pub version: u64,
+}
+
+/// The half-open interval of a shard: `"from"` and `"to"`, `null` where it has no bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Keys.
+    Keys {
+        /// First key of the shard.
+        from: Vec<u8>,
+        /// First key after it; empty for no bound.
+        to: Vec<u8>,
+    },
+    /// Positions on the hash ring, printed as 16 hexadecimal digits.
+    Ring {
+        /// First position of the shard.
+        from: Vec<u8>,
+        /// First position after it; empty for no bound.
+        to: Vec<u8>,
+    },
+}
+
+impl Bounds {
+    fn entries<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        match self {
+            Self::Keys { from, to } => {
+                Self::key_entry(map, from, "from", "from_base64")?;
+                Self::key_entry(map, to, "to", "to_base64")
+            }
+            Self::Ring { from, to } => {
+                map.serialize_entry("from", &ring(from))?;
+                map.serialize_entry("to", &ring(to))
+            }
+        }
+    }
+
+    fn key_entry<M: SerializeMap>(
+        map: &mut M,
+        bound: &[u8],
+        plain: &'static str,
+        base64: &'static str,
+    ) -> Result<(), M::Error> {
+        if bound.is_empty() {
+            return map.serialize_entry(plain, &None::<&str>);
+        }
+        Bytes(bound.to_vec()).entry(map, plain, base64)
+    }
+}
+
+/// A bound on the ring as hexadecimal digits; none where there is no bound.
+pub fn ring(bound: &[u8]) -> Option<String> {
+    (!bound.is_empty()).then(|| bound.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What `status` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The cluster's id, 32 hexadecimal digits.
+    pub cluster: String,
+    /// Every node of the cluster.
+    pub nodes: Vec<Node>,
+    /// Every shard, the cluster's own first.
+    pub shards: Vec<Shard>,
+    /// Work under way on the cluster; nothing yet creates any.
+    pub jobs: Vec<serde_json::Value>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Node {
+    /// Its number, never used again for another.
+    pub id: u64,
+    /// Where it listens.
+    pub addr: String,
+    /// `up`, `down` or `quarantined`.
+    pub state: &'static str,
+    /// Why it takes no part, or why it does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Shards it leads.
+    pub leaders: u64,
+    /// Replicas it holds.
+    pub replicas: u64,
+    /// Since when it runs; none where it does not answer.
+    pub uptime_ms: Option<u64>,
+}
+
+/// A shard and its replicas.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// Its number.
+    pub id: u64,
+    /// Its table's name; none for the cluster's own shard.
+    pub table: Option<String>,
+    /// Its bounds.
+    pub bounds: Bounds,
+    /// Changes of members and of bounds so far.
+    pub epoch: Epoch,
+    /// The node that leads it; none while there is no leader.
+    pub leader: Option<u64>,
+    /// Its replicas.
+    pub replicas: Vec<Replica>,
+}
+
+impl Serialize for Shard {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", &self.id)?;
+        map.serialize_entry("table", &self.table)?;
+        self.bounds.entries(&mut map)?;
+        map.serialize_entry("epoch", &self.epoch)?;
+        map.serialize_entry("leader", &self.leader)?;
+        map.serialize_entry("replicas", &self.replicas)?;
+        map.end()
+    }
+}
+
+/// A replica of a shard.
+#[derive(Clone, Debug, Serialize)]
+pub struct Replica {
+    /// The node that holds it.
+    pub node: u64,
+    /// `leader`, `follower`, `candidate`, `learner`, `removed`, or `unknown` where the node does not answer.
+    pub role: String,
+    /// Slots of the log it has not acknowledged, as its leader sees it; none where no leader answers.
+    pub lag_slots: Option<u64>,
+    /// Last slot known to be chosen.
+    pub commit: Option<u64>,
+    /// Last slot applied.
+    pub applied: Option<u64>,
+}
+
+/// What `explain` prints: where a key lives, and why.
+#[derive(Clone, Debug)]
+pub struct Explain {
+    /// The key asked for.
+    pub key: Bytes,
+    /// Its table.
+    pub table: String,
+    /// `range` or `hash`.
+    pub partition: &'static str,
+    /// The key's place on the ring, for hash tables.
+    pub hash: Option<String>,
+    /// The shard whose bounds hold it.
+    pub shard: TableShard,
+    /// Address of the leader, where known.
+    pub leader_addr: Option<String>,
+    /// The reasoning as sentences.
+    pub why: Vec<String>,
+}
+
+impl Serialize for Explain {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("table", &self.table)?;
+        self.key.entry(&mut map, "key", "key_base64")?;
+        map.serialize_entry("partition", self.partition)?;
+        map.serialize_entry("hash", &self.hash)?;
+        map.serialize_entry("shard", &self.shard)?;
+        map.serialize_entry("leader_addr", &self.leader_addr)?;
+        map.serialize_entry("why", &self.why)?;
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{json, to_string, to_value};
+
+    fn record(key: &[u8], value: &[u8]) -> Record {
+        Record {
+            key: Bytes(key.to_vec()),
+            offset: 3,
+            ts_us: 7,
+            headers: vec![(Bytes(b"b".to_vec()), Bytes(b"1".to_vec())), (Bytes(b"a".to_vec()), Bytes(b"2".to_vec()))],
+            value: Some(Bytes(value.to_vec())),
+            tombstone: false,
+        }
+    }
+
+    #[test]
+    fn a_record_is_as_documented() {
+        assert_eq!(
+            to_string(&record(b"k", b"v")).unwrap(),
+            r#"{"key":"k","offset":3,"ts_us":7,"headers":{"b":"1","a":"2"},"value":"v"}"#
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_base64() {
+        let mut binary = record(&[0xff], &[0xfe]);
+        binary.headers.push((Bytes(b"h".to_vec()), Bytes(vec![0xff])));
+        assert_eq!(
+            to_value(binary).unwrap(),
+            json!({"key_base64": "/w==", "offset": 3, "ts_us": 7, "headers": {"a": "2", "b": "1"},
+                   "headers_base64": {"aA==": "/w=="}, "value_base64": "/g=="})
+        );
+    }
+
+    #[test]
+    fn a_deletion_and_a_key_have_no_value() {
+        let mut deletion = record(b"k", b"");
+        deletion.headers.clear();
+        deletion.tombstone = true;
+        assert_eq!(to_string(&deletion).unwrap(), r#"{"key":"k","offset":3,"ts_us":7,"headers":{},"tombstone":true}"#);
+        let mut key = record(b"k", b"");
+        key.headers.clear();
+        key.value = None;
+        assert_eq!(to_string(&key).unwrap(), r#"{"key":"k","offset":3,"ts_us":7,"headers":{}}"#);
+    }
+
+    #[test]
+    fn status_is_as_documented() {
+        let shard = Shard {
+            id: 2,
+            table: Some("t".to_owned()),
+            bounds: Bounds::Ring { from: vec![], to: vec![0x80, 0, 0, 0, 0, 0, 0, 0] },
+            epoch: Epoch { config: 1, version: 2 },
+            leader: Some(1),
+            replicas: vec![Replica {
+                node: 1,
+                role: "leader".to_owned(),
+                lag_slots: Some(0),
+                commit: Some(9),
+                applied: Some(9),
+            }],
+        };
+        let node = Node {
+            id: 1,
+            addr: "h:1".to_owned(),
+            state: "up",
+            reason: None,
+            leaders: 1,
+            replicas: 1,
+            uptime_ms: Some(5),
+        };
+        let status = Status { cluster: "00".to_owned(), nodes: vec![node], shards: vec![shard], jobs: vec![] };
+        assert_eq!(
+            to_value(status).unwrap(),
+            json!({"cluster": "00", "jobs": [],
+                "nodes": [{"id": 1, "addr": "h:1", "state": "up", "leaders": 1, "replicas": 1, "uptime_ms": 5}],
+                "shards": [{"id": 2, "table": "t", "from": null, "to": "8000000000000000",
+                    "epoch": {"config": 1, "version": 2}, "leader": 1,
+                    "replicas": [{"node": 1, "role": "leader", "lag_slots": 0, "commit": 9, "applied": 9}]}]})
+        );
+    }
+
+    #[test]
+    fn writes_are_as_documented() {
+        assert_eq!(to_string(&Written { offset: 1, ts_us: 2 }).unwrap(), r#"{"offset":1,"ts_us":2}"#);
+        assert_eq!(to_string(&Trimmed { first_offset: 1, ts_us: 2 }).unwrap(), r#"{"first_offset":1,"ts_us":2}"#);
+    }
+}

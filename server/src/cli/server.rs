@@ -1,0 +1,153 @@
+//! `synod server`: one node.
+//!
+//! Owns the node's flags, its log output and its runtime. Must never touch a data directory or a socket; the node does.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::config;
+use super::error::{CliError, Result};
+use crate::config::{ServerConfig, Settings};
+
+const AFTER_HELP: &str = "\
+A cluster is founded by starting one to five nodes, each with the same --bootstrap list of all their addresses; a data \
+directory that belongs to a cluster already is started again, whatever the flag says. A later node joins with --join \
+and the addresses of some members. SIGTERM and SIGINT hand leadership over, write everything out and end the node with \
+exit code 0.
+
+SYNOD_LOG sets what is logged to standard error: error, warn, info (the default), debug or trace, also for parts, such \
+as `info,synod_engine=debug`.";
+
+/// `server`.
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+#[command(group = clap::ArgGroup::new("origin").args(["bootstrap", "join"]))]
+pub struct ServerArgs {
+    /// Where the node keeps everything
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// IP:PORT to listen on, for clients and for other nodes
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+    /// HOST:PORT others reach this node by [default: the address it listens on]
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    /// IP:PORT for /livez, /readyz and /metrics [default: none]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Found a cluster of the nodes at these addresses, this one among them
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    bootstrap: Vec<String>,
+    /// Join the cluster that the nodes at these addresses belong to
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    join: Vec<String>,
+    /// Settings file; `synod config default` prints one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Listen on an address that other machines can reach, without encryption or authentication
+    #[arg(long)]
+    insecure: bool,
+    /// End in order when standard input is closed, so that the node never outlives the process that started it
+    #[arg(long)]
+    die_with_stdin: bool,
+}
+
+/// Runs a node until it is told to end.
+pub fn run(args: ServerArgs) -> Result<()> {
+    let config = configure(args)?;
+    let filter = match std::env::var("SYNOD_LOG") {
+        Ok(text) => EnvFilter::try_new(&text).map_err(|error| CliError::usage("SYNOD_LOG", error))?,
+        Err(_) => EnvFilter::new("info"),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("synod-net")
+        .build()
+        .map_err(|error| CliError::io("cannot start the runtime", &error))?;
+    let ended = runtime.block_on(crate::node::run(config));
+    runtime.shutdown_background();
+    ended.map_err(|error| CliError::failed("node", format!("{error:#}")))
+}
+
+fn configure(args: ServerArgs) -> Result<ServerConfig> {
+    let settings = match &args.config {
+        Some(file) => config::read(file)?,
+        None => Settings::default(),
+    };
+    for (flag, addr) in [("--listen", Some(args.listen)), ("--http", args.http)] {
+        let Some(addr) = addr else { continue };
+        if !addr.ip().is_loopback() && !args.insecure {
+            let why = format!("{addr} can be reached from other machines and there is no TLS; --insecure allows it");
+            return Err(CliError::usage(flag, why).with("knob", "--insecure"));
+        }
+    }
+    for (flag, list) in [("--bootstrap", &args.bootstrap), ("--join", &args.join)] {
+        addresses(flag, list)?;
+    }
+    if args.advertise.is_none() && args.listen.ip().is_unspecified() {
+        let why = format!("--listen {} is no address others can use; say which one they reach it by", args.listen);
+        return Err(CliError::usage("--advertise", why));
+    }
+    Ok(ServerConfig {
+        data_dir: args.data_dir,
+        listen: args.listen,
+        advertise: args.advertise,
+        http: args.http,
+        bootstrap: args.bootstrap,
+        join: args.join,
+        insecure: args.insecure,
+        die_with_stdin: args.die_with_stdin,
+        settings,
+    })
+}
+
+fn addresses(flag: &str, list: &[String]) -> Result<()> {
+    for (index, addr) in list.iter().enumerate() {
+        let port = addr.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+        if !matches!(port, Some(Ok(_))) {
+            return Err(CliError::usage(flag, format!("'{addr}' is not an address; write HOST:PORT[,HOST:PORT…]")));
+        }
+        if list[..index].contains(addr) {
+            return Err(CliError::usage(flag, format!("{addr} is named twice")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        server: ServerArgs,
+    }
+
+    fn configured(flags: &str) -> Result<ServerConfig> {
+        let line = ["server", "--data-dir", "d"].into_iter().chain(flags.split_whitespace());
+        configure(Line::try_parse_from(line).unwrap().server)
+    }
+
+    #[test]
+    fn only_loopback_without_a_word() {
+        assert!(configured("--listen 127.0.0.1:1").is_ok());
+        assert!(configured("--listen 10.0.0.1:1").unwrap_err().message().contains("--insecure allows it"));
+        assert!(configured("--listen 127.0.0.1:1 --http 10.0.0.1:2").unwrap_err().message().starts_with("--http"));
+        assert!(configured("--listen 10.0.0.1:1 --insecure").is_ok());
+        assert!(configured("--listen 0.0.0.0:1 --insecure").unwrap_err().message().starts_with("--advertise"));
+    }
+
+    #[test]
+    fn lists_of_addresses_are_checked() {
+        assert!(configured("--listen 127.0.0.1:1 --bootstrap 127.0.0.1:1,h:2").is_ok());
+        assert!(configured("--listen 127.0.0.1:1 --bootstrap h").unwrap_err().message().contains("not an address"));
+        assert!(configured("--listen 127.0.0.1:1 --join h:1,h:1").unwrap_err().message().contains("twice"));
+    }
+}

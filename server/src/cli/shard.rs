@@ -1,0 +1,170 @@
+//! `synod shard`: list and describe shards, hand leadership over.
+//!
+//! Owns the choice of the next leader where none is named. Must never call a transfer done before the new leader says
+//! so itself.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tokio::time::{Instant, sleep};
+
+use super::context::Context;
+use super::error::{CliError, Result};
+use super::output::{json, text};
+use super::status;
+
+/// `shard`.
+#[derive(Args, Debug)]
+pub struct ShardArgs {
+    #[command(subcommand)]
+    command: ShardCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ShardCommand {
+    /// List the shards of a table, or all
+    List {
+        /// Only shards of this table
+        table: Option<String>,
+    },
+    /// Show one shard and its replicas
+    Describe {
+        /// The shard's number
+        shard: u64,
+    },
+    /// Hand a shard's leadership to another of its replicas, without a pause for an election
+    TransferLeader {
+        /// The shard's number
+        shard: u64,
+        /// The node to lead it [default: the next of its replicas]
+        #[arg(long, value_name = "NODE")]
+        to: Option<u64>,
+    },
+}
+
+/// Runs `shard`.
+pub async fn run(context: &mut Context, args: ShardArgs) -> Result<()> {
+    match args.command {
+        ShardCommand::List { table } => list(context, table).await,
+        ShardCommand::Describe { shard } => {
+            let shard = find(status::fetch(context).await?, shard)?;
+            context.out.value(&shard, as_text)
+        }
+        ShardCommand::TransferLeader { shard, to } => transfer(context, shard, to).await,
+    }
+}
+
+async fn list(context: &mut Context, table: Option<String>) -> Result<()> {
+    let mut shards = status::fetch(context).await?.shards;
+    if let Some(table) = table {
+        // Asked by name so that an unknown table is an error, not an empty list.
+        context.connect().await?.table(&table).await?;
+        shards.retain(|shard| shard.table.as_deref() == Some(&table));
+    }
+    if context.out.json() {
+        return shards.iter().try_for_each(|shard| context.out.object(shard));
+    }
+    status::shard_lines(&shards).iter().try_for_each(|line| context.out.line(line))
+}
+
+fn find(status: json::Status, id: u64) -> Result<json::Shard> {
+    status.shards.into_iter().find(|shard| shard.id == id).ok_or_else(|| {
+        let message = format!("shard {id} does not exist; `synod shard list` shows those that do");
+        CliError::failed("shard_not_found", message).with("shard", id)
+    })
+}
+
+fn as_text(shard: &json::Shard) -> Vec<String> {
+    let mut lines = vec![
+        format!("shard {} of table {}", shard.id, shard.table.as_deref().unwrap_or("(system)")),
+        format!("  bounds {}", text::bounds(&shard.bounds)),
+        format!("  epoch: {} changes of members, {} of bounds", shard.epoch.config, shard.epoch.version),
+        format!("  leader {}", text::or_dash(shard.leader)),
+    ];
+    let mut rows = text::table(&["node", "role", "lag", "commit", "applied"]);
+    for replica in &shard.replicas {
+        rows.add_row([
+            replica.node.to_string(),
+            replica.role.clone(),
+            text::or_dash(replica.lag_slots),
+            text::or_dash(replica.commit),
+            text::or_dash(replica.applied),
+        ]);
+    }
+    lines.extend(text::lines(&rows));
+    lines
+}
+
+async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()> {
+    let client = context.connect().await?;
+    let look = async || -> Result<json::Shard> {
+        let map = client.refresh_map().await?;
+        find(status::combine(&map, &client.status().await), id)
+    };
+    let shard = look().await?;
+    let target = match to {
+        Some(node) => node,
+        None => next_leader(&shard)?,
+    };
+    client.transfer_leader(id, target).await?;
+    let limit = client_patience(context);
+    let started = Instant::now();
+    loop {
+        if look().await?.leader == Some(target) {
+            let done = serde_json::json!({ "shard": id, "leader": target, "from": shard.leader });
+            return context.out.value(&done, |_| vec![format!("node {target} leads shard {id}")]);
+        }
+        if started.elapsed() > limit {
+            let message = format!("node {target} was asked to lead shard {id} and does not yet; see `synod status`");
+            return Err(CliError::failed("not_transferred", message).with("shard", id).with("to", target).retryable());
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn client_patience(context: &Context) -> Duration {
+    context.options(Duration::from_secs(10)).call_timeout
+}
+
+/// The replica after the leader, in the order of node numbers, that answers.
+fn next_leader(shard: &json::Shard) -> Result<u64> {
+    let followers: Vec<u64> =
+        shard.replicas.iter().filter(|replica| replica.role == "follower").map(|replica| replica.node).collect();
+    let after = followers.iter().find(|node| Some(**node) > shard.leader);
+    after.or(followers.first()).copied().ok_or_else(|| {
+        let message = format!("shard {} has no other replica that answers", shard.id);
+        CliError::failed("unavailable", message).with("shard", shard.id)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(leader: u64, roles: &[(u64, &str)]) -> json::Shard {
+        let replica = |(node, role): &(u64, &str)| json::Replica {
+            node: *node,
+            role: (*role).to_owned(),
+            lag_slots: None,
+            commit: None,
+            applied: None,
+        };
+        json::Shard {
+            id: 2,
+            table: None,
+            bounds: json::Bounds::Keys { from: vec![], to: vec![] },
+            epoch: json::Epoch { config: 1, version: 1 },
+            leader: Some(leader),
+            replicas: roles.iter().map(replica).collect(),
+        }
+    }
+
+    #[test]
+    fn the_next_leader_is_the_next_replica_that_answers() {
+        let roles = [(1, "follower"), (2, "leader"), (3, "follower")];
+        assert_eq!(next_leader(&shard(2, &roles)).unwrap(), 3);
+        let roles = [(1, "follower"), (2, "unknown"), (3, "leader")];
+        assert_eq!(next_leader(&shard(3, &roles)).unwrap(), 1);
+        assert!(next_leader(&shard(1, &[(1, "leader"), (2, "unknown")])).is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! `synod status`: nodes, shards and leaders, as the nodes themselves say.
+//!
+//! Owns how the shard map and the nodes' own reports become one picture: a leader is one that says so itself. Must
+//! never fail because some nodes do not answer; it says which.
+
+use std::collections::BTreeMap;
+
+use synod_client::proto::{NodeStatusReply, ReplicaStatus};
+use synod_client::{ClusterMap, NodeReport};
+
+use super::context::Context;
+use super::error::Result;
+use super::output::{json, text};
+use super::table::bounds;
+
+/// Runs `status`.
+pub async fn run(context: &mut Context) -> Result<()> {
+    let status = fetch(context).await?;
+    context.out.value(&status, as_text)
+}
+
+/// Asks every node.
+pub async fn fetch(context: &Context) -> Result<json::Status> {
+    let client = context.connect().await?;
+    let map = client.refresh_map().await?;
+    Ok(combine(&map, &client.status().await))
+}
+
+/// One picture from the map and the nodes' reports.
+pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
+    let answers: BTreeMap<u64, &NodeStatusReply> =
+        reports.iter().filter_map(|report| Some((report.id, report.status.as_ref().ok()?))).collect();
+    let mut shards: BTreeMap<u64, json::Shard> = BTreeMap::new();
+    for info in &map.shards {
+        let table = map.tables.iter().find(|table| table.id == info.table_id);
+        let bounds = match table {
+            Some(table) => bounds(table.partitioning, info),
+            None => json::Bounds::Keys { from: info.from.to_vec(), to: info.to.to_vec() },
+        };
+        let shard = json::Shard {
+            id: info.id,
+            table: table.map(|table| table.name.clone()),
+            bounds,
+            epoch: json::Epoch { config: info.config, version: info.version },
+            leader: None,
+            replicas: info.voters.iter().map(|node| unknown(*node)).collect(),
+        };
+        shards.insert(info.id, shard);
+    }
+    let mut ranks = BTreeMap::new();
+    for (node, answer) in &answers {
+        for replica in &answer.replicas {
+            // The cluster's own shard is in no table and may not be in the map.
+            let shard = shards.entry(replica.shard).or_insert_with(|| unmapped(replica));
+            add(shard, *node, replica, &mut ranks);
+        }
+    }
+    let shards: Vec<json::Shard> = shards.into_values().collect();
+    json::Status {
+        cluster: map.cluster.iter().map(|byte| format!("{byte:02x}")).collect(),
+        nodes: reports.iter().map(|report| node(report, &shards)).collect(),
+        shards,
+        jobs: Vec::new(),
+    }
+}
+
+fn unknown(node: u64) -> json::Replica {
+    json::Replica { node, role: "unknown".to_owned(), lag_slots: None, commit: None, applied: None }
+}
+
+fn unmapped(replica: &ReplicaStatus) -> json::Shard {
+    json::Shard {
+        id: replica.shard,
+        table: None,
+        bounds: json::Bounds::Keys { from: Vec::new(), to: Vec::new() },
+        epoch: json::Epoch { config: replica.config, version: 0 },
+        leader: None,
+        replicas: Vec::new(),
+    }
+}
+
+fn slot(shard: &mut json::Shard, node: u64) -> &mut json::Replica {
+    let index = shard.replicas.iter().position(|replica| replica.node == node).unwrap_or_else(|| {
+        shard.replicas.push(unknown(node));
+        shard.replicas.sort_by_key(|replica| replica.node);
+        shard.replicas.iter().position(|replica| replica.node == node).unwrap_or(0)
+    });
+    &mut shard.replicas[index]
+}
+
+fn add(shard: &mut json::Shard, node: u64, said: &ReplicaStatus, ranks: &mut BTreeMap<u64, (u64, u64)>) {
+    let replica = slot(shard, node);
+    said.role.clone_into(&mut replica.role);
+    replica.commit = Some(said.commit);
+    replica.applied = Some(said.applied);
+    if said.role != "leader" {
+        return;
+    }
+    // An old leader may not know yet that it was succeeded: the one further in its epoch and log counts.
+    let rank = (said.config, said.last);
+    if ranks.get(&shard.id).is_some_and(|best| *best > rank) {
+        return;
+    }
+    ranks.insert(shard.id, rank);
+    shard.leader = Some(node);
+    slot(shard, node).lag_slots = Some(0);
+    for lag in &said.lag {
+        slot(shard, lag.node).lag_slots = Some(lag.slots);
+    }
+}
+
+fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
+    let leaders = shards.iter().filter(|shard| shard.leader == Some(report.id)).count() as u64;
+    let mapped = || shards.iter().flat_map(|shard| &shard.replicas).filter(|replica| replica.node == report.id);
+    let (state, reason) = match &report.status {
+        Ok(answer) if !answer.quarantined.is_empty() => ("quarantined", Some(answer.quarantined.clone())),
+        Ok(_) => ("up", None),
+        Err(error) => ("down", Some(error.to_string())),
+    };
+    json::Node {
+        id: report.id,
+        addr: report.addr.clone(),
+        state,
+        reason,
+        leaders,
+        replicas: mapped().count() as u64,
+        uptime_ms: report.status.as_ref().ok().map(|answer| answer.uptime_ms),
+    }
+}
+
+fn as_text(status: &json::Status) -> Vec<String> {
+    let mut lines = vec![format!("cluster {}", status.cluster), String::new()];
+    let mut nodes = text::table(&["node", "address", "state", "leaders", "replicas", "uptime"]);
+    for node in &status.nodes {
+        let state = match &node.reason {
+            Some(reason) => format!("{} ({})", node.state, text::escape(reason.as_bytes())),
+            None => node.state.to_owned(),
+        };
+        let uptime =
+            node.uptime_ms.map(|ms| humantime::format_duration(std::time::Duration::from_secs(ms / 1_000)).to_string());
+        nodes.add_row([
+            node.id.to_string(),
+            node.addr.clone(),
+            state,
+            node.leaders.to_string(),
+            node.replicas.to_string(),
+            text::or_dash(uptime),
+        ]);
+    }
+    lines.extend(text::lines(&nodes));
+    lines.push(String::new());
+    lines.extend(shard_lines(&status.shards));
+    lines
+}
+
+/// Shards as a table for people.
+pub fn shard_lines(shards: &[json::Shard]) -> Vec<String> {
+    let mut rows = text::table(&["shard", "table", "bounds", "epoch", "leader", "replicas (lag)"]);
+    for shard in shards {
+        let replicas: Vec<String> = shard
+            .replicas
+            .iter()
+            .map(|replica| match (replica.role.as_str(), replica.lag_slots) {
+                ("leader", _) => format!("{}*", replica.node),
+                ("follower", Some(lag)) => format!("{} ({lag})", replica.node),
+                (role, Some(lag)) => format!("{} {role} ({lag})", replica.node),
+                ("follower", None) => replica.node.to_string(),
+                (role, None) => format!("{} {role}", replica.node),
+            })
+            .collect();
+        rows.add_row([
+            shard.id.to_string(),
+            shard.table.clone().unwrap_or_else(|| "(system)".to_owned()),
+            text::bounds(&shard.bounds),
+            format!("{}.{}", shard.epoch.config, shard.epoch.version),
+            text::or_dash(shard.leader),
+            replicas.join(", "),
+        ]);
+    }
+    text::lines(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_client::proto::ReplicaLag;
+    use synod_client::{Error, NodeInfo, PartitionKind, Retention, ShardInfo, TableInfo};
+
+    fn map() -> ClusterMap {
+        ClusterMap {
+            cluster: vec![0xab; 16].into(),
+            revision: 1,
+            nodes: vec![NodeInfo { id: 1, addr: "a".into() }, NodeInfo { id: 2, addr: "b".into() }],
+            tables: vec![TableInfo {
+                id: 7,
+                name: "t".into(),
+                partitioning: PartitionKind::Range,
+                retention: Retention::All,
+                replicas: 2,
+                shards: 1,
+            }],
+            shards: vec![ShardInfo {
+                id: 5,
+                table_id: 7,
+                from: Default::default(),
+                to: Default::default(),
+                version: 1,
+                config: 1,
+                voters: vec![1, 2],
+                leader: Some(2),
+            }],
+        }
+    }
+
+    fn replica(shard: u64, role: &str, last: u64) -> ReplicaStatus {
+        ReplicaStatus { shard, role: role.into(), config: 1, last, commit: last, applied: last, ..Default::default() }
+    }
+
+    fn up(id: u64, replicas: Vec<ReplicaStatus>) -> NodeReport {
+        NodeReport { id, addr: "a".into(), status: Ok(NodeStatusReply { node: id, replicas, ..Default::default() }) }
+    }
+
+    #[test]
+    fn the_leader_is_who_says_so_and_the_system_shard_is_listed() {
+        let mut leader = replica(5, "leader", 9);
+        leader.lag = vec![ReplicaLag { node: 2, slots: 3 }];
+        let down = NodeReport { id: 2, addr: "b".into(), status: Err(Error::Expired) };
+        let status = combine(&map(), &[up(1, vec![leader, replica(1, "follower", 4)]), down]);
+        assert_eq!(status.shards.iter().map(|shard| shard.id).collect::<Vec<_>>(), [1, 5]);
+        assert_eq!((status.shards[0].table.as_deref(), status.shards[0].leader), (None, None));
+        let shard = &status.shards[1];
+        assert_eq!(shard.leader, Some(1));
+        assert_eq!((shard.replicas[1].role.as_str(), shard.replicas[1].lag_slots), ("unknown", Some(3)));
+        assert_eq!((status.nodes[0].state, status.nodes[0].leaders, status.nodes[0].replicas), ("up", 1, 2));
+        assert_eq!((status.nodes[1].state, status.nodes[1].replicas), ("down", 1));
+        assert!(as_text(&status).iter().any(|line| line.contains("2 unknown (3)")));
+    }
+
+    #[test]
+    fn of_two_that_say_they_lead_the_one_further_on_counts() {
+        let reports = [up(1, vec![replica(5, "leader", 9)]), up(2, vec![replica(5, "leader", 12)])];
+        assert_eq!(combine(&map(), &reports).shards[0].leader, Some(2));
+        let reports = [up(1, vec![replica(5, "leader", 12)]), up(2, vec![replica(5, "leader", 9)])];
+        assert_eq!(combine(&map(), &reports).shards[0].leader, Some(1));
+    }
+}

@@ -1,0 +1,161 @@
+//! What a node is told when it starts: flags, and the settings file.
+//!
+//! Owns: the knobs, their defaults and their bounds. Must never: read a clock, open a socket or touch a data directory.
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Flags and settings of one node process.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where the node keeps everything.
+    pub data_dir: PathBuf,
+    /// Where it listens for gRPC.
+    pub listen: SocketAddr,
+    /// The address others reach it by; `listen` where unset.
+    pub advertise: Option<String>,
+    /// Where it serves `/livez`, `/readyz` and `/metrics`.
+    pub http: Option<SocketAddr>,
+    /// The founders' addresses, the same list on every founder.
+    pub bootstrap: Vec<String>,
+    /// Members of a cluster to join.
+    pub join: Vec<String>,
+    /// Allows a non-loopback address without TLS.
+    pub insecure: bool,
+    /// End in order when standard input closes.
+    pub die_with_stdin: bool,
+    /// The settings file.
+    pub settings: Settings,
+}
+
+impl ServerConfig {
+    /// The address other nodes and clients use.
+    #[must_use]
+    pub fn advertised(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+}
+
+/// The settings file, `synod.toml`; every field has a default.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Sizes above which a request is refused.
+    pub limits: Limits,
+    /// Memory and disk.
+    pub storage: Storage,
+    /// Failure detection and elections.
+    pub timing: Timing,
+}
+
+/// Sizes above which a request is refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest value; at most 16 MiB.
+    pub value_bytes_max: ByteSize,
+    /// Most records in one append or batch.
+    pub batch_records_max: u32,
+    /// Most bytes in one append or batch.
+    pub batch_bytes_max: ByteSize,
+    /// Requests of one session stream under way at once.
+    pub session_requests_max: u32,
+    /// Requests under way on the whole node; above it the answer is `Overloaded`.
+    pub node_requests_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            value_bytes_max: ByteSize::mib(1),
+            batch_records_max: 10_000,
+            batch_bytes_max: ByteSize::mib(4),
+            session_requests_max: 16_384,
+            node_requests_max: 65_536,
+        }
+    }
+}
+
+/// Memory and disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Applied rows held in memory before they are flushed as a sorted file.
+    pub state_memory: ByteSize,
+    /// RocksDB's block cache.
+    pub block_cache: ByteSize,
+    /// Log writes on the shard worker's own thread (`inline`) or on a thread of their own (`thread`).
+    pub log_write: LogWrite,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { state_memory: ByteSize::mib(64), block_cache: ByteSize::mib(128), log_write: LogWrite::Inline }
+    }
+}
+
+/// Which thread syncs the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogWrite {
+    /// The shard worker.
+    Inline,
+    /// A log-writer thread.
+    Thread,
+}
+
+/// Failure detection and elections, milliseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timing {
+    /// Pace of the pulses between nodes.
+    pub pulse_ms: u64,
+    /// A peer not heard for this long is taken for dead.
+    pub dead_after_ms: u64,
+    /// Random share of this is waited before an election.
+    pub election_jitter_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { pulse_ms: 100, dead_after_ms: 600, election_jitter_ms: 300 }
+    }
+}
+
+impl Settings {
+    /// Checks bounds that the types do not. The message names the knob, its value and its bounds.
+    ///
+    /// # Errors
+    /// The first knob out of bounds.
+    pub fn check(&self) -> Result<(), String> {
+        let bounds = [
+            ("limits.value_bytes_max", self.limits.value_bytes_max.as_u64(), 1, 16 << 20),
+            ("limits.batch_records_max", self.limits.batch_records_max.into(), 1, 1_000_000),
+            ("limits.batch_bytes_max", self.limits.batch_bytes_max.as_u64(), 1, 32 << 20),
+            ("limits.session_requests_max", self.limits.session_requests_max.into(), 1, 1 << 20),
+            ("limits.node_requests_max", self.limits.node_requests_max.into(), 1, 1 << 20),
+            ("storage.state_memory", self.storage.state_memory.as_u64(), 1 << 20, 64 << 30),
+            ("storage.block_cache", self.storage.block_cache.as_u64(), 1 << 20, 1 << 40),
+            ("timing.pulse_ms", self.timing.pulse_ms, 10, 10_000),
+            ("timing.dead_after_ms", self.timing.dead_after_ms, 50, 60_000),
+            ("timing.election_jitter_ms", self.timing.election_jitter_ms, 1, 60_000),
+        ];
+        for (knob, value, least, most) in bounds {
+            if !(least..=most).contains(&value) {
+                return Err(format!("{knob} = {value} is out of bounds: it must be from {least} to {most}"));
+            }
+        }
+        if self.timing.dead_after_ms < 3 * self.timing.pulse_ms {
+            return Err(format!(
+                "timing.dead_after_ms = {} must be at least three times timing.pulse_ms = {}",
+                self.timing.dead_after_ms, self.timing.pulse_ms
+            ));
+        }
+        if self.limits.batch_bytes_max < self.limits.value_bytes_max {
+            return Err("limits.batch_bytes_max must be at least limits.value_bytes_max".into());
+        }
+        Ok(())
+    }
+}

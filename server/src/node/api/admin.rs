@@ -1,0 +1,259 @@
+//! The `Admin` service: tables, the node's own status, leadership.
+//!
+//! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
+
+use super::{convert, status};
+use crate::node::host::Signals;
+use crate::node::map::{MapBook, table_to_wire};
+use crate::node::peer::Peers;
+use crate::node::system::SystemDesk;
+use bytes::Bytes;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use synod_engine::host::{Input, NodeReport, Refusal, ReplicaReport};
+use synod_engine::ids::{NodeId, ShardId, TableId};
+use synod_engine::runner::WorkerHandle;
+use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
+use synod_proto::v1;
+use synod_proto::v1::admin_client::AdminClient;
+use synod_proto::v1::admin_server::Admin;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+use v1::error::Kind;
+
+/// How long a node waits for its own worker.
+const WORKER_PATIENCE: Duration = Duration::from_secs(5);
+/// Marks a call that another node forwarded: it is not forwarded again.
+const FORWARDED: &str = "synod-forwarded";
+
+/// What the service needs once the node is up.
+pub struct Up {
+    /// This node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: u128,
+    /// The address others reach it by.
+    pub addr: String,
+    /// The engine.
+    pub worker: WorkerHandle,
+    /// The map.
+    pub book: Arc<MapBook>,
+    /// The peers.
+    pub peers: Arc<Peers>,
+    /// The way to the system shard.
+    pub system: Arc<SystemDesk>,
+    /// The worker's signals.
+    pub signals: Arc<Signals>,
+    /// When this process began.
+    pub started: Instant,
+}
+
+/// The service; answers `Unavailable` until the node is up.
+#[derive(Clone, Default)]
+pub struct AdminService {
+    up: Arc<OnceLock<Up>>,
+}
+
+impl AdminService {
+    /// The node is up.
+    pub fn up(&self, up: Up) {
+        // A node comes up once.
+        let _ = self.up.set(up);
+    }
+
+    fn get(&self) -> Result<&Up, Status> {
+        self.up.get().ok_or_else(|| Status::unavailable("the node is starting"))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn create_table(&self, request: Request<v1::CreateTableRequest>) -> Result<Response<v1::Table>, Status> {
+        let up = self.get()?;
+        let request = request.into_inner();
+        let command = create_command(&request)?;
+        match up.system.execute(&command).await? {
+            SystemOutcome::Table(id) => Ok(Response::new(up.created(id, request).await)),
+            SystemOutcome::TableExists(table) => {
+                let message = format!("table {table:?} exists already");
+                Err(status(&convert::error(Kind::TableExists(v1::TableExists { table }), false, message)))
+            }
+            SystemOutcome::Invalid { field, why } => Err(status(&convert::invalid(&field, why))),
+            other => Err(Status::internal(format!("the outcome of a table's creation was {other:?}"))),
+        }
+    }
+
+    async fn drop_table(
+        &self,
+        request: Request<v1::DropTableRequest>,
+    ) -> Result<Response<v1::DropTableReply>, Status> {
+        let name = request.into_inner().name;
+        match self.get()?.system.execute(&SystemCommand::DropTable { name }).await? {
+            SystemOutcome::Done => Ok(Response::new(v1::DropTableReply {})),
+            SystemOutcome::TableNotFound(table) => {
+                let message = format!("table {table:?} does not exist");
+                Err(status(&convert::error(Kind::TableNotFound(v1::TableNotFound { table }), false, message)))
+            }
+            other => Err(Status::internal(format!("the outcome of a table's removal was {other:?}"))),
+        }
+    }
+
+    async fn node_status(
+        &self,
+        _request: Request<v1::NodeStatusRequest>,
+    ) -> Result<Response<v1::NodeStatusReply>, Status> {
+        let up = self.get()?;
+        let report = up.report().await?;
+        let map = up.book.get();
+        let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != up.node);
+        let quarantined = up.signals.quarantined.borrow().clone().or(report.quarantined).unwrap_or_default();
+        Ok(Response::new(v1::NodeStatusReply {
+            cluster: Bytes::copy_from_slice(&up.cluster.to_be_bytes()),
+            node: up.node.0,
+            addr: up.addr.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            map_revision: map.as_ref().map_or(report.map_revision, |m| m.revision),
+            replicas: report.replicas.into_iter().map(replica_to_wire).collect(),
+            peers: peers.map(|n| v1::PeerStatus { node: n.0, alive: up.peers.is_alive(*n) }).collect(),
+            quarantined,
+            uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderReply>, Status> {
+        let up = self.get()?;
+        let forwarded = request.metadata().contains_key(FORWARDED);
+        let wanted = request.into_inner();
+        match up.transfer(ShardId(wanted.shard), NodeId(wanted.to)).await? {
+            Ok(()) => Ok(Response::new(v1::TransferLeaderReply {})),
+            Err(Refusal::NotLeader { leader: Some(leader), .. }) if !forwarded && leader != up.node => {
+                up.forward_transfer(leader, wanted).await
+            }
+            Err(Refusal::WrongShard) if !forwarded => match up.leader_of(wanted.shard)? {
+                Some(leader) if leader != up.node => up.forward_transfer(leader, wanted).await,
+                _ => Err(status(&convert::refusal_error(&Refusal::NotLeader { leader: None, maybe: false }))),
+            },
+            Err(refusal) => Err(status(&convert::refusal_error(&refusal))),
+        }
+    }
+}
+
+fn create_command(request: &v1::CreateTableRequest) -> Result<SystemCommand, Status> {
+    let partitioning = match request.partitioning() {
+        v1::Partitioning::Hash => Partitioning::Hash,
+        v1::Partitioning::Range => Partitioning::Range,
+        v1::Partitioning::Unspecified => {
+            return Err(status(&convert::invalid("partitioning", "must be given: range or hash")));
+        }
+    };
+    let retention = match request.retention.as_ref().and_then(|r| r.kind.as_ref()) {
+        None | Some(v1::retention::Kind::Latest(_)) => Retention::Latest,
+        Some(v1::retention::Kind::All(_)) => Retention::All,
+    };
+    Ok(SystemCommand::CreateTable {
+        name: request.name.clone(),
+        partitioning,
+        retention,
+        shards: request.shards,
+        splits: request.split_at.clone(),
+        replicas: request.replicas,
+    })
+}
+
+fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
+    v1::ReplicaStatus {
+        shard: r.shard.0,
+        table_id: r.table.0,
+        role: r.role.into(),
+        leader: r.leader.map_or(0, |n| n.0),
+        ballot: format!("{:?}", r.ballot),
+        config: r.ballot.config.0,
+        commit: r.commit.0,
+        applied: r.applied.0,
+        last: r.last.0,
+        trimmed: r.trimmed.0,
+        lag: r.lag.into_iter().map(|(node, slots)| v1::ReplicaLag { node: node.0, slots }).collect(),
+    }
+}
+
+impl Up {
+    async fn report(&self) -> Result<NodeReport, Status> {
+        let (sender, receiver) = oneshot::channel();
+        let done = Box::new(move |report| {
+            // A caller that went away needs no report.
+            let _ = sender.send(report);
+        });
+        self.worker.try_push(Input::Status(done)).map_err(|_| Status::resource_exhausted("the node is overloaded"))?;
+        match timeout(WORKER_PATIENCE, receiver).await {
+            Ok(Ok(report)) => Ok(report),
+            Ok(Err(_)) | Err(_) => Err(Status::unavailable("the node's worker does not answer: is its disk hung?")),
+        }
+    }
+
+    async fn transfer(&self, shard: ShardId, to: NodeId) -> Result<Result<(), Refusal>, Status> {
+        let (sender, receiver) = oneshot::channel();
+        let done = Box::new(move |result| {
+            // A caller that went away needs no answer.
+            let _ = sender.send(result);
+        });
+        let input = Input::Transfer { shard, to, done };
+        self.worker.try_push(input).map_err(|_| Status::resource_exhausted("the node is overloaded"))?;
+        match timeout(WORKER_PATIENCE, receiver).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) | Err(_) => Err(Status::unavailable("the node's worker does not answer: is its disk hung?")),
+        }
+    }
+
+    /// Who leads a shard that has no replica here, as far as the map says.
+    fn leader_of(&self, shard: u64) -> Result<Option<NodeId>, Status> {
+        let map = self.book.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
+        let Some(descriptor) = map.shards.get(&ShardId(shard)) else {
+            return Err(status(&convert::invalid("shard", format!("there is no shard {shard}"))));
+        };
+        let known = self.book.leader(descriptor.shard);
+        Ok(known.or_else(|| descriptor.membership.voters().find(|n| self.peers.is_alive(*n))))
+    }
+
+    async fn forward_transfer(
+        &self,
+        leader: NodeId,
+        wanted: v1::TransferLeaderRequest,
+    ) -> Result<Response<v1::TransferLeaderReply>, Status> {
+        let map = self.book.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
+        let node = map.nodes.get(&leader).ok_or_else(|| Status::unavailable("the leader is not in the map"))?;
+        let failed = |e: tonic::transport::Error| Status::unavailable(format!("node {leader} at {}: {e}", node.addr));
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", node.addr)).map_err(failed)?;
+        let mut client = AdminClient::new(endpoint.connect().await.map_err(failed)?);
+        let mut request = Request::new(wanted);
+        request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
+        client.transfer_leader(request).await
+    }
+
+    /// The new table as this node's map has it, once that has caught up; else as it was asked for.
+    async fn created(&self, id: TableId, request: v1::CreateTableRequest) -> v1::Table {
+        let mut changes = self.book.watch();
+        let known = async {
+            loop {
+                if let Some(table) = self.book.get().and_then(|m| m.tables.get(&id).map(|t| table_to_wire(id, t))) {
+                    return table;
+                }
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let partitioning = request.partitioning;
+        let asked = v1::Table {
+            id: id.0,
+            name: request.name,
+            partitioning,
+            retention: request.retention,
+            replicas: request.replicas,
+        };
+        timeout(Duration::from_secs(2), known).await.unwrap_or(asked)
+    }
+}

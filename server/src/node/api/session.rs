@@ -1,0 +1,183 @@
+//! The multiplexed stream of one client.
+//!
+//! Owns: the requests under way on it, and its replies until they are sent. Must never: read more requests than it may have
+//! under way, or hold a reply back for company: what is ready when the stream is polled is the next frame.
+
+use super::convert;
+use crate::config::Limits;
+use synod_engine::runner::WorkerHandle;
+use futures::Stream;
+use futures::task::AtomicWaker;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
+use synod_engine::host::{Answer, Input, Refusal, Reply, ReplySink, Request};
+use synod_engine::ids::ShardId;
+use synod_proto::v1;
+use tokio::sync::Notify;
+use tonic::{Status, Streaming};
+
+/// Most replies in one frame, so that a frame stays small.
+const FRAME_REPLIES_MAX: usize = 512;
+/// About the most bytes of records in one frame.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// Wall clock, µs since 1970: this node's estimate of cluster time.
+#[must_use]
+pub fn cluster_time_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What the reading half, the worker and the writing half of a stream share.
+struct Shared {
+    ready: Mutex<Vec<v1::ShardReply>>,
+    waker: AtomicWaker,
+    /// Requests read and not yet put into a frame.
+    under_way: AtomicUsize,
+    room: Notify,
+    /// The client will send no more.
+    ended: AtomicBool,
+}
+
+impl Shared {
+    fn push(&self, reply: v1::ShardReply) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = ready.is_empty();
+        ready.push(reply);
+        drop(ready);
+        if first {
+            self.waker.wake();
+        }
+    }
+}
+
+impl ReplySink for Shared {
+    fn reply(&self, id: u64, answer: Result<Answer, Refusal>) {
+        self.push(v1::ShardReply { id, body: Some(convert::reply(answer)) });
+    }
+}
+
+/// Serves one stream: reads requests in a task of its own, and is itself the stream of replies.
+pub fn serve(
+    requests: Streaming<v1::ClientFrame>,
+    worker: WorkerHandle,
+    limits: Limits,
+) -> impl Stream<Item = Result<v1::ServerFrame, Status>> {
+    let shared = Arc::new(Shared {
+        ready: Mutex::new(Vec::new()),
+        waker: AtomicWaker::new(),
+        under_way: AtomicUsize::new(0),
+        room: Notify::new(),
+        ended: AtomicBool::new(false),
+    });
+    let reader = tokio::spawn(read(requests, worker, limits, shared.clone()));
+    Replies { shared, reader }
+}
+
+async fn read(
+    mut requests: Streaming<v1::ClientFrame>,
+    worker: WorkerHandle,
+    limits: Limits,
+    shared: Arc<Shared>,
+) {
+    let most = limits.session_requests_max as usize;
+    // A broken stream ends like a closed one: the client asks again elsewhere under the same ids.
+    while let Ok(Some(frame)) = requests.message().await {
+        while shared.under_way.load(Ordering::Acquire) >= most {
+            shared.room.notified().await;
+        }
+        shared.under_way.fetch_add(frame.requests.len(), Ordering::AcqRel);
+        let batch: Vec<Request> =
+            frame.requests.into_iter().filter_map(|request| admit(request, &limits, &shared)).collect();
+        if !batch.is_empty()
+            && let Err(Input::Requests(refused)) = worker.try_push(Input::Requests(batch))
+        {
+            for request in refused {
+                request.reply.send(Err(Refusal::Overloaded));
+            }
+        }
+    }
+    shared.ended.store(true, Ordering::Release);
+    shared.waker.wake();
+}
+
+/// Turns a wire request into the worker's, or answers it here.
+fn admit(request: v1::ShardRequest, limits: &Limits, shared: &Arc<Shared>) -> Option<Request> {
+    let id = request.id;
+    let answer = |body| {
+        shared.push(v1::ShardReply { id, body: Some(body) });
+        None
+    };
+    match request.body {
+        None => answer(v1::shard_reply::Body::Error(convert::invalid("body", "is missing"))),
+        Some(v1::shard_request::Body::Clock(_)) => answer(v1::shard_reply::Body::ClockUs(cluster_time_us())),
+        Some(body) => match convert::body(body, limits) {
+            Err(error) => answer(v1::shard_reply::Body::Error(error)),
+            Ok(body) => {
+                let reply = Reply { sink: shared.clone(), id };
+                Some(Request { shard: ShardId(request.shard), epoch: Some(request.epoch), body, reply })
+            }
+        },
+    }
+}
+
+/// The stream of replies; dropping it ends the reader.
+struct Replies {
+    shared: Arc<Shared>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Replies {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Stream for Replies {
+    type Item = Result<v1::ServerFrame, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let shared = &self.shared;
+        shared.waker.register(cx.waker());
+        let mut ready = shared.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if ready.is_empty() {
+            drop(ready);
+            let done = shared.ended.load(Ordering::Acquire) && shared.under_way.load(Ordering::Acquire) == 0;
+            return if done { Poll::Ready(None) } else { Poll::Pending };
+        }
+        let count = frame_len(&ready);
+        let rest = ready.split_off(count);
+        let replies = std::mem::replace(&mut *ready, rest);
+        drop(ready);
+        shared.under_way.fetch_sub(replies.len(), Ordering::AcqRel);
+        shared.room.notify_one();
+        Poll::Ready(Some(Ok(v1::ServerFrame { replies })))
+    }
+}
+
+/// How many of the ready replies make a frame.
+fn frame_len(ready: &[v1::ShardReply]) -> usize {
+    let mut bytes = 0;
+    let mut count = 0;
+    for reply in ready.iter().take(FRAME_REPLIES_MAX) {
+        bytes += match &reply.body {
+            Some(v1::shard_reply::Body::Page(page)) => page.records.iter().map(record_bytes).sum(),
+            Some(v1::shard_reply::Body::Tail(tail)) => tail.records.iter().map(record_bytes).sum(),
+            Some(v1::shard_reply::Body::Get(get)) => get.record.as_ref().map_or(0, record_bytes),
+            _ => 32,
+        };
+        if count > 0 && bytes > FRAME_BYTES_MAX {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+fn record_bytes(record: &v1::Record) -> usize {
+    record.key.len() + record.value.len() + 32
+}

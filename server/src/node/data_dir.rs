@@ -1,0 +1,50 @@
+//! The data directory: its layout and its lock.
+//!
+//! Owns: the lock for the life of the process. Must never: be opened by two processes at once.
+
+use anyhow::{Context, Result, bail};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// The state stores' folder.
+pub const STATE: &str = "state";
+const LOG: &str = "log";
+const LOCK: &str = "LOCK";
+
+/// An open data directory.
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory where there is none, and locks it.
+    ///
+    /// # Errors
+    /// It cannot be made, or another process holds it.
+    pub fn open(path: &Path) -> Result<Self> {
+        std::fs::create_dir_all(path).with_context(|| format!("--data-dir {}: cannot be made", path.display()))?;
+        let file = path.join(LOCK);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&file)
+            .with_context(|| format!("--data-dir: cannot open {}", file.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                bail!("--data-dir {}: another process uses it (it holds {})", path.display(), file.display())
+            }
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("--data-dir: cannot lock {}", file.display()))
+            }
+        }
+    }
+
+    /// The log store's folder.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+}

@@ -1,0 +1,158 @@
+//! Keeps the node in step with the map.
+//!
+//! Owns: the tasks that take new maps, from the system shard's replica here or from other nodes. Must never: act on an
+//! older map than the one in force.
+
+use super::host::Signals;
+use super::map::{self, MapBook};
+use super::peer::{Peers, address_change};
+use super::system::SystemDesk;
+use std::sync::Arc;
+use std::time::Duration;
+use synod_engine::host::Input;
+use synod_engine::ids::{NodeId, SYSTEM_SHARD};
+use synod_engine::runner::WorkerHandle;
+use synod_engine::system::SystemState;
+use synod_proto::v1;
+use synod_proto::v1::synod_client::SynodClient;
+use tokio::time::sleep;
+
+/// Pause after a source of maps failed.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the tasks need.
+#[derive(Clone)]
+pub struct Follower {
+    /// This node.
+    pub me: NodeId,
+    /// The address others reach it by.
+    pub advertised: String,
+    /// Where a joiner finds the cluster before it has a map.
+    pub join: Vec<String>,
+    /// The engine.
+    pub worker: WorkerHandle,
+    /// The map.
+    pub book: Arc<MapBook>,
+    /// The peers.
+    pub peers: Arc<Peers>,
+    /// The worker's signals.
+    pub signals: Arc<Signals>,
+    /// The way to the system shard.
+    pub system: Arc<SystemDesk>,
+}
+
+impl Follower {
+    /// Starts the tasks. `founding` is the state of a cluster that this node helps to found now.
+    pub fn start(self, founding: Option<SystemState>) {
+        if let Some(map) = self.book.get() {
+            self.peers.update(&map);
+        }
+        if let Some(state) = founding {
+            self.peers.update(&state);
+            self.tell(Input::CreateSystemShard(Box::new(state)));
+        }
+        tokio::spawn(self.clone().follow_here());
+        tokio::spawn(self.clone().follow_others());
+        tokio::spawn(self.leave_when_quarantined());
+    }
+
+    fn tell(&self, input: Input) {
+        let worker = self.worker.clone();
+        // The queue may be full for a moment, and this must not be lost.
+        tokio::task::spawn_blocking(move || drop(worker.push(input)));
+    }
+
+    fn take(&self, map: &Arc<SystemState>) {
+        if !self.book.offer(map) {
+            return;
+        }
+        tracing::info!(revision = map.revision, nodes = map.nodes.len(), shards = map.shards.len(), "map");
+        self.peers.update(map);
+        self.tell(Input::Map(Arc::clone(map)));
+        self.correct_address(map);
+    }
+
+    /// A node that came back under another address says so.
+    fn correct_address(&self, map: &SystemState) {
+        if let Some(command) = address_change(map, self.me, &self.advertised) {
+            let system = Arc::clone(&self.system);
+            tokio::spawn(async move {
+                if let Err(status) = system.execute(&command).await {
+                    tracing::warn!(%status, "the change of this node's address was not taken");
+                }
+            });
+        }
+    }
+
+    /// Maps that the replica of the system shard here applied.
+    async fn follow_here(self) {
+        let mut maps = self.signals.maps.subscribe();
+        loop {
+            let map = maps.borrow_and_update().clone();
+            if let Some(map) = map {
+                self.take(&map);
+            }
+            if maps.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Without a replica of the system shard here, maps come from nodes that have one, or have it from one.
+    async fn follow_others(self) {
+        let mut turn = usize::try_from(self.me.0).unwrap_or(0);
+        loop {
+            if self.has_system_replica() {
+                sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            let sources = self.sources();
+            if let Some(addr) = sources.get(turn % sources.len().max(1)) {
+                if let Err(why) = self.watch(addr).await {
+                    tracing::debug!(%addr, why, "no maps from there");
+                }
+            }
+            turn += 1;
+            sleep(PAUSE).await;
+        }
+    }
+
+    fn has_system_replica(&self) -> bool {
+        let map = self.book.get();
+        map.is_some_and(|m| m.shards.get(&SYSTEM_SHARD).is_some_and(|d| d.membership.role_of(self.me).is_some()))
+    }
+
+    /// Nodes to ask: the members of the system shard, or the addresses given to join by.
+    fn sources(&self) -> Vec<String> {
+        let Some(map) = self.book.get() else { return self.join.clone() };
+        let Some(system) = map.shards.get(&SYSTEM_SHARD) else { return self.join.clone() };
+        let addr = |n: NodeId| map.nodes.get(&n).map(|info| info.addr.clone());
+        system.membership.voters().filter(|n| *n != self.me).filter_map(addr).collect()
+    }
+
+    async fn watch(&self, addr: &str) -> Result<(), String> {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{addr}"))
+            .map_err(|e| e.to_string())?
+            .connect_timeout(Duration::from_secs(1))
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .keep_alive_timeout(Duration::from_secs(3))
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
+        let from_revision = self.book.get().map_or(0, |m| m.revision);
+        let request = v1::WatchMapRequest { from_revision };
+        let mut client = SynodClient::new(channel).max_decoding_message_size(64 << 20);
+        let mut maps = client.watch_map(request).await.map_err(|s| s.to_string())?.into_inner();
+        while let Some(map) = maps.message().await.map_err(|s| s.to_string())? {
+            self.take(&Arc::new(map::from_wire(map)?));
+        }
+        Ok(())
+    }
+
+    /// A quarantined node says that it leaves, so that nobody waits for it.
+    async fn leave_when_quarantined(self) {
+        let mut quarantined = self.signals.quarantined.subscribe();
+        if quarantined.wait_for(Option::is_some).await.is_ok() {
+            self.peers.leaving();
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What the engine's worker asks of this process.
+//!
+//! Owns: the worker's end of the node. Must never: block the worker.
+
+use super::map::MapBook;
+use super::peer::Outbox;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use synod_engine::host::Host;
+use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId};
+use synod_engine::system::SystemState;
+use synod_paxos::message::Message;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// Signals from the worker to the node's tasks.
+pub struct Signals {
+    /// Maps applied by the system shard's replica here; only the newest counts.
+    pub maps: watch::Sender<Option<Arc<SystemState>>>,
+    /// Every leadership was handed over.
+    pub drained: Notify,
+    /// Why the node takes no part.
+    pub quarantined: watch::Sender<Option<String>>,
+    /// The system shard has a leader that this node knows.
+    pub system_led: AtomicBool,
+    /// The worker met something that must not be; the process ends.
+    pub fatal: mpsc::Sender<String>,
+}
+
+/// The engine's host.
+pub struct NodeHost {
+    outbox: Outbox,
+    book: Arc<MapBook>,
+    signals: Arc<Signals>,
+}
+
+impl NodeHost {
+    /// A host that sends through `outbox`.
+    #[must_use]
+    pub fn new(outbox: Outbox, book: Arc<MapBook>, signals: Arc<Signals>) -> Self {
+        Self { outbox, book, signals }
+    }
+}
+
+impl Host for NodeHost {
+    fn send(&mut self, to: NodeId, shard: ShardId, message: Message) {
+        self.outbox.send(to, shard, &message);
+    }
+
+    fn flush(&mut self, durable: NodeWriteSeq) {
+        self.outbox.flush(durable);
+    }
+
+    fn map_changed(&mut self, map: Arc<SystemState>) {
+        self.signals.maps.send_replace(Some(map));
+    }
+
+    fn role_changed(&mut self, shard: ShardId, leader: Option<NodeId>, here: bool) {
+        tracing::info!(%shard, leader = leader.map(|n| n.0), here, "leader");
+        self.book.set_leader(shard, leader);
+        if shard == synod_engine::ids::SYSTEM_SHARD {
+            self.signals.system_led.store(leader.is_some(), Ordering::Release);
+        }
+    }
+
+    fn drained(&mut self) {
+        self.signals.drained.notify_one();
+    }
+
+    fn fatal(&mut self, why: String) -> ! {
+        // Nothing may happen after a failed write: no unwinding, no flush, no farewell.
+        tracing::error!("{why}; the process ends");
+        eprintln!("synod: {why}; the process ends");
+        std::process::abort();
+    }
+
+    fn quarantined(&mut self, why: &str) {
+        tracing::error!("quarantined: {why}");
+        eprintln!("synod: quarantined: {why}");
+        self.signals.quarantined.send_replace(Some(why.to_owned()));
+    }
+
+    fn random(&mut self) -> u64 {
+        rand::random()
+    }
+}

@@ -1,0 +1,64 @@
+//! `/livez`, `/readyz` and `/metrics`.
+//!
+//! Owns: what probes and scrapers see. Must never: change anything.
+
+use super::host::Signals;
+use super::map::MapBook;
+use super::peer::Peers;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use prometheus::{Encoder, Registry, TextEncoder};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use synod_engine::ids::SYSTEM_SHARD;
+use tokio::net::TcpListener;
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    /// Metrics of the whole process.
+    pub registry: Registry,
+    /// The worker's signals.
+    pub signals: Arc<Signals>,
+    /// The map.
+    pub book: Arc<MapBook>,
+    /// The peers.
+    pub peers: Arc<Peers>,
+}
+
+/// Serves the pages until the listener fails.
+pub async fn serve(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(pages);
+    axum::serve(listener, app).await
+}
+
+/// Ready: takes part, has a map, and knows a leader of the system shard.
+async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
+    if let Some(why) = pages.signals.quarantined.borrow().as_ref() {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("quarantined: {why}\n"));
+    }
+    let Some(map) = pages.book.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no shard map yet\n".into());
+    };
+    let member = pages.book.leader(SYSTEM_SHARD).is_some() || pages.signals.system_led.load(Ordering::Acquire);
+    let elsewhere = map.shards.get(&SYSTEM_SHARD).is_some_and(|d| d.membership.voters().any(|n| pages.peers.is_alive(n)));
+    if member || elsewhere {
+        (StatusCode::OK, "ready\n".into())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the system shard has no leader that this node knows\n".into())
+    }
+}
+
+async fn metrics(State(pages): State<Pages>) -> Result<String, StatusCode> {
+    let mut page = Vec::new();
+    TextEncoder::new()
+        .encode(&pages.registry.gather(), &mut page)
+        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    String::from_utf8(page).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+}

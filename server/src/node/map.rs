@@ -1,0 +1,176 @@
+//! The shard map as this node knows it.
+//!
+//! Owns: the newest map, the leaders last heard of, and the map's copy in the data directory. Must never: go back to an
+//! older revision.
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use synod_engine::ids::{NodeId, ShardId, TableId};
+use synod_engine::system::{Descriptor, NodeInfo, Partitioning, Retention, SystemState, TableInfo};
+use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
+use synod_proto::v1;
+use tokio::sync::watch;
+
+const FILE: &str = "map.bin";
+
+/// The newest map, for everybody on the node.
+pub struct MapBook {
+    map: ArcSwapOption<SystemState>,
+    leaders: Mutex<BTreeMap<ShardId, NodeId>>,
+    revision: watch::Sender<u64>,
+    file: PathBuf,
+}
+
+impl MapBook {
+    /// Begins with the copy in the data directory, where there is one that can be read: a hint of where others are.
+    #[must_use]
+    pub fn open(data_dir: &Path) -> Arc<Self> {
+        let file = data_dir.join(FILE);
+        let map = std::fs::read(&file).ok().and_then(|data| SystemState::decode(Bytes::from(data)).ok());
+        let revision = map.as_ref().map_or(0, |m| m.revision);
+        Arc::new(Self {
+            map: ArcSwapOption::new(map.map(Arc::new)),
+            leaders: Mutex::new(BTreeMap::new()),
+            revision: watch::Sender::new(revision),
+            file,
+        })
+    }
+
+    /// The newest map, where any is known.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<SystemState>> {
+        self.map.load_full()
+    }
+
+    /// Takes a map; `false` where it is not newer.
+    pub fn offer(&self, map: &Arc<SystemState>) -> bool {
+        let newer = self.revision.send_if_modified(|revision| {
+            if map.revision <= *revision && self.map.load().is_some() {
+                return false;
+            }
+            self.map.store(Some(Arc::clone(map)));
+            *revision = map.revision;
+            true
+        });
+        if newer && let Err(error) = std::fs::write(&self.file, map.encode()) {
+            // The copy only shortens the next start.
+            tracing::warn!(%error, file = %self.file.display(), "the map's copy was not written");
+        }
+        newer
+    }
+
+    /// Follows the revision.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Notes who leads a shard.
+    pub fn set_leader(&self, shard: ShardId, leader: Option<NodeId>) {
+        let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+        match leader {
+            Some(node) => leaders.insert(shard, node),
+            None => leaders.remove(&shard),
+        };
+    }
+
+    /// Who leads a shard, as last heard here.
+    #[must_use]
+    pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        self.leaders.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()
+    }
+
+    /// The map as clients get it.
+    #[must_use]
+    pub fn to_wire(&self) -> Option<v1::ShardMap> {
+        let map = self.get()?;
+        let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(v1::ShardMap {
+            cluster: Bytes::copy_from_slice(&map.cluster.to_be_bytes()),
+            revision: map.revision,
+            nodes: map.nodes.iter().map(|(id, n)| v1::Node { id: id.0, addr: n.addr.clone() }).collect(),
+            tables: map.tables.iter().map(|(id, t)| table_to_wire(*id, t)).collect(),
+            shards: map.shards.values().map(|d| shard_to_wire(d, leaders.get(&d.shard).copied())).collect(),
+        })
+    }
+}
+
+/// A table as clients see it.
+#[must_use]
+pub fn table_to_wire(id: TableId, table: &TableInfo) -> v1::Table {
+    let partitioning = match table.partitioning {
+        Partitioning::Range => v1::Partitioning::Range,
+        Partitioning::Hash => v1::Partitioning::Hash,
+    };
+    let retention = match table.retention {
+        Retention::Latest => v1::retention::Kind::Latest(true),
+        Retention::All => v1::retention::Kind::All(true),
+    };
+    v1::Table {
+        id: id.0,
+        name: table.name.clone(),
+        partitioning: partitioning.into(),
+        retention: Some(v1::Retention { kind: Some(retention) }),
+        replicas: table.replicas,
+    }
+}
+
+fn shard_to_wire(d: &Descriptor, leader: Option<NodeId>) -> v1::Shard {
+    v1::Shard {
+        id: d.shard.0,
+        table_id: d.table.0,
+        from: d.from.clone(),
+        to: d.to.clone(),
+        version: d.version,
+        config: d.membership.config.0,
+        voters: d.membership.voters().map(|n| n.0).collect(),
+        leader_hint: leader.unwrap_or(d.membership.first_leader).0,
+        first_leader: d.membership.first_leader.0,
+    }
+}
+
+/// A map that another node sent. Ids to be given next are not in it: only the system shard's own replicas give any.
+///
+/// # Errors
+/// A part that cannot be.
+pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
+    let cluster = <[u8; 16]>::try_from(&map.cluster[..]).map_err(|_| "a cluster's name has 16 bytes")?;
+    let nodes = map.nodes.into_iter().map(|n| (NodeId(n.id), NodeInfo { addr: n.addr, nonce: 0 })).collect();
+    let mut tables = BTreeMap::new();
+    for table in map.tables {
+        let partitioning = match table.partitioning() {
+            v1::Partitioning::Hash => Partitioning::Hash,
+            v1::Partitioning::Range => Partitioning::Range,
+            v1::Partitioning::Unspecified => return Err(format!("table {:?} has no known partitioning", table.name)),
+        };
+        let retention = match table.retention.and_then(|r| r.kind) {
+            Some(v1::retention::Kind::Latest(_)) => Retention::Latest,
+            Some(v1::retention::Kind::All(_)) => Retention::All,
+            None => return Err(format!("table {:?} has no known retention", table.name)),
+        };
+        let info = TableInfo { name: table.name, partitioning, retention, replicas: table.replicas };
+        tables.insert(TableId(table.id), info);
+    }
+    let mut shards = BTreeMap::new();
+    for shard in map.shards {
+        let id = TableId(shard.table_id);
+        let (partitioning, retention) = match tables.get(&id) {
+            Some(table) => (table.partitioning, table.retention),
+            None if id == TableId(0) => (Partitioning::Range, Retention::Latest),
+            None => return Err(format!("shard {} belongs to no table of the map", shard.id)),
+        };
+        let voter = |node| Member { node: NodeId(node), role: MemberRole::Voter };
+        let mut members: Vec<Member> = shard.voters.iter().copied().map(voter).collect();
+        members.sort_unstable();
+        let first_leader = NodeId(shard.first_leader);
+        let membership = Membership { config: ConfigId(shard.config), members, first_leader };
+        let (shard, from, to, version) = (ShardId(shard.id), shard.from, shard.to, shard.version);
+        let descriptor = Descriptor { shard, table: id, partitioning, retention, from, to, version, membership };
+        shards.insert(shard, descriptor);
+    }
+    let cluster = u128::from_be_bytes(cluster);
+    Ok(SystemState { cluster, revision: map.revision, nodes, tables, shards, next_node: 0, next_table: 0, next_shard: 0 })
+}

@@ -1,0 +1,330 @@
+//! The node process: from a data directory to a member that serves, and in order down again.
+//!
+//! Owns: the order in which a node comes up and goes down. Must never: serve before its identity is durable, or end with
+//! exit code 0 before its leaderships were handed over (or could not be) and its state was flushed.
+
+pub mod api;
+mod data_dir;
+mod follow;
+pub mod host;
+mod http;
+pub mod map;
+pub mod metrics;
+pub mod peer;
+pub mod system;
+
+use crate::config::{LogWrite, ServerConfig};
+use anyhow::{Context, Result, bail};
+use api::admin::{self, AdminService};
+use api::synod::{self, SynodService};
+use data_dir::DataDir;
+use host::{NodeHost, Signals};
+use map::MapBook;
+use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, WorkerInbox, WriterProgress};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+use synod_engine::host::Input;
+use synod_engine::identity;
+use synod_engine::ids::SYSTEM_SHARD;
+use synod_engine::logstore::rocks::{LogOptions, RocksLog};
+use synod_engine::logstore::{LogStore, NodeRecovered};
+use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
+use synod_engine::state::front::FrontState;
+use synod_engine::state::rocks::{RocksShared, StateOptions};
+use synod_engine::system::SystemState;
+use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
+use synod_engine::writer::{self, WriterMode};
+use synod_proto::v1::admin_server::AdminServer;
+use synod_proto::v1::synod_server::SynodServer;
+use system::SystemDesk;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::timeout;
+use tonic::transport::Server;
+
+/// Inputs that may wait for the worker.
+const INBOX: usize = 16_384;
+/// How long a node that goes down waits for its leaderships to be taken over.
+const DRAIN: Duration = Duration::from_secs(4);
+/// How long it waits for its worker to flush.
+const FLUSH: Duration = Duration::from_secs(30);
+
+impl WorkerInbox for WorkerHandle {
+    fn push(&self, input: Input) -> bool {
+        self.try_push(input).is_ok()
+    }
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// Why the node could not start, in one line; nothing was changed then beyond an empty data directory.
+pub async fn run(config: ServerConfig) -> Result<()> {
+    config.settings.check().map_err(anyhow::Error::msg)?;
+    if !config.listen.ip().is_loopback() && !config.insecure {
+        bail!(
+            "--listen {}: not a loopback address, and there is no TLS yet; say --insecure to listen there all the same",
+            config.listen
+        );
+    }
+    let started = Instant::now();
+    // The ports first: a second process on the same ports must not touch a data directory.
+    let listener = bind(config.listen, "--listen").await?;
+    let http = match config.http {
+        Some(addr) => Some(bind(addr, "--http").await?),
+        None => None,
+    };
+    let data = DataDir::open(&config.data_dir)?;
+    let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
+    let recovered = log.recover_node()?;
+    let node = Node::start(&config, started, listener, log, recovered).await?;
+    tokio::select! {
+        result = node.serve(http) => result,
+        why = node.stopped(config.die_with_stdin) => {
+            tracing::info!("{why}: going down in order");
+            node.go_down().await
+        }
+    }
+}
+
+async fn bind(addr: std::net::SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
+}
+
+/// A node that is up.
+struct Node {
+    worker: WorkerHandle,
+    thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    peers: Arc<Peers>,
+    book: Arc<MapBook>,
+    signals: Arc<Signals>,
+    registry: prometheus::Registry,
+    serving: std::sync::Mutex<Option<tokio::task::JoinHandle<Result<(), tonic::transport::Error>>>>,
+}
+
+impl Node {
+    async fn start(
+        config: &ServerConfig,
+        started: Instant,
+        listener: TcpListener,
+        log: Arc<RocksLog>,
+        recovered: NodeRecovered,
+    ) -> Result<Self> {
+        let clock = MonotoneClock::default();
+        let engine_seen = Arc::new(identity::SeenTable::default());
+        for (node, incarnation, seq) in &recovered.seen {
+            engine_seen.raise(*node, (*incarnation, *seq));
+        }
+        let seen = Arc::new(SeenTable::over(Arc::clone(&engine_seen)));
+        let desk = Desk::new(Arc::clone(&seen));
+        let peer_service = PeerService::new(Arc::clone(&desk));
+        let synod_service = SynodService::default();
+        let admin_service = AdminService::default();
+        // Before it belongs anywhere the node answers who it is, so that founders find each other.
+        let serving = {
+            let mut server = peer::tune_server(Server::builder());
+            let router = server
+                .add_service(Arc::clone(&peer_service).into_server(&config.settings))
+                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(64 << 20))
+                .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(64 << 20));
+            tokio::spawn(router.serve_with_incoming(peer::incoming(listener)))
+        };
+
+        let belonging = peer::settle(config, log.as_ref(), &recovered, &desk).await?;
+        let identity = belonging.identity.clone();
+        let (cluster, me) = (identity.cluster.0, identity.node);
+        let incarnation = log.begin_incarnation()?;
+        tracing::info!(node = me.0, cluster = format!("{cluster:032x}"), how = ?belonging.how, "belongs");
+        let founding = founding(&belonging, &recovered);
+
+        let registry = prometheus::Registry::new();
+        let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
+        let book = MapBook::open(&config.data_dir);
+        let (fatal, _fatal_inbox) = mpsc::channel(1);
+        let signals = Arc::new(Signals {
+            maps: watch::Sender::new(None),
+            drained: Notify::new(),
+            quarantined: watch::Sender::new(None),
+            system_led: AtomicBool::new(false),
+            fatal,
+        });
+        let (worker, inputs) = runner::inputs(INBOX);
+        let engine_progress = Arc::new(writer::WriterProgress::default());
+        let peers = Peers::start(PeersSetup {
+            local: Local { cluster, node: me, incarnation },
+            timing: config.settings.timing.clone(),
+            inbox: Arc::new(worker.clone()),
+            seen,
+            progress: Arc::new(WriterProgress::over(Arc::clone(&engine_progress), clock)),
+            desk,
+        });
+        let store = state_store(config)?;
+        let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals));
+        let mode = match config.settings.storage.log_write {
+            LogWrite::Inline => WriterMode::Inline,
+            LogWrite::Thread => WriterMode::Thread { wake: worker.wake() },
+        };
+        let setup = WorkerSetup {
+            me,
+            recovered,
+            incarnation,
+            log,
+            store,
+            seen: engine_seen,
+            progress: engine_progress,
+            metrics: engine_metrics,
+            clock: clock.shared(),
+            mode,
+            options: worker_options(config),
+        };
+        let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock)?;
+        metrics::register(&registry, &peers, &worker)?;
+
+        let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
+        let gate: Arc<dyn peer::SystemGate> = system.clone();
+        peer_service.up(&peers, gate);
+        admin_service.up(admin::Up {
+            node: me,
+            cluster,
+            addr: config.advertised(),
+            worker: worker.clone(),
+            book: Arc::clone(&book),
+            peers: Arc::clone(&peers),
+            system: Arc::clone(&system),
+            signals: Arc::clone(&signals),
+            started,
+        });
+        synod_service.up(synod::Up {
+            worker: worker.clone(),
+            book: Arc::clone(&book),
+            limits: config.settings.limits.clone(),
+            gateway: tokio::sync::OnceCell::new(),
+            endpoint: config.advertised(),
+        });
+        let follower = follow::Follower {
+            me,
+            advertised: config.advertised(),
+            join: config.join.clone(),
+            worker: worker.clone(),
+            book: Arc::clone(&book),
+            peers: Arc::clone(&peers),
+            signals: Arc::clone(&signals),
+            system,
+        };
+        follower.start(founding);
+        let (thread, serving) = (std::sync::Mutex::new(Some(thread)), std::sync::Mutex::new(Some(serving)));
+        Ok(Self { worker, thread, peers, book, signals, registry, serving })
+    }
+
+    /// Serves until something fails.
+    async fn serve(&self, http: Option<TcpListener>) -> Result<()> {
+        let serving = self.serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let grpc = async {
+            match serving {
+                Some(task) => task.await.context("the gRPC server")?.context("the gRPC server"),
+                None => Ok(()),
+            }
+        };
+        let pages = http::Pages {
+            registry: self.registry.clone(),
+            signals: Arc::clone(&self.signals),
+            book: Arc::clone(&self.book),
+            peers: Arc::clone(&self.peers),
+        };
+        let http = async {
+            match http {
+                Some(listener) => http::serve(listener, pages).await.context("the HTTP server"),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::try_join!(grpc, http).map(|_| ())
+    }
+
+    /// Waits for a reason to go down.
+    async fn stopped(&self, die_with_stdin: bool) -> &'static str {
+        let terminated = async {
+            match signal(SignalKind::terminate()) {
+                Ok(mut signals) => drop(signals.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let stdin = async {
+            if die_with_stdin { stdin_closed().await } else { std::future::pending().await }
+        };
+        tokio::select! {
+            () = terminated => "SIGTERM",
+            _ = tokio::signal::ctrl_c() => "SIGINT",
+            () = stdin => "standard input closed",
+        }
+    }
+
+    /// Leaderships first, then the state, then the process.
+    async fn go_down(&self) -> Result<()> {
+        if self.worker.try_push(Input::Drain).is_ok() && timeout(DRAIN, self.signals.drained.notified()).await.is_err() {
+            tracing::warn!("not every leadership was taken over in time");
+        }
+        self.peers.leaving();
+        // The pulse that says so needs a moment on its way.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let worker = self.worker.clone();
+        let flushed = tokio::task::spawn_blocking(move || {
+            let told = worker.push(Input::Stop).is_ok();
+            match thread {
+                Some(thread) if told => thread.join().is_ok(),
+                _ => false,
+            }
+        });
+        match timeout(FLUSH, flushed).await {
+            Ok(Ok(true)) => {}
+            _ => bail!("the state was not flushed within {} s; the log has it all", FLUSH.as_secs()),
+        }
+        self.peers.stop();
+        Ok(())
+    }
+}
+
+/// The system shard of a new cluster is created by each of its founders, from the founding list, until it exists here.
+fn founding(belonging: &Belonging, recovered: &NodeRecovered) -> Option<SystemState> {
+    if belonging.founders.is_empty() || recovered.groups.contains(&SYSTEM_SHARD) || belonging.how == How::Joined {
+        return None;
+    }
+    let state = SystemState::found(belonging.identity.cluster.0, &belonging.founders);
+    let here = state.shards[&SYSTEM_SHARD].membership.role_of(belonging.identity.node).is_some();
+    here.then_some(state)
+}
+
+fn state_store(config: &ServerConfig) -> Result<Box<dyn synod_engine::state::StateStore>> {
+    let storage = &config.settings.storage;
+    let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let options = StateOptions { cache_bytes: bytes(storage.block_cache), ..StateOptions::default() };
+    let shared = RocksShared::open(&config.data_dir.join(data_dir::STATE), options)?;
+    Ok(Box::new(FrontState::new(shared, bytes(storage.state_memory))?))
+}
+
+fn worker_options(config: &ServerConfig) -> WorkerOptions {
+    let mut options = WorkerOptions {
+        waiting_max: config.settings.limits.node_requests_max as usize,
+        ..WorkerOptions::default()
+    };
+    let timing = &config.settings.timing;
+    options.paxos.jitter_micros = timing.election_jitter_ms * 1000;
+    options
+}
+
+/// Returns once standard input is closed. A thread of its own: a read from a terminal or pipe cannot be cancelled.
+async fn stdin_closed() {
+    let (closed, told) = tokio::sync::oneshot::channel();
+    let spawned = std::thread::Builder::new().name("stdin".into()).spawn(move || {
+        let mut sink = std::io::sink();
+        // Whatever comes is ignored; an error is an end as well.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut sink);
+        // Nobody waits any more: the node goes down already.
+        let _ = closed.send(());
+    });
+    if spawned.is_err() || told.await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,391 @@
+//! How a data directory comes to belong to a cluster: a restart, a founding, or a join.
+//!
+//! Owns: the first minutes of a fresh data directory. Must never: found a cluster twice, take a place whose data may be
+//! elsewhere, or look at `--bootstrap` and `--join` where the directory belongs to a cluster already.
+//!
+//! The order of writes: the founding list, then the identity, each synced; only then does this node call itself a member.
+//! So a crash anywhere leaves either a fresh directory or one that knows its founders.
+
+use super::desk::Desk;
+use super::dial::dial_lazily;
+use super::files;
+use super::founding::{Round, Verdict, cluster_of, decide};
+use crate::config::ServerConfig;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use synod_engine::StoreError;
+use synod_engine::ids::{ClientId, NodeId};
+use synod_engine::logstore::{LogStore, NodeIdentity, NodeRecovered};
+use synod_engine::system::{SystemCommand, SystemState};
+use synod_proto::peer::peer_client::PeerClient;
+use synod_proto::peer::{IdentifyReply, IdentifyRequest, JoinRequest};
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+use tonic::transport::Channel;
+
+/// Pause between rounds of questions.
+const ROUND: Duration = Duration::from_millis(100);
+/// How long an answer may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// How long a join may take: it waits for the system shard.
+const JOIN_WAIT: Duration = Duration::from_secs(5);
+/// Who is waited for is said this often.
+const SAY_EVERY: Duration = Duration::from_secs(3);
+
+/// Why a node cannot begin. The message is the one line the operator reads.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// A fresh directory and no flag.
+    #[error(
+        "data directory {dir} is empty and belongs to no cluster: start with --bootstrap A,B,C to found one, or with --join \
+         A,B,C to join one"
+    )]
+    NeitherFlag {
+        /// The directory.
+        dir: String,
+    },
+    /// A fresh directory and both flags.
+    #[error("--bootstrap founds a cluster and --join joins one: give one of them")]
+    BothFlags,
+    /// A malformed address.
+    #[error("{flag}: {addr:?} is no address of the form HOST:PORT")]
+    BadAddress {
+        /// Where it stood.
+        flag: &'static str,
+        /// The address.
+        addr: String,
+    },
+    /// This node does not stand in its list.
+    #[error("--bootstrap {} does not name this node's own address {addr} (--advertise, else --listen)", list.join(","))]
+    NotInList {
+        /// Ours.
+        addr: String,
+        /// As given.
+        list: Vec<String>,
+    },
+    /// An address twice in the list.
+    #[error("--bootstrap names {addr} twice")]
+    Duplicate {
+        /// The address.
+        addr: String,
+    },
+    /// The cluster runs, with this node's data in another directory.
+    #[error(
+        "cluster {cluster:032x} is already bootstrapped and node {node} at {addr} has its data elsewhere: this data \
+         directory is empty; a replaced node joins with --join under a new address"
+    )]
+    DataElsewhere {
+        /// The cluster.
+        cluster: u128,
+        /// Whom this node is taken for.
+        node: u64,
+        /// Ours.
+        addr: String,
+    },
+    /// A founder of the list belongs to a cluster of another list.
+    #[error(
+        "{peer} already belongs to cluster {cluster:032x} ({}), which was not founded with this --bootstrap list, or \
+         without {addr}; join it with --join {peer}",
+        founders_text(founders)
+    )]
+    OtherCluster {
+        /// Which founder.
+        peer: String,
+        /// Its cluster.
+        cluster: u128,
+        /// That cluster's founders.
+        founders: Vec<String>,
+        /// Ours.
+        addr: String,
+    },
+    /// Two founders of the list belong to two clusters.
+    #[error(
+        "{} belongs to cluster {:032x} and {} to cluster {:032x}: they cannot found one together",
+        peers[0], clusters[0], peers[1], clusters[1]
+    )]
+    TwoClusters {
+        /// Which founders.
+        peers: [String; 2],
+        /// Their clusters.
+        clusters: [u128; 2],
+    },
+    /// A founder was given another list.
+    #[error("{}; this node with --bootstrap {}: every founder gets the same list in the same order", theirs_text(peer, theirs), ours.join(","))]
+    ListDiffers {
+        /// Which founder.
+        peer: String,
+        /// Its list.
+        theirs: Vec<String>,
+        /// Ours.
+        ours: Vec<String>,
+    },
+    /// Two addresses of the list reach this process.
+    #[error("--bootstrap names this node twice: {peer} is {addr} itself")]
+    SameProcess {
+        /// The other address.
+        peer: String,
+        /// Ours.
+        addr: String,
+    },
+    /// An answer that makes no sense.
+    #[error("{peer} answered nonsense: {why}")]
+    Nonsense {
+        /// Who.
+        peer: String,
+        /// What.
+        why: String,
+    },
+    /// `--join` names nobody else.
+    #[error("--join names only this node's own address {addr}; name members of the cluster")]
+    JoinSelf {
+        /// Ours.
+        addr: String,
+    },
+    /// The cluster does not take this node.
+    #[error("{peer} refused the join: {why}")]
+    JoinRefused {
+        /// Who.
+        peer: String,
+        /// Why.
+        why: String,
+    },
+    /// A file of the data directory.
+    #[error("{path}: {why}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The log store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl BootstrapError {
+    /// Whether the flags are at fault, rather than what they met.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::NeitherFlag { .. }
+                | Self::BothFlags
+                | Self::BadAddress { .. }
+                | Self::NotInList { .. }
+                | Self::Duplicate { .. }
+                | Self::JoinSelf { .. }
+        )
+    }
+}
+
+fn founders_text(founders: &[String]) -> String {
+    if founders.is_empty() { "it joined later".into() } else { format!("founders {}", founders.join(", ")) }
+}
+
+fn theirs_text(peer: &str, theirs: &[String]) -> String {
+    if theirs.is_empty() {
+        format!("{peer} was started without --bootstrap")
+    } else {
+        format!("{peer} was started with --bootstrap {}", theirs.join(","))
+    }
+}
+
+/// How a node came to belong where it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It did before.
+    Restarted,
+    /// It founded the cluster just now, as the first of its list.
+    Founded,
+    /// It is another founder of the cluster just founded.
+    Adopted,
+    /// It joined.
+    Joined,
+}
+
+/// Where a node belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Belonging {
+    /// Cluster and node, durable in the log store.
+    pub identity: NodeIdentity,
+    /// The founding list, node 1 first; empty for a node that joined later.
+    pub founders: Vec<String>,
+    /// Since when.
+    pub how: How,
+}
+
+/// Finds out where this node belongs, waiting for other nodes as long as it takes. From its return on, and a little before,
+/// `desk` answers as a member. The caller's server already answers `Identify` from `desk` while this waits.
+///
+/// # Errors
+/// Why the node must not begin; nothing was written then, save a joiner's nonce.
+pub async fn settle(
+    config: &ServerConfig,
+    log: &dyn LogStore,
+    recovered: &NodeRecovered,
+    desk: &Desk,
+) -> Result<Belonging, BootstrapError> {
+    let dir = &config.data_dir;
+    if let Some(identity) = recovered.identity.clone() {
+        let founders = files::read_founders(dir, identity.cluster.0)?;
+        desk.member(&identity, &founders);
+        return Ok(Belonging { identity, founders, how: How::Restarted });
+    }
+    let belonging = match (config.bootstrap.is_empty(), config.join.is_empty()) {
+        (true, true) => return Err(BootstrapError::NeitherFlag { dir: dir.display().to_string() }),
+        (false, false) => return Err(BootstrapError::BothFlags),
+        (false, true) => found(config, log, desk).await?,
+        (true, false) => join(config, log, desk).await?,
+    };
+    desk.member(&belonging.identity, &belonging.founders);
+    Ok(belonging)
+}
+
+/// The change to propose where a node came back under another address than the map has.
+#[must_use]
+pub fn address_change(map: &SystemState, node: NodeId, advertised: &str) -> Option<SystemCommand> {
+    let known = map.nodes.get(&node)?;
+    (known.addr != advertised).then(|| SystemCommand::SetAddr { node, addr: advertised.to_owned() })
+}
+
+fn check_address(flag: &'static str, addr: &str) -> Result<(), BootstrapError> {
+    let fine = addr.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|p| p > 0)
+    });
+    if fine && format!("http://{addr}").parse::<tonic::transport::Uri>().is_ok() {
+        return Ok(());
+    }
+    Err(BootstrapError::BadAddress { flag, addr: addr.to_owned() })
+}
+
+/// Checks the list; returns this node's place in it.
+fn place_in_list(list: &[String], addr: &str) -> Result<usize, BootstrapError> {
+    let mut seen = BTreeSet::new();
+    for founder in list {
+        check_address("--bootstrap", founder)?;
+        if !seen.insert(founder) {
+            return Err(BootstrapError::Duplicate { addr: founder.clone() });
+        }
+    }
+    list.iter()
+        .position(|founder| founder == addr)
+        .ok_or_else(|| BootstrapError::NotInList { addr: addr.to_owned(), list: list.to_vec() })
+}
+
+/// Says who is waited for, not too often.
+struct Patience {
+    said: Instant,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { said: Instant::now() }
+    }
+
+    fn say(&mut self, what: impl FnOnce() -> String) {
+        if self.said.elapsed() >= SAY_EVERY {
+            self.said = Instant::now();
+            tracing::info!("{}", what());
+        }
+    }
+}
+
+async fn found(config: &ServerConfig, log: &dyn LogStore, desk: &Desk) -> Result<Belonging, BootstrapError> {
+    let list = &config.bootstrap;
+    let addr = config.advertised();
+    let index = place_in_list(list, &addr)?;
+    let nonce = rand::random::<u64>() | 1;
+    desk.fresh(list, nonce);
+    let request = IdentifyRequest { addr: addr.clone(), bootstrap: list.clone(), nonce };
+    let others: Vec<(&str, Channel)> = list
+        .iter()
+        .filter(|founder| **founder != addr)
+        .map(|founder| match dial_lazily(founder) {
+            Ok(channel) => Ok((founder.as_str(), channel)),
+            Err(_) => Err(BootstrapError::BadAddress { flag: "--bootstrap", addr: founder.clone() }),
+        })
+        .collect::<Result<_, _>>()?;
+    let mut patience = Patience::new();
+    let (cluster, how) = loop {
+        let questions = others.iter().map(|(peer, channel)| ask(peer, channel.clone(), &request));
+        let round: Round<'_> = futures::future::try_join_all(questions).await?;
+        match decide(list, index, &round)? {
+            Verdict::Found => break (rand::random::<u128>(), How::Founded),
+            Verdict::Adopt(cluster) => break (cluster, How::Adopted),
+            Verdict::Wait(missing) => patience.say(|| format!("waiting for founders {}", missing.join(", "))),
+        }
+        sleep(ROUND).await;
+    };
+    let identity = NodeIdentity { cluster: ClientId(cluster), node: NodeId(index as u64 + 1) };
+    files::write_founders(&config.data_dir, cluster, list)?;
+    log.set_identity(&identity)?;
+    tracing::info!(cluster = format!("{cluster:032x}"), node = %identity.node, ?how, "belongs to a cluster");
+    Ok(Belonging { identity, founders: list.clone(), how })
+}
+
+/// Asks one founder; `None` where it does not answer (yet).
+async fn ask<'a>(
+    peer: &'a str,
+    channel: Channel,
+    request: &IdentifyRequest,
+) -> Result<(&'a str, Option<IdentifyReply>), BootstrapError> {
+    let mut client = PeerClient::new(channel);
+    match timeout(ANSWER_WAIT, client.identify(request.clone())).await {
+        Ok(Ok(reply)) => Ok((peer, Some(reply.into_inner()))),
+        Ok(Err(status)) if status.code() == Code::AlreadyExists => {
+            Err(BootstrapError::SameProcess { peer: peer.to_owned(), addr: request.addr.clone() })
+        }
+        Ok(Err(status)) => {
+            tracing::debug!(peer, "no answer: {}", status.message());
+            Ok((peer, None))
+        }
+        Err(_) => Ok((peer, None)),
+    }
+}
+
+async fn join(config: &ServerConfig, log: &dyn LogStore, desk: &Desk) -> Result<Belonging, BootstrapError> {
+    let addr = config.advertised();
+    let mut seeds = Vec::new();
+    for seed in config.join.iter().filter(|seed| **seed != addr) {
+        check_address("--join", seed)?;
+        let channel =
+            dial_lazily(seed).map_err(|_| BootstrapError::BadAddress { flag: "--join", addr: seed.clone() })?;
+        seeds.push((seed.as_str(), channel));
+    }
+    if seeds.is_empty() {
+        return Err(BootstrapError::JoinSelf { addr });
+    }
+    let nonce = files::join_nonce(&config.data_dir)?;
+    desk.fresh(&[], rand::random::<u64>() | 1);
+    let request = JoinRequest { addr, nonce: nonce.to_vec().into() };
+    let mut patience = Patience::new();
+    loop {
+        for (peer, channel) in &seeds {
+            let mut client = PeerClient::new(channel.clone());
+            let why = match timeout(JOIN_WAIT, client.join(request.clone())).await {
+                Ok(Ok(reply)) => {
+                    let reply = reply.into_inner();
+                    let cluster = cluster_of(peer, &reply.cluster)?;
+                    if reply.node == 0 {
+                        return Err(BootstrapError::Nonsense { peer: (*peer).to_owned(), why: "node id 0".into() });
+                    }
+                    let identity = NodeIdentity { cluster: ClientId(cluster), node: NodeId(reply.node) };
+                    log.set_identity(&identity)?;
+                    files::forget_join(&config.data_dir);
+                    tracing::info!(cluster = format!("{cluster:032x}"), node = %identity.node, "joined a cluster");
+                    return Ok(Belonging { identity, founders: Vec::new(), how: How::Joined });
+                }
+                Ok(Err(status)) => match status.code() {
+                    Code::InvalidArgument | Code::AlreadyExists => {
+                        let why = status.message().to_owned();
+                        return Err(BootstrapError::JoinRefused { peer: (*peer).to_owned(), why });
+                    }
+                    _ => status.message().to_owned(),
+                },
+                Err(_) => format!("no answer within {JOIN_WAIT:?}"),
+            };
+            patience.say(|| format!("waiting to join at {}; {peer}: {why}", config.join.join(", ")));
+        }
+        sleep(ROUND).await;
+    }
+}

@@ -1,0 +1,132 @@
+//! Connections: how they are made, tuned and tried again.
+//!
+//! Owns: the transport's settings on both ends, the pause between attempts. Must never: retry by itself.
+
+use crate::config::Settings;
+use rand::RngExt;
+use std::error::Error;
+use std::io::ErrorKind;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+
+/// Unread bytes a stream may hold at its receiver.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// Unread bytes a connection may hold at its receiver.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Longest HTTP/2 frame.
+const HTTP2_FRAME: u32 = 256 << 10;
+/// How long a connection may take to come about.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
+/// A silent connection is asked for a sign of life this often.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// And is given up when none came for so long.
+const KEEPALIVE_WAIT: Duration = Duration::from_secs(2);
+
+const BACKOFF_LEAST: Duration = Duration::from_millis(20);
+const BACKOFF_MOST: Duration = Duration::from_millis(500);
+
+/// What a node's gRPC server accepts connections from: without delay. A server's own setting for that is ignored by
+/// `serve_with_incoming`, and small frames would wait for acknowledgements.
+#[must_use]
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// The settings a node's gRPC server needs for links: windows, frames, keepalive.
+#[must_use]
+pub fn tune_server(server: Server) -> Server {
+    server
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(HTTP2_FRAME)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+}
+
+/// Longest frame a node takes from a peer: one message may hold one entry as long as the longest batch.
+pub(super) fn frame_bytes_max(settings: &Settings) -> usize {
+    let batch = usize::try_from(settings.limits.batch_bytes_max.as_u64()).unwrap_or(usize::MAX);
+    batch.saturating_add(1 << 20).max(4 << 20)
+}
+
+fn endpoint(addr: &str) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|e| format!("{addr}: {}", chain(&e)))?;
+    Ok(endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_WAIT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(HTTP2_FRAME)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_WAIT)
+        .keep_alive_while_idle(true))
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) struct DialError {
+    /// In words.
+    pub why: String,
+    /// Nobody listens there.
+    pub refused: bool,
+}
+
+/// A connection of its own.
+pub(super) async fn dial(addr: &str) -> Result<Channel, DialError> {
+    let endpoint = endpoint(addr).map_err(|why| DialError { why, refused: false })?;
+    endpoint.connect().await.map_err(|e| DialError { why: chain(&e), refused: is_refused(&e) })
+}
+
+/// A connection that comes about with the first call, and again after it broke.
+pub(super) fn dial_lazily(addr: &str) -> Result<Channel, String> {
+    Ok(endpoint(addr)?.connect_lazy())
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&e| e.source())
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line: Vec<String> = Vec::new();
+    for cause in causes(error) {
+        let text = cause.to_string();
+        if line.last().is_none_or(|last| !last.contains(&text)) {
+            line.push(text);
+        }
+    }
+    line.join(": ")
+}
+
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    causes(error).filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// The pause between attempts: doubling, with jitter, so that nodes do not call in step.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: BACKOFF_LEAST }
+    }
+}
+
+impl Backoff {
+    /// Waits, and waits longer the next time.
+    pub async fn wait(&mut self) {
+        let share = rand::rng().random_range(0.5..=1.0);
+        let wait = self.next.mul_f64(share);
+        self.next = (self.next * 2).min(BACKOFF_MOST);
+        tokio::time::sleep(wait).await;
+    }
+
+    /// An attempt came to something.
+    pub fn reset(&mut self) {
+        self.next = BACKOFF_LEAST;
+    }
+}

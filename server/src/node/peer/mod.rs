@@ -1,0 +1,94 @@
+//! What nodes say to each other: consensus links, pulses, identities, founding and joining.
+//!
+//! Owns: the connections between nodes, the failure detector, the first minutes of a data directory. Must never: look into
+//! a consensus message beyond decoding it, decide who may vote (the worker does), block the worker, or queue without a
+//! bound.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `outbox` | the worker's end: messages into frames, frames into each peer's queue |
+//! | `link` | one task a peer that keeps a `Link` call open and carries its queue |
+//! | `lanes` | incoming links: one a peer, the newest wins |
+//! | `pulse`, `detector` | liveness: pulses both ways, and what they mean |
+//! | `hello` | who may talk to whom |
+//! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
+//! | `service` | the gRPC service |
+//! | `desk`, `bootstrap`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
+//! | `peers` | starts and stops all of it as the map changes |
+
+pub mod bootstrap;
+pub mod counters;
+pub mod desk;
+pub mod outbox;
+pub mod peers;
+pub mod progress;
+pub mod seen;
+pub mod service;
+
+mod detector;
+mod dial;
+mod files;
+mod founding;
+mod hello;
+mod lanes;
+mod link;
+mod pulse;
+
+#[cfg(test)]
+mod tests;
+
+pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
+pub use counters::PeerCounters;
+pub use desk::Desk;
+pub use dial::{incoming, tune_server};
+pub use outbox::Outbox;
+pub use peers::{Peers, PeersSetup};
+pub use progress::WriterProgress;
+pub use seen::SeenTable;
+pub use service::PeerService;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use synod_engine::host::Input;
+use synod_engine::ids::{Incarnation, NodeId};
+use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
+use tonic::Status;
+
+/// The worker's queue.
+pub trait WorkerInbox: Send + Sync {
+    /// Hands over one input without blocking; `false` where the queue is full, and the input is gone. Consensus messages
+    /// are then lost (the protocol sends again); liveness and identity answers are pushed again by this module.
+    fn push(&self, input: Input) -> bool;
+}
+
+/// The way to the system shard.
+#[tonic::async_trait]
+pub trait SystemGate: Send + Sync {
+    /// Gives a joining node its id, here or at the system shard's leader.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `AlreadyExists`: the joiner gives up and says why. Any other (a member that is quarantined, or
+    /// cannot reach the system shard): it asks again, here and elsewhere.
+    async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status>;
+
+    /// Proposes a metadata command, here or at the system shard's leader.
+    ///
+    /// # Errors
+    /// As for any call; nothing is said of whether the command was carried out.
+    async fn propose(&self, proposal: SystemProposal) -> Result<SystemReply, Status>;
+}
+
+/// Who this process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// The cluster's random name.
+    pub cluster: u128,
+    /// This node.
+    pub node: NodeId,
+    /// This process.
+    pub incarnation: Incarnation,
+}
+
+/// Locks what no panic can leave half-changed: every critical section here is a few assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

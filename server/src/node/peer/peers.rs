@@ -1,0 +1,278 @@
+//! The peers of a node: starts, restarts and stops links and pulses as the map changes.
+//!
+//! Owns: the tasks, and what they share. Must never: hold a task for a node the map does not name, or keep one running
+//! towards an address that changed.
+
+use super::counters::PeerCounters;
+use super::desk::Desk;
+use super::detector::Detector;
+use super::hello::Complaints;
+use super::lanes::Lanes;
+use super::outbox::{Outbox, Slot, Slots};
+use super::progress::WriterProgress;
+use super::seen::SeenTable;
+use super::{Local, WorkerInbox, link, lock, pulse};
+use crate::config::Timing;
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use synod_engine::host::Input;
+use synod_engine::ids::NodeId;
+use synod_engine::system::SystemState;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// The detector looks at the clock so many times a pulse.
+const TICKS_A_PULSE: u32 = 4;
+
+/// How far this node's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It serves.
+    Up,
+    /// It goes down in order, and says so.
+    Leaving,
+    /// Its streams end.
+    Stopped,
+}
+
+/// What [`Peers::start`] is given.
+pub struct PeersSetup {
+    /// Who this process is.
+    pub local: Local,
+    /// Pace and patience.
+    pub timing: Timing,
+    /// The worker.
+    pub inbox: Arc<dyn WorkerInbox>,
+    /// What was seen of others; the worker raises it.
+    pub seen: Arc<SeenTable>,
+    /// The log writer's progress.
+    pub progress: Arc<WriterProgress>,
+    /// Answers `Identify`; learns addresses from the map.
+    pub desk: Arc<Desk>,
+}
+
+/// What every task of this module holds.
+pub(super) struct Shared {
+    pub local: Local,
+    pub timing: Timing,
+    pub inbox: Arc<dyn WorkerInbox>,
+    pub seen: Arc<SeenTable>,
+    pub progress: Arc<WriterProgress>,
+    pub slots: Arc<ArcSwap<Slots>>,
+    pub lanes: Lanes,
+    pub counters: Arc<PeerCounters>,
+    pub phase: watch::Sender<Phase>,
+    /// Revision of this node's map.
+    pub map_revision: AtomicU64,
+    /// Greatest revision a peer spoke of.
+    pub peer_map_revision: AtomicU64,
+    detector: Mutex<Detector>,
+    complaints: Complaints,
+}
+
+impl Shared {
+    pub fn pulse_every(&self) -> Duration {
+        Duration::from_millis(self.timing.pulse_ms)
+    }
+
+    pub fn dead_after(&self) -> Duration {
+        Duration::from_millis(self.timing.dead_after_ms)
+    }
+
+    /// Whether the map names `node`.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.slots.load().contains_key(&node)
+    }
+
+    /// Gives the detector something to digest, and the worker what follows from it. The lock is held while the worker is
+    /// told, so that it hears of changes in their order.
+    pub fn detect(&self, digest: impl FnOnce(&mut Detector, Instant)) {
+        let now = Instant::now();
+        let mut detector = lock(&self.detector);
+        // Always: after a pause of this process, whatever event comes first must not find everybody silent.
+        detector.tick(now);
+        digest(&mut detector, now);
+        detector.report(now, |node, alive| {
+            let told = self.inbox.push(Input::Liveness { node, alive });
+            tracing::debug!(%node, alive, told, "liveness");
+            told
+        });
+    }
+
+    /// A link to or from `node` was opened.
+    pub fn linked(&self, node: NodeId) {
+        self.detect(|detector, _| detector.linked(node));
+    }
+
+    /// Logs what a stranger or a sick peer did, once.
+    pub fn complain(&self, what: &str) {
+        if self.complaints.is_new(what) {
+            tracing::warn!("{what}");
+        }
+    }
+}
+
+/// The tasks of one peer.
+struct Tasks {
+    addr: String,
+    link: JoinHandle<()>,
+    pulse: JoinHandle<()>,
+}
+
+impl Tasks {
+    fn stop(self) {
+        self.link.abort();
+        self.pulse.abort();
+    }
+}
+
+/// Links and pulses to every other node of the map.
+pub struct Peers {
+    shared: Arc<Shared>,
+    desk: Arc<Desk>,
+    tasks: Mutex<BTreeMap<NodeId, Tasks>>,
+    ticker: JoinHandle<()>,
+}
+
+impl Peers {
+    /// Starts with no peers; [`Peers::update`] brings them. Must be called on the async runtime.
+    #[must_use]
+    pub fn start(setup: PeersSetup) -> Arc<Self> {
+        let PeersSetup { local, timing, inbox, seen, progress, desk } = setup;
+        let pulse = Duration::from_millis(timing.pulse_ms);
+        let detector = Detector::new(Instant::now(), pulse, Duration::from_millis(timing.dead_after_ms));
+        let shared = Arc::new(Shared {
+            local,
+            timing,
+            inbox,
+            seen,
+            progress,
+            slots: Arc::default(),
+            lanes: Lanes::default(),
+            counters: Arc::default(),
+            phase: watch::Sender::new(Phase::Up),
+            map_revision: AtomicU64::new(0),
+            peer_map_revision: AtomicU64::new(0),
+            detector: Mutex::new(detector),
+            complaints: Complaints::default(),
+        });
+        let ticker = tokio::spawn(tick(Arc::clone(&shared), pulse / TICKS_A_PULSE));
+        Arc::new(Self { shared, desk, tasks: Mutex::default(), ticker })
+    }
+
+    /// The worker's end. One a node: it lives on the worker's thread.
+    #[must_use]
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(Arc::clone(&self.shared.slots), self.shared.local.incarnation, Arc::clone(&self.shared.counters))
+    }
+
+    /// Takes a map: new nodes get their tasks, lost ones lose them, moved ones get new ones.
+    pub fn update(&self, map: &SystemState) {
+        self.shared.map_revision.fetch_max(map.revision, Ordering::Relaxed);
+        self.desk.learn(map);
+        let mut tasks = lock(&self.tasks);
+        if *self.shared.phase.borrow() == Phase::Stopped {
+            return;
+        }
+        let me = self.shared.local.node;
+        let gone: Vec<NodeId> = tasks.keys().copied().filter(|node| !map.nodes.contains_key(node)).collect();
+        let mut slots = Slots::clone(&self.shared.slots.load());
+        for node in gone {
+            if let Some(gone) = tasks.remove(&node) {
+                gone.stop();
+            }
+            slots.remove(&node);
+            self.shared.detect(|detector, _| detector.forget(node));
+            self.shared.lanes.close(node);
+        }
+        let wanted: Vec<(NodeId, &str)> =
+            map.nodes.iter().filter(|(n, _)| **n != me).map(|(n, info)| (*n, info.addr.as_str())).collect();
+        for (node, _) in &wanted {
+            slots.entry(*node).or_default();
+            self.shared.detect(|detector, now| detector.watch(*node, now));
+        }
+        // First the slots, so that a link that opens at once is known to the worker.
+        self.shared.slots.store(Arc::new(slots.clone()));
+        for (node, addr) in wanted {
+            if tasks.get(&node).is_some_and(|running| running.addr == addr) {
+                continue;
+            }
+            if let Some(moved) = tasks.remove(&node) {
+                moved.stop();
+            }
+            if let Some(slot) = slots.get(&node) {
+                tasks.insert(node, self.begin(node, addr.to_owned(), Arc::clone(slot)));
+            }
+        }
+    }
+
+    fn begin(&self, node: NodeId, addr: String, slot: Arc<Slot>) -> Tasks {
+        let (identified, told) = watch::channel(false);
+        let link = tokio::spawn(link::run(Arc::clone(&self.shared), node, addr.clone(), slot, told));
+        let pulse = tokio::spawn(pulse::run(Arc::clone(&self.shared), node, addr.clone(), identified));
+        Tasks { addr, link, pulse }
+    }
+
+    /// Tells every peer at once that this node goes down in order: they hold it for dead from then on.
+    pub fn leaving(&self) {
+        self.shared.phase.send_if_modified(|phase| {
+            let up = *phase == Phase::Up;
+            if up {
+                *phase = Phase::Leaving;
+            }
+            up
+        });
+    }
+
+    /// Ends every link and pulse, so that the server can shut down.
+    pub fn stop(&self) {
+        let mut tasks = lock(&self.tasks);
+        self.shared.phase.send_replace(Phase::Stopped);
+        for (_, task) in std::mem::take(&mut *tasks) {
+            task.stop();
+        }
+        self.shared.lanes.close_all();
+        self.ticker.abort();
+    }
+
+    /// Counts, for metrics.
+    #[must_use]
+    pub fn counters(&self) -> &PeerCounters {
+        &self.shared.counters
+    }
+
+    /// Whether `node` is held for alive.
+    #[must_use]
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        lock(&self.shared.detector).is_alive(node, Instant::now())
+    }
+
+    /// The greatest map revision any peer spoke of: above one's own, there is news to fetch.
+    #[must_use]
+    pub fn newest_map_revision(&self) -> u64 {
+        self.shared.peer_map_revision.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn tick(shared: Arc<Shared>, every: Duration) {
+    let mut pace = interval(every.max(Duration::from_millis(5)));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        pace.tick().await;
+        shared.detect(|_, _| {});
+    }
+}

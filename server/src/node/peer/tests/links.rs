@@ -1,0 +1,305 @@
+//! Links and pulses between nodes that behave, and against callers that do not.
+
+use super::*;
+use crate::node::peer::dial::dial;
+use crate::node::peer::hello::hello;
+use bytes::Bytes;
+use rand::{Rng, RngExt, SeedableRng};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use synod_proto::peer::peer_client::PeerClient;
+use synod_proto::peer::{Envelope, Hello, LinkReply, PeerFrame, PulseFrame};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+#[test]
+fn frames_pulses_and_identity_answers_cross() {
+    let (mut one, mut two) = {
+        let ((one, a), (two, b)) = (socket(), socket());
+        let one = Node::start(local(1, 1), one, quick());
+        let two = Node::start(local(2, 2), two, quick());
+        two.seen.raise(NodeId(1), Incarnation(1), NodeWriteSeq(77));
+        one.learn(&map(&[&a, &b]));
+        two.learn(&map(&[&a, &b]));
+        (one, two)
+    };
+    until("both told of the other", || {
+        one.inbox.has(&Told::Identity(2, (1, 77)))
+            && two.inbox.has(&Told::Identity(1, (0, 0)))
+            && one.inbox.has(&Told::Alive(2))
+            && two.inbox.has(&Told::Alive(1))
+    });
+    carried(&mut one, &two, 1);
+    carried(&mut two, &one, 2);
+    for n in 10..20 {
+        one.outbox.send(NodeId(2), ShardId(5), &message(n));
+        one.outbox.send(NodeId(2), ShardId(6), &message(n));
+    }
+    one.outbox.flush(NodeWriteSeq(123));
+    let messages = (10..20).flat_map(|n| [(5, message(n)), (6, message(n))]).collect();
+    let frame = Told::Peer { from: 1, incarnation: 1, write_seq: 123, messages };
+    until("the frame is there", || two.inbox.has(&frame));
+    assert!(one.peers.is_alive(NodeId(2)) && !one.peers.is_alive(NodeId(3)));
+    assert_eq!(one.inbox.count(&Told::Identity(2, (1, 77))), 1, "one answer a connection");
+    assert_eq!(one.peers.newest_map_revision(), 1);
+}
+
+#[test]
+fn wrong_cluster_wrong_target_and_strangers_are_refused() {
+    let ((one, a), (two, b), (three, c)) = (socket(), socket(), socket());
+    let one = Node::start(local(1, 1), one, quick());
+    let mut two = Node::start(Local { cluster: 0xbad, ..local(2, 1) }, two, quick());
+    let mut three = Node::start(local(3, 1), three, quick());
+    // Node 2 is of another cluster; node 3 takes node 1's address for node 2's; node 1 does not know node 3.
+    one.learn(&map(&[&a, &b]));
+    two.learn(&map(&[&a, &b]));
+    three.learn(&map(&[&a, &a]));
+    until("both were refused several times", || {
+        two.probe(1, 1, 1);
+        three.probe(2, 1, 1);
+        three.probe(1, 1, 1);
+        one.peers.counters().refused.load(Ordering::Relaxed) > 6
+    });
+    assert_eq!(two.peers.counters().links_opened.load(Ordering::Relaxed), 0);
+    assert_eq!(three.peers.counters().links_opened.load(Ordering::Relaxed), 0);
+    for told in one.inbox.all() {
+        assert!(matches!(told, Told::Dead(2)), "{told:?}");
+    }
+    assert!(!two.inbox.has(&Told::Alive(1)) && !three.inbox.has(&Told::Alive(1)));
+    // Once the map names it, node 3 gets through.
+    one.learn(&map(&[&a, &b, &c]));
+    until("node 3 is heard", || one.inbox.has(&Told::Alive(3)));
+    carried(&mut three, &one, 4);
+}
+
+#[test]
+fn a_killed_process_is_dead_at_once_and_the_next_one_alive() {
+    let timing = Timing { dead_after_ms: 60_000, ..quick() };
+    let (mut one, mut two) = pair(&timing);
+    carried(&mut one, &two, 1);
+    carried(&mut two, &one, 2);
+    until("alive", || one.inbox.has(&Told::Alive(2)));
+    let addr = two.addr.clone();
+    two.kill();
+    until("dead long before the patience ends", || one.inbox.has(&Told::Dead(2)));
+    let before = one.inbox.count(&Told::Alive(2));
+    let listener = TcpListener::bind(&addr).unwrap();
+    let mut two = Node::start(local(2, 3), listener, timing);
+    two.learn(&map(&[&one.addr, &addr]));
+    until("alive again", || one.inbox.count(&Told::Alive(2)) > before);
+    carried(&mut one, &two, 3);
+    carried(&mut two, &one, 4);
+    until("told again for the links", || one.inbox.count(&Told::Alive(2)) > before + 1);
+    let heard = one.inbox.all();
+    assert!(heard.iter().any(|told| matches!(told, Told::Peer { from: 2, incarnation: 3, .. })), "{heard:?}");
+}
+
+#[test]
+fn a_hung_log_writer_and_a_leaving_node_are_dead() {
+    let (one, two) = pair(&Timing { dead_after_ms: 300, ..quick() });
+    until("alive", || one.inbox.has(&Told::Alive(2)));
+    two.progress.begin();
+    until("its disk hangs", || one.inbox.has(&Told::Dead(2)));
+    let before = one.inbox.count(&Told::Alive(2));
+    two.progress.end();
+    until("its disk is back", || one.inbox.count(&Told::Alive(2)) > before);
+    let dead = one.inbox.count(&Told::Dead(2));
+    two.peers.leaving();
+    until("it leaves", || one.inbox.count(&Told::Dead(2)) > dead);
+    let alive = one.inbox.count(&Told::Alive(2));
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(one.inbox.count(&Told::Alive(2)), alive, "its last pulses do not revive it");
+    two.peers.stop();
+    assert!(two.runtime.as_ref().is_some());
+}
+
+#[test]
+fn an_older_process_is_told_so_and_not_heard() {
+    let ((one, a), (two, b)) = (socket(), socket());
+    let one = Node::start(local(1, 1), one, quick());
+    let mut two = Node::start(local(2, 4), two, quick());
+    one.seen.raise(NodeId(2), Incarnation(6), NodeWriteSeq(900));
+    one.learn(&map(&[&a, &b]));
+    two.learn(&map(&[&a, &b]));
+    until("it learns what was seen of it", || two.inbox.has(&Told::Identity(1, (6, 900))));
+    until("its link was refused", || {
+        two.probe(1, 1, 1);
+        one.peers.counters().refused.load(Ordering::Relaxed) > 0
+    });
+    assert!(!one.inbox.has(&Told::Alive(2)) && one.inbox.messages() == 0);
+}
+
+#[test]
+fn an_address_that_changes_is_followed() {
+    let (mut one, two) = pair(&quick());
+    carried(&mut one, &two, 1);
+    two.kill();
+    let (listener, moved) = socket();
+    let mut two = Node::start(local(2, 3), listener, quick());
+    let map = map(&[&one.addr, &moved]);
+    two.learn(&map);
+    one.learn(&map);
+    carried(&mut one, &two, 2);
+    carried(&mut two, &one, 3);
+    one.learn(&SystemState::found(CLUSTER, std::slice::from_ref(&one.addr)));
+    until("a node that is gone from the map is dropped", || {
+        one.probe(2, 9, 1);
+        one.peers.counters().dropped_unconnected.load(Ordering::Relaxed) > 0
+    });
+}
+
+#[test]
+fn what_the_worker_had_no_room_for_is_told_again() {
+    let ((one, a), (two, b)) = (socket(), socket());
+    let one = Node::start(local(1, 1), one, quick());
+    let mut two = Node::start(local(2, 2), two, quick());
+    one.inbox.full.store(true, Ordering::Relaxed);
+    one.learn(&map(&[&a, &b]));
+    two.learn(&map(&[&a, &b]));
+    until("messages were dropped", || {
+        two.probe(1, 1, 1);
+        one.peers.counters().dropped_inbox.load(Ordering::Relaxed) > 0
+    });
+    assert_eq!(one.inbox.all(), []);
+    one.inbox.full.store(false, Ordering::Relaxed);
+    until("told", || one.inbox.has(&Told::Alive(2)) && one.inbox.has(&Told::Identity(2, (0, 0))));
+}
+
+/// A hand-made call as node 2.
+struct Caller {
+    frames: mpsc::Sender<PeerFrame>,
+    replies: Streaming<LinkReply>,
+}
+
+fn as_node_2(incarnation: u64) -> Hello {
+    hello(&local(2, incarnation), NodeId(1))
+}
+
+async fn call(addr: &str, incarnation: u64) -> Result<Caller, Status> {
+    let mut client = PeerClient::new(dial(addr).await.unwrap());
+    let (frames, stream) = mpsc::channel(8);
+    frames.send(PeerFrame { hello: Some(as_node_2(incarnation)), ..PeerFrame::default() }).await.unwrap();
+    let replies = client.link(ReceiverStream::new(stream)).await?.into_inner();
+    Ok(Caller { frames, replies })
+}
+
+fn frame(incarnation: u64, messages: &[Bytes]) -> PeerFrame {
+    let envelopes = messages.iter().map(|m| Envelope { shard: 5, message: m.clone() }).collect();
+    PeerFrame { hello: None, incarnation, write_seq: 1, envelopes }
+}
+
+fn good(probe: u64) -> Bytes {
+    synod_engine::codec::message::encode(&message(probe))
+}
+
+#[test]
+fn the_newest_link_of_a_node_takes_the_place_of_every_other() {
+    let (listener, addr) = socket();
+    let one = Node::start(local(1, 1), listener, quick());
+    // Node 2 lives nowhere: only hand-made calls come from it.
+    one.learn(&map(&[&addr, "127.0.0.1:1"]));
+    let outside = runtime();
+    outside.block_on(async {
+        let mut first = call(&addr, 5).await.unwrap();
+        first.frames.send(frame(5, &[good(1)])).await.unwrap();
+        let mut second = call(&addr, 5).await.unwrap();
+        assert_eq!(first.replies.message().await.unwrap_err().code(), Code::Aborted);
+        second.frames.send(frame(5, &[good(2)])).await.unwrap();
+        let third = call(&addr, 6).await.unwrap();
+        assert_eq!(second.replies.message().await.unwrap_err().code(), Code::Aborted);
+        let older = call(&addr, 5).await.err().unwrap();
+        assert_eq!(older.code(), Code::FailedPrecondition);
+        assert!(older.message().contains("already seen incarnation 6 of node 2; incarnation 5"), "{older}");
+        third.frames.send(frame(6, &[good(3), good(4)])).await.unwrap();
+        until("the last frame is there", || {
+            let messages = vec![(5, message(3)), (5, message(4))];
+            one.inbox.has(&Told::Peer { from: 2, incarnation: 6, write_seq: 1, messages })
+        });
+    });
+}
+
+#[test]
+fn garbage_within_a_link_ends_it_and_nothing_of_its_frame_is_delivered() {
+    let (listener, addr) = socket();
+    let one = Node::start(local(1, 1), listener, quick());
+    one.learn(&map(&[&addr, "127.0.0.1:1"]));
+    let outside = runtime();
+    outside.block_on(async {
+        let damaged = Bytes::from(good(7).iter().map(|b| b ^ 1).collect::<Vec<_>>());
+        for bad in [
+            frame(5, &[good(1), Bytes::from_static(b"no message")]),
+            frame(5, &[good(1), damaged]),
+            frame(5, &[Bytes::new()]),
+            frame(4, &[good(1)]),
+            PeerFrame { hello: Some(as_node_2(5)), ..frame(5, &[good(1)]) },
+        ] {
+            let mut caller = call(&addr, 5).await.unwrap();
+            caller.frames.send(bad).await.unwrap();
+            assert_eq!(caller.replies.message().await.unwrap_err().code(), Code::InvalidArgument);
+        }
+        let mut client = PeerClient::new(dial(&addr).await.unwrap());
+        let refused = client.link(tokio_stream::iter([frame(5, &[good(1)])])).await.unwrap_err();
+        assert!(refused.message().contains("without a hello"), "{refused}");
+        let refused = client.pulse(tokio_stream::iter([PulseFrame::default()])).await.unwrap_err();
+        assert!(refused.message().contains("without a hello"), "{refused}");
+        let refused = client.link(tokio_stream::empty()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    });
+    assert_eq!(one.inbox.messages(), 0);
+    assert_eq!(one.peers.counters().garbage.load(Ordering::Relaxed), 5);
+}
+
+#[test]
+fn garbage_on_the_port_does_no_harm() {
+    let (mut one, two) = pair(&quick());
+    carried(&mut one, &two, 1);
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    for round in 0..60 {
+        let mut stream = TcpStream::connect(&two.addr).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut bytes = vec![0u8; rng.random_range(1..4096)];
+        rng.fill_bytes(&mut bytes);
+        if round % 2 == 0 {
+            // A good beginning: the preface of HTTP/2 and its settings.
+            let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+        }
+        let _ = stream.write_all(&bytes);
+        if round % 10 == 0 {
+            let _ = stream.read(&mut bytes);
+        }
+    }
+    carried(&mut one, &two, 2);
+    assert!(!one.inbox.has(&Told::Dead(2)) && !two.inbox.has(&Told::Dead(1)));
+}
+
+/// A figure, not a check: `cargo test --release --workspace --lib -- --ignored --nocapture how_long`.
+#[test]
+#[ignore = "prints how long a frame takes from one worker to the other and back"]
+fn how_long_a_frame_takes() {
+    let (mut one, mut two) = pair(&quick());
+    carried(&mut one, &two, 1);
+    carried(&mut two, &one, 2);
+    let mut micros: Vec<u128> = (0..5_000u64)
+        .map(|n| {
+            let (here, there) = (one.inbox.messages(), two.inbox.messages());
+            let began = Instant::now();
+            one.probe(2, n, n);
+            while two.inbox.messages() == there {
+                std::thread::yield_now();
+            }
+            two.probe(1, n, n);
+            while one.inbox.messages() == here {
+                std::thread::yield_now();
+            }
+            let took = began.elapsed().as_micros();
+            one.inbox.told.lock().unwrap().clear();
+            two.inbox.told.lock().unwrap().clear();
+            took
+        })
+        .collect();
+    micros.sort_unstable();
+    println!("round trip, microseconds: p50 {} p99 {}", micros[2_500], micros[4_950]);
+}

@@ -1,0 +1,227 @@
+//! Nodes on loopback sockets, each on a runtime of its own so that it can die like a process, with a recorder in the
+//! worker's place.
+//!
+//! Owns: the rig. Must never: wait for a fixed time where a condition can be waited for.
+
+mod founding;
+mod links;
+
+use super::outbox::Outbox;
+use super::{Desk, Local, PeerService, Peers, PeersSetup, SeenTable, SystemGate, WorkerInbox, WriterProgress};
+use crate::config::{Settings, Timing};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use synod_engine::host::Input;
+use synod_engine::ids::{ClientId, Incarnation, NodeId, NodeWriteSeq, ShardId};
+use synod_engine::logstore::NodeIdentity;
+use synod_engine::system::SystemState;
+use synod_paxos::message::Message;
+use synod_paxos::types::Ballot;
+use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
+use tokio::runtime::Runtime;
+use tonic::Status;
+use tonic::transport::Server;
+
+const CLUSTER: u128 = 0xc1;
+
+/// Waits until `holds`, at most ten seconds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(10), "not within ten seconds: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What a worker was told.
+#[derive(Clone, Debug, PartialEq)]
+enum Told {
+    Peer { from: u64, incarnation: u64, write_seq: u64, messages: Vec<(u64, Message)> },
+    Alive(u64),
+    Dead(u64),
+    Identity(u64, (u64, u64)),
+}
+
+/// Stands in the worker's place.
+#[derive(Default)]
+struct Recorder {
+    told: Mutex<Vec<Told>>,
+    full: AtomicBool,
+}
+
+impl WorkerInbox for Recorder {
+    fn push(&self, input: Input) -> bool {
+        if self.full.load(Ordering::Relaxed) {
+            return false;
+        }
+        let told = match input {
+            Input::Peer { from, incarnation, write_seq, messages } => Told::Peer {
+                from: from.0,
+                incarnation: incarnation.0,
+                write_seq: write_seq.0,
+                messages: messages.into_iter().map(|(shard, message)| (shard.0, message)).collect(),
+            },
+            Input::Liveness { node, alive: true } => Told::Alive(node.0),
+            Input::Liveness { node, alive: false } => Told::Dead(node.0),
+            Input::IdentityAnswer { from, seen } => Told::Identity(from.0, (seen.0.0, seen.1.0)),
+            _ => panic!("an input that peers never send"),
+        };
+        self.told.lock().unwrap().push(told);
+        true
+    }
+}
+
+impl Recorder {
+    fn has(&self, what: &Told) -> bool {
+        self.count(what) > 0
+    }
+
+    fn count(&self, what: &Told) -> usize {
+        self.told.lock().unwrap().iter().filter(|told| *told == what).count()
+    }
+
+    fn all(&self) -> Vec<Told> {
+        self.told.lock().unwrap().clone()
+    }
+
+    fn messages(&self) -> usize {
+        self.all().iter().filter(|told| matches!(told, Told::Peer { .. })).count()
+    }
+}
+
+/// A gate behind which nothing is.
+struct NoGate;
+
+#[tonic::async_trait]
+impl SystemGate for NoGate {
+    async fn join(&self, _: JoinRequest) -> Result<JoinReply, Status> {
+        Err(Status::unavailable("no system shard"))
+    }
+
+    async fn propose(&self, proposal: SystemProposal) -> Result<SystemReply, Status> {
+        Ok(SystemReply { outcome: proposal.command })
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// A socket on a port of its own.
+fn socket() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    (listener, addr)
+}
+
+/// Serves `service` on `runtime` until that goes.
+fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
+    listener.set_nonblocking(true).unwrap();
+    runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let router = super::tune_server(Server::builder()).add_service(service.into_server(&Settings::default()));
+        router.serve_with_incoming(super::incoming(listener)).await.unwrap();
+    });
+}
+
+/// One node's process.
+struct Node {
+    runtime: Option<Runtime>,
+    addr: String,
+    peers: Arc<Peers>,
+    outbox: Outbox,
+    inbox: Arc<Recorder>,
+    seen: Arc<SeenTable>,
+    progress: Arc<WriterProgress>,
+}
+
+impl Node {
+    fn start(local: Local, listener: TcpListener, timing: Timing) -> Self {
+        let addr = listener.local_addr().unwrap().to_string();
+        let runtime = runtime();
+        let seen = Arc::new(SeenTable::default());
+        let desk = Desk::new(Arc::clone(&seen));
+        desk.member(&NodeIdentity { cluster: ClientId(local.cluster), node: local.node }, &[]);
+        let service = PeerService::new(Arc::clone(&desk));
+        serve(&runtime, listener, Arc::clone(&service));
+        let inbox = Arc::new(Recorder::default());
+        let progress = Arc::new(WriterProgress::default());
+        let setup = PeersSetup {
+            local,
+            timing,
+            inbox: Arc::clone(&inbox) as Arc<dyn WorkerInbox>,
+            seen: Arc::clone(&seen),
+            progress: Arc::clone(&progress),
+            desk,
+        };
+        let _entered = runtime.enter();
+        let peers = Peers::start(setup);
+        service.up(&peers, Arc::new(NoGate));
+        let outbox = peers.outbox();
+        Self { addr, peers, outbox, inbox, seen, progress, runtime: Some(runtime) }
+    }
+
+    fn learn(&self, map: &SystemState) {
+        let _entered = self.runtime.as_ref().map(Runtime::enter);
+        self.peers.update(map);
+    }
+
+    /// Sends probe number `probe` on shard 5.
+    fn probe(&mut self, to: u64, probe: u64, durable: u64) {
+        self.outbox.send(NodeId(to), ShardId(5), &message(probe));
+        self.outbox.flush(NodeWriteSeq(durable));
+    }
+
+    /// Dies as a process does: its sockets close, nothing is said.
+    fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(5));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn message(probe: u64) -> Message {
+    Message::ReadProbe { ballot: Ballot::default(), probe }
+}
+
+fn local(node: u64, incarnation: u64) -> Local {
+    Local { cluster: CLUSTER, node: NodeId(node), incarnation: Incarnation(incarnation) }
+}
+
+fn map(addrs: &[&str]) -> SystemState {
+    let founders: Vec<String> = addrs.iter().map(|a| (*a).to_owned()).collect();
+    SystemState::found(CLUSTER, &founders)
+}
+
+/// Quick pulses, a patience that a busy machine does not break.
+fn quick() -> Timing {
+    Timing { pulse_ms: 20, dead_after_ms: 1_500, ..Timing::default() }
+}
+
+/// Nodes 1 and 2 of one cluster, at incarnations 1 and 2.
+fn pair(timing: &Timing) -> (Node, Node) {
+    let ((one, a), (two, b)) = (socket(), socket());
+    let one = Node::start(local(1, 1), one, timing.clone());
+    let two = Node::start(local(2, 2), two, timing.clone());
+    let map = map(&[&a, &b]);
+    one.learn(&map);
+    two.learn(&map);
+    (one, two)
+}
+
+/// Sends probes until one arrives: a link takes its time to open, and what is sent before is lost.
+fn carried(from: &mut Node, to: &Node, number: u64) {
+    let before = to.inbox.messages();
+    until("a message is carried", || {
+        from.probe(to.peers.shared().local.node.0, number, 1);
+        to.inbox.messages() > before
+    });
+}

@@ -1,0 +1,223 @@
+//! What one schedule will be like: sizes, limits, and how often each fault strikes.
+//!
+//! Owns: the choice, made once from the seed. Must never: change while the schedule runs, apart from [`Plan::calm`].
+//!
+//! Each schedule has only some of the faults, at its own rates: a world with every fault at once seldom gets anywhere.
+
+use super::dice::Dice;
+use synod_paxos::io::Options;
+#[cfg(feature = "planted")]
+use synod_paxos::planted::Fault;
+
+/// A defect of the disk that the explorer itself plants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskFault {
+    /// None: what was synced stays.
+    #[default]
+    None,
+    /// A crash may wipe the disk, and the node goes on voting under its old id.
+    WipedVotes,
+    /// A crash may lose the last synced writes too.
+    LosesSynced,
+}
+
+/// The defects planted in a schedule. The default is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    /// The defect of the consensus core.
+    #[cfg(feature = "planted")]
+    pub core: Option<Fault>,
+    /// The defect of the disks.
+    pub disk: DiskFault,
+}
+
+/// How the second phase begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Every process restarts.
+    RestartAll,
+    /// The dead restart, and every link reconnects.
+    Reconnect,
+    /// As `Reconnect`, but a minority stays down until the rest has fallen silent.
+    MinorityDown,
+    /// As `Reconnect`, but a minority stays cut off, running, until all have fallen silent.
+    MinorityCut,
+    /// As `Reconnect`, but a minority hears nobody until the rest has made progress.
+    MinorityDeaf,
+    /// As `Reconnect`, but nobody hears a minority until the rest has made progress.
+    MinorityMute,
+}
+
+/// What a client or a fault may do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// One to three commands at a node that believes it leads.
+    Propose,
+    /// Many commands at once.
+    Burst,
+    /// A read.
+    Read,
+    /// A node crashes and restarts later.
+    Crash,
+    /// Every node crashes at once.
+    PowerLoss,
+    /// One direction of one link is cut.
+    Cut,
+    /// The nodes fall into two halves.
+    Partition,
+    /// Everything heals.
+    HealAll,
+    /// Leadership is handed over.
+    Transfer,
+    /// A leader gives up.
+    Release,
+    /// A node stands for election.
+    Campaign,
+    /// The members change.
+    Reconfigure,
+    /// A failure detector errs for a while.
+    Misjudge,
+    /// A disk hangs.
+    Hang,
+    /// A process pauses.
+    Pause,
+    /// The state machine's effects become durable.
+    Flush,
+    /// The log is trimmed as far as allowed.
+    Trim,
+    /// A removed replica goes for good.
+    Retire,
+    /// A message is delivered a second time, much later.
+    Echo,
+}
+
+/// One schedule's shape.
+pub struct Plan {
+    /// Voters of the first epoch.
+    pub voters: u64,
+    /// Nodes beyond them, for reconfiguration.
+    pub spares: u64,
+    /// Length of the first phase.
+    pub steps: u64,
+    /// The core's limits.
+    pub options: Options,
+    /// Messages lost, ‰.
+    pub loss: u64,
+    /// Messages duplicated, ‰.
+    pub duplicate: u64,
+    /// Messages that may overtake, ‰.
+    pub reorder: u64,
+    /// Messages delayed twentyfold, ‰.
+    pub slow: u64,
+    /// Messages held over a cut rather than lost, ‰.
+    pub held: u64,
+    /// Delay of a message, µs.
+    pub delay: (u64, u64),
+    /// Time of a sync, µs.
+    pub sync: (u64, u64),
+    /// Syncs that cover only some of the waiting writes, ‰.
+    pub partial_sync: u64,
+    /// Time between the application of entries, µs.
+    pub apply: (u64, u64),
+    /// Lag of the failure detectors, µs.
+    pub detect: (u64, u64),
+    /// Time between actions, µs.
+    pub act: (u64, u64),
+    /// Length of an outage, µs.
+    pub outage: (u64, u64),
+    /// Longest command, bytes.
+    pub command_bytes: u64,
+    /// Actions with their weights.
+    pub weights: Vec<(Action, u64)>,
+    /// How it ends.
+    pub ending: Ending,
+    /// What is planted.
+    pub planted: Planted,
+}
+
+impl Plan {
+    /// Chooses a plan.
+    pub fn choose(dice: &mut Dice, planted: Planted) -> Self {
+        let pace = if dice.chance(150) { 12 } else { 1 };
+        let reconfigures = dice.chance(500);
+        let mut options = Options {
+            jitter_micros: 25_000 * pace,
+            campaign_micros: 40_000 * pace,
+            resend_micros: 16_000 * pace,
+            notice_micros: [0, 500, 5_000][dice.below(3) as usize] * pace,
+            transfer_micros: 80_000 * pace,
+            ..Options::default()
+        };
+        if dice.chance(600) {
+            options.message_bytes = dice.between(100, 400) as usize;
+            options.inflight_messages = dice.between(1, 4) as usize;
+            options.inflight_bytes = dice.between(200, 1500) as usize;
+            options.uncommitted_bytes = dice.between(300, 3000) as usize;
+            options.cache_bytes = dice.below(600) as usize;
+        }
+        #[cfg(feature = "planted")]
+        {
+            options.fault = planted.core;
+        }
+        let sync_high = [300, 2_000, 9_000][dice.below(3) as usize] * pace;
+        Self {
+            voters: if dice.chance(250) { 5 } else { 3 },
+            spares: if reconfigures { dice.between(2, 4) } else { 1 },
+            steps: dice.between(500, 1500),
+            options,
+            loss: if dice.chance(500) { dice.between(5, 300) } else { 0 },
+            duplicate: if dice.chance(500) { dice.between(5, 200) } else { 0 },
+            reorder: if dice.chance(300) { dice.between(10, 500) } else { 0 },
+            slow: if dice.chance(500) { dice.between(5, 100) } else { 0 },
+            held: dice.below(600),
+            delay: (50 * pace, dice.between(200, 4_000) * pace),
+            sync: (50 * pace, sync_high),
+            partial_sync: dice.below(700),
+            apply: (20, dice.between(50, 8_000) * pace),
+            detect: (100 * pace, dice.between(1_000, 30_000) * pace),
+            act: (100 * pace, dice.between(1_500, 8_000) * pace),
+            outage: (1_000 * pace, dice.between(20_000, 150_000) * pace),
+            command_bytes: dice.between(8, 120),
+            weights: Self::choose_weights(dice, reconfigures),
+            ending: match dice.below(9) {
+                0..=1 => Ending::RestartAll,
+                2..=3 => Ending::Reconnect,
+                4..=5 => Ending::MinorityDown,
+                6 => Ending::MinorityCut,
+                7 => Ending::MinorityDeaf,
+                _ => Ending::MinorityMute,
+            },
+            planted,
+        }
+    }
+
+    fn choose_weights(dice: &mut Dice, reconfigures: bool) -> Vec<(Action, u64)> {
+        let mut some = |per_mille, low, high| if dice.chance(per_mille) { dice.between(low, high) } else { 0 };
+        vec![
+            (Action::Propose, some(1000, 60, 120)),
+            (Action::Burst, some(400, 4, 20)),
+            (Action::Read, some(800, 10, 40)),
+            (Action::Crash, some(750, 3, 16)),
+            (Action::PowerLoss, some(250, 1, 4)),
+            (Action::Cut, some(500, 3, 14)),
+            (Action::Partition, some(500, 2, 8)),
+            (Action::HealAll, some(500, 1, 4)),
+            (Action::Transfer, some(400, 2, 10)),
+            (Action::Release, some(250, 1, 5)),
+            (Action::Campaign, some(500, 2, 12)),
+            (Action::Reconfigure, if reconfigures { some(1000, 4, 20) } else { 0 }),
+            (Action::Misjudge, some(500, 2, 12)),
+            (Action::Hang, some(300, 1, 6)),
+            (Action::Pause, some(300, 1, 6)),
+            (Action::Flush, some(800, 5, 20)),
+            (Action::Trim, some(600, 4, 16)),
+            (Action::Retire, some(500, 1, 4)),
+            (Action::Echo, some(400, 2, 12)),
+        ]
+    }
+
+    /// Takes the faults away for the second phase.
+    pub fn calm(&mut self) {
+        (self.loss, self.duplicate, self.reorder, self.slow, self.partial_sync) = (0, 0, 0, 0, 0);
+    }
+}
