@@ -20,7 +20,7 @@ cleanup() {
 }
 trap cleanup EXIT INT TERM
 say() { printf '\n== %s\n' "$*"; }
-die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+die() { printf "demo: %s\n" "$*" >&2; cat "$dir"/load*  "$dir/dev.log" >&2 2>/dev/null || true; exit 1; }
 
 say "the input"
 if [ -n "$FILE" ]; then
@@ -56,26 +56,24 @@ say "a hash table that keeps the latest record, and a range table that keeps all
 "$SYNOD" status
 
 say "loading; the leader of a shard is killed on the way"
-"$SYNOD" load history "$dir/input" --format lines --key-regex '^([^\t]+)\t' -o json >"$dir/loaded" 2>"$dir/load.log" &
-load=$!
-acknowledged() {
-    "$SYNOD" -o json status 2>/dev/null | tr '{' '\n' | sed -n 's/.*"commit":\([0-9]*\).*/\1/p' | awk '{ s += $1 } END { print s + 0 }'
-}
-killed=
-while kill -0 "$load" 2>/dev/null; do
-    percent=$(sed -n 's/.*[^0-9]\([0-9][0-9]*\)%.*/\1/p' "$dir/load.log" | tail -n 1)
-    if [ -z "$killed" ] && [ "${percent:-0}" -ge 30 ] && [ "${percent:-0}" -lt 70 ]; then
-        victim=$("$SYNOD" -o json shard list | tr '{' '\n' | sed -n 's/.*"table":"history".*"leader":\([0-9]*\).*/\1/p' | head -n 1)
-        pid=$(cat "$dir/data/node-$victim/pid")
-        kill -KILL "$pid"
-        killed="node $victim (process $pid) at $percent %"
-        echo "killed $killed"
-    fi
-    sleep 0.05
-done
-wait "$load" || { cat "$dir/load.log" >&2; die "the load failed"; }
-[ -n "$killed" ] || die "nothing was killed between 30 % and 70 % of the load"
+victim=$("$SYNOD" -o json shard list | sed -n 's/.*"table":"history".*"leader":\([0-9]*\).*/\1/p' | head -n 1)
+[ -n "$victim" ] || die "no shard of the table has a leader"
+pid=$(cat "$dir/data/node-$victim/pid")
+half=$((total / 2))
+# The first half is acknowledged within the pause, since its reader waits for nothing else; the process dies as the second
+# half begins to flow.
+{
+    head -n "$half" "$dir/input"
+    sleep 2
+    { sleep 0.05; kill -KILL "$pid"; } &
+    tail -n "+$((half + 1))" "$dir/input"
+    wait
+} | "$SYNOD" load history - --format lines --key-regex '^([^\t]+)\t' -o json >"$dir/loaded" 2>"$dir/load.log" || die "the load failed"
+! kill -0 "$pid" 2>/dev/null || die "node $victim is still there"
+killed="node $victim, process $pid, behind the first half"
+echo "killed $killed"
 cat "$dir/loaded"
+[ "$(sed -n 's/.*"records":\([0-9]*\).*/\1/p' "$dir/loaded")" = "$total" ] || die "not every record was acknowledged"
 "$SYNOD" dev restart "$victim" --data-dir "$dir/data"
 
 say "some of it as a key-value table: each key's newest record"

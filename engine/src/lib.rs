@@ -53,7 +53,9 @@ pub enum StoreError {
         known: u8,
     },
     /// The data directory belongs to another node or cluster.
-    #[error("the data directory belongs to node {found_node} of cluster {found_cluster:032x}, not to node {node} of cluster {cluster:032x}")]
+    #[error(
+        "the data directory belongs to node {found_node} of cluster {found_cluster:032x}, not to node {node} of cluster {cluster:032x}"
+    )]
     Identity {
         /// Cluster found.
         found_cluster: u128,

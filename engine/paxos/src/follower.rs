@@ -99,6 +99,12 @@ impl Replica {
     pub(crate) fn follow_liveness(&mut self, node: NodeId, alive: bool, io: &mut Io<'_>) {
         let Role::Follower(follower) = &mut self.role else { return };
         let leads = follower.leader.is_some_and(|b| b.node == node);
+        if alive && follower.leader.is_none() {
+            // Whoever knows more of the log, or of a later epoch, answers with it: its notice may have been lost.
+            let (config, commit) = (self.config(), self.durable_commit());
+            self.send_durable(node, Message::Learned { config, commit });
+        }
+        let Role::Follower(follower) = &mut self.role else { return };
         if alive {
             if let Some(ballot) = follower.leader.filter(|_| leads) {
                 // After a pause of its node or a lost notice the belief may be stale, in a group that is otherwise silent.

@@ -181,7 +181,9 @@ impl Replica {
     /// stands now.
     pub(crate) fn on_learned(&mut self, from: NodeId, config: ConfigId, commit: Slot, io: &mut Io<'_>) {
         if config > self.config() {
-            return;
+            // The sender is ahead, and so knows what to send.
+            let (config, commit) = (self.config(), self.durable_commit());
+            return self.send_durable(from, Message::Learned { config, commit });
         }
         let mine = self.durable_commit();
         let behind = commit < mine;

@@ -3,8 +3,8 @@
 //! Owns: their formats, each with a version byte; rows end in a CRC-32. Must never: panic on any input.
 
 use super::{
-    Descriptor, NodeInfo, Partitioning, ROW_CLUSTER, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention, RowChange, SystemCommand,
-    SystemOutcome, SystemState, TableInfo,
+    Descriptor, NodeInfo, Partitioning, ROW_CLUSTER, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention, RowChange,
+    SystemCommand, SystemOutcome, SystemState, TableInfo,
 };
 use crate::codec::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{NodeId, ShardId, TableId};

@@ -329,7 +329,10 @@ type Invalid = (&'static str, String);
 
 fn check_name(name: &str) -> Result<(), Invalid> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if name.is_empty() || name.len() > TABLE_NAME_MAX || !name.chars().all(fine) || !name.starts_with(char::is_alphanumeric)
+    if name.is_empty()
+        || name.len() > TABLE_NAME_MAX
+        || !name.chars().all(fine)
+        || !name.starts_with(char::is_alphanumeric)
     {
         let why = format!(
             "a table's name has 1 to {TABLE_NAME_MAX} of the characters A-Z a-z 0-9 _ - . and begins with a letter or digit; \

@@ -27,11 +27,14 @@ use synod_engine::writer::{WriterMode, WriterProgress};
 use synod_paxos::message::Message;
 use synod_paxos::types::Micros;
 
+/// To whom, the sender's last durable write, and what.
+type Frame = (NodeId, NodeWriteSeq, Vec<(ShardId, Message)>);
+
 /// What a worker's surroundings saw.
 #[derive(Default)]
 pub struct Seen {
     queued: Vec<(NodeId, ShardId, Message)>,
-    frames: Vec<(NodeId, NodeWriteSeq, Vec<(ShardId, Message)>)>,
+    frames: Vec<Frame>,
     pub maps: Vec<Arc<SystemState>>,
     pub leads: BTreeSet<ShardId>,
     pub drained: bool,

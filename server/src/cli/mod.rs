@@ -3,7 +3,7 @@
 //! Owns the command tree, the documented exit codes and both output formats. Must never hold rules of the store itself:
 //! what is allowed is the cluster's to say, and whatever talks to a cluster goes through the client library.
 //!
-//! One module a command; [`Context`] carries what all of them share.
+//! One module a command; `Context` carries what all of them share.
 
 mod args;
 mod batch;

@@ -47,7 +47,8 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, "no shard map yet\n".into());
     };
     let member = pages.book.leader(SYSTEM_SHARD).is_some() || pages.signals.system_led.load(Ordering::Acquire);
-    let elsewhere = map.shards.get(&SYSTEM_SHARD).is_some_and(|d| d.membership.voters().any(|n| pages.peers.is_alive(n)));
+    let elsewhere =
+        map.shards.get(&SYSTEM_SHARD).is_some_and(|d| d.membership.voters().any(|n| pages.peers.is_alive(n)));
     if member || elsewhere {
         (StatusCode::OK, "ready\n".into())
     } else {
@@ -57,8 +58,6 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
 
 async fn metrics(State(pages): State<Pages>) -> Result<String, StatusCode> {
     let mut page = Vec::new();
-    TextEncoder::new()
-        .encode(&pages.registry.gather(), &mut page)
-        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    TextEncoder::new().encode(&pages.registry.gather(), &mut page).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     String::from_utf8(page).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }

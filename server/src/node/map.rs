@@ -172,5 +172,14 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
         shards.insert(shard, descriptor);
     }
     let cluster = u128::from_be_bytes(cluster);
-    Ok(SystemState { cluster, revision: map.revision, nodes, tables, shards, next_node: 0, next_table: 0, next_shard: 0 })
+    Ok(SystemState {
+        cluster,
+        revision: map.revision,
+        nodes,
+        tables,
+        shards,
+        next_node: 0,
+        next_table: 0,
+        next_shard: 0,
+    })
 }

@@ -250,9 +250,7 @@ impl Node {
                 Err(_) => std::future::pending().await,
             }
         };
-        let stdin = async {
-            if die_with_stdin { stdin_closed().await } else { std::future::pending().await }
-        };
+        let stdin = async { if die_with_stdin { stdin_closed().await } else { std::future::pending().await } };
         tokio::select! {
             () = terminated => "SIGTERM",
             _ = tokio::signal::ctrl_c() => "SIGINT",
@@ -262,7 +260,8 @@ impl Node {
 
     /// Leaderships first, then the state, then the process.
     async fn go_down(&self) -> Result<()> {
-        if self.worker.try_push(Input::Drain).is_ok() && timeout(DRAIN, self.signals.drained.notified()).await.is_err() {
+        if self.worker.try_push(Input::Drain).is_ok() && timeout(DRAIN, self.signals.drained.notified()).await.is_err()
+        {
             tracing::warn!("not every leadership was taken over in time");
         }
         self.peers.leaving();
@@ -305,10 +304,8 @@ fn state_store(config: &ServerConfig) -> Result<Box<dyn synod_engine::state::Sta
 }
 
 fn worker_options(config: &ServerConfig) -> WorkerOptions {
-    let mut options = WorkerOptions {
-        waiting_max: config.settings.limits.node_requests_max as usize,
-        ..WorkerOptions::default()
-    };
+    let mut options =
+        WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
     options.paxos.jitter_micros = timing.election_jitter_ms * 1000;
     options

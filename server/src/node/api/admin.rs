@@ -84,10 +84,7 @@ impl Admin for AdminService {
         }
     }
 
-    async fn drop_table(
-        &self,
-        request: Request<v1::DropTableRequest>,
-    ) -> Result<Response<v1::DropTableReply>, Status> {
+    async fn drop_table(&self, request: Request<v1::DropTableRequest>) -> Result<Response<v1::DropTableReply>, Status> {
         let name = request.into_inner().name;
         match self.get()?.system.execute(&SystemCommand::DropTable { name }).await? {
             SystemOutcome::Done => Ok(Response::new(v1::DropTableReply {})),

@@ -181,11 +181,9 @@ pub fn reply(answer: Result<Answer, Refusal>) -> v1::shard_reply::Body {
     use v1::shard_reply::Body as Wire;
     match answer {
         Ok(Answer::Outcome(outcome)) => Wire::Write(write_result(outcome)),
-        Ok(Answer::Record { record, first, next }) => Wire::Get(v1::GetResult {
-            record: record.map(wire_record),
-            next_offset: next.0,
-            first_offset: first.0,
-        }),
+        Ok(Answer::Record { record, first, next }) => {
+            Wire::Get(v1::GetResult { record: record.map(wire_record), next_offset: next.0, first_offset: first.0 })
+        }
         Ok(Answer::Page { records, cursor, first, next }) => Wire::Page(v1::RecordPage {
             records: records.into_iter().map(wire_record).collect(),
             cursor,
@@ -214,10 +212,9 @@ fn write_result(outcome: Outcome) -> v1::WriteResult {
             let one = |r: OpResult| v1::OpResult { offset: r.offset.0, ts_us: r.ts_us };
             v1::WriteResult { results: results.into_iter().map(one).collect(), failed: None }
         }
-        Outcome::ExpectationFailed { op_index, actual } => v1::WriteResult {
-            results: Vec::new(),
-            failed: Some(v1::ExpectationFailed { op_index, actual: actual.0 }),
-        },
+        Outcome::ExpectationFailed { op_index, actual } => {
+            v1::WriteResult { results: Vec::new(), failed: Some(v1::ExpectationFailed { op_index, actual: actual.0 }) }
+        }
         Outcome::System(_) => v1::WriteResult::default(),
     }
 }
@@ -238,9 +235,7 @@ pub fn refusal_error(refusal: &Refusal) -> v1::Error {
         Refusal::Expired => error(Kind::Expired(v1::Expired {}), false, message),
         Refusal::BelowFloor => error(Kind::OutcomeUnknown(v1::OutcomeUnknown {}), false, message),
         Refusal::Trimmed { first } => error(Kind::Trimmed(v1::Trimmed { first: first.0 }), false, message),
-        Refusal::Quarantined(why) => {
-            error(Kind::Quarantined(v1::Quarantined { why: why.to_string() }), true, message)
-        }
+        Refusal::Quarantined(why) => error(Kind::Quarantined(v1::Quarantined { why: why.to_string() }), true, message),
         Refusal::Invalid { field, why } => invalid(field, why.clone()),
         Refusal::NotReady => error(Kind::Unavailable(v1::Unavailable {}), true, message),
     }

@@ -5,7 +5,6 @@
 
 use super::convert;
 use crate::config::Limits;
-use synod_engine::runner::WorkerHandle;
 use futures::Stream;
 use futures::task::AtomicWaker;
 use std::pin::Pin;
@@ -16,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 use synod_engine::host::{Answer, Input, Refusal, Reply, ReplySink, Request};
 use synod_engine::ids::ShardId;
+use synod_engine::runner::WorkerHandle;
 use synod_proto::v1;
 use tokio::sync::Notify;
 use tonic::{Status, Streaming};
@@ -78,12 +78,7 @@ pub fn serve(
     Replies { shared, reader }
 }
 
-async fn read(
-    mut requests: Streaming<v1::ClientFrame>,
-    worker: WorkerHandle,
-    limits: Limits,
-    shared: Arc<Shared>,
-) {
+async fn read(mut requests: Streaming<v1::ClientFrame>, worker: WorkerHandle, limits: Limits, shared: Arc<Shared>) {
     let most = limits.session_requests_max as usize;
     // A broken stream ends like a closed one: the client asks again elsewhere under the same ids.
     while let Ok(Some(frame)) = requests.message().await {

@@ -41,11 +41,7 @@ impl Up {
     async fn gateway(&self, timeout_ms: u32) -> Result<Client, Status> {
         let connect = || Client::connect([self.endpoint.clone()], synod_client::Options::default());
         let client = self.gateway.get_or_try_init(connect).await.map_err(|e| client_status(&e))?;
-        Ok(if timeout_ms == 0 {
-            client.clone()
-        } else {
-            client.with_timeout(Duration::from_millis(timeout_ms.into()))
-        })
+        Ok(if timeout_ms == 0 { client.clone() } else { client.with_timeout(Duration::from_millis(timeout_ms.into())) })
     }
 }
 
@@ -81,7 +77,8 @@ impl Synod for SynodService {
     async fn write(&self, request: Request<v1::WriteCall>) -> Result<Response<v1::WriteReply>, Status> {
         let call = request.into_inner();
         if call.id.is_some() {
-            let why = "a unary write is named by the node that receives it; a client that names its writes uses Session";
+            let why =
+                "a unary write is named by the node that receives it; a client that names its writes uses Session";
             return Err(status(&convert::invalid("id", why)));
         }
         let client = self.get()?.gateway(call.timeout_ms).await?;
@@ -165,10 +162,7 @@ impl Synod for SynodService {
         Ok(Response::new(Box::pin(replies)))
     }
 
-    async fn watch_map(
-        &self,
-        request: Request<v1::WatchMapRequest>,
-    ) -> Result<Response<Self::WatchMapStream>, Status> {
+    async fn watch_map(&self, request: Request<v1::WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
         let book = self.get()?.book.clone();
         let after = request.into_inner().from_revision;
         let changes = book.watch();
