@@ -136,6 +136,15 @@ impl Error {
         Error::InvalidArgument { field: field.into(), why: why.into() }
     }
 
+    /// What was in the way, for a message that says the rest itself.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Error::Unavailable { why } => why.clone(),
+            Error::OutcomeUnknown { cause } => cause.clone(),
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn unavailable(why: impl Into<String>) -> Error {
         Error::Unavailable { why: why.into() }
     }

@@ -214,7 +214,7 @@ type Opened = (Conn, Streaming<v1::ServerFrame>, Arc<Waiting>);
 
 /// Opens a session and waits until the node has told its time: only then is it known to answer.
 async fn open(addr: &str, options: &Options) -> std::result::Result<Opened, String> {
-    let channel = channel(addr, options).await.map_err(|e| e.to_string())?;
+    let channel = channel(addr, options).await.map_err(|e| e.cause())?;
     let (queue, requests) = mpsc::channel(options.max_queued_requests);
     let waiting = Arc::new(Waiting::default());
     let frames = Frames::new(requests, waiting.clone(), options.max_frame_requests, options.max_frame_bytes);

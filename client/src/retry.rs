@@ -240,7 +240,7 @@ fn unknown(what: &str, last: Option<&Error>) -> Error {
     let cause = match last {
         None => what.to_string(),
         Some(Error::OutcomeUnknown { cause }) => cause.clone(),
-        Some(last) => format!("{what} ({last})"),
+        Some(last) => format!("{what} ({})", last.cause()),
     };
     Error::OutcomeUnknown { cause }
 }

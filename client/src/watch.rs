@@ -52,7 +52,7 @@ impl Maps {
                 while let Some(answer) = asked.next().await {
                     match answer {
                         Ok(map) => return map,
-                        Err(error) => last = error.to_string(),
+                        Err(error) => last = error.cause(),
                     }
                 }
                 sleep(jitter(Duration::from_millis(200))).await;

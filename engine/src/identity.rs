@@ -2,13 +2,16 @@
 //! votes.
 //!
 //! Owns: what peers have seen of this node, what this node has seen of its peers, and which groups may run. Must never:
-//! clear a group before a quorum of its voters (this node counted) has answered, or forget a contradiction. It is a second
-//! line behind synced writes and checksums, not a proof.
+//! clear a group before a quorum of its voters (this node counted) has answered, or forget a contradiction.
+//!
+//! It is a second line behind synced writes and checksums, not a proof: with three voters the one that answered need not
+//! be the one that this node's lost vote went to. So the rest of the voters get a moment to answer too; only a peer that
+//! stays silent for that long is done without, and its later answer still counts.
 
 use crate::ids::{Incarnation, NodeId, NodeWriteSeq};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
-use synod_paxos::types::Membership;
+use synod_paxos::types::{Membership, Micros};
 
 /// A place in a node's order of writes, across its starts.
 pub type Mark = (Incarnation, NodeWriteSeq);
@@ -54,16 +57,30 @@ pub(crate) struct Identity {
     incarnation: Incarnation,
     /// Peers that have answered and showed nothing newer.
     answered: BTreeSet<NodeId>,
+    /// How long after the first answer a quorum does without the others, µs.
+    grace_micros: u64,
+    grace_ends: Option<Micros>,
 }
 
 impl Identity {
-    pub(crate) fn new(me: NodeId, recovered: Mark, incarnation: Incarnation) -> Self {
-        Self { me, recovered, incarnation, answered: BTreeSet::new() }
+    pub(crate) fn new(me: NodeId, recovered: Mark, incarnation: Incarnation, grace_micros: u64) -> Self {
+        Self { me, recovered, incarnation, answered: BTreeSet::new(), grace_micros, grace_ends: None }
+    }
+
+    /// When a quorum's answers begin to be enough, while they are not yet.
+    pub(crate) fn grace_ends(&self, now: Micros) -> Option<Micros> {
+        self.grace_ends.filter(|ends| *ends > now)
     }
 
     /// Takes a peer's answer; `written` is the last write this process has begun. `Ok(true)` where the peer had not
     /// answered before; `Err` says why this node must take no part any more.
-    pub(crate) fn answer(&mut self, from: NodeId, seen: Mark, written: NodeWriteSeq) -> Result<bool, String> {
+    pub(crate) fn answer(
+        &mut self,
+        from: NodeId,
+        seen: Mark,
+        written: NodeWriteSeq,
+        now: Micros,
+    ) -> Result<bool, String> {
         let known = if seen.0 == self.incarnation {
             // This process's own writes, unless a process that was rolled away had the same number.
             (self.incarnation, written.max(self.recovered.1))
@@ -73,6 +90,7 @@ impl Identity {
         if seen > known {
             return Err(self.contradiction(from, seen));
         }
+        self.grace_ends.get_or_insert(now.plus(self.grace_micros));
         Ok(self.answered.insert(from))
     }
 
@@ -92,10 +110,15 @@ impl Identity {
         )
     }
 
-    /// Whether a group of these members may run: a quorum of its voters has answered, this node counted.
-    pub(crate) fn cleared(&self, membership: &Membership) -> bool {
+    /// Whether a group of these members may run: all its voters have answered, or, once the others had their moment, a
+    /// quorum of them; this node counted.
+    pub(crate) fn cleared(&self, membership: &Membership, now: Micros) -> bool {
         let known = membership.voters().filter(|node| *node == self.me || self.answered.contains(node)).count();
-        known >= membership.quorum()
+        let enough = match self.grace_ends {
+            Some(ends) if ends <= now => membership.quorum(),
+            _ => membership.voters().count(),
+        };
+        known >= enough
     }
 }
 
@@ -103,6 +126,9 @@ impl Identity {
 mod tests {
     use super::*;
     use synod_paxos::types::{ConfigId, Member, MemberRole};
+
+    const NOW: Micros = Micros(1000);
+    const LATER: Micros = Micros(1500);
 
     fn mark(incarnation: u64, seq: u64) -> Mark {
         (Incarnation(incarnation), NodeWriteSeq(seq))
@@ -115,34 +141,38 @@ mod tests {
 
     #[test]
     fn a_quorum_clears_and_a_single_voter_needs_none() {
-        let mut identity = Identity::new(NodeId(2), mark(3, 640), Incarnation(4));
-        assert!(!identity.cleared(&members(2)));
+        let mut identity = Identity::new(NodeId(2), mark(3, 640), Incarnation(4), 500);
+        assert!(!identity.cleared(&members(2), NOW));
         let own = Membership { members: vec![Member { node: NodeId(2), role: MemberRole::Voter }], ..members(1) };
-        assert!(identity.cleared(&own));
-        assert!(!identity.cleared(&members(3)));
-        assert_eq!(identity.answer(NodeId(3), mark(3, 640), NodeWriteSeq(640)), Ok(true));
-        assert_eq!(identity.answer(NodeId(3), mark(2, 9000), NodeWriteSeq(640)), Ok(false));
-        assert!(identity.cleared(&members(3)));
-        assert!(!identity.cleared(&members(5)));
+        assert!(identity.cleared(&own, NOW));
+        assert!(!identity.cleared(&members(3), NOW));
+        assert_eq!(identity.answer(NodeId(3), mark(3, 640), NodeWriteSeq(640), NOW), Ok(true));
+        assert_eq!(identity.answer(NodeId(3), mark(2, 9000), NodeWriteSeq(640), NOW), Ok(false));
+        assert_eq!(identity.grace_ends(NOW), Some(LATER));
+        assert!(!identity.cleared(&members(3), NOW), "node 1 may answer yet");
+        assert!(identity.cleared(&members(3), LATER));
+        assert!(!identity.cleared(&members(5), LATER));
+        assert_eq!(identity.answer(NodeId(1), mark(3, 600), NodeWriteSeq(640), NOW), Ok(true));
+        assert!(identity.cleared(&members(3), NOW));
     }
 
     #[test]
     fn an_older_copy_is_found_out_and_named() {
-        let mut identity = Identity::new(NodeId(2), mark(3, 640), Incarnation(4));
-        let why = identity.answer(NodeId(3), mark(3, 812), NodeWriteSeq(640)).unwrap_err();
+        let mut identity = Identity::new(NodeId(2), mark(3, 640), Incarnation(4), 500);
+        let why = identity.answer(NodeId(3), mark(3, 812), NodeWriteSeq(640), NOW).unwrap_err();
         assert_eq!(
             why,
             "node 2's data directory is older than what node 3 has seen of it (write 812 of start 3, found 640): it was \
              set back to an old copy; remove it and join as a new node"
         );
         // The process that was rolled away had this process's number.
-        assert!(identity.answer(NodeId(1), mark(4, 700), NodeWriteSeq(640)).is_err());
-        assert!(identity.answer(NodeId(1), mark(5, 1), NodeWriteSeq(640)).is_err());
+        assert!(identity.answer(NodeId(1), mark(4, 700), NodeWriteSeq(640), NOW).is_err());
+        assert!(identity.answer(NodeId(1), mark(5, 1), NodeWriteSeq(640), NOW).is_err());
         // What this process wrote itself is no contradiction.
-        assert_eq!(identity.answer(NodeId(1), mark(4, 700), NodeWriteSeq(700)), Ok(true));
-        let mut wiped = Identity::new(NodeId(2), mark(0, 0), Incarnation(1));
-        assert_eq!(wiped.answer(NodeId(1), mark(0, 0), NodeWriteSeq(0)), Ok(true));
-        assert!(wiped.answer(NodeId(3), mark(3, 812), NodeWriteSeq(0)).unwrap_err().contains("it was wiped"));
+        assert_eq!(identity.answer(NodeId(1), mark(4, 700), NodeWriteSeq(700), NOW), Ok(true));
+        let mut wiped = Identity::new(NodeId(2), mark(0, 0), Incarnation(1), 500);
+        assert_eq!(wiped.answer(NodeId(1), mark(0, 0), NodeWriteSeq(0), NOW), Ok(true));
+        assert!(wiped.answer(NodeId(3), mark(3, 812), NodeWriteSeq(0), NOW).unwrap_err().contains("it was wiped"));
     }
 
     #[test]

@@ -40,13 +40,21 @@ pub struct WorkerOptions {
     pub freeze_log_bytes: usize,
     /// How long a drain may take, µs.
     pub drain_micros: u64,
+    /// How long after the first peer's answer a starting node waits for the others' before a quorum is enough, µs.
+    pub identity_grace_micros: u64,
     /// Of every consensus core.
     pub paxos: Options,
 }
 
 impl Default for WorkerOptions {
     fn default() -> Self {
-        Self { waiting_max: 100_000, freeze_log_bytes: 256 << 20, drain_micros: 3_000_000, paxos: Options::default() }
+        Self {
+            waiting_max: 100_000,
+            freeze_log_bytes: 256 << 20,
+            drain_micros: 3_000_000,
+            identity_grace_micros: 500_000,
+            paxos: Options::default(),
+        }
     }
 }
 
@@ -103,7 +111,8 @@ impl<H: Host> Worker<H> {
     /// which, and the node must not start.
     pub fn new(setup: WorkerSetup, host: H) -> Result<Self, StoreError> {
         let recovered = &setup.recovered;
-        let identity = Identity::new(setup.me, (recovered.incarnation, recovered.seq), setup.incarnation);
+        let grace = setup.options.identity_grace_micros;
+        let identity = Identity::new(setup.me, (recovered.incarnation, recovered.seq), setup.incarnation, grace);
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
         let upkeep = Upkeep::new(setup.options.freeze_log_bytes, setup.options.drain_micros);

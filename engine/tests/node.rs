@@ -1,17 +1,19 @@
 //! Whole nodes: workers on their stores, talking to each other in one thread.
 
+#[path = "node/faults.rs"]
+mod faults;
 mod harness;
+#[path = "node/threads.rs"]
+mod threads;
 
 use bytes::Bytes;
 use harness::{Cluster, Disk, N1, N2, N3, append, expecting};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use synod_engine::command::{Expect, Op, OpResult, Outcome, WriteRequest};
 use synod_engine::host::{Answer, Body, Input, Read, Refusal, Scan, TailPoll};
 use synod_engine::ids::{NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_engine::logstore::LogStore;
-use synod_engine::logstore::mem::MemLog;
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 
 fn text(bytes: &Bytes) -> String {
@@ -99,201 +101,6 @@ fn three_nodes_on_rocksdb_and_a_restart() {
     let shards: Vec<ShardId> = c.map().shards.keys().copied().collect();
     for shard in shards {
         c.check_equal(shard);
-    }
-}
-
-#[test]
-fn a_retry_across_a_leader_change_executes_once() {
-    let mut c = Cluster::mem(3);
-    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
-    let shard = c.shards_of(table)[0];
-    for round in 0..6u64 {
-        let leader = c.leader(shard).unwrap();
-        let id = c.next_id();
-        let request = WriteRequest { id, op: Op::Write { table, ops: vec![append("k", &format!("{round}"))] } };
-        let sent = c.send(leader, shard, Body::Write(request.clone()));
-        // The leader dies somewhere on the way: before, while or after its followers take the entry.
-        for _ in 0..=round {
-            c.step();
-        }
-        c.kill(leader);
-        c.run_until("another leads", |c| c.leader(shard).is_some());
-        let early = c.answers.take(sent);
-        let outcome = c.write_as(id, table, vec![append("k", &format!("{round}"))]).unwrap();
-        let Outcome::Written(results) = &outcome else { panic!("{outcome:?}") };
-        assert_eq!(results[0].offset, Offset(round));
-        if let Some(Ok(Answer::Outcome(early))) = early {
-            assert_eq!(early, outcome);
-        }
-        c.start(leader);
-        c.run_for(500_000);
-    }
-    let values: Vec<String> = c.range(table, "k").iter().map(|r| text(&r.record.value)).collect();
-    assert_eq!(values, ["0", "1", "2", "3", "4", "5"]);
-    c.check_equal(shard);
-}
-
-#[test]
-fn a_leader_cut_off_answers_maybe_and_the_retry_finds_the_outcome() {
-    let mut c = Cluster::mem(3);
-    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
-    let shard = c.shards_of(table)[0];
-    let leader = c.leader(shard).unwrap();
-    c.append(table, "k", "before");
-    c.isolate(leader);
-    let id = c.next_id();
-    let request = WriteRequest { id, op: Op::Write { table, ops: vec![append("k", "lost or not")] } };
-    let sent = c.send(leader, shard, Body::Write(request));
-    let mut answer = None;
-    c.run_until("the old leader gives up and another leads", |c| {
-        answer = answer.take().or_else(|| c.answers.take(sent));
-        answer.is_some() && c.leader(shard).is_some_and(|l| l != leader)
-    });
-    assert!(matches!(answer, Some(Err(Refusal::NotLeader { .. }))), "{answer:?}");
-    assert!(c.write_as(id, table, vec![append("k", "lost or not")]).is_ok());
-    c.heal();
-    c.run_for(1_000_000);
-    assert_eq!(c.range(table, "k").len(), 2);
-    c.check_equal(shard);
-}
-
-#[test]
-fn killed_all_at_once_nothing_acknowledged_is_lost() {
-    let mut c = Cluster::mem(3);
-    let table = c.create_table("t", Partitioning::Range, Retention::All, 2);
-    let mut expected: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for round in 0..5 {
-        for n in 0..60 {
-            let (key, value) = (format!("k{}", n % 5), format!("{round}-{n} {}", "x".repeat(500)));
-            c.append(table, &key, &value);
-            expected.entry(key).or_default().push(value);
-        }
-        for node in c.ids() {
-            c.kill(node);
-        }
-        for node in c.ids() {
-            c.start(node);
-        }
-    }
-    for (key, values) in expected {
-        let found: Vec<String> = c.range(table, &key).iter().map(|r| text(&r.record.value)).collect();
-        assert_eq!(found, values);
-    }
-    for shard in c.shards_of(table) {
-        c.check_equal(shard);
-    }
-}
-
-#[test]
-fn a_follower_that_was_away_catches_up() {
-    let mut c = Cluster::mem(3);
-    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
-    let shard = c.shards_of(table)[0];
-    let away = c.ids().into_iter().find(|n| Some(*n) != c.leader(shard)).unwrap();
-    c.kill(away);
-    for n in 0..2000 {
-        c.append(table, &format!("k{}", n % 7), &"v".repeat(n % 300));
-    }
-    let leader = c.leader(shard).unwrap();
-    let report = c.replica(leader, shard).unwrap();
-    assert_eq!(report.trimmed, Slot(0), "nothing goes that a member lacks");
-    assert!(report.lag.iter().any(|(node, slots)| *node == away && *slots >= 2000));
-    c.start(away);
-    c.check_equal(shard);
-    assert_eq!(c.dump(away, shard).len(), 2000);
-}
-
-#[test]
-fn the_log_is_trimmed_below_what_is_flushed_and_everyone_has() {
-    let mut c = Cluster::mem(3);
-    let table = c.create_table("t", Partitioning::Hash, Retention::Latest, 1);
-    let shard = c.shards_of(table)[0];
-    for n in 0..3000 {
-        c.append(table, &format!("k{}", n % 50), &format!("{n}{}", "x".repeat(40)));
-    }
-    c.run_for(3_000_000);
-    let trimmed: Vec<Slot> = c.ids().into_iter().map(|n| c.replica(n, shard).unwrap().trimmed).collect();
-    assert!(trimmed.iter().all(|slot| *slot >= Slot(1024)), "{trimmed:?}");
-    for node in c.ids() {
-        c.kill(node);
-    }
-    for node in c.ids() {
-        c.start(node);
-    }
-    assert_eq!(c.append(table, "k7", "again"), 60);
-    c.check_equal(shard);
-}
-
-#[test]
-fn a_wiped_node_is_quarantined_and_says_so() {
-    let mut c = Cluster::mem(3);
-    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
-    for n in 0..20 {
-        c.append(table, "k", &format!("{n}"));
-    }
-    c.kill(N2);
-    c.append(table, "k", "while away");
-    let log = Arc::new(MemLog::new());
-    c.nodes.get_mut(&N2).unwrap().disk = Disk::Mem { log, state: Default::default(), freeze_bytes: 1 << 16 };
-    c.start(N2);
-    c.run_until("quarantine", |c| c.nodes[&N2].seen.lock().unwrap().quarantined.is_some());
-    let why = c.nodes[&N2].seen.lock().unwrap().quarantined.clone().unwrap();
-    assert!(
-        why.starts_with("node 2's data directory is older than what node ") && why.contains("it was wiped"),
-        "{why}"
-    );
-    let body = Body::Read { read: Read::Scan(Scan::default()), linearizable: false };
-    let id = c.send(N2, SYSTEM_SHARD, body);
-    assert_eq!(c.await_answer(id).unwrap_err(), Refusal::Quarantined(why.as_str().into()));
-    assert_eq!(c.report(N2).quarantined, Some(why));
-    // It counts in no quorum: with one of the others gone nothing is accepted.
-    assert_eq!(c.append(table, "k", "two are enough"), 21);
-    let shard = c.shards_of(table)[0];
-    let leader = c.leader(shard).unwrap();
-    let other = if leader == N1 { N3 } else { N1 };
-    c.kill(other);
-    let id = c.next_id();
-    let request = WriteRequest { id, op: Op::Write { table, ops: vec![append("k", "no quorum")] } };
-    let sent = c.send(leader, shard, Body::Write(request));
-    c.run_for(5_000_000);
-    assert!(!matches!(c.answers.take(sent), Some(Ok(_))));
-}
-
-#[test]
-fn a_node_set_back_to_an_old_copy_is_quarantined() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut c = Cluster::new(rocks(dir.path(), 3));
-    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
-    c.append(table, "k", "0");
-    c.kill(N3);
-    let (data, copy) = (dir.path().join("n3"), dir.path().join("copy"));
-    copy_dir(&data, &copy);
-    c.start(N3);
-    for n in 1..20 {
-        c.append(table, "k", &format!("{n}"));
-    }
-    c.run_for(500_000);
-    c.kill(N3);
-    c.append(table, "k", "after");
-    std::fs::remove_dir_all(&data).unwrap();
-    copy_dir(&copy, &data);
-    c.start(N3);
-    c.run_until("quarantine", |c| c.nodes[&N3].seen.lock().unwrap().quarantined.is_some());
-    let why = c.nodes[&N3].seen.lock().unwrap().quarantined.clone().unwrap();
-    assert!(why.contains("it was set back to an old copy; remove it and join as a new node"), "{why}");
-    assert_eq!(c.append(table, "k", "goes on"), 21);
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 
@@ -475,22 +282,6 @@ fn a_dropped_table_leaves_nothing_behind() {
 }
 
 #[test]
-fn damage_in_a_log_is_named_and_the_node_does_not_start() {
-    let mut c = Cluster::mem(3);
-    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
-    let shard = c.shards_of(table)[0];
-    for n in 0..5 {
-        c.append(table, "k", &format!("{n}"));
-    }
-    c.check_equal(shard);
-    c.kill(N2);
-    let Disk::Mem { log, .. } = &c.nodes[&N2].disk else { panic!() };
-    assert!(log.damage_entry(shard, Slot(3), |entry| entry.ts += 1));
-    let error = c.try_start(N2).unwrap_err();
-    assert_eq!(error.to_string(), format!("damaged log of shard {shard}, slot 3: entry checksum mismatch"));
-}
-
-#[test]
 fn the_same_run_gives_the_same_logs() {
     let run = || {
         let mut c = Cluster::mem(3);
@@ -506,135 +297,4 @@ fn the_same_run_gives_the_same_logs() {
         (c.now, reports)
     };
     assert_eq!(run(), run());
-}
-
-mod threads {
-    use super::harness::{Answers, append};
-    use super::*;
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::{Duration, Instant};
-    use synod_engine::command::WriteId;
-    use synod_engine::host::{Host, Reply, ReplySink, Request};
-    use synod_engine::identity::SeenTable;
-    use synod_engine::ids::{ClientId, ClientSeq, NodeWriteSeq};
-    use synod_engine::metrics::EngineMetrics;
-    use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
-    use synod_engine::state::mem::MemState;
-    use synod_engine::system::SystemState;
-    use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
-    use synod_engine::writer::{WriterMode, WriterProgress};
-    use synod_paxos::message::Message;
-
-    struct Quiet {
-        led: Arc<Mutex<std::collections::BTreeSet<ShardId>>>,
-        stopped: Arc<AtomicBool>,
-    }
-
-    impl Drop for Quiet {
-        fn drop(&mut self) {
-            self.stopped.store(true, Ordering::SeqCst);
-        }
-    }
-
-    impl Host for Quiet {
-        fn send(&mut self, _: NodeId, _: ShardId, _: Message) {}
-        fn flush(&mut self, _: NodeWriteSeq) {}
-        fn map_changed(&mut self, _: Arc<SystemState>) {}
-        fn role_changed(&mut self, shard: ShardId, _: Option<NodeId>, here: bool) {
-            if here {
-                self.led.lock().unwrap().insert(shard);
-            }
-        }
-        fn drained(&mut self) {}
-        fn fatal(&mut self, why: String) -> ! {
-            panic!("{why}")
-        }
-        fn quarantined(&mut self, _: &str) {}
-        fn random(&mut self) -> u64 {
-            7
-        }
-    }
-
-    fn wait(what: &str, mut holds: impl FnMut() -> bool) {
-        let began = Instant::now();
-        while !holds() {
-            assert!(began.elapsed() < Duration::from_secs(20), "not in time: {what}");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn one_node(threaded: bool) {
-        let (handle, inputs) = runner::inputs(1024);
-        let clock = MonotoneClock::default();
-        let log = Arc::new(MemLog::new());
-        let recovered = log.recover_node().unwrap();
-        let incarnation = log.begin_incarnation().unwrap();
-        let progress = Arc::new(WriterProgress::default());
-        let setup = WorkerSetup {
-            me: N1,
-            recovered,
-            incarnation,
-            log: Arc::clone(&log) as Arc<dyn LogStore>,
-            store: Box::new(MemState::new()),
-            seen: Arc::new(SeenTable::default()),
-            progress: Arc::clone(&progress),
-            metrics: Arc::new(EngineMetrics::detached()),
-            clock: clock.shared(),
-            mode: if threaded { WriterMode::Thread { wake: handle.wake() } } else { WriterMode::Inline },
-            options: WorkerOptions::default(),
-        };
-        let (led, stopped) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        let host = Quiet { led: Arc::clone(&led), stopped: Arc::clone(&stopped) };
-        let thread = runner::spawn(Worker::new(setup, host).unwrap(), inputs, clock).unwrap();
-        let founding = Box::new(SystemState::found(1, &["a:1".into()]));
-        assert!(handle.try_push(Input::CreateSystemShard(founding)).is_ok());
-        wait("the system shard is led", || led.lock().unwrap().contains(&SYSTEM_SHARD));
-        let answers = Arc::new(Answers::default());
-        let command = SystemCommand::CreateTable {
-            name: "t".into(),
-            partitioning: Partitioning::Hash,
-            retention: Retention::All,
-            shards: 1,
-            splits: vec![],
-            replicas: 1,
-        };
-        push(&handle, &answers, 0, SYSTEM_SHARD, Op::System(command.encode()));
-        wait("the table's shard is led", || led.lock().unwrap().len() == 2);
-        for n in 1..=2000 {
-            let op = Op::Write { table: TableId(1), ops: vec![append("k", "v")] };
-            push(&handle, &answers, n, ShardId(2), op);
-        }
-        for n in 1..=2000 {
-            let mut found = None;
-            wait("an answer", || {
-                found = answers.take(n);
-                found.is_some()
-            });
-            let Some(Ok(Answer::Outcome(Outcome::Written(results)))) = found else { panic!("{found:?}") };
-            assert_eq!(results[0].offset, Offset(n - 1));
-        }
-        assert!(progress.writes_done() > 0);
-        assert!(handle.push(Input::Stop).is_ok());
-        thread.join().unwrap();
-        assert!(stopped.load(Ordering::SeqCst));
-        assert!(handle.try_push(Input::Drain).is_err());
-    }
-
-    fn push(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: ShardId, op: Op) {
-        let id = WriteId { client: ClientId(1), seq: ClientSeq(n), floor: ClientSeq(0), deadline_us: u64::MAX };
-        let reply = Reply { sink: Arc::clone(answers) as Arc<dyn ReplySink>, id: n };
-        let request = Request { shard, epoch: None, body: Body::Write(WriteRequest { id, op }), reply };
-        assert!(handle.push(Input::Requests(vec![request])).is_ok());
-    }
-
-    #[test]
-    fn a_worker_runs_on_its_own_thread() {
-        one_node(false);
-    }
-
-    #[test]
-    fn a_worker_runs_beside_a_log_writer_thread() {
-        one_node(true);
-    }
 }

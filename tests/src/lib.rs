@@ -1,1 +1,37 @@
-//! placeholder
+//! What the end-to-end tests share: clusters of real processes, load with a memory of what was acknowledged, and the
+//! checker that holds the one against what is read back.
+//!
+//! Owns: how the tests start, hurt and question the real binary. Must never: reach into a node by any way that an
+//! operator does not have (the command line, the client library, signals, files of a node that is down).
+//!
+//! The seeded explorer and the planted faults are packages of their own beside this one.
+
+pub mod checker;
+pub mod cluster;
+pub mod load;
+pub mod run;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Taken by tests that measure or need the whole machine: tests of one binary run on several threads otherwise.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A test that failed has torn its cluster down all the same.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The repository.
+pub fn repository() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// A file of real input beside the repository, or nothing (said aloud) where it is missing.
+pub fn shared_data(name: &str) -> Option<PathBuf> {
+    let path = repository().join("../shared/data").join(name);
+    if path.is_file() {
+        return Some(path);
+    }
+    println!("SKIPPED: {} is missing, so nothing was tested with it", path.display());
+    None
+}

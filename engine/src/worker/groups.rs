@@ -53,16 +53,21 @@ impl<H: Host> Worker<H> {
 
     /// Lets every waiting replica take part for which a quorum has spoken for this node.
     pub(super) fn start_cleared(&mut self) {
-        if !std::mem::take(&mut self.upkeep.waiting) {
+        let now = self.node.now;
+        let grace_over = self.upkeep.grace_at.is_some_and(|at| at <= now);
+        if !std::mem::take(&mut self.upkeep.waiting) && !grace_over {
             return;
         }
+        let mut left = false;
         for shard in self.shards.values_mut() {
-            if let Some(membership) = shard.waits_for()
-                && self.identity.cleared(membership)
-            {
+            let Some(membership) = shard.waits_for() else { continue };
+            if self.identity.cleared(membership, now) {
                 shard.start(&mut self.node);
+            } else {
+                left = true;
             }
         }
+        self.upkeep.grace_at = self.identity.grace_ends(now).filter(|_| left);
     }
 
     /// Follows a newer map: creates what this node is a member of, removes what is gone.

@@ -98,7 +98,7 @@ impl<H: Host> Worker<H> {
         if !self.takes_part() || from == self.node.me {
             return;
         }
-        match self.identity.answer(from, seen, self.node.writer.issued()) {
+        match self.identity.answer(from, seen, self.node.writer.issued(), self.node.now) {
             Ok(fresh) => self.upkeep.waiting |= fresh,
             Err(why) => self.quarantine(&why),
         }

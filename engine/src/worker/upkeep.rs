@@ -42,6 +42,8 @@ pub(super) struct Upkeep {
     drain: Option<Drain>,
     /// Replicas may be waiting whose quorum has spoken meanwhile.
     pub(super) waiting: bool,
+    /// Replicas wait that may start then without the voters that are still silent.
+    pub(super) grace_at: Option<Micros>,
 }
 
 impl Upkeep {
@@ -54,6 +56,7 @@ impl Upkeep {
             freezes: VecDeque::new(),
             drain: None,
             waiting: false,
+            grace_at: None,
         }
     }
 
@@ -61,7 +64,7 @@ impl Upkeep {
     pub(super) fn due(&self) -> Micros {
         let poll = (!self.freezes.is_empty()).then_some(self.poll_at);
         let drain = self.drain.as_ref().map(|drain| drain.retry_at.min(drain.until));
-        [poll, drain].into_iter().flatten().fold(self.health_at, Micros::min)
+        [poll, drain, self.grace_at].into_iter().flatten().fold(self.health_at, Micros::min)
     }
 }
 

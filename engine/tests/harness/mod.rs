@@ -1,18 +1,16 @@
 //! A cluster of workers in one thread: a queue of messages, a clock that jumps to the next deadline, stores that survive
 //! a kill. The same run gives the same result.
 
+mod client;
+
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{
-    Answer, At, Body, Host, Input, KeyedRecord, NodeReport, Read, Refusal, Reply, ReplySink, Request, Scan,
-};
+use synod_engine::command::{Action, Expect, KeyOp, NewRecord};
+use synod_engine::host::{Answer, Host, Input, NodeReport, Refusal, ReplicaReport, ReplySink};
 use synod_engine::identity::SeenTable;
-use synod_engine::ids::{
-    ClientId, ClientSeq, Incarnation, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId,
-};
+use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
@@ -21,7 +19,7 @@ use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::{RocksShared, StateOptions};
-use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
+use synod_engine::system::{Descriptor, SystemState};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
 use synod_paxos::message::Message;
@@ -155,6 +153,11 @@ pub struct Cluster {
     map: Option<Arc<SystemState>>,
     /// (from, to): frames are lost.
     pub cut: BTreeSet<(NodeId, NodeId)>,
+    /// Of a hundred frames so many are lost.
+    pub loss: u64,
+    random: u64,
+    /// Called while a request is on its way.
+    pub disturb: Option<fn(&mut Cluster)>,
     pub options: WorkerOptions,
 }
 
@@ -183,6 +186,9 @@ impl Cluster {
             next_seq: 0,
             map: None,
             cut: BTreeSet::new(),
+            loss: 0,
+            random: 1,
+            disturb: None,
             options: WorkerOptions::default(),
         };
         let founders: Vec<String> = (1..=disks.len()).map(|n| format!("host{n}:1")).collect();
@@ -296,6 +302,22 @@ impl Cluster {
         }
     }
 
+    /// The cluster's randomness begins here.
+    pub fn seed(&mut self, seed: u64) {
+        self.random = seed;
+    }
+
+    /// A number below 100.
+    pub fn chance(&mut self) -> u64 {
+        self.below(100)
+    }
+
+    /// A random number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % end
+    }
+
     /// One round of every node that has something to do, then all frames arrive. Whether anything was done.
     pub fn step(&mut self) -> bool {
         let mut busy = false;
@@ -314,7 +336,7 @@ impl Cluster {
                 (std::mem::take(&mut seen.frames), std::mem::take(&mut seen.maps))
             };
             for (to, write_seq, messages) in frames {
-                if !self.cut.contains(&(node, to)) {
+                if !self.cut.contains(&(node, to)) && self.chance() >= self.loss {
                     self.push(to, Input::Peer { from: node, incarnation, write_seq, messages });
                 }
             }
@@ -378,9 +400,7 @@ impl Cluster {
 
     pub fn shard_for(&self, table: TableId, key: &str) -> ShardId {
         let map = self.map();
-        let holds = |d: &&synod_engine::system::Descriptor| {
-            d.table == table && synod_engine::machine::bounds::contains(d, key.as_bytes())
-        };
+        let holds = |d: &&Descriptor| d.table == table && synod_engine::machine::bounds::contains(d, key.as_bytes());
         map.shards.values().find(holds).expect("every key has a shard").shard
     }
 
@@ -393,172 +413,7 @@ impl Cluster {
         report.unwrap()
     }
 
-    pub fn replica(&mut self, node: NodeId, shard: ShardId) -> Option<synod_engine::host::ReplicaReport> {
+    pub fn replica(&mut self, node: NodeId, shard: ShardId) -> Option<ReplicaReport> {
         self.report(node).replicas.into_iter().find(|r| r.shard == shard)
-    }
-
-    // ---- requests ----
-
-    pub fn send(&mut self, node: NodeId, shard: ShardId, body: Body) -> u64 {
-        self.next_request += 1;
-        let id = self.next_request;
-        let reply = Reply { sink: Arc::clone(&self.answers) as Arc<dyn ReplySink>, id };
-        self.push(node, Input::Requests(vec![Request { shard, epoch: None, body, reply }]));
-        id
-    }
-
-    pub fn await_answer(&mut self, id: u64) -> Result<Answer, Refusal> {
-        let mut found = None;
-        self.run_until("an answer", |c| {
-            found = found.take().or_else(|| c.answers.take(id));
-            found.is_some()
-        });
-        found.unwrap()
-    }
-
-    pub fn next_id(&mut self) -> WriteId {
-        self.next_seq += 1;
-        WriteId { client: ClientId(5), seq: ClientSeq(self.next_seq), floor: ClientSeq(0), deadline_us: u64::MAX }
-    }
-
-    /// Asks the leader until somebody answers.
-    pub fn call(&mut self, shard: ShardId, body: impl Fn() -> Body) -> Result<Answer, Refusal> {
-        for _ in 0..200 {
-            self.run_until("a leader", |c| c.leader(shard).is_some());
-            let leader = self.leader(shard).unwrap();
-            let id = self.send(leader, shard, body());
-            let mut found = None;
-            let end = self.now.plus(3_000_000);
-            self.run("an answer or a timeout", end.plus(1_000_000), |c| {
-                found = found.take().or_else(|| c.answers.take(id));
-                found.is_some() || c.now >= end || !c.is_up(leader)
-            });
-            match found {
-                Some(Err(Refusal::NotLeader { .. } | Refusal::NotReady | Refusal::Overloaded)) | None => {
-                    self.run_for(20_000);
-                }
-                Some(answer) => return answer,
-            }
-        }
-        panic!("no answer in 200 attempts")
-    }
-
-    pub fn write(&mut self, table: TableId, ops: Vec<KeyOp>) -> Result<Outcome, Refusal> {
-        let id = self.next_id();
-        self.write_as(id, table, ops)
-    }
-
-    pub fn write_as(&mut self, id: WriteId, table: TableId, ops: Vec<KeyOp>) -> Result<Outcome, Refusal> {
-        let shard = self.shard_for(table, std::str::from_utf8(&ops[0].key).unwrap());
-        let request = WriteRequest { id, op: Op::Write { table, ops } };
-        match self.call(shard, || Body::Write(request.clone()))? {
-            Answer::Outcome(outcome) => Ok(outcome),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub fn append(&mut self, table: TableId, key: &str, value: &str) -> u64 {
-        match self.write(table, vec![append(key, value)]) {
-            Ok(Outcome::Written(results)) => results[0].offset.0,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub fn create_table(
-        &mut self,
-        name: &str,
-        partitioning: Partitioning,
-        retention: Retention,
-        shards: u32,
-    ) -> TableId {
-        let splits = match partitioning {
-            Partitioning::Range => (1..shards).map(|n| Bytes::from(format!("k{n}"))).collect(),
-            Partitioning::Hash => vec![],
-        };
-        let (name, replicas) = (name.into(), 0);
-        let command = SystemCommand::CreateTable { name, partitioning, retention, shards, splits, replicas };
-        let SystemOutcome::Table(table) = self.system(&command) else { panic!() };
-        self.run_until("the table's shards are led", |c| {
-            let shards = c.shards_of(table);
-            !shards.is_empty() && shards.iter().all(|s| c.leader(*s).is_some())
-        });
-        table
-    }
-
-    pub fn system(&mut self, command: &SystemCommand) -> SystemOutcome {
-        let request = WriteRequest { id: self.next_id(), op: Op::System(command.encode()) };
-        match self.call(SYSTEM_SHARD, || Body::Write(request.clone())) {
-            Ok(Answer::Outcome(Outcome::System(outcome))) => SystemOutcome::decode(outcome).unwrap(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub fn read(&mut self, shard: ShardId, read: &Read) -> Result<Answer, Refusal> {
-        self.call(shard, || Body::Read { read: read.clone(), linearizable: true })
-    }
-
-    pub fn get(&mut self, table: TableId, key: &str) -> Option<String> {
-        let shard = self.shard_for(table, key);
-        let wanted = Read::Get { key: Bytes::copy_from_slice(key.as_bytes()), at: At::Newest };
-        match self.read(shard, &wanted) {
-            Ok(Answer::Record { record, .. }) => record.map(|r| String::from_utf8(r.record.value.to_vec()).unwrap()),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// All records of a key.
-    pub fn range(&mut self, table: TableId, key: &str) -> Vec<KeyedRecord> {
-        let shard = self.shard_for(table, key);
-        let mut all: Vec<KeyedRecord> = vec![];
-        loop {
-            let from = Offset(all.last().map_or(0, |r| r.offset.0 + 1));
-            let wanted = Read::Range { key: Bytes::copy_from_slice(key.as_bytes()), from, limit: 0 };
-            match self.read(shard, &wanted) {
-                Ok(Answer::Page { records, cursor, .. }) => {
-                    all.extend(records);
-                    if cursor.is_empty() {
-                        return all;
-                    }
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// All records of a shard, from one node's own state.
-    pub fn dump(&mut self, node: NodeId, shard: ShardId) -> Vec<KeyedRecord> {
-        let mut wanted = Scan { history: true, tombstones: true, ..Scan::default() };
-        let mut all = vec![];
-        loop {
-            let body = Body::Read { read: Read::Scan(wanted.clone()), linearizable: false };
-            let id = self.send(node, shard, body);
-            match self.await_answer(id) {
-                Ok(Answer::Page { records, cursor, .. }) => {
-                    all.extend(records);
-                    if cursor.is_empty() {
-                        return all;
-                    }
-                    wanted.cursor = cursor;
-                }
-                Err(Refusal::NotReady) => self.run_for(10_000),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// Every node that is up has applied the same and holds the same.
-    pub fn check_equal(&mut self, shard: ShardId) {
-        self.run_until("all have applied the same", |c| {
-            let nodes: Vec<NodeId> = c.ids().into_iter().filter(|n| c.is_up(*n)).collect();
-            let applied: BTreeSet<_> =
-                nodes.into_iter().filter_map(|n| c.replica(n, shard).map(|r| (r.applied, r.last))).collect();
-            applied.len() == 1 && applied.iter().all(|(a, l)| a == l)
-        });
-        if shard == SYSTEM_SHARD {
-            return;
-        }
-        let nodes: Vec<NodeId> = self.ids().into_iter().filter(|n| self.is_up(*n)).collect();
-        let dumps: Vec<_> = nodes.iter().map(|n| self.dump(*n, shard)).collect();
-        assert!(dumps.windows(2).all(|w| w[0] == w[1]), "shard {shard} differs between nodes");
     }
 }

@@ -107,10 +107,10 @@ impl Follower {
                 continue;
             }
             let sources = self.sources();
-            if let Some(addr) = sources.get(turn % sources.len().max(1)) {
-                if let Err(why) = self.watch(addr).await {
-                    tracing::debug!(%addr, why, "no maps from there");
-                }
+            if let Some(addr) = sources.get(turn % sources.len().max(1))
+                && let Err(why) = self.watch(addr).await
+            {
+                tracing::debug!(%addr, why, "no maps from there");
             }
             turn += 1;
             sleep(PAUSE).await;

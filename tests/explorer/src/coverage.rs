@@ -3,7 +3,7 @@
 //! Owns: the counts. Must never: influence a schedule.
 //!
 //! The outcome of a received message is told from outside: by what changed in the replica's status and by what it put out.
-//! The first that fits counts, in the order of [`outcome`].
+//! The first that fits counts, in the order of `outcome`.
 
 use super::expected::EXPECTED;
 use std::collections::BTreeMap;

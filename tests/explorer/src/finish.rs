@@ -154,8 +154,11 @@ impl World {
             }
             return Ok(());
         }
-        let leaders = self.leaders();
-        if let (None, Some(id)) = (chosen, self.dice.pick(&leaders).copied()) {
+        // Whoever does not lead refuses, and so learns that somebody waits for a leader.
+        let members: Vec<_> = self.present_members().into_iter().filter(|id| self.runs(*id)).collect();
+        let leaders: Vec<_> = self.leaders().into_iter().filter(|id| members.contains(id)).collect();
+        let doors = if leaders.is_empty() { members } else { leaders };
+        if let (None, Some(id)) = (chosen, self.dice.pick(&doors).copied()) {
             let proposed = self.propose(id, 1)?;
             if let (Some((slot, origin)), Some(finish)) = (proposed, &mut self.finish) {
                 finish.fresh.push(EntryId { slot, origin });

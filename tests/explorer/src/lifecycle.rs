@@ -120,7 +120,7 @@ impl World {
         let Some(source) = self.nodes.get(&from).filter(|n| n.replica.is_some()) else { return Ok(()) };
         let upto = source.applied;
         let Some(chosen) = self.observer.chosen(upto).map(|c| (c.entry.id, c.entry.ts)) else { return Ok(()) };
-        if self.nodes.get(&to).is_none_or(|n| n.retired) {
+        if !self.runs(to) && !self.is_spare(to) {
             return Ok(());
         }
         let Some(disk) = self.disks.get(&to) else { return Ok(()) };

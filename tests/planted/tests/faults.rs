@@ -3,6 +3,9 @@
 //! Owns: the list of faults that must be found and how soon. Must never: count a fault as found when the unharmed core
 //! fails in the same search; `the_unharmed_core_is_not_blamed` is that control.
 
+// The explorer's source names the core it explores; here that is the one with faults.
+extern crate synod_paxos_planted as synod_paxos;
+
 #[path = "../../explorer/src/lib.rs"]
 #[allow(dead_code, unused_imports, reason = "this test needs a part of the explorer only")]
 mod explorer;

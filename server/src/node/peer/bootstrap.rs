@@ -82,6 +82,41 @@ pub enum BootstrapError {
         /// Ours.
         addr: String,
     },
+    /// The directory belongs to a cluster of another list.
+    #[error(
+        "data directory {dir} belongs to node {node} of cluster {cluster:032x} ({}), not to a cluster of --bootstrap {}; \
+         start it without --bootstrap to run that node",
+        founders_text(founders), list.join(",")
+    )]
+    OtherList {
+        /// The directory.
+        dir: String,
+        /// Its cluster.
+        cluster: u128,
+        /// Its node.
+        node: u64,
+        /// That cluster's founders.
+        founders: Vec<String>,
+        /// As given.
+        list: Vec<String>,
+    },
+    /// The directory belongs to another node of the cluster.
+    #[error(
+        "data directory {dir} belongs to node {node} of cluster {cluster:032x}, whose address is {own}, not {addr}; a node \
+         that moved starts without --bootstrap"
+    )]
+    OtherNode {
+        /// The directory.
+        dir: String,
+        /// Its cluster.
+        cluster: u128,
+        /// Its node.
+        node: u64,
+        /// That node's address.
+        own: String,
+        /// The address given now.
+        addr: String,
+    },
     /// A founder of the list belongs to a cluster of another list.
     #[error(
         "{peer} already belongs to cluster {cluster:032x} ({}), which was not founded with this --bootstrap list, or \
@@ -228,6 +263,7 @@ pub async fn settle(
     let dir = &config.data_dir;
     if let Some(identity) = recovered.identity.clone() {
         let founders = files::read_founders(dir, identity.cluster.0)?;
+        check_directory(config, &identity, &founders)?;
         desk.member(&identity, &founders);
         return Ok(Belonging { identity, founders, how: How::Restarted });
     }
@@ -239,6 +275,26 @@ pub async fn settle(
     };
     desk.member(&belonging.identity, &belonging.founders);
     Ok(belonging)
+}
+
+/// A directory that the flags take for another cluster's or another node's is not started: as itself it would answer at the
+/// wrong address.
+fn check_directory(config: &ServerConfig, identity: &NodeIdentity, founders: &[String]) -> Result<(), BootstrapError> {
+    if config.bootstrap.is_empty() || founders.is_empty() {
+        return Ok(());
+    }
+    let (cluster, node) = (identity.cluster.0, identity.node.0);
+    let dir = config.data_dir.display().to_string();
+    if config.bootstrap != founders {
+        let (founders, list) = (founders.to_vec(), config.bootstrap.clone());
+        return Err(BootstrapError::OtherList { dir, cluster, node, founders, list });
+    }
+    let own = usize::try_from(node).ok().and_then(|n| founders.get(n.checked_sub(1)?));
+    let addr = config.advertised();
+    match own {
+        Some(own) if *own != addr => Err(BootstrapError::OtherNode { dir, cluster, node, own: own.clone(), addr }),
+        _ => Ok(()),
+    }
 }
 
 /// The change to propose where a node came back under another address than the map has.

@@ -1,0 +1,359 @@
+//! A cluster of real processes in a temporary directory.
+//!
+//! Owns: ports, directories and processes of its nodes, and their end with the test, however that ends. Must never: start
+//! a node again by itself, or signal a process it did not start.
+
+use std::fs::{self, File, OpenOptions};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::run::{Ran, command, finish, send, until, wait_for};
+
+/// How long anything that comes by itself may take on a machine that is busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Ports a cluster may use.
+const PORTS: u16 = 20;
+/// Node i's HTTP port above its gRPC port.
+const HTTP: u16 = 10;
+
+/// A cluster. Nodes have the numbers 1, 2, 3, … in the order of the founding list.
+pub struct Cluster {
+    dir: TempDir,
+    base: u16,
+    founders: u16,
+    nodes: Vec<Process>,
+}
+
+struct Process {
+    number: u16,
+    origin: Vec<String>,
+    child: Option<Child>,
+}
+
+/// The first of some ports in a row of which none is in use, another range for each call. Below the ports the kernel gives
+/// to connections.
+pub fn free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let ranges = (32_000 - 12_000) / PORTS;
+    let own = u16::try_from(std::process::id() % u32::from(ranges)).expect("small");
+    for _ in 0..ranges {
+        let base = 12_000 + (own + NEXT.fetch_add(1, Ordering::Relaxed)) % ranges * PORTS;
+        if (base..base + PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return base;
+        }
+    }
+    panic!("no {PORTS} ports in a row are free")
+}
+
+impl Cluster {
+    /// Three nodes, ready for writes.
+    #[track_caller]
+    pub fn start() -> Cluster {
+        let mut cluster = Cluster::empty(3);
+        for number in 1..=3 {
+            cluster.add_founder(number);
+        }
+        cluster.wait_up();
+        cluster
+    }
+
+    /// A cluster of this many founders, none of which runs yet.
+    pub fn empty(founders: u16) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("synod-e2e-").tempdir().expect("a temporary directory");
+        Cluster { dir, base: free_ports(), founders, nodes: Vec::new() }
+    }
+
+    /// Starts a founder for the first time.
+    pub fn add_founder(&mut self, number: u16) {
+        self.add(number, vec!["--bootstrap".into(), self.founders()]);
+    }
+
+    /// Starts a node that joins.
+    pub fn add_joiner(&mut self, number: u16) {
+        self.add(number, vec!["--join".into(), self.founders()]);
+    }
+
+    fn add(&mut self, number: u16, origin: Vec<String>) {
+        self.nodes.push(Process { number, origin, child: None });
+        self.restart(number);
+    }
+
+    /// The founders' addresses, separated by commas.
+    pub fn founders(&self) -> String {
+        (1..=self.founders).map(|number| self.addr(number)).collect::<Vec<_>>().join(",")
+    }
+
+    /// All nodes' addresses.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| self.addr(node.number)).collect()
+    }
+
+    /// Where a node listens.
+    pub fn addr(&self, number: u16) -> String {
+        format!("127.0.0.1:{}", self.base + number)
+    }
+
+    /// Where a node answers HTTP.
+    pub fn http(&self, number: u16) -> String {
+        format!("127.0.0.1:{}", self.base + HTTP + number)
+    }
+
+    /// The temporary directory, for a test's own files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A node's data.
+    pub fn data_dir(&self, number: u16) -> PathBuf {
+        self.dir.path().join(format!("node-{number}"))
+    }
+
+    /// What a node has logged, over all its lives.
+    pub fn log(&self, number: u16) -> String {
+        fs::read_to_string(self.log_path(number)).unwrap_or_default()
+    }
+
+    fn log_path(&self, number: u16) -> PathBuf {
+        self.dir.path().join(format!("node-{number}.log"))
+    }
+
+    fn node(&mut self, number: u16) -> &mut Process {
+        self.nodes.iter_mut().find(|node| node.number == number).expect("there is such a node")
+    }
+
+    /// A node's arguments.
+    pub fn args(&self, number: u16, origin: &[String]) -> Vec<String> {
+        let data = self.data_dir(number).display().to_string();
+        let (listen, http) = (self.addr(number), self.http(number));
+        let mut args: Vec<String> =
+            ["server", "--data-dir", &data, "--listen", &listen, "--http", &http].map(String::from).to_vec();
+        args.extend_from_slice(origin);
+        args
+    }
+
+    /// Starts a node that is down, with the flags it had first.
+    #[track_caller]
+    pub fn restart(&mut self, number: u16) {
+        let node = self.node(number);
+        assert!(node.child.is_none(), "node {number} runs");
+        let mut args = self.args(number, &self.nodes.iter().find(|n| n.number == number).expect("is there").origin);
+        args.push("--die-with-stdin".into());
+        let open = |path: PathBuf| -> File {
+            OpenOptions::new().create(true).append(true).open(path).expect("a log can be written")
+        };
+        let log = open(self.log_path(number));
+        // Its standard input is ours: should this test be killed, the node ends too.
+        let child = command(&args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn();
+        self.node(number).child = Some(child.expect("the binary runs"));
+    }
+
+    /// The process of a node.
+    #[track_caller]
+    pub fn pid(&self, number: u16) -> u32 {
+        let node = self.nodes.iter().find(|node| node.number == number).expect("there is such a node");
+        node.child.as_ref().expect("it runs").id()
+    }
+
+    /// Signals a node: `SIGSTOP`, `SIGCONT`, `SIGTERM`, ….
+    #[track_caller]
+    pub fn signal(&self, number: u16, signal: Signal) {
+        send(self.pid(number), signal);
+    }
+
+    /// SIGKILL, and the node is gone.
+    #[track_caller]
+    pub fn kill(&mut self, number: u16) {
+        let mut child = self.node(number).child.take().expect("it runs");
+        child.kill().expect("it is our child");
+        child.wait().expect("it is our child");
+    }
+
+    /// SIGTERM, and how the node ended.
+    #[track_caller]
+    pub fn stop(&mut self, number: u16) -> ExitStatus {
+        self.signal(number, Signal::SIGTERM);
+        self.wait_end(number)
+    }
+
+    /// Waits until a node ends by itself.
+    #[track_caller]
+    pub fn wait_end(&mut self, number: u16) -> ExitStatus {
+        let mut child = self.node(number).child.take().expect("it runs");
+        match wait_for(&mut child, PATIENCE) {
+            Some(status) => status,
+            None => {
+                self.node(number).child = Some(child);
+                panic!("node {number} does not end: {}", self.log(number))
+            }
+        }
+    }
+
+    /// Whether a node's process is there.
+    pub fn runs(&mut self, number: u16) -> bool {
+        self.node(number).child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Runs the command line against this cluster.
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Ran {
+        finish(self.command(args), None)
+    }
+
+    /// The same with this on its standard input.
+    #[track_caller]
+    pub fn cli_with(&self, args: &[&str], input: &[u8]) -> Ran {
+        finish(self.command(args), Some(input))
+    }
+
+    /// The command line against this cluster, not yet run.
+    pub fn command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = command(args);
+        command.env("SYNOD_ENDPOINTS", self.endpoints().join(","));
+        command
+    }
+
+    /// Runs a command that must succeed, with `-o json`, and gives its one answer.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let args: Vec<&str> = ["-o", "json"].iter().chain(args).copied().collect();
+        self.cli(&args).ok().json()
+    }
+
+    /// `status`, where it can be had.
+    pub fn status(&self) -> Option<Status> {
+        let ran = self.cli(&["-o", "json", "--timeout", "3s", "status"]);
+        (ran.code == 0).then(|| Status { value: ran.json() })
+    }
+
+    /// Waits until the status is as wanted.
+    #[track_caller]
+    pub fn wait_status(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        let mut last = None;
+        let found = until(PATIENCE, what, || {
+            let status = self.status()?;
+            let good = wanted(&status);
+            last = Some(status.clone());
+            good.then_some(status)
+        });
+        found.unwrap_or_else(|why| panic!("{why}; last status: {last:?}"))
+    }
+
+    /// Waits until all nodes are up and every shard is led.
+    #[track_caller]
+    pub fn wait_up(&self) -> Status {
+        let nodes = self.nodes.len();
+        self.wait_status("all nodes up, all shards led", |status| {
+            let up = (1..=nodes).filter(|i| status.state(&self.addr(*i as u16)) == Some("up")).count();
+            up == nodes && status.is_led()
+        })
+    }
+
+    /// Waits until a node, just started, has applied whatever was committed when this was called.
+    #[track_caller]
+    pub fn wait_caught_up(&self, number: u16) -> Status {
+        let goal = self.wait_status("some status", Status::is_led);
+        let addr = self.addr(number);
+        self.wait_status("the node caught up", |status| {
+            let Some(node) = status.id(&addr) else { return false };
+            status.state(&addr) == Some("up")
+                && status.is_led()
+                && goal.shards().iter().all(|shard| {
+                    let id = shard["id"].as_u64().unwrap_or(0);
+                    status.applied(id, node).is_none_or(|applied| applied >= goal.commit(id))
+                        && status.role(id, node) != Some("unknown")
+                })
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                let log = self.log(node.number);
+                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                eprintln!("--- node {} ends its log with", node.number);
+                tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+        for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
+            // It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What `status -o json` printed.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// All of it.
+    pub value: Value,
+}
+
+impl Status {
+    /// The shards.
+    pub fn shards(&self) -> &[Value] {
+        self.value["shards"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// The node at an address.
+    pub fn node(&self, addr: &str) -> Option<&Value> {
+        self.value["nodes"].as_array()?.iter().find(|node| node["addr"] == addr)
+    }
+
+    /// The number a node has in the cluster.
+    pub fn id(&self, addr: &str) -> Option<u64> {
+        self.node(addr)?["id"].as_u64()
+    }
+
+    /// `up`, `down` or `quarantined`.
+    pub fn state(&self, addr: &str) -> Option<&str> {
+        self.node(addr)?["state"].as_str()
+    }
+
+    /// Whether every shard has a leader.
+    pub fn is_led(&self) -> bool {
+        !self.shards().is_empty() && self.shards().iter().all(|shard| shard["leader"].is_u64())
+    }
+
+    /// The shards of a table in the order of their numbers.
+    pub fn shards_of(&self, table: &str) -> Vec<&Value> {
+        self.shards().iter().filter(|shard| shard["table"] == table).collect()
+    }
+
+    fn replica(&self, shard: u64, node: u64) -> Option<&Value> {
+        let shard = self.shards().iter().find(|s| s["id"] == shard)?;
+        shard["replicas"].as_array()?.iter().find(|replica| replica["node"] == node)
+    }
+
+    /// What a node's replica of a shard is.
+    pub fn role(&self, shard: u64, node: u64) -> Option<&str> {
+        self.replica(shard, node)?["role"].as_str()
+    }
+
+    /// How far a node's replica of a shard has applied.
+    pub fn applied(&self, shard: u64, node: u64) -> Option<u64> {
+        self.replica(shard, node)?["applied"].as_u64()
+    }
+
+    /// The highest commit any replica of a shard knows.
+    pub fn commit(&self, shard: u64) -> u64 {
+        let replicas = self.shards().iter().filter(|s| s["id"] == shard).filter_map(|s| s["replicas"].as_array());
+        replicas.flatten().filter_map(|replica| replica["commit"].as_u64()).max().unwrap_or(0)
+    }
+
+    /// The address of the node that leads a shard.
+    pub fn leader_addr(&self, shard: u64) -> Option<String> {
+        let leader = self.shards().iter().find(|s| s["id"] == shard)?["leader"].as_u64()?;
+        let nodes = self.value["nodes"].as_array()?;
+        nodes.iter().find(|node| node["id"] == leader)?["addr"].as_str().map(str::to_owned)
+    }
+}
