@@ -16,8 +16,8 @@ use synod_paxos::types::{Membership, Micros};
 /// A place in a node's order of writes, across its starts.
 pub type Mark = (Incarnation, NodeWriteSeq);
 
-/// The greatest durable write seen of each peer, as far as that is itself durable here: what this node may tell a peer
-/// about the peer.
+/// The greatest durable write seen of each peer: what this node tells the peer about itself. Its rows join this node's own
+/// next batch; until then a restart here forgets the newest.
 #[derive(Debug, Default)]
 pub struct SeenTable {
     marks: Mutex<BTreeMap<NodeId, Mark>>,

@@ -126,7 +126,6 @@ fn requests_in(payload: &Payload) -> u64 {
 struct Flight {
     seq: NodeWriteSeq,
     done: Vec<(ShardId, Done)>,
-    seen: Vec<(NodeId, Mark)>,
 }
 
 /// Collects writes and syncs them.
@@ -194,8 +193,10 @@ impl LogWriter {
         self.groups.push(write);
     }
 
-    /// What was seen of a peer joins the next batch; it asks for none of its own.
+    /// What was seen of a peer is told from now on, and joins the next batch; it asks for none of its own. Told before it is
+    /// durable here, since it is true all the same: a group that fell silent would else never tell the last of it.
     pub(crate) fn note_seen(&mut self, node: NodeId, mark: Mark) {
+        self.seen_table.raise(node, mark);
         self.seen.insert(node, mark);
     }
 
@@ -232,20 +233,17 @@ impl LogWriter {
 
     fn take_batch(&mut self) -> (LogBatch, Flight) {
         self.issued.0 += 1;
-        let seen: Vec<(NodeId, Mark)> = std::mem::take(&mut self.seen).into_iter().collect();
+        let seen = std::mem::take(&mut self.seen).into_iter();
         let batch = LogBatch {
             groups: std::mem::take(&mut self.groups),
             seq: self.issued,
-            seen: seen.iter().map(|&(node, (incarnation, seq))| (node, incarnation, seq)).collect(),
+            seen: seen.map(|(node, (incarnation, seq))| (node, incarnation, seq)).collect(),
         };
-        (batch, Flight { seq: self.issued, done: std::mem::take(&mut self.done), seen })
+        (batch, Flight { seq: self.issued, done: std::mem::take(&mut self.done) })
     }
 
     fn land(&mut self, mut flight: Flight, done: &mut Vec<(ShardId, Done)>) {
         self.durable = flight.seq;
-        for (node, mark) in flight.seen {
-            self.seen_table.raise(node, mark);
-        }
         done.append(&mut flight.done);
         if self.done.capacity() == 0 {
             self.done = flight.done;

@@ -267,7 +267,7 @@ impl Cluster {
                 && goal.shards().iter().all(|shard| {
                     let id = shard["id"].as_u64().unwrap_or(0);
                     status.applied(id, node).is_none_or(|applied| applied >= goal.commit(id))
-                        && status.role(id, node) != Some("unknown")
+                        && !matches!(status.role(id, node), Some("unknown" | "waiting"))
                 })
         })
     }

@@ -53,7 +53,7 @@ fn bad_arguments_are_refused_in_one_line_and_change_nothing() {
 
     // Keys and values.
     refused(&["put", "h", "", "x"], 2, &["KEY", "empty", "1 byte"]);
-    refused(&["put", "h", &"k".repeat(4 * KIB + 1), "x"], 1, &["key", "4096", "4 KiB"]);
+    refused(&["put", "h", &"k".repeat(4 * KIB + 1), "x"], 1, &["key", "4096", "fixed"]);
     let large = file(&cluster, "large", vec![b'x'; MIB + 1]);
     refused(&["put", "h", "k", "--value-file", &large], 1, &["value", "1048576", "limits.value_bytes_max"]);
     let huge = file(&cluster, "huge", vec![b'x'; 17 * MIB]);

@@ -32,9 +32,10 @@ fn a_round_is_one_batch_and_carries_what_was_seen() {
     w.commit(&mut done).unwrap();
     assert_eq!(
         (w.durable(), seen.get(NodeId(3))),
-        (NodeWriteSeq(7), Mark::default()),
-        "nothing is written just for it"
+        (NodeWriteSeq(7), (Incarnation(2), NodeWriteSeq(9))),
+        "told at once, and nothing is written just for it"
     );
+    assert!(log.recover_node().unwrap().seen.is_empty());
     w.add(write(1), Some(Done::Created));
     w.add(write(2), Some(Done::Persisted(WriteSeq(1))));
     w.commit(&mut done).unwrap();

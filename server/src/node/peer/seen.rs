@@ -1,7 +1,6 @@
-//! What was seen of peers: the engine's table of durable marks, and who spoke to this process.
+//! What was seen of peers: the engine's table of marks, and who spoke to this process.
 //!
-//! Owns: the set of those met. Must never: run ahead of the log store: marks are told to the peer as known, so the worker
-//! raises the engine's table only after the write that holds them is durable.
+//! Owns: the set of those met. Must never: tell a peer of a mark that no frame of the peer's showed.
 
 use super::lock;
 use std::collections::BTreeSet;
