@@ -22,7 +22,8 @@ demo: build
 dev: build
 	$(BIN) dev
 
-test: setup
+# The binary first: the end-to-end tests run it, and `cargo test` alone would leave an older one in place.
+test: build
 	$(CARGO) test $(ALL)
 
 # Reads only; what CI runs.

@@ -67,7 +67,11 @@ fn bad_arguments_are_refused_in_one_line_and_change_nothing() {
     let batch = |content: &str| file(&cluster, "batch", content);
     let put = |key: &str, value: &str| format!("{{\"op\":\"put\",\"key\":\"{key}\",\"value\":\"{value}\"}}\n");
     refused(&["batch", "r", &batch("")], 2, &["no operation", "at least 1"]);
-    refused(&["batch", "r", &batch(&put("a", "x").repeat(10_001))], 1, &["10001", "10000"]);
+    refused(
+        &["batch", "r", &batch(&put("a", "x").repeat(10_001))],
+        1,
+        &["records", "10000", "limits.batch_records_max"],
+    );
     let fat = put("a", &"x".repeat(1_000_000)).repeat(6);
     refused(&["batch", "r", &batch(&fat)], 1, &["batch", "4194304", "limits.batch_bytes_max"]);
     refused(&["batch", "r", &batch(&(put("a", "x") + &put("z", "x")))], 1, &["several shards", "one shard"]);

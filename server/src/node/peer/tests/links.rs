@@ -274,32 +274,3 @@ fn garbage_on_the_port_does_no_harm() {
     carried(&mut one, &two, 2);
     assert!(!one.inbox.has(&Told::Dead(2)) && !two.inbox.has(&Told::Dead(1)));
 }
-
-/// A figure, not a check: `cargo test --release --workspace --lib -- --ignored --nocapture how_long`.
-#[test]
-#[ignore = "prints how long a frame takes from one worker to the other and back"]
-fn how_long_a_frame_takes() {
-    let (mut one, mut two) = pair(&quick());
-    carried(&mut one, &two, 1);
-    carried(&mut two, &one, 2);
-    let mut micros: Vec<u128> = (0..5_000u64)
-        .map(|n| {
-            let (here, there) = (one.inbox.messages(), two.inbox.messages());
-            let began = Instant::now();
-            one.probe(2, n, n);
-            while two.inbox.messages() == there {
-                std::thread::yield_now();
-            }
-            two.probe(1, n, n);
-            while one.inbox.messages() == here {
-                std::thread::yield_now();
-            }
-            let took = began.elapsed().as_micros();
-            one.inbox.told.lock().unwrap().clear();
-            two.inbox.told.lock().unwrap().clear();
-            took
-        })
-        .collect();
-    micros.sort_unstable();
-    println!("round trip, microseconds: p50 {} p99 {}", micros[2_500], micros[4_950]);
-}
