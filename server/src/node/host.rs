@@ -10,7 +10,7 @@ use synod_engine::host::Host;
 use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId};
 use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 /// Signals from the worker to the node's tasks.
 pub struct Signals {
@@ -22,8 +22,6 @@ pub struct Signals {
     pub quarantined: watch::Sender<Option<String>>,
     /// The system shard has a leader that this node knows.
     pub system_led: AtomicBool,
-    /// The worker met something that must not be; the process ends.
-    pub fatal: mpsc::Sender<String>,
 }
 
 /// The engine's host.

@@ -2,18 +2,16 @@
 //!
 //! Owns: their names, units and help. Must never: count the same thing twice.
 
-use super::peer::Peers;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGauge, Registry};
-use std::sync::Arc;
 use synod_engine::runner::WorkerHandle;
 
 /// Registers the node's own metrics.
 ///
 /// # Errors
 /// The registry holds metrics of the same names.
-pub fn register(registry: &Registry, _peers: &Arc<Peers>, worker: &WorkerHandle) -> Result<(), prometheus::Error> {
+pub fn register(registry: &Registry, worker: &WorkerHandle) -> Result<(), prometheus::Error> {
     let depth = IntGauge::new("synod_worker_queue_inputs", "Inputs that wait for the shard worker")?;
     registry.register(Box::new(Depth { gauge: depth, worker: worker.clone() }))
 }

@@ -40,7 +40,7 @@ use synod_proto::v1::synod_server::SynodServer;
 use system::SystemDesk;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tonic::transport::Server;
 
@@ -142,13 +142,11 @@ impl Node {
         let registry = prometheus::Registry::new();
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let book = MapBook::open(&config.data_dir);
-        let (fatal, _fatal_inbox) = mpsc::channel(1);
         let signals = Arc::new(Signals {
             maps: watch::Sender::new(None),
             drained: Notify::new(),
             quarantined: watch::Sender::new(None),
             system_led: AtomicBool::new(false),
-            fatal,
         });
         let (worker, inputs) = runner::inputs(INBOX);
         let engine_progress = Arc::new(writer::WriterProgress::default());
@@ -180,7 +178,7 @@ impl Node {
             options: worker_options(config),
         };
         let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock)?;
-        metrics::register(&registry, &peers, &worker)?;
+        metrics::register(&registry, &worker)?;
 
         let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
