@@ -21,9 +21,10 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The repository.
+/// The repository. Asked at run time: clones that share a target directory share the test's binary too.
 pub fn repository() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let built_in = || env!("CARGO_MANIFEST_DIR").into();
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built_in)).join("..")
 }
 
 /// A file of real input beside the repository, or nothing (said aloud) where it is missing.
