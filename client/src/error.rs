@@ -158,7 +158,7 @@ impl Error {
             return match Refusal::from_wire(error) {
                 Refusal::Final(error) | Refusal::Later(error) => error,
                 Refusal::Overloaded(retry_after) => Error::Overloaded { retry_after },
-                Refusal::NotLeader(_) | Refusal::WrongShard => Error::unavailable(status.message()),
+                Refusal::NotLeader { .. } | Refusal::WrongShard => Error::unavailable(status.message()),
             };
         }
         match status.code() {
@@ -171,8 +171,8 @@ impl Error {
 /// What a server said instead of a result, sorted by what the retry loop does about it.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// Another node leads, 0 where unknown.
-    NotLeader(u64),
+    /// Another node leads, 0 where unknown; `maybe`: the one asked had proposed the write.
+    NotLeader { leader: u64, maybe: bool },
     /// The shard map used is not the shard's own.
     WrongShard,
     /// Nothing was done, the server asks for a pause.
@@ -190,7 +190,7 @@ impl Refusal {
         let sort = |error| if retryable { Refusal::Later(error) } else { Refusal::Final(error) };
         let Some(kind) = kind else { return sort(Error::Unavailable { why: message }) };
         match kind {
-            Kind::NotLeader(e) => Refusal::NotLeader(e.leader),
+            Kind::NotLeader(e) => Refusal::NotLeader { leader: e.leader, maybe: e.maybe },
             Kind::WrongShard(_) => Refusal::WrongShard,
             Kind::Overloaded(e) => Refusal::Overloaded(Duration::from_millis(u64::from(e.retry_after_ms))),
             Kind::TableNotFound(e) => Refusal::Final(Error::TableNotFound { table: e.table }),
@@ -220,7 +220,7 @@ mod tests {
         let wire = v1::Error {
             message: "node 2 leads".into(),
             retryable: true,
-            kind: Some(Kind::NotLeader(v1::NotLeader { leader: 2 })),
+            kind: Some(Kind::NotLeader(v1::NotLeader { leader: 2, maybe: false })),
         };
         let status = tonic::Status::with_details(
             tonic::Code::FailedPrecondition,

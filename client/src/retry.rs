@@ -5,7 +5,7 @@
 //!
 //! Whether a write may have been executed: an attempt counts as *possibly delivered* once it may have left and was not
 //! answered by a refusal that says nothing was proposed (`Overloaded`, `WrongShard`, `DiskFull`, `Quarantined`, or a
-//! final error). `NotLeader` counts as possibly delivered: a leader that steps down with the write proposed says so too.
+//! final error). `NotLeader` says itself whether the write had been proposed before the leadership was lost.
 
 use std::time::Duration;
 
@@ -107,8 +107,8 @@ impl Core {
     ) -> Result<()> {
         let left = want.left();
         match refusal {
-            Refusal::NotLeader(leader) => {
-                progress.maybe |= may_have_left;
+            Refusal::NotLeader { leader, maybe } => {
+                progress.maybe |= maybe;
                 progress.last = Some(Error::unavailable(format!("shard {} has no known leader", shard.info.id)));
                 let usable = leader != 0 && leader != node && !progress.is_suspect(leader);
                 if usable && self.maps.view().addr(leader).is_some() {

@@ -280,6 +280,7 @@ pub(crate) mod tests {
             nodes: (1..=3).map(|id| v1::Node { id, addr: format!("127.0.0.1:{id}") }).collect(),
             tables: vec![table(1, "r", v1::Partitioning::Range), table(2, "h", v1::Partitioning::Hash)],
             shards,
+            next_shard: 24,
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Settings {
     pub storage: Storage,
     /// Failure detection and elections.
     pub timing: Timing,
+    /// Connections.
+    pub network: Network,
 }
 
 /// Sizes above which a request is refused.
@@ -124,6 +126,22 @@ impl Default for Timing {
     }
 }
 
+/// Connections.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Threads that serve connections.
+    pub threads: u32,
+}
+
+impl Default for Network {
+    /// A quarter of the cores: the worker is the bottleneck, and each further thread costs wake-ups.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads: u32::try_from(cores / 4).unwrap_or(u32::MAX).clamp(1, 8) }
+    }
+}
+
 impl Settings {
     /// Checks bounds that the types do not. The message names the knob, its value and its bounds.
     ///
@@ -141,6 +159,7 @@ impl Settings {
             ("timing.pulse_ms", self.timing.pulse_ms, 10, 10_000),
             ("timing.dead_after_ms", self.timing.dead_after_ms, 50, 60_000),
             ("timing.election_jitter_ms", self.timing.election_jitter_ms, 1, 60_000),
+            ("network.threads", self.network.threads.into(), 1, 256),
         ];
         for (knob, value, least, most) in bounds {
             if !(least..=most).contains(&value) {

@@ -33,7 +33,7 @@ async fn a_redirect_is_followed_and_remembered() {
 async fn without_a_hint_the_voters_are_asked_in_turn() {
     let (world, client) = cluster().await;
     world.state.lock().unwrap().leaders.insert(30, 2);
-    world.hook(|node, _| if node == 2 { Action::Normal } else { not_leader(0) });
+    world.hook(|node, _| if node == 2 { Action::Normal } else { not_leader(0, false) });
     client.put("kv", "a", "1").await.unwrap();
     assert_eq!(world.writes().last().unwrap().0, 2);
     assert_eq!(world.state.lock().unwrap().executed, 1);
@@ -75,8 +75,11 @@ async fn nobody_answers_a_write_outcome_unknown_a_read_unavailable() {
     assert_eq!(error.code(), "outcome_unknown", "{error}");
     let error = client.get("kv", "a", GetOptions::default()).await.unwrap_err();
     assert_eq!(error.code(), "unavailable", "{error}");
-    // Nobody leads: each attempt was refused, but a leader that steps down says so too.
-    world.hook(|_, _| not_leader(0));
+    // Nobody leads, and nobody ever took the write.
+    world.hook(|_, _| not_leader(0, false));
+    assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "unavailable");
+    // A leader that steps down may have proposed it.
+    world.hook(|_, _| not_leader(0, true));
     assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "outcome_unknown");
     world.no_hook();
     assert_eq!(client.put("kv", "a", "2").await.unwrap().offset, 0);
@@ -223,13 +226,13 @@ async fn too_many_outstanding_writes_wait_for_room() {
 }
 
 #[tokio::test]
-async fn after_a_redirect_a_bad_request_is_still_a_bad_request() {
+async fn after_a_leader_stepped_down_a_bad_request_is_still_a_bad_request() {
     let (world, client) = cluster().await;
     let refusal = |kind: Kind| {
         let mut first = true;
         let mut kind = Some(kind);
         move |_: u64, _: &v1::ShardRequest| {
-            if std::mem::take(&mut first) { not_leader(0) } else { answer(kind.take().unwrap()) }
+            if std::mem::take(&mut first) { not_leader(0, true) } else { answer(kind.take().unwrap()) }
         }
     };
     let large = v1::TooLarge { what: "the batch".into(), limit: 7, knob: "limits.batch_bytes_max".into() };

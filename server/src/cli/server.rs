@@ -65,6 +65,7 @@ pub fn run(args: ServerArgs) -> Result<()> {
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.settings.network.threads as usize)
         .enable_all()
         .thread_name("synod-net")
         .build()

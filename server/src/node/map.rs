@@ -94,6 +94,7 @@ impl MapBook {
             nodes: map.nodes.iter().map(|(id, n)| v1::Node { id: id.0, addr: n.addr.clone() }).collect(),
             tables: map.tables.iter().map(|(id, t)| table_to_wire(*id, t)).collect(),
             shards: map.shards.values().map(|d| shard_to_wire(d, leaders.get(&d.shard).copied())).collect(),
+            next_shard: map.next_shard,
         })
     }
 }
@@ -132,7 +133,8 @@ fn shard_to_wire(d: &Descriptor, leader: Option<NodeId>) -> v1::Shard {
     }
 }
 
-/// A map that another node sent. Ids to be given next are not in it: only the system shard's own replicas give any.
+/// A map that another node sent. The node and table ids to be given next are not in it: only the system shard's own
+/// replicas give any.
 ///
 /// # Errors
 /// A part that cannot be.
@@ -180,6 +182,6 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
         shards,
         next_node: 0,
         next_table: 0,
-        next_shard: 0,
+        next_shard: map.next_shard,
     })
 }

@@ -179,6 +179,7 @@ impl Node {
         };
         let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock)?;
         metrics::register(&registry, &worker)?;
+        peers.counters().register(&registry)?;
 
         let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
         let gate: Arc<dyn peer::SystemGate> = system.clone();

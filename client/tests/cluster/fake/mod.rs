@@ -49,8 +49,8 @@ pub fn error(kind: v1::error::Kind) -> Answer {
     Answer::Error(v1::Error { message: "by the test".into(), retryable: false, kind: Some(kind) })
 }
 
-pub fn not_leader(leader: u64) -> Action {
-    Action::Answer(Box::new(error(v1::error::Kind::NotLeader(v1::NotLeader { leader }))))
+pub fn not_leader(leader: u64, maybe: bool) -> Action {
+    Action::Answer(Box::new(error(v1::error::Kind::NotLeader(v1::NotLeader { leader, maybe }))))
 }
 
 fn shard(id: u64, table_id: u32, from: &[u8], to: &[u8]) -> v1::Shard {
@@ -98,6 +98,7 @@ impl World {
                 table(3, "kv", v1::Partitioning::Hash, latest),
             ],
             shards,
+            next_shard: 31,
         };
         let world = Arc::new(World {
             state: Mutex::new(State::new()),

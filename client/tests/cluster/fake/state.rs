@@ -57,7 +57,7 @@ impl State {
         let leader = self.leaders.get(&shard).copied().unwrap_or(1);
         let found = map.shards.iter().find(|s| s.id == shard && s.version == epoch);
         let found = found.ok_or(Kind::WrongShard(v1::WrongShard {}))?;
-        if leader == node { Ok(found.clone()) } else { Err(Kind::NotLeader(v1::NotLeader { leader })) }
+        if leader == node { Ok(found.clone()) } else { Err(Kind::NotLeader(v1::NotLeader { leader, maybe: false })) }
     }
 
     pub fn answer(&mut self, map: &v1::ShardMap, shard: &v1::Shard, ask: &Ask) -> Answer {

@@ -224,8 +224,9 @@ fn write_result(outcome: Outcome) -> v1::WriteResult {
 pub fn refusal_error(refusal: &Refusal) -> v1::Error {
     let message = refusal.to_string();
     match refusal {
-        Refusal::NotLeader { leader, .. } => {
-            error(Kind::NotLeader(v1::NotLeader { leader: leader.map_or(0, |n| n.0) }), true, message)
+        Refusal::NotLeader { leader, maybe } => {
+            let leader = leader.map_or(0, |n| n.0);
+            error(Kind::NotLeader(v1::NotLeader { leader, maybe: *maybe }), true, message)
         }
         Refusal::WrongShard => error(Kind::WrongShard(v1::WrongShard {}), true, message),
         Refusal::Overloaded => {

@@ -1,39 +1,67 @@
 //! What the connections between nodes count.
 //!
-//! Owns: the counters. Must never: decide anything.
+//! Owns: the counters, their names and their help. Must never: decide anything.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use prometheus::{IntCounter, Registry};
 
-/// Counts since the start of the process; read for metrics.
-#[derive(Debug, Default)]
-pub struct PeerCounters {
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $field:ident),+ $(,)?) => {
+        /// Counts since the start of the process.
+        #[derive(Debug)]
+        pub struct PeerCounters {
+            $($(#[doc = $help])+ pub $field: IntCounter,)+
+        }
+
+        impl Default for PeerCounters {
+            fn default() -> Self {
+                let counter = |name: &str, help: &str| {
+                    IntCounter::new(format!("synod_peer_{name}_total"), help.trim()).expect("a valid name")
+                };
+                Self { $($field: counter(stringify!($field), concat!($($help),+)),)+ }
+            }
+        }
+
+        impl PeerCounters {
+            /// Lets the registry show every counter.
+            ///
+            /// # Errors
+            /// The registry holds metrics of the same names.
+            pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+                $(registry.register(Box::new(self.$field.clone()))?;)+
+                Ok(())
+            }
+        }
+    };
+}
+
+counters! {
     /// Frames handed to links.
-    pub frames_sent: AtomicU64,
+    frames_sent,
     /// Messages handed to links.
-    pub messages_sent: AtomicU64,
-    /// Encoded messages handed to links, bytes.
-    pub bytes_sent: AtomicU64,
+    messages_sent,
+    /// Bytes of encoded messages handed to links.
+    bytes_sent,
     /// Messages dropped because their peer was not connected.
-    pub dropped_unconnected: AtomicU64,
+    dropped_unconnected,
     /// Messages dropped because their peer's queue was full.
-    pub dropped_full: AtomicU64,
+    dropped_full,
     /// Frames received.
-    pub frames_received: AtomicU64,
+    frames_received,
     /// Messages received.
-    pub messages_received: AtomicU64,
+    messages_received,
     /// Messages dropped because the worker's queue was full.
-    pub dropped_inbox: AtomicU64,
+    dropped_inbox,
     /// Links opened, outgoing.
-    pub links_opened: AtomicU64,
+    links_opened,
     /// Links ended for whatever reason, outgoing.
-    pub links_ended: AtomicU64,
+    links_ended,
     /// Links and pulses of others refused.
-    pub refused: AtomicU64,
+    refused,
     /// Incoming streams ended because they held garbage.
-    pub garbage: AtomicU64,
+    garbage,
 }
 
 /// Adds to a counter.
-pub(super) fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
+pub(super) fn add(counter: &IntCounter, n: u64) {
+    counter.inc_by(n);
 }

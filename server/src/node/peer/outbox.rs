@@ -234,10 +234,6 @@ mod tests {
         Rig { outbox: Outbox::new(slots, Incarnation(5), Arc::clone(&counters)), slot, counters }
     }
 
-    fn count(counter: &std::sync::atomic::AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
-    }
-
     #[test]
     fn frames_carry_messages_in_order_and_the_stamp_of_their_flush() {
         let mut rig = rig();
@@ -262,8 +258,8 @@ mod tests {
         rig.outbox.send(NodeId(2), ShardId(1), &ask(4));
         rig.outbox.send(NodeId(9), ShardId(1), &ask(5));
         rig.outbox.flush(NodeWriteSeq(43));
-        assert_eq!(count(&rig.counters.dropped_unconnected), 2);
-        assert_eq!(count(&rig.counters.messages_sent), 3);
+        assert_eq!(rig.counters.dropped_unconnected.get(), 2);
+        assert_eq!(rig.counters.messages_sent.get(), 3);
     }
 
     #[test]
@@ -295,7 +291,7 @@ mod tests {
             bytes += frame.envelopes.iter().map(|e| e.message.len()).sum::<usize>();
         }
         assert!(bytes > QUEUE_BYTES_MAX / 2 && bytes <= QUEUE_BYTES_MAX, "{bytes} bytes were queued");
-        assert!(count(&rig.counters.dropped_full) >= 160);
+        assert!(rig.counters.dropped_full.get() >= 160);
         rig.outbox.send(NodeId(2), ShardId(1), &message);
         rig.outbox.flush(NodeWriteSeq(4));
         assert!(frames.next().now_or_never().flatten().is_some(), "an emptied queue takes frames again");
