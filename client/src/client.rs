@@ -23,7 +23,7 @@ use crate::scan::{RecordStream, ScanStream};
 use crate::tail::TailStream;
 use crate::types::{
     ClusterMap, Consistency, Expect, GetFull, GetOptions, NewRecord, Record, ScanOptions, TableInfo, TailOptions,
-    WriteOp, Written,
+    WriteName, WriteOp, Written,
 };
 use crate::watch::Maps;
 use crate::wire;
@@ -147,7 +147,21 @@ impl Client {
     /// # }
     /// ```
     pub async fn batch(&self, table: &str, ops: Vec<WriteOp>) -> Result<Vec<Written>> {
-        let results = self.write(table, ops).await?;
+        let results = self.write(table, ops, None).await?;
+        Ok(results.into_iter().map(|r| Written { offset: r.offset, ts_us: r.ts_us }).collect())
+    }
+
+    /// A [batch](Client::batch) under a name of the caller's own, for one that retries across processes: under the same name
+    /// it executes at most once, whichever client and node it goes through. What an earlier attempt may have done is the
+    /// caller's to remember: `Expired` says that this attempt was not executed.
+    ///
+    /// # Errors
+    /// As of a batch; [`Error::InvalidArgument`] for a name whose floor lies above its number.
+    pub async fn batch_as(&self, table: &str, name: WriteName, ops: Vec<WriteOp>) -> Result<Vec<Written>> {
+        if name.floor > name.seq {
+            return Err(Error::invalid("floor", "it lies above the write's own number"));
+        }
+        let results = self.write(table, ops, Some(name)).await?;
         Ok(results.into_iter().map(|r| Written { offset: r.offset, ts_us: r.ts_us }).collect())
     }
 
@@ -279,13 +293,13 @@ impl Client {
     }
 
     async fn write_one(&self, table: &str, op: WriteOp) -> Result<Written> {
-        match self.write(table, vec![op]).await?.first() {
+        match self.write(table, vec![op], None).await?.first() {
             Some(r) => Ok(Written { offset: r.offset, ts_us: r.ts_us }),
             None => Err(unexpected()),
         }
     }
 
-    async fn write(&self, table: &str, ops: Vec<WriteOp>) -> Result<Vec<v1::OpResult>> {
+    async fn write(&self, table: &str, ops: Vec<WriteOp>, name: Option<WriteName>) -> Result<Vec<v1::OpResult>> {
         check_table_name(table)?;
         self.core.options.limits.check_write(&ops)?;
         let mut want = self.want(table, Place::Key(&[]), Consistency::Linearizable);
@@ -302,7 +316,7 @@ impl Client {
         let ops: Vec<v1::WriteOp> = ops.into_iter().map(wire::op).collect();
         let key = ops.first().map(|op| op.key.clone()).unwrap_or_default();
         want.place = Place::Key(&key);
-        let ticket = self.core.identity.begin();
+        let ticket = name.is_none().then(|| self.core.identity.begin());
         // Fixed by the first attempt, kept by the others: the deadline is part of the write's name.
         let mut deadline_us = None;
         let got = self.core.call(want, |table, shard, conn| {
@@ -312,8 +326,14 @@ impl Client {
                 return Err(Error::CrossShard);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let deadline_us = *deadline_us.get_or_insert_with(|| conn.clock.now_us() + left.as_micros() as u64);
-            Ok(Ask::Write(v1::Write { table_id: table.info.id, ops: ops.clone(), id: Some(ticket.id(deadline_us)) }))
+            let id = match (&name, &ticket) {
+                (Some(name), _) => Some(wire::write_id(name)),
+                (None, Some(ticket)) => {
+                    Some(ticket.id(*deadline_us.get_or_insert_with(|| conn.clock.now_us() + left.as_micros() as u64)))
+                }
+                (None, None) => None,
+            };
+            Ok(Ask::Write(v1::Write { table_id: table.info.id, ops: ops.clone(), id }))
         });
         match got.await?.answer {
             Answer::Write(v1::WriteResult { failed: Some(failed), .. }) => {

@@ -58,5 +58,5 @@ pub use token::{Cursor, Token};
 pub use types::{
     At, ClusterMap, Consistency, Expect, Explain, GetFull, GetOptions, Header, Keys, NewRecord, NodeInfo, NodeReport,
     OpKind, PartitionKind, Partitioning, Record, Retention, ScanOptions, ShardInfo, TableInfo, TableSpec, TailOptions,
-    TailStart, WriteOp, Written,
+    TailStart, WriteName, WriteOp, Written,
 };

@@ -46,6 +46,12 @@ impl Segments {
         !to.is_empty() && at >= *to
     }
 
+    /// Whether within `[from, to)` everything was given that `ends` names.
+    pub(crate) fn reach(&self, ends: &Segments, from: &Bytes, to: &Bytes) -> bool {
+        let missing = |s: &Segment| ends.within(&s.from, &s.to).iter().any(|end| s.after_us < end.after_us);
+        !self.within(from, to).iter().any(missing)
+    }
+
     /// Everything in `[from, to)` at or below `upto_us` was given.
     pub(crate) fn raise(&mut self, from: &Bytes, to: &Bytes, upto_us: u64) {
         self.change(from, to, |s| {

@@ -74,7 +74,7 @@ impl TailItem {
 }
 
 type Asked = BoxFuture<'static, (Lane, Result<News>)>;
-type Begun = BoxFuture<'static, Result<(Arc<Ground>, Segments)>>;
+type Begun = BoxFuture<'static, Result<(Arc<Ground>, Segments, Segments)>>;
 
 /// What commits, each key in order.
 pub struct TailStream {
@@ -83,6 +83,8 @@ pub struct TailStream {
     options: TailOptions,
     begin: Option<Begun>,
     begun: Option<(Arc<Ground>, Segments)>,
+    /// Where a tail that does not follow ends: what was the newest when it began.
+    ends: Segments,
     asked: FuturesUnordered<Asked>,
     /// Answers not yet taken up, at most one a lane.
     answered: VecDeque<(Lane, Result<News>)>,
@@ -100,6 +102,7 @@ impl TailStream {
             options,
             begin: None,
             begun: None,
+            ends: Segments(Vec::new()),
             asked: FuturesUnordered::new(),
             answered: VecDeque::new(),
             items: VecDeque::new(),
@@ -118,7 +121,7 @@ impl TailStream {
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let (client, table, options) = (&self.client, &self.table, &self.options);
         let begin = self.begin.get_or_insert_with(|| begin(client.clone(), table.clone(), options.clone()).boxed());
-        let (ground, segments) = match begin.as_mut().poll(cx) {
+        let (ground, segments, ends) = match begin.as_mut().poll(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(begun) => {
                 self.begin = None;
@@ -128,7 +131,7 @@ impl TailStream {
         for (from, to) in lanes(&self.client, &self.table, &ground.span) {
             self.ask(Lane { from, to, phase: Phase::Poll }, &ground, &segments);
         }
-        self.begun = Some((ground, segments));
+        (self.begun, self.ends) = (Some((ground, segments)), ends);
         Poll::Ready(Ok(()))
     }
 
@@ -176,9 +179,8 @@ impl TailStream {
             (Some(_), None) => {}
             (None, last) => segments.raise(&from, &to, news.upto_us.max(last.map_or(0, |(_, given)| given.ts_us))),
         }
-        let goes_on = self.options.follow || lane.phase != Phase::Poll || news.more || news.scan.is_some();
         lane.phase = news.next_phase(lane.phase);
-        if goes_on {
+        if self.options.follow || lane.phase != Phase::Poll || !segments.reach(&self.ends, &lane.from, &lane.to) {
             self.ask(lane, &ground, &segments);
         }
         self.begun = Some((ground, segments));
@@ -279,8 +281,8 @@ fn lanes(client: &Client, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
     if gapless { cut } else { vec![(span.pos_from.clone(), span.pos_to.clone())] }
 }
 
-/// Finds the table and where each of its parts begins.
-async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<(Arc<Ground>, Segments)> {
+/// Finds the table, where each of its parts begins, and where it ends unless it is followed.
+async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<(Arc<Ground>, Segments, Segments)> {
     check_table_name(&table)?;
     let info = client.table(&table).await?;
     let span = Span::of(info.partitioning, &options.keys)?;
@@ -288,8 +290,14 @@ async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<
     let (from, to) = (ground.span.pos_from.clone(), ground.span.pos_to.clone());
     let whole = |after_us| Segments::whole(from.clone(), to.clone(), after_us);
     if ground.span.is_empty() {
-        return Ok((Arc::new(ground), Segments(Vec::new())));
+        return Ok((Arc::new(ground), Segments(Vec::new()), Segments(Vec::new())));
     }
+    let ground = Arc::new(ground);
+    let ends = if options.follow && options.start != TailStart::Latest {
+        Segments(Vec::new())
+    } else {
+        newest(&client, &ground).await?
+    };
     let segments = match options.start {
         TailStart::Earliest => whole(0),
         TailStart::Token(token) => {
@@ -302,20 +310,25 @@ async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<
             }
             Segments(segments.within(&from, &to))
         }
-        TailStart::Latest => {
-            let ground = Arc::new(ground);
-            let mut segments = whole(0);
-            let mut wanted: VecDeque<(Bytes, Bytes)> = lanes(&client, &ground.table, &ground.span).into();
-            while let Some((from, to)) = wanted.pop_front() {
-                let lane = Lane { from: from.clone(), to: to.clone(), phase: Phase::Poll };
-                let (now_us, end) = lane.newest(&client, &ground).await?;
-                segments.raise(&from, &end, now_us);
-                if end != to {
-                    wanted.push_front((end, to));
-                }
-            }
-            return Ok((ground, segments));
-        }
+        TailStart::Latest => ends.clone(),
     };
-    Ok((Arc::new(ground), segments))
+    Ok((ground, segments, ends))
+}
+
+/// The newest timestamp of each shard in the span.
+async fn newest(client: &Client, ground: &Arc<Ground>) -> Result<Segments> {
+    let mut segments = Segments::whole(ground.span.pos_from.clone(), ground.span.pos_to.clone(), 0);
+    let ask = |(from, to): (Bytes, Bytes)| async move {
+        let lane = Lane { from: from.clone(), to: to.clone(), phase: Phase::Poll };
+        lane.newest(client, ground).await.map(|(now_us, end)| (from, end, to, now_us))
+    };
+    let mut asked: FuturesUnordered<_> = lanes(client, &ground.table, &ground.span).into_iter().map(ask).collect();
+    while let Some(answer) = asked.next().await {
+        let (from, end, to, now_us) = answer?;
+        segments.raise(&from, &end, now_us);
+        if end != to {
+            asked.push(ask((end, to)));
+        }
+    }
+    Ok(segments)
 }

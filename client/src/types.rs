@@ -125,6 +125,19 @@ impl WriteOp {
     }
 }
 
+/// Names a write for ever: under the same name it executes at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteName {
+    /// Who writes; random, so that no two are the same.
+    pub client: u128,
+    /// Which of the client's writes it is, from 1.
+    pub seq: u64,
+    /// Outcomes of the client's writes below this number are no longer needed; at most `seq`.
+    pub floor: u64,
+    /// Cluster time in microseconds after which the write is not executed any more; at most 10 minutes ahead.
+    pub deadline_us: u64,
+}
+
 /// What a write answers, one for each operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {

@@ -6,12 +6,18 @@ use bytes::Bytes;
 use synod_proto::v1;
 
 use crate::types::{
-    At, Consistency, Expect, GetOptions, Header, NewRecord, OpKind, Partitioning, Record, Retention, TableSpec, WriteOp,
+    At, Consistency, Expect, GetOptions, Header, NewRecord, OpKind, Partitioning, Record, Retention, TableSpec,
+    WriteName, WriteOp,
 };
 
 pub(crate) fn record(r: v1::Record) -> Record {
     let headers = r.headers.into_iter().map(|h| Header { name: h.name, value: h.value }).collect();
     Record { key: r.key, offset: r.offset, ts_us: r.ts_us, headers, value: r.value, tombstone: r.tombstone }
+}
+
+pub(crate) fn write_id(name: &WriteName) -> v1::WriteId {
+    let client = Bytes::copy_from_slice(&name.client.to_be_bytes());
+    v1::WriteId { client, seq: name.seq, floor: name.floor, deadline_us: name.deadline_us }
 }
 
 pub(crate) fn op(op: WriteOp) -> v1::WriteOp {

@@ -16,7 +16,7 @@ use crate::genesis::Genesis;
 use crate::host::Refusal;
 use crate::ids::{Entry, Slot, Space};
 use crate::ring::Ring;
-use crate::sessions::{Sessions, Verdict};
+use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
 use crate::state::{StateBatch, StateStore};
 use crate::system::{Descriptor, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
 use bytes::Bytes;
@@ -188,6 +188,10 @@ impl ShardState {
             Verdict::Known(outcome) => Ok(outcome),
             Verdict::BelowFloor => Err(Refusal::BelowFloor),
             Verdict::Expired => Err(Refusal::Expired),
+            Verdict::Full => {
+                let why = format!("{OUTCOMES_MAX} outcomes of the client are kept; it must raise its floor first");
+                return Ok(Some(Err(Refusal::Invalid { field: "id.floor", why })));
+            }
             Verdict::Fresh => {
                 let outcome = match request.op {
                     Op::Write { table, .. } if self.system.is_some() || table != self.descriptor.table => {

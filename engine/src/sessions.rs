@@ -11,6 +11,9 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 
+/// Outcomes kept of one client: it must raise its floor before it writes more. The client library stays far below.
+pub const OUTCOMES_MAX: usize = 1 << 16;
+
 /// What a client's session says of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -20,6 +23,8 @@ pub enum Verdict {
     BelowFloor,
     /// Its deadline has passed: it is not executed, now or ever.
     Expired,
+    /// Too many outcomes of its client are kept: it is not executed.
+    Full,
     /// It is to be executed now.
     Fresh,
 }
@@ -42,9 +47,10 @@ pub struct Sessions {
 
 impl Sessions {
     /// What to do with a write whose entry carries timestamp `now_us`. The order of the checks is part of the guarantee:
-    /// known, below the floor, expired, fresh.
+    /// known, below the floor, expired, full, fresh.
     #[must_use]
     pub fn judge(&self, id: &WriteId, now_us: u64) -> Verdict {
+        let mut full = false;
         if let Some(session) = self.clients.get(&id.client) {
             if let Ok(at) = session.outcomes.binary_search_by_key(&id.seq, |(seq, _)| *seq) {
                 return Verdict::Known(session.outcomes[at].1.clone());
@@ -52,8 +58,18 @@ impl Sessions {
             if id.seq < session.floor {
                 return Verdict::BelowFloor;
             }
+            // What this write's floor lets go makes room.
+            let kept = session.outcomes.len();
+            full = kept >= OUTCOMES_MAX
+                && kept - session.outcomes.partition_point(|(seq, _)| *seq < id.floor) >= OUTCOMES_MAX;
         }
-        if now_us > id.deadline_us { Verdict::Expired } else { Verdict::Fresh }
+        if now_us > id.deadline_us {
+            Verdict::Expired
+        } else if full {
+            Verdict::Full
+        } else {
+            Verdict::Fresh
+        }
     }
 
     /// Stores the outcome of a write that was executed, raises the floor and drops what lies below it.
@@ -149,6 +165,20 @@ mod tests {
         s.store(&id(3, 3, 100), outcome(3));
         s.store(&id(9, 9, 100), outcome(9));
         assert_eq!(s.judge(&id(5, 0, 100), 50), Verdict::BelowFloor);
+    }
+
+    #[test]
+    fn a_client_that_never_raises_its_floor_is_stopped_and_raising_it_helps() {
+        let mut s = Sessions::default();
+        let most = OUTCOMES_MAX as u64;
+        for seq in 1..=most {
+            assert_eq!(s.judge(&id(seq, 0, 100), 1), Verdict::Fresh);
+            s.store(&id(seq, 0, 100), outcome(seq));
+        }
+        assert_eq!(s.judge(&id(most + 1, 0, 100), 1), Verdict::Full);
+        assert_eq!(s.judge(&id(most + 1, 1, 100), 1), Verdict::Full);
+        assert_eq!(s.judge(&id(most, 0, 100), 1), Verdict::Known(outcome(most)));
+        assert_eq!(s.judge(&id(most + 1, 2, 100), 1), Verdict::Fresh);
     }
 
     #[test]

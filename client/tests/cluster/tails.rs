@@ -174,3 +174,30 @@ async fn tokens_of_something_else_are_refused() {
         assert!(error.to_string().contains("invalid token"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_tail_that_does_not_follow_ends_however_much_is_written_meanwhile() {
+    let (world, client) = cluster().await;
+    write(&client, "r", 0..10).await;
+    // A page is one record: writers that are faster than that are never caught up with.
+    memory(&world, 0, 1);
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                for i in 10.. {
+                    write(&client, "r", i..i + 1).await;
+                }
+            })
+        })
+        .collect();
+    let written: usize = 10 * 4;
+    let read = read_all(&client, "r", Keys::All, TailStart::Earliest);
+    let items = tokio::time::timeout(Duration::from_secs(10), read).await.expect("it ends");
+    assert!(items.len() >= written);
+    // The same for one that begins at a token.
+    let start = TailStart::Token(items[7].token());
+    let read = read_all(&client, "r", Keys::All, start);
+    tokio::time::timeout(Duration::from_secs(10), read).await.expect("it ends");
+    writers.iter().for_each(|writer| writer.abort());
+}

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use synod_client::{Error, Expect, GetOptions, NewRecord, Retention, TableSpec, WriteOp};
+use synod_client::{Error, Expect, GetOptions, NewRecord, Retention, TableSpec, WriteName, WriteOp};
 
 use crate::cluster;
 
@@ -119,4 +119,18 @@ async fn status_explain_transfer() {
 
 fn v1_node(id: u64) -> synod_client::proto::Node {
     synod_client::proto::Node { id, addr: "127.0.0.1:1".into() }
+}
+
+#[tokio::test]
+async fn a_write_named_by_its_caller_executes_once_whoever_sends_it() {
+    let (world, client) = cluster().await;
+    let deadline_us = crate::fake::state::CLOCK_US + 60_000_000;
+    let name = |seq| WriteName { client: 7, seq, floor: seq, deadline_us };
+    let ops = || vec![WriteOp::put("a", "1")];
+    let first = client.batch_as("kv", name(1), ops()).await.unwrap();
+    assert_eq!(client.batch_as("kv", name(1), ops()).await.unwrap(), first);
+    assert_eq!(client.batch_as("kv", name(2), ops()).await.unwrap()[0].offset, 1);
+    assert_eq!(world.state.lock().unwrap().executed, 2);
+    let bad = WriteName { floor: 4, ..name(3) };
+    assert_eq!(client.batch_as("kv", bad, ops()).await.unwrap_err().code(), "invalid_argument");
 }

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use v1::shard_reply::Body as Answer;
 use v1::shard_request::Body as Ask;
 
-mod state;
+pub mod state;
 pub use state::State;
 
 /// What a hook makes of a request.

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use synod_client::{
     At, Client, Consistency, Expect, GetOptions, Header, Keys, NewRecord, OpKind, Record, ScanOptions, TailOptions,
-    TailStart, WriteOp,
+    TailStart, WriteName, WriteOp,
 };
 use synod_engine::runner::WorkerHandle;
 use synod_proto::v1;
@@ -76,14 +76,14 @@ impl Synod for SynodService {
 
     async fn write(&self, request: Request<v1::WriteCall>) -> Result<Response<v1::WriteReply>, Status> {
         let call = request.into_inner();
-        if call.id.is_some() {
-            let why =
-                "a unary write is named by the node that receives it; a client that names its writes uses Session";
-            return Err(status(&convert::invalid("id", why)));
-        }
+        let name = call.id.map(write_name).transpose()?;
         let client = self.get()?.gateway(call.timeout_ms).await?;
         let ops = call.ops.into_iter().map(write_op).collect::<Result<Vec<_>, _>>()?;
-        let written = client.batch(&call.table, ops).await.map_err(|e| client_status(&e))?;
+        let written = match name {
+            None => client.batch(&call.table, ops).await,
+            Some(name) => client.batch_as(&call.table, name, ops).await,
+        };
+        let written = written.map_err(|e| client_status(&e))?;
         let results = written.into_iter().map(|w| v1::OpResult { offset: w.offset, ts_us: w.ts_us }).collect();
         let result = v1::WriteResult { results, failed: None };
         Ok(Response::new(v1::WriteReply { result: Some(result) }))
@@ -209,6 +209,12 @@ fn wire_record(record: Record) -> v1::Record {
         value: record.value,
         tombstone: record.tombstone,
     }
+}
+
+fn write_name(id: v1::WriteId) -> Result<WriteName, Status> {
+    let client = <[u8; 16]>::try_from(&id.client[..]);
+    let client = client.map_err(|_| status(&convert::invalid("id.client", "has 16 bytes")))?;
+    Ok(WriteName { client: u128::from_be_bytes(client), seq: id.seq, floor: id.floor, deadline_us: id.deadline_us })
 }
 
 fn write_op(op: v1::WriteOp) -> Result<WriteOp, Status> {
