@@ -42,6 +42,10 @@ pub struct WorkerOptions {
     pub drain_micros: u64,
     /// How long after the first peer's answer a starting node waits for the others' before a quorum is enough, µs.
     pub identity_grace_micros: u64,
+    /// Slots that make a trim of a group's log worth a row, at any time.
+    pub trim_slots: u64,
+    /// The same when a freeze has just been completed.
+    pub trim_slots_flushed: u64,
     /// Of every consensus core.
     pub paxos: Options,
 }
@@ -53,6 +57,8 @@ impl Default for WorkerOptions {
             freeze_log_bytes: 256 << 20,
             drain_micros: 3_000_000,
             identity_grace_micros: 500_000,
+            trim_slots: 4096,
+            trim_slots_flushed: 1024,
             paxos: Options::default(),
         }
     }
@@ -115,7 +121,7 @@ impl<H: Host> Worker<H> {
         let identity = Identity::new(setup.me, (recovered.incarnation, recovered.seq), setup.incarnation, grace);
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
-        let upkeep = Upkeep::new(setup.options.freeze_log_bytes, setup.options.drain_micros);
+        let upkeep = Upkeep::new(&setup.options);
         let mut worker = Self {
             node: Node::new(setup, host)?,
             shards: BTreeMap::new(),

@@ -2,7 +2,7 @@
 //!
 //! Owns: when each is due. Must never: trim above what is flushed, or count a freeze done before the store says so.
 
-use super::Worker;
+use super::{Worker, WorkerOptions};
 use crate::host::Host;
 use crate::ids::{NodeId, ShardId, Slot};
 use crate::metrics::level;
@@ -16,10 +16,6 @@ const HEALTH_MICROS: u64 = 1_000_000;
 const FLUSH_POLL_MICROS: u64 = 20_000;
 /// A drain tries again so often, µs.
 const DRAIN_RETRY_MICROS: u64 = 100_000;
-/// Slots that make a trim worth a row, at any time.
-const TRIM_SLOTS: u64 = 4096;
-/// The same when a freeze has just been completed.
-const TRIM_SLOTS_FLUSHED: u64 = 1024;
 
 struct Freeze {
     id: FlushId,
@@ -36,6 +32,8 @@ struct Drain {
 pub(super) struct Upkeep {
     freeze_log_bytes: usize,
     drain_micros: u64,
+    trim_slots: u64,
+    trim_slots_flushed: u64,
     health_at: Micros,
     poll_at: Micros,
     freezes: VecDeque<Freeze>,
@@ -47,10 +45,12 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(super) fn new(freeze_log_bytes: usize, drain_micros: u64) -> Self {
+    pub(super) fn new(options: &WorkerOptions) -> Self {
         Self {
-            freeze_log_bytes,
-            drain_micros,
+            freeze_log_bytes: options.freeze_log_bytes,
+            drain_micros: options.drain_micros,
+            trim_slots: options.trim_slots,
+            trim_slots_flushed: options.trim_slots_flushed,
             health_at: Micros(0),
             poll_at: Micros(0),
             freezes: VecDeque::new(),
@@ -81,7 +81,7 @@ impl<H: Host> Worker<H> {
             let health = self.node.log.health();
             self.node.must(health);
             for shard in self.shards.values_mut() {
-                shard.trim(&mut self.node, TRIM_SLOTS);
+                shard.trim(&mut self.node, self.upkeep.trim_slots);
             }
             let bytes = self.node.store.memory_bytes();
             self.node.metrics.state_memory_bytes.set(level(bytes));
@@ -123,7 +123,7 @@ impl<H: Host> Worker<H> {
             for (id, slot) in freeze.applied {
                 if let Some(shard) = self.shards.get_mut(&id) {
                     shard.flushed(slot);
-                    shard.trim(&mut self.node, TRIM_SLOTS_FLUSHED);
+                    shard.trim(&mut self.node, self.upkeep.trim_slots_flushed);
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{Answer, Body, Read, Refusal, Scan};
 use synod_engine::ids::{ClientId, ClientSeq, NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
+use synod_engine::logstore::LogStore as _;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::state::mem::MemDisk;
 use synod_engine::system::{Partitioning, Retention};
@@ -133,6 +134,34 @@ fn the_log_is_trimmed_below_what_is_flushed_and_everyone_has() {
     }
     assert_eq!(c.append(table, "k7", "again"), 60);
     c.check_equal(shard);
+}
+
+#[test]
+fn entry_timestamps_rise_across_a_restart_on_a_log_trimmed_to_its_end() {
+    let disks = (0..3).map(|_| Disk::mem(1)).collect();
+    let mut c = Cluster::new(disks);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    (c.options.trim_slots, c.options.trim_slots_flushed) = (1, 1);
+    let restart_all = |c: &mut Cluster| {
+        c.ids().into_iter().for_each(|node| c.kill(node));
+        c.ids().into_iter().for_each(|node| c.start(node));
+    };
+    restart_all(&mut c);
+    let id = c.next_id();
+    let Ok(Outcome::Written(results)) = c.write_as(id, table, vec![append("k", "last")]) else { panic!() };
+    c.run_for(3_000_000);
+    for node in c.ids() {
+        let replica = c.replica(node, shard).unwrap();
+        assert_eq!(replica.trimmed, replica.last, "the whole log is trimmed on node {node}");
+    }
+    let trimmed = c.replica(N1, shard).unwrap().trimmed;
+    restart_all(&mut c);
+    c.run_until("another leadership", |c| c.leader(shard).is_some());
+    c.run_for(1_000_000);
+    let Disk::Mem { log, .. } = &c.nodes[&N1].disk else { panic!() };
+    let entries = log.entries(shard, trimmed, trimmed.next(), 1).unwrap();
+    assert!(entries[0].ts > results[0].ts_us, "{:?} follows an entry of {}", entries[0], results[0].ts_us);
 }
 
 #[test]
