@@ -37,7 +37,7 @@ pub struct ShardState {
     applied: Slot,
     /// Applied position of the last row in the store.
     stored: Slot,
-    /// Timestamp of the last request: the next gets a greater one.
+    /// Greatest timestamp of any entry or request applied: the next request gets a greater one.
     last_ts: u64,
     sessions: Sessions,
     ring: Ring,
@@ -100,7 +100,7 @@ impl ShardState {
         self.applied
     }
 
-    /// Timestamp of the last request applied, µs.
+    /// Greatest timestamp applied, µs.
     #[must_use]
     pub fn last_ts(&self) -> u64 {
         self.last_ts
@@ -141,6 +141,8 @@ impl ShardState {
         if let Payload::Command(data) = &entry.payload {
             self.apply_command(store, overlay, data.clone(), entry.ts, results)?;
         }
+        // Entries without requests count too: once they are trimmed, nothing else tells how far timestamps had come.
+        self.last_ts = self.last_ts.max(entry.ts);
         if slot.0.is_multiple_of(EXPIRE_SLOTS) {
             self.sessions.expire(self.last_ts);
         }

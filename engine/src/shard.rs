@@ -75,6 +75,8 @@ impl Shard {
     pub(crate) fn new(id: ShardId, recovered: GroupRecovered, state: ShardState) -> Self {
         let applied = state.applied();
         let GroupRecovered { hard, trimmed, runs, last, last_ts, .. } = recovered;
+        // Where the whole log is trimmed, the state knows best how far its timestamps had come.
+        let last_ts = last_ts.max(state.last_ts());
         let recovered = Recovered { hard, trimmed, runs, last, last_ts, applied, live: Vec::new() };
         Self {
             id,
