@@ -1,0 +1,252 @@
+//! The log store over a simulated disk.
+//!
+//! Owns: rows in the production encoding, read back through the production decoders and the production recovery scan. Must
+//! never: answer from anything but those rows.
+
+use super::{Change, NodeDisk, Rows};
+use crate::clock::Cursor;
+use crate::host::{Taps, Watermark};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use synod_engine::StoreError;
+use synod_engine::codec::buf::DecodeError;
+use synod_engine::codec::{applied, entry, hard, keys, node};
+use synod_engine::ids::{Entry, Incarnation, NodeWriteSeq, ShardId, Slot, Space};
+use synod_engine::logstore::mem::MemLog;
+use synod_engine::logstore::{GroupRecovered, GroupWrite, LogBatch, LogStore, NodeIdentity, NodeRecovered};
+
+/// A process's log store.
+pub(crate) struct SimLog {
+    disk: NodeDisk,
+    cursor: Cursor,
+    taps: Taps,
+    /// What was found at the start: the production scan of groups runs on it.
+    found: MemLog,
+    node: NodeRecovered,
+}
+
+impl SimLog {
+    /// Opens what the disk holds: every row is decoded.
+    pub(crate) fn open(disk: &NodeDisk, cursor: &Cursor, taps: &Taps) -> Result<Self, StoreError> {
+        let (found, node, marks) = read_all(&disk.lock().log)?;
+        taps.lock().marks = marks;
+        Ok(Self { disk: disk.clone(), cursor: cursor.clone(), taps: taps.clone(), found, node })
+    }
+
+    fn put(&self, seq: NodeWriteSeq, changes: Vec<Change>) -> Result<(), StoreError> {
+        let written = self.disk.lock().write(self.cursor.get(), seq, changes);
+        let synced = written?;
+        self.cursor.set(synced);
+        Ok(())
+    }
+
+    fn last_seq(&self) -> NodeWriteSeq {
+        self.disk.lock().records.back().map_or(self.node.seq, |record| record.seq)
+    }
+}
+
+fn corrupt(what: &str) -> impl FnOnce(DecodeError) -> StoreError + '_ {
+    move |error| StoreError::Corrupt { what: what.to_owned(), why: error.to_string() }
+}
+
+fn missing(shard: ShardId, slot: Slot) -> StoreError {
+    StoreError::Corrupt { what: format!("log of shard {shard}, slot {slot}"), why: "no such entry".into() }
+}
+
+type Found = (MemLog, NodeRecovered, BTreeMap<ShardId, Watermark>);
+
+fn read_all(rows: &Rows) -> Result<Found, StoreError> {
+    let (mem, mut found) = (MemLog::new(), NodeRecovered::default());
+    let mut marks = BTreeMap::<ShardId, Watermark>::new();
+    for (key, value) in rows {
+        let value = value.clone();
+        if let Some(row) = (key[0] == keys::NODE_WRITE_SEQ[0]).then_some(&key[..]) {
+            read_node_row(row, value, &mut found)?;
+            continue;
+        }
+        let shard = keys::parse_group(key).map_err(corrupt("row of the log"))?;
+        let mut write = GroupWrite { shard, ..GroupWrite::default() };
+        let mark = marks.entry(shard).or_default();
+        if key[..] == keys::group_hard(shard) {
+            let state = hard::decode(value).map_err(corrupt("hard state"))?;
+            (mark.promised, mark.accepted) = (state.promised, state.accepted);
+            write.hard = Some(state);
+        } else if key[..] == keys::group_trim(shard) {
+            let trim = node::decode_trim(value).map_err(corrupt("trim mark"))?;
+            mark.last = mark.last.max(trim.slot);
+            write.trim = Some(trim);
+        } else if key[..] == keys::group_genesis(shard) {
+            write.genesis = Some(node::decode_genesis(value).map_err(corrupt("genesis"))?);
+        } else if key[..] == keys::group_removed(shard) {
+            node::decode_removed(value).map_err(corrupt("tombstone"))?;
+            found.removed.push(shard);
+            write.remove = true;
+        } else {
+            let slot = keys::parse_group_entry(shard, key).map_err(corrupt("row of the log"))?;
+            let name = format!("log of shard {shard}, slot {slot}");
+            let entry = entry::decode(value).map_err(corrupt(&name))?;
+            mark.last = mark.last.max(slot);
+            write.append = vec![entry];
+        }
+        mem.write(&LogBatch { groups: vec![write], ..LogBatch::default() })?;
+    }
+    found.groups = mem.recover_node()?.groups;
+    Ok((mem, found, marks))
+}
+
+fn read_node_row(key: &[u8], value: Bytes, found: &mut NodeRecovered) -> Result<(), StoreError> {
+    let read = || -> Result<(), DecodeError> {
+        if key == keys::NODE_WRITE_SEQ {
+            found.seq = node::decode_seq(value)?;
+        } else if key == keys::NODE_INCARNATION {
+            found.incarnation = node::decode_incarnation(value)?;
+        } else if key == keys::NODE_IDENTITY {
+            found.identity = Some(node::decode_identity(value)?);
+        } else {
+            let peer = keys::parse_node_seen(key)?;
+            let (incarnation, seq) = node::decode_seen(value)?;
+            found.seen.push((peer, incarnation, seq));
+        }
+        Ok(())
+    };
+    read().map_err(corrupt("node row of the log"))
+}
+
+fn put_group(changes: &mut Vec<Change>, write: &GroupWrite) {
+    let shard = write.shard;
+    let (first, end) = (keys::group_entry(shard, Slot(0)).to_vec(), keys::group_entries_end(shard).to_vec());
+    if write.remove {
+        changes.push(Change::Delete(keys::group_hard(shard).to_vec()));
+        changes.push(Change::Delete(keys::group_genesis(shard).to_vec()));
+        changes.push(Change::DeleteRange(first, end));
+        changes.push(Change::Delete(keys::group_trim(shard).to_vec()));
+        changes.push(Change::Put(keys::group_removed(shard).to_vec(), node::encode_removed()));
+        return;
+    }
+    if let Some(genesis) = &write.genesis {
+        changes.push(Change::Put(keys::group_genesis(shard).to_vec(), node::encode_genesis(genesis)));
+    }
+    if let Some(state) = &write.hard {
+        changes.push(Change::Put(keys::group_hard(shard).to_vec(), hard::encode(state)));
+    }
+    if let Some(from) = write.truncate_from {
+        changes.push(Change::DeleteRange(keys::group_entry(shard, from).to_vec(), end));
+    }
+    for appended in &write.append {
+        changes.push(Change::Put(keys::group_entry(shard, appended.id.slot).to_vec(), entry::to_bytes(appended)));
+    }
+    if let Some(trim) = write.trim {
+        changes.push(Change::DeleteRange(first, keys::group_entry(shard, trim.slot.next()).to_vec()));
+        changes.push(Change::Put(keys::group_trim(shard).to_vec(), node::encode_trim(trim)));
+    }
+}
+
+impl LogStore for SimLog {
+    fn write(&self, batch: &LogBatch) -> Result<(), StoreError> {
+        let mut changes = Vec::new();
+        for write in &batch.groups {
+            put_group(&mut changes, write);
+            if let Some(trim) = write.trim {
+                let durable = self.durable_applied(write.shard);
+                self.taps.lock().trimmed(write.shard, trim.slot, durable);
+            }
+        }
+        for &(peer, incarnation, seq) in &batch.seen {
+            changes.push(Change::Put(keys::node_seen(peer).to_vec(), node::encode_seen(incarnation, seq)));
+        }
+        changes.push(Change::Put(keys::NODE_WRITE_SEQ.to_vec(), node::encode_seq(batch.seq)));
+        self.put(batch.seq, changes)?;
+        let mut taps = self.taps.lock();
+        for write in &batch.groups {
+            taps.marks.entry(write.shard).or_default().written(write);
+        }
+        Ok(())
+    }
+
+    fn set_identity(&self, identity: &NodeIdentity) -> Result<(), StoreError> {
+        match &self.node.identity {
+            Some(found) => found.must_be(identity),
+            None => {
+                let row = Change::Put(keys::NODE_IDENTITY.to_vec(), node::encode_identity(identity));
+                self.put(self.last_seq(), vec![row])
+            }
+        }
+    }
+
+    fn begin_incarnation(&self) -> Result<Incarnation, StoreError> {
+        let next = Incarnation(self.node.incarnation.0 + 1);
+        let row = Change::Put(keys::NODE_INCARNATION.to_vec(), node::encode_incarnation(next));
+        self.put(self.last_seq(), vec![row])?;
+        Ok(next)
+    }
+
+    fn recover_node(&self) -> Result<NodeRecovered, StoreError> {
+        Ok(self.node.clone())
+    }
+
+    fn recover_group(&self, shard: ShardId) -> Result<Option<GroupRecovered>, StoreError> {
+        self.found.recover_group(shard)
+    }
+
+    fn entries(&self, shard: ShardId, from: Slot, upto: Slot, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {
+        let mut disk = self.disk.lock();
+        if std::mem::take(&mut disk.fail_read) {
+            disk.failed = true;
+            return Err(StoreError::Io { what: "read of the simulated log".into(), why: "injected".into() });
+        }
+        entries(&disk.log, shard, from, upto, max_bytes)
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl SimLog {
+    /// The position that the state on disk stands at, by its own row.
+    fn durable_applied(&self, shard: ShardId) -> Slot {
+        let mut disk = self.disk.lock();
+        disk.settle_flushes(self.cursor.get());
+        let row = disk.state.get(&keys::applied(Space(shard.0 as u32))).cloned();
+        row.and_then(|row| applied::AppliedRow::decode(row).ok()).map_or(Slot(0), |row| row.slot)
+    }
+}
+
+/// Entries of slots in `(from, upto]` as the disk holds them.
+pub(super) fn entries(
+    rows: &Rows,
+    shard: ShardId,
+    from: Slot,
+    upto: Slot,
+    max_bytes: usize,
+) -> Result<Vec<Entry>, StoreError> {
+    let (mut found, mut bytes, mut slot) = (Vec::new(), 0, from);
+    while slot < upto && bytes <= max_bytes {
+        slot = slot.next();
+        let row = rows.get(&keys::group_entry(shard, slot)[..]).ok_or_else(|| missing(shard, slot))?;
+        let name = format!("log of shard {shard}, slot {slot}");
+        let entry = entry::decode(row.clone()).map_err(corrupt(&name))?;
+        if entry.id.slot != slot {
+            return Err(missing(shard, slot));
+        }
+        bytes += entry.size();
+        found.push(entry);
+    }
+    Ok(found)
+}
+
+impl NodeDisk {
+    /// Entries of slots in `(from, upto]`, for the observer; `None` where they are trimmed or damaged.
+    pub(crate) fn peek(&self, shard: ShardId, from: Slot, upto: Slot) -> Option<Vec<Entry>> {
+        let disk = self.lock();
+        let read = |rows: &Rows, from, upto| entries(rows, shard, from, upto, usize::MAX);
+        let mut found = Vec::new();
+        let mut slot = from;
+        while slot < upto {
+            let one = read(&disk.log, slot, slot.next()).or_else(|_| read(&disk.pristine, slot, slot.next()));
+            found.extend(one.ok()?);
+            slot = slot.next();
+        }
+        Some(found)
+    }
+}

@@ -1,0 +1,174 @@
+//! The state store over a simulated disk.
+//!
+//! Owns: a process's rows in memory, and the freezes on their way to the disk. Must never: make part of a freeze durable.
+//!
+//! It stands for the front over RocksDB: a freeze hands over everything since the last one, which is on disk some time
+//! later, in one step; at most two are under way, a third waits.
+
+use super::{Change, Flush, NodeDisk, Rows};
+use crate::clock::Cursor;
+use crate::host::Taps;
+use bytes::Bytes;
+use std::ops::{Bound, ControlFlow};
+use std::sync::{Arc, Mutex};
+use synod_engine::StoreError;
+use synod_engine::codec::applied::AppliedRow;
+use synod_engine::codec::keys;
+use synod_engine::ids::{ShardId, Slot, Space};
+use synod_engine::state::{FlushId, StateBatch, StateStore, Visit};
+
+/// Freezes under way at most.
+const UNFINISHED_MAX: usize = 2;
+
+/// A process's rows, which the observer may look at.
+pub(crate) type StateRows = Arc<Mutex<Rows>>;
+
+/// A process's state store.
+pub(crate) struct SimState {
+    rows: StateRows,
+    disk: NodeDisk,
+    cursor: Cursor,
+    taps: Taps,
+    changes: Vec<Change>,
+    bytes: usize,
+    freeze_bytes: usize,
+    frozen: u64,
+    flushed: u64,
+}
+
+impl SimState {
+    /// What the disk holds.
+    pub(crate) fn open(disk: &NodeDisk, cursor: &Cursor, taps: &Taps, freeze_bytes: usize) -> Self {
+        Self {
+            rows: Arc::new(Mutex::new(disk.lock().state.clone())),
+            disk: disk.clone(),
+            cursor: cursor.clone(),
+            taps: taps.clone(),
+            changes: Vec::new(),
+            bytes: 0,
+            freeze_bytes,
+            frozen: 0,
+            flushed: 0,
+        }
+    }
+
+    pub(crate) fn rows(&self) -> StateRows {
+        Arc::clone(&self.rows)
+    }
+
+    fn change(&mut self, change: Change) {
+        self.bytes += match &change {
+            Change::Put(key, value) => key.len() + value.len(),
+            Change::Delete(key) => key.len(),
+            Change::DeleteRange(from, to) => from.len() + to.len(),
+        };
+        let mut undo = Vec::new();
+        change.clone().make(&mut self.rows.lock().expect("no holder panics"), &mut undo);
+        self.changes.push(change);
+    }
+
+    /// What has ended by now.
+    fn settle(&mut self) {
+        let mut disk = self.disk.lock();
+        disk.settle_flushes(self.cursor.get());
+        self.flushed = disk.flushes.front().map_or(self.frozen, |flush| flush.id - 1);
+    }
+
+    fn wait_for(&mut self, unfinished: usize) {
+        let ends = {
+            let disk = self.disk.lock();
+            let over = disk.flushes.len().saturating_sub(unfinished);
+            disk.flushes.iter().take(over).map(|flush| flush.done_at).max()
+        };
+        if let Some(at) = ends {
+            self.cursor.set(self.cursor.get().max(at));
+            self.settle();
+        }
+    }
+}
+
+impl StateStore for SimState {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.rows.lock().expect("no holder panics").get(key).cloned())
+    }
+
+    fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        let rows = self.rows.lock().expect("no holder panics");
+        let mut rows = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        while let Some((key, value)) = if reverse { rows.next_back() } else { rows.next() } {
+            if visit(key, value) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
+        let at = self.cursor.get();
+        for (key, value) in batch.rows {
+            if value.is_some() && key.len() == 6 && key[4] == 0 {
+                let space = Space(u32::from_be_bytes([key[0], key[1], key[2], key[3]]));
+                debug_assert_eq!(key, keys::applied(space));
+                let row = value.clone().and_then(|value| AppliedRow::decode(value).ok());
+                let slot = row.map_or(Slot(0), |row| row.slot);
+                self.taps.lock().applied.push((at, ShardId(space.0.into()), slot));
+            }
+            self.change(match value {
+                Some(value) => Change::Put(key, value),
+                None => Change::Delete(key),
+            });
+        }
+        Ok(())
+    }
+
+    fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        self.change(Change::DeleteRange(from.to_vec(), to.to_vec()));
+        Ok(())
+    }
+
+    fn wants_freeze(&self) -> bool {
+        self.bytes >= self.freeze_bytes
+    }
+
+    fn freeze(&mut self) -> Result<FlushId, StoreError> {
+        self.settle();
+        self.wait_for(UNFINISHED_MAX - 1);
+        self.frozen += 1;
+        let changes = std::mem::take(&mut self.changes);
+        self.bytes = 0;
+        let mut disk = self.disk.lock();
+        let span = disk.flush;
+        let took = disk.dice.between(span);
+        let after = disk.flushes.back().map_or(0, |flush| flush.done_at).max(self.cursor.get());
+        let began = self.cursor.get();
+        disk.flushes.push_back(Flush { id: self.frozen, began, done_at: after + took, changes });
+        Ok(FlushId(self.frozen))
+    }
+
+    fn flushed(&mut self) -> Result<FlushId, StoreError> {
+        {
+            let mut disk = self.disk.lock();
+            if std::mem::take(&mut disk.fail_flush) {
+                disk.failed = true;
+                // What was under way is lost.
+                disk.flushes.clear();
+                return Err(StoreError::Io { what: "flush of the simulated state".into(), why: "injected".into() });
+            }
+        }
+        self.settle();
+        Ok(FlushId(self.flushed))
+    }
+
+    fn flush_and_wait(&mut self) -> Result<(), StoreError> {
+        self.freeze()?;
+        self.wait_for(0);
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+}

@@ -1,0 +1,159 @@
+//! The second phase: faults stop, and everything must come right within bounded time.
+//!
+//! Owns: those bounds. Must never: wait longer because something is slow.
+
+use crate::lifecycle::End;
+use crate::violation::{Checked, check};
+use crate::world::{Event, Phase, World};
+use std::sync::{Arc, Mutex};
+use synod_engine::host::{Input, NodeReport};
+use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot};
+
+/// From the end of the faults until every client has finished what it began, and two operations more, µs.
+const FINISH: u64 = 40_000_000;
+/// From the end of the load until all replicas stand at the same slot, µs.
+const CONVERGE: u64 = 8_000_000;
+/// The silence that follows, µs.
+const SILENCE: u64 = 3_000_000;
+/// Operations each client must finish with an answer.
+const EACH: u64 = 2;
+
+impl World {
+    /// The second phase.
+    pub(crate) fn calm(&mut self) -> Checked {
+        self.phase = Phase::Calm;
+        self.plan.calm();
+        self.net.heal();
+        self.garble = false;
+        self.restart_all()?;
+        let clients: Vec<usize> = (1..=self.plan.clients as usize).collect();
+        let shards: Vec<ShardId> = self.shards.iter().map(|s| s.shard).collect();
+        let served = |w: &World| {
+            let fed = clients.iter().all(|c| w.calm_done.get(c).copied().unwrap_or(0) >= EACH);
+            fed && shards.iter().all(|s| w.calm_shards.contains(s))
+        };
+        let began = self.now;
+        let done = self.run_until(began + FINISH, |w| served(w))?;
+        check(done, "every client finishes once faults have stopped", || {
+            let starved: Vec<_> =
+                clients.iter().filter(|c| self.calm_done.get(c).copied().unwrap_or(0) < EACH).collect();
+            let unserved: Vec<_> = shards.iter().filter(|s| !self.calm_shards.contains(s)).collect();
+            format!("after {FINISH} µs: clients {starved:?} starve, shards {unserved:?} took no write")
+        })?;
+        self.coverage.add("liveness", "ms until all clients were served", (self.now - began) / 1000);
+        self.phase = Phase::Quiet;
+        let idle = self.run_until(self.now + FINISH, |w| w.ops.values().all(|op| op.done))?;
+        check(idle, "every client finishes once faults have stopped", || "operations under way never end".into())?;
+        self.converge()?;
+        self.silence()
+    }
+
+    /// Every process ends and starts again.
+    fn restart_all(&mut self) -> Checked {
+        // Pending starts find their node up, or start it first.
+        for id in self.ids.clone() {
+            self.stop(id, self.now, End::Silent);
+            let delay = self.dice.between((1_000, 300_000));
+            self.at(self.now + delay, Event::Restart { node: id });
+        }
+        Ok(())
+    }
+
+    /// Every replica stands at the same slot, and holds the same.
+    fn converge(&mut self) -> Checked {
+        // What was damaged and not yet met with is taken away: it would flap.
+        for id in self.which(|n| n.damaged && n.out.is_none()) {
+            self.stop(id, self.now, End::Killed);
+            self.node(id).out = Some("damaged");
+        }
+        let end = self.now + CONVERGE;
+        loop {
+            let reports = self.reports()?;
+            let even = self.even(&reports);
+            match even {
+                None => break,
+                Some(uneven) => check(self.now < end, "replicas converge", || uneven)?,
+            }
+            self.run_until(self.now + 200_000, |_| false)?;
+        }
+        let due: Vec<(ShardId, Slot)> = self.models.iter().map(|(shard, m)| (*shard, m.last_command)).collect();
+        for id in self.which(|n| n.up.is_some() && n.out.is_none()) {
+            self.audit_process(id, &due)?;
+            self.coverage.count("recovery", "state equal by hash");
+        }
+        let counts: Vec<_> = self.models.iter().filter(|(s, _)| **s != SYSTEM_SHARD).map(|(_, m)| m.counts).collect();
+        for c in counts {
+            for (what, by) in [
+                ("entries", c.entries),
+                ("noops", c.noops),
+                ("writes executed", c.executed),
+                ("write met again", c.repeated),
+                ("write below its floor", c.below_floor),
+                ("write expired", c.expired),
+                ("expectation failed", c.mismatched),
+                ("entry of several writes", c.batched),
+            ] {
+                self.coverage.add("committed", what, by);
+            }
+        }
+        Ok(())
+    }
+
+    fn reports(&mut self) -> Checked<Vec<(NodeId, NodeReport)>> {
+        let told: Arc<Mutex<Vec<(NodeId, NodeReport)>>> = Arc::default();
+        let asked = self.which(|n| n.up.is_some() && n.out.is_none());
+        for id in &asked {
+            let (tell, id) = (Arc::clone(&told), *id);
+            if let Some(up) = &mut self.node(id).up {
+                let tell = move |report| tell.lock().expect("no holder panics").push((id, report));
+                up.inputs.push(Input::Status(Box::new(tell)));
+            }
+            self.wake(id);
+        }
+        let all = asked.len();
+        let done = self.run_until(self.now + CONVERGE, |_| told.lock().expect("no holder panics").len() == all)?;
+        check(done, "a node reports", || "no report".into())?;
+        let reports = std::mem::take(&mut *told.lock().expect("no holder panics"));
+        Ok(reports)
+    }
+
+    /// What is uneven.
+    fn even(&self, reports: &[(NodeId, NodeReport)]) -> Option<String> {
+        for (shard, model) in &self.models {
+            for (id, report) in reports {
+                let Some(r) = report.replicas.iter().find(|r| r.shard == *shard) else {
+                    return Some(format!("node {id} has no replica of shard {shard}"));
+                };
+                if r.applied < model.last() || r.applied != r.last || r.commit != r.last {
+                    return Some(format!(
+                        "node {id} shard {shard} {}: applied {}, commit {}, last {}, known {}",
+                        r.role,
+                        r.applied,
+                        r.commit,
+                        r.last,
+                        model.last()
+                    ));
+                }
+            }
+            let mut lasts = reports.iter().filter_map(|(_, r)| r.replicas.iter().find(|r| r.shard == *shard));
+            let first = lasts.next().map(|r| r.last);
+            if lasts.any(|r| Some(r.last) != first) {
+                return Some(format!("shard {shard}: logs of different length"));
+            }
+        }
+        None
+    }
+
+    /// Idle groups cost nothing: no messages, no writes.
+    fn silence(&mut self) -> Checked {
+        // Notices and trims that were due have a moment.
+        self.run_until(self.now + 2_000_000, |_| false)?;
+        let count = |w: &World| (w.frames, w.nodes.values().map(|n| n.disk.lock().syncs).sum::<u64>());
+        let before = count(self);
+        self.run_until(self.now + SILENCE, |_| false)?;
+        let after = count(self);
+        check(before == after, "24: idle groups send and write nothing", || {
+            format!("in {SILENCE} µs: {} frames, {} writes", after.0 - before.0, after.1 - before.1)
+        })
+    }
+}

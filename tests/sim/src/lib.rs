@@ -1,0 +1,47 @@
+//! Whole nodes in one thread: the engine's production code over a seeded network, disk and clock.
+//!
+//! Owns: the world around the nodes (network, disks, clocks, processes, clients), and the observer that sees all of it.
+//! Must never: touch a node other than through the engine's public contract, take time or randomness from anywhere but
+//! the seed, or leave a check out because it fails.
+//!
+//! Production code that runs here: worker, shards, log writer (in line), sessions, identity, state machine, queries, the
+//! consensus core, the codec of messages and of all rows, and the server's failure detector. Simulated: sockets (every
+//! message is encoded and decoded), the log DB and the state DB under their traits, clocks, and clients.
+//!
+//! A run is a pure function of its seed: [`run`] with the same seed and the same [`Planted`] gives the same trace. It has
+//! two phases. In the first, faults and clients act at random; in the second, faults stop, every node restarts, and within
+//! a bounded virtual time every client must finish, every replica must hold the same, and the groups must fall silent.
+
+pub mod coverage;
+pub mod search;
+pub mod trace;
+pub mod violation;
+
+mod audit;
+mod clients;
+mod clock;
+// The server's own failure detector: the very source.
+#[path = "../../../server/src/node/peer/detector.rs"]
+#[allow(missing_docs, dead_code, reason = "written for a private module; a simulated process never leaves the map")]
+mod detector;
+mod dice;
+mod disk;
+mod faults;
+mod finish;
+mod host;
+mod lifecycle;
+mod model;
+mod network;
+mod node;
+mod plan;
+mod replies;
+mod requests;
+mod retry;
+mod setup;
+mod traffic;
+mod world;
+
+pub use plan::{DiskFault, Planted};
+pub use search::{Outcome, Report, run, search};
+pub use trace::Trace;
+pub use violation::Violation;

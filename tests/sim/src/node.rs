@@ -1,0 +1,233 @@
+//! A node: its disk and, while it runs, its process with worker, failure detector and clocks.
+//!
+//! Owns: starting a process as the server does, and its rounds. Must never: tell a worker what the real server would not.
+
+use crate::clock::{Cursor, NodeClock};
+use crate::detector::Detector;
+use crate::disk::{NodeDisk, SimLog, SimState, StateRows};
+use crate::host::{Fatal, SimHost, SimSink, Taps};
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use synod_engine::StoreError;
+use synod_engine::host::Input;
+use synod_engine::identity::SeenTable;
+use synod_engine::ids::{ClientId, Incarnation, NodeId, ShardId, Slot};
+use synod_engine::logstore::{LogStore, NodeIdentity};
+use synod_engine::metrics::EngineMetrics;
+use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
+use synod_engine::writer::{WriterMode, WriterProgress};
+
+/// Pace of the pulses, µs: the server's default.
+pub(crate) const PULSE: u64 = 100_000;
+/// Silence that makes a peer dead, µs: the server's default.
+pub(crate) const DEAD_AFTER: u64 = 600_000;
+
+/// How a round or a start ended.
+pub(crate) enum Ended {
+    /// The process ends itself with this line.
+    Fatal(String),
+    /// Something panicked.
+    Panic(String),
+}
+
+/// What a node's process is made of.
+pub(crate) struct Process {
+    pub(crate) worker: Worker<SimHost>,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) clock: NodeClock,
+    pub(crate) cursor: Cursor,
+    pub(crate) taps: Taps,
+    pub(crate) sink: Arc<SimSink>,
+    pub(crate) rows: StateRows,
+    pub(crate) seen: Arc<SeenTable>,
+    pub(crate) detector: Detector,
+    /// The detector's clock: `Instant`s that differ by the process's own time.
+    epoch: Instant,
+    /// Peers that have told what they saw of this node, on the pulse call under way.
+    pub(crate) identified: BTreeSet<NodeId>,
+    /// No round begins before.
+    pub(crate) busy_until: u64,
+    /// The process stands still.
+    pub(crate) paused: bool,
+    /// The round under way or due.
+    pub(crate) round_at: Option<u64>,
+    /// Applied and observed, by shard.
+    pub(crate) observed: BTreeMap<ShardId, Slot>,
+    /// Told to stop once drained.
+    pub(crate) leaving: bool,
+}
+
+/// A node.
+pub(crate) struct SimNode {
+    pub(crate) id: NodeId,
+    pub(crate) disk: NodeDisk,
+    pub(crate) up: Option<Box<Process>>,
+    /// Counts processes.
+    pub(crate) process: u64,
+    /// When each process ended.
+    pub(crate) deaths: BTreeMap<u64, u64>,
+    /// Why it takes no part any more.
+    pub(crate) out: Option<&'static str>,
+    /// A bit was flipped on its disk: it may end itself, or refuse to start.
+    pub(crate) damaged: bool,
+    /// Its disk was set back or wiped: it must be quarantined.
+    pub(crate) set_back: bool,
+    pub(crate) ppm: i64,
+    pub(crate) wall_offset: i64,
+}
+
+/// What a process is started with, beside its node's own.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) now: u64,
+    pub(crate) seed: u64,
+    pub(crate) options: &'a WorkerOptions,
+    pub(crate) freeze_bytes: usize,
+    pub(crate) metrics: &'a Arc<EngineMetrics>,
+    pub(crate) peers: &'a [NodeId],
+}
+
+impl SimNode {
+    pub(crate) fn new(id: NodeId, disk: NodeDisk, ppm: i64, wall_offset: i64) -> Self {
+        Self {
+            id,
+            disk,
+            up: None,
+            process: 0,
+            deaths: BTreeMap::new(),
+            out: None,
+            damaged: false,
+            set_back: false,
+            ppm,
+            wall_offset,
+        }
+    }
+
+    /// Whether what process `number` sent at `stamp` has left.
+    pub(crate) fn has_left(&self, number: u64, stamp: u64) -> bool {
+        self.deaths.get(&number).is_none_or(|death| stamp <= *death)
+    }
+
+    /// Starts a process on what the disk holds.
+    pub(crate) fn start(&mut self, with: &Surroundings<'_>) -> Result<(), Ended> {
+        self.process += 1;
+        let clock = NodeClock { boot: with.now, ppm: self.ppm, wall_offset: self.wall_offset };
+        let (cursor, taps) = (Cursor::default(), Taps::default());
+        cursor.set(with.now);
+        let opened = catch_unwind(AssertUnwindSafe(|| self.open(with, clock, &cursor, &taps)));
+        let process = opened.map_err(ended)?.map_err(|error| Ended::Fatal(error.to_string()))?;
+        self.up = Some(Box::new(process));
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        with: &Surroundings<'_>,
+        clock: NodeClock,
+        cursor: &Cursor,
+        taps: &Taps,
+    ) -> Result<Process, StoreError> {
+        let log = Arc::new(SimLog::open(&self.disk, cursor, taps)?);
+        log.set_identity(&NodeIdentity { cluster: ClientId(77), node: self.id })?;
+        let recovered = log.recover_node()?;
+        let incarnation = log.begin_incarnation()?;
+        let store = SimState::open(&self.disk, cursor, taps, with.freeze_bytes);
+        let rows = store.rows();
+        let seen = Arc::new(SeenTable::default());
+        let setup = WorkerSetup {
+            me: self.id,
+            recovered,
+            incarnation,
+            log,
+            store: Box::new(store),
+            seen: Arc::clone(&seen),
+            progress: Arc::new(WriterProgress::default()),
+            metrics: Arc::clone(with.metrics),
+            clock: cursor.clock(clock),
+            mode: WriterMode::Inline,
+            options: with.options.clone(),
+        };
+        let seed = with.seed ^ (self.id.0 << 48) ^ (self.process << 32);
+        let worker = Worker::new(setup, SimHost::new(taps, cursor, seed))?;
+        let epoch = Instant::now();
+        let mut detector = Detector::new(epoch, Duration::from_micros(PULSE), Duration::from_micros(DEAD_AFTER));
+        for peer in with.peers.iter().filter(|peer| **peer != self.id) {
+            detector.watch(*peer, epoch);
+        }
+        Ok(Process {
+            worker,
+            inputs: Vec::new(),
+            incarnation,
+            clock,
+            cursor: cursor.clone(),
+            taps: taps.clone(),
+            sink: Arc::new(SimSink::new(taps, cursor)),
+            rows,
+            seen,
+            detector,
+            epoch,
+            identified: BTreeSet::new(),
+            busy_until: cursor.get(),
+            paused: false,
+            round_at: None,
+            observed: BTreeMap::new(),
+            leaving: false,
+        })
+    }
+}
+
+impl Process {
+    /// The detector's clock.
+    fn instant(&self, now: u64) -> Instant {
+        self.epoch + Duration::from_micros(self.clock.local(now).0)
+    }
+
+    /// Gives the detector something to digest, and the worker what follows from it: as the server's `detect` does.
+    pub(crate) fn detect(&mut self, now: u64, digest: impl FnOnce(&mut Detector, Instant)) {
+        let instant = self.instant(now);
+        self.detector.tick(instant);
+        digest(&mut self.detector, instant);
+        let inputs = &mut self.inputs;
+        self.detector.report(instant, |node, alive| {
+            inputs.push(Input::Liveness { node, alive });
+            true
+        });
+    }
+
+    /// One round, from `now` on.
+    pub(crate) fn round(&mut self, now: u64) -> Result<(), Ended> {
+        self.cursor.set(now);
+        let (local, wall) = (self.clock.local(now), self.clock.wall(now));
+        let (worker, inputs) = (&mut self.worker, &mut self.inputs);
+        let ran = catch_unwind(AssertUnwindSafe(|| worker.handle(local, wall, inputs)));
+        // Even an empty round takes its time.
+        self.cursor.pass(2);
+        self.busy_until = self.cursor.get();
+        ran.map_err(ended)
+    }
+
+    /// When the next round is due, where one is.
+    pub(crate) fn due(&self, now: u64) -> Option<u64> {
+        if self.paused {
+            return None;
+        }
+        if !self.inputs.is_empty() {
+            return Some(now.max(self.busy_until));
+        }
+        let at = self.worker.next_deadline()?;
+        Some(self.clock.world(at).max(self.busy_until).max(now))
+    }
+}
+
+fn ended(panic: Box<dyn std::any::Any + Send>) -> Ended {
+    match panic.downcast::<Fatal>() {
+        Ok(fatal) => Ended::Fatal(fatal.0),
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            Ended::Panic(said.unwrap_or_else(|| "a panic without words".into()))
+        }
+    }
+}

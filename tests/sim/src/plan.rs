@@ -1,0 +1,214 @@
+//! What one run will be like: sizes, limits, and how often each fault strikes.
+//!
+//! Owns: the choice, made once from the seed. Must never: change while the run goes on, apart from [`Plan::calm`].
+//!
+//! Each run has only some of the faults, at its own rates: a world with every fault at once seldom gets anywhere.
+
+use crate::dice::Dice;
+use synod_engine::worker::WorkerOptions;
+use synod_paxos::io::Options;
+
+/// A defect that the simulation itself plants under the production code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskFault {
+    /// None.
+    #[default]
+    None,
+    /// A write is reported synced long before it is.
+    AckBeforeSync,
+    /// A crash may lose the last synced writes too.
+    LosesSynced,
+    /// A torn record at the log's tail is taken for what is left of it.
+    TornTailKept,
+    /// A disk that was wiped or set back is started under its old name, and peers' answers about it are lost.
+    WipedVotes,
+    /// A damaged record is passed over at recovery and with it all that follow: the end of the log, as it seems.
+    DamageEndsLog,
+    /// A crash keeps the first part of a freeze of the state: effects apart from their position and sessions.
+    FreezeTorn,
+}
+
+/// The defects planted in a run. The default is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    /// The defect of the consensus core.
+    #[cfg(feature = "planted")]
+    pub core: Option<synod_paxos::planted::Fault>,
+    /// The defect of the engine.
+    #[cfg(feature = "planted")]
+    pub engine: Option<synod_engine::planted::Fault>,
+    /// The defect of the disks.
+    pub disk: DiskFault,
+    /// The clients give each attempt of a write a name of its own.
+    pub forgetful_clients: bool,
+}
+
+/// What may happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// A process is killed; its machine lives and refuses connections.
+    Kill,
+    /// A machine loses power: silence.
+    PowerLoss,
+    /// All lose power at once.
+    PowerLossAll,
+    /// A process hands over its leaderships and ends in order.
+    Shutdown,
+    /// A process stands still, its network too.
+    Pause,
+    /// One direction of one pair is cut.
+    Cut,
+    /// One node is cut off.
+    Isolate,
+    /// Two nodes do not hear each other, the others hear both.
+    Bridge,
+    /// Connections of one pair break.
+    Reset,
+    /// Everything heals.
+    Heal,
+    /// A sync takes seconds, the network lives.
+    Hang,
+    /// A write of the log fails.
+    FailWrite,
+    /// A reading of the log fails.
+    FailRead,
+    /// A flush of the state fails.
+    FailFlush,
+    /// A bit flips in the log.
+    FlipLog,
+    /// A bit flips in the state of a process that is down.
+    FlipState,
+    /// A disk is set back to an older copy, or wiped.
+    SetBack,
+    /// A wall clock jumps.
+    ClockJump,
+    /// A leadership is moved.
+    Transfer,
+    /// A frame is damaged on its way.
+    Garble,
+}
+
+/// One run's shape.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) nodes: u64,
+    /// Length of the first phase, µs.
+    pub(crate) length: u64,
+    pub(crate) options: WorkerOptions,
+    /// A process asks to freeze its state after so many bytes.
+    pub(crate) freeze_bytes: usize,
+    /// Frames lost, ‰.
+    pub(crate) loss: u64,
+    /// Frames delivered a second time, ‰.
+    pub(crate) duplicate: u64,
+    /// Frames delayed twentyfold (and all behind them on the connection), ‰.
+    pub(crate) slow: u64,
+    /// Delay of a frame, µs.
+    pub(crate) delay: (u64, u64),
+    /// Requests and answers of clients lost, ‰.
+    pub(crate) client_loss: u64,
+    /// Time of a sync, of a flush of the state, µs.
+    pub(crate) sync: (u64, u64),
+    pub(crate) flush: (u64, u64),
+    /// Greatest drift of a monotone clock, ppm; greatest error of a wall clock, µs.
+    pub(crate) drift_ppm: u64,
+    pub(crate) wall_error: u64,
+    /// Time between faults, length of an outage, µs.
+    pub(crate) act: (u64, u64),
+    pub(crate) outage: (u64, u64),
+    /// Clients, writes each may have under way, their pause between operations, µs.
+    pub(crate) clients: u64,
+    pub(crate) lanes: u64,
+    pub(crate) think: (u64, u64),
+    /// Time a client gives an operation, µs.
+    pub(crate) patience: (u64, u64),
+    pub(crate) value_bytes: u64,
+    pub(crate) weights: Vec<(Action, u64)>,
+    pub(crate) planted: Planted,
+}
+
+impl Plan {
+    pub(crate) fn choose(dice: &mut Dice, planted: Planted) -> Self {
+        let sync_high = [400, 3_000, 20_000][dice.below(3) as usize];
+        let mut paxos = Options::default();
+        if dice.chance(400) {
+            paxos.message_bytes = dice.between((300, 4_000)) as usize;
+            paxos.inflight_messages = dice.between((1, 8)) as usize;
+            paxos.cache_bytes = dice.below(4_000) as usize;
+            paxos.uncommitted_bytes = dice.between((4_000, 60_000)) as usize;
+        }
+        #[cfg(feature = "planted")]
+        {
+            paxos.fault = planted.core;
+        }
+        let options = WorkerOptions {
+            freeze_log_bytes: dice.between((4_000, 120_000)) as usize,
+            waiting_max: if dice.chance(100) { 3 } else { 1_000 },
+            trim_slots: dice.between((8, 60)),
+            trim_slots_flushed: dice.between((2, 20)),
+            paxos,
+            ..WorkerOptions::default()
+        };
+        let delay_high = [600, 4_000, 30_000][dice.below(3) as usize];
+        Self {
+            nodes: if dice.chance(200) { 5 } else { 3 },
+            length: dice.between((6_000_000, 14_000_000)),
+            options,
+            freeze_bytes: dice.between((4_000, 120_000)) as usize,
+            loss: if dice.chance(500) { dice.between((2, 300)) } else { 0 },
+            duplicate: if dice.chance(300) { dice.between((2, 60)) } else { 0 },
+            slow: if dice.chance(300) { dice.between((2, 40)) } else { 0 },
+            delay: (80, delay_high),
+            client_loss: if dice.chance(500) { dice.between((2, 100)) } else { 0 },
+            sync: (100, sync_high),
+            flush: (500, [3_000, 60_000, 900_000][dice.below(3) as usize]),
+            drift_ppm: [0, 200, 10_000][dice.below(3) as usize],
+            wall_error: [0, 50_000, 2_000_000][dice.below(3) as usize],
+            act: (20_000, dice.between((150_000, 1_200_000))),
+            outage: (50_000, dice.between((400_000, 3_000_000))),
+            clients: 8,
+            lanes: dice.between((1, 2)),
+            think: (1_000, dice.between((20_000, 200_000))),
+            patience: (1_500_000, dice.between((3_000_000, 12_000_000))),
+            value_bytes: dice.between((8, 300)),
+            weights: Self::choose_weights(dice, planted),
+            planted,
+        }
+    }
+
+    fn choose_weights(dice: &mut Dice, planted: Planted) -> Vec<(Action, u64)> {
+        let mut some = |per_mille, low, high| if dice.chance(per_mille) { dice.between((low, high)) } else { 0 };
+        let wipes = if planted.disk == DiskFault::WipedVotes { 1000 } else { 120 };
+        let flips = if planted.disk == DiskFault::DamageEndsLog { 1000 } else { 200 };
+        vec![
+            (Action::Kill, some(700, 4, 20)),
+            (Action::PowerLoss, some(600, 4, 20)),
+            (Action::PowerLossAll, some(350, 1, 8)),
+            (Action::Shutdown, some(300, 1, 6)),
+            (Action::Pause, some(400, 1, 8)),
+            (Action::Cut, some(500, 2, 12)),
+            (Action::Isolate, some(500, 2, 12)),
+            (Action::Bridge, some(400, 1, 8)),
+            (Action::Reset, some(500, 2, 12)),
+            (Action::Heal, some(700, 2, 10)),
+            (Action::Hang, some(400, 1, 8)),
+            (Action::FailWrite, some(350, 1, 6)),
+            (Action::FailRead, some(200, 1, 4)),
+            (Action::FailFlush, some(200, 1, 4)),
+            (Action::FlipLog, some(flips, 1, 4)),
+            (Action::FlipState, some(200, 1, 4)),
+            (Action::SetBack, some(wipes, 1, 5)),
+            (Action::ClockJump, some(300, 1, 4)),
+            (Action::Transfer, some(400, 2, 10)),
+            (Action::Garble, some(200, 1, 4)),
+        ]
+    }
+
+    /// Takes the faults away for the second phase.
+    pub(crate) fn calm(&mut self) {
+        (self.loss, self.duplicate, self.slow, self.client_loss) = (0, 0, 0, 0);
+        self.delay.1 = self.delay.1.min(4_000);
+        self.sync.1 = self.sync.1.min(3_000);
+        self.flush.1 = self.flush.1.min(60_000);
+    }
+}

@@ -1,0 +1,95 @@
+//! The founding of a cluster, and its first tables.
+//!
+//! Owns: what stands before the first fault. Must never: be disturbed; a founding under faults is the end-to-end tests'.
+
+use crate::clients::{Kind, KnownShard};
+use crate::clock::WALL_US;
+use crate::model::ShardModel;
+use crate::violation::{Checked, check};
+use crate::world::{Event, Phase, World};
+use synod_engine::command::{Op, WriteRequest};
+use synod_engine::host::Input;
+use synod_engine::ids::{SYSTEM_SHARD, ShardId};
+use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemState};
+
+/// Whoever has the first word: the administrator is client 0.
+const ADMIN: usize = 0;
+/// The founding takes no longer, µs.
+const FOUNDING: u64 = 60_000_000;
+
+impl World {
+    /// Founds the cluster and creates its tables: five shards, over one log writer a node.
+    pub(crate) fn found(&mut self) -> Checked {
+        let (calm, plan) = (
+            {
+                let mut calm = self.plan.clone();
+                calm.calm();
+                calm
+            },
+            self.plan.clone(),
+        );
+        self.plan = calm;
+        self.models.insert(SYSTEM_SHARD, ShardModel::new(SYSTEM_SHARD, None));
+        let founders: Vec<String> = self.ids.iter().map(|id| format!("host{id}:1")).collect();
+        let state = SystemState::found(77, &founders);
+        for id in self.ids.clone() {
+            self.restart(id)?;
+            if let Some(up) = &mut self.node(id).up {
+                up.inputs.push(Input::CreateSystemShard(Box::new(state.clone())));
+            }
+            self.wake(id);
+        }
+        self.until_led("the system shard is led", vec![SYSTEM_SHARD])?;
+        let hash = SystemCommand::CreateTable {
+            name: "log".into(),
+            partitioning: Partitioning::Hash,
+            retention: Retention::All,
+            shards: 3,
+            splits: vec![],
+            replicas: self.ids.len() as u32,
+        };
+        let range = SystemCommand::CreateTable {
+            name: "kv".into(),
+            partitioning: Partitioning::Range,
+            retention: Retention::Latest,
+            shards: 2,
+            splits: vec!["m".into()],
+            replicas: self.ids.len() as u32,
+        };
+        for command in [hash, range] {
+            self.command(&command)?;
+        }
+        let created =
+            self.run_until(self.now + FOUNDING, |w| w.map.as_ref().is_some_and(|map| map.shards.len() == 6))?;
+        check(created, "a cluster is founded", || "the tables' shards".into())?;
+        let shards: Vec<ShardId> = self.map.iter().flat_map(|map| map.shards.keys().copied()).collect();
+        self.until_led("the tables' shards are led", shards)?;
+        let map = self.map.clone().expect("it was waited for");
+        self.shards = KnownShard::of(&map);
+        self.plan = plan;
+        self.phase = Phase::Storm;
+        for client in 1..=self.plan.clients as usize {
+            for lane in 0..self.plan.lanes {
+                self.at(self.now + lane * 500, Event::Idle { client });
+            }
+        }
+        Ok(())
+    }
+
+    /// The administrator's command, until it is carried out.
+    fn command(&mut self, command: &SystemCommand) -> Checked {
+        let id = self.clients[ADMIN].name(WALL_US * 2);
+        let request = WriteRequest { id, op: Op::System(command.encode()) };
+        let op = self.begin(ADMIN, Kind::Write(request), SYSTEM_SHARD, None, self.ids.clone(), self.now + FOUNDING);
+        let done = self.run_until(self.now + FOUNDING, |w| w.ops[&op].done)?;
+        check(done && self.ops[&op].retry.succeeded, "a cluster is founded", || format!("{command:?}"))
+    }
+
+    fn until_led(&mut self, what: &'static str, shards: Vec<ShardId>) -> Checked {
+        let led = |w: &mut World, shard: &ShardId| {
+            w.nodes.values().any(|n| n.up.as_ref().is_some_and(|up| up.taps.lock().leads.contains(shard)))
+        };
+        let done = self.run_until(self.now + FOUNDING, |w| shards.iter().all(|shard| led(w, shard)))?;
+        check(done, "a cluster is founded", || what.into())
+    }
+}

@@ -1,0 +1,248 @@
+//! Between nodes: pulses, connections, frames, and what was applied.
+//!
+//! Owns: what the real server's tasks around a worker do (`server/src/node/peer`): pulses on connections of their own, a
+//! consensus link only after the peer has told what it has seen of this node, an identity answer once a pulse call. Must
+//! never: hand a worker a message that was not decoded from bytes.
+
+use crate::detector::Sign;
+use crate::host::Frame;
+use crate::node::PULSE;
+use crate::plan::DiskFault;
+use crate::trace::hash_bytes;
+use crate::violation::{Checked, check};
+use crate::world::{Event, Origin, World};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use synod_engine::codec::message;
+use synod_engine::host::Input;
+use synod_engine::identity::Mark;
+use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
+use synod_engine::system::SystemState;
+
+impl World {
+    /// A process looks at its detector; every other time it pulses.
+    pub(crate) fn beat(&mut self, id: NodeId, process: u64, count: u64) {
+        let now = self.now;
+        let node = self.node(id);
+        if node.process != process || node.up.is_none() {
+            return;
+        }
+        self.at(now + PULSE / 2, Event::Beat { node: id, process, count: count + 1 });
+        if !self.runs(id, process) {
+            return;
+        }
+        let node = self.node(id);
+        let stalled = node.disk.stalled(now);
+        let Some(up) = &mut node.up else { return };
+        up.detect(now, |_, _| ());
+        let (incarnation, table) = (up.incarnation, Arc::clone(&up.seen));
+        self.wake(id);
+        if count % 2 == 1 {
+            return;
+        }
+        let from = Origin { node: id, process, stamp: now };
+        for to in self.ids.clone().into_iter().filter(|to| *to != id) {
+            let delay = self.dice.between(self.plan.delay);
+            if self.net.reaches((id, to)) {
+                let seen = table.get(to);
+                self.at(now + delay, Event::Pulse { from, to, incarnation, stalled, seen });
+            }
+        }
+    }
+
+    /// A pulse arrives.
+    pub(crate) fn pulse_arrives(
+        &mut self,
+        from: Origin,
+        to: NodeId,
+        incarnation: Incarnation,
+        stalled: u64,
+        seen: Mark,
+    ) {
+        let (now, peer) = (self.now, from.node);
+        let current = self.nodes[&peer].process == from.process;
+        if !self.nodes[&peer].has_left(from.process, from.stamp) || !self.net.reaches((peer, to)) {
+            return;
+        }
+        let back = self.net.reaches((to, peer));
+        let fault = self.plan.planted.disk;
+        let Some(up) = self.node(to).up.as_mut().filter(|up| !up.paused) else { return };
+        let older = up.seen.get(peer).0 > incarnation;
+        let mut opened = false;
+        // The first pulse of a call carries what the peer has seen of this node; only then is the link opened.
+        if current && back && up.identified.insert(peer) {
+            let seen = if fault == DiskFault::WipedVotes { Mark::default() } else { seen };
+            up.inputs.push(Input::IdentityAnswer { from: peer, seen });
+            opened = true;
+        }
+        if !older {
+            let sign = Sign { incarnation, stalled: Duration::from_micros(stalled), leaving: false };
+            up.detect(now, |detector, now| detector.heard(peer, sign, now));
+        }
+        if opened && self.net.open((to, peer)) {
+            self.linked(to, peer);
+            self.linked(peer, to);
+        }
+        self.wake(to);
+    }
+
+    /// A consensus link between the two was opened.
+    fn linked(&mut self, id: NodeId, peer: NodeId) {
+        let now = self.now;
+        if let Some(up) = self.node(id).up.as_mut().filter(|up| !up.paused) {
+            up.detect(now, |detector, _| detector.linked(peer));
+            self.wake(id);
+        }
+    }
+
+    /// The connection to a peer broke, and the next was refused.
+    pub(crate) fn refused(&mut self, id: NodeId, process: u64, peer: NodeId) {
+        if !self.runs(id, process) || self.nodes[&peer].up.is_some() {
+            return;
+        }
+        let now = self.now;
+        if let Some(up) = &mut self.node(id).up {
+            up.detect(now, |detector, now| detector.refused(peer, now));
+        }
+        self.wake(id);
+    }
+
+    /// Both connections of a pair break, and are made anew with the next pulses.
+    pub(crate) fn reset(&mut self, a: NodeId, b: NodeId) {
+        for (id, peer) in [(a, b), (b, a)] {
+            self.net.close((id, peer));
+            if let Some(up) = &mut self.node(id).up {
+                up.identified.remove(&peer);
+            }
+        }
+    }
+
+    /// A frame leaves a process.
+    pub(crate) fn send_frame(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
+        let Frame { at, to, write_seq, mut messages, kinds } = frame;
+        self.frames += 1;
+        for kind in &kinds {
+            self.coverage.count("messages", kind);
+        }
+        let Self { net, plan, dice, .. } = self;
+        let Some(passage) = net.pass((from.node, to), at, plan, dice) else {
+            self.coverage.count("network", "frame lost");
+            return;
+        };
+        if let Some(again) = passage.again {
+            self.coverage.count("network", "frame came twice");
+            let messages = messages.clone();
+            self.at(again, Event::Frame { from, to, incarnation, write_seq, number: None, messages });
+        }
+        if self.garble
+            && let Some((_, body)) = messages.first_mut()
+        {
+            self.garble = false;
+            let mut bytes = body.to_vec();
+            let bit = self.dice.below(bytes.len() as u64 * 8);
+            bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+            *body = bytes.into();
+        }
+        let number = Some(passage.number);
+        self.at(passage.at, Event::Frame { from, to, incarnation, write_seq, number, messages });
+    }
+
+    /// A frame arrives.
+    pub(crate) fn frame_arrives(
+        &mut self,
+        from: Origin,
+        to: NodeId,
+        incarnation: Incarnation,
+        write_seq: NodeWriteSeq,
+        number: Option<u64>,
+        messages: Vec<(ShardId, Bytes)>,
+    ) -> Checked {
+        let pair = (from.node, to);
+        let arrives = number.is_none_or(|number| self.net.carries(pair, number)) && self.net.reaches(pair);
+        if !self.nodes[&from.node].has_left(from.process, from.stamp) || !arrives || self.nodes[&to].up.is_none() {
+            return Ok(());
+        }
+        let sum = messages.iter().fold(0, |sum, (shard, body)| sum ^ shard.0 ^ hash_bytes(&[body]));
+        self.trace.note(self.now, "frame", &[from.node.0, to.0, write_seq.0, sum], || {
+            let shown = |(shard, body): &(ShardId, Bytes)| match message::decode(body.clone()) {
+                Ok(message) => format!("{shard}: {}", brief(&message)),
+                Err(error) => format!("{shard}: {error}"),
+            };
+            let shown: Vec<String> = messages.iter().map(shown).collect();
+            format!("{} to {to}, write {write_seq}: {}", from.node, shown.join("; "))
+        });
+        let mut decoded = Vec::with_capacity(messages.len());
+        for (shard, body) in messages {
+            match message::decode(body) {
+                Ok(message) => decoded.push((shard, message)),
+                Err(_) => {
+                    // As the server does: the whole frame is refused, and the link ends.
+                    self.coverage.count("network", "garbled frame refused");
+                    self.reset(from.node, to);
+                    return Ok(());
+                }
+            }
+        }
+        if let Some(up) = &mut self.node(to).up {
+            up.inputs.push(Input::Peer { from: from.node, incarnation, write_seq, messages: decoded });
+        }
+        self.wake(to);
+        Ok(())
+    }
+
+    /// A process has applied entries.
+    pub(crate) fn applied(&mut self, from: Origin, shard: ShardId, entries: Vec<Entry>) -> Checked {
+        if !self.nodes[&from.node].has_left(from.process, from.stamp) {
+            return Ok(());
+        }
+        let Some(model) = self.models.get_mut(&shard) else { return Ok(()) };
+        let (first, last) = (entries.first().map_or(0, |e| e.id.slot.0), entries.last().map_or(0, |e| e.id.slot.0));
+        let sum = entries.iter().fold(0, |sum: u64, e| sum.rotate_left(1) ^ u64::from(e.crc));
+        self.trace.note(self.now, "applied", &[from.node.0, shard.0, first, last, sum], || {
+            format!("{} shard {shard} slots {first} to {last}", from.node)
+        });
+        // What another process applied and took with it when it crashed is in this one's log too.
+        let gap = first > model.last().0 + 1;
+        if gap {
+            let disk = self.nodes[&from.node].disk.clone();
+            let upto = synod_engine::ids::Slot(first - 1);
+            let missed = disk.peek(shard, model.last(), upto).unwrap_or_default();
+            for entry in &missed {
+                model.applied(from.node, entry)?;
+            }
+        }
+        for entry in &entries {
+            model.applied(from.node, entry)?;
+        }
+        Ok(())
+    }
+
+    /// A process published newer metadata.
+    pub(crate) fn map_changed(&mut self, from: Origin, map: Arc<SystemState>) {
+        let known = self.map.as_ref().map_or(0, |map| map.revision);
+        if !self.nodes[&from.node].has_left(from.process, from.stamp) || map.revision <= known {
+            return;
+        }
+        for descriptor in map.shards.values() {
+            let shard = descriptor.shard;
+            let is_system = shard == synod_engine::ids::SYSTEM_SHARD;
+            let new = || crate::model::ShardModel::new(shard, (!is_system).then(|| descriptor.clone()));
+            self.models.entry(shard).or_insert_with(new);
+        }
+        self.map = Some(map);
+    }
+
+    /// A set-back disk must have been found out by now.
+    pub(crate) fn expelled(&mut self, id: NodeId) -> Checked {
+        let node = &self.nodes[&id];
+        let out = node.out.is_some();
+        check(out, "a disk that was set back is quarantined", || format!("node {id} takes part"))
+    }
+}
+
+/// A message in short.
+fn brief(message: &synod_paxos::message::Message) -> String {
+    let text = format!("{message:?}");
+    if text.len() > 160 { format!("{}…", text.chars().take(160).collect::<String>()) } else { text }
+}
