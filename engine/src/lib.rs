@@ -3,6 +3,20 @@
 //! Owns: log store, log writer, state store, apply, sessions, shards. Must never: touch the network, an async runtime or
 //! a clock of its own; time, messages and randomness come in, messages and replies go out through traits.
 
+/// Whether a planted fault is switched on; in the shipped crate always `false`, and compiled away.
+macro_rules! planted {
+    ($fault:ident) => {{
+        #[cfg(feature = "planted")]
+        {
+            crate::planted::is_planted(crate::planted::Fault::$fault)
+        }
+        #[cfg(not(feature = "planted"))]
+        {
+            false
+        }
+    }};
+}
+
 pub mod codec;
 pub mod command;
 pub mod genesis;
@@ -12,6 +26,8 @@ pub mod ids;
 pub mod logstore;
 pub mod machine;
 pub mod metrics;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod query;
 pub mod ring;
 mod rocks;

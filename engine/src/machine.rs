@@ -258,7 +258,7 @@ impl ShardState {
     /// # Errors
     /// The store failed.
     pub fn store_sessions(&mut self, store: &mut dyn StateStore) -> Result<bool, StoreError> {
-        let dirty = self.sessions.take_dirty();
+        let dirty = if planted!(FreezeWithoutSessions) { Vec::new() } else { self.sessions.take_dirty() };
         if dirty.is_empty() && self.stored == self.applied {
             return Ok(false);
         }
@@ -296,6 +296,9 @@ fn load_system(store: &mut dyn StateStore, space: Space) -> Result<SystemState, 
 
 fn load_sessions(store: &mut dyn StateStore, space: Space, descriptor: &Descriptor) -> Result<Sessions, StoreError> {
     let mut sessions = Sessions::default();
+    if planted!(SessionsLostAtRestart) {
+        return Ok(sessions);
+    }
     let mut failed = None;
     let (from, to) = keys::session_bounds(space);
     store.scan(&from, &to, false, &mut |row, value| {

@@ -52,7 +52,9 @@ impl Sessions {
     pub fn judge(&self, id: &WriteId, now_us: u64) -> Verdict {
         let mut full = false;
         if let Some(session) = self.clients.get(&id.client) {
-            if let Ok(at) = session.outcomes.binary_search_by_key(&id.seq, |(seq, _)| *seq) {
+            if let Ok(at) = session.outcomes.binary_search_by_key(&id.seq, |(seq, _)| *seq)
+                && !planted!(RetriesExecuteTwice)
+            {
                 return Verdict::Known(session.outcomes[at].1.clone());
             }
             if id.seq < session.floor {
@@ -63,7 +65,7 @@ impl Sessions {
             full = kept >= OUTCOMES_MAX
                 && kept - session.outcomes.partition_point(|(seq, _)| *seq < id.floor) >= OUTCOMES_MAX;
         }
-        if now_us > id.deadline_us {
+        if now_us > id.deadline_us && !planted!(DeadlineIgnored) {
             Verdict::Expired
         } else if full {
             Verdict::Full

@@ -76,7 +76,7 @@ impl Shard {
         let applied = state.applied();
         let GroupRecovered { hard, trimmed, runs, last, last_ts, .. } = recovered;
         // Where the whole log is trimmed, the state knows best how far its timestamps had come.
-        let last_ts = last_ts.max(state.last_ts());
+        let last_ts = if planted!(TimestampsForgotten) { last_ts } else { last_ts.max(state.last_ts()) };
         let recovered = Recovered { hard, trimmed, runs, last, last_ts, applied, live: Vec::new() };
         Self {
             id,
@@ -286,7 +286,8 @@ impl Shard {
 
     /// Trims the log where at least `step` slots can go that every member has and that are flushed here.
     pub(crate) fn trim<H: Host>(&mut self, node: &mut Node<H>, step: u64) {
-        let target = self.trim_to.min(self.durable_applied);
+        let durable = if planted!(TrimAboveDurable) { self.state.applied() } else { self.durable_applied };
+        let target = if planted!(TrimAboveMembers) { durable } else { self.trim_to.min(durable) };
         let Core::Running(replica) = &mut self.core else { return };
         if target.0 < self.trimmed.0 + step {
             return;

@@ -61,7 +61,7 @@ pub fn decode(data: Bytes) -> Result<Entry, DecodeError> {
     let mismatch = input.error("entry checksum mismatch");
     let entry = Entry { id, ts, closed, payload, crc: input.u32()? };
     input.finish()?;
-    if entry.checksum() == entry.crc { Ok(entry) } else { Err(mismatch) }
+    if entry.checksum() == entry.crc || planted!(ChecksumIgnored) { Ok(entry) } else { Err(mismatch) }
 }
 
 /// Appends a ballot: three varints.

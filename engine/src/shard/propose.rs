@@ -40,14 +40,15 @@ pub(super) struct Proposals {
 impl Proposals {
     /// Gives up what was proposed under another leadership than `kept`.
     pub(super) fn lead_lost<H: Host>(&mut self, node: &mut Node<H>, kept: Option<Ballot>, leader: Option<NodeId>) {
-        if self.pending.iter().all(|pending| Some(pending.ballot) == kept) {
+        if self.pending.iter().all(|pending| Some(pending.ballot) == kept) || planted!(AnswerOfAnotherBallot) {
             return;
         }
         let (keep, lost) = self.pending.drain(..).partition(|pending| Some(pending.ballot) == kept);
         self.pending = keep;
         let lost: VecDeque<Pending> = lost;
         for reply in lost.into_iter().flat_map(|pending| pending.replies) {
-            answer(node, reply, Err(Refusal::NotLeader { leader, maybe: true }));
+            let maybe = !planted!(LostProposalDenied);
+            answer(node, reply, Err(Refusal::NotLeader { leader, maybe }));
         }
     }
 
@@ -64,7 +65,8 @@ impl Proposals {
     pub(super) fn applied<H: Host>(&mut self, node: &mut Node<H>, entry: &Entry) -> Option<(Vec<Reply>, Micros)> {
         while self.pending.front().is_some_and(|pending| pending.slot <= entry.id.slot) {
             let pending = self.pending.pop_front()?;
-            if pending.slot == entry.id.slot && pending.ballot == entry.id.origin {
+            let same = pending.ballot == entry.id.origin || planted!(AnswerOfAnotherBallot);
+            if pending.slot == entry.id.slot && same {
                 return Some((pending.replies, pending.proposed_at));
             }
             for reply in pending.replies {

@@ -161,6 +161,7 @@ impl Shard {
                 Err((why, reply)) => answer(node, reply, Err(why)),
             },
             Body::Read { read, linearizable: false } => self.execute(node, read, reply),
+            Body::Read { read, .. } if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
             Body::Read { read, linearizable: true } if self.leading => {
                 self.reads.queued.push((read, reply));
                 self.schedule(node);

@@ -117,7 +117,10 @@ impl<H: Host> Worker<H> {
         }
         self.upkeep.poll_at = self.node.now.plus(FLUSH_POLL_MICROS);
         let flushed = self.node.store.flushed();
-        let flushed = self.node.must(flushed);
+        let flushed = match flushed {
+            Err(_) if planted!(FailedFlushGoesOn) => self.upkeep.freezes.back().map_or(FlushId(0), |freeze| freeze.id),
+            flushed => self.node.must(flushed),
+        };
         while self.upkeep.freezes.front().is_some_and(|freeze| freeze.id <= flushed) {
             let Some(freeze) = self.upkeep.freezes.pop_front() else { return };
             for (id, slot) in freeze.applied {

@@ -77,6 +77,8 @@ pub(crate) struct ShardModel {
     floors: BTreeMap<ClientId, ClientSeq>,
     /// Writes that a client was told have expired, or that an entry met expired.
     expired: BTreeSet<WriteName>,
+    /// Writes that a client was told have failed.
+    failed: BTreeSet<WriteName>,
     pub(crate) counts: Counts,
     /// The last slot that holds a command: noops leave no mark in the state.
     pub(crate) last_command: Slot,
@@ -111,6 +113,7 @@ impl ShardModel {
             executed: BTreeMap::new(),
             floors: BTreeMap::new(),
             expired: BTreeSet::new(),
+            failed: BTreeSet::new(),
             counts: Counts::default(),
             last_command: Slot(0),
         }
@@ -183,6 +186,9 @@ impl ShardModel {
             return Ok(());
         }
         check(!self.expired.contains(&name), "20: no write executes after it was called expired", || {
+            format!("shard {} slot {slot}: {name:?}", self.shard)
+        })?;
+        check(!self.failed.contains(&name), "what is called failed was not executed", || {
             format!("shard {} slot {slot}: {name:?}", self.shard)
         })?;
         let outcome = match (&self.descriptor, request.op) {
@@ -260,6 +266,16 @@ impl ShardModel {
         check(outcome == told, "an outcome is that of the write's one execution", || {
             format!("shard {shard}: {name:?} was told {told:?}, in slot {slot} it was {outcome:?}")
         })
+    }
+
+    /// A client's call ended with an error that says that nothing was written.
+    pub(crate) fn told_failed(&mut self, name: WriteName) -> Checked {
+        let done = self.executed.get(&name);
+        check(done.is_none(), "what is called failed was not executed", || {
+            format!("shard {}: {name:?} was executed: {done:?}", self.shard)
+        })?;
+        self.failed.insert(name);
+        Ok(())
     }
 
     /// A client was told that its write has expired.

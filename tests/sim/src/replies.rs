@@ -44,7 +44,7 @@ impl World {
                 if !matches!(self.ops[&op].kind, Kind::Read { linearizable: false, .. }) {
                     self.clients[client].leaders.insert(shard, node);
                 }
-                self.end(op, Ending::Answered);
+                self.end(op, Ending::Answered)?;
             }
             Err(refusal) => {
                 if let (Refusal::Expired, Some(id)) = (&refusal, id)

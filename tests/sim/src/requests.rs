@@ -6,6 +6,7 @@
 use crate::clients::{Attempt, Kind, Operation, choose, keys_of};
 use crate::clock::WALL_US;
 use crate::retry::{Failure, Next, Retry};
+use crate::violation::Checked;
 use crate::world::{Event, Origin, Phase, World};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,11 +83,11 @@ impl World {
     }
 
     /// An operation's next attempt, or its end where its time is up.
-    pub(crate) fn attempt(&mut self, op: u64) {
+    pub(crate) fn attempt(&mut self, op: u64) -> Checked {
         let now = self.now;
-        let Some(operation) = self.ops.get_mut(&op) else { return };
+        let Some(operation) = self.ops.get_mut(&op) else { return Ok(()) };
         if operation.done {
-            return;
+            return Ok(());
         }
         if now >= operation.deadline {
             let unknown = operation.kind.is_write() && operation.retry.maybe;
@@ -116,6 +117,7 @@ impl World {
         } else {
             self.at(now + delay, Event::Request { attempt });
         }
+        Ok(())
     }
 
     /// A request arrives at its node.
@@ -134,7 +136,7 @@ impl World {
                 let delay = self.dice.between((80, 1_000));
                 // A machine that is off says nothing; one that is on refuses.
                 if self.dice.chance(500) {
-                    self.at(self.now + delay, Event::Failed { attempt, failure: Failure::Broken });
+                    self.at(self.now + delay, Event::Failed { attempt, failure: Failure::Unreached });
                 }
             }
             Some(up) => {
@@ -161,13 +163,13 @@ impl World {
     }
 
     /// An attempt failed at its client.
-    pub(crate) fn attempt_failed(&mut self, attempt: u64, failure: Failure) {
+    pub(crate) fn attempt_failed(&mut self, attempt: u64, failure: Failure) -> Checked {
         let now = self.now;
-        let Some(Attempt { op, node, .. }) = self.attempts.get(&attempt) else { return };
+        let Some(Attempt { op, node, .. }) = self.attempts.get(&attempt) else { return Ok(()) };
         let (op, node) = (*op, *node);
-        let Some(operation) = self.ops.get_mut(&op) else { return };
+        let Some(operation) = self.ops.get_mut(&op) else { return Ok(()) };
         if operation.done || operation.attempt != Some(attempt) {
-            return;
+            return Ok(());
         }
         operation.attempt = None;
         self.coverage.count("attempt failed", failure.name());
@@ -182,6 +184,7 @@ impl World {
             Next::Again(pause) => {
                 let at = (now + pause).min(operation.deadline.max(now));
                 self.at(at, Event::Attempt { op });
+                Ok(())
             }
             Next::Unknown => self.end(op, Ending::Unknown),
             Next::Failed(_) => self.end(op, Ending::Failed),
@@ -189,8 +192,8 @@ impl World {
     }
 
     /// An operation is over.
-    pub(crate) fn end(&mut self, op: u64, ending: Ending) {
-        let Some(operation) = self.ops.get_mut(&op) else { return };
+    pub(crate) fn end(&mut self, op: u64, ending: Ending) -> Checked {
+        let Some(operation) = self.ops.get_mut(&op) else { return Ok(()) };
         operation.done = true;
         operation.attempt = None;
         operation.retry.succeeded = ending == Ending::Answered;
@@ -198,6 +201,11 @@ impl World {
         let is_write = operation.kind.is_write();
         if let Kind::Write(request) = &operation.kind {
             self.clients[client].finished(request.id.seq);
+            if ending == Ending::Failed
+                && let Some(model) = self.models.get_mut(&shard)
+            {
+                model.told_failed((request.id.client, request.id.seq))?;
+            }
         }
         self.trace.note(self.now, "end", &[op, ending as u64, attempts], || format!("{op} {ending:?}"));
         let row = match (ending, attempts > 1) {
@@ -217,5 +225,6 @@ impl World {
             let pause = self.dice.between(self.plan.think);
             self.at(self.now + pause, Event::Idle { client });
         }
+        Ok(())
     }
 }

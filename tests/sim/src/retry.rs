@@ -22,6 +22,8 @@ const PAUSE: (u64, u64) = (5_000, 500_000);
 #[derive(Clone, Debug)]
 pub(crate) enum Failure {
     Refused(Refusal),
+    /// No connection: nothing left.
+    Unreached,
     Broken,
     Silent,
 }
@@ -100,6 +102,10 @@ impl Retry {
         dice: &mut Dice,
     ) -> Next {
         match failure {
+            Failure::Unreached => {
+                self.suspect(node, now + SUSPECT_BROKEN);
+                self.another(node, leader, dice)
+            }
             Failure::Broken => {
                 self.maybe = true;
                 self.suspect(node, now + SUSPECT_BROKEN);
@@ -115,8 +121,8 @@ impl Retry {
                 }
                 self.another(node, leader, dice)
             }
-            Failure::Refused(Refusal::NotLeader { leader: hint, .. }) => {
-                self.maybe = true;
+            Failure::Refused(Refusal::NotLeader { leader: hint, maybe }) => {
+                self.maybe |= maybe;
                 match hint.filter(|hint| *hint != node && !self.is_suspect(now, *hint)) {
                     Some(hint) => {
                         *leader = Some(hint);
@@ -163,6 +169,7 @@ impl Failure {
     /// For counts.
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Self::Unreached => "no connection",
             Self::Broken => "connection broke",
             Self::Silent => "no answer in time",
             Self::Refused(Refusal::NotLeader { maybe: true, .. }) => "not leader any more",

@@ -232,14 +232,8 @@ impl World {
                 Ok(())
             }
             Event::Reply { from, attempt, answer } => self.reply_arrives(from, attempt, answer),
-            Event::Failed { attempt, failure } => {
-                self.attempt_failed(attempt, failure);
-                Ok(())
-            }
-            Event::Attempt { op } => {
-                self.attempt(op);
-                Ok(())
-            }
+            Event::Failed { attempt, failure } => self.attempt_failed(attempt, failure),
+            Event::Attempt { op } => self.attempt(op),
             Event::Idle { client } => {
                 self.next_operation(client);
                 Ok(())

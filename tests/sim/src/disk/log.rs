@@ -6,6 +6,7 @@
 use super::{Change, NodeDisk, Rows};
 use crate::clock::Cursor;
 use crate::host::{Taps, Watermark};
+use crate::plan::DiskFault;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_engine::StoreError;
@@ -28,6 +29,9 @@ pub(crate) struct SimLog {
 impl SimLog {
     /// Opens what the disk holds: every row is decoded.
     pub(crate) fn open(disk: &NodeDisk, cursor: &Cursor, taps: &Taps) -> Result<Self, StoreError> {
+        if disk.lock().fault == DiskFault::DamageEndsLog {
+            end_at_damage(&mut disk.lock().log);
+        }
         let (found, node, marks) = read_all(&disk.lock().log)?;
         taps.lock().marks = marks;
         Ok(Self { disk: disk.clone(), cursor: cursor.clone(), taps: taps.clone(), found, node })
@@ -51,6 +55,21 @@ fn corrupt(what: &str) -> impl FnOnce(DecodeError) -> StoreError + '_ {
 
 fn missing(shard: ShardId, slot: Slot) -> StoreError {
     StoreError::Corrupt { what: format!("log of shard {shard}, slot {slot}"), why: "no such entry".into() }
+}
+
+/// Planted: what cannot be read, and all entries behind it, are taken for never written.
+fn end_at_damage(rows: &mut Rows) {
+    let mut ended = None;
+    rows.retain(|key, value| {
+        let Some(shard) = keys::parse_group(key).ok() else { return true };
+        if keys::parse_group_entry(shard, key).is_err() {
+            return true;
+        }
+        if entry::decode(value.clone()).is_err() {
+            ended = Some(shard);
+        }
+        ended != Some(shard)
+    });
 }
 
 type Found = (MemLog, NodeRecovered, BTreeMap<ShardId, Watermark>);

@@ -1,0 +1,78 @@
+//! Faults that the whole-node simulation must find. Compiled only in the package that declares the feature `planted`.
+//!
+//! Owns: the list, and which one is planted on this thread. Must never: exist in the shipped crate.
+
+use std::cell::Cell;
+
+/// One deliberate fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The sessions in the state are not read back at a start.
+    SessionsLostAtRestart,
+    /// A freeze of the state leaves the sessions out.
+    FreezeWithoutSessions,
+    /// A write met again executes again.
+    RetriesExecuteTwice,
+    /// A write past its deadline executes.
+    DeadlineIgnored,
+    /// A leader answers linearizable reads without asking a quorum.
+    ReadWithoutQuorum,
+    /// A write is answered by whatever entry took its slot.
+    AnswerOfAnotherBallot,
+    /// A write proposed under a leadership that was lost is called not proposed.
+    LostProposalDenied,
+    /// The log is trimmed above what the state on disk holds.
+    TrimAboveDurable,
+    /// The log is trimmed above what every member has.
+    TrimAboveMembers,
+    /// A data directory that was set back or wiped goes on voting.
+    IdentityIgnored,
+    /// Frames claim a write that is not yet durable.
+    WriteClaimedEarly,
+    /// An entry read back is not summed.
+    ChecksumIgnored,
+    /// A failed write of the log is taken for done.
+    FailedWriteGoesOn,
+    /// A failed flush of the state is taken for done.
+    FailedFlushGoesOn,
+    /// Timestamps begin anew where a restart finds no entry in the log.
+    TimestampsForgotten,
+    /// A conditional write ignores its expectation.
+    ExpectationIgnored,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: &[Self] = &[
+        Self::SessionsLostAtRestart,
+        Self::FreezeWithoutSessions,
+        Self::RetriesExecuteTwice,
+        Self::DeadlineIgnored,
+        Self::ReadWithoutQuorum,
+        Self::AnswerOfAnotherBallot,
+        Self::LostProposalDenied,
+        Self::TrimAboveDurable,
+        Self::TrimAboveMembers,
+        Self::IdentityIgnored,
+        Self::WriteClaimedEarly,
+        Self::ChecksumIgnored,
+        Self::FailedWriteGoesOn,
+        Self::FailedFlushGoesOn,
+        Self::TimestampsForgotten,
+        Self::ExpectationIgnored,
+    ];
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+}
+
+/// Plants a fault in every node that runs on this thread from now on, or takes it away.
+pub fn plant(fault: Option<Fault>) {
+    PLANTED.set(fault);
+}
+
+/// Whether it is planted here.
+pub(crate) fn is_planted(fault: Fault) -> bool {
+    PLANTED.get() == Some(fault)
+}
