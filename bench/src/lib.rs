@@ -35,5 +35,5 @@ mod run;
 mod spec;
 
 pub use report::{Latency, OpenLoop, Report, Second};
-pub use run::{BenchError, run};
+pub use run::{BenchError, Halt, run, run_until};
 pub use spec::{BenchSpec, Distribution, Pace, SpecError, Stop, Workload};

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::record::Times;
 use crate::report::OpenLoop;
+use crate::run::Halt;
 use crate::spec::Stop;
 
 /// Most arrivals that wait for a caller.
@@ -38,6 +39,7 @@ pub(crate) struct Dispatch {
     pub(crate) start: Instant,
     pub(crate) stop: Stop,
     pub(crate) seed: u64,
+    pub(crate) halt: Halt,
 }
 
 /// What it found; `kept_up` is still to be judged.
@@ -57,6 +59,7 @@ pub(crate) fn dispatch(plan: &Dispatch, callers: &[Caller]) -> OpenLoop {
     let mut line: VecDeque<Instant> = VecDeque::new();
     let (mut turn, mut lag) = (0, Times::new());
     let over = |next: Instant, offered: u64| match plan.stop {
+        _ if plan.halt.halted() => true,
         Stop::After(time) => next >= plan.start + time,
         Stop::Ops(ops) => offered >= ops,
     };
@@ -86,14 +89,15 @@ pub(crate) fn dispatch(plan: &Dispatch, callers: &[Caller]) -> OpenLoop {
         }
         if over(next, found.offered) {
             // With a number of operations to make, what waits is still made; after a time it is not.
-            if line.is_empty() || matches!(plan.stop, Stop::After(_)) {
+            if line.is_empty() || matches!(plan.stop, Stop::After(_)) || plan.halt.halted() {
                 break;
             }
         }
         let pause = if line.is_empty() { next.saturating_duration_since(Instant::now()) } else { LOOK_AGAIN };
         std::thread::sleep(pause.min(Duration::from_millis(100)));
     }
-    let time = next.saturating_duration_since(plan.start).as_secs_f64();
+    let ended = if plan.halt.halted() { next.min(Instant::now()) } else { next };
+    let time = ended.saturating_duration_since(plan.start).as_secs_f64();
     found.offered_per_s = if time > 0.0 { found.offered as f64 / time } else { 0.0 };
     found.missed += line.iter().filter(|intended| **intended >= plan.start).count() as u64;
     if let Some(lag) = lag.latency() {
@@ -120,7 +124,7 @@ mod tests {
 
     fn plan(rate_per_s: f64, stop: Stop) -> Dispatch {
         let begin = Instant::now();
-        Dispatch { rate_per_s, outstanding: 1, begin, start: begin, stop, seed: 3 }
+        Dispatch { rate_per_s, outstanding: 1, begin, start: begin, stop, seed: 3, halt: Halt::default() }
     }
 
     fn caller(capacity: usize) -> (Caller, mpsc::Receiver<Instant>) {

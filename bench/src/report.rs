@@ -91,6 +91,8 @@ pub struct Report {
     pub outstanding: usize,
     /// From the end of the warm-up to the last answer.
     pub elapsed_s: f64,
+    /// It was ended before its time: everything is of what was measured until then.
+    pub interrupted: bool,
     /// Operations that succeeded.
     pub ops: u64,
     /// The same a second.
@@ -147,6 +149,9 @@ impl fmt::Display for Report {
         )?;
         writeln!(f)?;
         writeln!(f, "  {:<12} {:>14}", "elapsed", format!("{:.2} s", self.elapsed_s))?;
+        if self.interrupted {
+            writeln!(f, "  CUT SHORT: what was measured until then")?;
+        }
         writeln!(f, "  {:<12} {:>14}", "operations", self.ops)?;
         writeln!(f, "  {:<12} {:>14}", "ops/s", format!("{:.0}", self.ops_per_s))?;
         if self.batch > 1 {
@@ -234,6 +239,7 @@ mod tests {
             clients: 2,
             outstanding: 1,
             elapsed_s: 1.5,
+            interrupted: false,
             ops: 3,
             ops_per_s: 2.0,
             records_per_s: 2.0,

@@ -3,7 +3,7 @@
 //! Owns: the callers' tasks and the sum of what they measured. Must never: let one caller's bookkeeping slow another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -36,8 +36,26 @@ pub enum BenchError {
     },
 }
 
+/// Ends a run before its time: what is under way is waited for, and what was measured so far is reported.
+#[derive(Clone, Debug, Default)]
+pub struct Halt(Arc<AtomicBool>);
+
+impl Halt {
+    /// No operation begins after this.
+    pub fn halt(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the run is to end.
+    #[must_use]
+    pub fn halted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// What the callers share.
 struct Shared {
+    halt: Halt,
     spec: BenchSpec,
     pool: Bytes,
     start: Instant,
@@ -49,6 +67,7 @@ impl Shared {
     /// Whether an operation may begin now.
     fn go_on(&self, now: Instant) -> bool {
         match self.spec.stop {
+            _ if self.halt.halted() => false,
             Stop::After(time) => now < self.start + time,
             Stop::Ops(_) if now < self.start => true,
             Stop::Ops(_) => self.left.fetch_sub(1, Ordering::Relaxed) > 0,
@@ -62,6 +81,18 @@ impl Shared {
 /// The spec is refused, a client cannot connect, or the keys cannot be written before the run. Failed operations of the
 /// run itself are no error: the report counts them.
 pub async fn run<F, C>(connect: F, spec: BenchSpec) -> Result<Report, BenchError>
+where
+    F: Fn(usize) -> C,
+    C: Future<Output = synod_client::Result<Client>>,
+{
+    run_until(connect, spec, Halt::default()).await
+}
+
+/// As [`run`], until `halt` says to end before the time; the report is then marked as cut short.
+///
+/// # Errors
+/// As of [`run`].
+pub async fn run_until<F, C>(connect: F, spec: BenchSpec, halt: Halt) -> Result<Report, BenchError>
 where
     F: Fn(usize) -> C,
     C: Future<Output = synod_client::Result<Client>>,
@@ -81,7 +112,7 @@ where
         Stop::Ops(ops) => AtomicI64::new(i64::try_from(ops).unwrap_or(i64::MAX)),
         Stop::After(_) => AtomicI64::new(0),
     };
-    let shared = Arc::new(Shared { start: begin + spec.warmup, left, pool, spec });
+    let shared = Arc::new(Shared { halt, start: begin + spec.warmup, left, pool, spec });
     let (recorder, open) = match shared.spec.pace {
         Pace::Closed => (closed(&shared, &clients).await?, None),
         Pace::Open { rate_per_s } => {
@@ -89,7 +120,7 @@ where
             (recorder, Some(open))
         }
     };
-    Ok(report(&shared.spec, &recorder, open))
+    Ok(report(&shared.spec, &recorder, open, shared.halt.halted()))
 }
 
 /// Writes every key once.
@@ -201,6 +232,7 @@ async fn open(
         start: shared.start,
         stop: shared.spec.stop,
         seed: shared.spec.seed,
+        halt: shared.halt.clone(),
     };
     let ended_early = |why: String| BenchError::Caller { why };
     let found =
@@ -218,10 +250,10 @@ async fn gather(shared: &Shared, callers: Vec<tokio::task::JoinHandle<Recorder>>
     Ok(sum)
 }
 
-fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>) -> Report {
+fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>, interrupted: bool) -> Report {
     let elapsed = match spec.stop {
-        Stop::After(time) => sum.last.max(time),
-        Stop::Ops(_) => sum.last.max(Duration::from_micros(1)),
+        Stop::After(time) if !interrupted => sum.last.max(time),
+        _ => sum.last.max(Duration::from_micros(1)),
     };
     let elapsed_s = elapsed.as_secs_f64();
     let mixed = matches!(spec.workload, Workload::Mixed { .. });
@@ -237,6 +269,7 @@ fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>) -> Report {
         clients: spec.clients,
         outstanding: spec.outstanding,
         elapsed_s,
+        interrupted,
         ops: sum.ops,
         ops_per_s: sum.ops as f64 / elapsed_s,
         records_per_s: sum.records as f64 / elapsed_s,

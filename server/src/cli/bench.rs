@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use synod_bench::{BenchError, BenchSpec, Distribution, Pace, Stop, Workload};
+use synod_bench::{BenchError, BenchSpec, Distribution, Halt, Pace, Stop, Workload};
 use synod_client::{Client, Error, Retention, TableSpec};
 
 use super::context::Context;
@@ -159,7 +159,7 @@ pub async fn run(context: &mut Context, args: BenchArgs) -> Result<()> {
     }
     let endpoints: Vec<String> = client.map().nodes.iter().map(|node| node.addr.clone()).collect();
     let connect = |_| Client::connect(endpoints.clone(), options.clone());
-    let report = synod_bench::run(connect, spec).await.map_err(|error| match error {
+    let report = synod_bench::run_until(connect, spec, halt_on_interrupt()).await.map_err(|error| match error {
         BenchError::Client(error) => CliError::from(error),
         BenchError::Spec(error) => CliError::usage("bench", error),
         other => CliError::failed("bench", other.to_string()),
@@ -170,6 +170,21 @@ pub async fn run(context: &mut Context, args: BenchArgs) -> Result<()> {
         return Err(CliError::failed("no_success", message));
     }
     Ok(())
+}
+
+/// The first Ctrl-C ends the run with a report of what was measured, the second at once.
+fn halt_on_interrupt() -> Halt {
+    let halt = Halt::default();
+    let halted = halt.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            halted.halt();
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(130);
+            }
+        }
+    });
+    halt
 }
 
 #[cfg(test)]
