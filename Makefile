@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore bench clean
+.PHONY: build setup demo dev test verify fix explore sim bench clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -41,6 +41,11 @@ fix:
 # More schedules of the explorer: make explore SCHEDULES=100000
 explore: setup
 	SYNOD_EXPLORE_SCHEDULES=$(or $(SCHEDULES),100000) $(CARGO) test $(ALL) --test explore -- --nocapture
+
+# More seeds of the whole-node simulation: make sim SEEDS=10000 FROM=500; FAILURES=N goes on until N have failed
+sim: setup
+	SYNOD_SIM_SEEDS=$(or $(SEEDS),10000) SYNOD_SIM_FROM=$(or $(FROM),0) SYNOD_SIM_FAILURES=$(or $(FAILURES),1) \
+	$(CARGO) test $(ALL) --test sim every_run -- --nocapture
 
 bench: setup
 	$(CARGO) bench $(ALL:--release=) --profile release

@@ -5,6 +5,7 @@
 use crate::lifecycle::End;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use synod_engine::host::{Input, NodeReport};
 use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot};
@@ -76,6 +77,7 @@ impl World {
             }
             self.run_until(self.now + 200_000, |_| false)?;
         }
+        self.executed_once()?;
         let due: Vec<(ShardId, Slot)> = self.models.iter().map(|(shard, m)| (*shard, m.last_command)).collect();
         for id in self.which(|n| n.up.is_some() && n.out.is_none()) {
             self.audit_process(id, &due)?;
@@ -99,6 +101,20 @@ impl World {
         Ok(())
     }
 
+    /// Whatever its attempts were called, an operation was executed once at most.
+    fn executed_once(&self) -> Checked {
+        let mut names: BTreeMap<u64, BTreeSet<_>> = BTreeMap::new();
+        for attempt in self.attempts.values() {
+            let Some(name) = attempt.id.map(|id| (id.client, id.seq)) else { continue };
+            let shard = self.ops[&attempt.op].shard;
+            if self.models.get(&shard).is_some_and(|model| model.executed.contains_key(&name)) {
+                names.entry(attempt.op).or_default().insert(name);
+            }
+        }
+        let twice = names.iter().find(|(_, names)| names.len() > 1);
+        check(twice.is_none(), "20: an operation executes once at most", || format!("{twice:?}"))
+    }
+
     fn reports(&mut self) -> Checked<Vec<(NodeId, NodeReport)>> {
         let told: Arc<Mutex<Vec<(NodeId, NodeReport)>>> = Arc::default();
         let asked = self.which(|n| n.up.is_some() && n.out.is_none());
@@ -119,7 +135,13 @@ impl World {
 
     /// What is uneven.
     fn even(&self, reports: &[(NodeId, NodeReport)]) -> Option<String> {
-        for (shard, model) in &self.models {
+        let known = |shard: &ShardId| self.map.as_ref().is_some_and(|map| map.shards.contains_key(shard));
+        for (id, report) in reports {
+            if let Some(r) = report.replicas.iter().find(|r| !known(&r.shard)) {
+                return Some(format!("node {id} has a replica of shard {}, which was dropped", r.shard));
+            }
+        }
+        for (shard, model) in self.models.iter().filter(|(shard, _)| known(shard)) {
             for (id, report) in reports {
                 let Some(r) = report.replicas.iter().find(|r| r.shard == *shard) else {
                     return Some(format!("node {id} has no replica of shard {shard}"));

@@ -13,6 +13,7 @@
 //! a bounded virtual time every client must finish, every replica must hold the same, and the groups must fall silent.
 
 pub mod coverage;
+pub mod expected;
 pub mod search;
 pub mod trace;
 pub mod violation;

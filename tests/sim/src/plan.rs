@@ -120,6 +120,8 @@ pub(crate) struct Plan {
     pub(crate) clients: u64,
     pub(crate) lanes: u64,
     pub(crate) think: (u64, u64),
+    /// Time between the making and dropping of tables, µs; none where it is 0.
+    pub(crate) admin: (u64, u64),
     /// Time a client gives an operation, µs.
     pub(crate) patience: (u64, u64),
     pub(crate) value_bytes: u64,
@@ -152,7 +154,7 @@ impl Plan {
         let delay_high = [600, 4_000, 30_000][dice.below(3) as usize];
         Self {
             nodes: if dice.chance(200) { 5 } else { 3 },
-            length: dice.between((6_000_000, 14_000_000)),
+            length: dice.between((6_000_000, 24_000_000)),
             options,
             freeze_bytes: dice.between((4_000, 120_000)) as usize,
             loss: if dice.chance(500) { dice.between((2, 300)) } else { 0 },
@@ -169,6 +171,7 @@ impl Plan {
             clients: 8,
             lanes: dice.between((1, 2)),
             think: (1_000, dice.between((20_000, 200_000))),
+            admin: if dice.chance(400) { (200_000, dice.between((500_000, 4_000_000))) } else { (0, 0) },
             patience: (1_500_000, dice.between((3_000_000, 12_000_000))),
             value_bytes: dice.between((8, 300)),
             weights: Self::choose_weights(dice, planted),

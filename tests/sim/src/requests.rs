@@ -221,7 +221,7 @@ impl World {
                 self.calm_shards.insert(shard);
             }
         }
-        if self.phase != Phase::Setup {
+        if client > 0 {
             let pause = self.dice.between(self.plan.think);
             self.at(self.now + pause, Event::Idle { client });
         }

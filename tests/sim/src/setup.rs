@@ -73,7 +73,45 @@ impl World {
                 self.at(self.now + lane * 500, Event::Idle { client });
             }
         }
+        if self.plan.admin.1 > 0 {
+            self.at(self.now + self.plan.admin.0, Event::Admin);
+        }
         Ok(())
+    }
+
+    /// The administrator makes a table of one shard, or drops one that it made.
+    pub(crate) fn administer(&mut self) {
+        if self.phase != Phase::Storm {
+            return;
+        }
+        let span = self.plan.admin;
+        let pause = self.dice.between(span);
+        self.at(self.now + pause, Event::Admin);
+        let made = |name: &str| name.starts_with("extra");
+        let tables = self.map.iter().flat_map(|map| map.tables.values());
+        let extra: Vec<String> = tables.map(|t| t.name.clone()).filter(|name| made(name)).collect();
+        let command = match self.dice.pick(&extra) {
+            Some(name) if extra.len() > 2 || self.dice.chance(500) => SystemCommand::DropTable { name },
+            _ => {
+                self.tables_made += 1;
+                SystemCommand::CreateTable {
+                    name: format!("extra{}", self.tables_made),
+                    partitioning: Partitioning::Hash,
+                    retention: Retention::All,
+                    shards: 1,
+                    splits: vec![],
+                    replicas: self.ids.len() as u32,
+                }
+            }
+        };
+        self.coverage.count(
+            "asked",
+            if matches!(command, SystemCommand::DropTable { .. }) { "drop table" } else { "create table" },
+        );
+        let deadline = self.now + 8_000_000;
+        let id = self.clients[ADMIN].name(WALL_US + deadline);
+        let request = WriteRequest { id, op: Op::System(command.encode()) };
+        self.begin(ADMIN, Kind::Write(request), SYSTEM_SHARD, None, self.ids.clone(), deadline);
     }
 
     /// The administrator's command, until it is carried out.

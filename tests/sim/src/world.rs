@@ -66,6 +66,8 @@ pub(crate) enum Event {
     Attempt { op: u64 },
     /// A client's next operation.
     Idle { client: usize },
+    /// The administrator's next command.
+    Admin,
     /// The next fault.
     Act,
     /// A process starts.
@@ -120,6 +122,8 @@ pub(crate) struct World {
     pub(crate) calm_done: BTreeMap<usize, u64>,
     /// Shards written to in the calm, with success.
     pub(crate) calm_shards: BTreeSet<ShardId>,
+    /// Tables made by the administrator so far.
+    pub(crate) tables_made: u64,
     /// No fault strikes before.
     pub(crate) truce_until: u64,
     /// The next frame is damaged.
@@ -166,6 +170,7 @@ impl World {
             shown: BTreeMap::new(),
             calm_done: BTreeMap::new(),
             calm_shards: BTreeSet::new(),
+            tables_made: 0,
             truce_until: 0,
             garble: false,
             frames: 0,
@@ -236,6 +241,10 @@ impl World {
             Event::Attempt { op } => self.attempt(op),
             Event::Idle { client } => {
                 self.next_operation(client);
+                Ok(())
+            }
+            Event::Admin => {
+                self.administer();
                 Ok(())
             }
             Event::Act => self.act(),

@@ -7,6 +7,7 @@
 //! have failed, and `SYNOD_SIM_SEED=S` replays one seed with its full trace.
 
 use std::time::Instant;
+use synod_sim::expected::EXPECTED;
 use synod_sim::search::search;
 use synod_sim::{Planted, Trace, run};
 
@@ -62,4 +63,26 @@ fn every_run_keeps_every_invariant() {
     if let Some(failure) = report.failures.first() {
         panic!("{}", failure.report(Planted::default()));
     }
+    if seeds >= SEEDS {
+        let missing = report.coverage.missing(EXPECTED);
+        assert!(missing.is_empty(), "never reached, {} of them:\n{}", missing.len(), missing.join("\n"));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    if number("SYNOD_SIM_SEED").is_some() {
+        return;
+    }
+    let mut hashes = std::collections::BTreeSet::new();
+    for seed in 0..30 {
+        // The second run on another thread: nothing of the first may linger.
+        let first = run(seed, Planted::default(), Trace::kept());
+        let second = std::thread::spawn(move || run(seed, Planted::default(), Trace::kept()));
+        let second = second.join().expect("a run does not panic");
+        assert_eq!(first.trace.hash(), second.trace.hash(), "seed {seed} has two traces");
+        assert_eq!(first.trace.lines(), second.trace.lines(), "seed {seed} has two traces of one hash");
+        hashes.insert(first.trace.hash());
+    }
+    assert_eq!(hashes.len(), 30, "two seeds share a trace");
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::time::Instant;
+use synod_paxos::planted::Fault as Core;
 use synod_sim_planted::search::search;
 use synod_sim_planted::{DiskFault, Planted};
 
@@ -28,8 +29,16 @@ fn faults() -> Vec<(String, Planted)> {
     for fault in synod_engine::planted::Fault::ALL {
         faults.push((format!("{fault:?}"), Planted { engine: Some(*fault), ..Planted::default() }));
     }
-    for fault in synod_paxos::planted::Fault::ALL {
-        faults.push((format!("core: {fault:?}"), Planted { core: Some(*fault), ..Planted::default() }));
+    // The others of the core are the explorer's: the log writer runs in line here, there is no change of members, and
+    // what needs schedules of one group it finds sooner.
+    for fault in [
+        Core::AckBeforeDurable,
+        Core::PromiseNotPersisted,
+        Core::StaleCommitIndex,
+        Core::SkippedNoopRead,
+        Core::B0Twice,
+    ] {
+        faults.push((format!("core: {fault:?}"), Planted { core: Some(fault), ..Planted::default() }));
     }
     for disk in [
         DiskFault::AckBeforeSync,

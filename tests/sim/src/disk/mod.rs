@@ -204,14 +204,13 @@ impl Inner {
         lost
     }
 
-    /// Planted: of the last record only its first rows are there.
+    /// Planted: of the last record only some rows are there.
     fn tear(&mut self, dice: &mut Dice) {
         let Some(record) = self.records.back() else { return };
         let (changes, seq) = (record.changes.clone(), record.seq);
         self.undo_last();
-        let count = dice.below(changes.len() as u64 + 1) as usize;
         let mut undo = Vec::new();
-        for change in changes.iter().take(count).cloned() {
+        for change in changes.into_iter().filter(|_| dice.chance(500)) {
             change.make(&mut self.log, &mut undo);
         }
         self.records.push_back(Record { began: 0, synced_at: 0, seq, changes: Vec::new(), undo });
