@@ -10,12 +10,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use crate::decide::{Failure, Missing};
 use crate::error::{Refusal, Result};
 use crate::frames::{Answer, Ask, was_sent};
 use crate::identity::Identity;
 use crate::link::{Broken, Conn, Links, Task};
 use crate::options::Options;
-use crate::retry::{Missing, Progress};
+use crate::retry::Progress;
 use crate::router::{MapView, Place, ShardRoute, TableRoute};
 use crate::types::Consistency;
 use crate::watch::Maps;
@@ -49,14 +50,6 @@ pub(crate) struct Got {
     pub(crate) answer: Answer,
 }
 
-/// How one attempt ended without an answer.
-pub(crate) enum Failure {
-    Refused(Refusal),
-    Broken(Broken),
-    /// No answer within this time.
-    Silent(Duration),
-}
-
 /// Where a request goes.
 struct Route {
     table: Arc<TableRoute>,
@@ -77,7 +70,7 @@ impl Core {
         loop {
             let left = want.left();
             if left.is_zero() {
-                return Err(progress.out_of_time(want.write));
+                return Err(progress.learnt.out_of_time(want.write));
             }
             let Route { table, shard, node } = match self.route(&want, &mut progress) {
                 Ok(route) => route,
@@ -86,7 +79,7 @@ impl Core {
                     continue;
                 }
             };
-            let limit = left.min(progress.attempt_timeout + want.wait);
+            let limit = left.min(progress.learnt.attempt_timeout() + want.wait);
             let conn = match self.ready(node) {
                 Some(conn) => Ok(conn),
                 None => Box::pin(timeout(limit, self.conn(node))).await.unwrap_or(Err(Failure::Silent(limit))),
@@ -95,7 +88,7 @@ impl Core {
             let failure = match conn {
                 Err(failure) => failure,
                 Ok(conn) => {
-                    let ask = body(&table, &shard, &conn).map_err(|e| progress.settle(want.write, e))?;
+                    let ask = body(&table, &shard, &conn).map_err(|e| progress.learnt.settle(want.write, e))?;
                     let asked = conn.ask(shard.info.id, shard.info.version, ask, sent.clone());
                     match timeout(limit, asked).await {
                         Ok(Ok(Answer::Error(error))) => Failure::Refused(Refusal::from_wire(error)),
@@ -105,7 +98,7 @@ impl Core {
                             }
                             return Ok(Got { shard, answer });
                         }
-                        Ok(Err(broken)) => Failure::Broken(broken),
+                        Ok(Err(broken)) => Failure::Broken(broken.0),
                         Err(_) => Failure::Silent(limit),
                     }
                 }
@@ -132,33 +125,23 @@ impl Core {
     async fn conn(&self, node: u64) -> std::result::Result<Arc<Conn>, Failure> {
         let link = match self.maps.view().addr(node) {
             Some(addr) => self.links.get(node, addr),
-            None => return Err(Failure::Broken(Broken(format!("node {node} is not in the map")))),
+            None => return Err(Failure::Broken(format!("node {node} is not in the map"))),
         };
-        link.conn().await.map_err(Failure::Broken)
+        link.conn().await.map_err(|Broken(why)| Failure::Broken(why))
     }
 
     /// The node to ask: the leader, or the next voter in turn. Nodes that just failed are passed over while others are left.
     fn choose(&self, shard: &ShardRoute, want: &Want<'_>, progress: &mut Progress) -> Option<u64> {
-        let voters = &shard.info.voters;
+        let (voters, now) = (&shard.info.voters, progress.now());
         let nth = |n: usize| voters.get(n % voters.len().max(1)).copied();
         if want.consistency == Consistency::Local {
-            let turn = self.local_start.wrapping_add(progress.turn);
+            let turn = self.local_start.wrapping_add(progress.learnt.turn());
             let in_turn = || (0..voters.len()).filter_map(|i| nth(turn.wrapping_add(i)));
-            let trusted = |node: &u64| !progress.is_suspect(*node);
+            let trusted = |node: &u64| !progress.learnt.is_suspect(*node, now);
             let is_up = |node: &u64| trusted(node) && self.links.existing(*node).is_some_and(|l| l.ready().is_some());
             return in_turn().find(is_up).or_else(|| in_turn().find(trusted)).or_else(|| nth(turn));
         }
-        if let Some(leader) = shard.leader().filter(|l| !progress.is_suspect(*l)) {
-            return Some(leader);
-        }
-        for _ in 0..voters.len() {
-            let node = nth(progress.turn)?;
-            if !progress.is_suspect(node) {
-                return Some(node);
-            }
-            progress.turn += 1;
-        }
-        nth(progress.turn)
+        progress.learnt.choose(shard.leader(), voters, now)
     }
 }
 

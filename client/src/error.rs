@@ -170,9 +170,14 @@ impl Error {
 
 /// What a server said instead of a result, sorted by what the retry loop does about it.
 #[derive(Debug)]
-pub(crate) enum Refusal {
-    /// Another node leads, 0 where unknown; `maybe`: the one asked had proposed the write.
-    NotLeader { leader: u64, maybe: bool },
+pub enum Refusal {
+    /// Another node leads.
+    NotLeader {
+        /// Who does, 0 where unknown.
+        leader: u64,
+        /// The one asked had proposed the write.
+        maybe: bool,
+    },
     /// The shard map used is not the shard's own.
     WrongShard,
     /// Nothing was done, the server asks for a pause.
@@ -185,7 +190,8 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// Sorts a wire error.
-    pub(crate) fn from_wire(wire: v1::Error) -> Refusal {
+    #[must_use]
+    pub fn from_wire(wire: v1::Error) -> Refusal {
         let v1::Error { message, retryable, kind } = wire;
         let sort = |error| if retryable { Refusal::Later(error) } else { Refusal::Final(error) };
         let Some(kind) = kind else { return sort(Error::Unavailable { why: message }) };

@@ -29,6 +29,8 @@ mod admin;
 mod call;
 mod client;
 mod clock;
+#[doc(hidden)]
+pub mod decide;
 mod error;
 mod frames;
 mod identity;

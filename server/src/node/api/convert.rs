@@ -3,6 +3,7 @@
 //! Owns: the checks of sizes and shapes at the door, and the words of every error. Must never: let a request through that
 //! the engine would choke on.
 
+pub use super::refusals::{error, invalid, refusal_error};
 use crate::config::Limits;
 use bytes::Bytes;
 use synod_engine::codec::record::Record;
@@ -21,20 +22,6 @@ const DEADLINE_AHEAD_MAX_US: u64 = 20 * 60 * 1_000_000;
 const TAIL_WAIT_MS_MAX: u32 = 30_000;
 /// Most segments of a tail poll.
 const TAIL_SEGMENTS_MAX: usize = 1024;
-
-/// An error of the wire.
-#[must_use]
-pub fn error(kind: Kind, retryable: bool, message: impl Into<String>) -> v1::Error {
-    v1::Error { message: message.into(), retryable, kind: Some(kind) }
-}
-
-/// A part of a request that makes no sense.
-#[must_use]
-pub fn invalid(field: &str, why: impl Into<String>) -> v1::Error {
-    let why = why.into();
-    let message = format!("{field}: {why}");
-    error(Kind::InvalidArgument(v1::InvalidArgument { field: field.into(), why }), false, message)
-}
 
 fn too_large(what: &str, size: usize, limit: u64, knob: &str) -> v1::Error {
     let message = format!("{what} has {size} bytes, the limit is {limit} ({knob})");
@@ -222,28 +209,5 @@ fn write_result(outcome: Outcome) -> v1::WriteResult {
             v1::WriteResult { results: Vec::new(), failed: Some(v1::ExpectationFailed { op_index, actual: actual.0 }) }
         }
         Outcome::System(_) => v1::WriteResult::default(),
-    }
-}
-
-/// The wire's error of a refusal.
-#[must_use]
-pub fn refusal_error(refusal: &Refusal) -> v1::Error {
-    let message = refusal.to_string();
-    match refusal {
-        Refusal::NotLeader { leader, maybe } => {
-            let leader = leader.map_or(0, |n| n.0);
-            error(Kind::NotLeader(v1::NotLeader { leader, maybe: *maybe }), true, message)
-        }
-        Refusal::WrongShard => error(Kind::WrongShard(v1::WrongShard {}), true, message),
-        Refusal::Overloaded => {
-            let message = "too many requests wait on this node (limits.node_requests_max); try again a little later";
-            error(Kind::Overloaded(v1::Overloaded { retry_after_ms: 20 }), true, message)
-        }
-        Refusal::Expired => error(Kind::Expired(v1::Expired {}), false, message),
-        Refusal::BelowFloor => error(Kind::OutcomeUnknown(v1::OutcomeUnknown {}), false, message),
-        Refusal::Trimmed { first } => error(Kind::Trimmed(v1::Trimmed { first: first.0 }), false, message),
-        Refusal::Quarantined(why) => error(Kind::Quarantined(v1::Quarantined { why: why.to_string() }), true, message),
-        Refusal::Invalid { field, why } => invalid(field, why.clone()),
-        Refusal::NotReady => error(Kind::Unavailable(v1::Unavailable {}), true, message),
     }
 }

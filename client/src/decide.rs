@@ -1,0 +1,427 @@
+//! What follows a failed attempt: decided without a clock, a pause or chance of its own.
+//!
+//! Owns: whether a write may have been executed, which node is asked next and how long is waited before. Must never:
+//! report a write as failed that may have been executed. `retry` carries out what is decided here; the whole-node
+//! simulation does too, under its own clock.
+//!
+//! Whether a write may have been executed: an attempt counts as *possibly delivered* once it may have left and was not
+//! answered by a refusal that says nothing was proposed (`Overloaded`, `WrongShard`, `DiskFull`, `Quarantined`, or a
+//! final error). `NotLeader` says itself whether the write had been proposed before the leadership was lost.
+
+use std::time::Duration;
+
+pub use crate::error::Refusal;
+use crate::error::{Error, Result};
+
+/// `NotLeader` hints followed without a pause before one is made.
+const MAX_HOPS: u32 = 3;
+/// How long a node that did not answer is passed over, and one whose connection broke.
+const SUSPECT_SILENT: Duration = Duration::from_millis(1000);
+const SUSPECT_BROKEN: Duration = Duration::from_millis(100);
+
+/// What the map lacks for a call.
+#[derive(Clone, Copy, Debug)]
+pub enum Missing {
+    /// The table.
+    Table,
+    /// The key's shard.
+    Shard,
+    /// A voter of it.
+    Voter,
+}
+
+/// How one attempt ended without an answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// The node said why not.
+    Refused(Refusal),
+    /// There was no connection, or it broke; with the reason.
+    Broken(String),
+    /// No answer within this time.
+    Silent(Duration),
+}
+
+/// A failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// The table's name.
+    pub table: &'a str,
+    /// The shard that was asked.
+    pub shard: u64,
+    /// Its voters, how many.
+    pub voters: usize,
+    /// The node that was asked.
+    pub node: u64,
+    /// Whether it is a write.
+    pub write: bool,
+    /// Whether the request may have left.
+    pub may_have_left: bool,
+}
+
+/// A pause, before chance has its say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pause {
+    span: Duration,
+    at_least: Option<Duration>,
+}
+
+impl Pause {
+    /// How long it is; `jitter` gives a random part between a half and the whole.
+    pub fn length(self, mut jitter: impl FnMut(Duration) -> Duration) -> Duration {
+        jitter(self.span).max(self.at_least.map(|d| d + jitter(d) / 4).unwrap_or_default())
+    }
+}
+
+/// What is to be believed of a shard's leader from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leader {
+    /// What was.
+    AsBefore,
+    /// It is this node.
+    Is(u64),
+    /// It is not this node.
+    IsNot(u64),
+}
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another attempt.
+    Again {
+        /// The shard's leader.
+        leader: Leader,
+        /// A newer map is to be asked for, without waiting for it.
+        nudge: bool,
+        /// A pause before, where there is one.
+        pause: Option<Pause>,
+    },
+    /// Another attempt, once a newer map is there.
+    LookUp,
+    /// None: the call fails with this.
+    End(Error),
+}
+
+/// What a call has learnt from its attempts. Times are the caller's, since whatever moment it likes.
+#[derive(Debug)]
+pub struct Progress {
+    attempt_timeout: Duration,
+    pause: Duration,
+    pause_max: Duration,
+    /// Which voter is next where no leader is known.
+    turn: usize,
+    hops: u32,
+    suspects: Vec<(u64, Duration)>,
+    /// Nodes that let an attempt time out.
+    silent: Vec<u64>,
+    /// An attempt was possibly delivered.
+    maybe: bool,
+    /// What was in the way last.
+    last: Option<Error>,
+    looked_up: bool,
+}
+
+impl Progress {
+    /// Of a call that begins, with its first attempt's patience, the bounds of its pauses and whose turn it is first.
+    #[must_use]
+    pub fn new(attempt_timeout: Duration, (pause, pause_max): (Duration, Duration), turn: usize) -> Self {
+        Self {
+            attempt_timeout,
+            pause,
+            pause_max,
+            turn,
+            hops: 0,
+            suspects: Vec::new(),
+            silent: Vec::new(),
+            maybe: false,
+            last: None,
+            looked_up: false,
+        }
+    }
+
+    /// How long the next attempt may take.
+    #[must_use]
+    pub fn attempt_timeout(&self) -> Duration {
+        self.attempt_timeout
+    }
+
+    /// Whose turn it is.
+    #[must_use]
+    pub fn turn(&self) -> usize {
+        self.turn
+    }
+
+    /// Whether `node` is passed over for now.
+    #[must_use]
+    pub fn is_suspect(&self, node: u64, now: Duration) -> bool {
+        self.suspects.iter().any(|(id, until)| *id == node && now < *until)
+    }
+
+    /// The node to ask: the leader, or the next voter in turn. Nodes that just failed are passed over while others are left.
+    pub fn choose(&mut self, leader: Option<u64>, voters: &[u64], now: Duration) -> Option<u64> {
+        if let Some(leader) = leader.filter(|leader| !self.is_suspect(*leader, now)) {
+            return Some(leader);
+        }
+        let nth = |n: usize| voters.get(n % voters.len().max(1)).copied();
+        for _ in 0..voters.len() {
+            let node = nth(self.turn)?;
+            if !self.is_suspect(node, now) {
+                return Some(node);
+            }
+            self.turn += 1;
+        }
+        nth(self.turn)
+    }
+
+    /// What follows where the map lacks something.
+    pub fn missing(&mut self, missing: Missing, table: &str, write: bool) -> Next {
+        let what = match missing {
+            Missing::Table => return self.look_up_again(table, write),
+            Missing::Shard => "shard for the key",
+            Missing::Voter => "replica of the key's shard",
+        };
+        self.last = Some(Error::unavailable(format!("the map has no {what} in table {table:?}")));
+        Next::Again { leader: Leader::AsBefore, nudge: true, pause: Some(self.back_off(None)) }
+    }
+
+    /// What follows a failed attempt; `known` says whether the map has a node's address.
+    pub fn failed(
+        &mut self,
+        failure: Failure,
+        attempt: &Attempt<'_>,
+        now: Duration,
+        known: impl FnOnce(u64) -> bool,
+    ) -> Next {
+        let node = attempt.node;
+        match failure {
+            Failure::Refused(refusal) => self.refused(refusal, attempt, now, known),
+            Failure::Broken(why) => {
+                self.maybe |= attempt.may_have_left;
+                self.suspect(node, now + SUSPECT_BROKEN);
+                self.last = Some(Error::unavailable(format!("node {node}: {why}")));
+                self.another(attempt)
+            }
+            Failure::Silent(limit) => {
+                self.maybe |= attempt.may_have_left;
+                self.suspect(node, now + SUSPECT_SILENT);
+                self.silent(node);
+                let why = format!("node {node} did not answer within {} ms", limit.as_millis());
+                self.last = Some(Error::unavailable(why));
+                self.another(attempt)
+            }
+        }
+    }
+
+    fn refused(
+        &mut self,
+        refusal: Refusal,
+        attempt: &Attempt<'_>,
+        now: Duration,
+        known: impl FnOnce(u64) -> bool,
+    ) -> Next {
+        let (shard, write) = (attempt.shard, attempt.write);
+        let as_before = |pause| Next::Again { leader: Leader::AsBefore, nudge: false, pause: Some(pause) };
+        match refusal {
+            Refusal::NotLeader { leader, maybe } => {
+                self.maybe |= maybe;
+                self.last = Some(Error::unavailable(format!("shard {shard} has no known leader")));
+                let usable = leader != 0 && leader != attempt.node && !self.is_suspect(leader, now);
+                if !usable || !known(leader) {
+                    return self.another(attempt);
+                }
+                self.hops += 1;
+                let pause = (self.hops > MAX_HOPS).then(|| self.back_off(None));
+                Next::Again { leader: Leader::Is(leader), nudge: false, pause }
+            }
+            Refusal::WrongShard => {
+                self.last = Some(Error::unavailable(format!("the bounds of shard {shard} are changing")));
+                Next::Again { leader: Leader::AsBefore, nudge: true, pause: Some(self.back_off(None)) }
+            }
+            Refusal::Overloaded(retry_after) => {
+                self.last = Some(Error::Overloaded { retry_after });
+                as_before(self.back_off(Some(retry_after)))
+            }
+            Refusal::Later(error) => {
+                let silent = matches!(error, Error::OutcomeUnknown { .. } | Error::Unavailable { .. });
+                self.maybe |= attempt.may_have_left && silent;
+                self.last = Some(error);
+                self.another(attempt)
+            }
+            // The table may have been made anew under its name since our map.
+            Refusal::Final(Error::TableNotFound { .. }) => self.look_up_again(attempt.table, write),
+            // An outcome: what was stored for the write, whichever attempt made it.
+            Refusal::Final(error @ Error::ExpectationFailed { .. }) => Next::End(error),
+            Refusal::Final(error) => Next::End(self.settle(write, error)),
+        }
+    }
+
+    /// A newer map once, because of a table that seems not to be there.
+    fn look_up_again(&mut self, table: &str, write: bool) -> Next {
+        if std::mem::replace(&mut self.looked_up, true) {
+            return Next::End(self.settle(write, Error::TableNotFound { table: table.into() }));
+        }
+        Next::LookUp
+    }
+
+    /// After a node proved useless for its shard: the next voter, after a pause.
+    fn another(&mut self, attempt: &Attempt<'_>) -> Next {
+        self.turn += 1;
+        let nudge = self.turn.is_multiple_of(attempt.voters.max(1));
+        Next::Again { leader: Leader::IsNot(attempt.node), nudge, pause: Some(self.back_off(None)) }
+    }
+
+    fn suspect(&mut self, node: u64, until: Duration) {
+        self.suspects.retain(|(id, _)| *id != node);
+        self.suspects.push((node, until));
+    }
+
+    /// A node that was silent before may be slow rather than dead: the next attempt waits twice as long.
+    fn silent(&mut self, node: u64) {
+        if self.silent.contains(&node) {
+            self.attempt_timeout *= 2;
+        } else {
+            self.silent.push(node);
+        }
+    }
+
+    /// Pauses grow, and are at least as long as the server asked for.
+    fn back_off(&mut self, at_least: Option<Duration>) -> Pause {
+        let pause = Pause { span: self.pause, at_least };
+        self.pause = (self.pause * 2).min(self.pause_max);
+        self.hops = 0;
+        pause
+    }
+
+    /// The error of a call whose deadline passed.
+    pub fn out_of_time(&mut self, write: bool) -> Error {
+        let last = self.last.take();
+        if write && self.maybe {
+            return unknown("the deadline passed without an answer", last.as_ref());
+        }
+        match last {
+            None => Error::unavailable("the deadline passed before a node was reached"),
+            Some(Error::OutcomeUnknown { cause }) => Error::Unavailable { why: cause },
+            Some(error) => error,
+        }
+    }
+
+    /// The error of a call that cannot go on: for a write that was possibly delivered before, its outcome is unknown. An
+    /// error that lies in the request itself stands: every attempt was the same request.
+    pub fn settle(&self, write: bool, error: Error) -> Error {
+        let of_the_request =
+            matches!(error, Error::InvalidArgument { .. } | Error::TooLarge { .. } | Error::CrossShard);
+        if write && self.maybe && !of_the_request { unknown("a retry was refused", Some(&error)) } else { error }
+    }
+
+    /// [`Progress::settle`] for a result.
+    pub(crate) fn settled<T>(&self, write: bool, result: Result<T>) -> Result<T> {
+        result.map_err(|error| self.settle(write, error))
+    }
+}
+
+fn unknown(what: &str, last: Option<&Error>) -> Error {
+    let cause = match last {
+        None => what.to_string(),
+        Some(Error::OutcomeUnknown { cause }) => cause.clone(),
+        Some(last) => format!("{what} ({})", last.cause()),
+    };
+    Error::OutcomeUnknown { cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(5);
+    const VOTERS: [u64; 3] = [1, 2, 3];
+
+    fn progress() -> Progress {
+        let ms = Duration::from_millis;
+        Progress::new(ms(1000), (ms(5), ms(500)), 0)
+    }
+
+    fn at(node: u64) -> Attempt<'static> {
+        Attempt { table: "t", shard: 7, voters: 3, node, write: true, may_have_left: true }
+    }
+
+    fn fail(progress: &mut Progress, failure: Failure, node: u64) -> Next {
+        progress.failed(failure, &at(node), NOW, |_| true)
+    }
+
+    #[test]
+    fn only_what_may_have_been_proposed_makes_an_outcome_unknown() {
+        let refused = |refusal| Failure::Refused(refusal);
+        let unavailable = Error::unavailable("starting");
+        let quarantined = Error::Quarantined { why: "set back".into() };
+        for (failure, unknown) in [
+            (Failure::Broken("reset".into()), true),
+            (Failure::Silent(Duration::from_secs(1)), true),
+            (refused(Refusal::NotLeader { leader: 2, maybe: true }), true),
+            (refused(Refusal::NotLeader { leader: 2, maybe: false }), false),
+            (refused(Refusal::WrongShard), false),
+            (refused(Refusal::Overloaded(Duration::from_millis(20))), false),
+            (refused(Refusal::Later(unavailable)), true),
+            (refused(Refusal::Later(quarantined)), false),
+        ] {
+            let (mut progress, said) = (progress(), format!("{failure:?}"));
+            assert!(matches!(fail(&mut progress, failure, 1), Next::Again { .. }), "{said}");
+            let end = fail(&mut progress, refused(Refusal::Final(Error::Expired)), 1);
+            assert_eq!(matches!(end, Next::End(Error::OutcomeUnknown { .. })), unknown, "{said}: {end:?}");
+            let late = progress.out_of_time(true);
+            assert_eq!(matches!(late, Error::OutcomeUnknown { .. }), unknown, "{said}: {late:?}");
+        }
+    }
+
+    #[test]
+    fn a_hint_is_followed_at_once_but_not_for_ever() {
+        let mut progress = progress();
+        for hop in 1..=4u64 {
+            let next = fail(&mut progress, Failure::Refused(Refusal::NotLeader { leader: 9, maybe: false }), hop);
+            let Next::Again { leader, pause, .. } = next else { panic!("{next:?}") };
+            assert_eq!((leader, pause.is_some()), (Leader::Is(9), hop == 4));
+        }
+    }
+
+    #[test]
+    fn who_failed_is_passed_over_while_others_are_left() {
+        let mut progress = progress();
+        assert_eq!(progress.choose(Some(2), &VOTERS, NOW), Some(2));
+        let next = fail(&mut progress, Failure::Silent(Duration::from_secs(1)), 2);
+        assert!(matches!(next, Next::Again { leader: Leader::IsNot(2), .. }));
+        assert_eq!(progress.choose(Some(2), &VOTERS, NOW), Some(3));
+        fail(&mut progress, Failure::Broken("reset".into()), 3);
+        assert_eq!(progress.choose(None, &VOTERS, NOW), Some(1));
+        fail(&mut progress, Failure::Broken("reset".into()), 1);
+        assert!(progress.choose(None, &VOTERS, NOW).is_some(), "somebody is asked all the same");
+        assert_eq!(progress.choose(Some(1), &VOTERS, NOW + Duration::from_millis(100)), Some(1));
+    }
+
+    #[test]
+    fn a_node_silent_twice_gets_more_time_and_pauses_grow_to_their_bound() {
+        let mut progress = progress();
+        for _ in 0..2 {
+            fail(&mut progress, Failure::Silent(Duration::from_secs(1)), 2);
+        }
+        assert_eq!(progress.attempt_timeout(), Duration::from_secs(2));
+        let mut last = Duration::ZERO;
+        for _ in 0..10 {
+            let Next::Again { pause: Some(pause), .. } = fail(&mut progress, Failure::Broken(String::new()), 2) else {
+                panic!("a pause follows")
+            };
+            let length = pause.length(|span| span);
+            assert!(length >= last && length <= Duration::from_millis(500));
+            last = length;
+        }
+        assert_eq!(last, Duration::from_millis(500));
+        let overloaded = Failure::Refused(Refusal::Overloaded(Duration::from_secs(2)));
+        let Next::Again { pause: Some(pause), .. } = fail(&mut progress, overloaded, 2) else { panic!() };
+        assert!(pause.length(|span| span) >= Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_table_is_looked_up_once() {
+        let mut progress = progress();
+        assert_eq!(progress.missing(Missing::Table, "t", true), Next::LookUp);
+        let gone = Next::End(Error::TableNotFound { table: "t".into() });
+        assert_eq!(progress.missing(Missing::Table, "t", true), gone);
+    }
+}
