@@ -3,7 +3,7 @@
 //! Owns: sessions, operations, and what each client knows when it begins one. Must never: know what a node holds; they see
 //! a map, answers and silence.
 //!
-//! What a refusal means and which node is next follows the production client (`client/src/retry.rs`): see `retry`.
+//! What a refusal means and which node is next the production client's own code decides: see `retry`.
 
 use crate::dice::Dice;
 use crate::plan::Plan;

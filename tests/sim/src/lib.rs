@@ -5,8 +5,9 @@
 //! the seed, or leave a check out because it fails.
 //!
 //! Production code that runs here: worker, shards, log writer (in line), sessions, identity, state machine, queries, the
-//! consensus core, the codec of messages and of all rows, and the server's failure detector. Simulated: sockets (every
-//! message is encoded and decoded), the log DB and the state DB under their traits, clocks, and clients.
+//! consensus core, the codec of messages and of all rows, the server's failure detector and its words for refusals, and the
+//! client's reading of those and its decisions what to do next. Simulated: sockets (every message is encoded and decoded),
+//! the log DB and the state DB under their traits, clocks, and what of a client is not a decision.
 //!
 //! A run is a pure function of its seed: [`run`] with the same seed and the same [`Planted`] gives the same trace. It has
 //! two phases. In the first, faults and clients act at random; in the second, faults stop, every node restarts, and within
@@ -35,6 +36,10 @@ mod model;
 mod network;
 mod node;
 mod plan;
+// The server's own words for what the engine refuses: the very source.
+#[path = "../../../server/src/node/api/refusals.rs"]
+#[allow(missing_docs, dead_code, reason = "written for a private module")]
+mod refusals;
 mod replies;
 mod requests;
 mod retry;

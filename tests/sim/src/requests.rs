@@ -5,7 +5,7 @@
 
 use crate::clients::{Attempt, Kind, Operation, choose, keys_of};
 use crate::clock::WALL_US;
-use crate::retry::{Failure, Next, Retry};
+use crate::retry::{Failed, Failure, Next, Retry};
 use crate::violation::Checked;
 use crate::world::{Event, Origin, Phase, World};
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ impl World {
         };
         let known: BTreeMap<_, _> = keys_of(&kind).into_iter().map(|key| (key.clone(), known(key))).collect();
         self.coverage.count("asked", kind.name());
-        let retry = Retry::new(client as u64);
+        let retry = Retry::new(client);
         let attempt = None;
         let operation = Operation {
             client,
@@ -90,7 +90,8 @@ impl World {
             return Ok(());
         }
         if now >= operation.deadline {
-            let unknown = operation.kind.is_write() && operation.retry.maybe;
+            let write = operation.kind.is_write();
+            let unknown = operation.retry.out_of_time(write) == Next::Unknown;
             return self.end(op, if unknown { Ending::Unknown } else { Ending::Failed });
         }
         let client = &mut self.clients[operation.client];
@@ -101,7 +102,7 @@ impl World {
         let attempt = self.last_attempt;
         operation.attempt = Some(attempt);
         operation.attempts += 1;
-        let limit = operation.retry.attempt_timeout.min(operation.deadline - now);
+        let limit = operation.retry.patience().min(operation.deadline - now);
         let mut id = match &operation.kind {
             Kind::Write(request) => Some(request.id),
             Kind::Read { .. } => None,
@@ -175,7 +176,9 @@ impl World {
         self.coverage.count("attempt failed", failure.name());
         let client = &mut self.clients[operation.client];
         let mut leader = client.leaders.get(&operation.shard).copied();
-        let next = operation.retry.failed(now, node, failure, &mut leader, &mut self.dice);
+        let (shard, voters, write) = (operation.shard, operation.voters.len(), operation.kind.is_write());
+        let failed = Failed { node, shard, voters, write };
+        let next = operation.retry.failed(now, &failed, failure, &mut leader, &mut self.dice);
         match leader {
             Some(leader) => drop(client.leaders.insert(operation.shard, leader)),
             None => drop(client.leaders.remove(&operation.shard)),
@@ -187,7 +190,7 @@ impl World {
                 Ok(())
             }
             Next::Unknown => self.end(op, Ending::Unknown),
-            Next::Failed(_) => self.end(op, Ending::Failed),
+            Next::Failed => self.end(op, Ending::Failed),
         }
     }
 

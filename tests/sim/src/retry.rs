@@ -1,22 +1,19 @@
-//! What follows a failed attempt: another node, a pause, or the end of the operation.
+//! What follows a failed attempt: the production client's decisions, under the simulation's clock.
 //!
-//! Owns: what a client has learnt from an operation's attempts. Must never: call a write not executed that may have been.
-//!
-//! The rules are those of `client/src/retry.rs`.
+//! Owns: what an operation has learnt, in the production client's own type. Must never: decide anything itself: a refusal
+//! goes through the server's words for it and the client's reading of them.
 
 use crate::dice::Dice;
+use crate::refusals::refusal_error;
+use std::time::Duration;
+use synod_client::Error;
+use synod_client::decide::{self, Attempt, Leader, Progress};
 use synod_engine::host::Refusal;
-use synod_engine::ids::NodeId;
+use synod_engine::ids::{NodeId, ShardId};
 
-/// `NotLeader` hints followed without a pause before one is made.
-const MAX_HOPS: u32 = 3;
-/// How long a node that did not answer is passed over, and one whose connection broke, µs.
-const SUSPECT_SILENT: u64 = 1_000_000;
-const SUSPECT_BROKEN: u64 = 100_000;
-/// An attempt waits so long at first, µs.
-const ATTEMPT: u64 = 1_000_000;
-/// Shortest and longest pause, µs.
-const PAUSE: (u64, u64) = (5_000, 500_000);
+/// The production client's defaults: an attempt's patience, and the bounds of its pauses.
+const ATTEMPT: Duration = Duration::from_secs(1);
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
 /// How an attempt ended without an answer.
 #[derive(Clone, Debug)]
@@ -29,139 +26,100 @@ pub(crate) enum Failure {
 }
 
 /// What comes next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// The next attempt after this pause, µs.
     Again(u64),
     /// The operation ends: what became of it is not known.
     Unknown,
     /// The operation ends: it was not executed.
-    Failed(Refusal),
+    Failed,
+}
+
+/// An attempt that failed.
+pub(crate) struct Failed {
+    pub(crate) node: NodeId,
+    pub(crate) shard: ShardId,
+    pub(crate) voters: usize,
+    pub(crate) write: bool,
 }
 
 /// What an operation has learnt from its attempts.
-#[derive(Clone, Debug)]
 pub(crate) struct Retry {
-    pub(crate) attempt_timeout: u64,
-    pause: u64,
-    turn: u64,
-    hops: u32,
-    suspects: Vec<(NodeId, u64)>,
-    silent: Vec<NodeId>,
-    /// An attempt was possibly delivered.
-    pub(crate) maybe: bool,
+    learnt: Progress,
     /// It was answered.
     pub(crate) succeeded: bool,
 }
 
+fn time(now: u64) -> Duration {
+    Duration::from_micros(now)
+}
+
+fn verdict(error: &Error) -> Next {
+    if matches!(error, Error::OutcomeUnknown { .. }) { Next::Unknown } else { Next::Failed }
+}
+
 impl Retry {
-    pub(crate) fn new(turn: u64) -> Self {
-        Self {
-            attempt_timeout: ATTEMPT,
-            pause: PAUSE.0,
-            turn,
-            hops: 0,
-            suspects: Vec::new(),
-            silent: Vec::new(),
-            maybe: false,
-            succeeded: false,
-        }
+    pub(crate) fn new(turn: usize) -> Self {
+        Self { learnt: Progress::new(ATTEMPT, PAUSE, turn), succeeded: false }
     }
 
-    /// Whom to ask: the leader, or the next voter in turn.
+    /// How long an attempt may take, µs.
+    pub(crate) fn patience(&self) -> u64 {
+        self.learnt.attempt_timeout().as_micros() as u64
+    }
+
+    /// Whom to ask.
     pub(crate) fn choose(&mut self, now: u64, leader: Option<NodeId>, voters: &[NodeId]) -> NodeId {
-        if let Some(leader) = leader.filter(|leader| !self.is_suspect(now, *leader)) {
-            return leader;
-        }
-        let nth = |turn: u64| voters[(turn % voters.len() as u64) as usize];
-        for _ in 0..voters.len() {
-            if !self.is_suspect(now, nth(self.turn)) {
-                break;
-            }
-            self.turn += 1;
-        }
-        nth(self.turn)
+        let voters: Vec<u64> = voters.iter().map(|node| node.0).collect();
+        NodeId(self.learnt.choose(leader.map(|node| node.0), &voters, time(now)).expect("a shard has voters"))
     }
 
-    fn is_suspect(&self, now: u64, node: NodeId) -> bool {
-        self.suspects.iter().any(|(id, until)| *id == node && now < *until)
+    /// The operation's time is up.
+    pub(crate) fn out_of_time(&mut self, write: bool) -> Next {
+        verdict(&self.learnt.out_of_time(write))
     }
 
-    fn suspect(&mut self, node: NodeId, until: u64) {
-        self.suspects.retain(|(id, _)| *id != node);
-        self.suspects.push((node, until));
-    }
-
-    /// Takes in how an attempt at `node` failed. `leader` is what the client believes, and is changed by what it learns.
+    /// Takes in how an attempt failed. `leader` is what the client believes, and is changed by what it learns.
     pub(crate) fn failed(
         &mut self,
         now: u64,
-        node: NodeId,
+        failed: &Failed,
         failure: Failure,
         leader: &mut Option<NodeId>,
         dice: &mut Dice,
     ) -> Next {
-        match failure {
-            Failure::Unreached => {
-                self.suspect(node, now + SUSPECT_BROKEN);
-                self.another(node, leader, dice)
-            }
-            Failure::Broken => {
-                self.maybe = true;
-                self.suspect(node, now + SUSPECT_BROKEN);
-                self.another(node, leader, dice)
-            }
-            Failure::Silent => {
-                self.maybe = true;
-                self.suspect(node, now + SUSPECT_SILENT);
-                if self.silent.contains(&node) {
-                    self.attempt_timeout *= 2;
-                } else {
-                    self.silent.push(node);
+        let may_have_left = !matches!(failure, Failure::Unreached);
+        let failure = match failure {
+            Failure::Refused(why) => decide::Failure::Refused(decide::Refusal::from_wire(refusal_error(&why))),
+            Failure::Unreached => decide::Failure::Broken("no connection".into()),
+            Failure::Broken => decide::Failure::Broken("reset".into()),
+            Failure::Silent => decide::Failure::Silent(self.learnt.attempt_timeout()),
+        };
+        let attempt = Attempt {
+            table: "t",
+            shard: failed.shard.0,
+            voters: failed.voters,
+            node: failed.node.0,
+            write: failed.write,
+            may_have_left,
+        };
+        match self.learnt.failed(failure, &attempt, time(now), |_| true) {
+            decide::Next::Again { leader: learnt, pause, .. } => {
+                match learnt {
+                    Leader::AsBefore => {}
+                    Leader::Is(node) => *leader = Some(NodeId(node)),
+                    Leader::IsNot(node) => *leader = leader.filter(|leader| leader.0 != node),
                 }
-                self.another(node, leader, dice)
+                let jitter = |span: Duration| {
+                    let half = span.as_micros() as u64 / 2;
+                    Duration::from_micros(half + dice.below(half + 1))
+                };
+                Next::Again(pause.map_or(0, |pause| pause.length(jitter).as_micros() as u64))
             }
-            Failure::Refused(Refusal::NotLeader { leader: hint, maybe }) => {
-                self.maybe |= maybe;
-                match hint.filter(|hint| *hint != node && !self.is_suspect(now, *hint)) {
-                    Some(hint) => {
-                        *leader = Some(hint);
-                        self.hops += 1;
-                        if self.hops > MAX_HOPS { self.back_off(0, dice) } else { Next::Again(0) }
-                    }
-                    None => self.another(node, leader, dice),
-                }
-            }
-            Failure::Refused(Refusal::WrongShard) => self.back_off(0, dice),
-            Failure::Refused(Refusal::Overloaded) => self.back_off(20_000, dice),
-            Failure::Refused(Refusal::NotReady) => {
-                self.maybe = true;
-                self.another(node, leader, dice)
-            }
-            Failure::Refused(Refusal::Quarantined(_)) => self.another(node, leader, dice),
-            Failure::Refused(Refusal::BelowFloor) => Next::Unknown,
-            Failure::Refused(why) => self.settle(why),
+            decide::Next::LookUp => Next::Again(0),
+            decide::Next::End(error) => verdict(&error),
         }
-    }
-
-    fn settle(&self, why: Refusal) -> Next {
-        let of_the_request = matches!(why, Refusal::Invalid { .. });
-        if self.maybe && !of_the_request { Next::Unknown } else { Next::Failed(why) }
-    }
-
-    fn another(&mut self, node: NodeId, leader: &mut Option<NodeId>, dice: &mut Dice) -> Next {
-        if *leader == Some(node) {
-            *leader = None;
-        }
-        self.turn += 1;
-        self.back_off(0, dice)
-    }
-
-    fn back_off(&mut self, at_least: u64, dice: &mut Dice) -> Next {
-        let pause = self.pause / 2 + dice.below(self.pause / 2 + 1);
-        self.pause = (self.pause * 2).min(PAUSE.1);
-        self.hops = 0;
-        Next::Again(pause.max(at_least))
     }
 }
 
