@@ -25,6 +25,11 @@ pub(crate) struct Promised {
 }
 
 impl Promised {
+    /// The first slot that the headers cover, or would: those before are chosen or trimmed there.
+    fn first_header(&self) -> Slot {
+        self.runs.first().map_or(self.last.slot.next(), |run| run.first)
+    }
+
     /// Origin of a slot that the headers cover.
     fn origin_at(&self, slot: Slot) -> Option<Ballot> {
         if slot > self.last.slot {
@@ -201,10 +206,9 @@ impl Replica {
         }
         let keep = self.log.match_end(self.commit, &best.runs, best.last.slot);
         let missing = best.last.slot.0.saturating_sub(keep.0);
-        if missing > FETCH_SLOTS_MAX {
-            let (config, commit) = (self.config(), self.durable_commit());
-            self.send_durable(source, Message::Learned { config, commit });
-            return self.follow(None, io);
+        let gone = source != self.me && best.first_header() > keep.next();
+        if missing > FETCH_SLOTS_MAX || gone {
+            return self.learn_instead(source, io);
         }
         if missing == 0 || source == self.me {
             let keep = if source == self.me { self.log.last().slot } else { keep };
@@ -216,6 +220,13 @@ impl Replica {
             candidate.phase = Phase::Fetch { promises, source, keep, entries: Vec::new() };
         }
         io.send(source, Message::Fetch { ballot, accepted: best.accepted, from: keep, upto: best.last.slot });
+    }
+
+    /// The log to adopt cannot be fetched in a campaign's time, or not at all: it is learnt, and others may lead meanwhile.
+    fn learn_instead(&mut self, source: NodeId, io: &mut Io<'_>) {
+        let (config, commit) = (self.config(), self.durable_commit());
+        self.send_durable(source, Message::Learned { config, commit });
+        self.follow(None, io);
     }
 
     /// Whether the log to adopt holds what every promise calls chosen, as far as headers tell.
@@ -262,7 +273,14 @@ impl Replica {
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Phase::Fetch { promises, source, keep, entries } = &mut candidate.phase else { return };
         let at = entries.last().map(|e| e.id).or_else(|| self.log.id_at(*keep));
-        if candidate.ballot != ballot || *source != from || at != Some(prev) || run.is_empty() {
+        if candidate.ballot != ballot || *source != from || run.is_empty() {
+            return;
+        }
+        if entries.is_empty() && prev.slot == *keep && at != Some(prev) {
+            // The holder's log is trimmed up to there, and this one took another way before.
+            return self.learn_instead(from, io);
+        }
+        if at != Some(prev) {
             return;
         }
         entries.extend(run);

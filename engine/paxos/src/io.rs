@@ -241,12 +241,14 @@ pub enum Output {
     },
     /// A new epoch began (the stop-sign at `config_start` is chosen and durable here).
     EpochChanged(Membership),
-    /// A follower's next slot lies below this leader's trim point.
+    /// A member's next slot lies below this replica's trim point: only a snapshot brings it further. Said again as long as
+    /// that is so.
     NeedSnapshot {
         /// The follower.
         to: NodeId,
     },
-    /// Slots up to here are durable at every member: the log below may go once it is applied durably.
+    /// Slots up to here are durable at every member: the log below may go once it is applied durably. Beyond it the log may
+    /// go as well, at the price of snapshots for members that are behind.
     TrimTo(Slot),
     /// An invariant or the log is broken: the replica has stopped and must be quarantined.
     Fatal(String),
@@ -275,6 +277,8 @@ pub struct Status {
     pub applied: Slot,
     /// Epoch in force.
     pub membership: Membership,
+    /// The slot of the stop-sign that began it.
+    pub config_start: Slot,
     /// For a leader: each member's acknowledged slot.
     pub progress: Vec<(NodeId, Slot)>,
 }

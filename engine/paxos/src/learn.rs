@@ -26,6 +26,11 @@ impl Replica {
             }
             return self.begin_sync(from, &Promised { accepted, commit, last, runs }, io);
         }
+        if last.slot < self.log.trimmed().slot {
+            // It holds this ballot's log as far as it goes, and what follows is gone here.
+            io.out.push(Output::NeedSnapshot { to: from });
+            return;
+        }
         // Its log is this ballot's, with a gap where a message was lost.
         let next = last.slot.next();
         if progress.rewound == Some(next) || !self.log.holds(last) {

@@ -85,8 +85,9 @@ impl Log {
     }
 
     /// The last slot up to which this log and another agree, given that they agree up to `agreed` and that the other one's
-    /// headers behind it are `runs` up to `last`. Where the headers begin later, the slots between were trimmed there, so
-    /// they are chosen and held by every member.
+    /// headers behind it are `runs` up to `last`. Where the headers begin later, the slots between were trimmed there: chosen,
+    /// but not compared. A log that reaches that trim point is taken to agree with it until the bodies behind it arrive,
+    /// which name the id it must have there; a shorter one agrees no further than it is known to.
     pub(crate) fn match_end(&self, agreed: Slot, runs: &[Run], last: Slot) -> Slot {
         let mut at = agreed.min(self.last.slot);
         let trim = self.trimmed;
@@ -103,7 +104,11 @@ impl Log {
             if end <= at {
                 continue;
             }
-            at = at.max(run.first.prev().unwrap_or(Slot(0)));
+            let gap = run.first.prev().unwrap_or(Slot(0));
+            if gap > at && self.id_at(gap).is_none() {
+                return at;
+            }
+            at = at.max(gap);
             while at < end {
                 let Some((origin, ours_end)) = self.run_at(at.next()) else { return at.min(self.last.slot) };
                 if origin != run.origin {

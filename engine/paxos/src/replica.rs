@@ -9,7 +9,7 @@ use crate::io::{Ctx, Input, LogReader, Options, Output, Persist, RoleKind, Statu
 use crate::leader::Leader;
 use crate::log::Log;
 use crate::message::Message;
-use crate::types::{Ballot, Entry, HardState, MemberRole, Micros, NodeId, Slot, WriteSeq};
+use crate::types::{Ballot, Entry, EntryId, HardState, MemberRole, Micros, NodeId, Slot, WriteSeq};
 use crate::writes::Writes;
 use std::collections::BTreeSet;
 
@@ -187,6 +187,18 @@ impl Replica {
         self.log.trim(upto);
     }
 
+    /// The hard state, as handed out for writing: that of a replica whose log a snapshot is about to replace.
+    #[must_use]
+    pub fn hard(&self) -> &HardState {
+        &self.hard
+    }
+
+    /// Whether the log holds exactly this entry, or ends its trimmed part with it.
+    #[must_use]
+    pub fn holds(&self, id: EntryId) -> bool {
+        self.log.holds(id)
+    }
+
     /// What may be shown of the replica.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -205,6 +217,7 @@ impl Replica {
             durable: self.log.durable(),
             applied: self.applied,
             membership: self.hard.membership.clone(),
+            config_start: self.hard.config_start,
             progress,
         }
     }

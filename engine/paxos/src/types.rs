@@ -297,7 +297,39 @@ pub struct HardState {
     pub b0_used: bool,
 }
 
+/// What a snapshot of the state says of the log whose place it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Basis {
+    /// The last entry applied to it: chosen.
+    pub id: EntryId,
+    /// The membership in force after that entry.
+    pub membership: Membership,
+    /// The slot of the stop-sign that began it; slot 0 for the first epoch.
+    pub config_start: Slot,
+    /// The promise of the replica that made it: at or above every ballot that chose a slot up to `id`.
+    pub promised: Ballot,
+}
+
 impl HardState {
+    /// The hard state of a replica whose log is replaced by a snapshot; written in one write with that replacement. Promised
+    /// and accepted never go back. As with `Learn`, whoever takes over what is chosen promises at least what its source did;
+    /// and an epoch that is entered this way is never led at its B0 here, since this replica's past in it is unknown.
+    #[must_use]
+    pub fn after_snapshot(&self, basis: &Basis) -> Self {
+        let mut next = self.clone();
+        if basis.membership.config > self.membership.config {
+            let b0 = basis.membership.b0();
+            next.membership = basis.membership.clone();
+            next.config_start = basis.config_start;
+            (next.promised, next.accepted, next.b0_used) = (b0, b0, true);
+        }
+        let mine = next.membership.config;
+        let least = if basis.promised.config > mine { Ballot::over(mine) } else { basis.promised };
+        next.promised = next.promised.max(least);
+        next.commit_hint = next.commit_hint.max(basis.id.slot);
+        next
+    }
+
     /// The state every replica of a new group starts from.
     #[must_use]
     pub fn initial(membership: Membership) -> Self {

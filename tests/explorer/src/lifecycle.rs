@@ -10,7 +10,7 @@ use super::violation::{Check, Violation};
 use super::world::World;
 use synod_paxos::Replica;
 use synod_paxos::io::Input;
-use synod_paxos::types::{HardState, NodeId, Slot, WriteSeq};
+use synod_paxos::types::{Basis, HardState, NodeId, Slot, WriteSeq};
 
 impl World {
     /// Starts a process on its disk.
@@ -117,14 +117,15 @@ impl World {
 
     /// Installs what `from` has applied as the state and the log's beginning of `to`, which restarts.
     pub fn install(&mut self, from: NodeId, to: NodeId) -> Check {
-        let Some(source) = self.nodes.get(&from).filter(|n| n.replica.is_some()) else { return Ok(()) };
+        let Some(source) = self.nodes.get(&from) else { return Ok(()) };
+        let Some(promised) = source.replica.as_ref().map(|replica| replica.hard().promised) else { return Ok(()) };
         let upto = source.applied;
         let Some(chosen) = self.observer.chosen(upto).map(|c| (c.entry.id, c.entry.ts)) else { return Ok(()) };
         if !self.runs(to) && !self.is_spare(to) {
             return Ok(());
         }
         let Some(disk) = self.disks.get(&to) else { return Ok(()) };
-        if disk.log.last().slot >= upto {
+        if disk.applied >= upto || disk.log.id_at(upto) == Some(chosen.0) {
             return Ok(());
         }
         self.crash(to)?;
@@ -132,20 +133,10 @@ impl World {
         self.trace.line(|| format!("  t={} {to:?} installs a snapshot of {from:?} at {upto}", self.now));
         let (membership, config_start) = self.observer.membership_after(upto);
         let Some(disk) = self.disks.get_mut(&to) else { return Ok(()) };
-        if disk.log.last().slot < upto {
-            if membership.config > disk.hard.membership.config {
-                let b0 = membership.b0();
-                disk.hard = HardState {
-                    membership,
-                    config_start,
-                    promised: b0,
-                    accepted: b0,
-                    commit_hint: upto,
-                    // Its past in this epoch is unknown to it, so it must not lead the epoch's first ballot.
-                    b0_used: true,
-                };
-            }
-            disk.hard.commit_hint = upto;
+        // The crash may have made more of the log durable.
+        if disk.applied < upto && disk.log.id_at(upto) != Some(chosen.0) {
+            let basis = Basis { id: chosen.0, membership, config_start, promised };
+            disk.hard = disk.hard.after_snapshot(&basis);
             disk.log = Log::after(chosen.0, chosen.1);
             disk.applied = upto;
         }

@@ -207,6 +207,11 @@ impl Observer {
         Ok(())
     }
 
+    /// Up to where the log of `node` was compared with what is chosen: what is trimmed is compared no more.
+    pub fn compared(&self, node: NodeId) -> Slot {
+        self.views.get(&node).map_or(Slot(0), |view| view.compared)
+    }
+
     /// Notes that a replica's log was trimmed.
     pub fn trimmed(&mut self, node: NodeId, upto: Slot) {
         if let Some(view) = self.views.get_mut(&node) {
