@@ -3,12 +3,14 @@
 //! Owns: inputs, requests, replies and the [`Host`] trait. Must never: block, or know what a socket is.
 
 use crate::command::{Outcome, WriteRequest};
-use crate::ids::{Incarnation, NodeId, NodeWriteSeq, Offset, ShardId, Slot, TableId};
+use crate::ids::{Incarnation, NodeId, NodeWriteSeq, Offset, ShardId, Slot, Space, TableId};
+use crate::snapshot::Header;
+use crate::state::{BulkLoad, ViewJob};
 use crate::system::SystemState;
 use bytes::Bytes;
 use std::sync::Arc;
 use synod_paxos::message::Message;
-use synod_paxos::types::Ballot;
+use synod_paxos::types::{Ballot, Basis};
 
 /// One thing that happened to the node, for its worker.
 pub enum Input {
@@ -58,6 +60,24 @@ pub enum Input {
     },
     /// Report every replica.
     Status(Box<dyn FnOnce(NodeReport) + Send>),
+    /// A snapshot that [`Host::build_snapshot`] was asked for is on disk, or why not.
+    SnapshotBuilt {
+        /// The shard.
+        shard: ShardId,
+        /// How it went.
+        result: Result<(), String>,
+    },
+    /// A snapshot was received from a peer and verified; the host keeps its file.
+    SnapshotFetched(Box<Header>),
+    /// What [`Host::load_snapshot`] was asked for is done, or why the file is no good.
+    SnapshotLoaded {
+        /// The shard.
+        shard: ShardId,
+        /// Where the rows are.
+        space: Space,
+        /// How it went.
+        result: Result<(), String>,
+    },
     /// Flush the state and stop; the worker returns from its loop.
     Stop,
 }
@@ -288,6 +308,30 @@ impl Reply {
     }
 }
 
+/// A snapshot that is to be made of what is applied now.
+#[derive(Clone, Debug)]
+pub struct SnapshotRequest {
+    /// The shard.
+    pub shard: ShardId,
+    /// What its group was created with.
+    pub genesis: Bytes,
+    /// The position, and what goes with it.
+    pub basis: Basis,
+    /// The timestamp of the entry at that position, µs.
+    pub ts: u64,
+    /// Where its rows stand.
+    pub space: Space,
+}
+
+/// Which of a shard's snapshot files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotKind {
+    /// The one made here, for others.
+    Built,
+    /// The one received, for this replica.
+    Fetched,
+}
+
 /// What a worker asks of its surroundings. Calls must not block.
 pub trait Host: Send {
     /// Queues a message; it leaves with the next `flush`. A full queue drops it: the protocol sends again.
@@ -306,6 +350,28 @@ pub trait Host: Send {
     fn quarantined(&mut self, why: &str);
     /// A random word.
     fn random(&mut self) -> u64;
+
+    /// What writes a snapshot into a file once it is handed the rows, and then tells [`Input::SnapshotBuilt`]. `None` where
+    /// this host makes none: members that are behind the log then stay there.
+    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
+        let _ = request;
+        None
+    }
+
+    /// Tells a member that the snapshot made of this shard is there for it.
+    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
+        let _ = (to, shard);
+    }
+
+    /// Loads the snapshot received of this shard into a space, on another thread; then tells [`Input::SnapshotLoaded`].
+    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
+        let _ = (shard, space, loader);
+    }
+
+    /// A snapshot's file is not needed any more.
+    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
+        let _ = (shard, kind);
+    }
 }
 
 /// One replica, as shown by `synod status`.

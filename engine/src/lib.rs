@@ -34,6 +34,7 @@ mod rocks;
 pub mod runner;
 pub mod sessions;
 mod shard;
+pub mod snapshot;
 pub mod state;
 pub mod system;
 pub mod worker;

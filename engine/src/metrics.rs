@@ -39,6 +39,12 @@ pub struct EngineMetrics {
     pub messages_sent_total: IntCounter,
     /// Freezes of the state begun.
     pub freezes_total: IntCounter,
+    /// Snapshots made for members that are behind the log.
+    pub snapshots_built_total: IntCounter,
+    /// Snapshots offered to members, repetitions counted.
+    pub snapshots_offered_total: IntCounter,
+    /// Snapshots that took the place of a replica here.
+    pub snapshots_installed_total: IntCounter,
     /// Shards led here.
     pub leaders: IntGauge,
     /// Replicas held here.
@@ -91,6 +97,9 @@ impl EngineMetrics {
             messages_received_total: counter("messages_received_total", "Consensus messages received")?,
             messages_sent_total: counter("messages_sent_total", "Consensus messages sent")?,
             freezes_total: counter("state_freezes_total", "Freezes of the state begun")?,
+            snapshots_built_total: counter("snapshots_built_total", "Snapshots made for members behind the log")?,
+            snapshots_offered_total: counter("snapshots_offered_total", "Snapshots offered to members, again counted")?,
+            snapshots_installed_total: counter("snapshots_installed_total", "Snapshots that replaced a replica here")?,
             leaders: gauge("leaders", "Shards led by this node")?,
             replicas: gauge("replicas", "Replicas held by this node")?,
             waiting_requests: gauge("waiting_requests", "Requests taken and not yet answered")?,

@@ -7,6 +7,7 @@
 mod apply;
 mod propose;
 mod reads;
+mod snapshot;
 
 use crate::host::{Host, Refusal, ReplicaReport, Reply};
 use crate::ids::{ShardId, Slot};
@@ -16,9 +17,10 @@ use crate::worker::node::Node;
 use crate::writer::Done;
 use propose::Proposals;
 use reads::Reads;
+use snapshot::{Install, LogSizes};
 use synod_paxos::Replica;
 use synod_paxos::io::{Ctx, Input, LogReader, Output, Recovered, Refused, RoleKind, Status};
-use synod_paxos::types::{Ballot, Entry, Membership, Micros, NodeId};
+use synod_paxos::types::{Ballot, Entry, EntryId, Membership, Micros, NodeId};
 
 /// The log of one group, for its core.
 struct ShardLog<'a> {
@@ -36,6 +38,8 @@ impl LogReader for ShardLog<'_> {
 enum Core {
     Waiting(Box<Recovered>),
     Running(Box<Replica>),
+    /// A snapshot is about to take the log's place.
+    Installing(Box<Install>),
 }
 
 /// What the core said to the last proposal or transfer.
@@ -67,16 +71,23 @@ pub(crate) struct Shard {
     timer: Option<Micros>,
     /// In the node's list of shards with work.
     scheduled: bool,
-    snapshot_wanted: bool,
+    /// What the group was created with.
+    genesis: bytes::Bytes,
+    /// The last entry applied and its timestamp, once known.
+    position: Option<(EntryId, u64)>,
+    sizes: LogSizes,
+    /// Not trimmed beyond this: a snapshot of that position is on its way.
+    held: Option<Slot>,
 }
 
 impl Shard {
     /// A replica that waits for the node's identity to be clear.
     pub(crate) fn new(id: ShardId, recovered: GroupRecovered, state: ShardState) -> Self {
         let applied = state.applied();
-        let GroupRecovered { hard, trimmed, runs, last, last_ts, .. } = recovered;
+        let GroupRecovered { genesis, hard, trimmed, runs, last, last_ts, .. } = recovered;
         // Where the whole log is trimmed, the state knows best how far its timestamps had come.
         let last_ts = if planted!(TimestampsForgotten) { last_ts } else { last_ts.max(state.last_ts()) };
+        let position = (applied == trimmed.slot).then_some((trimmed, last_ts));
         let recovered = Recovered { hard, trimmed, runs, last, last_ts, applied, live: Vec::new() };
         Self {
             id,
@@ -93,7 +104,10 @@ impl Shard {
             durable_applied: applied,
             timer: None,
             scheduled: false,
-            snapshot_wanted: false,
+            genesis,
+            position,
+            sizes: LogSizes::default(),
+            held: None,
         }
     }
 
@@ -121,7 +135,7 @@ impl Shard {
     pub(crate) fn waits_for(&self) -> Option<&Membership> {
         match &self.core {
             Core::Waiting(_) => Some(&self.members),
-            Core::Running(_) => None,
+            Core::Running(_) | Core::Installing(_) => None,
         }
     }
 
@@ -183,9 +197,8 @@ impl Shard {
                 self.members = membership;
             }
             Output::NeedSnapshot { to } => {
-                if !std::mem::replace(&mut self.snapshot_wanted, true) {
-                    let (shard, node) = (self.id.0, to.0);
-                    tracing::warn!(shard, node, "a member lacks entries that were trimmed and must be replaced");
+                if !node.snapshots_wanted.contains(&(self.id, to)) {
+                    node.snapshots_wanted.push((self.id, to));
                 }
             }
             Output::TrimTo(slot) => self.trim_to = self.trim_to.max(slot),
@@ -216,7 +229,7 @@ impl Shard {
     fn arm<H: Host>(&mut self, node: &mut Node<H>) {
         let core = match &self.core {
             Core::Running(replica) => replica.deadline(),
-            Core::Waiting(_) => None,
+            Core::Waiting(_) | Core::Installing(_) => None,
         };
         let next = [core, self.reads.deadline()].into_iter().flatten().min();
         if next != self.timer {
@@ -253,7 +266,7 @@ impl Shard {
 
     /// Moves a leadership.
     pub(crate) fn transfer<H: Host>(&mut self, node: &mut Node<H>, to: NodeId) -> Result<(), Refusal> {
-        if matches!(self.core, Core::Waiting(_)) {
+        if !matches!(self.core, Core::Running(_)) {
             return Err(Refusal::NotReady);
         }
         self.verdict = None;
@@ -275,7 +288,7 @@ impl Shard {
     fn status(&self) -> Option<Status> {
         match &self.core {
             Core::Running(replica) => Some(replica.status()),
-            Core::Waiting(_) => None,
+            Core::Waiting(_) | Core::Installing(_) => None,
         }
     }
 
@@ -284,12 +297,17 @@ impl Shard {
         self.durable_applied = self.durable_applied.max(slot);
     }
 
-    /// Trims the log where at least `step` slots can go that every member has and that are flushed here.
+    /// Trims the log where at least `step` slots, or many bytes, can go that are flushed here, and that every member has or
+    /// that more than the node's `log_keep_bytes` lie behind.
     pub(crate) fn trim<H: Host>(&mut self, node: &mut Node<H>, step: u64) {
         let durable = if planted!(TrimAboveDurable) { self.state.applied() } else { self.durable_applied };
-        let target = if planted!(TrimAboveMembers) { durable } else { self.trim_to.min(durable) };
+        let far = self.sizes.behind(node.log_keep_bytes);
+        let kept = self.trim_to.max(far).min(self.held.unwrap_or(Slot(u64::MAX)));
+        let target = if planted!(TrimAboveMembers) { durable } else { kept.min(durable) };
         let Core::Running(replica) = &mut self.core else { return };
-        if target.0 < self.trimmed.0 + step {
+        let enough = snapshot::TRIM_BYTES.min(node.log_keep_bytes);
+        let worth = target.0 >= self.trimmed.0 + step || self.sizes.freed(target) >= enough;
+        if target <= self.trimmed || !worth {
             return;
         }
         let before = Slot(target.0 - 1);
@@ -301,6 +319,7 @@ impl Shard {
         // The core first: it must not ask for what the write under way removes.
         replica.trimmed(target);
         self.trimmed = target;
+        self.sizes.trimmed(target);
         let write = GroupWrite { shard: self.id, trim: Some(entry.id), ..GroupWrite::default() };
         node.writer.add(write, None);
     }
@@ -357,7 +376,7 @@ impl Shard {
     fn leader(&self) -> Option<NodeId> {
         match &self.core {
             Core::Running(replica) => replica.leader(),
-            Core::Waiting(_) => None,
+            Core::Waiting(_) | Core::Installing(_) => None,
         }
     }
 }

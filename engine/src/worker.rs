@@ -11,6 +11,7 @@
 mod groups;
 mod inputs;
 pub(crate) mod node;
+mod snapshots;
 mod upkeep;
 
 use crate::StoreError;
@@ -25,6 +26,7 @@ use crate::state::StateStore;
 use crate::system::SystemState;
 use crate::writer::{Clock, Done, WriterMode, WriterProgress};
 use node::Node;
+use snapshots::Snapshots;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_paxos::io::{Input as Step, Options};
@@ -38,6 +40,9 @@ pub struct WorkerOptions {
     pub waiting_max: usize,
     /// The state is frozen at the latest after so many bytes of entries were applied: what a restart must replay.
     pub freeze_log_bytes: usize,
+    /// Each group's log keeps about so many bytes for members that are behind; one that is further behind needs a
+    /// snapshot. What every member has goes in any case.
+    pub log_keep_bytes: u64,
     /// How long a drain may take, µs.
     pub drain_micros: u64,
     /// How long after the first peer's answer a starting node waits for the others' before a quorum is enough, µs.
@@ -55,6 +60,7 @@ impl Default for WorkerOptions {
         Self {
             waiting_max: 100_000,
             freeze_log_bytes: 256 << 20,
+            log_keep_bytes: 512 << 20,
             drain_micros: 3_000_000,
             identity_grace_micros: 500_000,
             trim_slots: 4096,
@@ -104,6 +110,7 @@ pub struct Worker<H: Host> {
     map: Option<Arc<SystemState>>,
     quarantined: Option<Arc<str>>,
     upkeep: Upkeep,
+    snapshots: Snapshots,
     stopped: bool,
     /// Of the write just synced; a buffer.
     done: Vec<(ShardId, Done)>,
@@ -132,6 +139,7 @@ impl<H: Host> Worker<H> {
             map: None,
             quarantined: None,
             upkeep,
+            snapshots: Snapshots::new(),
             stopped: false,
             done: Vec::new(),
         };
@@ -139,6 +147,7 @@ impl<H: Host> Worker<H> {
         for shard in groups {
             worker.recover(shard)?;
         }
+        worker.sweep_spaces()?;
         if let Some(system) = worker.shards.get_mut(&SYSTEM_SHARD) {
             // Its metadata is known already: peers are found by it.
             system.schedule(&mut worker.node);
@@ -165,6 +174,7 @@ impl<H: Host> Worker<H> {
             }
             self.keep_up();
             self.settle();
+            self.keep_snapshots();
         }
         self.node.metrics.waiting_requests.set(level(self.node.waiting));
     }
@@ -244,7 +254,12 @@ impl<H: Host> Worker<H> {
             match done {
                 Done::Persisted(seq) => drop(persisted.insert(id, seq)),
                 Done::Created => self.created(id),
-                Done::Removed => self.drop_rows(id),
+                Done::Removed(space) => self.remove_space(space),
+                Done::Installed => {
+                    // Writes before it were those of the replica that is gone.
+                    persisted.remove(&id);
+                    self.installed(id);
+                }
             }
         }
         for (id, seq) in persisted {

@@ -8,7 +8,7 @@ mod thread;
 use crate::StoreError;
 use crate::codec::buf::Reader;
 use crate::identity::{Mark, SeenTable};
-use crate::ids::{NodeId, NodeWriteSeq, ShardId};
+use crate::ids::{NodeId, NodeWriteSeq, ShardId, Space};
 use crate::logstore::{GroupWrite, LogBatch, LogStore};
 use crate::metrics::{EngineMetrics, level, seconds};
 use std::collections::{BTreeMap, VecDeque};
@@ -77,8 +77,10 @@ pub(crate) enum Done {
     Persisted(WriteSeq),
     /// The group exists.
     Created,
-    /// The group is gone.
-    Removed,
+    /// The group is gone; its rows stand in this space.
+    Removed(Space),
+    /// A snapshot took the place of its log.
+    Installed,
 }
 
 /// What a synced write is measured by.

@@ -101,6 +101,7 @@ fn formats() -> Vec<Format> {
         format("node-seen-v1", seen, |v| node::encode_seen(v.0, v.1), node::decode_seen),
         format("group-trim-v1", id(77), |v| node::encode_trim(*v), node::decode_trim),
         format("group-genesis-v1", Bytes::from_static(b"opaque"), |v| node::encode_genesis(v), node::decode_genesis),
+        format("group-space-v1", Space(0x8000_0001), |v| node::encode_space(*v), node::decode_space),
         format("group-removed-v1", (), |()| node::encode_removed(), node::decode_removed),
         format("record-head-empty-v1", head(Newest::None), Head::encode, Head::decode),
         format("record-head-inline-v1", head(Newest::Inline(record())), Head::encode, Head::decode),

@@ -3,6 +3,8 @@
 #[path = "node/faults.rs"]
 mod faults;
 mod harness;
+#[path = "node/snapshots.rs"]
+mod snapshots;
 #[path = "node/threads.rs"]
 mod threads;
 

@@ -50,6 +50,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Connections.
     pub network: Network,
+    /// Snapshots for members that are behind the log.
+    pub snapshot: Snapshot,
 }
 
 /// Sizes above which a request is refused.
@@ -88,13 +90,20 @@ pub struct Storage {
     pub state_memory: ByteSize,
     /// RocksDB's block cache.
     pub block_cache: ByteSize,
+    /// Each shard's log keeps about so much for members that are behind; one that is further behind gets a snapshot.
+    pub log_keep: ByteSize,
     /// Log writes on the shard worker's own thread (`inline`) or on a thread of their own (`thread`).
     pub log_write: LogWrite,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { state_memory: ByteSize::mib(64), block_cache: ByteSize::mib(128), log_write: LogWrite::Inline }
+        Self {
+            state_memory: ByteSize::mib(64),
+            block_cache: ByteSize::mib(128),
+            log_keep: ByteSize::mib(512),
+            log_write: LogWrite::Inline,
+        }
     }
 }
 
@@ -106,6 +115,20 @@ pub enum LogWrite {
     Inline,
     /// A log-writer thread.
     Thread,
+}
+
+/// Snapshots for members that are behind the log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Snapshot {
+    /// Bytes a second that making, sending and installing one may take, each; 0 is no bound.
+    pub max_rate: ByteSize,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self { max_rate: ByteSize::mib(64) }
+    }
 }
 
 /// Failure detection and elections, milliseconds.
@@ -156,6 +179,8 @@ impl Settings {
             ("limits.node_requests_max", self.limits.node_requests_max.into(), 1, 1 << 20),
             ("storage.state_memory", self.storage.state_memory.as_u64(), 1 << 20, 64 << 30),
             ("storage.block_cache", self.storage.block_cache.as_u64(), 1 << 20, 1 << 40),
+            ("storage.log_keep", self.storage.log_keep.as_u64(), 64 << 10, 1 << 40),
+            ("snapshot.max_rate", self.snapshot.max_rate.as_u64(), 0, 1 << 40),
             ("timing.pulse_ms", self.timing.pulse_ms, 10, 10_000),
             ("timing.dead_after_ms", self.timing.dead_after_ms, 50, 60_000),
             ("timing.election_jitter_ms", self.timing.election_jitter_ms, 1, 60_000),

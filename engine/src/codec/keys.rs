@@ -5,7 +5,8 @@
 //!
 //! Log DB, integers big-endian: `01 | kind u8 | …` for the node's own rows (kind 00 format, 01 identity, 02 incarnation,
 //! 03 write sequence, 04 `| node u64` seen from a peer) and `02 | group u64 | kind u8 | …` for a group's (kind 00 hard
-//! state, 01 `| slot u64` entry, 02 trim mark, 03 what it was created with, 04 removed).
+//! state, 01 `| slot u64` entry, 02 trim mark, 03 what it was created with, 04 removed, 05 its space in the
+//! state store).
 //!
 //! State store: `space u32 | area u8 | …`. Area 00 `| kind u8` is the shard's own rows (kind 00 applied position), 01
 //! `| client u128` sessions: both stand in the space that a shard was created in, which it shares with no other shard's
@@ -43,6 +44,7 @@ enum GroupRow {
     Trim = 0x02,
     Genesis = 0x03,
     Removed = 0x04,
+    Space = 0x05,
 }
 
 fn group_row(shard: ShardId, row: GroupRow) -> [u8; GROUP_PREFIX_BYTES] {
@@ -121,6 +123,12 @@ pub fn group_genesis(shard: ShardId) -> [u8; GROUP_PREFIX_BYTES] {
 #[must_use]
 pub fn group_removed(shard: ShardId) -> [u8; GROUP_PREFIX_BYTES] {
     group_row(shard, GroupRow::Removed)
+}
+
+/// Where a group's rows stand in the state store.
+#[must_use]
+pub fn group_space(shard: ShardId) -> [u8; GROUP_PREFIX_BYTES] {
+    group_row(shard, GroupRow::Space)
 }
 
 /// The rows of all groups from `shard` on, in group order.

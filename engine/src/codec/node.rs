@@ -5,7 +5,7 @@
 
 use super::buf::{DecodeError, Put};
 use super::entry::{get_entry_id, put_entry_id};
-use crate::ids::{ClientId, EntryId, Incarnation, NodeId, NodeWriteSeq};
+use crate::ids::{ClientId, EntryId, Incarnation, NodeId, NodeWriteSeq, Space};
 use crate::logstore::NodeIdentity;
 use bytes::Bytes;
 
@@ -126,6 +126,18 @@ pub fn encode_removed() -> Bytes {
 /// Checks what [`encode_removed`] wrote.
 pub fn decode_removed(row: Bytes) -> Result<(), DecodeError> {
     super::open(row, VERSION)?.finish()
+}
+
+/// The row of a group's space in the state store.
+#[must_use]
+pub fn encode_space(space: Space) -> Bytes {
+    encode_number(space.0.into())
+}
+
+/// Decodes what [`encode_space`] wrote.
+pub fn decode_space(row: Bytes) -> Result<Space, DecodeError> {
+    let at = DecodeError { what: "a space above 2^32", at: 1 };
+    decode_number(row).and_then(|space| u32::try_from(space).map(Space).map_err(|_| at))
 }
 
 fn encode_number(value: u64) -> Bytes {

@@ -5,7 +5,7 @@
 
 use super::{GroupRecovered, GroupScan, GroupWrite, LogBatch, LogStore, NodeIdentity, NodeRecovered, check_batch};
 use crate::StoreError;
-use crate::ids::{Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot};
+use crate::ids::{Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
@@ -18,6 +18,7 @@ struct Group {
     genesis: Option<Bytes>,
     hard: Option<HardState>,
     trimmed: Option<EntryId>,
+    space: Option<Space>,
     entries: BTreeMap<Slot, Entry>,
 }
 
@@ -120,6 +121,7 @@ impl Inner {
         for entry in &write.append {
             group.entries.insert(entry.id.slot, entry.clone());
         }
+        group.space = write.space.or(group.space);
         if let Some(trim) = write.trim {
             group.entries = group.entries.split_off(&trim.slot.next());
             group.trimmed = Some(trim);
@@ -182,7 +184,7 @@ impl LogStore for MemLog {
             check_entry(shard, slot, entry)?;
             scan.entry(slot, entry)?;
         }
-        scan.finish(group.genesis.clone(), group.hard.clone())
+        scan.finish(group.genesis.clone(), group.hard.clone(), group.space)
     }
 
     fn entries(&self, shard: ShardId, from: Slot, upto: Slot, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {

@@ -8,7 +8,7 @@ pub mod rocks;
 mod scan;
 
 use crate::StoreError;
-use crate::ids::{ClientId, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot};
+use crate::ids::{ClientId, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space};
 use scan::{GroupScan, check_batch, entry_name, missing_entry};
 
 /// One group's share of a write batch; `truncate_from` comes before `append`.
@@ -27,6 +27,9 @@ pub struct GroupWrite {
     pub append: Vec<Entry>,
     /// The entry up to which the log goes (inclusive): trimmed entries are never read again.
     pub trim: Option<EntryId>,
+    /// Where the group's rows stand in the state store from now on; a group without such a row has them in the space of its
+    /// own number.
+    pub space: Option<Space>,
     /// The whole group goes: hard state, genesis, entries, trim mark; a tombstone row stays so that the group is never created again.
     pub remove: bool,
 }
@@ -90,6 +93,8 @@ pub struct GroupRecovered {
     pub genesis: bytes::Bytes,
     /// Its hard state.
     pub hard: HardState,
+    /// Where its rows stand in the state store, where that was ever changed.
+    pub space: Option<Space>,
     /// The entry before the first retained one.
     pub trimmed: EntryId,
     /// Origins of the retained entries.

@@ -253,7 +253,9 @@ impl LogStore for RocksLog {
         self.visit_entries(shard, Slot(0), |slot, entry| scan.entry(slot, &entry).map(|()| true))?;
         let name = || format!("row of the creation of shard {shard}");
         let genesis = self.decoded(&keys::group_genesis(shard), name, node::decode_genesis)?;
-        scan.finish(genesis, self.hard(shard)?)
+        let name = || format!("space row of shard {shard}");
+        let space = self.decoded(&keys::group_space(shard), name, node::decode_space)?;
+        scan.finish(genesis, self.hard(shard)?, space)
     }
 
     fn entries(&self, shard: ShardId, from: Slot, upto: Slot, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {
@@ -294,6 +296,7 @@ fn put_group(rows: &mut WriteBatch, buffer: &mut Vec<u8>, write: &GroupWrite) {
         rows.delete(keys::group_genesis(shard));
         rows.delete_range(&first[..], &end[..]);
         rows.delete(keys::group_trim(shard));
+        rows.delete(keys::group_space(shard));
         rows.put(keys::group_removed(shard), node::encode_removed());
         return;
     }
@@ -310,6 +313,9 @@ fn put_group(rows: &mut WriteBatch, buffer: &mut Vec<u8>, write: &GroupWrite) {
         buffer.clear();
         entry::encode(appended, buffer);
         rows.put(keys::group_entry(shard, appended.id.slot), &buffer);
+    }
+    if let Some(space) = write.space {
+        rows.put(keys::group_space(shard), node::encode_space(space));
     }
     if let Some(trim) = write.trim {
         rows.delete_range(&first[..], &keys::group_entry(shard, trim.slot.next())[..]);

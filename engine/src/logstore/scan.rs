@@ -4,7 +4,7 @@
 
 use super::{GroupRecovered, LogBatch};
 use crate::StoreError;
-use crate::ids::{Entry, EntryId, HardState, Run, ShardId, Slot};
+use crate::ids::{Entry, EntryId, HardState, Run, ShardId, Slot, Space};
 use bytes::Bytes;
 
 /// Takes a group's entries in slot order and checks that none is missing.
@@ -44,11 +44,12 @@ impl GroupScan {
         self,
         genesis: Option<Bytes>,
         hard: Option<HardState>,
+        space: Option<Space>,
     ) -> Result<Option<GroupRecovered>, StoreError> {
         let Self { shard, trimmed, runs, last, last_ts } = self;
         let why = match (genesis, hard) {
             (Some(genesis), Some(hard)) => {
-                return Ok(Some(GroupRecovered { genesis, hard, trimmed, runs, last, last_ts }));
+                return Ok(Some(GroupRecovered { genesis, hard, space, trimmed, runs, last, last_ts }));
             }
             (None, None) if last == EntryId::ZERO => return Ok(None),
             (None, None) => "entries without a hard state",

@@ -17,6 +17,8 @@ enum Job<T> {
     Flush(FlushId, T),
     /// To be dropped off the worker's thread: a large map takes milliseconds.
     Dispose(T),
+    /// To be run once all flushes before it are done, and before any after it.
+    Between(Box<dyn FnOnce() + Send>),
 }
 
 #[derive(Default)]
@@ -114,6 +116,15 @@ impl<T: Send + 'static> Flusher<T> {
         self.progress.wait(self.submitted)
     }
 
+    /// Runs `job` behind the freezes submitted so far and before the next one. It must not take long.
+    pub(super) fn between(&self, job: Box<dyn FnOnce() + Send>) -> Result<(), StoreError> {
+        let jobs = self.jobs.as_ref().expect("the queue is open until this is dropped");
+        jobs.send(Job::Between(job)).map_err(|_| StoreError::Io {
+            what: "snapshot of the state".into(),
+            why: "the flush thread has ended".into(),
+        })
+    }
+
     /// Drops `frozen` on the thread.
     pub(super) fn dispose(&self, frozen: T) {
         if let Some(jobs) = &self.jobs {
@@ -140,6 +151,7 @@ fn run<T>(queue: &Receiver<Job<T>>, watch: &Watch, mut flush: impl FnMut(FlushId
     for job in queue {
         match job {
             Job::Dispose(frozen) => drop(frozen),
+            Job::Between(job) => job(),
             Job::Flush(id, frozen) => match flush(id, &frozen) {
                 Ok(()) => {
                     let held = progress.lock();

@@ -12,7 +12,7 @@ use super::flusher::{Flusher, UNFINISHED_MAX};
 use super::merge::{self, Layer, Range};
 use super::rocks::RocksShared;
 use super::rows::{Found, RowMap};
-use super::{FlushId, StateBatch, StateStore, Visit};
+use super::{BulkLoad, FlushId, StateBatch, StateStore, ViewJob, Visit};
 use crate::StoreError;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -138,6 +138,20 @@ impl StateStore for FrontState {
         self.freeze()?;
         self.flusher.wait_all()?;
         self.reap();
+        Ok(())
+    }
+
+    fn view(&mut self, job: ViewJob) -> Result<(), StoreError> {
+        // Behind the last freeze and before the next, RocksDB holds exactly what that freeze froze.
+        let shared = Arc::clone(&self.shared);
+        self.flusher.between(Box::new(move || shared.view(job)))
+    }
+
+    fn loader(&self) -> Result<Arc<dyn BulkLoad>, StoreError> {
+        Ok(Arc::clone(&self.shared) as Arc<dyn BulkLoad>)
+    }
+
+    fn loaded(&mut self, _from: &[u8], _to: &[u8]) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Owns: the same behaviour as the stores on RocksDB, without a disk; a [`MemDisk`] keeps what was frozen, so that a
 //! store opened again has lost what came after. Must never: be used by a server.
 
-use super::{FlushId, StateBatch, StateStore, Visit};
+use super::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
 use crate::StoreError;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -18,6 +18,25 @@ pub struct MemDisk(Arc<Mutex<Rows>>);
 impl MemDisk {
     fn lock(&self) -> MutexGuard<'_, Rows> {
         self.0.lock().expect("a panic while the disk's lock was held; its state is unknown")
+    }
+}
+
+impl BulkLoad for MemDisk {
+    fn load(&self, rows: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
+        self.lock().extend(rows.iter().cloned());
+        Ok(())
+    }
+}
+
+impl StateView for Rows {
+    fn scan(&mut self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let rows = self.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(to)));
+        for (key, value) in rows {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -135,6 +154,22 @@ impl StateStore for MemState {
 
     fn flush_and_wait(&mut self) -> Result<(), StoreError> {
         self.freeze().map(|_| ())
+    }
+
+    fn view(&mut self, job: ViewJob) -> Result<(), StoreError> {
+        job(&mut self.rows);
+        Ok(())
+    }
+
+    fn loader(&self) -> Result<Arc<dyn BulkLoad>, StoreError> {
+        Ok(Arc::new(self.disk.clone()))
+    }
+
+    fn loaded(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        let disk = self.disk.lock();
+        let loaded = disk.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(to)));
+        self.rows.extend(loaded.map(|(key, value)| (key.clone(), value.clone())));
+        Ok(())
     }
 
     fn memory_bytes(&self) -> usize {

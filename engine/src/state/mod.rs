@@ -13,6 +13,7 @@ mod rows;
 use crate::StoreError;
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// What a scan calls with each row's key and value; a break ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
@@ -27,6 +28,25 @@ pub struct StateBatch {
 /// Names one freeze: 1, 2, 3, …
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlushId(pub u64);
+
+/// The rows as they were at one moment, whatever is applied meanwhile.
+pub trait StateView {
+    /// Visits the rows of `[from, to)` in key order until the visitor breaks.
+    fn scan(&mut self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+}
+
+/// What is done with a view. It is dropped unrun where the view cannot be had.
+pub type ViewJob = Box<dyn FnOnce(&mut dyn StateView) + Send>;
+
+/// Puts rows past the worker into ranges of keys that it does not use yet.
+pub trait BulkLoad: Send + Sync {
+    /// Adds rows, sorted; durable on return. Seen by the worker after [`StateStore::loaded`].
+    fn load(&self, rows: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError>;
+}
+
+fn makes_no_snapshots<T>() -> Result<T, StoreError> {
+    Err(StoreError::Io { what: "snapshot of the state".into(), why: "this store makes none".into() })
+}
 
 /// The state store of one worker, used from its thread only.
 pub trait StateStore: Send {
@@ -54,6 +74,24 @@ pub trait StateStore: Send {
 
     /// Freezes and waits until all is durable; for shutdown.
     fn flush_and_wait(&mut self) -> Result<(), StoreError>;
+
+    /// Runs `job` on a thread of its own (in memory: at once) with the rows as of the last freeze. To be called right after
+    /// that freeze, before anything is applied.
+    fn view(&mut self, job: ViewJob) -> Result<(), StoreError> {
+        drop(job);
+        makes_no_snapshots()
+    }
+
+    /// What other threads load rows through.
+    fn loader(&self) -> Result<Arc<dyn BulkLoad>, StoreError> {
+        makes_no_snapshots()
+    }
+
+    /// Rows of `[from, to)` were loaded: the next read sees them.
+    fn loaded(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        let _ = (from, to);
+        makes_no_snapshots()
+    }
 
     /// Bytes held in memory for rows not yet flushed.
     fn memory_bytes(&self) -> usize;

@@ -10,14 +10,14 @@
 use super::flusher::Flusher;
 use super::merge::{self, Range};
 use super::rows::Span;
-use super::{FlushId, StateBatch, StateStore, Visit};
+use super::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::codec::node::{decode_format, encode_format};
 use crate::rocks::{check_background, io, open_db, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{
-    DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch, WriteOptions,
-    properties,
+    DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, SnapshotWithThreadMode, SstFileWriter,
+    WriteBatch, WriteOptions, properties,
 };
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -93,6 +93,21 @@ impl RocksShared {
         io(format!("{doing} {}", self.path.display()), error)
     }
 
+    /// Runs `job` on a thread of its own with the rows as they are now; returns once that moment is fixed.
+    pub(super) fn view(self: Arc<Self>, job: ViewJob) {
+        let (fixed, told) = crossbeam_channel::bounded::<()>(1);
+        let run = move || {
+            let mut view = RocksView { shared: &self, rows: self.db.snapshot() };
+            // Nobody waits any more where this fails: the store is going down.
+            let _ = fixed.send(());
+            job(&mut view);
+        };
+        match std::thread::Builder::new().name("snapshot-build".into()).spawn(run) {
+            Ok(_detached) => drop(told.recv()),
+            Err(error) => tracing::warn!("no thread for a snapshot: {error}"),
+        }
+    }
+
     /// Takes in a front's rows, in key order, above everything that is there; all of it becomes visible and durable at
     /// once. `removed` are ranges that go from what is there; `rows` stand above them.
     pub(super) fn ingest<'a>(
@@ -155,6 +170,35 @@ impl RocksShared {
             self.health()?;
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// RocksDB's rows at one moment.
+struct RocksView<'a> {
+    shared: &'a RocksShared,
+    rows: SnapshotWithThreadMode<'a, DB>,
+}
+
+impl StateView for RocksView<'_> {
+    fn scan(&mut self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut options = read_options(from.to_vec(), to.to_vec());
+        // Read once, and much of it: what is asked for all the time must not leave the cache for it.
+        options.fill_cache(false);
+        let mut rows = self.rows.raw_iterator_opt(options);
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            rows.next();
+        }
+        rows.status().map_err(|e| self.shared.error("read", &e))
+    }
+}
+
+impl BulkLoad for RocksShared {
+    fn load(&self, rows: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
+        self.ingest(&[], rows.iter().map(|(key, value)| (&key[..], Some(&value[..]))))
     }
 }
 
@@ -281,6 +325,19 @@ impl StateStore for RocksState {
     fn flush_and_wait(&mut self) -> Result<(), StoreError> {
         self.freeze()?;
         self.flusher.wait_all()
+    }
+
+    fn view(&mut self, job: ViewJob) -> Result<(), StoreError> {
+        Arc::clone(&self.shared).view(job);
+        Ok(())
+    }
+
+    fn loader(&self) -> Result<Arc<dyn BulkLoad>, StoreError> {
+        Ok(Arc::clone(&self.shared) as Arc<dyn BulkLoad>)
+    }
+
+    fn loaded(&mut self, _from: &[u8], _to: &[u8]) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn memory_bytes(&self) -> usize {

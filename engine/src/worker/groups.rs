@@ -18,10 +18,10 @@ use crate::writer::Done;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// A shard's rows stand in the space of its own number: ids are never reused.
-fn space(shard: ShardId) -> Space {
-    let space = u32::try_from(shard.0).ok().filter(|space| *space < u32::MAX);
-    Space(space.expect("shard ids are handed out one by one and stay below 2^32"))
+/// A shard's rows stand in the space of its own number, until a snapshot takes their place: ids are never reused.
+pub(super) fn own_space(shard: ShardId) -> Space {
+    let space = u32::try_from(shard.0).ok().filter(|space| *space < 1 << 31);
+    Space(space.expect("shard ids are handed out one by one and stay below 2^31"))
 }
 
 impl<H: Host> Worker<H> {
@@ -32,7 +32,8 @@ impl<H: Host> Worker<H> {
             return Err(corrupt("log", "the group is named but not there".into()));
         };
         let genesis = Genesis::decode(found.genesis.clone(), id).map_err(|e| corrupt("genesis", e.to_string()))?;
-        let state = ShardState::load(&mut *self.node.store, space(id), genesis)?;
+        let space = found.space.unwrap_or_else(|| own_space(id));
+        let state = ShardState::load(&mut *self.node.store, space, genesis)?;
         if state.applied() < found.trimmed.slot {
             let (has, from) = (state.applied(), found.trimmed.slot);
             return Err(corrupt("state", format!("it ends at slot {has}, but its log begins after slot {from}")));
@@ -45,7 +46,7 @@ impl<H: Host> Worker<H> {
         Ok(())
     }
 
-    fn insert(&mut self, id: ShardId, found: GroupRecovered, state: ShardState) {
+    pub(super) fn insert(&mut self, id: ShardId, found: GroupRecovered, state: ShardState) {
         self.node.metrics.replicas.inc();
         self.shards.insert(id, Shard::new(id, found, state));
         self.upkeep.waiting = true;
@@ -115,12 +116,13 @@ impl<H: Host> Worker<H> {
         let found = GroupRecovered {
             genesis: genesis.encode(),
             hard: HardState::initial(membership),
+            space: None,
             trimmed: EntryId::ZERO,
             runs: Vec::new(),
             last: EntryId::ZERO,
             last_ts: 0,
         };
-        let state = ShardState::load(&mut *self.node.store, space(id), genesis);
+        let state = ShardState::load(&mut *self.node.store, own_space(id), genesis);
         let state = self.node.must(state);
         self.insert(id, found, state);
         if self.map.as_ref().is_some_and(|map| vanished(map, id)) {
@@ -139,20 +141,14 @@ impl<H: Host> Worker<H> {
         self.node.metrics.replicas.dec();
         self.removed.insert(id);
         let write = GroupWrite { shard: id, remove: true, ..GroupWrite::default() };
-        self.node.writer.add(write, Some(Done::Removed));
-    }
-
-    /// A removal is durable: the rows go.
-    pub(super) fn drop_rows(&mut self, id: ShardId) {
-        let (from, to) = keys::space_bounds(space(id));
-        let removed = self.node.store.remove_range(&from, &to);
-        self.node.must(removed);
+        let space = shard.state().space();
+        self.node.writer.add(write, Some(Done::Removed(space)));
     }
 
     /// Rows of removed groups that a crash left behind.
     pub(super) fn sweep_removed(&mut self) -> Result<(), StoreError> {
         for id in &self.removed {
-            let (from, to) = keys::space_bounds(space(*id));
+            let (from, to) = keys::space_bounds(own_space(*id));
             let mut any = false;
             self.node.store.scan(&from, &to, false, &mut |_, _| {
                 any = true;

@@ -31,6 +31,12 @@ impl<H: Host> Worker<H> {
             }
             // The write itself is found by asking the log writer, which every round does.
             Input::Map(_) | Input::CreateSystemShard(_) | Input::Written(_) => {}
+            Input::SnapshotBuilt { shard, result } if self.takes_part() => self.snapshot_built(shard, result),
+            Input::SnapshotFetched(header) if self.takes_part() => self.snapshot_fetched(*header),
+            Input::SnapshotLoaded { shard, space, result } if self.takes_part() => {
+                self.snapshot_loaded(shard, space, result);
+            }
+            Input::SnapshotBuilt { .. } | Input::SnapshotFetched(_) | Input::SnapshotLoaded { .. } => {}
             Input::Drain => self.drain(),
             Input::Transfer { shard, to, done } => done(self.transfer(shard, to)),
             Input::Status(tell) => tell(self.report()),

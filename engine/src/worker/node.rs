@@ -44,6 +44,10 @@ pub(crate) struct Node<H> {
     /// Requests taken and not yet answered.
     pub(crate) waiting: usize,
     pub(crate) waiting_max: usize,
+    /// Members that lack what was trimmed here.
+    pub(crate) snapshots_wanted: Vec<(ShardId, NodeId)>,
+    /// The log keeps so many bytes for members that are behind.
+    pub(crate) log_keep_bytes: u64,
     /// Bytes of entries applied since the last freeze.
     pub(crate) applied_bytes: usize,
     /// The newest metadata that the system shard here applied in this round.
@@ -79,6 +83,8 @@ impl<H: Host> Node<H> {
             later: Vec::new(),
             waiting: 0,
             waiting_max: options.waiting_max,
+            snapshots_wanted: Vec::new(),
+            log_keep_bytes: options.log_keep_bytes,
             applied_bytes: 0,
             published: None,
             outputs: Vec::new(),

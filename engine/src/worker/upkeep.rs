@@ -99,7 +99,12 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    fn freeze(&mut self) {
+    /// Whether a freeze is not yet known to be durable.
+    pub(super) fn freezing(&self) -> bool {
+        !self.upkeep.freezes.is_empty()
+    }
+
+    pub(super) fn freeze(&mut self) {
         self.store_sessions();
         let applied =
             self.shards.iter().filter(|(_, s)| s.unflushed()).map(|(id, s)| (*id, s.state().applied())).collect();

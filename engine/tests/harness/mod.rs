@@ -2,23 +2,26 @@
 //! a kill. The same run gives the same result.
 
 mod client;
+pub mod snapshots;
 
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord};
-use synod_engine::host::{Answer, Host, Input, NodeReport, Refusal, ReplicaReport, ReplySink};
+use synod_engine::host::{
+    Answer, Host, Input, NodeReport, Refusal, ReplicaReport, ReplySink, SnapshotKind, SnapshotRequest,
+};
 use synod_engine::identity::SeenTable;
-use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, TableId};
+use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::metrics::EngineMetrics;
-use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::{RocksShared, StateOptions};
+use synod_engine::state::{BulkLoad, StateStore, ViewJob};
 use synod_engine::system::{Descriptor, SystemState};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
@@ -37,11 +40,16 @@ pub struct Seen {
     pub leads: BTreeSet<ShardId>,
     pub drained: bool,
     pub quarantined: Option<String>,
+    /// What its snapshots tell the worker.
+    pub told: Vec<Input>,
+    /// Snapshots offered to others.
+    pub offers: Vec<(NodeId, ShardId)>,
 }
 
 pub struct TestHost {
     seen: Arc<Mutex<Seen>>,
     random: u64,
+    snapshots: PathBuf,
 }
 
 impl Host for TestHost {
@@ -86,6 +94,22 @@ impl Host for TestHost {
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.random >> 16
+    }
+
+    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
+        Some(snapshots::build(&self.snapshots, Arc::clone(&self.seen), request))
+    }
+
+    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
+        self.seen.lock().unwrap().offers.push((to, shard));
+    }
+
+    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
+        snapshots::load(&self.snapshots, &self.seen, shard, space, &*loader);
+    }
+
+    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
+        let _ = std::fs::remove_file(snapshots::path(&self.snapshots, shard, kind));
     }
 }
 
@@ -141,6 +165,10 @@ struct Up {
 pub struct Sim {
     pub disk: Disk,
     pub seen: Arc<Mutex<Seen>>,
+    /// Its snapshot files.
+    pub snapshots: tempfile::TempDir,
+    /// Of the process that runs, or ran last.
+    pub metrics: Option<Arc<EngineMetrics>>,
     up: Option<Up>,
 }
 
@@ -193,7 +221,10 @@ impl Cluster {
         };
         let founders: Vec<String> = (1..=disks.len()).map(|n| format!("host{n}:1")).collect();
         for (n, disk) in (1..).zip(disks) {
-            cluster.nodes.insert(NodeId(n), Sim { disk, seen: Arc::default(), up: None });
+            cluster.nodes.insert(
+                NodeId(n),
+                Sim { disk, seen: Arc::default(), snapshots: tempfile::tempdir().unwrap(), metrics: None, up: None },
+            );
         }
         let founding = SystemState::found(77, &founders);
         for node in cluster.ids() {
@@ -236,12 +267,13 @@ impl Cluster {
             store,
             seen: Arc::clone(&table),
             progress: Arc::new(WriterProgress::default()),
-            metrics: Arc::new(EngineMetrics::detached()),
+            metrics: Arc::clone(sim.metrics.insert(Arc::new(EngineMetrics::detached()))),
             clock: Arc::new(|| Micros(1)),
             mode: WriterMode::Inline,
             options: self.options.clone(),
         };
-        let host = TestHost { seen: Arc::clone(&sim.seen), random: node.0 * 1000 + incarnation.0 };
+        let random = node.0 * 1000 + incarnation.0;
+        let host = TestHost { seen: Arc::clone(&sim.seen), random, snapshots: sim.snapshots.path().into() };
         let worker = Worker::new(setup, host)?;
         sim.up = Some(Up { worker, inputs: Vec::new(), incarnation, table });
         let map = self.map.clone();
@@ -325,16 +357,20 @@ impl Cluster {
             let now = self.now;
             let sim = self.nodes.get_mut(&node).unwrap();
             let Some(up) = &mut sim.up else { continue };
+            up.inputs.append(&mut sim.seen.lock().unwrap().told);
             if up.inputs.is_empty() && up.worker.next_deadline().is_none_or(|at| at > now) {
                 continue;
             }
             busy = true;
             up.worker.handle(now, WALL + now.0, &mut up.inputs);
             let incarnation = up.incarnation;
-            let (frames, maps) = {
+            let (frames, maps, offers) = {
                 let mut seen = sim.seen.lock().unwrap();
-                (std::mem::take(&mut seen.frames), std::mem::take(&mut seen.maps))
+                (std::mem::take(&mut seen.frames), std::mem::take(&mut seen.maps), std::mem::take(&mut seen.offers))
             };
+            for (to, shard) in offers.into_iter().filter(|(to, _)| !self.cut.contains(&(node, *to))) {
+                self.fetch(node, to, shard);
+            }
             for (to, write_seq, messages) in frames {
                 if !self.cut.contains(&(node, to)) && self.chance() >= self.loss {
                     self.push(to, Input::Peer { from: node, incarnation, write_seq, messages });

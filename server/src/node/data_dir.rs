@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The state stores' folder.
 pub const STATE: &str = "state";
+/// The snapshots' folder.
+pub const SNAPSHOTS: &str = "snapshots";
 const LOG: &str = "log";
 const LOCK: &str = "LOCK";
 

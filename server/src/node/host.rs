@@ -4,10 +4,12 @@
 
 use super::map::MapBook;
 use super::peer::Outbox;
+use super::snapshots::SnapshotDesk;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use synod_engine::host::Host;
-use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId};
+use synod_engine::host::{Host, SnapshotKind, SnapshotRequest};
+use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Space};
+use synod_engine::state::{BulkLoad, ViewJob};
 use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
 use tokio::sync::{Notify, watch};
@@ -29,13 +31,14 @@ pub struct NodeHost {
     outbox: Outbox,
     book: Arc<MapBook>,
     signals: Arc<Signals>,
+    snapshots: Arc<SnapshotDesk>,
 }
 
 impl NodeHost {
     /// A host that sends through `outbox`.
     #[must_use]
-    pub fn new(outbox: Outbox, book: Arc<MapBook>, signals: Arc<Signals>) -> Self {
-        Self { outbox, book, signals }
+    pub fn new(outbox: Outbox, book: Arc<MapBook>, signals: Arc<Signals>, snapshots: Arc<SnapshotDesk>) -> Self {
+        Self { outbox, book, signals, snapshots }
     }
 }
 
@@ -79,5 +82,21 @@ impl Host for NodeHost {
 
     fn random(&mut self) -> u64 {
         rand::random()
+    }
+
+    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
+        Some(self.snapshots.build(request))
+    }
+
+    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
+        self.snapshots.offer(to, shard);
+    }
+
+    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
+        self.snapshots.load(shard, space, loader);
+    }
+
+    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
+        self.snapshots.forget(shard, kind);
     }
 }

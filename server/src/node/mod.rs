@@ -11,6 +11,7 @@ mod http;
 pub mod map;
 pub mod metrics;
 pub mod peer;
+mod snapshots;
 pub mod system;
 
 use crate::config::{LogWrite, ServerConfig};
@@ -21,6 +22,7 @@ use data_dir::DataDir;
 use host::{NodeHost, Signals};
 use map::MapBook;
 use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, WorkerInbox, WriterProgress};
+use snapshots::SnapshotDesk;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -159,7 +161,15 @@ impl Node {
             desk,
         });
         let store = state_store(config)?;
-        let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals));
+        let snapshots = SnapshotDesk::open(snapshots::Setup {
+            dir: config.data_dir.join(data_dir::SNAPSHOTS),
+            local: Local { cluster, node: me, incarnation },
+            worker: worker.clone(),
+            book: Arc::clone(&book),
+            max_rate: config.settings.snapshot.max_rate.as_u64(),
+            registry: &registry,
+        })?;
+        let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
         let mode = match config.settings.storage.log_write {
             LogWrite::Inline => WriterMode::Inline,
             LogWrite::Thread => WriterMode::Thread { wake: worker.wake() },
@@ -183,6 +193,7 @@ impl Node {
 
         let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
+        peer_service.serve_snapshots(snapshots);
         peer_service.up(&peers, gate);
         admin_service.up(admin::Up {
             node: me,
@@ -306,6 +317,7 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
+    options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
     options.paxos.jitter_micros = timing.election_jitter_ms * 1000;
     options
 }

@@ -13,10 +13,12 @@
 //! | `hello` | who may talk to whom |
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
+//! | `bulk` | snapshots: offered, and fetched over a connection of their own |
 //! | `desk`, `bootstrap`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
 //! | `peers` | starts and stops all of it as the map changes |
 
 pub mod bootstrap;
+pub mod bulk;
 pub mod counters;
 pub mod desk;
 pub mod outbox;
@@ -47,10 +49,13 @@ pub use progress::WriterProgress;
 pub use seen::SeenTable;
 pub use service::PeerService;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_engine::host::Input;
 use synod_engine::ids::{Incarnation, NodeId};
-use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
+use synod_proto::peer::{
+    JoinReply, JoinRequest, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal, SystemReply,
+};
+use tokio::sync::mpsc;
 use tonic::Status;
 
 /// The worker's queue.
@@ -75,6 +80,18 @@ pub trait SystemGate: Send + Sync {
     /// # Errors
     /// As for any call; nothing is said of whether the command was carried out.
     async fn propose(&self, proposal: SystemProposal) -> Result<SystemReply, Status>;
+}
+
+/// What becomes of snapshots between nodes.
+pub trait SnapshotGate: Send + Sync {
+    /// A peer has a snapshot for this node.
+    fn offered(self: Arc<Self>, from: NodeId, offer: &SnapshotOffer);
+
+    /// A peer fetches one.
+    ///
+    /// # Errors
+    /// It is not here (any more).
+    fn parts(&self, to: NodeId, fetch: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status>;
 }
 
 /// Who this process is.

@@ -8,14 +8,15 @@ use super::desk::Desk;
 use super::dial::frame_bytes_max;
 use super::hello::{self, Caller, HELLO_WAIT, Refused};
 use super::peers::{Peers, Phase, Shared};
-use super::{SystemGate, link, pulse};
+use super::{SnapshotGate, SystemGate, link, pulse};
 use crate::config::Settings;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use synod_engine::ids::NodeId;
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
-    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, LinkReply, PeerFrame, PulseFrame, SystemProposal,
-    SystemReply,
+    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, LinkReply, PeerFrame, PulseFrame, SnapshotFetch,
+    SnapshotOffer, SnapshotOfferReply, SnapshotPart, SystemProposal, SystemReply,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -27,6 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct PeerService {
     desk: Arc<Desk>,
     up: OnceLock<Up>,
+    snapshots: OnceLock<Arc<dyn SnapshotGate>>,
 }
 
 struct Up {
@@ -38,12 +40,23 @@ impl PeerService {
     /// Answers `Identify` and nothing else, until [`PeerService::up`].
     #[must_use]
     pub fn new(desk: Arc<Desk>) -> Arc<Self> {
-        Arc::new(Self { desk, up: OnceLock::new() })
+        Arc::new(Self { desk, up: OnceLock::new(), snapshots: OnceLock::new() })
     }
 
     /// The node is up: links, pulses, joins and proposals are taken from now on. A second call changes nothing.
     pub fn up(&self, peers: &Peers, gate: Arc<dyn SystemGate>) {
         let _ = self.up.set(Up { shared: peers.shared(), gate });
+    }
+
+    /// Snapshots are offered and fetched from now on. A second call changes nothing.
+    pub fn serve_snapshots(&self, gate: Arc<dyn SnapshotGate>) {
+        let _ = self.snapshots.set(gate);
+    }
+
+    fn snapshots(&self, hello: Option<&Hello>) -> Result<(NodeId, &Arc<dyn SnapshotGate>), Status> {
+        let caller = self.get()?.shared.greet(hello)?;
+        let gate = self.snapshots.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
+        Ok((caller.node, gate))
     }
 
     /// What the node's server serves.
@@ -112,6 +125,24 @@ impl Peer for PeerService {
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         self.get()?.gate.join(request.into_inner()).await.map(Response::new)
+    }
+
+    type FetchSnapshotStream = ReceiverStream<Result<SnapshotPart, Status>>;
+
+    async fn offer_snapshot(&self, request: Request<SnapshotOffer>) -> Result<Response<SnapshotOfferReply>, Status> {
+        let offer = request.into_inner();
+        let (from, gate) = self.snapshots(offer.hello.as_ref())?;
+        Arc::clone(gate).offered(from, &offer);
+        Ok(Response::new(SnapshotOfferReply {}))
+    }
+
+    async fn fetch_snapshot(
+        &self,
+        request: Request<SnapshotFetch>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        let fetch = request.into_inner();
+        let (to, gate) = self.snapshots(fetch.hello.as_ref())?;
+        gate.parts(to, &fetch).map(|parts| Response::new(ReceiverStream::new(parts)))
     }
 
     async fn propose(&self, request: Request<SystemProposal>) -> Result<Response<SystemReply>, Status> {

@@ -1,0 +1,180 @@
+//! A replica's part in snapshots: the position one is made at, what the log keeps for members that are behind, and the
+//! passage from the old replica to the one that a snapshot makes.
+//!
+//! Owns: the sizes of what is left of the log. Must never: let the core take part between the write that replaces its log and
+//! that write's end, or forget a promise.
+
+use super::{Core, Shard};
+use crate::host::{Host, Refusal, SnapshotRequest};
+use crate::ids::{EntryId, HardState, Slot, Space};
+use crate::logstore::{GroupRecovered, GroupWrite};
+use crate::snapshot::Header;
+use crate::worker::node::Node;
+use crate::writer::Done;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use synod_paxos::types::Basis;
+
+/// The log is trimmed at once where so many bytes of it can go, however few slots they are.
+pub(super) const TRIM_BYTES: u64 = 16 << 20;
+
+/// About how many bytes of entries lie behind each slot, counted since this process began.
+#[derive(Debug, Default)]
+pub(super) struct LogSizes {
+    total: u64,
+    /// Slots and the total when they were applied, a mark now and then.
+    marks: VecDeque<(Slot, u64)>,
+    /// The total at the last trim.
+    trimmed: u64,
+}
+
+impl LogSizes {
+    /// An entry was applied; a mark is set at least every `step` bytes.
+    pub(super) fn applied(&mut self, slot: Slot, bytes: usize, step: u64) {
+        self.total += bytes as u64;
+        if self.marks.back().is_none_or(|(_, at)| self.total - at >= step) {
+            self.marks.push_back((slot, self.total));
+        }
+    }
+
+    /// The last marked slot that at least `keep` bytes lie behind; slot 0 where none is known to.
+    pub(super) fn behind(&self, keep: u64) -> Slot {
+        let far = |mark: &&(Slot, u64)| self.total - mark.1 >= keep;
+        self.marks.iter().take_while(far).last().map_or(Slot(0), |(slot, _)| *slot)
+    }
+
+    fn at(&self, slot: Slot) -> u64 {
+        self.marks.iter().take_while(|(mark, _)| *mark <= slot).last().map_or(self.trimmed, |(_, total)| *total)
+    }
+
+    /// Bytes that a trim up to `slot` frees, about.
+    pub(super) fn freed(&self, slot: Slot) -> u64 {
+        self.at(slot).saturating_sub(self.trimmed)
+    }
+
+    /// The log was trimmed up to `slot`.
+    pub(super) fn trimmed(&mut self, slot: Slot) {
+        self.trimmed = self.at(slot).max(self.trimmed);
+        while self.marks.get(1).is_some_and(|(next, _)| *next <= slot) {
+            self.marks.pop_front();
+        }
+    }
+}
+
+/// A snapshot whose write is under way.
+pub(super) struct Install {
+    hard: HardState,
+    id: EntryId,
+    ts: u64,
+    space: Space,
+}
+
+impl Shard {
+    /// What a snapshot of what is applied now is to say; `None` where that cannot be told yet.
+    pub(crate) fn snapshot_request<H: Host>(&self, node: &mut Node<H>) -> Option<SnapshotRequest> {
+        let Core::Running(replica) = &self.core else { return None };
+        let applied = self.state.applied();
+        let status = replica.status();
+        // What governs behind `applied` is known only once the last stop-sign known chosen is applied.
+        if applied == Slot(0) || status.config_start > applied {
+            return None;
+        }
+        let (id, ts) = match self.position {
+            Some(position) => position,
+            None => {
+                let read = node.log.entries(self.id, Slot(applied.0 - 1), applied, 1);
+                let entry = node.must(read).into_iter().next()?;
+                (entry.id, entry.ts)
+            }
+        };
+        assert!(id.slot == applied, "shard {}: at slot {applied} the last entry is {id:?}", self.id);
+        let config_start = status.config_start;
+        let basis = Basis { id, membership: status.membership, config_start, promised: replica.hard().promised };
+        Some(SnapshotRequest { shard: self.id, genesis: self.genesis.clone(), basis, ts, space: self.state.space() })
+    }
+
+    /// The log keeps what lies behind `slot`, whatever its size: a snapshot of that position is on its way.
+    pub(crate) fn hold_log(&mut self, slot: Option<Slot>) {
+        self.held = slot;
+    }
+
+    /// The log is gone up to here.
+    pub(crate) fn trimmed_slot(&self) -> Slot {
+        self.trimmed
+    }
+
+    /// Whether this snapshot would bring the replica further than its own log can.
+    pub(crate) fn lacks(&self, header: &Header) -> bool {
+        let Core::Running(replica) = &self.core else { return false };
+        header.shard == self.id
+            && header.genesis == self.genesis
+            && header.basis.id.slot > self.state.applied()
+            && !replica.holds(header.basis.id)
+    }
+
+    /// The snapshot's rows are durable in `space`: writes, in one write, the hard state, the empty log behind it and the
+    /// pointer to the space. Until that is on disk the replica takes part in nothing.
+    pub(crate) fn install<H: Host>(&mut self, node: &mut Node<H>, header: &Header, space: Space) {
+        let Core::Running(replica) = &self.core else { return };
+        let hard = replica.hard().after_snapshot(&header.basis);
+        let id = header.basis.id;
+        let write = GroupWrite {
+            shard: self.id,
+            hard: Some(hard.clone()),
+            truncate_from: Some(Slot(1)),
+            trim: Some(id),
+            space: Some(space),
+            ..GroupWrite::default()
+        };
+        self.answer_all(node, &Refusal::NotReady);
+        self.core = Core::Installing(Box::new(Install { hard, id, ts: header.ts, space }));
+        node.writer.add(write, Some(Done::Installed));
+    }
+
+    /// The write of [`Shard::install`] is on disk: what a restart would find now, and the space of the old rows.
+    pub(crate) fn installed<H: Host>(&mut self, node: &mut Node<H>) -> Option<(GroupRecovered, Space)> {
+        let Core::Installing(install) = &self.core else { return None };
+        let found = GroupRecovered {
+            genesis: self.genesis.clone(),
+            hard: install.hard.clone(),
+            space: Some(install.space),
+            trimmed: install.id,
+            runs: Vec::new(),
+            last: install.id,
+            last_ts: install.ts,
+        };
+        self.answer_all(node, &Refusal::NotReady);
+        Some((found, self.state.space()))
+    }
+
+    /// What the group was created with.
+    pub(crate) fn genesis(&self) -> &Bytes {
+        &self.genesis
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_tell_what_may_go() {
+        let mut sizes = LogSizes::default();
+        for slot in 1..=100 {
+            sizes.applied(Slot(slot), 10, 50);
+        }
+        assert_eq!(sizes.behind(1001), Slot(0));
+        assert_eq!(sizes.behind(500), Slot(46));
+        // More bytes may lie behind a slot than the state has durably: what goes then is counted all the same.
+        assert_eq!(sizes.freed(Slot(30)), 260);
+        assert_eq!(sizes.freed(Slot(46)), 460);
+        sizes.trimmed(Slot(46));
+        assert_eq!(sizes.freed(Slot(46)), 0);
+        assert_eq!(sizes.freed(Slot(60)), 100);
+        assert_eq!(sizes.behind(500), Slot(46));
+        for slot in 101..=200 {
+            sizes.applied(Slot(slot), 10, 50);
+        }
+        assert_eq!(sizes.behind(500), Slot(146));
+    }
+}

@@ -1,0 +1,284 @@
+//! The bytes of a snapshot file, version 1.
+//!
+//! Owns: how header, chunks, index and footer are laid out. Must never: do IO, or return a block whose checksum does not
+//! match.
+//!
+//! ```text
+//! prefix   "SYNODSNP" | version u8
+//! blocks   kind u8 | length u32 | body | CRC-32 of kind, length and body
+//!   'H'    once, first: cluster u128 | shard | genesis | position | its timestamp | membership | config start | promised
+//!   'C'    any number: (key | value)…, sorted; keys without the node-local space they stood in
+//!   'I'    once, last: count | (offset | length | rows | first key)… of the chunks
+//! footer   rows u64 | offset of 'I' u64 | XXH3-128 of everything before u128 | "SNAP" | CRC-32 of the footer's other bytes
+//! ```
+//!
+//! Fixed integers are little-endian, the others varints; genesis, keys and values have their length before them. A shard's
+//! sessions are rows of its state and stand among the others.
+
+use crate::codec::buf::{DecodeError, Put, Reader, Writer};
+use crate::codec::entry::{get_ballot, get_entry_id, get_membership, put_ballot, put_entry_id, put_membership};
+use crate::ids::{ClientId, ShardId, Slot};
+use bytes::Bytes;
+use synod_paxos::types::Basis;
+
+/// The version this module writes.
+pub const VERSION: u8 = 1;
+/// What a snapshot file begins with.
+pub const MAGIC: &[u8; 8] = b"SYNODSNP";
+/// Length of magic and version.
+pub const PREFIX_BYTES: usize = 9;
+/// Rows are gathered into chunks of about this size, bytes.
+pub const CHUNK_BYTES: usize = 1 << 20;
+/// No block's body is longer, bytes: a chunk ends with the row that passes [`CHUNK_BYTES`], a row is at most a value of
+/// 16 MiB and its key.
+pub const BODY_BYTES_MAX: usize = 64 << 20;
+/// What a block has around its body, bytes.
+pub const BLOCK_EXTRA_BYTES: usize = 9;
+/// Length of the footer.
+pub const FOOTER_BYTES: usize = 40;
+/// Length of the part of the footer that the whole file's digest covers.
+pub const FOOTER_DIGESTED_BYTES: usize = 16;
+
+const FOOTER_MAGIC: u32 = u32::from_le_bytes(*b"SNAP");
+
+/// What a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What the snapshot is of.
+    Header = b'H' as isize,
+    /// Rows.
+    Chunk = b'C' as isize,
+    /// Where the chunks stand.
+    Index = b'I' as isize,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        [Self::Header, Self::Chunk, Self::Index].into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// What a snapshot is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The cluster.
+    pub cluster: ClientId,
+    /// The shard.
+    pub shard: ShardId,
+    /// What its group was created with.
+    pub genesis: Bytes,
+    /// The position in its log, and what the receiving core needs to know of the log up to there.
+    pub basis: Basis,
+    /// The timestamp of the entry at that position, µs.
+    pub ts: u64,
+}
+
+impl Header {
+    /// The body of the header's block.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::with_capacity(128 + self.genesis.len());
+        out.u128(self.cluster.0);
+        out.var(self.shard.0);
+        out.bytes(&self.genesis);
+        put_entry_id(&mut out, self.basis.id);
+        out.var(self.ts);
+        put_membership(&mut out, &self.basis.membership);
+        out.var(self.basis.config_start.0);
+        put_ballot(&mut out, self.basis.promised);
+        out.into_bytes()
+    }
+
+    /// Reads the body back.
+    ///
+    /// # Errors
+    /// It is not one.
+    pub fn decode(body: Bytes) -> Result<Self, DecodeError> {
+        let mut input = Reader::new(body);
+        let (cluster, shard) = (ClientId(input.u128()?), ShardId(input.var()?));
+        let genesis = input.bytes()?;
+        let (id, ts) = (get_entry_id(&mut input)?, input.var()?);
+        let (membership, config_start) = (get_membership(&mut input)?, Slot(input.var()?));
+        let promised = get_ballot(&mut input)?;
+        input.finish()?;
+        let basis = Basis { id, membership, config_start, promised };
+        Ok(Self { cluster, shard, genesis, basis, ts })
+    }
+}
+
+/// Where a chunk stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkPlace {
+    /// Its block's first byte in the file.
+    pub offset: u64,
+    /// Length of its block.
+    pub bytes: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// Its first key.
+    pub first: Bytes,
+}
+
+/// The body of the index.
+#[must_use]
+pub fn encode_index(chunks: &[ChunkPlace]) -> Bytes {
+    let mut out = Writer::with_capacity(16 + chunks.iter().map(|c| 30 + c.first.len()).sum::<usize>());
+    out.var(chunks.len() as u64);
+    for chunk in chunks {
+        out.var(chunk.offset);
+        out.var(chunk.bytes);
+        out.var(chunk.rows);
+        out.bytes(&chunk.first);
+    }
+    out.into_bytes()
+}
+
+/// Reads the body of the index back.
+///
+/// # Errors
+/// It is not one.
+pub fn decode_index(body: Bytes) -> Result<Vec<ChunkPlace>, DecodeError> {
+    let mut input = Reader::new(body);
+    let count = input.count(4)?;
+    let mut chunks = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (offset, bytes, rows) = (input.var()?, input.var()?, input.var()?);
+        chunks.push(ChunkPlace { offset, bytes, rows, first: input.bytes()? });
+    }
+    input.finish()?;
+    Ok(chunks)
+}
+
+/// What stands at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// Rows of all chunks.
+    pub rows: u64,
+    /// Where the index begins.
+    pub index: u64,
+    /// XXH3-128 of everything before it.
+    pub digest: u128,
+}
+
+impl Footer {
+    /// The part that the digest covers.
+    #[must_use]
+    pub fn digested(&self) -> [u8; FOOTER_DIGESTED_BYTES] {
+        let mut out = [0; FOOTER_DIGESTED_BYTES];
+        out[..8].copy_from_slice(&self.rows.to_le_bytes());
+        out[8..].copy_from_slice(&self.index.to_le_bytes());
+        out
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::with_capacity(FOOTER_BYTES);
+        out.raw(&self.digested());
+        out.u128(self.digest);
+        out.u32(FOOTER_MAGIC);
+        out.into_checked()
+    }
+
+    /// Reads the bytes back.
+    ///
+    /// # Errors
+    /// They are not a footer: the file was cut, or is none.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut input = Reader::checked(bytes)?;
+        let (rows, index, digest) = (input.u64()?, input.u64()?, input.u128()?);
+        let foreign = input.error("not the end of a snapshot");
+        if input.u32()? != FOOTER_MAGIC {
+            return Err(foreign);
+        }
+        input.finish()?;
+        Ok(Self { rows, index, digest })
+    }
+}
+
+/// Magic and version.
+#[must_use]
+pub fn prefix() -> [u8; PREFIX_BYTES] {
+    let mut out = [VERSION; PREFIX_BYTES];
+    out[..8].copy_from_slice(MAGIC);
+    out
+}
+
+/// Checks magic and version.
+///
+/// # Errors
+/// What is wrong, and at which byte.
+pub fn check_prefix(bytes: &[u8]) -> Result<(), DecodeError> {
+    if !bytes.starts_with(MAGIC) {
+        return Err(DecodeError { what: "not a snapshot", at: 0 });
+    }
+    match bytes.get(8) {
+        Some(&VERSION) => Ok(()),
+        Some(&version) if version > VERSION => {
+            Err(DecodeError { what: "written by a newer version (format 1 is the newest known here)", at: 8 })
+        }
+        Some(_) => Err(DecodeError { what: "of a format version that never was", at: 8 }),
+        None => Err(DecodeError { what: "cut before its version", at: 8 }),
+    }
+}
+
+/// A block around `body`.
+///
+/// # Panics
+/// The body is longer than [`BODY_BYTES_MAX`]: its writer must not let it grow so far.
+#[must_use]
+pub fn block(kind: Kind, body: &[u8]) -> Vec<u8> {
+    assert!(body.len() <= BODY_BYTES_MAX, "a block of {} bytes, {BODY_BYTES_MAX} allowed", body.len());
+    let length = u32::try_from(body.len()).expect("the bound above fits");
+    let mut out = Vec::with_capacity(body.len() + BLOCK_EXTRA_BYTES);
+    out.u8(kind as u8);
+    out.u32(length);
+    out.raw(body);
+    let crc = crc32fast::hash(&out);
+    out.u32(crc);
+    out
+}
+
+/// The length of the block that begins with these (at least five) bytes, the whole block counted.
+///
+/// # Errors
+/// No block begins so.
+pub fn block_bytes(head: &[u8]) -> Result<usize, DecodeError> {
+    let mut input = Reader::new(Bytes::copy_from_slice(head.get(..5).unwrap_or(head)));
+    if Kind::of(input.u8()?).is_none() {
+        return Err(DecodeError { what: "unknown kind of block", at: 0 });
+    }
+    match input.u32()? as usize {
+        length if length <= BODY_BYTES_MAX => Ok(length + BLOCK_EXTRA_BYTES),
+        _ => Err(DecodeError { what: "block longer than any may be", at: 1 }),
+    }
+}
+
+/// Opens a whole block: its kind and body.
+///
+/// # Errors
+/// The checksum does not match, or the bytes are not one block.
+pub fn open_block(block: Bytes) -> Result<(Kind, Bytes), DecodeError> {
+    let bytes = block_bytes(&block)?;
+    if bytes != block.len() {
+        return Err(DecodeError { what: "block shorter or longer than it says", at: block.len() });
+    }
+    let mut input = Reader::checked(block)?;
+    let unknown = input.error("unknown kind of block");
+    let kind = Kind::of(input.u8()?).ok_or(unknown)?;
+    input.u32()?;
+    Ok((kind, input.rest()))
+}
+
+/// The rows of a chunk's body, in order.
+///
+/// # Errors
+/// The body is damaged.
+pub fn rows(body: Bytes) -> Result<Vec<(Bytes, Bytes)>, DecodeError> {
+    let mut input = Reader::new(body);
+    let mut rows = Vec::new();
+    while input.remaining() > 0 {
+        rows.push((input.bytes()?, input.bytes()?));
+    }
+    Ok(rows)
+}

@@ -1,0 +1,178 @@
+//! Rows into a snapshot file.
+//!
+//! Owns: the file until it has its name. Must never: give a file its name before all of it is on disk, or leave an
+//! unfinished one under that name.
+
+use super::format::{self, CHUNK_BYTES, ChunkPlace, Footer, Header, Kind};
+use super::{SnapshotError, Throttle};
+use crate::StoreError;
+use crate::codec::buf::Put;
+use crate::ids::Space;
+use crate::state::StateView;
+use bytes::Bytes;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
+
+/// A finished file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// Its digest.
+    pub digest: u128,
+}
+
+/// Writes one file.
+pub struct SnapshotWriter {
+    path: PathBuf,
+    unfinished: PathBuf,
+    out: BufWriter<File>,
+    digest: Xxh3,
+    at: u64,
+    chunks: Vec<ChunkPlace>,
+    body: Vec<u8>,
+    first: Bytes,
+    rows_in_chunk: u64,
+    rows: u64,
+    last: Vec<u8>,
+}
+
+impl SnapshotWriter {
+    /// Begins the file that will be `path`.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn create(path: &Path, header: &Header) -> Result<Self, SnapshotError> {
+        let unfinished = path.with_extension("unfinished");
+        let file = File::create(&unfinished).map_err(|e| SnapshotError::io(&unfinished, 0, "create", &e))?;
+        let mut writer = Self {
+            path: path.to_path_buf(),
+            unfinished,
+            out: BufWriter::with_capacity(256 << 10, file),
+            digest: Xxh3::new(),
+            at: 0,
+            chunks: Vec::new(),
+            body: Vec::with_capacity(CHUNK_BYTES + (64 << 10)),
+            first: Bytes::new(),
+            rows_in_chunk: 0,
+            rows: 0,
+            last: Vec::new(),
+        };
+        writer.put(&format::prefix())?;
+        writer.put(&format::block(Kind::Header, &header.encode()))?;
+        Ok(writer)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.digest.update(bytes);
+        self.out.write_all(bytes).map_err(|e| SnapshotError::io(&self.unfinished, self.at, "write", &e))?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Adds a row, in key order; returns the bytes that went to the file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    ///
+    /// # Panics
+    /// The key is not above the last one.
+    pub fn row(&mut self, key: &[u8], value: &[u8]) -> Result<u64, SnapshotError> {
+        assert!(
+            self.rows == 0 || *key > self.last[..],
+            "rows of a snapshot out of order: {key:?} after {:?}",
+            self.last
+        );
+        if self.rows_in_chunk == 0 {
+            self.first = Bytes::copy_from_slice(key);
+        }
+        self.body.bytes(key);
+        self.body.bytes(value);
+        self.last.clear();
+        self.last.extend_from_slice(key);
+        self.rows_in_chunk += 1;
+        self.rows += 1;
+        if self.body.len() >= CHUNK_BYTES { self.end_chunk() } else { Ok(0) }
+    }
+
+    fn end_chunk(&mut self) -> Result<u64, SnapshotError> {
+        if self.rows_in_chunk == 0 {
+            return Ok(0);
+        }
+        let block = format::block(Kind::Chunk, &self.body);
+        let (offset, bytes) = (self.at, block.len() as u64);
+        self.put(&block)?;
+        let (rows, first) = (std::mem::take(&mut self.rows_in_chunk), std::mem::take(&mut self.first));
+        self.chunks.push(ChunkPlace { offset, bytes, rows, first });
+        self.body.clear();
+        Ok(bytes)
+    }
+
+    /// Ends the file: all of it is on disk, then it gets its name.
+    ///
+    /// # Errors
+    /// The file cannot be written, synced or renamed.
+    pub fn finish(mut self) -> Result<Summary, SnapshotError> {
+        self.end_chunk()?;
+        let index = self.at;
+        let block = format::block(Kind::Index, &format::encode_index(&self.chunks));
+        self.put(&block)?;
+        let mut footer = Footer { rows: self.rows, index, digest: 0 };
+        self.digest.update(&footer.digested());
+        footer.digest = self.digest.digest128();
+        let end = footer.encode();
+        let failed = |doing: &str, e: &std::io::Error| SnapshotError::io(&self.unfinished, index, doing, e);
+        self.out.write_all(&end).and_then(|()| self.out.flush()).map_err(|e| failed("write", &e))?;
+        self.out.get_ref().sync_all().map_err(|e| failed("sync", &e))?;
+        rename_durably(&self.unfinished, &self.path)?;
+        let bytes = self.at + end.len() as u64;
+        Ok(Summary { path: self.path, bytes, rows: self.rows, digest: footer.digest })
+    }
+}
+
+/// Renames a synced file and syncs its directory.
+pub(super) fn rename_durably(from: &Path, to: &Path) -> Result<(), SnapshotError> {
+    fs::rename(from, to).map_err(|e| SnapshotError::io(from, 0, "rename", &e))?;
+    let directory = to.parent().unwrap_or(Path::new("."));
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|e| SnapshotError::io(directory, 0, "sync", &e))
+}
+
+/// Writes the rows of a space, as `view` has them, at the rate of the throttle.
+///
+/// # Errors
+/// The state cannot be read (`Ok(Err)` is a file that cannot be written).
+pub fn write_space(
+    path: &Path,
+    header: &Header,
+    view: &mut dyn StateView,
+    space: Space,
+    throttle: &mut Throttle,
+) -> Result<Result<Summary, SnapshotError>, StoreError> {
+    let mut writer = match SnapshotWriter::create(path, header) {
+        Ok(writer) => writer,
+        Err(error) => return Ok(Err(error)),
+    };
+    let prefix = space.0.to_be_bytes().len();
+    let (from, to) = crate::codec::keys::space_bounds(space);
+    let mut failed = None;
+    view.scan(&from, &to, &mut |key, value| match writer.row(&key[prefix..], value) {
+        Ok(0) => ControlFlow::Continue(()),
+        Ok(bytes) => {
+            throttle.went(bytes);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    Ok(failed.map_or_else(|| writer.finish(), Err))
+}

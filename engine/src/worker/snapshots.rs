@@ -1,0 +1,258 @@
+//! Snapshots as the worker sees them: who needs one, which is being made, which is being installed.
+//!
+//! Owns: what is asked of the host, and the fresh spaces. Must never: make more than one at a time, install one whose rows
+//! are not durable in a space of their own, or remove an old space before the write that points away from it is durable.
+
+use super::Worker;
+use crate::StoreError;
+use crate::codec::keys;
+use crate::genesis::Genesis;
+use crate::host::{Host, SnapshotKind};
+use crate::ids::{NodeId, ShardId, Slot, Space};
+use crate::machine::ShardState;
+use crate::snapshot::Header;
+use crate::state::StateStore;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use synod_paxos::types::Micros;
+
+/// Spaces from here on are those of installed snapshots; those below are shards' own numbers.
+const FIRST_FRESH: u32 = 0x8000_0000;
+/// A member is offered a snapshot so often while it needs one, µs.
+const OFFER_MICROS: u64 = 500_000;
+/// A snapshot that nobody needed for so long goes, and with it the log's duty to begin there, µs.
+const UNUSED_MICROS: u64 = 60_000_000;
+/// After a snapshot failed to be made, the next attempt waits so long, µs.
+const RETRY_MICROS: u64 = 1_000_000;
+
+/// A finished snapshot.
+struct Built {
+    slot: Slot,
+    used_at: Micros,
+}
+
+/// A snapshot whose rows are on their way into a space.
+struct Loading {
+    header: Header,
+    space: Space,
+}
+
+/// What is under way.
+pub(super) struct Snapshots {
+    /// When a member was last offered one.
+    offered: BTreeMap<(ShardId, NodeId), Micros>,
+    building: Option<(ShardId, Slot)>,
+    retry_at: Micros,
+    built: BTreeMap<ShardId, Built>,
+    loading: BTreeMap<ShardId, Loading>,
+    next_space: u32,
+}
+
+impl Snapshots {
+    pub(super) fn new() -> Self {
+        Self {
+            offered: BTreeMap::new(),
+            building: None,
+            retry_at: Micros(0),
+            built: BTreeMap::new(),
+            loading: BTreeMap::new(),
+            next_space: FIRST_FRESH,
+        }
+    }
+
+    fn fresh_space(&mut self) -> Space {
+        let space = Space(self.next_space);
+        assert!(space.0 < u32::MAX, "2^31 snapshots were installed");
+        self.next_space += 1;
+        space
+    }
+}
+
+impl<H: Host> Worker<H> {
+    /// Looks after who needs a snapshot, and after those that nobody needs any more.
+    pub(super) fn keep_snapshots(&mut self) {
+        for (shard, to) in std::mem::take(&mut self.node.snapshots_wanted) {
+            self.snapshot_wanted(shard, to);
+        }
+        let now = self.node.now;
+        let unused = |built: &Built| built.used_at.plus(UNUSED_MICROS) <= now;
+        let gone: Vec<ShardId> = self.snapshots.built.iter().filter(|(_, b)| unused(b)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.forget_built(id);
+        }
+    }
+
+    fn forget_built(&mut self, id: ShardId) {
+        self.snapshots.built.remove(&id);
+        self.snapshots.offered.retain(|(shard, _), _| *shard != id);
+        if let Some(shard) = self.shards.get_mut(&id) {
+            shard.hold_log(None);
+        }
+        self.node.host.forget_snapshot(id, SnapshotKind::Built);
+    }
+
+    fn snapshot_wanted(&mut self, id: ShardId, to: NodeId) {
+        let now = self.node.now;
+        let Some(shard) = self.shards.get(&id) else { return };
+        if let Some(built) = self.snapshots.built.get_mut(&id).filter(|built| built.slot >= shard.trimmed_slot()) {
+            built.used_at = now;
+            let last = self.snapshots.offered.entry((id, to)).or_default();
+            if *last == Micros(0) || last.plus(OFFER_MICROS) <= now {
+                *last = now;
+                self.node.metrics.snapshots_offered_total.inc();
+                self.node.host.offer_snapshot(to, id);
+            }
+            return;
+        }
+        // A freeze under way would make the worker wait for it.
+        if self.snapshots.building.is_none() && self.snapshots.retry_at <= now && !self.freezing() {
+            self.build_snapshot(id);
+        }
+    }
+
+    /// Has the host write down what is applied: frozen here, read and written on another thread.
+    fn build_snapshot(&mut self, id: ShardId) {
+        let Some(shard) = self.shards.get(&id) else { return };
+        let Some(request) = shard.snapshot_request(&mut self.node) else { return };
+        self.snapshots.retry_at = self.node.now.plus(RETRY_MICROS);
+        let slot = request.basis.id.slot;
+        let Some(job) = self.node.host.build_snapshot(request) else { return };
+        self.freeze();
+        let begun = self.node.store.view(job);
+        self.node.must(begun);
+        tracing::info!(shard = id.0, slot = slot.0, "a snapshot is being made for a member that is behind the log");
+        self.snapshots.building = Some((id, slot));
+        if let Some(shard) = self.shards.get_mut(&id) {
+            shard.hold_log(Some(slot));
+        }
+    }
+
+    /// A snapshot was made, or could not be.
+    pub(super) fn snapshot_built(&mut self, id: ShardId, result: Result<(), String>) {
+        let Some((_, slot)) = self.snapshots.building.take_if(|(shard, _)| *shard == id) else { return };
+        self.snapshots.offered.retain(|(shard, _), _| *shard != id);
+        match result {
+            Ok(()) => {
+                self.node.metrics.snapshots_built_total.inc();
+                self.snapshots.built.insert(id, Built { slot, used_at: self.node.now });
+            }
+            Err(why) => {
+                tracing::warn!(shard = id.0, "a snapshot could not be made: {why}");
+                self.forget_built(id);
+            }
+        }
+    }
+
+    /// A snapshot was received and verified.
+    pub(super) fn snapshot_fetched(&mut self, header: Header) {
+        let id = header.shard;
+        if self.snapshots.loading.contains_key(&id) {
+            return;
+        }
+        if !self.shards.get(&id).is_some_and(|shard| shard.lacks(&header)) {
+            return self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
+        }
+        let loader = self.node.store.loader();
+        let loader = self.node.must(loader);
+        let space = self.snapshots.fresh_space();
+        tracing::info!(shard = id.0, slot = header.basis.id.slot.0, "a snapshot is being installed");
+        self.snapshots.loading.insert(id, Loading { header, space });
+        self.node.host.load_snapshot(id, space, loader);
+    }
+
+    /// A snapshot's rows are durable in their space, or the file was found damaged. Where the replica still needs it, its
+    /// pointer goes to that space.
+    pub(super) fn snapshot_loaded(&mut self, id: ShardId, space: Space, result: Result<(), String>) {
+        let Some(loading) = self.snapshots.loading.get(&id).filter(|loading| loading.space == space) else { return };
+        let (from, to) = keys::space_bounds(space);
+        if let Err(why) = &result {
+            tracing::warn!(shard = id.0, "a snapshot could not be installed: {why}");
+        }
+        let shard = self.shards.get_mut(&id).filter(|shard| result.is_ok() && shard.lacks(&loading.header));
+        match shard {
+            Some(shard) => {
+                let loaded = self.node.store.loaded(&from, &to);
+                self.node.must(loaded);
+                shard.install(&mut self.node, &loading.header, space);
+            }
+            None => {
+                self.snapshots.loading.remove(&id);
+                self.remove_space(space);
+                self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
+            }
+        }
+    }
+
+    /// The write that makes a snapshot the replica is durable: the new replica takes over, the old one's rows go.
+    pub(super) fn installed(&mut self, id: ShardId) {
+        self.snapshots.loading.remove(&id);
+        self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
+        let Some(mut old) = self.shards.remove(&id) else { return };
+        let Some((found, old_space)) = old.installed(&mut self.node) else { return };
+        let space = found.space.unwrap_or_else(|| super::groups::own_space(id));
+        let state = Genesis::decode(old.genesis().clone(), id)
+            .map_err(|e| e.corrupt(format!("genesis of shard {id}")))
+            .and_then(|genesis| ShardState::load(&mut *self.node.store, space, genesis));
+        let state = self.node.must(state);
+        let slot = state.applied();
+        if slot != found.trimmed.slot {
+            self.node.host.fatal(format!("shard {id}: a snapshot of slot {} holds slot {slot}", found.trimmed.slot));
+        }
+        tracing::info!(shard = id.0, slot = slot.0, "a snapshot took the replica's place");
+        self.node.metrics.snapshots_installed_total.inc();
+        self.node.metrics.replicas.dec();
+        self.insert(id, found, state);
+        self.remove_space(old_space);
+        if let Some(shard) = self.shards.get_mut(&id) {
+            shard.schedule(&mut self.node);
+        }
+        self.start_cleared();
+    }
+
+    pub(super) fn remove_space(&mut self, space: Space) {
+        let (from, to) = keys::space_bounds(space);
+        let removed = self.node.store.remove_range(&from, &to);
+        self.node.must(removed);
+    }
+
+    /// Removes what a crash left behind: rows in spaces of snapshots, and in shards' own spaces, that no pointer names.
+    pub(super) fn sweep_spaces(&mut self) -> Result<(), StoreError> {
+        let live: BTreeSet<Space> = self.shards.values().map(|shard| shard.state().space()).collect();
+        let store = &mut *self.node.store;
+        for id in self.shards.keys().map(|id| super::groups::own_space(*id)).filter(|space| !live.contains(space)) {
+            sweep(store, id)?;
+        }
+        let (_, end) = keys::space_bounds(Space(u32::MAX - 1));
+        let mut from = Space(FIRST_FRESH);
+        while let Some(found) = first_space(store, from, &end)? {
+            if !live.contains(&found) {
+                sweep(store, found)?;
+            }
+            from = Space(found.0 + 1);
+        }
+        // Also above every pointer to a space without rows.
+        let above = live.last().map_or(0, |space| space.0 + 1);
+        self.snapshots.next_space = from.0.max(above);
+        Ok(())
+    }
+}
+
+fn sweep(store: &mut dyn StateStore, space: Space) -> Result<(), StoreError> {
+    let (from, to) = keys::space_bounds(space);
+    let mut any = false;
+    store.scan(&from, &to, false, &mut |_, _| {
+        any = true;
+        ControlFlow::Break(())
+    })?;
+    if any { store.remove_range(&from, &to) } else { Ok(()) }
+}
+
+/// The first space at or above `from` that has rows.
+fn first_space(store: &mut dyn StateStore, from: Space, end: &[u8]) -> Result<Option<Space>, StoreError> {
+    let mut found = None;
+    store.scan(&from.0.to_be_bytes(), end, false, &mut |key, _| {
+        found = key.first_chunk::<4>().map(|space| Space(u32::from_be_bytes(*space)));
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}

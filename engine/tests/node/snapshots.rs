@@ -1,0 +1,233 @@
+//! Members that are behind the trimmed log: they catch up by a snapshot, whatever dies on the way.
+
+use super::harness::{Cluster, Disk, N1, N2, N3};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use synod_engine::StoreError;
+use synod_engine::codec::applied::AppliedRow;
+use synod_engine::codec::keys;
+use synod_engine::host::Input;
+use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
+use synod_engine::logstore::LogStore;
+use synod_engine::state::StateStore;
+use synod_engine::state::mem::MemState;
+use synod_engine::system::{Partitioning, Retention};
+
+const KEEP: u64 = 2 << 10;
+
+/// Three nodes with a table of one shard, whose logs keep hardly anything.
+fn cluster(disks: Vec<Disk>) -> (Cluster, TableId, ShardId) {
+    let mut c = Cluster::new(disks);
+    for node in c.ids() {
+        c.kill(node);
+    }
+    c.options.log_keep_bytes = KEEP;
+    for node in c.ids() {
+        c.start(node);
+    }
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    (c, table, shard)
+}
+
+fn mem() -> (Cluster, TableId, ShardId) {
+    cluster((0..3).map(|_| Disk::mem(1 << 12)).collect())
+}
+
+/// A follower that is down while the others write so much that they trim what it lacks.
+fn left_behind(c: &mut Cluster, table: TableId, shard: ShardId) -> NodeId {
+    let leader = c.leader(shard).unwrap();
+    let victim = [N1, N2, N3].into_iter().find(|n| *n != leader).unwrap();
+    c.append(table, "before", "v");
+    c.run_for(500_000);
+    let had = c.replica(victim, shard).unwrap().last;
+    c.kill(victim);
+    write(c, table, 120);
+    c.run_for(3_000_000);
+    let trimmed = c.replica(c.leader(shard).unwrap(), shard).unwrap().trimmed;
+    assert!(trimmed > had, "the others keep slot {had}: trimmed {trimmed}");
+    victim
+}
+
+fn write(c: &mut Cluster, table: TableId, count: u32) {
+    for n in 0..count {
+        c.append(table, &format!("k{}", n % 7), &format!("value {n} {}", "x".repeat(100)));
+    }
+}
+
+fn installed(c: &Cluster, node: NodeId) -> u64 {
+    c.nodes[&node].metrics.as_ref().map_or(0, |m| m.snapshots_installed_total.get())
+}
+
+fn catches_up(mut c: Cluster, table: TableId, shard: ShardId) {
+    let victim = left_behind(&mut c, table, shard);
+    c.start(victim);
+    write(&mut c, table, 20);
+    c.check_equal(shard);
+    assert_eq!(installed(&c, victim), 1);
+    // It votes and leads as any other.
+    let others: Vec<NodeId> = c.ids().into_iter().filter(|n| *n != victim).collect();
+    c.kill(others[0]);
+    write(&mut c, table, 20);
+    c.start(others[0]);
+    c.kill(others[1]);
+    write(&mut c, table, 20);
+    c.start(others[1]);
+    c.check_equal(shard);
+    // A restart finds the rows where the pointer leads.
+    c.kill(victim);
+    c.start(victim);
+    write(&mut c, table, 20);
+    c.check_equal(shard);
+    c.check_equal(SYSTEM_SHARD);
+}
+
+#[test]
+fn a_member_behind_the_log_catches_up() {
+    let (c, table, shard) = mem();
+    catches_up(c, table, shard);
+}
+
+#[test]
+fn a_member_behind_the_log_catches_up_on_rocksdb() {
+    let dir = tempfile::tempdir().unwrap();
+    let disks = (1..=3).map(|n| Disk::Rocks { path: dir.path().join(format!("n{n}")) }).collect();
+    let (mut c, table, shard) = cluster(disks);
+    let leader = c.leader(shard).unwrap();
+    let victim = [N1, N2, N3].into_iter().find(|n| *n != leader).unwrap();
+    c.append(table, "before", "v");
+    c.run_for(500_000);
+    c.kill(victim);
+    for n in 0..40 {
+        c.append(table, &format!("k{}", n % 7), &format!("value {n} {}", "x".repeat(100_000)));
+    }
+    c.run_until("the others trim", |c| {
+        // Their flushes take real time.
+        std::thread::sleep(Duration::from_millis(5));
+        let leader = c.leader(shard).unwrap();
+        c.replica(leader, shard).unwrap().trimmed > Slot(10)
+    });
+    c.start(victim);
+    c.run_until("a snapshot is installed", |c| {
+        std::thread::sleep(Duration::from_millis(5));
+        installed(c, victim) == 1
+    });
+    write(&mut c, table, 20);
+    c.check_equal(shard);
+    for _ in 0..2 {
+        c.kill(victim);
+        c.start(victim);
+        c.check_equal(shard);
+    }
+}
+
+/// Where a node dies on the way of an install.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    Fetched,
+    Loaded,
+    Flip,
+    Flipped,
+}
+
+#[test]
+fn a_crash_anywhere_leaves_the_old_replica_or_the_new_one() {
+    for stage in [Stage::Fetched, Stage::Loaded, Stage::Flip, Stage::Flipped] {
+        let (mut c, table, shard) = mem();
+        let victim = left_behind(&mut c, table, shard);
+        let before = stored(&c, victim, shard);
+        for round in 0..3 {
+            c.start(victim);
+            die_at(&mut c, victim, shard, stage);
+            let found = stored(&c, victim, shard);
+            if stage == Stage::Flipped {
+                assert!(found.0 > before.0 && found.1 != before.1 && found.2 >= found.0, "{found:?} after {before:?}");
+                break;
+            }
+            assert_eq!(found, before, "{stage:?}, round {round}: neither the old replica nor a new one");
+        }
+        c.start(victim);
+        write(&mut c, table, 20);
+        c.check_equal(shard);
+    }
+}
+
+/// What a node's disk holds of a shard: where its log begins, where its rows stand, how far they go and how many they are.
+fn stored(c: &Cluster, node: NodeId, shard: ShardId) -> (Slot, Space, Slot, usize) {
+    let Disk::Mem { log, state, .. } = &c.nodes[&node].disk else { panic!("in memory only") };
+    let found = log.recover_group(shard).unwrap().unwrap();
+    let space = found.space.unwrap_or(Space(u32::try_from(shard.0).unwrap()));
+    let mut rows = MemState::open(state);
+    let applied =
+        AppliedRow::decode(rows.get(&keys::applied(space)).unwrap().unwrap_or_else(|| AppliedRow::default().encode()))
+            .unwrap()
+            .slot;
+    assert!(found.trimmed.slot <= applied && applied <= found.last.slot.max(applied));
+    let ((from, to), mut count) = (keys::space_bounds(space), 0);
+    let mut visit = |_: &[u8], _: &[u8]| {
+        count += 1;
+        ControlFlow::Continue(())
+    };
+    rows.scan(&from, &to, false, &mut visit).unwrap();
+    (found.trimmed.slot, space, applied, count)
+}
+
+/// Lets the node run until the snapshot is at `stage`, and kills it there.
+fn die_at(c: &mut Cluster, node: NodeId, shard: ShardId, stage: Stage) {
+    let told = |c: &Cluster, wanted: fn(&Input, ShardId) -> bool| {
+        c.nodes[&node].seen.lock().unwrap().told.iter().any(|input| wanted(input, shard))
+    };
+    let fetched: fn(&Input, ShardId) -> bool = |i, s| matches!(i, Input::SnapshotFetched(h) if h.shard == s);
+    let loaded: fn(&Input, ShardId) -> bool = |i, s| matches!(i, Input::SnapshotLoaded { shard, .. } if *shard == s);
+    match stage {
+        Stage::Fetched => c.run_until("a snapshot is received", |c| told(c, fetched)),
+        Stage::Loaded => c.run_until("its rows are loaded", |c| told(c, loaded)),
+        Stage::Flipped => c.run_until("it is installed", |c| installed(c, node) == 1),
+        Stage::Flip => {
+            let Disk::Mem { log, .. } = &c.nodes[&node].disk else { panic!("in memory only") };
+            let log = Arc::clone(log);
+            let failed = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&failed);
+            log.set_hook(Box::new(move |batch| {
+                if batch.groups.iter().any(|group| group.shard == shard && group.space.is_some()) {
+                    told.store(true, Ordering::Relaxed);
+                    return Err(StoreError::Io { what: "the flip".into(), why: "injected".into() });
+                }
+                Ok(())
+            }));
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                c.run_until("the flip is written", |_| failed.load(Ordering::Relaxed));
+            }));
+            assert!(ended.is_err() && failed.load(Ordering::Relaxed), "a failed write ends the process");
+            log.clear_failure();
+        }
+    }
+    c.kill(node);
+}
+
+#[test]
+fn snapshots_follow_each_other_in_spaces_of_their_own() {
+    let (mut c, table, shard) = mem();
+    let mut spaces = Vec::new();
+    for _ in 0..4 {
+        let victim = left_behind(&mut c, table, shard);
+        c.start(victim);
+        write(&mut c, table, 20);
+        c.check_equal(shard);
+        let (_, space, _, _) = stored(&c, victim, shard);
+        spaces.push((victim, space));
+        // Until nobody needs that snapshot any more the log is kept from there on.
+        c.run_for(70_000_000);
+    }
+    let own: Vec<_> = spaces.iter().filter(|(_, space)| space.0 < 1 << 31).collect();
+    assert!(own.is_empty(), "an install went into a shard's own space: {own:?}");
+    for node in [N1, N2, N3] {
+        let mut of: Vec<_> = spaces.iter().filter(|(n, _)| *n == node).map(|(_, space)| space.0).collect();
+        let all = of.len();
+        of.sort_unstable();
+        of.dedup();
+        assert_eq!(of.len(), all, "a space was used twice: {spaces:?}");
+    }
+}

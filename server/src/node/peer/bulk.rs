@@ -1,0 +1,173 @@
+//! Snapshots between nodes: offered in one call, fetched in another over a connection of its own, so that a long transfer
+//! never stands before a consensus message.
+//!
+//! Owns: the calls. Must never: keep a part that was not verified, or send faster than it was told to.
+
+use super::Local;
+use super::dial;
+use super::hello::hello;
+use prometheus::IntCounter;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use synod_engine::ids::{ClientId, NodeId, ShardId};
+use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
+use synod_engine::snapshot::partial::Partial;
+use synod_engine::snapshot::{Header, SnapshotFile, Throttle};
+use synod_proto::peer::peer_client::PeerClient;
+use synod_proto::peer::{SnapshotFetch, SnapshotOffer, SnapshotPart};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tonic::Status;
+
+/// How long an offer may take to arrive.
+const OFFER_WAIT: Duration = Duration::from_secs(5);
+/// How long the next part of a snapshot may take.
+const PART_WAIT: Duration = Duration::from_secs(30);
+
+/// A snapshot that a peer has for this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The peer.
+    pub from: NodeId,
+    /// The shard.
+    pub shard: ShardId,
+    /// The file's digest.
+    pub digest: u128,
+}
+
+impl Offer {
+    /// What the message says; `None` where that makes no sense.
+    #[must_use]
+    pub fn of(from: NodeId, offer: &SnapshotOffer) -> Option<Self> {
+        let digest = u128::from_be_bytes(offer.digest.get(..)?.try_into().ok()?);
+        Some(Self { from, shard: ShardId(offer.shard), digest })
+    }
+}
+
+/// Offers a file to a peer.
+///
+/// # Errors
+/// Why it did not arrive.
+pub async fn offer(local: &Local, to: NodeId, addr: &str, file: &SnapshotFile) -> Result<(), String> {
+    let channel = dial::dial(addr).await.map_err(|e| e.why)?;
+    let header = file.header();
+    let offer = SnapshotOffer {
+        hello: Some(hello(local, to)),
+        shard: header.shard.0,
+        digest: file.digest().to_be_bytes().to_vec().into(),
+        bytes: file.bytes(),
+        slot: header.basis.id.slot.0,
+    };
+    match timeout(OFFER_WAIT, PeerClient::new(channel).offer_snapshot(offer)).await {
+        Err(_) => Err(format!("no answer within {OFFER_WAIT:?}")),
+        Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
+    }
+}
+
+/// Sends a file's parts from `part` on, until the receiver has enough.
+pub async fn serve(
+    file: Arc<SnapshotFile>,
+    part: u64,
+    mut throttle: Throttle,
+    sent: IntCounter,
+    parts: mpsc::Sender<Result<SnapshotPart, Status>>,
+) {
+    for part in part..file.parts() {
+        let from = Arc::clone(&file);
+        let read = match spawn_blocking(move || from.part(part)).await {
+            Ok(Ok(data)) => Ok(data),
+            Ok(Err(error)) => Err(Status::data_loss(error.to_string())),
+            Err(error) => Err(Status::internal(error.to_string())),
+        };
+        let bytes = read.as_ref().map_or(0, |data| data.len() as u64);
+        let ends = read.is_err();
+        if let Err(status) = &read {
+            tracing::error!("a snapshot cannot be sent: {}", status.message());
+        }
+        if parts.send(read.map(|data| SnapshotPart { part, data })).await.is_err() || ends {
+            return;
+        }
+        sent.inc_by(bytes);
+        tokio::time::sleep(throttle.pause(bytes)).await;
+    }
+}
+
+/// Fetches an offered file, or goes on with it, and verifies it; it stands at `path` then.
+///
+/// # Errors
+/// Why it did not come, or what is wrong with it. What came of it is kept.
+pub async fn fetch(
+    local: &Local,
+    addr: &str,
+    offer: &Offer,
+    path: &Path,
+    mut throttle: Throttle,
+    received: &IntCounter,
+) -> Result<Header, String> {
+    let cluster = ClientId(local.cluster);
+    let digest = offer.digest;
+    let whole = path.to_path_buf();
+    // An earlier process may have fetched it already.
+    let here = blocking(move || {
+        let file = SnapshotFile::open(&whole, Some(cluster)).ok().filter(|file| file.digest() == digest);
+        Ok(file.filter(|file| file.verify(&mut Throttle::new(0)).is_ok()))
+    });
+    if let Some(file) = here.await? {
+        return expected(&file, offer);
+    }
+    let target = path.to_path_buf();
+    let mut partial = blocking(move || Partial::open(&target, digest).map_err(|e| e.to_string())).await?;
+    let channel = dial::dial(addr).await.map_err(|e| e.why)?;
+    let mut client = PeerClient::new(channel).max_decoding_message_size(BODY_BYTES_MAX + BLOCK_EXTRA_BYTES + (1 << 20));
+    let request = SnapshotFetch {
+        hello: Some(hello(local, offer.from)),
+        shard: offer.shard.0,
+        digest: digest.to_be_bytes().to_vec().into(),
+        part: partial.next_part(),
+    };
+    let mut parts = match timeout(PART_WAIT, client.fetch_snapshot(request)).await {
+        Err(_) => return Err(format!("no answer within {PART_WAIT:?}")),
+        Ok(answer) => answer.map_err(|status| status.message().to_owned())?.into_inner(),
+    };
+    loop {
+        let part = match timeout(PART_WAIT, parts.message()).await {
+            Err(_) => return Err(format!("no part within {PART_WAIT:?}")),
+            Ok(Err(status)) => return Err(status.message().to_owned()),
+            Ok(Ok(None)) => return Err("it ended before its last part".into()),
+            Ok(Ok(Some(part))) if part.part != partial.next_part() => {
+                return Err(format!("part {} came where part {} was due", part.part, partial.next_part()));
+            }
+            Ok(Ok(Some(part))) => part.data,
+        };
+        received.inc_by(part.len() as u64);
+        let pause = throttle.pause(part.len() as u64);
+        let (back, last) = blocking(move || {
+            let last = partial.take(&part).map_err(|e| e.to_string())?;
+            Ok((partial, last))
+        })
+        .await?;
+        partial = back;
+        if last {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+    }
+    let file = blocking(move || {
+        let finished = partial.finish(cluster, digest, &mut Throttle::new(0));
+        finished.map_err(|e| e.to_string())
+    });
+    expected(&file.await?, offer)
+}
+
+fn expected(file: &SnapshotFile, offer: &Offer) -> Result<Header, String> {
+    match file.header() {
+        header if header.shard == offer.shard => Ok(header.clone()),
+        header => Err(format!("a snapshot of shard {} was sent for one of shard {}", header.shard, offer.shard)),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    spawn_blocking(work).await.map_err(|e| e.to_string())?
+}

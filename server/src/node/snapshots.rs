@@ -1,0 +1,276 @@
+//! Snapshot files of this node: those it made for others, those it received.
+//!
+//! Owns: the folder `DATA_DIR/snapshots` and the threads that make and load files. Must never: block the worker, serve a
+//! file whose digest is not the one asked for, or hand the worker one that was not verified whole.
+//!
+//! `built/shard-N.snap` are made here; what is left of them by an earlier process goes. `fetched/shard-N.DIGEST.part` are on
+//! their way and are taken up again where they ended; `fetched/shard-N.snap` is whole and verified.
+
+use super::map::MapBook;
+use super::peer::bulk::{self, Offer};
+use super::peer::{Local, SnapshotGate};
+use prometheus::{IntCounter, Registry};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use synod_engine::StoreError;
+use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
+use synod_engine::ids::{ClientId, NodeId, ShardId, Space};
+use synod_engine::runner::WorkerHandle;
+use synod_engine::snapshot::{Header, SnapshotFile, Throttle, file_name, install, writer};
+use synod_engine::state::{BulkLoad, ViewJob};
+use synod_proto::peer::{SnapshotFetch, SnapshotOffer, SnapshotPart};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+/// An offer of what was fetched and done with is passed over for so long: the offerer has not heard of it yet.
+const DONE_WITH: Duration = Duration::from_secs(5);
+
+/// What [`SnapshotDesk::open`] is given.
+pub struct Setup<'a> {
+    /// The folder.
+    pub dir: PathBuf,
+    /// This process.
+    pub local: Local,
+    /// Told what became of files.
+    pub worker: WorkerHandle,
+    /// Where peers are.
+    pub book: Arc<MapBook>,
+    /// Bytes a second for each of making, sending and loading; 0 is no bound.
+    pub max_rate: u64,
+    /// For the counts.
+    pub registry: &'a Registry,
+}
+
+/// Counts of bytes between nodes.
+#[derive(Clone)]
+pub struct Counts {
+    /// Sent to peers.
+    pub sent: IntCounter,
+    /// Received and verified part by part.
+    pub received: IntCounter,
+}
+
+#[derive(Default)]
+struct State {
+    built: BTreeMap<ShardId, Arc<SnapshotFile>>,
+    /// What is being fetched or loaded.
+    fetching: BTreeMap<ShardId, u128>,
+    done: BTreeMap<ShardId, (u128, Instant)>,
+}
+
+/// The node's snapshot files.
+pub struct SnapshotDesk {
+    dir: PathBuf,
+    local: Local,
+    worker: WorkerHandle,
+    book: Arc<MapBook>,
+    max_rate: u64,
+    counts: Counts,
+    runtime: Handle,
+    state: Mutex<State>,
+}
+
+impl SnapshotDesk {
+    /// Opens the folder, made where there is none. To be called on the async runtime.
+    ///
+    /// # Errors
+    /// The folder cannot be made or cleared.
+    pub fn open(setup: Setup<'_>) -> anyhow::Result<Arc<Self>> {
+        let Setup { dir, local, worker, book, max_rate, registry } = setup;
+        match std::fs::remove_dir_all(folder(&dir, SnapshotKind::Built)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        for kind in [SnapshotKind::Built, SnapshotKind::Fetched] {
+            std::fs::create_dir_all(folder(&dir, kind))?;
+        }
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let counts = Counts {
+            sent: counter("synod_snapshot_sent_bytes_total", "Bytes of snapshots sent to peers")?,
+            received: counter("synod_snapshot_received_bytes_total", "Bytes of snapshots received from peers")?,
+        };
+        let (runtime, state) = (Handle::current(), Mutex::default());
+        Ok(Arc::new(Self { dir, local, worker, book, max_rate, counts, runtime, state }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, shard: ShardId, kind: SnapshotKind) -> PathBuf {
+        folder(&self.dir, kind).join(file_name(shard))
+    }
+
+    fn cluster(&self) -> ClientId {
+        ClientId(self.local.cluster)
+    }
+
+    /// What writes a snapshot once it is handed the rows.
+    pub fn build(self: &Arc<Self>, request: SnapshotRequest) -> ViewJob {
+        let desk = Arc::clone(self);
+        Box::new(move |view| {
+            let SnapshotRequest { shard, genesis, basis, ts, space } = request;
+            let path = desk.path(shard, SnapshotKind::Built);
+            let header = Header { cluster: desk.cluster(), shard, genesis, basis, ts };
+            let written = writer::write_space(&path, &header, view, space, &mut Throttle::new(desk.max_rate));
+            let opened = match written {
+                Ok(Ok(_)) => SnapshotFile::open(&path, Some(desk.cluster())).map_err(|e| e.to_string()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            let result = opened.map(|file| {
+                tracing::info!(%shard, bytes = file.bytes(), rows = file.rows(), "snapshot made");
+                desk.lock().built.insert(shard, Arc::new(file));
+            });
+            desk.tell(Input::SnapshotBuilt { shard, result });
+        })
+    }
+
+    /// Tells the worker; its end is the process's.
+    fn tell(&self, input: Input) {
+        let _ = self.worker.push(input);
+    }
+
+    /// Offers what was made of a shard to a peer.
+    pub fn offer(self: &Arc<Self>, to: NodeId, shard: ShardId) {
+        let Some(file) = self.lock().built.get(&shard).cloned() else { return };
+        let Some(addr) = self.addr(to) else { return };
+        let local = self.local;
+        self.runtime.spawn(async move {
+            if let Err(why) = bulk::offer(&local, to, &addr, &file).await {
+                tracing::debug!(%shard, %to, "snapshot not offered: {why}");
+            }
+        });
+    }
+
+    fn addr(&self, node: NodeId) -> Option<String> {
+        self.book.get()?.nodes.get(&node).map(|info| info.addr.clone())
+    }
+
+    /// Loads what was received of a shard into a space, on a thread of its own.
+    pub fn load(self: &Arc<Self>, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
+        let desk = Arc::clone(self);
+        let run = move || {
+            let path = desk.path(shard, SnapshotKind::Fetched);
+            let loaded = SnapshotFile::open(&path, Some(desk.cluster())).map_or_else(
+                |error| Ok(Err(error)),
+                |file| install::load(&file, space, &*loader, &mut Throttle::new(desk.max_rate)),
+            );
+            let result = match loaded {
+                Ok(result) => result.map_err(|e| e.to_string()),
+                Err(error) => die(&error),
+            };
+            desk.tell(Input::SnapshotLoaded { shard, space, result });
+        };
+        if let Err(error) = std::thread::Builder::new().name("snapshot-load".into()).spawn(run) {
+            die(&StoreError::Io { what: "start a thread to load a snapshot".into(), why: error.to_string() });
+        }
+    }
+
+    /// A file is not needed any more.
+    pub fn forget(&self, shard: ShardId, kind: SnapshotKind) {
+        let mut state = self.lock();
+        match kind {
+            SnapshotKind::Built => drop(state.built.remove(&shard)),
+            SnapshotKind::Fetched => {
+                if let Some(digest) = state.fetching.remove(&shard) {
+                    state.done.insert(shard, (digest, Instant::now()));
+                }
+            }
+        }
+        drop(state);
+        remove(&self.path(shard, kind));
+    }
+
+    async fn fetch(self: Arc<Self>, addr: String, offer: Offer) {
+        let (shard, path) = (offer.shard, self.path(offer.shard, SnapshotKind::Fetched));
+        self.remove_others(&offer);
+        let throttle = Throttle::new(self.max_rate.saturating_mul(4));
+        match bulk::fetch(&self.local, &addr, &offer, &path, throttle, &self.counts.received).await {
+            Ok(header) => {
+                tracing::info!(%shard, from = %offer.from, slot = header.basis.id.slot.0, "snapshot received");
+                self.tell(Input::SnapshotFetched(Box::new(header)));
+            }
+            Err(why) => {
+                tracing::info!(%shard, from = %offer.from, "snapshot not received: {why}");
+                // What is there of it stays; the next offer goes on.
+                self.lock().fetching.remove(&shard);
+            }
+        }
+    }
+
+    /// What was received of other snapshots of the shard goes.
+    fn remove_others(&self, offer: &Offer) {
+        let name = file_name(offer.shard);
+        let stem = format!("{}.", name.file_stem().unwrap_or_default().to_string_lossy());
+        let own = format!("{:032x}", offer.digest);
+        for entry in std::fs::read_dir(folder(&self.dir, SnapshotKind::Fetched)).into_iter().flatten().flatten() {
+            let found = entry.file_name().to_string_lossy().into_owned();
+            if found.starts_with(&stem) && found.ends_with(".part") && !found.contains(&own) {
+                remove(&entry.path());
+            }
+        }
+    }
+}
+
+impl SnapshotGate for SnapshotDesk {
+    fn offered(self: Arc<Self>, from: NodeId, offer: &SnapshotOffer) {
+        let Some(offer) = Offer::of(from, offer) else { return };
+        let Some(addr) = self.addr(from) else { return };
+        {
+            let mut state = self.lock();
+            let done = |(digest, at): &(u128, Instant)| *digest == offer.digest && at.elapsed() < DONE_WITH;
+            if state.fetching.contains_key(&offer.shard) || state.done.get(&offer.shard).is_some_and(done) {
+                return;
+            }
+            state.fetching.insert(offer.shard, offer.digest);
+        }
+        let runtime = self.runtime.clone();
+        runtime.spawn(self.fetch(addr, offer));
+    }
+
+    fn parts(&self, to: NodeId, fetch: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status> {
+        let shard = ShardId(fetch.shard);
+        let file = self.lock().built.get(&shard).cloned();
+        let wanted = |file: &Arc<SnapshotFile>| file.digest().to_be_bytes()[..] == fetch.digest[..];
+        let Some(file) = file.filter(wanted) else {
+            return Err(Status::not_found(format!("that snapshot of shard {shard} is not here any more")));
+        };
+        tracing::info!(%shard, %to, part = fetch.part, parts = file.parts(), "sending a snapshot");
+        let (parts, stream) = mpsc::channel(2);
+        let throttle = Throttle::new(self.max_rate);
+        self.runtime.spawn(bulk::serve(file, fetch.part, throttle, self.counts.sent.clone(), parts));
+        Ok(stream)
+    }
+}
+
+fn folder(dir: &Path, kind: SnapshotKind) -> PathBuf {
+    dir.join(match kind {
+        SnapshotKind::Built => "built",
+        SnapshotKind::Fetched => "fetched",
+    })
+}
+
+/// Removes a file that is not needed: where that fails it takes room until the next start, no more.
+fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "a snapshot's file was not removed");
+        }
+        _ => {}
+    }
+}
+
+/// A failed write ends the process, as the worker's own do.
+fn die(error: &StoreError) -> ! {
+    tracing::error!("{error}; the process ends");
+    eprintln!("synod: {error}; the process ends");
+    std::process::abort();
+}
