@@ -28,6 +28,8 @@ pub struct Cluster {
     dir: TempDir,
     base: u16,
     founders: u16,
+    /// The settings file of every node, where there is one.
+    settings: Option<PathBuf>,
     nodes: Vec<Process>,
 }
 
@@ -64,10 +66,24 @@ impl Cluster {
         cluster
     }
 
+    /// Three nodes with these settings, ready for writes.
+    #[track_caller]
+    pub fn start_with(settings: &str) -> Cluster {
+        let mut cluster = Cluster::empty(3);
+        let file = cluster.dir().join("synod.toml");
+        fs::write(&file, settings).expect("a file in the temporary directory");
+        cluster.settings = Some(file);
+        for number in 1..=3 {
+            cluster.add_founder(number);
+        }
+        cluster.wait_up();
+        cluster
+    }
+
     /// A cluster of this many founders, none of which runs yet.
     pub fn empty(founders: u16) -> Cluster {
         let dir = tempfile::Builder::new().prefix("synod-e2e-").tempdir().expect("a temporary directory");
-        Cluster { dir, base: free_ports(), founders, nodes: Vec::new() }
+        Cluster { dir, base: free_ports(), founders, settings: None, nodes: Vec::new() }
     }
 
     /// Starts a founder for the first time.
@@ -135,6 +151,7 @@ impl Cluster {
         let mut args: Vec<String> =
             ["server", "--data-dir", &data, "--listen", &listen, "--http", &http].map(String::from).to_vec();
         args.extend_from_slice(origin);
+        args.extend(self.settings.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]));
         args
     }
 

@@ -8,6 +8,7 @@
 
 pub mod checker;
 pub mod cluster;
+pub mod http;
 pub mod load;
 pub mod run;
 

@@ -1,28 +1,15 @@
 //! What probes and scrapers see, and a node that goes down in order.
 //!
-//! Owns: the claims about `/livez`, `/readyz`, `/metrics` and SIGTERM. Must never: need an HTTP library; what a probe sends is
-//! a few bytes.
+//! Owns: the claims about `/livez`, `/readyz`, `/metrics` and SIGTERM. Must never: need more than a probe sends.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use synod_tests::alone;
 use synod_tests::checker::check;
 use synod_tests::cluster::{Cluster, PATIENCE};
+use synod_tests::http::get;
 use synod_tests::load::{Load, TABLE, read_back};
 use synod_tests::run::until;
-
-/// Status code and body.
-fn get(addr: &str, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(addr).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-}
 
 /// One sample of the text format: its name, labels cut off, and its value.
 fn sample(line: &str) -> (String, f64) {

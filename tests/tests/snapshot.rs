@@ -1,0 +1,157 @@
+//! A node that was away while the others trimmed what it lacks: it catches up by snapshot, under load, whatever kills it on
+//! the way.
+//!
+//! Owns: the claims about catching up by snapshot. Must never: take a node for caught up that cannot show its own copy.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use synod_client::{Expect, NewRecord, Retention, TableSpec};
+use synod_tests::alone;
+use synod_tests::checker::{Ack, check};
+use synod_tests::cluster::{Cluster, PATIENCE, Status};
+use synod_tests::http::metric;
+use synod_tests::load::{Load, TABLE, read_back};
+use synod_tests::run::until;
+
+const CALLS: Duration = Duration::from_secs(30);
+/// A table of larger records, so that there is something to send.
+const BULK: &str = "bulk";
+const BULK_RECORD: usize = 32 << 10;
+const INSTALLED: &str = "synod_engine_snapshots_installed_total";
+
+/// The node that leads the fewest shards.
+fn follower(cluster: &Cluster, status: &Status) -> u16 {
+    let led = |number: &u16| status.node(&cluster.addr(*number)).and_then(|node| node["leaders"].as_u64());
+    (1..=3).min_by_key(led).expect("three nodes")
+}
+
+fn create_bulk(load: &Load) {
+    let (client, runtime) = load.client();
+    let created = runtime.block_on(client.create_table(TableSpec::hash(BULK, 2, Retention::All)));
+    created.expect("the table can be created");
+}
+
+/// Appends so many large records.
+fn write_bulk(load: &Load, count: u64) {
+    let (client, runtime) = load.client();
+    for n in 0..count {
+        let value: Vec<u8> = (0..BULK_RECORD as u64).map(|i| ((i * 31 + n * 17) % 251) as u8).collect();
+        let record = NewRecord::new(Bytes::from(value));
+        let appended = client.append(BULK, format!("k{}", n % 50), vec![record], Expect::Any);
+        runtime.block_on(appended).expect("a majority is there");
+    }
+}
+
+/// The large records as whoever leads them has them.
+fn bulk(cluster: &Cluster) -> String {
+    cluster.cli(&["-o", "json", "--timeout", "60s", "scan", BULK]).ok().stdout
+}
+
+#[track_caller]
+fn verify(cluster: &Cluster, acks: &[Ack]) -> usize {
+    let log = read_back(cluster);
+    let faults = check(acks, &log);
+    assert!(faults.is_empty(), "{} faults, the first: {:?}", faults.len(), &faults[..faults.len().min(5)]);
+    log.values().map(Vec::len).sum()
+}
+
+/// Makes `node` lead every shard of both tables, so that reads show its own copy.
+#[track_caller]
+fn lead_all(cluster: &Cluster, node: u16) {
+    let found = until(PATIENCE, "the node leads every shard", || {
+        let status = cluster.status()?;
+        let id = status.id(&cluster.addr(node))?;
+        let shards: Vec<u64> = [TABLE, BULK]
+            .iter()
+            .flat_map(|table| status.shards_of(table))
+            .filter(|shard| shard["leader"].as_u64() != Some(id))
+            .filter_map(|shard| shard["id"].as_u64())
+            .collect();
+        for shard in &shards {
+            // Refused while an earlier attempt is under way.
+            cluster.cli(&["shard", "transfer-leader", &shard.to_string(), "--to", &id.to_string()]);
+        }
+        shards.is_empty().then_some(())
+    });
+    found.unwrap_or_else(|why| panic!("{why}"));
+}
+
+fn installed(cluster: &Cluster, node: u16) -> f64 {
+    metric(&cluster.http(node), INSTALLED).unwrap_or(0.0)
+}
+
+#[track_caller]
+fn wait_installed(cluster: &Cluster, node: u16, least: f64) {
+    let found = until(PATIENCE, "snapshots are installed", || (installed(cluster, node) >= least).then_some(()));
+    found.unwrap_or_else(|why| panic!("{why}: {} of {least}", installed(cluster, node)));
+}
+
+#[test]
+fn a_node_behind_the_log_catches_up_under_load() {
+    let _alone = alone();
+    let settings = "[storage]\nlog_keep = \"64KiB\"\nstate_memory = \"1MiB\"\n";
+    let mut cluster = Cluster::start_with(settings);
+    let load = Load::start(&cluster, 4, CALLS);
+    create_bulk(&load);
+    load.wait_flowing(PATIENCE);
+    let victim = follower(&cluster, &cluster.wait_up());
+    cluster.kill(victim);
+    write_bulk(&load, 600);
+    sleep(Duration::from_millis(1500));
+    cluster.restart(victim);
+    let restarted = Instant::now();
+    // Each of the two tables' six shards, unless its log was kept by chance.
+    wait_installed(&cluster, victim, 2.0);
+    cluster.wait_caught_up(victim);
+    let caught_up = restarted.elapsed();
+    load.wait_flowing(PATIENCE);
+    let seen = load.stop();
+    assert!(seen.errors.is_empty(), "clients saw {} errors: {:?}", seen.errors.len(), seen.errors.first());
+    let stored = verify(&cluster, &seen.acks);
+    let before = bulk(&cluster);
+    lead_all(&cluster, victim);
+    assert_eq!(verify(&cluster, &seen.acks), stored, "the caught-up node has all of it");
+    assert!(bulk(&cluster) == before, "the caught-up node's large records differ");
+    let sent: f64 = (1..=3).filter_map(|n| metric(&cluster.http(n), "synod_snapshot_sent_bytes_total")).sum();
+    println!(
+        "{} installed, {sent} bytes sent, caught up {caught_up:.2?} after the restart; {stored} records",
+        installed(&cluster, victim)
+    );
+}
+
+#[test]
+fn killed_in_the_middle_of_it_the_node_still_catches_up() {
+    let _alone = alone();
+    // Slow enough to be hit on the way, in parts of a megabyte.
+    let settings = "[storage]\nlog_keep = \"64KiB\"\nstate_memory = \"1MiB\"\n[snapshot]\nmax_rate = \"8MiB\"\n";
+    let mut cluster = Cluster::start_with(settings);
+    let load = Load::start(&cluster, 4, CALLS);
+    create_bulk(&load);
+    load.wait_flowing(PATIENCE);
+    let victim = follower(&cluster, &cluster.wait_up());
+    cluster.kill(victim);
+    write_bulk(&load, 900);
+    sleep(Duration::from_millis(1500));
+    let mut times = Vec::new();
+    for turn in 1..=8u64 {
+        cluster.restart(victim);
+        sleep(Duration::from_millis(400 * turn));
+        let said = cluster.log(victim);
+        times.push((said.matches("snapshot received").count(), said.matches("took the replica's place").count()));
+        cluster.kill(victim);
+    }
+    cluster.restart(victim);
+    cluster.wait_caught_up(victim);
+    let seen = load.stop();
+    assert!(seen.errors.is_empty(), "clients saw {} errors: {:?}", seen.errors.len(), seen.errors.first());
+    println!("received and installed by the time of each kill: {times:?}");
+    let log = cluster.log(victim);
+    assert!(log.contains("took the replica's place"), "no snapshot was installed in any of its lives");
+    let stored = verify(&cluster, &seen.acks);
+    let before = bulk(&cluster);
+    lead_all(&cluster, victim);
+    assert_eq!(verify(&cluster, &seen.acks), stored, "the caught-up node has all of it");
+    assert!(bulk(&cluster) == before, "the caught-up node's large records differ");
+}
