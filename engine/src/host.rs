@@ -408,4 +408,8 @@ pub struct NodeReport {
     pub quarantined: Option<String>,
     /// Revision of the map the worker holds.
     pub map_revision: u64,
+    /// Snapshots made here since the process began.
+    pub snapshots_made: u64,
+    /// Replicas here that a snapshot took the place of since the process began.
+    pub snapshots_installed: u64,
 }

@@ -41,6 +41,11 @@ pub(crate) fn open_db(options: &Options, path: &Path) -> Result<DB, StoreError> 
     DB::open(options, path).map_err(|e| io(opening(), &e))
 }
 
+/// Opens a database without the right to change it; what its write-ahead log holds is read, and not flushed.
+pub(crate) fn open_db_to_read(options: &Options, path: &Path) -> Result<DB, StoreError> {
+    DB::open_for_read_only(options, path, false).map_err(|e| io(format!("open {}", path.display()), &e))
+}
+
 /// Bounds of an iteration over `[from, to)`.
 pub(crate) fn read_options(from: Vec<u8>, to: Vec<u8>) -> ReadOptions {
     let mut options = ReadOptions::default();

@@ -283,6 +283,37 @@ fn trimmed_entries_are_gone() {
 }
 
 #[test]
+fn a_snapshot_takes_the_logs_place_in_one_write() {
+    each(|subject| {
+        let held = append(7, (1..=6).map(|slot| entry(slot, 1)).collect());
+        subject.store().write(&batch(1, vec![create(7), held])).unwrap();
+        let flip = GroupWrite {
+            shard: ShardId(7),
+            hard: Some(hard(9)),
+            truncate_from: Some(Slot(1)),
+            trim: Some(id(9, 2)),
+            space: Some(Space(0x8000_0003)),
+            ..GroupWrite::default()
+        };
+        subject.store().write(&batch(2, vec![flip])).unwrap();
+        for _ in 0..2 {
+            let found = group(subject.store(), 7);
+            assert_eq!((found.trimmed, found.last, found.runs.len()), (id(9, 2), id(9, 2), 0));
+            assert_eq!((found.space, &found.hard), (Some(Space(0x8000_0003)), &hard(9)));
+            assert!(is_corrupt(subject.store().entries(ShardId(7), Slot(0), Slot(6), 0)));
+            subject.reopen();
+        }
+        subject.store().write(&batch(3, vec![append(7, vec![entry(10, 2)])])).unwrap();
+        subject.reopen();
+        let found = group(subject.store(), 7);
+        assert_eq!((found.last, found.space), (id(10, 2), Some(Space(0x8000_0003))));
+        let remove = GroupWrite { shard: ShardId(7), remove: true, ..GroupWrite::default() };
+        subject.store().write(&batch(4, vec![remove])).unwrap();
+        assert!(subject.store().recover_group(ShardId(7)).unwrap().is_none());
+    });
+}
+
+#[test]
 fn a_removed_group_stays_removed() {
     each(|subject| {
         let mut write = create(5);

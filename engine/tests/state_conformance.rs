@@ -13,7 +13,7 @@ use synod_engine::codec::node::encode_format;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::{FORMAT, RocksShared, RocksState, StateOptions};
-use synod_engine::state::{FlushId, StateBatch, StateStore};
+use synod_engine::state::{FlushId, StateBatch, StateStore, StateView};
 use tempfile::TempDir;
 
 /// Small files, so that one flush is several of them.
@@ -227,6 +227,64 @@ fn removed_ranges_stay_removed() {
 }
 
 type Rows = BTreeMap<Vec<u8>, Bytes>;
+
+/// What a view of `[from, to)` shows, once its thread has looked.
+fn viewed(subject: &mut Subject) -> crossbeam_channel::Receiver<Vec<(String, String)>> {
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let job = move |view: &mut dyn StateView| {
+        let mut found = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| {
+            found.push((String::from_utf8(key.to_vec()).unwrap(), String::from_utf8(value.to_vec()).unwrap()));
+            ControlFlow::Continue(())
+        };
+        view.scan(b"b", b"y", &mut visit).unwrap();
+        tell.send(found).unwrap();
+    };
+    subject.store().view(Box::new(job)).unwrap();
+    told
+}
+
+#[test]
+fn a_view_shows_the_last_freeze_whatever_comes_after() {
+    each(|subject| {
+        subject.put(&[("a", "out"), ("c", "old"), ("d", "goes"), ("z", "out")]);
+        subject.store().freeze().unwrap();
+        subject.put(&[("c", "new"), ("e", "more")]);
+        subject.delete(&["d"]);
+        subject.store().freeze().unwrap();
+        let told = viewed(subject);
+        subject.put(&[("c", "later"), ("f", "later")]);
+        subject.store().remove_range(b"e", b"f").unwrap();
+        subject.store().flush_and_wait().unwrap();
+        let seen: Vec<(String, String)> = told.recv().unwrap();
+        assert_eq!(seen, [("c".into(), "new".into()), ("e".into(), "more".into())], "{:?}", subject.kind);
+        assert_eq!(subject.keys("b", "y", false), "c f");
+    });
+}
+
+#[test]
+fn loaded_rows_are_seen_and_survive() {
+    each(|subject| {
+        subject.put(&[("a", "1"), ("z", "2")]);
+        let loader = subject.store().loader().unwrap();
+        let rows: Vec<(Vec<u8>, Bytes)> =
+            (0..500u32).map(|n| (format!("m{n:04}").into_bytes(), Bytes::from(vec![b'x'; 20]))).collect();
+        let (first, rest) = rows.split_at(200);
+        std::thread::scope(|threads| {
+            threads.spawn(|| loader.load(first).and_then(|()| loader.load(rest)).unwrap());
+        });
+        drop(loader);
+        subject.store().loaded(b"m", b"n").unwrap();
+        assert_eq!(subject.scan("m", "n", false).len(), 500);
+        // Nothing was frozen: what was loaded is durable by itself.
+        subject.reopen();
+        assert_eq!(subject.scan("a", "zz", false).len(), 500, "{:?}", subject.kind);
+        subject.store().remove_range(b"m", b"n").unwrap();
+        subject.store().flush_and_wait().unwrap();
+        subject.reopen();
+        assert_eq!(subject.scan("a", "zz", false).len(), 0);
+    });
+}
 
 fn random_key(rng: &mut ChaCha8Rng) -> Vec<u8> {
     let len = rng.random_range(1..4);

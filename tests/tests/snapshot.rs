@@ -16,6 +16,8 @@ use synod_tests::load::{Load, TABLE, read_back};
 use synod_tests::run::until;
 
 const CALLS: Duration = Duration::from_secs(30);
+/// Writes may pause for so long while a member catches up; mostly it is a few milliseconds.
+const PAUSE: Duration = Duration::from_secs(2);
 /// A table of larger records, so that there is something to send.
 const BULK: &str = "bulk";
 const BULK_RECORD: usize = 32 << 10;
@@ -107,6 +109,11 @@ fn a_node_behind_the_log_catches_up_under_load() {
     cluster.wait_caught_up(victim);
     let caught_up = restarted.elapsed();
     load.wait_flowing(PATIENCE);
+    let (pause, call) = load.so_far(|seen| seen.pause(restarted, Instant::now()));
+    assert!(pause < PAUSE, "writes paused for {pause:?} while a snapshot was made and sent");
+    let status = cluster.status().expect("a status");
+    let node = status.node(&cluster.addr(victim)).expect("a node");
+    assert!(node["snapshots"]["installed"].as_f64() >= Some(2.0), "the status tells of it: {node}");
     let seen = load.stop();
     assert!(seen.errors.is_empty(), "clients saw {} errors: {:?}", seen.errors.len(), seen.errors.first());
     let stored = verify(&cluster, &seen.acks);
@@ -116,7 +123,8 @@ fn a_node_behind_the_log_catches_up_under_load() {
     assert!(bulk(&cluster) == before, "the caught-up node's large records differ");
     let sent: f64 = (1..=3).filter_map(|n| metric(&cluster.http(n), "synod_snapshot_sent_bytes_total")).sum();
     println!(
-        "{} installed, {sent} bytes sent, caught up {caught_up:.2?} after the restart; {stored} records",
+        "{} installed, {sent} bytes sent, caught up {caught_up:.2?} after the restart; longest pause {pause:.2?}, longest \
+         call {call:.2?}; {stored} records",
         installed(&cluster, victim)
     );
 }

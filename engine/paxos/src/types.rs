@@ -337,3 +337,49 @@ impl HardState {
         Self { membership, config_start: Slot(0), promised: b0, accepted: b0, commit_hint: Slot(0), b0_used: false }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn membership(config: u64) -> Membership {
+        let members = (1..=3).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
+        Membership { config: ConfigId(config), members, first_leader: NodeId(2) }
+    }
+
+    fn ballot(config: u64, round: u64, node: u64) -> Ballot {
+        Ballot { config: ConfigId(config), round, node: NodeId(node) }
+    }
+
+    fn basis(config: u64, start: u64, promised: Ballot) -> Basis {
+        let id = EntryId { slot: Slot(50), origin: ballot(config, 1, 2) };
+        Basis { id, membership: membership(config), config_start: Slot(start), promised }
+    }
+
+    fn held() -> HardState {
+        let (promised, accepted) = (ballot(2, 7, 3), ballot(2, 4, 1));
+        HardState { promised, accepted, commit_hint: Slot(20), b0_used: false, ..HardState::initial(membership(2)) }
+    }
+
+    #[test]
+    fn a_snapshot_of_the_same_epoch_raises_the_promise_and_nothing_else() {
+        let next = held().after_snapshot(&basis(2, 0, ballot(2, 9, 1)));
+        assert_eq!(next, HardState { promised: ballot(2, 9, 1), commit_hint: Slot(50), ..held() });
+        let lower = held().after_snapshot(&basis(2, 0, ballot(2, 5, 1)));
+        assert_eq!(lower, HardState { commit_hint: Slot(50), ..held() });
+    }
+
+    #[test]
+    fn a_snapshot_of_a_later_epoch_enters_it_without_its_first_ballot() {
+        let next = held().after_snapshot(&basis(4, 33, ballot(4, 6, 1)));
+        assert_eq!((next.membership.config, next.config_start), (ConfigId(4), Slot(33)));
+        assert_eq!((next.promised, next.accepted, next.b0_used), (ballot(4, 6, 1), ballot(4, 1, 2), true));
+    }
+
+    #[test]
+    fn a_maker_in_a_later_epoch_than_its_snapshot_binds_the_one_before() {
+        let next = held().after_snapshot(&basis(2, 0, ballot(3, 1, 1)));
+        assert_eq!((next.promised, next.accepted), (Ballot::over(ConfigId(2)), ballot(2, 4, 1)));
+        assert_eq!(next.membership.config, ConfigId(2));
+    }
+}

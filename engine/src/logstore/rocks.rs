@@ -17,7 +17,7 @@ use crate::StoreError;
 use crate::codec::buf::DecodeError;
 use crate::codec::{entry, hard, keys, node};
 use crate::ids::{Entry, HardState, Incarnation, NodeWriteSeq, ShardId, Slot};
-use crate::rocks::{check_background, io, open_db, read_options, strict_options};
+use crate::rocks::{check_background, io, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
@@ -61,6 +61,21 @@ impl RocksLog {
         let log = Self { db, path: path.to_path_buf(), synced, failed: OnceLock::new(), node_rows: Mutex::new(()) };
         log.check_format()?;
         Ok(log)
+    }
+
+    /// Opens the database to look at it: nothing is written, a write fails.
+    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        let mut options = options(&LogOptions::default())?;
+        options.create_if_missing(false);
+        let db = open_db_to_read(&options, path)?;
+        let (path, synced) = (path.to_path_buf(), WriteOptions::default());
+        let log = Self { db, path, synced, failed: OnceLock::new(), node_rows: Mutex::new(()) };
+        match log.row(&keys::LOG_FORMAT)? {
+            Some(_) => log.check_format().map(|()| log),
+            None => {
+                Err(StoreError::Corrupt { what: log.path.display().to_string(), why: "it has no format row".into() })
+            }
+        }
     }
 
     fn check_format(&self) -> Result<(), StoreError> {

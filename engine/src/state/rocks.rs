@@ -13,7 +13,7 @@ use super::rows::Span;
 use super::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::codec::node::{decode_format, encode_format};
-use crate::rocks::{check_background, io, open_db, read_options, strict_options};
+use crate::rocks::{check_background, io, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{
     DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, SnapshotWithThreadMode, SstFileWriter,
@@ -72,6 +72,35 @@ impl RocksShared {
         unlogged.disable_wal(true);
         let (path, next_file) = (path.to_path_buf(), AtomicU64::new(0));
         Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file }))
+    }
+
+    /// Opens the state directory to look at it: nothing is written.
+    pub fn open_to_read(path: &Path) -> Result<Arc<Self>, StoreError> {
+        if !path.join("FORMAT").exists() {
+            let what = path.join("FORMAT").display().to_string();
+            return Err(StoreError::Corrupt { what, why: "missing".into() });
+        }
+        check_format(path)?;
+        let sizes = StateOptions::default();
+        let mut options = options(&sizes)?;
+        options.create_if_missing(false);
+        let db = open_db_to_read(&options, &path.join("db"))?;
+        let (staging, path) = (path.join("staging"), path.to_path_buf());
+        let unlogged = WriteOptions::default();
+        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file: AtomicU64::new(0) }))
+    }
+
+    /// Visits every row, whatever space it stands in.
+    pub fn each(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut rows = self.db.raw_iterator();
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            rows.next();
+        }
+        rows.status().map_err(|e| self.error("read", &e))
     }
 
     /// Whether a flush or compaction has failed; the caller ends the process on `Err`.

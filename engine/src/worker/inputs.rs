@@ -142,6 +142,8 @@ impl<H: Host> Worker<H> {
             replicas,
             quarantined: self.quarantined.as_deref().map(str::to_owned),
             map_revision: self.map.as_ref().map_or(0, |map| map.revision),
+            snapshots_made: self.node.metrics.snapshots_built_total.get(),
+            snapshots_installed: self.node.metrics.snapshots_installed_total.get(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Members that are behind the trimmed log: they catch up by a snapshot, whatever dies on the way.
 
 use super::harness::{Cluster, Disk, N1, N2, N3};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,9 +150,29 @@ fn a_crash_anywhere_leaves_the_old_replica_or_the_new_one() {
             assert_eq!(found, before, "{stage:?}, round {round}: neither the old replica nor a new one");
         }
         c.start(victim);
-        write(&mut c, table, 20);
+        write(&mut c, table, 60);
         c.check_equal(shard);
+        c.run_for(2_000_000);
+        c.kill(victim);
+        assert_eq!(orphans(&c, victim), [], "{stage:?}: rows that no pointer names");
     }
+}
+
+/// Spaces with durable rows that no group's pointer names.
+fn orphans(c: &Cluster, node: NodeId) -> Vec<Space> {
+    let Disk::Mem { log, state, .. } = &c.nodes[&node].disk else { panic!("in memory only") };
+    let mut live = BTreeSet::new();
+    for shard in log.recover_node().unwrap().groups {
+        let own = Space(u32::try_from(shard.0).unwrap());
+        live.insert(log.recover_group(shard).unwrap().unwrap().space.unwrap_or(own));
+    }
+    let mut found = BTreeSet::new();
+    let mut visit = |key: &[u8], _: &[u8]| {
+        found.insert(Space(u32::from_be_bytes(*key.first_chunk::<4>().unwrap())));
+        ControlFlow::Continue(())
+    };
+    MemState::open(state).scan(&[], &[0xff; 5], false, &mut visit).unwrap();
+    found.difference(&live).copied().collect()
 }
 
 /// What a node's disk holds of a shard: where its log begins, where its rows stand, how far they go and how many they are.

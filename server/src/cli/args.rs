@@ -10,7 +10,7 @@ use synod_client::{At, Consistency, Expect};
 
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
 use super::output::Format;
-use super::{batch, bench, config, dev, explain, load, server, shard, table};
+use super::{batch, bench, check, config, dev, explain, load, server, shard, table};
 
 /// Where `synod dev` listens unless told otherwise.
 const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
@@ -114,6 +114,8 @@ pub enum Command {
     Bench(bench::BenchArgs),
     /// Check a settings file, or print the default one
     Config(config::ConfigArgs),
+    /// Verify every checksum in a data directory whose node is down
+    Check(check::CheckArgs),
     /// Print a shell's completion script
     Completions(Completions),
 }

@@ -9,6 +9,7 @@ mod args;
 mod batch;
 mod bench;
 mod bytes;
+mod check;
 mod config;
 mod context;
 mod data;
@@ -81,6 +82,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Dev(args) => dev::run(context, args).await,
         Command::Bench(args) => bench::run(context, args).await,
         Command::Config(args) => config::run(context, args),
+        Command::Check(args) => check::run(context, &args),
         Command::Completions(args) => completions(args.shell),
         Command::Server(_) => Err(CliError::failed("internal", "`server` has its own runtime")),
     }
@@ -209,6 +211,7 @@ mod tests {
             "synod explain t k",
             "synod server --data-dir d --listen 127.0.0.1:1 --bootstrap 127.0.0.1:1,127.0.0.1:2 --http 127.0.0.1:3",
             "synod config default",
+            "synod -o json check d",
             "synod completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).err().unwrap());

@@ -125,12 +125,17 @@ fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
         leaders,
         replicas: mapped().count() as u64,
         uptime_ms: report.status.as_ref().ok().map(|answer| answer.uptime_ms),
+        snapshots: report
+            .status
+            .as_ref()
+            .ok()
+            .map(|answer| json::NodeSnapshots { made: answer.snapshots_made, installed: answer.snapshots_installed }),
     }
 }
 
 fn as_text(status: &json::Status) -> Vec<String> {
     let mut lines = vec![format!("cluster {}", status.cluster), String::new()];
-    let mut nodes = text::table(&["node", "address", "state", "leaders", "replicas", "uptime"]);
+    let mut nodes = text::table(&["node", "address", "state", "leaders", "replicas", "uptime", "snapshots"]);
     for node in &status.nodes {
         let state = match &node.reason {
             Some(reason) => format!("{} ({})", node.state, text::escape(reason.as_bytes())),
@@ -145,6 +150,7 @@ fn as_text(status: &json::Status) -> Vec<String> {
             node.leaders.to_string(),
             node.replicas.to_string(),
             text::or_dash(uptime),
+            text::or_dash(node.snapshots.map(|s| format!("{} made, {} installed", s.made, s.installed))),
         ]);
     }
     lines.extend(text::lines(&nodes));

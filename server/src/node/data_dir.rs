@@ -44,6 +44,29 @@ impl DataDir {
         }
     }
 
+    /// Locks a directory that is there, for a look at it.
+    ///
+    /// # Errors
+    /// It is no data directory, or a process holds it.
+    pub fn open_existing(path: &Path) -> Result<Self> {
+        if !path.join(LOG).is_dir() {
+            bail!("{}: no data directory (it has no folder `{LOG}`)", path.display());
+        }
+        Self::open(path)
+    }
+
+    /// The state's folder.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.path.join(STATE)
+    }
+
+    /// The snapshots' folder.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join(SNAPSHOTS)
+    }
+
     /// The log store's folder.
     #[must_use]
     pub fn log(&self) -> PathBuf {

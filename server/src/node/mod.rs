@@ -4,7 +4,7 @@
 //! exit code 0 before its leaderships were handed over (or could not be) and its state was flushed.
 
 pub mod api;
-mod data_dir;
+pub mod data_dir;
 mod follow;
 pub mod host;
 mod http;

@@ -304,6 +304,7 @@ mod tests {
             leaders: 0,
             replicas: 0,
             uptime_ms: None,
+            snapshots: None,
         };
         json::Status { cluster: String::new(), nodes: (1..=nodes).map(node).collect(), shards, jobs: Vec::new() }
     }

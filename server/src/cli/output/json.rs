@@ -270,6 +270,18 @@ pub struct Node {
     pub replicas: u64,
     /// Since when it runs; none where it does not answer.
     pub uptime_ms: Option<u64>,
+    /// What it had to do with snapshots in that time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<NodeSnapshots>,
+}
+
+/// A node's snapshots since it runs.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct NodeSnapshots {
+    /// Made for members that were behind the log.
+    pub made: u64,
+    /// Taken in the place of a replica that was.
+    pub installed: u64,
 }
 
 /// A shard and its replicas.
@@ -421,12 +433,14 @@ mod tests {
             leaders: 1,
             replicas: 1,
             uptime_ms: Some(5),
+            snapshots: Some(NodeSnapshots { made: 2, installed: 1 }),
         };
         let status = Status { cluster: "00".to_owned(), nodes: vec![node], shards: vec![shard], jobs: vec![] };
         assert_eq!(
             to_value(status).unwrap(),
             json!({"cluster": "00", "jobs": [],
-                "nodes": [{"id": 1, "addr": "h:1", "state": "up", "leaders": 1, "replicas": 1, "uptime_ms": 5}],
+                "nodes": [{"id": 1, "addr": "h:1", "state": "up", "leaders": 1, "replicas": 1, "uptime_ms": 5,
+                    "snapshots": {"made": 2, "installed": 1}}],
                 "shards": [{"id": 2, "table": "t", "from": null, "to": "8000000000000000",
                     "epoch": {"config": 1, "version": 2}, "leader": 1,
                     "replicas": [{"node": 1, "role": "leader", "lag_slots": 0, "commit": 9, "applied": 9}]}]})

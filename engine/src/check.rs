@@ -1,0 +1,191 @@
+//! Everything a node has stored, verified offline.
+//!
+//! Owns: the list of what is wrong, and where. Must never: change a byte, or stop at the first damage where more can be
+//! looked at.
+
+use crate::StoreError;
+use crate::codec::applied::AppliedRow;
+use crate::codec::buf::DecodeError;
+use crate::codec::keys::{self, RecordRow};
+use crate::codec::record::{Head, Record};
+use crate::codec::session::SessionRow;
+use crate::genesis::Genesis;
+use crate::ids::{ClientId, Slot, Space};
+use crate::logstore::LogStore;
+use crate::logstore::rocks::RocksLog;
+use crate::snapshot::{SnapshotFile, Throttle};
+use crate::state::rocks::RocksShared;
+use crate::system::{Descriptor, Partitioning, ROW_CLUSTER, ROW_SHARD, SystemState};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// No more damages than this are listed of each store; the rest are counted.
+const LISTED_MAX: usize = 100;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Which store, row or file.
+    pub what: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What was looked at, and what is wrong.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Groups in the log.
+    pub groups: u64,
+    /// Entries whose checksum was verified.
+    pub entries: u64,
+    /// Rows of the state that were verified.
+    pub rows: u64,
+    /// Snapshot files that were verified.
+    pub snapshots: u64,
+    /// What is wrong.
+    pub damages: Vec<Damage>,
+    /// Damages beyond those listed.
+    pub unlisted: u64,
+}
+
+impl Report {
+    fn add(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        if self.damages.len() < LISTED_MAX {
+            self.damages.push(Damage { what: what.into(), why: why.into() });
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
+    fn error(&mut self, error: StoreError) {
+        match error {
+            StoreError::Corrupt { what, why } | StoreError::Io { what, why } => self.add(what, why),
+            other => self.add("the data directory", other.to_string()),
+        }
+    }
+
+    /// What `result` holds, its error noted.
+    fn note<T>(&mut self, result: Result<T, StoreError>) -> Option<T> {
+        result.map_err(|error| self.error(error)).ok()
+    }
+}
+
+/// What the rows of a space belong to.
+struct Owner {
+    descriptor: Descriptor,
+    /// Where its log begins and ends.
+    log: (Slot, Slot),
+    applied: bool,
+}
+
+/// Verifies the log at `log`, the state at `state` and the snapshot files in `snapshots`.
+#[must_use]
+pub fn check(log: &Path, state: &Path, snapshots: &[PathBuf]) -> Report {
+    let mut report = Report::default();
+    let (owners, cluster) = check_log(log, &mut report);
+    check_state(state, owners, &mut report);
+    for path in snapshots {
+        report.snapshots += 1;
+        let whole = SnapshotFile::open(path, cluster).and_then(|file| file.verify(&mut Throttle::new(0)));
+        if let Err(error) = whole {
+            report.add(format!("snapshot {}", error.path), format!("{}, at byte {}", error.why, error.at));
+        }
+    }
+    report
+}
+
+fn check_log(path: &Path, report: &mut Report) -> (BTreeMap<Space, Owner>, Option<ClientId>) {
+    let mut owners = BTreeMap::new();
+    let Some(log) = report.note(RocksLog::open_to_read(path)) else { return (owners, None) };
+    let Some(node) = report.note(log.recover_node()) else { return (owners, None) };
+    for id in node.groups {
+        report.groups += 1;
+        let Some(Some(found)) = report.note(log.recover_group(id)) else { continue };
+        report.entries += found.last.slot.0 - found.trimmed.slot.0;
+        match Genesis::decode(found.genesis, id) {
+            Ok(genesis) => {
+                let own = u32::try_from(id.0).map(Space).unwrap_or_default();
+                if let Some(descriptor) = genesis.descriptor().cloned() {
+                    let log = (found.trimmed.slot, found.last.slot);
+                    owners.insert(found.space.unwrap_or(own), Owner { descriptor, log, applied: false });
+                }
+            }
+            Err(error) => report.add(format!("creation of shard {id}"), error.to_string()),
+        }
+    }
+    (owners, node.identity.map(|identity| identity.cluster))
+}
+
+fn check_state(path: &Path, mut owners: BTreeMap<Space, Owner>, report: &mut Report) {
+    let Some(state) = report.note(RocksShared::open_to_read(path)) else { return };
+    let mut system: BTreeMap<Space, Vec<(u8, u64, Bytes)>> = BTreeMap::new();
+    let scanned = state.each(&mut |key, value| {
+        report.rows += 1;
+        let value = Bytes::copy_from_slice(value);
+        let space = key.first_chunk::<4>().map(|space| Space(u32::from_be_bytes(*space)));
+        // Rows of a space that no group names are left over from a crash: the next start removes them.
+        let Some((space, owner)) = space.and_then(|space| Some((space, owners.get_mut(&space)?))) else {
+            return ControlFlow::Continue(());
+        };
+        if let Err((what, error)) = check_row(space, owner, key, value, &mut system) {
+            report.add(format!("state of shard {}, {what}", owner.descriptor.shard), error);
+        }
+        ControlFlow::Continue(())
+    });
+    report.note(scanned);
+    for rows in system.into_values() {
+        if let Err(error) = SystemState::from_rows(rows) {
+            report.add("metadata rows of the system shard", error.to_string());
+        }
+    }
+    for owner in owners.values().filter(|owner| !owner.applied && owner.log.0 > Slot(0)) {
+        let why = format!("it has no applied position, but its log begins after slot {}", owner.log.0);
+        report.add(format!("state of shard {}", owner.descriptor.shard), why);
+    }
+}
+
+fn check_row(
+    space: Space,
+    owner: &mut Owner,
+    key: &[u8],
+    value: Bytes,
+    system: &mut BTreeMap<Space, Vec<(u8, u64, Bytes)>>,
+) -> Result<(), (String, String)> {
+    let name = |what: &'static str| move |error: DecodeError| (what.to_owned(), error.to_string());
+    if key == keys::applied(space) {
+        owner.applied = true;
+        let slot = AppliedRow::decode(value).map_err(name("applied position"))?.slot;
+        let (from, to) = owner.log;
+        if slot < from || slot > to {
+            return Err(("applied position".into(), format!("slot {slot}, but its log is ({from}, {to}]")));
+        }
+    } else if keys::session_bounds(space).0.as_slice() <= key && key < keys::session_bounds(space).1.as_slice() {
+        let (_, client) = keys::parse_session(key).map_err(name("session"))?;
+        SessionRow::decode(value).map_err(|e| (format!("session of client {:032x}", client.0), e.to_string()))?;
+    } else if (ROW_CLUSTER..=ROW_SHARD).any(|kind| key.starts_with(&keys::system_bounds(space, kind).0)) {
+        let (_, kind, id) = keys::parse_system(key).map_err(name("metadata"))?;
+        let id =
+            <[u8; 8]>::try_from(&id[..]).map_err(|_| ("metadata".to_owned(), "no number in its key".to_owned()))?;
+        system.entry(space).or_default().push((kind, u64::from_be_bytes(id), value));
+    } else {
+        let hashed = owner.descriptor.partitioning == Partitioning::Hash;
+        let found = keys::parse_record(key, hashed).map_err(name("a row of no known kind"))?;
+        let shown = String::from_utf8_lossy(&found.key).into_owned();
+        let decoded = match found.row {
+            RecordRow::Head => Head::decode(value).map(drop).map_err(|e| (format!("head of key {shown:?}"), e)),
+            RecordRow::History(offset) => {
+                Record::decode(value).map(drop).map_err(|e| (format!("key {shown:?}, offset {offset}"), e))
+            }
+        };
+        decoded.map_err(|(what, e)| (what, e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Whether a file is called as a whole snapshot is.
+#[must_use]
+pub fn is_snapshot(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "snap")
+}

@@ -1,0 +1,78 @@
+//! `synod check`: every checksum of a data directory, offline.
+//!
+//! Owns how damage is told. Must never change a byte of the directory, or look at one that a process uses.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use synod_engine::check::{Report, check, is_snapshot};
+
+use super::context::Context;
+use super::error::{CliError, Result};
+use crate::node::data_dir::DataDir;
+
+/// `check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The node's data directory
+    data_dir: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Damage {
+    what: String,
+    why: String,
+}
+
+/// What was looked at, and what is wrong.
+#[derive(Serialize)]
+struct Checked {
+    data_dir: String,
+    groups: u64,
+    entries: u64,
+    rows: u64,
+    snapshots: u64,
+    damages: Vec<Damage>,
+    unlisted: u64,
+}
+
+/// Runs `check`.
+pub fn run(context: &mut Context, args: &CheckArgs) -> Result<()> {
+    let failed = |error: anyhow::Error| CliError::failed("not_checked", format!("{error:#}"));
+    let data = DataDir::open_existing(&args.data_dir).map_err(failed)?;
+    let mut files = Vec::new();
+    for folder in ["built", "fetched"] {
+        files.extend(snapshots(&data.snapshots().join(folder)));
+    }
+    let Report { groups, entries, rows, snapshots, damages, unlisted } = check(&data.log(), &data.state(), &files);
+    let damages: Vec<Damage> = damages.into_iter().map(|d| Damage { what: d.what, why: d.why }).collect();
+    let count = damages.len() as u64 + unlisted;
+    let data_dir = args.data_dir.display().to_string();
+    let checked = Checked { data_dir, groups, entries, rows, snapshots, damages, unlisted };
+    context.out.value(&checked, as_text)?;
+    if count == 0 {
+        return Ok(());
+    }
+    let message = format!("{}: {count} damaged", checked.data_dir);
+    Err(CliError::failed("damaged", message).with("data_dir", checked.data_dir).with("damages", count))
+}
+
+fn snapshots(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_snapshot(path)).collect();
+    files.sort();
+    files
+}
+
+fn as_text(checked: &Checked) -> Vec<String> {
+    let mut lines: Vec<String> = checked.damages.iter().map(|d| format!("damaged {}: {}", d.what, d.why)).collect();
+    if checked.unlisted > 0 {
+        lines.push(format!("and {} more", checked.unlisted));
+    }
+    let Checked { data_dir, groups, entries, rows, snapshots, .. } = checked;
+    lines.push(format!(
+        "{data_dir}: {groups} groups, {entries} log entries, {rows} rows, {snapshots} snapshots verified"
+    ));
+    lines
+}
