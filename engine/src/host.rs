@@ -60,6 +60,13 @@ pub enum Input {
     },
     /// Report every replica.
     Status(Box<dyn FnOnce(NodeReport) + Send>),
+    /// Make a snapshot of what is applied here; told how that went.
+    MakeSnapshot {
+        /// The shard.
+        shard: ShardId,
+        /// Told once the host has the file.
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    },
     /// A snapshot that [`Host::build_snapshot`] was asked for is on disk, or why not.
     SnapshotBuilt {
         /// The shard.

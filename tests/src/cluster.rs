@@ -96,6 +96,11 @@ impl Cluster {
         self.add(number, vec!["--join".into(), self.founders()]);
     }
 
+    /// Starts a node whose data directory belongs to a cluster already.
+    pub fn add_restored(&mut self, number: u16) {
+        self.add(number, Vec::new());
+    }
+
     fn add(&mut self, number: u16, origin: Vec<String>) {
         self.nodes.push(Process { number, origin, child: None });
         self.restart(number);

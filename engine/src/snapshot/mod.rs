@@ -10,6 +10,7 @@
 //! | `reader` | a whole file: opened, verified, read by part or by row |
 //! | `partial` | a file that is being received: each part verified as it comes, resumable at any |
 //! | `install` | a file's rows into a space of the state store |
+//! | `restore` | a backup's files into the fresh stores of a new cluster's node |
 //!
 //! Files are read by position, not by memory map: a map is `unsafe`, which this workspace denies, and a file that shrinks
 //! under a map ends the process by a signal where a read gives an error.
@@ -18,6 +19,7 @@ pub mod format;
 pub mod install;
 pub mod partial;
 pub mod reader;
+pub mod restore;
 pub mod writer;
 
 pub use format::Header;

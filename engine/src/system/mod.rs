@@ -206,6 +206,32 @@ impl SystemState {
         }
     }
 
+    /// The metadata of a new cluster with the tables and shards of this one: the founders are its nodes, every shard is placed
+    /// anew, in the epoch that `epochs` gives it.
+    #[must_use]
+    pub fn refounded(&self, cluster: u128, founders: &[String], epochs: &BTreeMap<ShardId, ConfigId>) -> Self {
+        let mut next = Self::found(cluster, founders);
+        next.revision = self.revision + 1;
+        (next.next_table, next.next_shard) = (self.next_table, self.next_shard);
+        next.tables.clone_from(&self.tables);
+        let epoch = |shard: &ShardId, old: &Descriptor| {
+            epochs.get(shard).copied().unwrap_or_default().max(old.membership.config.next())
+        };
+        for (shard, old) in &self.shards {
+            let descriptor = match next.shards.get(shard) {
+                Some(founded) => founded.clone(),
+                None => {
+                    let replicas = self.tables.get(&old.table).map_or(1, |table| table.replicas as usize).max(1);
+                    let (nodes, leader) = place::choose(&next, replicas);
+                    Descriptor { membership: first_epoch(&nodes, leader), ..old.clone() }
+                }
+            };
+            let membership = Membership { config: epoch(shard, old), ..descriptor.membership };
+            next.shards.insert(*shard, Descriptor { membership, ..descriptor });
+        }
+        next
+    }
+
     /// The table of this name.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<(TableId, &TableInfo)> {

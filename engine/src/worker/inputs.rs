@@ -31,6 +31,7 @@ impl<H: Host> Worker<H> {
             }
             // The write itself is found by asking the log writer, which every round does.
             Input::Map(_) | Input::CreateSystemShard(_) | Input::Written(_) => {}
+            Input::MakeSnapshot { shard, done } => self.make_snapshot(shard, done),
             Input::SnapshotBuilt { shard, result } if self.takes_part() => self.snapshot_built(shard, result),
             Input::SnapshotFetched(header) if self.takes_part() => self.snapshot_fetched(*header),
             Input::SnapshotLoaded { shard, space, result } if self.takes_part() => {

@@ -12,7 +12,7 @@ use crate::ids::{NodeId, ShardId, Slot, Space};
 use crate::machine::ShardState;
 use crate::snapshot::Header;
 use crate::state::StateStore;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use synod_paxos::types::Micros;
 
@@ -22,6 +22,8 @@ const FIRST_FRESH: u32 = 0x8000_0000;
 const OFFER_MICROS: u64 = 500_000;
 /// A snapshot that nobody needed for so long goes, and with it the log's duty to begin there, µs.
 const UNUSED_MICROS: u64 = 60_000_000;
+/// An operator's snapshot that could not be begun for so long is refused, µs.
+const ASKED_MICROS: u64 = 30_000_000;
 /// After a snapshot failed to be made, the next attempt waits so long, µs.
 const RETRY_MICROS: u64 = 1_000_000;
 
@@ -29,6 +31,15 @@ const RETRY_MICROS: u64 = 1_000_000;
 struct Built {
     slot: Slot,
     used_at: Micros,
+}
+
+type Told = Box<dyn FnOnce(Result<(), String>) + Send>;
+
+/// A snapshot that an operator asked for.
+struct Asked {
+    shard: ShardId,
+    until: Micros,
+    done: Told,
 }
 
 /// A snapshot whose rows are on their way into a space.
@@ -42,6 +53,10 @@ pub(super) struct Snapshots {
     /// When a member was last offered one.
     offered: BTreeMap<(ShardId, NodeId), Micros>,
     building: Option<(ShardId, Slot)>,
+    /// Asked for by operators, in turn.
+    asked: VecDeque<Asked>,
+    /// Those that the snapshot being made answers.
+    answered: Vec<Told>,
     retry_at: Micros,
     built: BTreeMap<ShardId, Built>,
     loading: BTreeMap<ShardId, Loading>,
@@ -53,6 +68,8 @@ impl Snapshots {
         Self {
             offered: BTreeMap::new(),
             building: None,
+            asked: VecDeque::new(),
+            answered: Vec::new(),
             retry_at: Micros(0),
             built: BTreeMap::new(),
             loading: BTreeMap::new(),
@@ -74,11 +91,39 @@ impl<H: Host> Worker<H> {
         for (shard, to) in std::mem::take(&mut self.node.snapshots_wanted) {
             self.snapshot_wanted(shard, to);
         }
+        self.make_asked();
         let now = self.node.now;
         let unused = |built: &Built| built.used_at.plus(UNUSED_MICROS) <= now;
         let gone: Vec<ShardId> = self.snapshots.built.iter().filter(|(_, b)| unused(b)).map(|(id, _)| *id).collect();
         for id in gone {
             self.forget_built(id);
+        }
+    }
+
+    /// An operator wants a snapshot: of what is applied now or later.
+    pub(super) fn make_snapshot(&mut self, shard: ShardId, done: Told) {
+        if self.quarantined.is_some() || self.stopped || !self.shards.contains_key(&shard) {
+            return done(Err(format!("there is no replica of shard {shard} here that takes part")));
+        }
+        let until = self.node.now.plus(ASKED_MICROS);
+        self.snapshots.asked.push_back(Asked { shard, until, done });
+    }
+
+    /// Begins the next snapshot that was asked for, once nothing stands in its way.
+    fn make_asked(&mut self) {
+        let now = self.node.now;
+        while let Some(asked) = self.snapshots.asked.pop_front_if(|asked| asked.until <= now) {
+            (asked.done)(Err(format!("shard {} was not ready for a snapshot in time", asked.shard)));
+        }
+        if self.snapshots.building.is_some() || self.freezing() {
+            return;
+        }
+        let Some(shard) = self.snapshots.asked.front().map(|asked| asked.shard) else { return };
+        self.build_snapshot(shard);
+        if self.snapshots.building.is_some()
+            && let Some(asked) = self.snapshots.asked.pop_front()
+        {
+            self.snapshots.answered.push(asked.done);
         }
     }
 
@@ -131,6 +176,9 @@ impl<H: Host> Worker<H> {
     pub(super) fn snapshot_built(&mut self, id: ShardId, result: Result<(), String>) {
         let Some((_, slot)) = self.snapshots.building.take_if(|(shard, _)| *shard == id) else { return };
         self.snapshots.offered.retain(|(shard, _), _| *shard != id);
+        for done in std::mem::take(&mut self.snapshots.answered) {
+            done(result.clone());
+        }
         match result {
             Ok(()) => {
                 self.node.metrics.snapshots_built_total.inc();

@@ -10,7 +10,7 @@ use synod_client::{At, Consistency, Expect};
 
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
 use super::output::Format;
-use super::{batch, bench, check, config, dev, explain, load, server, shard, table};
+use super::{backup, batch, bench, check, config, dev, explain, load, server, shard, table};
 
 /// Where `synod dev` listens unless told otherwise.
 const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
@@ -116,6 +116,10 @@ pub enum Command {
     Config(config::ConfigArgs),
     /// Verify every checksum in a data directory whose node is down
     Check(check::CheckArgs),
+    /// Write the whole cluster's state to a folder: a snapshot file for each shard
+    Backup(backup::BackupArgs),
+    /// Make a data directory for a node of a new cluster from a backup
+    Restore(backup::RestoreArgs),
     /// Print a shell's completion script
     Completions(Completions),
 }

@@ -6,6 +6,7 @@
 //! One module a command; `Context` carries what all of them share.
 
 mod args;
+mod backup;
 mod batch;
 mod bench;
 mod bytes;
@@ -83,6 +84,8 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(context, args).await,
         Command::Config(args) => config::run(context, args),
         Command::Check(args) => check::run(context, &args),
+        Command::Backup(args) => backup::backup(context, args).await,
+        Command::Restore(args) => backup::restore(context, &args),
         Command::Completions(args) => completions(args.shell),
         Command::Server(_) => Err(CliError::failed("internal", "`server` has its own runtime")),
     }
@@ -211,6 +214,8 @@ mod tests {
             "synod explain t k",
             "synod server --data-dir d --listen 127.0.0.1:1 --bootstrap 127.0.0.1:1,127.0.0.1:2 --http 127.0.0.1:3",
             "synod config default",
+            "synod backup d",
+            "synod restore d --data-dir n1 --founders a:1,b:1,c:1 --node 1",
             "synod -o json check d",
             "synod completions bash",
         ] {

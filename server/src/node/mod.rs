@@ -11,7 +11,7 @@ mod http;
 pub mod map;
 pub mod metrics;
 pub mod peer;
-mod snapshots;
+pub mod snapshots;
 pub mod system;
 
 use crate::config::{LogWrite, ServerConfig};
@@ -193,7 +193,7 @@ impl Node {
 
         let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
-        peer_service.serve_snapshots(snapshots);
+        peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);
         admin_service.up(admin::Up {
             node: me,
@@ -204,6 +204,7 @@ impl Node {
             peers: Arc::clone(&peers),
             system: Arc::clone(&system),
             signals: Arc::clone(&signals),
+            snapshots,
             started,
         });
         synod_service.up(synod::Up {

@@ -21,6 +21,7 @@ use synod_engine::runner::WorkerHandle;
 use synod_engine::snapshot::{Header, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
 use synod_proto::peer::{SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -187,6 +188,32 @@ impl SnapshotDesk {
         }
         drop(state);
         remove(&self.path(shard, kind));
+    }
+
+    /// Streams what was made of a shard, to an operator.
+    ///
+    /// # Errors
+    /// Nothing was made of it, or it is gone again.
+    pub fn stream(&self, shard: ShardId) -> Result<mpsc::Receiver<Result<v1::SnapshotPart, Status>>, Status> {
+        let Some(file) = self.lock().built.get(&shard).cloned() else {
+            return Err(Status::not_found(format!("there is no snapshot of shard {shard}")));
+        };
+        let (parts, mut pass) = mpsc::channel(1);
+        let (out, stream) = mpsc::channel(1);
+        let digest = bytes::Bytes::copy_from_slice(&file.digest().to_be_bytes());
+        self.runtime.spawn(bulk::serve(file, 0, Throttle::new(self.max_rate), self.counts.sent.clone(), parts));
+        self.runtime.spawn(async move {
+            while let Some(part) = pass.recv().await {
+                let part = part.map(|SnapshotPart { part, data }| {
+                    let digest = if part == 0 { digest.clone() } else { bytes::Bytes::new() };
+                    v1::SnapshotPart { part, data, digest }
+                });
+                if out.send(part).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(stream)
     }
 
     async fn fetch(self: Arc<Self>, addr: String, offer: Offer) {

@@ -319,6 +319,12 @@ impl v1::admin_server::Admin for Node {
         self.world.state.lock().unwrap().leaders = HashMap::from([(r.shard, r.to)]);
         Ok(Response::new(v1::TransferLeaderReply {}))
     }
+
+    type SnapshotStream = ReceiverStream<Result<v1::SnapshotPart, Status>>;
+
+    async fn snapshot(&self, _: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented("the client has no snapshots"))
+    }
 }
 
 /// Logs by table and position.

@@ -6,6 +6,7 @@ use super::{convert, status};
 use crate::node::host::Signals;
 use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
+use crate::node::snapshots::SnapshotDesk;
 use crate::node::system::SystemDesk;
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
@@ -19,6 +20,7 @@ use synod_proto::v1::admin_client::AdminClient;
 use synod_proto::v1::admin_server::Admin;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::error::Kind;
 
@@ -45,6 +47,8 @@ pub struct Up {
     pub system: Arc<SystemDesk>,
     /// The worker's signals.
     pub signals: Arc<Signals>,
+    /// Snapshot files.
+    pub snapshots: Arc<SnapshotDesk>,
     /// When this process began.
     pub started: Instant,
 }
@@ -118,6 +122,21 @@ impl Admin for AdminService {
             snapshots_installed: report.snapshots_installed,
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }))
+    }
+
+    type SnapshotStream = ReceiverStream<Result<v1::SnapshotPart, Status>>;
+
+    async fn snapshot(&self, request: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let up = self.get()?;
+        let shard = ShardId(request.into_inner().shard);
+        let (tell, told) = oneshot::channel();
+        let done = Box::new(move |result| drop(tell.send(result)));
+        up.worker.try_push(Input::MakeSnapshot { shard, done }).map_err(|_| Status::unavailable("the node is busy"))?;
+        match told.await {
+            Ok(Ok(())) => up.snapshots.stream(shard).map(|parts| Response::new(ReceiverStream::new(parts))),
+            Ok(Err(why)) => Err(Status::failed_precondition(why)),
+            Err(_) => Err(Status::unavailable("the node is stopping")),
+        }
     }
 
     async fn transfer_leader(

@@ -1,0 +1,187 @@
+//! A backup's snapshot files into the fresh stores of a new cluster's node.
+//!
+//! Owns: what of a backup is kept (rows, positions, sessions) and what is new (cluster, nodes, epochs). Must never: write to
+//! stores that hold anything, or let a group begin in an epoch that any replica of the old cluster can have been in.
+
+use super::{SnapshotError, SnapshotFile};
+use crate::StoreError;
+use crate::codec::buf::{DecodeError, Put, Writer};
+use crate::codec::keys;
+use crate::genesis::Genesis;
+use crate::ids::{ClientId, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space};
+use crate::logstore::{GroupWrite, LogBatch, LogStore, NodeIdentity};
+use crate::state::BulkLoad;
+use crate::system::{ROW_CLUSTER, ROW_SHARD, SystemState};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use synod_paxos::types::Slot;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Gathered before rows are handed to the store, bytes.
+const LOAD_BYTES: usize = 16 << 20;
+/// The area of a space's records, behind the space.
+const RECORDS: u8 = 0x10;
+
+/// Why a backup was not restored. The stores are to be thrown away then.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A file is no good.
+    #[error(transparent)]
+    File(#[from] SnapshotError),
+    /// A store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The files do not make a whole backup.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// The files of a backup, by shard.
+pub type Files = BTreeMap<ShardId, SnapshotFile>;
+
+/// The metadata that a snapshot of the system shard holds.
+///
+/// # Errors
+/// The file is damaged, or none of the system shard.
+pub fn metadata(file: &SnapshotFile) -> Result<SystemState, RestoreError> {
+    let unfit = |e: DecodeError| RestoreError::Unfit(format!("{}: its metadata: {e}", file.path().display()));
+    let mut rows = Vec::new();
+    for chunk in 0..file.chunks().len() {
+        for (key, value) in file.rows_of(chunk)? {
+            let row = in_space(Space(0), &key);
+            if is_metadata(&row) {
+                let (_, kind, id) = keys::parse_system(&row).map_err(unfit)?;
+                let id = <[u8; 8]>::try_from(&id[..]).map_err(|_| unfit(DecodeError { what: "a row's id", at: 0 }))?;
+                rows.push((kind, u64::from_be_bytes(id), value));
+            }
+        }
+    }
+    SystemState::from_rows(rows).map_err(unfit)
+}
+
+/// Names a shard's records: XXH3-128 of every record row without the space it stands in.
+///
+/// # Errors
+/// The file is damaged.
+pub fn content(file: &SnapshotFile) -> Result<u128, SnapshotError> {
+    let mut digest = Xxh3::new();
+    let mut length = Writer::new();
+    for chunk in 0..file.chunks().len() {
+        for (key, value) in file.rows_of(chunk)?.iter().filter(|(key, _)| key.first() == Some(&RECORDS)) {
+            length.0.clear();
+            length.var(key.len() as u64);
+            length.var(value.len() as u64);
+            digest.update(&length.0);
+            digest.update(key);
+            digest.update(value);
+        }
+    }
+    Ok(digest.digest128())
+}
+
+/// The name of a new cluster: another for other files or other founders.
+#[must_use]
+pub fn name_of<'a>(parts: impl Iterator<Item = &'a str>) -> u128 {
+    let mut digest = Xxh3::new();
+    for part in parts {
+        digest.update(part.as_bytes());
+        digest.update(b"\n");
+    }
+    digest.digest128()
+}
+
+/// The metadata of the new cluster: the tables and shards of the backup, the founders as its nodes.
+///
+/// # Errors
+/// A shard has no file.
+pub fn plan(files: &Files, cluster: u128, founders: &[String]) -> Result<SystemState, RestoreError> {
+    let system = files.get(&SYSTEM_SHARD);
+    let system = system.ok_or_else(|| RestoreError::Unfit("the backup has no file of the system shard".into()))?;
+    let old = metadata(system)?;
+    if let Some(missing) = old.shards.keys().find(|shard| !files.contains_key(shard)) {
+        return Err(RestoreError::Unfit(format!("the backup has no file of shard {missing}")));
+    }
+    let epochs = files.iter().map(|(shard, file)| (*shard, file.header().basis.membership.config.next()));
+    Ok(old.refounded(cluster, founders, &epochs.collect()))
+}
+
+/// Fills the empty stores of one node of the new cluster; returns the shards it holds.
+///
+/// # Errors
+/// The stores hold something, a store failed, or a file is damaged.
+pub fn restore(
+    me: NodeId,
+    files: &Files,
+    plan: &SystemState,
+    log: &dyn LogStore,
+    state: &dyn BulkLoad,
+) -> Result<Vec<ShardId>, RestoreError> {
+    let found = log.recover_node()?;
+    if found.identity.is_some() || !found.groups.is_empty() || !found.removed.is_empty() {
+        return Err(RestoreError::Unfit("the data directory is not empty".into()));
+    }
+    let mine = plan.shards.values().filter(|shard| shard.membership.role_of(me).is_some());
+    let mut groups = Vec::new();
+    for descriptor in mine {
+        let shard = descriptor.shard;
+        let own = u32::try_from(shard.0).map(Space);
+        let own = own.map_err(|_| RestoreError::Unfit(format!("shard {shard} has too great a number")))?;
+        let file = files.get(&shard).ok_or_else(|| RestoreError::Unfit(format!("no file of shard {shard}")))?;
+        load(file, own, plan, state)?;
+        let genesis = match shard {
+            SYSTEM_SHARD => Genesis::System(Box::new(plan.clone())),
+            _ => Genesis::Shard(descriptor.clone()),
+        };
+        let position = file.header().basis.id;
+        let hard = HardState {
+            // As if the entry at the position were the stop-sign of the last epoch of the old cluster.
+            config_start: position.slot,
+            commit_hint: position.slot,
+            ..HardState::initial(descriptor.membership.clone())
+        };
+        let trim = (position.slot > Slot(0)).then_some(position);
+        let genesis = Some(genesis.encode());
+        groups.push(GroupWrite { shard, genesis, hard: Some(hard), trim, ..GroupWrite::default() });
+    }
+    // The rows are durable; what makes groups of them comes last, in one write behind the identity.
+    log.set_identity(&NodeIdentity { cluster: ClientId(plan.cluster), node: me })?;
+    let shards = groups.iter().map(|group| group.shard).collect();
+    log.write(&LogBatch { groups, seq: NodeWriteSeq(1), seen: Vec::new() })?;
+    Ok(shards)
+}
+
+fn load(file: &SnapshotFile, space: Space, plan: &SystemState, state: &dyn BulkLoad) -> Result<(), RestoreError> {
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    for chunk in 0..file.chunks().len() {
+        for (key, value) in file.rows_of(chunk)? {
+            let row = in_space(space, &key);
+            if !is_metadata(&row) {
+                bytes += row.len() + value.len();
+                rows.push((row, value));
+            }
+        }
+        if bytes >= LOAD_BYTES {
+            state.load(&rows)?;
+            rows.clear();
+            bytes = 0;
+        }
+    }
+    if file.header().shard == SYSTEM_SHARD {
+        let new = plan.rows().into_iter();
+        rows.extend(new.filter_map(|(kind, id, row)| Some((keys::system(space, kind, &id.to_be_bytes()), row?))));
+        rows.sort_unstable();
+    }
+    if !rows.is_empty() {
+        state.load(&rows)?;
+    }
+    Ok(())
+}
+
+fn in_space(space: Space, key: &Bytes) -> Vec<u8> {
+    [&space.0.to_be_bytes()[..], key].concat()
+}
+
+fn is_metadata(row: &[u8]) -> bool {
+    let space = row.first_chunk::<4>().map_or(Space(0), |space| Space(u32::from_be_bytes(*space)));
+    (ROW_CLUSTER..=ROW_SHARD).any(|kind| row.starts_with(&keys::system_bounds(space, kind).0))
+}
