@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim bench clean
+.PHONY: build setup demo dev test verify fix explore sim campaign bench clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -46,6 +46,10 @@ explore: setup
 sim: setup
 	SYNOD_SIM_SEEDS=$(or $(SEEDS),10000) SYNOD_SIM_FROM=$(or $(FROM),0) SYNOD_SIM_FAILURES=$(or $(FAILURES),1) \
 	$(CARGO) test $(ALL) --test sim every_run -- --nocapture
+
+# A fault campaign on the real binary: make campaign NAME=kill REPEATS=200; NAME=all runs each
+campaign: build
+	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/release/campaign $(or $(NAME),all) $(REPEATS)
 
 bench: setup
 	$(CARGO) bench $(ALL:--release=) --profile release

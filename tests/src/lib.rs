@@ -6,6 +6,7 @@
 //!
 //! The seeded explorer and the planted faults are packages of their own beside this one.
 
+pub mod campaign;
 pub mod checker;
 pub mod cluster;
 pub mod http;
