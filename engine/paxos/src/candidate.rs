@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const FETCH_SLOTS_MAX: u64 = 4096;
 
 /// What a promise told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Promised {
     pub(crate) accepted: Ballot,
     pub(crate) commit: Slot,
@@ -39,7 +39,7 @@ impl Promised {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
     /// Asks whether a campaign could succeed.
     PreVote { granted: BTreeSet<NodeId> },
@@ -50,7 +50,7 @@ pub(crate) enum Phase {
 }
 
 /// A replica that stands for election.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Candidate {
     pub(crate) ballot: Ballot,
     pub(crate) phase: Phase,

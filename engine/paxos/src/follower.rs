@@ -13,7 +13,7 @@ use crate::sync::Staging;
 use crate::types::{Ballot, Micros, NodeId, Slot};
 
 /// A replica that follows, or waits for somebody to follow.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Follower {
     /// The leadership believed in.
     pub(crate) leader: Option<Ballot>,

@@ -48,7 +48,7 @@ pub struct Recovered {
 }
 
 /// Limits and times of a group. All have defaults that fit production.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Election jitter, µs: a random share of this is waited before a pre-vote.
     pub jitter_micros: u64,
@@ -166,7 +166,7 @@ pub enum Refused {
 }
 
 /// The role a replica is in, for its driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RoleKind {
     /// Follows, or knows no leader.
     Follower,
@@ -181,7 +181,7 @@ pub enum RoleKind {
 }
 
 /// A durable write: all of it atomically, synced, in the order of `seq`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Persist {
     /// Its place in this replica's order of writes.
     pub seq: WriteSeq,

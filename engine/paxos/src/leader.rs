@@ -19,7 +19,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// The leadership of one ballot.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
     pub(crate) ballot: Ballot,
     /// Reads wait until this slot is chosen: the first entry of this ballot, or an adopted stop-sign.

@@ -1,6 +1,7 @@
 #![doc = include_str!("protocol.md")]
 
 mod candidate;
+mod canonical;
 mod epoch;
 mod follower;
 mod invariants;

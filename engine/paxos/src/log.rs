@@ -8,7 +8,7 @@ use crate::types::{Ballot, Entry, EntryId, Payload, Run, Slot};
 use std::collections::VecDeque;
 
 /// The in-memory view of a replica's log.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Log {
     trimmed: EntryId,
     /// Origins from `trimmed.slot + 1` on.

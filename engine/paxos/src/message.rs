@@ -7,7 +7,7 @@
 use crate::types::{Ballot, ConfigId, Entry, EntryId, Run, Slot};
 
 /// One message of a group. The protocol tables in the crate's documentation say what each does in each state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// "Would you promise `ballot`?" Changes nothing at the receiver.
     PreVote {

@@ -3,7 +3,7 @@
 //! Owns: the list. Must never: exist in the shipped crate.
 
 /// One deliberate fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// `Accepted` leaves without waiting for its write.
     AckBeforeDurable,

@@ -6,7 +6,7 @@ use crate::types::{Micros, Slot};
 use std::collections::VecDeque;
 
 /// How a member is being served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Mode {
     /// Unknown: one empty `Accept` asks where it stands.
     Probe,
@@ -19,7 +19,7 @@ pub(crate) enum Mode {
 }
 
 /// One member's progress.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Progress {
     pub(crate) mode: Mode,
     /// Acknowledged under this ballot.

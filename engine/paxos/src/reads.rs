@@ -12,7 +12,7 @@ use crate::replica::{Io, Replica, Role};
 use crate::types::{Ballot, Micros, NodeId, ReadId, Slot};
 use std::collections::BTreeSet;
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
     reads: Vec<ReadId>,
     /// The chosen prefix when it was asked.
@@ -22,7 +22,7 @@ struct Question {
 }
 
 /// The reads of one leadership.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Reads {
     waiting: Vec<ReadId>,
     asked: Option<Question>,
@@ -34,6 +34,11 @@ impl Reads {
         let mut reads = self.asked.take().map(|q| q.reads).unwrap_or_default();
         reads.append(&mut self.waiting);
         reads
+    }
+
+    /// Takes an open question for asked at `at`.
+    pub(crate) fn asked_at(&mut self, at: Micros) {
+        self.asked.iter_mut().for_each(|question| question.asked_at = at);
     }
 }
 

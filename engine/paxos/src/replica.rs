@@ -28,7 +28,7 @@ impl Io<'_> {
 }
 
 /// The three roles a replica acts in; learners and non-members are followers that never stand for election.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
     Follower(Follower),
     Candidate(Candidate),
@@ -36,7 +36,7 @@ pub(crate) enum Role {
 }
 
 /// One replica of a group. See the crate's documentation for the protocol.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Replica {
     pub(crate) me: NodeId,
     pub(crate) options: Options,
@@ -66,7 +66,7 @@ pub struct Replica {
     pub(crate) fresh: bool,
     /// Why the replica stopped.
     pub(crate) dead: Option<String>,
-    shown: Option<(RoleKind, Ballot, Option<NodeId>)>,
+    pub(crate) shown: Option<(RoleKind, Ballot, Option<NodeId>)>,
 }
 
 impl Replica {

@@ -9,7 +9,7 @@ use crate::replica::{Io, Replica, Role};
 use crate::types::{Ballot, Entry, EntryId, Slot};
 
 /// Chunks received of one `Sync`.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Staging {
     ballot: Ballot,
     /// The entry after which the first chunk begins; held by this log.

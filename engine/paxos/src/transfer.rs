@@ -10,7 +10,7 @@ use crate::replica::{Io, Replica, Role};
 use crate::types::{Micros, NodeId};
 
 /// A transfer under way.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Transfer {
     to: NodeId,
     /// Taken back then.

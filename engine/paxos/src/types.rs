@@ -132,7 +132,7 @@ impl fmt::Debug for EntryId {
 }
 
 /// Consecutive entries of one origin: `first` and every later slot up to the next run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
     /// First slot of the run.
     pub first: Slot,
@@ -159,7 +159,7 @@ pub struct Member {
 }
 
 /// A membership epoch: the content of a `Config` entry, and what governs after it is chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// The epoch.
     pub config: ConfigId,
@@ -195,7 +195,7 @@ impl Membership {
 }
 
 /// What an entry does when applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Payload {
     /// Nothing; the first entry of a new leadership.
     Noop,
@@ -206,7 +206,7 @@ pub enum Payload {
 }
 
 /// One log entry. Immutable once built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Slot and first proposer.
     pub id: EntryId,
@@ -281,7 +281,7 @@ impl Entry {
 
 /// What a replica must find again after a crash, apart from its entries. Written whole, atomically with the entries of
 /// the same write.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// The membership in force: that of the last chosen stop-sign, or the group's first.
     pub membership: Membership,

@@ -7,7 +7,7 @@ use crate::types::{Entry, NodeId, Slot, WriteSeq};
 use std::collections::VecDeque;
 
 /// What the current step wants written: all of it in one atomic write.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Staged {
     pub(crate) hard: bool,
     pub(crate) truncate_from: Option<Slot>,
@@ -20,7 +20,7 @@ impl Staged {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Flying {
     seq: WriteSeq,
     /// The log is durable up to here once this write is, unless truncated since.
@@ -29,7 +29,7 @@ struct Flying {
 }
 
 /// Writes handed out and not yet confirmed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Writes {
     pub(crate) staged: Staged,
     /// Messages that wait for the staged write, or for the last one flying where nothing is staged.
@@ -92,5 +92,13 @@ impl Writes {
             messages.extend(write.then_send);
         }
         (upto, messages)
+    }
+
+    /// Counts writes from the last confirmed one, which becomes number 0; returns the number it had.
+    pub(crate) fn rebase(&mut self) -> WriteSeq {
+        let base = std::mem::take(&mut self.durable);
+        self.issued.0 -= base.0;
+        self.flying.iter_mut().for_each(|write| write.seq.0 -= base.0);
+        base
     }
 }
