@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim campaign bench clean
+.PHONY: build setup demo dev test verify fix explore sim campaign model model-short bench clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -32,11 +32,13 @@ verify: setup
 	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
 	sh scripts/purity.sh
+	$(MAKE) model-short
 	$(MAKE) test
 
 # Writes.
 fix:
 	$(CARGO) fmt --all
+	$(CARGO) fmt $(MODEL)
 
 # More schedules of the explorer: make explore SCHEDULES=100000
 explore: setup
@@ -50,6 +52,18 @@ sim: setup
 # A fault campaign on the real binary: make campaign NAME=kill REPEATS=200; NAME=all runs each
 campaign: build
 	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/release/campaign $(or $(NAME),all) $(REPEATS)
+
+# The model check is a workspace of its own, with its own target directory: its dependencies would change how the others are
+# compiled. Short: its lints, small bounds to the end, every removed guard found; seconds once it is built.
+MODEL := --manifest-path tests/model/Cargo.toml
+model-short:
+	$(CARGO) fmt $(MODEL) --check
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/model $(CARGO) clippy --release $(MODEL) --all-targets -- -D warnings
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/model $(CARGO) test --release $(MODEL) -- --nocapture
+
+# The large bounds, each to its end or 30 minutes or 8 GiB: half an hour in all. One alone: make model MODELS=crash
+model:
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/model $(CARGO) run --release $(MODEL) -- $(MODELS)
 
 bench: setup
 	$(CARGO) bench $(ALL:--release=) --profile release

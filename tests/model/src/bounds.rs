@@ -1,0 +1,103 @@
+//! The models that are searched, by name.
+//!
+//! Owns: their bounds. Must never: be called complete where a search of them did not end.
+
+use crate::group::{Bounds, Budget};
+use crate::paxos::io::Options;
+use crate::paxos::types::{ConfigId, Member, MemberRole, Membership, NodeId};
+
+/// What a long run searches.
+pub const LONG: &[&str] = &[
+    // Three acceptors, two proposers, two slots, one crash.
+    "crash",
+    // The same with two elections: three ballots contend.
+    "crash:e=2,p=0",
+    "crash:e=2,c=0",
+    // Timers of a leader; a sync that takes a part; a link that loses what is on it.
+    "crash:p=0,t=1",
+    "crash:p=0,s=1",
+    "crash:c=0,x=1",
+    // One reconfiguration, with a command, and with a crash.
+    "reconfigure",
+    "reconfigure:p=0,c=1",
+    "swap",
+    "swap:c=1",
+    "shrink",
+    // Elections with every message of theirs.
+    "pre-vote",
+];
+
+/// The members of an epoch: voters, and who may lead B0.
+#[must_use]
+pub fn epoch(config: u64, voters: &[u64], first_leader: u64) -> Membership {
+    let members = voters.iter().map(|node| Member { node: NodeId(*node), role: MemberRole::Voter }).collect();
+    Membership { config: ConfigId(config), members, first_leader: NodeId(first_leader) }
+}
+
+fn with_learner(mut epoch: Membership, node: u64) -> Membership {
+    epoch.members.push(Member { node: NodeId(node), role: MemberRole::Learner });
+    epoch
+}
+
+fn bounds(name: &'static str, budget: Budget) -> Bounds {
+    Bounds {
+        name,
+        first: epoch(1, &[1, 2, 3], 1),
+        next: None,
+        proposers: vec![NodeId(1), NodeId(2)],
+        slots: 2,
+        budget,
+        pre_votes: false,
+        partial_sync: false,
+        options: Options::default(),
+        strict: true,
+    }
+}
+
+/// Parses `NAME` or `NAME:e=1,p=1,c=1,t=1,x=0,r=0,d=0`.
+#[must_use]
+pub fn named(text: &str) -> Option<Bounds> {
+    let (name, rest) = text.split_once(':').unwrap_or((text, ""));
+    let mut bounds = match name {
+        "crash" => bounds("crash", Budget { elections: 1, proposals: 1, crashes: 1, ..Budget::default() }),
+        "reconfigure" => Bounds {
+            next: Some(epoch(2, &[2, 3], 2)),
+            slots: 4,
+            ..bounds("reconfigure", Budget { elections: 1, proposals: 1, changes: 1, ..Budget::default() })
+        },
+        // A learner takes a voter's place: two of two before, two of two after.
+        "swap" => Bounds {
+            first: with_learner(epoch(1, &[1, 2], 1), 3),
+            next: Some(epoch(2, &[2, 3], 2)),
+            slots: 4,
+            ..bounds("swap", Budget { elections: 1, proposals: 1, changes: 1, ..Budget::default() })
+        },
+        // The second epoch's majority is one node, which the first epoch's majority need not hold.
+        "shrink" => Bounds {
+            next: Some(epoch(2, &[3], 3)),
+            slots: 4,
+            ..bounds("shrink", Budget { elections: 1, proposals: 1, changes: 1, ..Budget::default() })
+        },
+        "pre-vote" => {
+            Bounds { pre_votes: true, ..bounds("pre-vote", Budget { elections: 1, deaf: 2, ..Budget::default() }) }
+        }
+        _ => return None,
+    };
+    for part in rest.split(',').filter(|part| !part.is_empty()) {
+        let (what, number) = part.split_once('=')?;
+        let number: u8 = number.parse().ok()?;
+        let budget = &mut bounds.budget;
+        match what {
+            "s" => bounds.partial_sync = number > 0,
+            "e" => budget.elections = number,
+            "p" => budget.proposals = number,
+            "c" => budget.crashes = number,
+            "t" => budget.ticks = number,
+            "x" => budget.cuts = number,
+            "d" => budget.deaf = number,
+            "r" => budget.changes = number,
+            _ => return None,
+        }
+    }
+    Some(bounds)
+}
