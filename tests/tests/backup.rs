@@ -58,7 +58,7 @@ fn a_backup_becomes_a_new_cluster() {
         let (from, data) = (from.display().to_string(), new.data_dir(node).display().to_string());
         let node = node.to_string();
         let args = ["-o", "json", "restore", &from, "--data-dir", &data, "--founders", &founders, "--node", &node];
-        new.cli(&args)
+        old.cli(&args)
     };
     refusals(&dir, new.dir(), |bad| {
         let ran = restore(bad, 1);

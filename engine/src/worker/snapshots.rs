@@ -165,7 +165,7 @@ impl<H: Host> Worker<H> {
         self.freeze();
         let begun = self.node.store.view(job);
         self.node.must(begun);
-        tracing::info!(shard = id.0, slot = slot.0, "a snapshot is being made for a member that is behind the log");
+        tracing::info!(shard = id.0, slot = slot.0, "a snapshot is being made");
         self.snapshots.building = Some((id, slot));
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.hold_log(Some(slot));

@@ -4,7 +4,7 @@
 //! file whose digest is not the one asked for, or hand the worker one that was not verified whole.
 //!
 //! `built/shard-N.snap` are made here; what is left of them by an earlier process goes. `fetched/shard-N.DIGEST.part` are on
-//! their way and are taken up again where they ended; `fetched/shard-N.snap` is whole and verified.
+//! their way and are taken up again where they ended, within an hour; `fetched/shard-N.snap` is whole and verified.
 
 use super::map::MapBook;
 use super::peer::bulk::{self, Offer};
@@ -28,6 +28,9 @@ use tonic::Status;
 
 /// An offer of what was fetched and done with is passed over for so long: the offerer has not heard of it yet.
 const DONE_WITH: Duration = Duration::from_secs(5);
+
+/// What was received is taken up by a later process within this time, else removed.
+const TAKEN_UP_WITHIN: Duration = Duration::from_secs(3600);
 
 /// What [`SnapshotDesk::open`] is given.
 pub struct Setup<'a> {
@@ -88,6 +91,7 @@ impl SnapshotDesk {
         for kind in [SnapshotKind::Built, SnapshotKind::Fetched] {
             std::fs::create_dir_all(folder(&dir, kind))?;
         }
+        remove_old(&folder(&dir, SnapshotKind::Fetched));
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
             let counter = IntCounter::new(name, help)?;
             registry.register(Box::new(counter.clone()))?;
@@ -283,6 +287,16 @@ fn folder(dir: &Path, kind: SnapshotKind) -> PathBuf {
         SnapshotKind::Built => "built",
         SnapshotKind::Fetched => "fetched",
     })
+}
+
+/// Removes what was received so long ago that nobody will go on with it.
+fn remove_old(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let modified = entry.metadata().and_then(|found| found.modified()).ok();
+        if modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > TAKEN_UP_WITHIN) {
+            remove(&entry.path());
+        }
+    }
 }
 
 /// Removes a file that is not needed: where that fails it takes room until the next start, no more.
