@@ -95,7 +95,7 @@ fn refusals(good: &Path, room: &Path, restore: impl Fn(&Path) -> (i32, String)) 
     let cases: [(&str, Spoil, &str); 5] = [
         ("cut", |dir| edit(&dir.join("shard-2.snap"), |bytes| bytes.truncate(bytes.len() - 20)), "at byte"),
         ("altered", |dir| edit(&dir.join("shard-3.snap"), |bytes| bytes[200] ^= 1), "at byte"),
-        ("foreign", |dir| edit(&dir.join("manifest.json"), |bytes| foreign(bytes)), "of cluster"),
+        ("foreign", |dir| edit(&dir.join("manifest.json"), foreign), "of cluster"),
         ("missing", |dir| fs::remove_file(dir.join("shard-4.snap")).expect("it is there"), "shard-4.snap"),
         ("newer", |dir| edit(&dir.join("shard-2.snap"), |bytes| bytes[8] = 9), "newer version"),
     ];

@@ -120,7 +120,10 @@ impl SnapshotDesk {
     /// What writes a snapshot once it is handed the rows.
     pub fn build(self: &Arc<Self>, request: SnapshotRequest) -> ViewJob {
         let desk = Arc::clone(self);
+        let guard = Told { desk: Arc::clone(self), shard: request.shard, done: false };
         Box::new(move |view| {
+            // The whole of it moves in: it speaks when this ends, or never begins.
+            let mut told = guard;
             let SnapshotRequest { shard, genesis, basis, ts, space } = request;
             let path = desk.path(shard, SnapshotKind::Built);
             let header = Header { cluster: desk.cluster(), shard, genesis, basis, ts };
@@ -134,6 +137,7 @@ impl SnapshotDesk {
                 tracing::info!(%shard, bytes = file.bytes(), rows = file.rows(), "snapshot made");
                 desk.lock().built.insert(shard, Arc::new(file));
             });
+            told.done = true;
             desk.tell(Input::SnapshotBuilt { shard, result });
         })
     }
@@ -247,6 +251,22 @@ impl SnapshotDesk {
             if found.starts_with(&stem) && found.ends_with(".part") && !found.contains(&own) {
                 remove(&entry.path());
             }
+        }
+    }
+}
+
+/// Tells the worker of a snapshot that was begun and came to nothing: its thread could not start, or panicked.
+struct Told {
+    desk: Arc<SnapshotDesk>,
+    shard: ShardId,
+    done: bool,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if !self.done {
+            let result = Err("it was given up half-way".to_owned());
+            self.desk.tell(Input::SnapshotBuilt { shard: self.shard, result });
         }
     }
 }
