@@ -13,3 +13,15 @@ if grep -rnE 'HashMap|HashSet|Instant::|SystemTime|std::thread|std::fs|std::net|
     exit 1
 fi
 echo "synod-paxos is pure: $(printf '%s\n' "$tree" | sort -u | wc -l) crates in its tree, none of them a runtime, a store or a source of randomness"
+
+# Planted faults are compiled in packages of their own: what ships depends on none of them, and declares no such feature.
+if cargo tree -p synod --edges normal,build --prefix none | grep -E '^synod-[a-z]*-?(planted|sim)'; then
+    echo "the shipped binary depends on planted faults: see above" >&2
+    exit 1
+fi
+declared=$(grep -rl --include=Cargo.toml '^planted *=' . | grep -v '^./tests/planted/' || true)
+if [ -n "$declared" ]; then
+    echo "the feature 'planted' is declared outside tests/planted: $declared" >&2
+    exit 1
+fi
+echo "synod holds no planted fault"

@@ -60,7 +60,19 @@ impl World {
         let Some(up) = &self.nodes[&id].up else { return Ok(()) };
         let rows = std::sync::Arc::clone(&up.rows);
         let rows = rows.lock().expect("no holder panics");
+        self.audit_dropped(id, &rows)?;
         self.audit(id, &rows, "25: replicas have equal state hashes at equal slots", Some(upto))
+    }
+
+    /// Of a shard that was dropped nothing is left.
+    fn audit_dropped(&self, id: NodeId, rows: &Rows) -> Checked {
+        let known = |shard: &ShardId| self.map.as_ref().is_some_and(|map| map.shards.contains_key(shard));
+        for shard in self.models.keys().filter(|shard| !known(shard)) {
+            let (from, to) = keys::space_bounds(Space(shard.0 as u32));
+            let left = rows.range(from..to).count();
+            check(left == 0, "a dropped shard leaves no rows", || format!("node {id} shard {shard}: {left} rows"))?;
+        }
+        Ok(())
     }
 
     fn audit(&self, id: NodeId, rows: &Rows, invariant: &'static str, upto: Option<&[(ShardId, Slot)]>) -> Checked {

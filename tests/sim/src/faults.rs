@@ -19,6 +19,7 @@ impl World {
     /// The first phase.
     pub(crate) fn storm(&mut self) -> Checked {
         let end = self.now + self.plan.length;
+        self.storm_ends = end;
         self.at(self.now + self.plan.act.0, Event::Act);
         self.run_until(end, |_| false).map(|_| ())
     }
@@ -194,6 +195,10 @@ impl World {
     /// Sets a node's disk back to before writes that its peers have seen, or wipes it, while all others are well: then
     /// their answers must keep it out.
     fn set_back(&mut self, victim: NodeId) -> Checked<bool> {
+        // The peers' marks are in memory until their next write: they must live until they have been asked.
+        if self.now + EXPULSION > self.storm_ends {
+            return Ok(false);
+        }
         let well = |n: &crate::node::SimNode| n.up.as_ref().is_some_and(|up| !up.paused && !up.leaving) && !n.damaged;
         if !self.spare() || !self.nodes.values().all(|n| n.out.is_some() || well(n)) {
             return Ok(false);
@@ -211,20 +216,21 @@ impl World {
         self.stop(victim, self.now, End::Killed);
         let node = self.node(victim);
         let mut disk = node.disk.lock();
-        if wipe {
+        let done = if wipe {
             disk.wipe();
+            true
         } else {
-            disk.set_back(count);
-        }
+            disk.set_back(count).is_some()
+        };
         drop(disk);
         self.net.heal();
         self.at(self.now + 20_000, Event::Restart { node: victim });
-        if self.plan.planted.disk != DiskFault::WipedVotes {
+        if done && self.plan.planted.disk != DiskFault::WipedVotes {
             self.node(victim).set_back = true;
             self.truce_until = self.now + EXPULSION;
             self.at(self.now + EXPULSION, Event::Expelled { node: victim });
         }
-        Ok(true)
+        Ok(done)
     }
 
     fn transfer(&mut self, victim: NodeId) -> bool {

@@ -77,6 +77,8 @@ impl World {
             }
             self.run_until(self.now + 200_000, |_| false)?;
         }
+        // What the last rounds applied is still on its way to the observer.
+        self.run_until(self.now + 300_000, |_| false)?;
         self.executed_once()?;
         let due: Vec<(ShardId, Slot)> = self.models.iter().map(|(shard, m)| (*shard, m.last_command)).collect();
         for id in self.which(|n| n.up.is_some() && n.out.is_none()) {

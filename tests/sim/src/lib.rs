@@ -43,6 +43,8 @@ mod refusals;
 mod replies;
 mod requests;
 mod retry;
+#[cfg(test)]
+mod scenarios;
 mod setup;
 mod traffic;
 mod world;

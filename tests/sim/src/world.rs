@@ -122,6 +122,8 @@ pub(crate) struct World {
     pub(crate) calm_done: BTreeMap<usize, u64>,
     /// Shards written to in the calm, with success.
     pub(crate) calm_shards: BTreeSet<ShardId>,
+    /// When the first phase is over.
+    pub(crate) storm_ends: u64,
     /// Tables made by the administrator so far.
     pub(crate) tables_made: u64,
     /// No fault strikes before.
@@ -170,6 +172,7 @@ impl World {
             shown: BTreeMap::new(),
             calm_done: BTreeMap::new(),
             calm_shards: BTreeSet::new(),
+            storm_ends: 0,
             tables_made: 0,
             truce_until: 0,
             garble: false,
