@@ -21,6 +21,9 @@ use crate::router::MapView;
 /// The pause after a refresh before the next one.
 const REFRESH_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a refresh waits for further nodes once one has answered.
+const REFRESH_PATIENCE: Duration = Duration::from_millis(300);
+
 /// The newest map and how to get a newer one.
 pub(crate) struct Maps {
     options: Arc<Options>,
@@ -87,8 +90,36 @@ impl Maps {
         }
     }
 
-    /// Asks nodes, in random order, until one has given its newest map.
+    /// Asks all nodes with a replica of the system shard for their newest map and takes the newest: its leader is one of
+    /// them, so what was answered to anybody before this is in it. Where none of them answers, any node will do.
     pub(crate) async fn refresh(&self) -> Result<()> {
+        let keepers = self.keepers();
+        let fetch_one = |addr: String| async move { (fetch(&addr, &self.options).await, addr) };
+        let mut asked: FuturesUnordered<_> = keepers.into_iter().map(fetch_one).collect();
+        let mut patience: Option<Instant> = None;
+        loop {
+            let answer = match patience {
+                None => asked.next().await,
+                // One that hangs must not hold up a call for long.
+                Some(until) => timeout_at(until, asked.next()).await.unwrap_or(None),
+            };
+            let Some((answer, addr)) = answer else { break };
+            if answer.and_then(|map| self.adopt(map, &addr)).is_ok() {
+                patience.get_or_insert_with(|| Instant::now() + REFRESH_PATIENCE);
+            }
+        }
+        if patience.is_some() { Ok(()) } else { self.refresh_from_any().await }
+    }
+
+    /// The addresses of the nodes with a replica of the system shard, as far as the map tells.
+    fn keepers(&self) -> Vec<String> {
+        let view = self.view();
+        let system = view.public.shards.iter().filter(|shard| shard.table_id == 0);
+        system.flat_map(|shard| &shard.voters).filter_map(|node| view.addr(*node).map(str::to_owned)).collect()
+    }
+
+    /// Asks nodes, in random order, until one has given its newest map.
+    async fn refresh_from_any(&self) -> Result<()> {
         let mut addrs = self.candidates();
         let first = random_below(addrs.len());
         addrs.rotate_left(first);
