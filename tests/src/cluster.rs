@@ -277,6 +277,22 @@ impl Cluster {
         })
     }
 
+    /// The node that leads a table's shard, another shard each turn.
+    #[track_caller]
+    pub fn leader(&self, status: &Status, table: &str, turn: usize) -> u16 {
+        let shards = status.shards_of(table);
+        let shard = shards[turn % shards.len()]["id"].as_u64().expect("shards have numbers");
+        let addr = status.leader_addr(shard).expect("it is led");
+        (1..=self.founders).find(|number| self.addr(*number) == addr).expect("a node of the cluster")
+    }
+
+    /// The node that leads the fewest shards: none of a table's where there is such a node.
+    #[track_caller]
+    pub fn follower(&self, status: &Status) -> u16 {
+        let led = |number: &u16| status.node(&self.addr(*number)).and_then(|node| node["leaders"].as_u64());
+        (1..=self.founders).min_by_key(led).expect("a cluster has nodes")
+    }
+
     /// Waits until a node, just started, has applied whatever was committed when this was called.
     #[track_caller]
     pub fn wait_caught_up(&self, number: u16) -> Status {

@@ -12,7 +12,7 @@ use synod_client::{Client, Error, Expect, NewRecord, Options, Retention, TableSp
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::checker::{Ack, FinalLog, value};
+use crate::checker::{Ack, FinalLog, check, value};
 use crate::cluster::Cluster;
 
 /// The table that load goes to.
@@ -169,4 +169,14 @@ pub fn read_back(cluster: &Cluster) -> FinalLog {
         }
     }
     log
+}
+
+/// Reads everything back and holds it against what was acknowledged; a failure names the first few faults. Gives the number
+/// of records.
+#[track_caller]
+pub fn verify(cluster: &Cluster, acks: &[Ack]) -> usize {
+    let log = read_back(cluster);
+    let faults = check(acks, &log);
+    assert!(faults.is_empty(), "{} faults, the first: {:?}", faults.len(), &faults[..faults.len().min(5)]);
+    log.values().map(Vec::len).sum()
 }

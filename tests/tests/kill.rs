@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use synod_client::Error;
 use synod_tests::alone;
-use synod_tests::checker::{Ack, check};
-use synod_tests::cluster::{Cluster, PATIENCE, Status};
-use synod_tests::load::{Load, Seen, TABLE, read_back};
+use synod_tests::cluster::{Cluster, PATIENCE};
+use synod_tests::load::{Load, Seen, TABLE, verify};
 use synod_tests::run::Ran;
 
 /// What TESTING allows writes to need after a fault.
@@ -19,37 +18,10 @@ const RESUME: Duration = Duration::from_secs(10);
 const KILLS: usize = 20;
 const CALLS: Duration = Duration::from_secs(30);
 
-/// Reads everything back and holds it against what was acknowledged; a failure names the first few faults.
-#[track_caller]
-fn verify(cluster: &Cluster, acks: &[Ack]) -> usize {
-    let log = read_back(cluster);
-    let faults = check(acks, &log);
-    assert!(faults.is_empty(), "{} faults, the first: {:?}", faults.len(), &faults[..faults.len().min(5)]);
-    log.values().map(Vec::len).sum()
-}
-
 #[track_caller]
 fn no_errors(seen: &Seen) {
     let errors = &seen.errors;
     assert!(errors.is_empty(), "clients saw {} errors: {:?}", errors.len(), &errors[..errors.len().min(5)]);
-}
-
-/// The node at an address.
-fn number(cluster: &Cluster, addr: &str) -> u16 {
-    (1..=3).find(|number| cluster.addr(*number) == addr).expect("a node of the cluster")
-}
-
-/// The leader of the table's shard of this turn.
-fn leader(cluster: &Cluster, status: &Status, turn: usize) -> u16 {
-    let shards = status.shards_of(TABLE);
-    let shard = shards[turn % shards.len()]["id"].as_u64().expect("shards have numbers");
-    number(cluster, &status.leader_addr(shard).expect("it is led"))
-}
-
-/// The node that leads the fewest shards: none of the table's where there is such a node.
-fn follower(cluster: &Cluster, status: &Status) -> u16 {
-    let led = |number: &u16| status.node(&cluster.addr(*number)).and_then(|node| node["leaders"].as_u64());
-    (1..=3).min_by_key(led).expect("three nodes")
 }
 
 #[test]
@@ -63,7 +35,7 @@ fn twenty_kills_under_load_lose_and_double_nothing() {
     let (mut worst, mut sum) = (Duration::ZERO, Duration::ZERO);
     for turn in 0..KILLS {
         let status = cluster.wait_up();
-        let victim = if turn % 2 == 0 { leader(&cluster, &status, turn / 2) } else { follower(&cluster, &status) };
+        let victim = if turn % 2 == 0 { cluster.leader(&status, TABLE, turn / 2) } else { cluster.follower(&status) };
         let id = status.id(&cluster.addr(victim));
         let led = status.shards_of(TABLE).iter().filter(|shard| shard["leader"].as_u64() == id).count();
         sleep(Duration::from_millis(200));
@@ -125,7 +97,7 @@ fn a_leader_that_stands_still_is_replaced_and_rejoins() {
     let load = Load::start(&cluster, 8, CALLS);
     load.wait_flowing(PATIENCE);
     for turn in 0..3 {
-        let victim = leader(&cluster, &cluster.wait_up(), turn);
+        let victim = cluster.leader(&cluster.wait_up(), TABLE, turn);
         let stopped = Instant::now();
         cluster.signal(victim, Signal::SIGSTOP);
         load.wait_flowing(PATIENCE);
@@ -166,7 +138,7 @@ fn without_a_majority_writes_wait_and_local_reads_answer() {
     sleep(Duration::from_secs(1));
     let status = cluster.wait_up();
     // The leader of the first shard stays: there a write is taken and no majority answers.
-    let survivor = leader(&cluster, &status, 0);
+    let survivor = cluster.leader(&status, TABLE, 0);
     let lost: Vec<u16> = (1..=3).filter(|number| *number != survivor).collect();
     let (client, runtime) = load.client();
     let hurried = client.with_timeout(timeout);

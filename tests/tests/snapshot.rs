@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use synod_client::{Expect, NewRecord, Retention, TableSpec};
 use synod_tests::alone;
-use synod_tests::checker::{Ack, check};
-use synod_tests::cluster::{Cluster, PATIENCE, Status};
+use synod_tests::cluster::{Cluster, PATIENCE};
 use synod_tests::http::metric;
-use synod_tests::load::{Load, TABLE, read_back};
+use synod_tests::load::{Load, TABLE, verify};
 use synod_tests::run::until;
 
 const CALLS: Duration = Duration::from_secs(30);
@@ -22,12 +21,6 @@ const PAUSE: Duration = Duration::from_secs(2);
 const BULK: &str = "bulk";
 const BULK_RECORD: usize = 32 << 10;
 const INSTALLED: &str = "synod_engine_snapshots_installed_total";
-
-/// The node that leads the fewest shards.
-fn follower(cluster: &Cluster, status: &Status) -> u16 {
-    let led = |number: &u16| status.node(&cluster.addr(*number)).and_then(|node| node["leaders"].as_u64());
-    (1..=3).min_by_key(led).expect("three nodes")
-}
 
 fn create_bulk(load: &Load) {
     let (client, runtime) = load.client();
@@ -49,14 +42,6 @@ fn write_bulk(load: &Load, count: u64) {
 /// The large records as whoever leads them has them.
 fn bulk(cluster: &Cluster) -> String {
     cluster.cli(&["-o", "json", "--timeout", "60s", "scan", BULK]).ok().stdout
-}
-
-#[track_caller]
-fn verify(cluster: &Cluster, acks: &[Ack]) -> usize {
-    let log = read_back(cluster);
-    let faults = check(acks, &log);
-    assert!(faults.is_empty(), "{} faults, the first: {:?}", faults.len(), &faults[..faults.len().min(5)]);
-    log.values().map(Vec::len).sum()
 }
 
 /// Makes `node` lead every shard of both tables, so that reads show its own copy.
@@ -98,7 +83,7 @@ fn a_node_behind_the_log_catches_up_under_load() {
     let load = Load::start(&cluster, 4, CALLS);
     create_bulk(&load);
     load.wait_flowing(PATIENCE);
-    let victim = follower(&cluster, &cluster.wait_up());
+    let victim = cluster.follower(&cluster.wait_up());
     cluster.kill(victim);
     write_bulk(&load, 600);
     sleep(Duration::from_millis(1500));
@@ -138,7 +123,7 @@ fn killed_in_the_middle_of_it_the_node_still_catches_up() {
     let load = Load::start(&cluster, 4, CALLS);
     create_bulk(&load);
     load.wait_flowing(PATIENCE);
-    let victim = follower(&cluster, &cluster.wait_up());
+    let victim = cluster.follower(&cluster.wait_up());
     cluster.kill(victim);
     write_bulk(&load, 900);
     sleep(Duration::from_millis(1500));

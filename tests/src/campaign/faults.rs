@@ -32,11 +32,11 @@ pub(super) fn can(fault: Fault) -> Result<(), String> {
 /// Makes a fault once.
 pub(super) fn turn(fault: Fault, cluster: &mut Cluster, load: &Load, number: usize) -> Result<Turn, String> {
     let status = cluster.wait_up();
-    let leads = leader(cluster, &status, number);
+    let leads = cluster.leader(&status, TABLE, number);
     sleep(Duration::from_millis(200));
     let began = Instant::now();
     match fault {
-        Fault::Kill if number % 2 == 1 => kill(cluster, load, follower(cluster, &status), began),
+        Fault::Kill if number % 2 == 1 => kill(cluster, load, cluster.follower(&status), began),
         Fault::Kill | Fault::KillLeader => kill(cluster, load, leads, began),
         Fault::KillAll => {
             (1..=3).for_each(|node| cluster.signal(node, Signal::SIGKILL));
@@ -140,18 +140,4 @@ fn sync_error(cluster: &mut Cluster, load: &Load, turn: usize) -> Result<Turn, S
     cluster.wait_caught_up(victim);
     let lived = ended - began;
     Ok(Turn { pause, note: format!("node {victim}, fdatasync {nth}, ended after {lived:.2?}") })
-}
-
-/// The leader of the table's shard of this turn.
-fn leader(cluster: &Cluster, status: &Status, turn: usize) -> u16 {
-    let shards = status.shards_of(TABLE);
-    let shard = shards[turn % shards.len()]["id"].as_u64().expect("shards have numbers");
-    let addr = status.leader_addr(shard).expect("it is led");
-    (1..=3).find(|node| cluster.addr(*node) == addr).expect("a node of the cluster")
-}
-
-/// The node that leads the fewest shards.
-fn follower(cluster: &Cluster, status: &Status) -> u16 {
-    let led = |node: &u16| status.node(&cluster.addr(*node)).and_then(|node| node["leaders"].as_u64());
-    (1..=3).min_by_key(led).expect("three nodes")
 }
