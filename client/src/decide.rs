@@ -240,6 +240,11 @@ impl Progress {
                 self.last = Some(Error::Overloaded { retry_after });
                 as_before(self.back_off(Some(retry_after)))
             }
+            // Its leader hands over, or gets room again: to ask the others would not help.
+            Refusal::Later(error @ Error::DiskFull { .. }) => {
+                self.last = Some(error);
+                as_before(self.back_off(None))
+            }
             Refusal::Later(error) => {
                 let silent = matches!(error, Error::OutcomeUnknown { .. } | Error::Unavailable { .. });
                 self.maybe |= attempt.may_have_left && silent;

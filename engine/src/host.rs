@@ -41,6 +41,17 @@ pub enum Input {
         /// Of this node, before this process began.
         seen: (Incarnation, NodeWriteSeq),
     },
+    /// The disk has less room left than its low mark, with the words for refusals, or has enough again. While it is low
+    /// this node hands its leaderships over where a member with room can lead, and takes no writes but those that free
+    /// room; consensus goes on.
+    DiskLow(Option<Arc<str>>),
+    /// A peer said whether its disk is low.
+    PeerDisk {
+        /// The peer.
+        node: NodeId,
+        /// Whether it is.
+        low: bool,
+    },
     /// A newer map, from the system shard here or elsewhere.
     Map(Arc<SystemState>),
     /// A write handed to the log-writer thread is synced (threaded mode only).
@@ -278,6 +289,9 @@ pub enum Refusal {
         /// First offset kept.
         first: Offset,
     },
+    /// A write that needs room on a node whose disk is nearly full; says how full, and the knob. It was not proposed.
+    #[error("{0}")]
+    DiskFull(Arc<str>),
     /// The node takes no part.
     #[error("the node is quarantined: {0}")]
     Quarantined(Arc<str>),
@@ -413,6 +427,8 @@ pub struct NodeReport {
     pub replicas: Vec<ReplicaReport>,
     /// Why the node takes no part, where it does not.
     pub quarantined: Option<String>,
+    /// Why it refuses writes that need room, where its disk is low.
+    pub disk_low: Option<String>,
     /// Revision of the map the worker holds.
     pub map_revision: u64,
     /// Snapshots made here since the process began.

@@ -57,6 +57,10 @@ pub struct EngineMetrics {
     pub log_queue_batches: IntGauge,
     /// State held in memory and not yet flushed, bytes.
     pub state_memory_bytes: IntGauge,
+    /// 1 while the disk is below its low mark, else 0.
+    pub disk_low: IntGauge,
+    /// Writes refused for that.
+    pub disk_refused_total: IntCounter,
 }
 
 impl EngineMetrics {
@@ -106,6 +110,8 @@ impl EngineMetrics {
             round_inputs: gauge("round_inputs", "Inputs taken by the worker in its last round")?,
             log_queue_batches: gauge("log_queue_batches", "Batches with the log writer's thread, not yet synced")?,
             state_memory_bytes: gauge("state_memory_bytes", "State in memory and not yet flushed, in bytes")?,
+            disk_low: gauge("disk_low", "1 while the disk is below its low mark (storage.disk_low), else 0")?,
+            disk_refused_total: counter("disk_refused_total", "Writes refused since the disk is low")?,
         })
     }
 

@@ -277,10 +277,14 @@ impl Shard {
         }
     }
 
-    /// The live voter that has most of the log, where this replica leads.
-    pub(crate) fn best_successor<H: Host>(&self, node: &Node<H>) -> Option<NodeId> {
+    /// The live voter that has most of the log among those that `may`, where this replica leads.
+    pub(crate) fn best_successor<H: Host>(
+        &self,
+        node: &Node<H>,
+        may: impl Fn(&Node<H>, NodeId) -> bool,
+    ) -> Option<NodeId> {
         let status = self.status().filter(|_| self.leading)?;
-        let voters = status.membership.voters().filter(|n| *n != node.me && node.live.contains(n));
+        let voters = status.membership.voters().filter(|n| *n != node.me && node.live.contains(n) && may(node, *n));
         let matched = |n: &NodeId| status.progress.iter().find(|(p, _)| p == n).map(|(_, slot)| *slot);
         voters.max_by_key(|n| (matched(n), std::cmp::Reverse(*n)))
     }

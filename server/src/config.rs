@@ -92,6 +92,16 @@ pub struct Storage {
     pub block_cache: ByteSize,
     /// Each shard's log keeps about so much for members that are behind; one that is further behind gets a snapshot.
     pub log_keep: ByteSize,
+    /// Below so much room on the disk a node hands its leaderships over and takes deletions and trims only. Unset: 1 GiB, at
+    /// most a tenth of the file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_low: Option<ByteSize>,
+    /// Below so much room it gives its reserve back and goes down. Unset: 256 MiB, at most a fortieth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_hard: Option<ByteSize>,
+    /// Room kept in a file for the last flush. Unset: 128 MiB, at most a fiftieth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_reserve: Option<ByteSize>,
     /// Log writes on the shard worker's own thread (`inline`) or on a thread of their own (`thread`).
     pub log_write: LogWrite,
 }
@@ -102,6 +112,9 @@ impl Default for Storage {
             state_memory: ByteSize::mib(64),
             block_cache: ByteSize::mib(128),
             log_keep: ByteSize::mib(512),
+            disk_low: None,
+            disk_hard: None,
+            disk_reserve: None,
             log_write: LogWrite::Inline,
         }
     }
@@ -190,6 +203,11 @@ impl Settings {
             if !(least..=most).contains(&value) {
                 return Err(format!("{knob} = {value} is out of bounds: it must be from {least} to {most}"));
             }
+        }
+        if let (Some(low), Some(hard)) = (self.storage.disk_low, self.storage.disk_hard)
+            && low < hard
+        {
+            return Err(format!("storage.disk_low = {low} must be at least storage.disk_hard = {hard}"));
         }
         if self.timing.dead_after_ms < 3 * self.timing.pulse_ms {
             return Err(format!(

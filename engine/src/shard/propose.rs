@@ -11,6 +11,7 @@ use crate::machine::{Applied, bounds};
 use crate::worker::node::Node;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Ballot, Entry, Micros};
 
@@ -84,9 +85,18 @@ impl Shard {
     }
 
     /// Takes a write for the next proposal, or hands its reply back with the reason.
-    pub(super) fn take_write(&mut self, request: WriteRequest, reply: Reply) -> Result<(), (Refusal, Reply)> {
+    pub(super) fn take_write<H: Host>(
+        &mut self,
+        node: &Node<H>,
+        request: WriteRequest,
+        reply: Reply,
+    ) -> Result<(), (Refusal, Reply)> {
         if let Err(why) = self.check_write(&request) {
             return Err((why, reply));
+        }
+        if let Some(why) = node.disk_low.as_ref().filter(|_| !frees(&request.op)) {
+            node.metrics.disk_refused_total.inc();
+            return Err((Refusal::DiskFull(Arc::clone(why)), reply));
         }
         self.proposals.queued.push(request);
         self.proposals.replies.push(reply);
@@ -200,6 +210,15 @@ fn fill_entry(requests: &[WriteRequest]) -> (usize, usize) {
         size += more;
     }
     (requests.len(), size)
+}
+
+/// Whether a write is taken though the disk is low: deletions and trims, by which room comes back, and metadata, which is
+/// small and by which nodes are added and tables dropped.
+fn frees(op: &Op) -> bool {
+    match op {
+        Op::System(_) => true,
+        Op::Write { ops, .. } => ops.iter().all(|op| matches!(op.action, Action::Delete | Action::Trim(_))),
+    }
 }
 
 fn check_op(op: &KeyOp) -> Result<(), Refusal> {

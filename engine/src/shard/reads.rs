@@ -156,7 +156,7 @@ impl Shard {
             return answer(node, reply, Err(why));
         }
         match body {
-            Body::Write(write) => match self.take_write(write, reply) {
+            Body::Write(write) => match self.take_write(node, write, reply) {
                 Ok(()) => self.schedule(node),
                 Err((why, reply)) => answer(node, reply, Err(why)),
             },

@@ -8,6 +8,7 @@ use crate::genesis::Genesis;
 use crate::host::{Host, Input, NodeReport, Refusal, Request};
 use crate::identity::Mark;
 use crate::ids::{NodeId, SYSTEM_SHARD, ShardId};
+use std::sync::Arc;
 use synod_paxos::io::Input as Step;
 use synod_paxos::message::Message;
 
@@ -20,6 +21,9 @@ impl<H: Host> Worker<H> {
                 self.take_messages(from, (incarnation, write_seq), messages);
             }
             Input::Liveness { node, alive } => self.take_liveness(node, alive),
+            Input::DiskLow(why) => self.take_disk_low(why),
+            Input::PeerDisk { node, low: true } => drop(self.node.low_peers.insert(node)),
+            Input::PeerDisk { node, low: false } => drop(self.node.low_peers.remove(&node)),
             Input::IdentityAnswer { from, seen } => self.take_identity(from, seen),
             Input::Map(map) if self.takes_part() => self.adopt_map(map),
             Input::CreateSystemShard(state) if self.takes_part() => {
@@ -101,6 +105,16 @@ impl<H: Host> Worker<H> {
         }
     }
 
+    fn take_disk_low(&mut self, why: Option<Arc<str>>) {
+        match (&self.node.disk_low, &why) {
+            (None, Some(why)) => tracing::warn!("{why}; leaderships go to other members, writes are refused"),
+            (Some(_), None) => tracing::info!("the disk has room again: writes are taken"),
+            _ => {}
+        }
+        self.node.metrics.disk_low.set(why.is_some().into());
+        self.node.disk_low = why;
+    }
+
     fn take_identity(&mut self, from: NodeId, seen: Mark) {
         if !self.takes_part() || from == self.node.me {
             return;
@@ -142,6 +156,7 @@ impl<H: Host> Worker<H> {
         NodeReport {
             replicas,
             quarantined: self.quarantined.as_deref().map(str::to_owned),
+            disk_low: self.node.disk_low.as_deref().map(str::to_owned),
             map_revision: self.map.as_ref().map_or(0, |map| map.revision),
             snapshots_made: self.node.metrics.snapshots_built_total.get(),
             snapshots_installed: self.node.metrics.snapshots_installed_total.get(),

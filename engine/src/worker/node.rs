@@ -46,6 +46,10 @@ pub(crate) struct Node<H> {
     pub(crate) waiting_max: usize,
     /// Members that lack what was trimmed here.
     pub(crate) snapshots_wanted: Vec<(ShardId, NodeId)>,
+    /// Why this node's disk is low, where it is.
+    pub(crate) disk_low: Option<Arc<str>>,
+    /// Peers whose disks are low.
+    pub(crate) low_peers: BTreeSet<NodeId>,
     /// The log keeps so many bytes for members that are behind.
     pub(crate) log_keep_bytes: u64,
     /// Bytes of entries applied since the last freeze.
@@ -84,6 +88,8 @@ impl<H: Host> Node<H> {
             waiting: 0,
             waiting_max: options.waiting_max,
             snapshots_wanted: Vec::new(),
+            disk_low: None,
+            low_peers: BTreeSet::new(),
             log_keep_bytes: options.log_keep_bytes,
             applied_bytes: 0,
             published: None,

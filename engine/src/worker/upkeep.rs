@@ -16,6 +16,8 @@ const HEALTH_MICROS: u64 = 1_000_000;
 const FLUSH_POLL_MICROS: u64 = 20_000;
 /// A drain tries again so often, µs.
 const DRAIN_RETRY_MICROS: u64 = 100_000;
+/// A node whose disk is low tries again so often to hand its leaderships over, µs.
+const SHED_RETRY_MICROS: u64 = 500_000;
 
 struct Freeze {
     id: FlushId,
@@ -38,6 +40,7 @@ pub(super) struct Upkeep {
     poll_at: Micros,
     freezes: VecDeque<Freeze>,
     drain: Option<Drain>,
+    shed_at: Micros,
     /// Replicas may be waiting whose quorum has spoken meanwhile.
     pub(super) waiting: bool,
     /// Replicas wait that may start then without the voters that are still silent.
@@ -55,6 +58,7 @@ impl Upkeep {
             poll_at: Micros(0),
             freezes: VecDeque::new(),
             drain: None,
+            shed_at: Micros(0),
             waiting: false,
             grace_at: None,
         }
@@ -88,6 +92,20 @@ impl<H: Host> Worker<H> {
         }
         if self.upkeep.drain.as_ref().is_some_and(|drain| drain.retry_at <= now || drain.until <= now) {
             self.advance_drain();
+        }
+        if self.node.disk_low.is_some() && self.upkeep.shed_at <= now {
+            self.upkeep.shed_at = now.plus(SHED_RETRY_MICROS);
+            self.shed();
+        }
+    }
+
+    /// Hands leaderships to members that have room. Where none has, this node goes on leading, and refuses what needs room.
+    fn shed(&mut self) {
+        for shard in self.shards.values_mut() {
+            if let Some(to) = shard.best_successor(&self.node, |node, peer| !node.low_peers.contains(&peer)) {
+                // Refused while an earlier attempt is under way: asked again soon.
+                let _ = shard.transfer(&mut self.node, to);
+            }
         }
     }
 
@@ -147,7 +165,7 @@ impl<H: Host> Worker<H> {
         let now = self.node.now;
         let mut left = false;
         for shard in self.shards.values_mut() {
-            let successor: Option<NodeId> = shard.best_successor(&self.node);
+            let successor: Option<NodeId> = shard.best_successor(&self.node, |_, _| true);
             if let Some(to) = successor {
                 left = true;
                 // Refused while an earlier attempt is under way: asked again soon.

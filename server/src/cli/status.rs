@@ -114,6 +114,7 @@ fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
     let mapped = || shards.iter().flat_map(|shard| &shard.replicas).filter(|replica| replica.node == report.id);
     let (state, reason) = match &report.status {
         Ok(answer) if !answer.quarantined.is_empty() => ("quarantined", Some(answer.quarantined.clone())),
+        Ok(answer) if !answer.disk_low.is_empty() => ("disk_low", Some(answer.disk_low.clone())),
         Ok(_) => ("up", None),
         Err(error) => ("down", Some(error.to_string())),
     };

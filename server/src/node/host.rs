@@ -22,6 +22,8 @@ pub struct Signals {
     pub drained: Notify,
     /// Why the node takes no part.
     pub quarantined: watch::Sender<Option<String>>,
+    /// Why the node must go down, other than by order.
+    pub failed: watch::Sender<Option<String>>,
     /// The system shard has a leader that this node knows.
     pub system_led: AtomicBool,
 }

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod data_dir;
+mod disk;
 mod follow;
 pub mod host;
 mod http;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result, bail};
 use api::admin::{self, AdminService};
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
+use disk::Disk;
 use host::{NodeHost, Signals};
 use map::MapBook;
 use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, WorkerInbox, WriterProgress};
@@ -79,14 +81,21 @@ pub async fn run(config: ServerConfig) -> Result<()> {
         None => None,
     };
     let data = DataDir::open(&config.data_dir)?;
+    let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
     let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
     let recovered = log.recover_node()?;
     let node = Node::start(&config, started, listener, log, recovered).await?;
+    node.watch(disk)?;
     tokio::select! {
         result = node.serve(http) => result,
         why = node.stopped(config.die_with_stdin) => {
             tracing::info!("{why}: going down in order");
             node.go_down().await
+        }
+        why = node.failed() => {
+            tracing::error!("{why}; going down in order");
+            node.go_down().await?;
+            bail!(why)
         }
     }
 }
@@ -148,6 +157,7 @@ impl Node {
             maps: watch::Sender::new(None),
             drained: Notify::new(),
             quarantined: watch::Sender::new(None),
+            failed: watch::Sender::new(None),
             system_led: AtomicBool::new(false),
         });
         let (worker, inputs) = runner::inputs(INBOX);
@@ -251,6 +261,26 @@ impl Node {
             }
         };
         tokio::try_join!(grpc, http).map(|_| ())
+    }
+
+    /// Watches the room on the disk from now on.
+    fn watch(&self, disk: Disk) -> Result<()> {
+        disk.register(&self.registry)?;
+        let (worker, peers, signals) = (self.worker.clone(), Arc::clone(&self.peers), Arc::clone(&self.signals));
+        let low = move |why: Option<Arc<str>>| {
+            peers.say_disk_low(why.is_some());
+            worker.try_push(Input::DiskLow(why)).is_ok()
+        };
+        disk.watch(low, move |why| drop(signals.failed.send_replace(Some(why))))
+    }
+
+    /// Waits until the node must go down though nobody told it to; why.
+    async fn failed(&self) -> String {
+        let mut failed = self.signals.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.map(|why| why.clone()) {
+            Ok(Some(why)) => why,
+            _ => std::future::pending().await,
+        }
     }
 
     /// Waits for a reason to go down.

@@ -140,6 +140,7 @@ impl Failure {
             Self::Refused(Refusal::Quarantined(_)) => "quarantined",
             Self::Refused(Refusal::Invalid { .. }) => "invalid",
             Self::Refused(Refusal::NotReady) => "not ready",
+            Self::Refused(Refusal::DiskFull(_)) => "disk low",
         }
     }
 }

@@ -259,9 +259,9 @@ pub struct Node {
     pub id: u64,
     /// Where it listens.
     pub addr: String,
-    /// `up`, `down` or `quarantined`.
+    /// `up`, `down`, `quarantined`, or `disk_low` where it refuses writes that need room.
     pub state: &'static str,
-    /// Why it takes no part, or why it does not answer.
+    /// Why it takes no part, refuses writes or does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Shards it leads.

@@ -14,8 +14,8 @@ use super::seen::SeenTable;
 use super::{Local, WorkerInbox, link, lock, pulse};
 use crate::config::Timing;
 use arc_swap::ArcSwap;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
@@ -70,6 +70,10 @@ pub(super) struct Shared {
     pub map_revision: AtomicU64,
     /// Greatest revision a peer spoke of.
     pub peer_map_revision: AtomicU64,
+    /// Whether this node's disk is below its low mark.
+    pub disk_low: AtomicBool,
+    /// What the worker was told of the peers' disks.
+    low_peers: Mutex<BTreeSet<NodeId>>,
     detector: Mutex<Detector>,
     complaints: Complaints,
 }
@@ -101,6 +105,18 @@ impl Shared {
             tracing::debug!(%node, alive, told, "liveness");
             told
         });
+    }
+
+    /// A peer says whether its disk is low: the worker is told of changes.
+    pub fn peer_disk(&self, node: NodeId, low: bool) {
+        let mut known = lock(&self.low_peers);
+        if known.contains(&node) != low && self.inbox.push(Input::PeerDisk { node, low }) {
+            if low {
+                known.insert(node);
+            } else {
+                known.remove(&node);
+            }
+        }
     }
 
     /// A link to or from `node` was opened.
@@ -157,6 +173,8 @@ impl Peers {
             phase: watch::Sender::new(Phase::Up),
             map_revision: AtomicU64::new(0),
             peer_map_revision: AtomicU64::new(0),
+            disk_low: AtomicBool::new(false),
+            low_peers: Mutex::default(),
             detector: Mutex::new(detector),
             complaints: Complaints::default(),
         });
@@ -237,6 +255,11 @@ impl Peers {
         }
         self.shared.lanes.close_all();
         self.ticker.abort();
+    }
+
+    /// Has the next pulses say whether this node's disk is low.
+    pub fn say_disk_low(&self, low: bool) {
+        self.shared.disk_low.store(low, Ordering::Relaxed);
     }
 
     /// Counts, for metrics.

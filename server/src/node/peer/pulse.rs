@@ -70,6 +70,7 @@ impl Shared {
             clock_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
             map_revision: self.map_revision.load(Ordering::Relaxed),
             leaving,
+            disk_low: self.disk_low.load(Ordering::Relaxed),
         }
     }
 
@@ -87,6 +88,7 @@ impl Shared {
             return true;
         }
         self.seen.meet(caller.node);
+        self.peer_disk(caller.node, frame.disk_low);
         self.peer_map_revision.fetch_max(frame.map_revision, Ordering::Relaxed);
         let sign = Sign {
             incarnation: caller.incarnation,

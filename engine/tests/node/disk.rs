@@ -1,0 +1,57 @@
+//! Nodes whose disks are low: leaderships move to members with room, and only what frees room is taken where none has any.
+
+use super::harness::{Cluster, N1, N2, N3, append};
+use bytes::Bytes;
+use synod_engine::command::{Action, Expect, KeyOp, Op, WriteRequest};
+use synod_engine::host::{Answer, Body, Input, Refusal};
+use synod_engine::ids::{NodeId, Offset};
+use synod_engine::system::{Partitioning, Retention};
+
+impl Cluster {
+    /// Every other node hears of it, as pulses would say it.
+    fn low(&mut self, node: NodeId, low: bool) {
+        self.push(node, Input::DiskLow(low.then(|| "nearly full".into())));
+        for peer in self.ids().into_iter().filter(|peer| *peer != node) {
+            self.push(peer, Input::PeerDisk { node, low });
+        }
+    }
+}
+
+#[test]
+fn leaderships_leave_a_low_node_and_writes_end_where_all_are() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 4);
+    let shards = c.shards_of(table);
+    c.append(table, "k", "before");
+    c.low(N1, true);
+    c.run_for(3_000_000);
+    assert!(
+        shards.iter().all(|shard| c.leader(*shard).is_some_and(|leader| leader != N1)),
+        "the low node leads nothing"
+    );
+    c.append(table, "k", "one is low");
+    c.low(N2, true);
+    c.run_for(3_000_000);
+    assert!(shards.iter().all(|shard| c.leader(*shard) == Some(N3)), "one node has room");
+    c.append(table, "k", "two are low");
+    c.low(N3, true);
+    c.run_for(3_000_000);
+    // Nobody has room: whoever leads goes on leading, and refuses before anything is proposed.
+    let shard = c.shard_for(table, "k");
+    let ask = |c: &mut Cluster, action: Action| {
+        let op = KeyOp { key: Bytes::from_static(b"k"), expect: Expect::Any, action };
+        let request = WriteRequest { id: c.next_id(), op: Op::Write { table, ops: vec![op] } };
+        let id = c.send(N3, shard, Body::Write(request));
+        c.await_answer(id)
+    };
+    assert_eq!(c.leader(shard), Some(N3));
+    let Action::Append(records) = append("k", "refused").action else { unreachable!() };
+    assert_eq!(ask(&mut c, Action::Append(records)).unwrap_err(), Refusal::DiskFull("nearly full".into()));
+    assert!(matches!(ask(&mut c, Action::Delete), Ok(Answer::Outcome(_))));
+    assert!(matches!(ask(&mut c, Action::Trim(Offset(2))), Ok(Answer::Outcome(_))));
+    assert_eq!(c.report(N3).disk_low.as_deref(), Some("nearly full"));
+    c.low(N3, false);
+    c.append(table, "k", "room again");
+    let values: Vec<_> = c.range(table, "k").iter().map(|r| r.record.value.clone()).collect();
+    assert_eq!(values, ["two are low", "", "room again"], "nothing of what was refused");
+}
