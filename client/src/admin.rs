@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::limits::{check_key, check_table, check_table_name};
 use crate::link::{channel, jitter};
 use crate::router::{Place, table_info};
-use crate::types::{Explain, NodeInfo, NodeReport, PartitionKind, TableInfo, TableSpec};
+use crate::types::{Explain, MemberChange, NodeInfo, NodeReport, PartitionKind, TableInfo, TableSpec};
 use crate::wire;
 
 impl Client {
@@ -113,6 +113,44 @@ impl Client {
         })
         .await?;
         Ok(())
+    }
+
+    /// Proposes one change of a shard's members; it is in force once the map shows it. Asked again after a failure it does no
+    /// harm: a change that is in force already changes nothing.
+    pub async fn change_members(&self, shard: u64, change: MemberChange) -> Result<()> {
+        use v1::change_members_request::Change;
+        let (change, instead_of) = match change {
+            MemberChange::Learn(node) => (Change::Learn(node), 0),
+            MemberChange::Promote { node, instead_of } => (Change::Promote(node), instead_of.unwrap_or(0)),
+            MemberChange::Remove(node) => (Change::Remove(node), 0),
+        };
+        self.any_node(self.deadline(), &mut false, |channel| {
+            let request = v1::ChangeMembersRequest { shard, instead_of, change: Some(change) };
+            async move { AdminClient::new(channel).change_members(request).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Takes a node that holds no replica out of the cluster for good.
+    pub async fn remove_node(&self, node: u64) -> Result<()> {
+        let mut unsure = false;
+        let removed = self.any_node(self.deadline(), &mut unsure, |channel| {
+            let request = v1::RemoveNodeRequest { node };
+            async move { AdminClient::new(channel).remove_node(request).await }
+        });
+        match removed.await {
+            Ok(_) => {}
+            // An earlier attempt without an answer removed it.
+            Err(Error::InvalidArgument { .. }) if unsure && !self.knows(node).await? => {}
+            Err(error) => return Err(error),
+        }
+        self.refresh_map().await?;
+        Ok(())
+    }
+
+    async fn knows(&self, node: u64) -> Result<bool> {
+        Ok(self.refresh_map().await?.nodes.iter().any(|n| n.id == node))
     }
 
     /// Where a key lives, and why.

@@ -71,7 +71,7 @@ pub enum Error {
         cause: String,
     },
     /// The node's disk is nearly full, it takes no writes; nothing was written.
-    #[error("disk full: {message}")]
+    #[error("disk full: {message}; nothing was written")]
     DiskFull {
         /// The server's words.
         message: String,

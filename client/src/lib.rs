@@ -58,7 +58,7 @@ pub use synod_proto::v1 as proto;
 pub use tail::{TailItem, TailStream};
 pub use token::{Cursor, Token};
 pub use types::{
-    At, ClusterMap, Consistency, Expect, Explain, GetFull, GetOptions, Header, Keys, NewRecord, NodeInfo, NodeReport,
-    OpKind, PartitionKind, Partitioning, Record, Retention, ScanOptions, ShardInfo, TableInfo, TableSpec, TailOptions,
-    TailStart, WriteName, WriteOp, Written,
+    At, ClusterMap, Consistency, Expect, Explain, GetFull, GetOptions, Header, Keys, MemberChange, NewRecord, NodeInfo,
+    NodeReport, OpKind, PartitionKind, Partitioning, Record, Retention, ScanOptions, ShardInfo, TableInfo, TableSpec,
+    TailOptions, TailStart, WriteName, WriteOp, Written,
 };

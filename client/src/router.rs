@@ -225,6 +225,7 @@ fn shard_info(s: v1::Shard) -> ShardInfo {
         version: s.version,
         config: s.config,
         voters: s.voters,
+        learners: s.learners,
         leader: Some(s.leader_hint).filter(|id| *id != 0),
     }
 }

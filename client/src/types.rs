@@ -370,8 +370,26 @@ pub struct ShardInfo {
     pub config: u64,
     /// The nodes that vote.
     pub voters: Vec<u64>,
+    /// Members without a vote, which receive the log.
+    pub learners: Vec<u64>,
     /// The node believed to lead.
     pub leader: Option<u64>,
+}
+
+/// A change of a shard's members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A node begins to receive the log, without a vote.
+    Learn(u64),
+    /// A learner that has caught up gets a vote, and where another node is named that one goes.
+    Promote {
+        /// The learner.
+        node: u64,
+        /// Who goes with the same change.
+        instead_of: Option<u64>,
+    },
+    /// A member goes.
+    Remove(u64),
 }
 
 /// The shard map at one moment.

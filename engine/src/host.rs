@@ -10,7 +10,7 @@ use crate::system::SystemState;
 use bytes::Bytes;
 use std::sync::Arc;
 use synod_paxos::message::Message;
-use synod_paxos::types::{Ballot, Basis};
+use synod_paxos::types::{Ballot, Basis, Membership};
 
 /// One thing that happened to the node, for its worker.
 pub enum Input {
@@ -69,6 +69,15 @@ pub enum Input {
         /// Told `Ok` once the transfer has begun.
         done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
     },
+    /// Change a group's members; answered once the change was proposed, or why not.
+    ChangeMembers {
+        /// The shard.
+        shard: ShardId,
+        /// What is wanted.
+        change: MemberChange,
+        /// Told `Ok` where the change is proposed, or in force already.
+        done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+    },
     /// Report every replica.
     Status(Box<dyn FnOnce(NodeReport) + Send>),
     /// Make a snapshot of what is applied here; told how that went.
@@ -77,6 +86,15 @@ pub enum Input {
         shard: ShardId,
         /// Told once the host has the file.
         done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    },
+    /// A member whose state is gone asks for a snapshot at or above the slot its log begins behind.
+    SnapshotAsked {
+        /// The member.
+        by: NodeId,
+        /// The shard.
+        shard: ShardId,
+        /// Of no use below this.
+        least: Slot,
     },
     /// A snapshot that [`Host::build_snapshot`] was asked for is on disk, or why not.
     SnapshotBuilt {
@@ -98,6 +116,22 @@ pub enum Input {
     },
     /// Flush the state and stop; the worker returns from its loop.
     Stop,
+}
+
+/// A change of a group's members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A node begins to receive the log, without a vote.
+    Learn(NodeId),
+    /// A learner that has caught up gets a vote, and where another node is named that one goes.
+    Promote {
+        /// The learner.
+        node: NodeId,
+        /// Who goes with the same change.
+        instead_of: Option<NodeId>,
+    },
+    /// A member goes.
+    Remove(NodeId),
 }
 
 /// A client's request to one shard.
@@ -363,6 +397,11 @@ pub trait Host: Send {
     fn map_changed(&mut self, map: Arc<SystemState>);
     /// Roles changed: this node now leads so many shards. For metrics and hints.
     fn role_changed(&mut self, shard: ShardId, leader: Option<NodeId>, here: bool);
+    /// A group led here has entered an epoch of which an entry is chosen, and the map does not know it yet: the system
+    /// shard is to be told. Said again until the map knows.
+    fn members_changed(&mut self, shard: ShardId, membership: Membership) {
+        let _ = (shard, membership);
+    }
     /// Every leadership was handed over, or could not be.
     fn drained(&mut self);
     /// Something that must never be went wrong with a shard or a store; the host ends the process with this line.
@@ -382,6 +421,11 @@ pub trait Host: Send {
     /// Tells a member that the snapshot made of this shard is there for it.
     fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
         let _ = (to, shard);
+    }
+
+    /// Asks a member for a snapshot at or above `least`: the state here is gone. It comes as an offer, or not at all.
+    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
+        let _ = (to, shard, least);
     }
 
     /// Loads the snapshot received of this shard into a space, on another thread; then tells [`Input::SnapshotLoaded`].

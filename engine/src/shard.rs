@@ -5,6 +5,7 @@
 //! applied, or let a request go unanswered.
 
 mod apply;
+mod members;
 mod propose;
 mod reads;
 mod snapshot;
@@ -20,7 +21,7 @@ use reads::Reads;
 use snapshot::{Install, LogSizes};
 use synod_paxos::Replica;
 use synod_paxos::io::{Ctx, Input, LogReader, Output, Recovered, Refused, RoleKind, Status};
-use synod_paxos::types::{Ballot, Entry, EntryId, Membership, Micros, NodeId};
+use synod_paxos::types::{Ballot, ConfigId, Entry, EntryId, Membership, Micros, NodeId};
 
 /// The log of one group, for its core.
 struct ShardLog<'a> {
@@ -48,6 +49,9 @@ enum Verdict {
     Refused(Refused),
 }
 
+/// The epoch that a group begins in.
+const FIRST_EPOCH: ConfigId = ConfigId(1);
+
 /// One replica of a shard.
 pub(crate) struct Shard {
     id: ShardId,
@@ -71,6 +75,8 @@ pub(crate) struct Shard {
     timer: Option<Micros>,
     /// In the node's list of shards with work.
     scheduled: bool,
+    /// The core has not heard yet which of the epoch's members are alive.
+    meet_members: bool,
     /// What the group was created with.
     genesis: bytes::Bytes,
     /// The last entry applied and its timestamp, once known.
@@ -104,6 +110,7 @@ impl Shard {
             durable_applied: applied,
             timer: None,
             scheduled: false,
+            meet_members: false,
             genesis,
             position,
             sizes: LogSizes::default(),
@@ -195,10 +202,14 @@ impl Shard {
             Output::EpochChanged(membership) => {
                 tracing::info!(shard = self.id.0, config = membership.config.0, "a new membership is in force");
                 self.members = membership;
+                self.meet_members = true;
+                node.changed_members.insert(self.id);
+                self.schedule(node);
             }
             Output::NeedSnapshot { to } => {
-                if !node.snapshots_wanted.contains(&(self.id, to)) {
-                    node.snapshots_wanted.push((self.id, to));
+                let wanted = (self.id, to, Slot(0));
+                if !node.snapshots_wanted.contains(&wanted) {
+                    node.snapshots_wanted.push(wanted);
                 }
             }
             Output::TrimTo(slot) => self.trim_to = self.trim_to.max(slot),
@@ -215,6 +226,9 @@ impl Shard {
             node.metrics.leaders.dec();
         }
         self.leading = leads;
+        if leads && self.members.config > FIRST_EPOCH {
+            node.changed_members.insert(self.id);
+        }
         // What was proposed under another leadership may be chosen yet or not: the client asks again under the same id.
         self.proposals.lead_lost(node, leads.then_some(ballot), leader);
         node.host.role_changed(self.id, leader, leads);
@@ -252,6 +266,7 @@ impl Shard {
     /// Does what has become possible: proposes and asks what queued, applies what is chosen, answers what is ready.
     pub(crate) fn advance<H: Host>(&mut self, node: &mut Node<H>) {
         self.scheduled = false;
+        self.meet_members(node);
         self.propose(node);
         self.ask_reads(node);
         if self.apply(node) {

@@ -10,6 +10,7 @@
 
 mod groups;
 mod inputs;
+mod joining;
 pub(crate) mod node;
 mod snapshots;
 mod upkeep;
@@ -25,12 +26,13 @@ use crate::shard::Shard;
 use crate::state::StateStore;
 use crate::system::SystemState;
 use crate::writer::{Clock, Done, WriterMode, WriterProgress};
+use joining::Joining;
 use node::Node;
 use snapshots::Snapshots;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use synod_paxos::io::{Input as Step, Options};
-use synod_paxos::types::{Micros, WriteSeq};
+use synod_paxos::types::{ConfigId, Micros, WriteSeq};
 use upkeep::Upkeep;
 
 /// Limits of a worker.
@@ -102,8 +104,10 @@ pub struct Worker<H: Host> {
     shards: BTreeMap<ShardId, Shard>,
     /// Groups whose first write is under way.
     creating: BTreeMap<ShardId, Genesis>,
-    /// Groups that were here and are gone for ever.
-    removed: BTreeSet<ShardId>,
+    /// Groups that were here and are gone: no replica begins here in this epoch or an earlier one.
+    removed: BTreeMap<ShardId, ConfigId>,
+    /// Groups whose members name this node, which has no replica yet.
+    joining: Joining,
     identity: Identity,
     /// The greatest write heard of from each peer, durable here or not yet.
     seen: BTreeMap<NodeId, Mark>,
@@ -134,6 +138,7 @@ impl<H: Host> Worker<H> {
             shards: BTreeMap::new(),
             creating: BTreeMap::new(),
             removed: removed.into_iter().collect(),
+            joining: Joining::default(),
             identity,
             seen,
             map: None,
@@ -175,6 +180,7 @@ impl<H: Host> Worker<H> {
             self.keep_up();
             self.settle();
             self.keep_snapshots();
+            self.keep_members();
         }
         self.node.metrics.waiting_requests.set(level(self.node.waiting));
     }
@@ -189,7 +195,7 @@ impl<H: Host> Worker<H> {
             return Some(Micros(0));
         }
         let timer = self.node.timers.first().map(|(at, _)| *at);
-        [timer, Some(self.upkeep.due())].into_iter().flatten().min()
+        [timer, Some(self.upkeep.due()), self.members_due()].into_iter().flatten().min()
     }
 
     /// Whether the worker was told to stop and has flushed its state.
@@ -254,6 +260,7 @@ impl<H: Host> Worker<H> {
             match done {
                 Done::Persisted(seq) => drop(persisted.insert(id, seq)),
                 Done::Created => self.created(id),
+                Done::Begun => self.begun(id),
                 Done::Removed(space) => self.remove_space(space),
                 Done::Installed => {
                     // Writes before it were those of the replica that is gone.

@@ -81,6 +81,8 @@ pub(crate) enum Done {
     Removed(Space),
     /// A snapshot took the place of its log.
     Installed,
+    /// A replica began with a snapshot.
+    Begun,
 }
 
 /// What a synced write is measured by.

@@ -102,7 +102,7 @@ fn formats() -> Vec<Format> {
         format("group-trim-v1", id(77), |v| node::encode_trim(*v), node::decode_trim),
         format("group-genesis-v1", Bytes::from_static(b"opaque"), |v| node::encode_genesis(v), node::decode_genesis),
         format("group-space-v1", Space(0x8000_0001), |v| node::encode_space(*v), node::decode_space),
-        format("group-removed-v1", (), |()| node::encode_removed(), node::decode_removed),
+        format("group-removed-v2", ConfigId(7), |v| node::encode_removed(*v), node::decode_removed),
         format("record-head-empty-v1", head(Newest::None), Head::encode, Head::decode),
         format("record-head-inline-v1", head(Newest::Inline(record())), Head::encode, Head::decode),
         format("record-head-deleted-v1", head(Newest::Inline(tombstone())), Head::encode, Head::decode),

@@ -12,7 +12,7 @@ use synod_engine::codec::{keys, node};
 use synod_engine::ids::*;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
-use synod_engine::logstore::{GroupRecovered, GroupWrite, LogBatch, LogStore, NodeIdentity};
+use synod_engine::logstore::{GONE, GroupRecovered, GroupWrite, LogBatch, LogStore, NodeIdentity};
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
 use tempfile::TempDir;
 
@@ -307,7 +307,7 @@ fn a_snapshot_takes_the_logs_place_in_one_write() {
         subject.reopen();
         let found = group(subject.store(), 7);
         assert_eq!((found.last, found.space), (id(10, 2), Some(Space(0x8000_0003))));
-        let remove = GroupWrite { shard: ShardId(7), remove: true, ..GroupWrite::default() };
+        let remove = GroupWrite { shard: ShardId(7), remove: Some(GONE), ..GroupWrite::default() };
         subject.store().write(&batch(4, vec![remove])).unwrap();
         assert!(subject.store().recover_group(ShardId(7)).unwrap().is_none());
     });
@@ -320,18 +320,30 @@ fn a_removed_group_stays_removed() {
         write.append = vec![entry(1, 1)];
         write.trim = Some(EntryId::ZERO);
         subject.store().write(&batch(1, vec![create(4), write, create(6)])).unwrap();
-        let remove = |shard| GroupWrite { shard: ShardId(shard), remove: true, ..GroupWrite::default() };
+        let remove = |shard| GroupWrite { shard: ShardId(shard), remove: Some(GONE), ..GroupWrite::default() };
         subject.store().write(&batch(2, vec![remove(5), remove(99)])).unwrap();
         for _ in 0..2 {
             let node = subject.store().recover_node().unwrap();
             assert_eq!(node.groups, [ShardId(4), ShardId(6)]);
-            assert_eq!(node.removed, [ShardId(5), ShardId(99)]);
+            assert_eq!(node.removed, [(ShardId(5), GONE), (ShardId(99), GONE)]);
             assert!(subject.store().recover_group(ShardId(5)).unwrap().is_none());
             assert!(is_corrupt(subject.store().entries(ShardId(5), Slot(0), Slot(1), 0)));
             subject.reopen();
         }
-        // What a straggler writes afterwards does not bring it back.
-        subject.store().write(&batch(3, vec![create(5), append(5, vec![entry(1, 1)])])).unwrap();
+        // One that may come back in a later epoch does so by a write that says so.
+        let upto = ConfigId(3);
+        let remove = GroupWrite { shard: ShardId(6), remove: Some(upto), ..GroupWrite::default() };
+        subject.store().write(&batch(3, vec![remove])).unwrap();
+        subject.reopen();
+        assert!(subject.store().recover_node().unwrap().removed.contains(&(ShardId(6), upto)));
+        let mut back = create(6);
+        back.revive = true;
+        subject.store().write(&batch(4, vec![back])).unwrap();
+        subject.reopen();
+        assert_eq!(subject.store().recover_node().unwrap().groups, [ShardId(4), ShardId(6)]);
+        assert_eq!(group(subject.store(), 6).last, EntryId::ZERO);
+        // What a straggler writes afterwards does not bring the other back.
+        subject.store().write(&batch(5, vec![create(5), append(5, vec![entry(1, 1)])])).unwrap();
         subject.reopen();
         assert_eq!(subject.store().recover_node().unwrap().groups, [ShardId(4), ShardId(6)]);
         assert!(subject.store().recover_group(ShardId(5)).unwrap().is_none());
@@ -381,7 +393,7 @@ impl Model {
         if self.removed.contains(&shard) || rng.random_bool(0.003) {
             self.removed.insert(shard);
             self.groups.remove(&shard);
-            return GroupWrite { shard: ShardId(shard), remove: true, ..GroupWrite::default() };
+            return GroupWrite { shard: ShardId(shard), remove: Some(GONE), ..GroupWrite::default() };
         }
         let fresh = !self.groups.contains_key(&shard);
         let (commit, trimmed, entries) = self.groups.entry(shard).or_insert((0, EntryId::ZERO, Vec::new()));
@@ -413,7 +425,7 @@ impl Model {
     fn check(&self, store: &dyn LogStore, seed: u64) {
         let node = store.recover_node().unwrap();
         assert_eq!(node.groups, self.groups.keys().map(|&s| ShardId(s)).collect::<Vec<_>>(), "seed {seed}");
-        assert_eq!(node.removed, self.removed.iter().map(|&s| ShardId(s)).collect::<Vec<_>>(), "seed {seed}");
+        assert_eq!(node.removed, self.removed.iter().map(|&s| (ShardId(s), GONE)).collect::<Vec<_>>(), "seed {seed}");
         for (&shard, (commit, trimmed, entries)) in &self.groups {
             let found = group(store, shard);
             assert_eq!(found.hard, hard(*commit), "seed {seed}");

@@ -8,9 +8,16 @@ use super::entry::{get_entry_id, put_entry_id};
 use crate::ids::{ClientId, EntryId, Incarnation, NodeId, NodeWriteSeq, Space};
 use crate::logstore::NodeIdentity;
 use bytes::Bytes;
+use synod_paxos::types::ConfigId;
 
 /// The version this module writes for every row but the format row.
 pub const VERSION: u8 = 1;
+
+/// The version of a tombstone.
+const REMOVED_VERSION: u8 = 2;
+
+/// The epoch in the tombstone of a group that exists no more.
+pub const GONE: ConfigId = ConfigId(u64::MAX);
 
 /// The version of the whole database: what the format row holds.
 pub const FORMAT: u8 = 1;
@@ -117,15 +124,25 @@ pub fn decode_genesis(row: Bytes) -> Result<Bytes, DecodeError> {
     Ok(genesis)
 }
 
-/// The tombstone of a removed group; the group stands in the key.
+/// The tombstone of a removed group; the group stands in the key. Version 2: `version u8 | epoch | crc u32`.
 #[must_use]
-pub fn encode_removed() -> Bytes {
-    super::begin(VERSION, 5).into_checked()
+pub fn encode_removed(upto: ConfigId) -> Bytes {
+    let mut out = super::begin(REMOVED_VERSION, 14);
+    out.var(upto.0);
+    out.into_checked()
 }
 
-/// Checks what [`encode_removed`] wrote.
-pub fn decode_removed(row: Bytes) -> Result<(), DecodeError> {
-    super::open(row, VERSION)?.finish()
+/// Decodes what [`encode_removed`] wrote. Version 1 named no epoch: its group was dropped, and never comes back.
+pub fn decode_removed(row: Bytes) -> Result<ConfigId, DecodeError> {
+    let mut input = super::buf::Reader::checked(row)?;
+    let at = input.error("unknown format version");
+    let upto = match input.u8()? {
+        VERSION => GONE,
+        REMOVED_VERSION => ConfigId(input.var()?),
+        _ => return Err(at),
+    };
+    input.finish()?;
+    Ok(upto)
 }
 
 /// The row of a group's space in the state store.

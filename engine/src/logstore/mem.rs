@@ -7,8 +7,9 @@ use super::{GroupRecovered, GroupScan, GroupWrite, LogBatch, LogStore, NodeIdent
 use crate::StoreError;
 use crate::ids::{Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
+use synod_paxos::types::ConfigId;
 
 /// Decides, before a batch is written, whether that write fails. A batch it refuses leaves nothing behind.
 pub type WriteHook = Box<dyn FnMut(&LogBatch) -> Result<(), StoreError> + Send>;
@@ -31,7 +32,7 @@ impl Group {
 #[derive(Default)]
 struct Inner {
     groups: BTreeMap<ShardId, Group>,
-    removed: BTreeSet<ShardId>,
+    removed: BTreeMap<ShardId, ConfigId>,
     identity: Option<NodeIdentity>,
     incarnation: Incarnation,
     seq: NodeWriteSeq,
@@ -103,10 +104,14 @@ impl Inner {
     }
 
     fn apply(&mut self, write: &GroupWrite) {
-        if write.remove {
+        if let Some(upto) = write.remove {
             self.groups.remove(&write.shard);
-            self.removed.insert(write.shard);
+            self.removed.insert(write.shard, upto);
             return;
+        }
+        if write.revive {
+            self.groups.remove(&write.shard);
+            self.removed.remove(&write.shard);
         }
         let group = self.groups.entry(write.shard).or_default();
         if let Some(genesis) = &write.genesis {
@@ -163,20 +168,20 @@ impl LogStore for MemLog {
 
     fn recover_node(&self) -> Result<NodeRecovered, StoreError> {
         let inner = self.lock();
-        let live = inner.groups.iter().filter(|(shard, group)| !group.is_empty() && !inner.removed.contains(shard));
+        let live = inner.groups.iter().filter(|(shard, group)| !group.is_empty() && !inner.removed.contains_key(shard));
         Ok(NodeRecovered {
             identity: inner.identity.clone(),
             incarnation: inner.incarnation,
             seq: inner.seq,
             seen: inner.seen.iter().map(|(&node, &(incarnation, seq))| (node, incarnation, seq)).collect(),
             groups: live.map(|(&shard, _)| shard).collect(),
-            removed: inner.removed.iter().copied().collect(),
+            removed: inner.removed.iter().map(|(&shard, &upto)| (shard, upto)).collect(),
         })
     }
 
     fn recover_group(&self, shard: ShardId) -> Result<Option<GroupRecovered>, StoreError> {
         let inner = self.lock();
-        let Some(group) = inner.groups.get(&shard).filter(|_| !inner.removed.contains(&shard)) else {
+        let Some(group) = inner.groups.get(&shard).filter(|_| !inner.removed.contains_key(&shard)) else {
             return Ok(None);
         };
         let mut scan = GroupScan::new(shard, group.trimmed);

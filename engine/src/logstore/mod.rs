@@ -8,8 +8,10 @@ pub mod rocks;
 mod scan;
 
 use crate::StoreError;
+pub use crate::codec::node::GONE;
 use crate::ids::{ClientId, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space};
 use scan::{GroupScan, check_batch, entry_name, missing_entry};
+use synod_paxos::types::ConfigId;
 
 /// One group's share of a write batch; `truncate_from` comes before `append`.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +32,11 @@ pub struct GroupWrite {
     /// Where the group's rows stand in the state store from now on; a group without such a row has them in the space of its
     /// own number.
     pub space: Option<Space>,
-    /// The whole group goes: hard state, genesis, entries, trim mark; a tombstone row stays so that the group is never created again.
-    pub remove: bool,
+    /// The whole group goes: hard state, genesis, entries, trim mark; a tombstone row stays so that the group is not created
+    /// here again, but for a replica that begins in a later epoch than this one ([`GONE`]: never).
+    pub remove: Option<ConfigId>,
+    /// The group was removed here, and comes back in a later epoch: its tombstone goes.
+    pub revive: bool,
 }
 
 /// What one synced write holds: any number of groups, and the node's own rows.
@@ -82,8 +87,8 @@ pub struct NodeRecovered {
     pub seen: Vec<(NodeId, Incarnation, NodeWriteSeq)>,
     /// Every group with a hard state; one that has lost it, while other rows of it are there, stands here too.
     pub groups: Vec<ShardId>,
-    /// Groups that were removed.
-    pub removed: Vec<ShardId>,
+    /// Groups that were removed, each with the epoch of its tombstone.
+    pub removed: Vec<(ShardId, ConfigId)>,
 }
 
 /// What a group finds.

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
+use synod_paxos::types::ConfigId;
 
 /// Sizes of the log DB.
 #[derive(Clone, Copy, Debug)]
@@ -170,9 +171,10 @@ impl RocksLog {
         self.decoded(&keys::group_hard(shard), || format!("hard state of shard {shard}"), hard::decode)
     }
 
-    fn is_removed(&self, shard: ShardId) -> Result<bool, StoreError> {
+    /// The epoch of the group's tombstone, where it has one.
+    fn removed(&self, shard: ShardId) -> Result<Option<ConfigId>, StoreError> {
         let name = || format!("tombstone of shard {shard}");
-        Ok(self.decoded(&keys::group_removed(shard), name, node::decode_removed)?.is_some())
+        self.decoded(&keys::group_removed(shard), name, node::decode_removed)
     }
 
     fn node_row<T>(
@@ -196,8 +198,10 @@ impl RocksLog {
         rows.seek_to_first();
         while let Some(key) = rows.key() {
             let shard = keys::parse_group(key).map_err(|e| e.corrupt(self.path.display().to_string()))?;
-            let list = if self.is_removed(shard)? { &mut found.removed } else { &mut found.groups };
-            list.push(shard);
+            match self.removed(shard)? {
+                Some(upto) => found.removed.push((shard, upto)),
+                None => found.groups.push(shard),
+            }
             if shard.0 == u64::MAX {
                 break;
             }
@@ -259,7 +263,7 @@ impl LogStore for RocksLog {
     }
 
     fn recover_group(&self, shard: ShardId) -> Result<Option<GroupRecovered>, StoreError> {
-        if self.is_removed(shard)? {
+        if self.removed(shard)?.is_some() {
             return Ok(None);
         }
         let name = || format!("trim mark of shard {shard}");
@@ -306,14 +310,17 @@ fn put_group(rows: &mut WriteBatch, buffer: &mut Vec<u8>, write: &GroupWrite) {
     let shard = write.shard;
     let first = keys::group_entry(shard, Slot(0));
     let end = keys::group_entries_end(shard);
-    if write.remove {
+    if let Some(upto) = write.remove {
         rows.delete(keys::group_hard(shard));
         rows.delete(keys::group_genesis(shard));
         rows.delete_range(&first[..], &end[..]);
         rows.delete(keys::group_trim(shard));
         rows.delete(keys::group_space(shard));
-        rows.put(keys::group_removed(shard), node::encode_removed());
+        rows.put(keys::group_removed(shard), node::encode_removed(upto));
         return;
+    }
+    if write.revive {
+        rows.delete(keys::group_removed(shard));
     }
     if let Some(genesis) = &write.genesis {
         rows.put(keys::group_genesis(shard), node::encode_genesis(genesis));

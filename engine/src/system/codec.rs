@@ -103,14 +103,30 @@ pub fn encode_descriptor(d: &Descriptor) -> Bytes {
     w.bytes(&d.from);
     w.bytes(&d.to);
     w.u64(d.version);
-    w.u64(d.membership.config.0);
-    w.u64(d.membership.first_leader.0);
-    w.var(d.membership.members.len() as u64);
-    for member in &d.membership.members {
+    put_membership(&mut w, &d.membership);
+    w.into_checked()
+}
+
+fn put_membership(w: &mut Writer, membership: &Membership) {
+    w.u64(membership.config.0);
+    w.u64(membership.first_leader.0);
+    w.var(membership.members.len() as u64);
+    for member in &membership.members {
         w.u64(member.node.0);
         w.u8(matches!(member.role, MemberRole::Learner).into());
     }
-    w.into_checked()
+}
+
+fn membership(r: &mut Reader) -> Result<Membership, DecodeError> {
+    let config = ConfigId(r.u64()?);
+    let first_leader = NodeId(r.u64()?);
+    let mut members = Vec::new();
+    for _ in 0..r.count(9)? {
+        let node = NodeId(r.u64()?);
+        let role = if r.flag()? { MemberRole::Learner } else { MemberRole::Voter };
+        members.push(Member { node, role });
+    }
+    Ok(Membership { config, members, first_leader })
 }
 
 /// Reads a shard descriptor back.
@@ -125,16 +141,8 @@ pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
     let partitioning = partitioning(&mut r)?;
     let retention = retention(&mut r)?;
     let (from, to, version) = (r.bytes()?, r.bytes()?, r.u64()?);
-    let config = ConfigId(r.u64()?);
-    let first_leader = NodeId(r.u64()?);
-    let mut members = Vec::new();
-    for _ in 0..r.count(9)? {
-        let node = NodeId(r.u64()?);
-        let role = if r.flag()? { MemberRole::Learner } else { MemberRole::Voter };
-        members.push(Member { node, role });
-    }
+    let membership = membership(&mut r)?;
     r.finish()?;
-    let membership = Membership { config, members, first_leader };
     Ok(Descriptor { shard, table, partitioning, retention, from, to, version, membership })
 }
 
@@ -266,6 +274,15 @@ impl SystemCommand {
                 w.u8(4);
                 w.bytes(name.as_bytes());
             }
+            Self::SetMembers { shard, membership } => {
+                w.u8(5);
+                w.u64(shard.0);
+                put_membership(&mut w, membership);
+            }
+            Self::RemoveNode { node } => {
+                w.u8(6);
+                w.u64(node.0);
+            }
         }
         w.into_bytes()
     }
@@ -288,6 +305,8 @@ impl SystemCommand {
                 Self::CreateTable { name, partitioning, retention, shards, splits, replicas }
             }
             4 => Self::DropTable { name: string(&mut r)? },
+            5 => Self::SetMembers { shard: ShardId(r.u64()?), membership: membership(&mut r)? },
+            6 => Self::RemoveNode { node: NodeId(r.u64()?) },
             _ => return Err(r.error("metadata command")),
         };
         r.finish()?;

@@ -139,6 +139,18 @@ pub enum SystemCommand {
         /// Its name.
         name: String,
     },
+    /// A shard's group reports its members; only a later epoch than the one known changes anything.
+    SetMembers {
+        /// The shard.
+        shard: ShardId,
+        /// Its members, as of an epoch of which an entry is chosen.
+        membership: Membership,
+    },
+    /// A node that holds no replica goes for good.
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// What became of a [`SystemCommand`].
@@ -252,6 +264,8 @@ impl SystemState {
                 }
             }
             SystemCommand::DropTable { name } => self.drop_table(name, &mut rows),
+            SystemCommand::SetMembers { shard, membership } => self.set_members(*shard, membership, &mut rows),
+            SystemCommand::RemoveNode { node } => self.remove_node(*node, &mut rows),
         };
         if !rows.is_empty() {
             self.revision += 1;
@@ -283,6 +297,33 @@ impl SystemState {
             info.addr = addr.into();
             rows.push((ROW_NODE, node.0, Some(codec::encode_node(info))));
         }
+        SystemOutcome::Done
+    }
+
+    fn set_members(&mut self, shard: ShardId, membership: &Membership, rows: &mut Vec<RowChange>) -> SystemOutcome {
+        if let Some(stranger) = membership.members.iter().find(|m| !self.nodes.contains_key(&m.node)) {
+            let why = format!("there is no node {}", stranger.node);
+            return SystemOutcome::Invalid { field: "members".into(), why };
+        }
+        // A shard that was dropped meanwhile has no members any more.
+        let Some(descriptor) = self.shards.get_mut(&shard) else { return SystemOutcome::Done };
+        if membership.config > descriptor.membership.config {
+            descriptor.membership = membership.clone();
+            rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(descriptor))));
+        }
+        SystemOutcome::Done
+    }
+
+    fn remove_node(&mut self, node: NodeId, rows: &mut Vec<RowChange>) -> SystemOutcome {
+        let invalid = |why| SystemOutcome::Invalid { field: "node".into(), why };
+        let held = self.shards.values().filter(|d| d.membership.role_of(node).is_some()).count();
+        if held > 0 {
+            return invalid(format!("node {node} is a member of {held} shards; `synod node replace` moves them first"));
+        }
+        if self.nodes.remove(&node).is_none() {
+            return invalid(format!("there is no node {node}"));
+        }
+        rows.push((ROW_NODE, node.0, None));
         SystemOutcome::Done
     }
 

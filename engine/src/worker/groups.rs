@@ -10,13 +10,17 @@ use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::{Host, Refusal};
 use crate::ids::{EntryId, HardState, SYSTEM_SHARD, ShardId, Space};
-use crate::logstore::{GroupRecovered, GroupWrite};
+use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::Shard;
 use crate::system::SystemState;
 use crate::writer::Done;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use synod_paxos::types::ConfigId;
+
+/// The epoch that a group begins in: only then is a replica created from nothing. A later member begins with a snapshot.
+const FIRST_EPOCH: ConfigId = ConfigId(1);
 
 /// A shard's rows stand in the space of its own number, until a snapshot takes their place: ids are never reused.
 pub(super) fn own_space(shard: ShardId) -> Space {
@@ -78,19 +82,26 @@ impl<H: Host> Worker<H> {
         }
         let me = self.node.me;
         // The system shard's beginning is no descriptor: it is created from its founders' state only.
-        let others = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD);
+        let others = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && d.membership.config == FIRST_EPOCH);
         for descriptor in others.filter(|d| d.membership.role_of(me).is_some()) {
             self.create(descriptor.shard, Genesis::Shard(descriptor.clone()));
         }
         let gone: Vec<ShardId> = self.shards.keys().copied().filter(|id| vanished(&map, *id)).collect();
+        let left: Vec<(ShardId, ConfigId)> =
+            self.shards.iter().filter_map(|(id, shard)| Some((*id, shard.left(me, &map)?))).collect();
         self.map = Some(map);
         for id in gone {
-            self.remove(id);
+            self.remove(id, GONE);
         }
+        for (id, upto) in left {
+            tracing::info!(shard = id.0, config = upto.0, "this node is no member any more: the replica goes");
+            self.remove(id, upto);
+        }
+        self.join_groups();
     }
 
     fn known(&self, id: ShardId) -> bool {
-        self.shards.contains_key(&id) || self.creating.contains_key(&id) || self.removed.contains(&id)
+        self.shards.contains_key(&id) || self.creating.contains_key(&id) || self.removed.contains_key(&id)
     }
 
     /// Creates a replica, once; it exists when its first write is durable.
@@ -126,7 +137,7 @@ impl<H: Host> Worker<H> {
         let state = self.node.must(state);
         self.insert(id, found, state);
         if self.map.as_ref().is_some_and(|map| vanished(map, id)) {
-            return self.remove(id);
+            return self.remove(id, GONE);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
@@ -135,19 +146,19 @@ impl<H: Host> Worker<H> {
     }
 
     /// Removes a replica: first its log, then, once that is durable, its rows.
-    fn remove(&mut self, id: ShardId) {
+    pub(super) fn remove(&mut self, id: ShardId, upto: ConfigId) {
         let Some(mut shard) = self.shards.remove(&id) else { return };
         shard.answer_all(&mut self.node, &Refusal::WrongShard);
         self.node.metrics.replicas.dec();
-        self.removed.insert(id);
-        let write = GroupWrite { shard: id, remove: true, ..GroupWrite::default() };
+        self.removed.insert(id, upto);
+        let write = GroupWrite { shard: id, remove: Some(upto), ..GroupWrite::default() };
         let space = shard.state().space();
         self.node.writer.add(write, Some(Done::Removed(space)));
     }
 
     /// Rows of removed groups that a crash left behind.
     pub(super) fn sweep_removed(&mut self) -> Result<(), StoreError> {
-        for id in &self.removed {
+        for id in self.removed.keys() {
             let (from, to) = keys::space_bounds(own_space(*id));
             let mut any = false;
             self.node.store.scan(&from, &to, false, &mut |_, _| {

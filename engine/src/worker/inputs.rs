@@ -5,7 +5,7 @@
 
 use super::Worker;
 use crate::genesis::Genesis;
-use crate::host::{Host, Input, NodeReport, Refusal, Request};
+use crate::host::{Host, Input, MemberChange, NodeReport, Refusal, Request};
 use crate::identity::Mark;
 use crate::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use std::sync::Arc;
@@ -36,14 +36,21 @@ impl<H: Host> Worker<H> {
             // The write itself is found by asking the log writer, which every round does.
             Input::Map(_) | Input::CreateSystemShard(_) | Input::Written(_) => {}
             Input::MakeSnapshot { shard, done } => self.make_snapshot(shard, done),
+            Input::SnapshotAsked { by, shard, least } if self.takes_part() => {
+                self.node.snapshots_wanted.push((shard, by, least));
+            }
             Input::SnapshotBuilt { shard, result } if self.takes_part() => self.snapshot_built(shard, result),
             Input::SnapshotFetched(header) if self.takes_part() => self.snapshot_fetched(*header),
             Input::SnapshotLoaded { shard, space, result } if self.takes_part() => {
                 self.snapshot_loaded(shard, space, result);
             }
-            Input::SnapshotBuilt { .. } | Input::SnapshotFetched(_) | Input::SnapshotLoaded { .. } => {}
+            Input::SnapshotAsked { .. }
+            | Input::SnapshotBuilt { .. }
+            | Input::SnapshotFetched(_)
+            | Input::SnapshotLoaded { .. } => {}
             Input::Drain => self.drain(),
             Input::Transfer { shard, to, done } => done(self.transfer(shard, to)),
+            Input::ChangeMembers { shard, change, done } => done(self.change_members(shard, change)),
             Input::Status(tell) => tell(self.report()),
             Input::Stop => self.stop(),
         }
@@ -134,6 +141,21 @@ impl<H: Host> Worker<H> {
         }
         self.quarantined = Some(why.into());
         self.node.host.quarantined(why);
+    }
+
+    fn change_members(&mut self, shard: ShardId, change: MemberChange) -> Result<(), Refusal> {
+        if let Some(why) = &self.quarantined {
+            return Err(Refusal::Quarantined(why.clone()));
+        }
+        let Some(map) = &self.map else { return Err(Refusal::NotReady) };
+        let (MemberChange::Learn(node) | MemberChange::Promote { node, .. } | MemberChange::Remove(node)) = change;
+        if !map.nodes.contains_key(&node) {
+            return Err(Refusal::Invalid { field: "node", why: format!("there is no node {node}") });
+        }
+        match self.shards.get_mut(&shard) {
+            Some(shard) => shard.change_members(&mut self.node, change),
+            None => Err(Refusal::WrongShard),
+        }
     }
 
     fn transfer(&mut self, shard: ShardId, to: NodeId) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@
 use super::WorkerSetup;
 use crate::StoreError;
 use crate::host::Host;
-use crate::ids::{NodeId, ShardId};
+use crate::ids::{NodeId, ShardId, Slot};
 use crate::logstore::LogStore;
 use crate::machine::Applied;
 use crate::machine::overlay::Overlay;
@@ -44,8 +44,10 @@ pub(crate) struct Node<H> {
     /// Requests taken and not yet answered.
     pub(crate) waiting: usize,
     pub(crate) waiting_max: usize,
-    /// Members that lack what was trimmed here.
-    pub(crate) snapshots_wanted: Vec<(ShardId, NodeId)>,
+    /// Groups led here whose epoch the map may not know yet.
+    pub(crate) changed_members: BTreeSet<ShardId>,
+    /// Members that lack what was trimmed here, or their state, and the slot below which a snapshot is of no use to them.
+    pub(crate) snapshots_wanted: Vec<(ShardId, NodeId, Slot)>,
     /// Why this node's disk is low, where it is.
     pub(crate) disk_low: Option<Arc<str>>,
     /// Peers whose disks are low.
@@ -87,6 +89,7 @@ impl<H: Host> Node<H> {
             later: Vec::new(),
             waiting: 0,
             waiting_max: options.waiting_max,
+            changed_members: BTreeSet::new(),
             snapshots_wanted: Vec::new(),
             disk_low: None,
             low_peers: BTreeSet::new(),

@@ -88,8 +88,8 @@ impl Snapshots {
 impl<H: Host> Worker<H> {
     /// Looks after who needs a snapshot, and after those that nobody needs any more.
     pub(super) fn keep_snapshots(&mut self) {
-        for (shard, to) in std::mem::take(&mut self.node.snapshots_wanted) {
-            self.snapshot_wanted(shard, to);
+        for (shard, to, least) in std::mem::take(&mut self.node.snapshots_wanted) {
+            self.snapshot_wanted(shard, to, least);
         }
         self.make_asked();
         let now = self.node.now;
@@ -136,10 +136,12 @@ impl<H: Host> Worker<H> {
         self.node.host.forget_snapshot(id, SnapshotKind::Built);
     }
 
-    fn snapshot_wanted(&mut self, id: ShardId, to: NodeId) {
+    fn snapshot_wanted(&mut self, id: ShardId, to: NodeId, least: Slot) {
         let now = self.node.now;
         let Some(shard) = self.shards.get(&id) else { return };
-        if let Some(built) = self.snapshots.built.get_mut(&id).filter(|built| built.slot >= shard.trimmed_slot()) {
+        // A member of a new epoch may begin with it: one of an earlier epoch is of no use then.
+        let least = least.max(shard.trimmed_slot()).max(shard.epoch_start());
+        if let Some(built) = self.snapshots.built.get_mut(&id).filter(|built| built.slot >= least) {
             built.used_at = now;
             let last = self.snapshots.offered.entry((id, to)).or_default();
             if *last == Micros(0) || last.plus(OFFER_MICROS) <= now {
@@ -197,7 +199,7 @@ impl<H: Host> Worker<H> {
         if self.snapshots.loading.contains_key(&id) {
             return;
         }
-        if !self.shards.get(&id).is_some_and(|shard| shard.lacks(&header)) {
+        if !self.is_wanted(&header) {
             return self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
         }
         let loader = self.node.store.loader();
@@ -208,6 +210,14 @@ impl<H: Host> Worker<H> {
         self.node.host.load_snapshot(id, space, loader);
     }
 
+    /// Whether a replica here lacks what this snapshot holds, or one can begin with it.
+    fn is_wanted(&self, header: &Header) -> bool {
+        match self.shards.get(&header.shard) {
+            Some(shard) => shard.lacks(header),
+            None => self.begins_with(header),
+        }
+    }
+
     /// A snapshot's rows are durable in their space, or the file was found damaged. Where the replica still needs it, its
     /// pointer goes to that space.
     pub(super) fn snapshot_loaded(&mut self, id: ShardId, space: Space, result: Result<(), String>) {
@@ -216,19 +226,23 @@ impl<H: Host> Worker<H> {
         if let Err(why) = &result {
             tracing::warn!(shard = id.0, "a snapshot could not be installed: {why}");
         }
-        let shard = self.shards.get_mut(&id).filter(|shard| result.is_ok() && shard.lacks(&loading.header));
-        match shard {
-            Some(shard) => {
-                let loaded = self.node.store.loaded(&from, &to);
-                self.node.must(loaded);
-                shard.install(&mut self.node, &loading.header, space);
-            }
-            None => {
-                self.snapshots.loading.remove(&id);
-                self.remove_space(space);
-                self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
-            }
+        let header = loading.header.clone();
+        if result.is_err() || !self.is_wanted(&header) {
+            self.snapshots.loading.remove(&id);
+            self.remove_space(space);
+            return self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
         }
+        let loaded = self.node.store.loaded(&from, &to);
+        self.node.must(loaded);
+        match self.shards.get_mut(&id) {
+            Some(shard) => shard.install(&mut self.node, &header, space),
+            None => self.begin_replica(&header, space),
+        }
+    }
+
+    /// A snapshot that was loaded is the replica now.
+    pub(super) fn snapshot_taken(&mut self, id: ShardId) {
+        self.snapshots.loading.remove(&id);
     }
 
     /// The write that makes a snapshot the replica is durable: the new replica takes over, the old one's rows go.

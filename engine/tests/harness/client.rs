@@ -163,7 +163,7 @@ impl Cluster {
         }
     }
 
-    /// Every node that is up has applied the same and holds the same.
+    /// Every node that is up and has a replica has applied the same and holds the same.
     pub fn check_equal(&mut self, shard: ShardId) {
         self.run_until("all have applied the same", |c| {
             let nodes: Vec<NodeId> = c.ids().into_iter().filter(|n| c.is_up(*n)).collect();
@@ -174,7 +174,8 @@ impl Cluster {
         if shard == SYSTEM_SHARD {
             return;
         }
-        let nodes: Vec<NodeId> = self.ids().into_iter().filter(|n| self.is_up(*n)).collect();
+        let up: Vec<NodeId> = self.ids().into_iter().filter(|n| self.is_up(*n)).collect();
+        let nodes: Vec<NodeId> = up.into_iter().filter(|n| self.replica(*n, shard).is_some()).collect();
         let dumps: Vec<_> = nodes.iter().map(|n| self.dump(*n, shard)).collect();
         assert!(dumps.windows(2).all(|w| w[0] == w[1]), "shard {shard} differs between nodes");
     }

@@ -2,6 +2,7 @@
 //! a kill. The same run gives the same result.
 
 mod client;
+mod members;
 pub mod snapshots;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use synod_engine::host::{
     Answer, Host, Input, NodeReport, Refusal, ReplicaReport, ReplySink, SnapshotKind, SnapshotRequest,
 };
 use synod_engine::identity::SeenTable;
-use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId};
+use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
@@ -26,7 +27,7 @@ use synod_engine::system::{Descriptor, SystemState};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
 use synod_paxos::message::Message;
-use synod_paxos::types::Micros;
+use synod_paxos::types::{Membership, Micros};
 
 /// To whom, the sender's last durable write, and what.
 type Frame = (NodeId, NodeWriteSeq, Vec<(ShardId, Message)>);
@@ -44,6 +45,10 @@ pub struct Seen {
     pub told: Vec<Input>,
     /// Snapshots offered to others.
     pub offers: Vec<(NodeId, ShardId)>,
+    /// Snapshots asked of others, and from which slot on.
+    pub asks: Vec<(NodeId, ShardId, Slot)>,
+    /// Members that the system shard is to be told of.
+    members: Vec<(ShardId, Membership)>,
 }
 
 pub struct TestHost {
@@ -102,6 +107,14 @@ impl Host for TestHost {
 
     fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
         self.seen.lock().unwrap().offers.push((to, shard));
+    }
+
+    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
+        self.seen.lock().unwrap().asks.push((to, shard, least));
+    }
+
+    fn members_changed(&mut self, shard: ShardId, membership: Membership) {
+        self.seen.lock().unwrap().members.push((shard, membership));
     }
 
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
@@ -364,10 +377,17 @@ impl Cluster {
             busy = true;
             up.worker.handle(now, WALL + now.0, &mut up.inputs);
             let incarnation = up.incarnation;
-            let (frames, maps, offers) = {
+            let (frames, maps, offers, asks) = {
                 let mut seen = sim.seen.lock().unwrap();
-                (std::mem::take(&mut seen.frames), std::mem::take(&mut seen.maps), std::mem::take(&mut seen.offers))
+                let frames = std::mem::take(&mut seen.frames);
+                let (offers, asks) = (std::mem::take(&mut seen.offers), std::mem::take(&mut seen.asks));
+                (frames, std::mem::take(&mut seen.maps), offers, asks)
             };
+            let members = std::mem::take(&mut sim.seen.lock().unwrap().members);
+            self.tell_members(members);
+            for (to, shard, least) in asks {
+                self.push(to, Input::SnapshotAsked { by: node, shard, least });
+            }
             for (to, shard) in offers.into_iter().filter(|(to, _)| !self.cut.contains(&(node, *to))) {
                 self.fetch(node, to, shard);
             }

@@ -10,7 +10,7 @@ use synod_client::{At, Consistency, Expect};
 
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
 use super::output::Format;
-use super::{backup, batch, bench, check, config, dev, explain, load, server, shard, table};
+use super::{backup, batch, bench, check, config, dev, explain, load, members, server, shard, table};
 
 /// Where `synod dev` listens unless told otherwise.
 const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
@@ -104,8 +104,10 @@ pub enum Command {
     Status,
     /// Show where a key lives, and why
     Explain(explain::ExplainArgs),
-    /// List and describe shards, hand leadership over
+    /// List and describe shards, hand leadership over, move replicas
     Shard(shard::ShardArgs),
+    /// Replace a node by another, take one out of the cluster
+    Node(members::NodeArgs),
     /// Run a local cluster, one process a node
     Dev(dev::DevArgs),
     /// Run one node

@@ -3,6 +3,7 @@
 //! Owns the way from global flags to a connected client, and from the client's errors to the command line's. Must never
 //! hide a typed field of an error.
 
+use std::io::Write;
 use std::time::Duration;
 
 use synod_client::limits::{CEILING_MAX_VALUE_BYTES, MAX_DEADLINE_S};
@@ -49,6 +50,14 @@ impl Context {
         options.limits.max_value_bytes = CEILING_MAX_VALUE_BYTES;
         options.limits.max_batch_bytes = WRITE_BYTES_CEILING;
         options
+    }
+
+    /// Says on standard error how far a long command has come, where people read the output.
+    pub fn progress(&self, line: &str) {
+        if !self.out.json() {
+            // Progress that nobody can read is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
     }
 
     /// Connects with these options.

@@ -106,6 +106,11 @@ impl CliError {
         self
     }
 
+    /// Whether the same may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        self.retryable
+    }
+
     /// The same with words in front of its message, such as a file and a line.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {

@@ -105,6 +105,7 @@ mod tests {
                 version: 1,
                 config: 1,
                 voters: vec![1],
+                learners: vec![],
                 leader: Some(1),
             },
             voters: vec![NodeInfo { id: 1, addr: "h:1".into() }],

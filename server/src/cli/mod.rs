@@ -18,6 +18,7 @@ mod dev;
 mod error;
 mod explain;
 mod load;
+mod members;
 pub mod output;
 mod server;
 mod shard;
@@ -80,6 +81,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Status => status::run(context).await,
         Command::Explain(args) => explain::run(context, args).await,
         Command::Shard(args) => shard::run(context, args).await,
+        Command::Node(args) => members::run(context, args).await,
         Command::Dev(args) => dev::run(context, args).await,
         Command::Bench(args) => bench::run(context, args).await,
         Command::Config(args) => config::run(context, args),
@@ -211,6 +213,9 @@ mod tests {
             "synod table create t --partition hash --shards 4 --replicas 1",
             "synod table describe t",
             "synod shard transfer-leader 2 --to 3",
+            "synod shard move 2 --from 3 --to 4",
+            "synod node replace 3 --with 4",
+            "synod node remove 3",
             "synod explain t k",
             "synod server --data-dir d --listen 127.0.0.1:1 --bootstrap 127.0.0.1:1,127.0.0.1:2 --http 127.0.0.1:3",
             "synod config default",

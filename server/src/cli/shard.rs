@@ -1,4 +1,4 @@
-//! `synod shard`: list and describe shards, hand leadership over.
+//! `synod shard`: list and describe shards, hand leadership over, move replicas (`members`).
 //!
 //! Owns the choice of the next leader where none is named. Must never call a transfer done before the new leader says
 //! so itself.
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::context::Context;
 use super::error::{CliError, Result};
 use super::output::{json, text};
-use super::status;
+use super::{members, status};
 
 /// `shard`.
 #[derive(Args, Debug)]
@@ -40,6 +40,17 @@ enum ShardCommand {
         #[arg(long, value_name = "NODE")]
         to: Option<u64>,
     },
+    /// Move a replica to another node: it learns, catches up, then takes the other's place; can be interrupted and run again
+    Move {
+        /// The shard's number
+        shard: u64,
+        /// The node whose replica goes
+        #[arg(long, value_name = "NODE")]
+        from: u64,
+        /// The node that gets it
+        #[arg(long, value_name = "NODE")]
+        to: u64,
+    },
 }
 
 /// Runs `shard`.
@@ -51,6 +62,7 @@ pub async fn run(context: &mut Context, args: ShardArgs) -> Result<()> {
             context.out.value(&shard, as_text)
         }
         ShardCommand::TransferLeader { shard, to } => transfer(context, shard, to).await,
+        ShardCommand::Move { shard, from, to } => members::move_shard(context, shard, from, to).await,
     }
 }
 

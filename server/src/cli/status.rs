@@ -43,7 +43,7 @@ pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
             bounds,
             epoch: json::Epoch { config: info.config, version: info.version },
             leader: None,
-            replicas: info.voters.iter().map(|node| unknown(*node)).collect(),
+            replicas: info.voters.iter().chain(&info.learners).map(|node| unknown(*node)).collect(),
         };
         shards.insert(info.id, shard);
     }
@@ -214,6 +214,7 @@ mod tests {
                 version: 1,
                 config: 1,
                 voters: vec![1, 2],
+                learners: vec![],
                 leader: Some(2),
             }],
         }

@@ -12,13 +12,16 @@ use std::time::Duration;
 use synod_engine::host::Input;
 use synod_engine::ids::{NodeId, SYSTEM_SHARD};
 use synod_engine::runner::WorkerHandle;
-use synod_engine::system::SystemState;
+use synod_engine::system::{SystemCommand, SystemState};
 use synod_proto::v1;
 use synod_proto::v1::synod_client::SynodClient;
 use tokio::time::sleep;
 
 /// Pause after a source of maps failed.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// A node that follows its own replica of the system shard looks so often whether peers have newer maps.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// What the tasks need.
 #[derive(Clone)]
@@ -53,6 +56,7 @@ impl Follower {
         }
         tokio::spawn(self.clone().follow_here());
         tokio::spawn(self.clone().follow_others());
+        tokio::spawn(self.clone().tell_members());
         tokio::spawn(self.leave_when_quarantined());
     }
 
@@ -103,8 +107,11 @@ impl Follower {
         let mut turn = usize::try_from(self.me.0).unwrap_or(0);
         loop {
             if self.has_system_replica() {
-                sleep(Duration::from_secs(1)).await;
-                continue;
+                sleep(BEHIND).await;
+                // A replica that was taken out of the system shard's group does not learn that from the shard.
+                if self.peers.newest_map_revision() <= self.book.get().map_or(0, |map| map.revision) {
+                    continue;
+                }
             }
             let sources = self.sources();
             if let Some(addr) = sources.get(turn % sources.len().max(1))
@@ -146,6 +153,25 @@ impl Follower {
             self.take(&Arc::new(map::from_wire(map)?));
         }
         Ok(())
+    }
+
+    /// Tells the system shard of members that changed. Said again by the worker until the map knows.
+    async fn tell_members(self) {
+        let mut changed = self.signals.members.subscribe();
+        while changed.changed().await.is_ok() {
+            let news = changed.borrow_and_update().clone();
+            for (shard, membership) in news {
+                let map = self.book.get();
+                let known = map.and_then(|map| map.shards.get(&shard).map(|d| d.membership.config));
+                if known.is_none_or(|known| known >= membership.config) {
+                    continue;
+                }
+                let command = SystemCommand::SetMembers { shard, membership };
+                if let Err(status) = self.system.execute(&command).await {
+                    tracing::warn!(%shard, %status, "the system shard was not told of the shard's members");
+                }
+            }
+        }
     }
 
     /// A quarantined node says that it leaves, so that nobody waits for it.

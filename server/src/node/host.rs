@@ -5,13 +5,15 @@
 use super::map::MapBook;
 use super::peer::Outbox;
 use super::snapshots::SnapshotDesk;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_engine::host::{Host, SnapshotKind, SnapshotRequest};
-use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Space};
+use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::state::{BulkLoad, ViewJob};
 use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
+use synod_paxos::types::Membership;
 use tokio::sync::{Notify, watch};
 
 /// Signals from the worker to the node's tasks.
@@ -22,6 +24,8 @@ pub struct Signals {
     pub drained: Notify,
     /// Why the node takes no part.
     pub quarantined: watch::Sender<Option<String>>,
+    /// Members of groups led here that the map does not know yet.
+    pub members: watch::Sender<BTreeMap<ShardId, Membership>>,
     /// Why the node must go down, other than by order.
     pub failed: watch::Sender<Option<String>>,
     /// The system shard has a leader that this node knows.
@@ -65,6 +69,11 @@ impl Host for NodeHost {
         }
     }
 
+    fn members_changed(&mut self, shard: ShardId, membership: Membership) {
+        // Said again until the map knows, so that whoever tells the system shard tries again.
+        self.signals.members.send_modify(|news| drop(news.insert(shard, membership)));
+    }
+
     fn drained(&mut self) {
         self.signals.drained.notify_one();
     }
@@ -92,6 +101,10 @@ impl Host for NodeHost {
 
     fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
         self.snapshots.offer(to, shard);
+    }
+
+    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
+        self.snapshots.ask(to, shard, least);
     }
 
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {

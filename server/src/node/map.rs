@@ -128,9 +128,14 @@ fn shard_to_wire(d: &Descriptor, leader: Option<NodeId>) -> v1::Shard {
         version: d.version,
         config: d.membership.config.0,
         voters: d.membership.voters().map(|n| n.0).collect(),
+        learners: learners(&d.membership).map(|n| n.0).collect(),
         leader_hint: leader.unwrap_or(d.membership.first_leader).0,
         first_leader: d.membership.first_leader.0,
     }
+}
+
+fn learners(membership: &Membership) -> impl Iterator<Item = NodeId> + '_ {
+    membership.members.iter().filter(|m| m.role == MemberRole::Learner).map(|m| m.node)
 }
 
 /// A map that another node sent. The node and table ids to be given next are not in it: only the system shard's own
@@ -164,8 +169,10 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
             None if id == TableId(0) => (Partitioning::Range, Retention::Latest),
             None => return Err(format!("shard {} belongs to no table of the map", shard.id)),
         };
-        let voter = |node| Member { node: NodeId(node), role: MemberRole::Voter };
-        let mut members: Vec<Member> = shard.voters.iter().copied().map(voter).collect();
+        let member = |role| move |node| Member { node: NodeId(node), role };
+        let voters = shard.voters.into_iter().map(member(MemberRole::Voter));
+        let mut members: Vec<Member> =
+            voters.chain(shard.learners.into_iter().map(member(MemberRole::Learner))).collect();
         members.sort_unstable();
         let first_leader = NodeId(shard.first_leader);
         let membership = Membership { config: ConfigId(shard.config), members, first_leader };

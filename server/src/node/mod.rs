@@ -157,6 +157,7 @@ impl Node {
             maps: watch::Sender::new(None),
             drained: Notify::new(),
             quarantined: watch::Sender::new(None),
+            members: watch::Sender::default(),
             failed: watch::Sender::new(None),
             system_led: AtomicBool::new(false),
         });

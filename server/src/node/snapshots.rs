@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use synod_engine::StoreError;
 use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
-use synod_engine::ids::{ClientId, NodeId, ShardId, Space};
+use synod_engine::ids::{ClientId, NodeId, ShardId, Slot, Space};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::snapshot::{Header, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
-use synod_proto::peer::{SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::peer::{SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use synod_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -159,6 +159,18 @@ impl SnapshotDesk {
         });
     }
 
+    /// Asks a peer for a snapshot of a shard whose state here is gone.
+    pub fn ask(self: &Arc<Self>, to: NodeId, shard: ShardId, least: Slot) {
+        let Some(addr) = self.addr(to) else { return };
+        let local = self.local;
+        self.runtime.spawn(async move {
+            match bulk::ask(&local, to, &addr, shard, least).await {
+                Ok(()) => tracing::info!(%shard, %to, %least, "asked for a snapshot"),
+                Err(why) => tracing::info!(%shard, %to, "not asked for a snapshot: {why}"),
+            }
+        });
+    }
+
     fn addr(&self, node: NodeId) -> Option<String> {
         self.book.get()?.nodes.get(&node).map(|info| info.addr.clone())
     }
@@ -285,6 +297,11 @@ impl SnapshotGate for SnapshotDesk {
         }
         let runtime = self.runtime.clone();
         runtime.spawn(self.fetch(addr, offer));
+    }
+
+    fn asked(&self, by: NodeId, ask: &SnapshotAsk) {
+        // Where the worker has no room it is asked again.
+        let _ = self.worker.try_push(Input::SnapshotAsked { by, shard: ShardId(ask.shard), least: Slot(ask.least) });
     }
 
     fn parts(&self, to: NodeId, fetch: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status> {

@@ -311,6 +311,17 @@ impl v1::admin_server::Admin for Node {
         Ok(Response::new(v1::NodeStatusReply { node: self.id, ..v1::NodeStatusReply::default() }))
     }
 
+    async fn change_members(
+        &self,
+        _: Request<v1::ChangeMembersRequest>,
+    ) -> Result<Response<v1::ChangeMembersReply>, Status> {
+        Err(Status::unimplemented("members do not change here"))
+    }
+
+    async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::RemoveNodeReply>, Status> {
+        Err(Status::unimplemented("nodes do not go here"))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<v1::TransferLeaderRequest>,

@@ -11,7 +11,7 @@ use crate::node::system::SystemDesk;
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use synod_engine::host::{Input, NodeReport, Refusal, ReplicaReport};
+use synod_engine::host::{Input, MemberChange, NodeReport, Refusal, ReplicaReport};
 use synod_engine::ids::{NodeId, ShardId, TableId};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
@@ -147,17 +147,63 @@ impl Admin for AdminService {
         let up = self.get()?;
         let forwarded = request.metadata().contains_key(FORWARDED);
         let wanted = request.into_inner();
-        match up.transfer(ShardId(wanted.shard), NodeId(wanted.to)).await? {
+        let (shard, to) = (ShardId(wanted.shard), NodeId(wanted.to));
+        match up.asked(|done| Input::Transfer { shard, to, done }).await? {
             Ok(()) => Ok(Response::new(v1::TransferLeaderReply {})),
-            Err(Refusal::NotLeader { leader: Some(leader), .. }) if !forwarded && leader != up.node => {
-                up.forward_transfer(leader, wanted).await
+            Err(refusal) => {
+                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
+                up.admin_of(leader).await?.transfer_leader(forward(wanted)).await
             }
-            Err(Refusal::WrongShard) if !forwarded => match up.leader_of(wanted.shard)? {
-                Some(leader) if leader != up.node => up.forward_transfer(leader, wanted).await,
-                _ => Err(status(&convert::refusal_error(&Refusal::NotLeader { leader: None, maybe: false }))),
-            },
-            Err(refusal) => Err(status(&convert::refusal_error(&refusal))),
         }
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<v1::ChangeMembersRequest>,
+    ) -> Result<Response<v1::ChangeMembersReply>, Status> {
+        let up = self.get()?;
+        let forwarded = request.metadata().contains_key(FORWARDED);
+        let wanted = request.into_inner();
+        let (shard, change) = (ShardId(wanted.shard), member_change(&wanted)?);
+        match up.asked(|done| Input::ChangeMembers { shard, change, done }).await? {
+            Ok(()) => Ok(Response::new(v1::ChangeMembersReply {})),
+            Err(refusal) => {
+                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
+                up.admin_of(leader).await?.change_members(forward(wanted)).await
+            }
+        }
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeReply>, Status> {
+        let command = SystemCommand::RemoveNode { node: NodeId(request.into_inner().node) };
+        match self.get()?.system.execute(&command).await? {
+            SystemOutcome::Done => Ok(Response::new(v1::RemoveNodeReply {})),
+            SystemOutcome::Invalid { field, why } => Err(status(&convert::invalid(&field, why))),
+            other => Err(Status::internal(format!("the outcome of a node's removal was {other:?}"))),
+        }
+    }
+}
+
+/// The request once more, marked so that its receiver does not send it on.
+fn forward<T>(wanted: T) -> Request<T> {
+    let mut request = Request::new(wanted);
+    request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
+    request
+}
+
+fn member_change(wanted: &v1::ChangeMembersRequest) -> Result<MemberChange, Status> {
+    use v1::change_members_request::Change;
+    match wanted.change {
+        Some(Change::Learn(node)) => Ok(MemberChange::Learn(NodeId(node))),
+        Some(Change::Promote(node)) => {
+            let instead_of = (wanted.instead_of != 0).then_some(NodeId(wanted.instead_of));
+            Ok(MemberChange::Promote { node: NodeId(node), instead_of })
+        }
+        Some(Change::Remove(node)) => Ok(MemberChange::Remove(NodeId(node))),
+        None => Err(status(&convert::invalid("change", "must be given: learn, promote or remove"))),
     }
 }
 
@@ -213,14 +259,17 @@ impl Up {
         }
     }
 
-    async fn transfer(&self, shard: ShardId, to: NodeId) -> Result<Result<(), Refusal>, Status> {
+    /// Has the worker do what it answers with success or a refusal.
+    async fn asked(
+        &self,
+        input: impl FnOnce(Box<dyn FnOnce(Result<(), Refusal>) + Send>) -> Input,
+    ) -> Result<Result<(), Refusal>, Status> {
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |result| {
             // A caller that went away needs no answer.
             let _ = sender.send(result);
         });
-        let input = Input::Transfer { shard, to, done };
-        self.worker.try_push(input).map_err(|_| Status::resource_exhausted("the node is overloaded"))?;
+        self.worker.try_push(input(done)).map_err(|_| Status::resource_exhausted("the node is overloaded"))?;
         match timeout(WORKER_PATIENCE, receiver).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) | Err(_) => Err(Status::unavailable("the node's worker does not answer: is its disk hung?")),
@@ -237,19 +286,25 @@ impl Up {
         Ok(known.or_else(|| descriptor.membership.voters().find(|n| self.peers.is_alive(*n))))
     }
 
-    async fn forward_transfer(
-        &self,
-        leader: NodeId,
-        wanted: v1::TransferLeaderRequest,
-    ) -> Result<Response<v1::TransferLeaderReply>, Status> {
+    /// A client of the leader's admin service.
+    async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
         let map = self.book.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
         let node = map.nodes.get(&leader).ok_or_else(|| Status::unavailable("the leader is not in the map"))?;
         let failed = |e: tonic::transport::Error| Status::unavailable(format!("node {leader} at {}: {e}", node.addr));
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", node.addr)).map_err(failed)?;
-        let mut client = AdminClient::new(endpoint.connect().await.map_err(failed)?);
-        let mut request = Request::new(wanted);
-        request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
-        client.transfer_leader(request).await
+        Ok(AdminClient::new(endpoint.connect().await.map_err(failed)?))
+    }
+
+    /// Where a request that this node's worker refused is to go, if anywhere: to the shard's leader, once.
+    fn elsewhere(&self, refusal: &Refusal, shard: u64, forwarded: bool) -> Result<NodeId, Status> {
+        let leader = match refusal {
+            Refusal::NotLeader { leader, .. } if !forwarded => *leader,
+            Refusal::WrongShard if !forwarded => self.leader_of(shard)?,
+            Refusal::WrongShard => None,
+            refusal => return Err(status(&convert::refusal_error(refusal))),
+        };
+        let nobody = || status(&convert::refusal_error(&Refusal::NotLeader { leader: None, maybe: false }));
+        leader.filter(|leader| !forwarded && *leader != self.node).ok_or_else(nobody)
     }
 
     /// The new table as this node's map has it, once that has caught up; else as it was asked for.

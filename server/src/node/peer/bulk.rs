@@ -10,12 +10,12 @@ use prometheus::IntCounter;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_engine::ids::{ClientId, NodeId, ShardId};
+use synod_engine::ids::{ClientId, NodeId, ShardId, Slot};
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::{Header, SnapshotFile, Throttle};
 use synod_proto::peer::peer_client::PeerClient;
-use synod_proto::peer::{SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::peer::{SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -61,6 +61,19 @@ pub async fn offer(local: &Local, to: NodeId, addr: &str, file: &SnapshotFile) -
         slot: header.basis.id.slot.0,
     };
     match timeout(OFFER_WAIT, PeerClient::new(channel).offer_snapshot(offer)).await {
+        Err(_) => Err(format!("no answer within {OFFER_WAIT:?}")),
+        Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
+    }
+}
+
+/// Asks a peer for a snapshot of a shard at or above a slot.
+///
+/// # Errors
+/// Why the question did not arrive.
+pub async fn ask(local: &Local, to: NodeId, addr: &str, shard: ShardId, least: Slot) -> Result<(), String> {
+    let channel = dial::dial(addr).await.map_err(|e| e.why)?;
+    let ask = SnapshotAsk { hello: Some(hello(local, to)), shard: shard.0, least: least.0 };
+    match timeout(OFFER_WAIT, PeerClient::new(channel).ask_snapshot(ask)).await {
         Err(_) => Err(format!("no answer within {OFFER_WAIT:?}")),
         Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
     }

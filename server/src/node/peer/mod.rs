@@ -53,7 +53,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_engine::host::Input;
 use synod_engine::ids::{Incarnation, NodeId};
 use synod_proto::peer::{
-    JoinReply, JoinRequest, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal, SystemReply,
+    JoinReply, JoinRequest, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal, SystemReply,
 };
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -86,6 +86,9 @@ pub trait SystemGate: Send + Sync {
 pub trait SnapshotGate: Send + Sync {
     /// A peer has a snapshot for this node.
     fn offered(self: Arc<Self>, from: NodeId, offer: &SnapshotOffer);
+
+    /// A peer whose state is gone asks for one.
+    fn asked(&self, by: NodeId, ask: &SnapshotAsk);
 
     /// A peer fetches one.
     ///

@@ -15,8 +15,8 @@ use std::sync::{Arc, OnceLock};
 use synod_engine::ids::NodeId;
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
-    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, LinkReply, PeerFrame, PulseFrame, SnapshotFetch,
-    SnapshotOffer, SnapshotOfferReply, SnapshotPart, SystemProposal, SystemReply,
+    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, LinkReply, PeerFrame, PulseFrame, SnapshotAsk,
+    SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart, SystemProposal, SystemReply,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -134,6 +134,13 @@ impl Peer for PeerService {
         let (from, gate) = self.snapshots(offer.hello.as_ref())?;
         Arc::clone(gate).offered(from, &offer);
         Ok(Response::new(SnapshotOfferReply {}))
+    }
+
+    async fn ask_snapshot(&self, request: Request<SnapshotAsk>) -> Result<Response<SnapshotAskReply>, Status> {
+        let ask = request.into_inner();
+        let (by, gate) = self.snapshots(ask.hello.as_ref())?;
+        gate.asked(by, &ask);
+        Ok(Response::new(SnapshotAskReply {}))
     }
 
     async fn fetch_snapshot(

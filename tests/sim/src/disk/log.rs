@@ -97,9 +97,9 @@ fn read_all(rows: &Rows) -> Result<Found, StoreError> {
         } else if key[..] == keys::group_genesis(shard) {
             write.genesis = Some(node::decode_genesis(value).map_err(corrupt("genesis"))?);
         } else if key[..] == keys::group_removed(shard) {
-            node::decode_removed(value).map_err(corrupt("tombstone"))?;
-            found.removed.push(shard);
-            write.remove = true;
+            let upto = node::decode_removed(value).map_err(corrupt("tombstone"))?;
+            found.removed.push((shard, upto));
+            write.remove = Some(upto);
         } else {
             let slot = keys::parse_group_entry(shard, key).map_err(corrupt("row of the log"))?;
             let name = format!("log of shard {shard}, slot {slot}");
@@ -134,13 +134,16 @@ fn read_node_row(key: &[u8], value: Bytes, found: &mut NodeRecovered) -> Result<
 fn put_group(changes: &mut Vec<Change>, write: &GroupWrite) {
     let shard = write.shard;
     let (first, end) = (keys::group_entry(shard, Slot(0)).to_vec(), keys::group_entries_end(shard).to_vec());
-    if write.remove {
+    if let Some(upto) = write.remove {
         changes.push(Change::Delete(keys::group_hard(shard).to_vec()));
         changes.push(Change::Delete(keys::group_genesis(shard).to_vec()));
         changes.push(Change::DeleteRange(first, end));
         changes.push(Change::Delete(keys::group_trim(shard).to_vec()));
-        changes.push(Change::Put(keys::group_removed(shard).to_vec(), node::encode_removed()));
+        changes.push(Change::Put(keys::group_removed(shard).to_vec(), node::encode_removed(upto)));
         return;
+    }
+    if write.revive {
+        changes.push(Change::Delete(keys::group_removed(shard).to_vec()));
     }
     if let Some(genesis) = &write.genesis {
         changes.push(Change::Put(keys::group_genesis(shard).to_vec(), node::encode_genesis(genesis)));

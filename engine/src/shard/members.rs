@@ -1,0 +1,110 @@
+//! Changes of a group's members, as its leader's driver makes them.
+//!
+//! Owns: the next epoch's members and first leader. Must never: give a vote to a node that has not caught up as a learner, or
+//! take this node for a member that the map knows to be none.
+
+use super::{Shard, Verdict, refusal};
+use crate::host::{Host, MemberChange, Refusal};
+use crate::ids::{NodeId, Slot};
+use crate::system::SystemState;
+use crate::worker::node::Node;
+use synod_paxos::io::Input;
+use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
+
+/// A learner that lacks no more than so many slots has caught up: what is left goes on under load.
+const CAUGHT_UP: u64 = 1_000;
+
+impl Shard {
+    /// Proposes a change of members, where this replica leads. Nothing is to be done where it is in force already.
+    pub(crate) fn change_members<H: Host>(&mut self, node: &mut Node<H>, change: MemberChange) -> Result<(), Refusal> {
+        if !self.leading {
+            return Err(Refusal::NotLeader { leader: self.leader(), maybe: false });
+        }
+        let mut members = self.members.members.clone();
+        match change {
+            MemberChange::Learn(learner) => {
+                if self.members.role_of(learner).is_none() {
+                    members.push(Member { node: learner, role: MemberRole::Learner });
+                }
+            }
+            MemberChange::Promote { node: learner, instead_of } => {
+                self.may_vote(learner)?;
+                members.retain(|m| m.node != learner && Some(m.node) != instead_of);
+                members.push(Member { node: learner, role: MemberRole::Voter });
+            }
+            MemberChange::Remove(gone) => members.retain(|m| m.node != gone),
+        }
+        members.sort_unstable();
+        if members == self.members.members {
+            return Ok(());
+        }
+        let first_leader = self.first_leader(node, &members)?;
+        let membership = Membership { config: self.members.config.next(), members, first_leader };
+        tracing::info!(shard = self.id.0, ?membership, "a change of members is proposed");
+        self.verdict = None;
+        self.step(node, Input::ChangeConfig { membership, ts: node.wall_us });
+        match self.verdict.take() {
+            Some(Verdict::Refused(why)) => Err(refusal(why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a vote to who is no member, or lacks too much yet.
+    fn may_vote(&self, node: NodeId) -> Result<(), Refusal> {
+        match self.members.role_of(node) {
+            Some(MemberRole::Voter) => Ok(()),
+            None => {
+                let why = format!("node {node} must learn the log of shard {} before it votes", self.id);
+                Err(Refusal::Invalid { field: "node", why })
+            }
+            Some(MemberRole::Learner) => {
+                let status = self.status().ok_or(Refusal::NotReady)?;
+                let held = status.progress.iter().find(|(n, _)| *n == node).map_or(0, |(_, slot)| slot.0);
+                if held == 0 || held + CAUGHT_UP < status.last.slot.0 { Err(Refusal::NotReady) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// This node where it stays, else the voter that has most.
+    fn first_leader<H: Host>(&self, node: &Node<H>, members: &[Member]) -> Result<NodeId, Refusal> {
+        let votes = |n: NodeId| members.iter().any(|m| m.node == n && m.role == MemberRole::Voter);
+        let stays = votes(node.me).then_some(node.me);
+        stays.or_else(|| self.best_successor(node, |_, n| votes(n))).ok_or_else(|| {
+            let why = format!("no voter of shard {} would be left that can lead", self.id);
+            Refusal::Invalid { field: "node", why }
+        })
+    }
+
+    /// Where the epoch in force began.
+    pub(crate) fn epoch_start(&self) -> Slot {
+        self.status().map_or(Slot(0), |status| status.config_start)
+    }
+
+    /// Tells the core which of a new epoch's members are alive: it has heard only of those of the last one.
+    pub(super) fn meet_members<H: Host>(&mut self, node: &mut Node<H>) {
+        if std::mem::take(&mut self.meet_members) {
+            let alive: Vec<NodeId> = node.live.iter().copied().filter(|n| self.has_member(*n)).collect();
+            for peer in alive {
+                self.step(node, Input::PeerLiveness { node: peer, alive: true });
+            }
+        }
+    }
+
+    /// What the system shard is to be told: the members, once an entry of their epoch is chosen, where the map knows an
+    /// earlier epoch. `Err` where it need not be asked again: another leads, or the map knows.
+    pub(crate) fn news_of_members(&self, map: &SystemState) -> Result<Option<Membership>, ()> {
+        let known = map.shards.get(&self.id).map(|d| d.membership.config);
+        if !self.leading || known.is_some_and(|known| known >= self.members.config) {
+            return Err(());
+        }
+        let begun = self.status().is_some_and(|status| status.commit > status.config_start);
+        Ok(begun.then(|| self.members.clone()))
+    }
+
+    /// The epoch by which `me` is no member any more, as the map knows it.
+    pub(crate) fn left(&self, me: NodeId, map: &SystemState) -> Option<ConfigId> {
+        let known = &map.shards.get(&self.id)?.membership;
+        let later = known.config >= self.members.config && known.config > super::FIRST_EPOCH;
+        (later && known.role_of(me).is_none()).then_some(known.config)
+    }
+}

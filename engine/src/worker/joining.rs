@@ -1,0 +1,175 @@
+//! Groups that exist already and have made this node a member: their replica here begins with a snapshot.
+//!
+//! Owns: whom is asked for it, and the first write of such a replica. Must never: begin a replica with nothing where the group
+//! may have a past, or in an epoch in which one was here before: what that one promised is forgotten, so it may only vote
+//! in epochs that began after it was gone.
+//!
+//! A member that begins anew has voted in no epoch from the snapshot's on: either no replica was ever here, or the one that
+//! was went once an entry of a later epoch than its last was chosen, and its tombstone names that epoch. In earlier epochs
+//! nothing can be chosen any more (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010, section 3).
+
+use super::Worker;
+use crate::genesis::Genesis;
+use crate::host::{Host, SnapshotKind};
+use crate::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
+use crate::logstore::{GroupRecovered, GroupWrite};
+use crate::machine::ShardState;
+use crate::snapshot::Header;
+use crate::writer::Done;
+use std::collections::BTreeMap;
+use synod_paxos::types::{ConfigId, Membership, Micros};
+
+/// A member is asked for a snapshot so often, µs; the offer that follows may be lost.
+const ASK_MICROS: u64 = 500_000;
+/// So often one after the other, so that what it makes is used.
+const ASKS: usize = 8;
+/// The system shard is told so often of members that its map does not know yet, µs.
+const TELL_MICROS: u64 = 100_000;
+
+/// A group that waits for its snapshot.
+struct Awaited {
+    /// The epoch by which this node is a member.
+    config: ConfigId,
+    /// Whom to ask.
+    members: Vec<NodeId>,
+    turn: usize,
+    ask_at: Micros,
+}
+
+/// What this node is a member of and does not hold yet.
+#[derive(Default)]
+pub(super) struct Joining {
+    awaited: BTreeMap<ShardId, Awaited>,
+    /// Their first write is under way.
+    beginning: BTreeMap<ShardId, GroupRecovered>,
+    /// The map is looked at again then for what it does not know yet.
+    pub(super) tell_at: Micros,
+}
+
+impl<H: Host> Worker<H> {
+    /// Finds in the map what this node is to hold and does not.
+    pub(super) fn join_groups(&mut self) {
+        let Some(map) = self.map.clone() else { return };
+        let me = self.node.me;
+        let mut awaited = BTreeMap::new();
+        for descriptor in map.shards.values().filter(|d| d.membership.role_of(me).is_some()) {
+            let (id, config) = (descriptor.shard, descriptor.membership.config);
+            let here = self.shards.contains_key(&id) || self.creating.contains_key(&id);
+            let again = self.removed.get(&id).is_none_or(|upto| config > *upto);
+            if here || self.joining.beginning.contains_key(&id) || !again {
+                continue;
+            }
+            let members = descriptor.membership.members.iter().map(|m| m.node).filter(|n| *n != me).collect();
+            let before = self.joining.awaited.remove(&id);
+            let (turn, ask_at) = before.map_or((0, Micros(0)), |before| (before.turn, before.ask_at));
+            awaited.insert(id, Awaited { config, members, turn, ask_at });
+        }
+        self.joining.awaited = awaited;
+    }
+
+    /// Asks for what is awaited, and has the system shard told of members that changed.
+    pub(super) fn keep_members(&mut self) {
+        let now = self.node.now;
+        for (id, awaited) in &mut self.joining.awaited {
+            if awaited.ask_at > now {
+                continue;
+            }
+            awaited.ask_at = now.plus(ASK_MICROS);
+            let alive: Vec<NodeId> = awaited.members.iter().copied().filter(|n| self.node.live.contains(n)).collect();
+            if let Some(to) = alive.get(awaited.turn / ASKS % alive.len().max(1)) {
+                awaited.turn += 1;
+                self.node.host.ask_snapshot(*to, *id, Slot(0));
+            }
+        }
+        if self.joining.tell_at <= now && !self.node.changed_members.is_empty() {
+            self.joining.tell_at = now.plus(TELL_MICROS);
+            self.tell_members();
+        }
+    }
+
+    /// When something is to be asked or told.
+    pub(super) fn members_due(&self) -> Option<Micros> {
+        let ask = self.joining.awaited.values().map(|awaited| awaited.ask_at).min();
+        let tell = (!self.node.changed_members.is_empty()).then_some(self.joining.tell_at);
+        [ask, tell].into_iter().flatten().min()
+    }
+
+    fn tell_members(&mut self) {
+        let Some(map) = self.map.clone() else { return };
+        for id in std::mem::take(&mut self.node.changed_members) {
+            let Some(shard) = self.shards.get(&id) else { continue };
+            let Ok(news) = shard.news_of_members(&map) else { continue };
+            self.node.changed_members.insert(id);
+            if let Some(membership) = news {
+                self.node.host.members_changed(id, membership);
+            }
+        }
+    }
+
+    /// Whether this snapshot can begin a replica that is awaited here.
+    pub(super) fn begins_with(&self, header: &Header) -> bool {
+        let Some(awaited) = self.joining.awaited.get(&header.shard) else { return false };
+        let basis = &header.basis;
+        let later = basis.membership.config >= awaited.config;
+        later && basis.membership.role_of(self.node.me).is_some() && basis.id.slot > Slot(0)
+    }
+
+    /// The snapshot's rows are durable in `space`: one write makes them a replica.
+    pub(super) fn begin_replica(&mut self, header: &Header, space: Space) {
+        let id = header.shard;
+        self.joining.awaited.remove(&id);
+        // Of an epoch before all others, in which nobody is a member: it promised nothing.
+        let nothing = Membership { config: ConfigId(0), members: Vec::new(), first_leader: NodeId(0) };
+        let hard = HardState::initial(nothing).after_snapshot(&header.basis);
+        let revive = self.removed.contains_key(&id);
+        let write = GroupWrite {
+            shard: id,
+            genesis: Some(header.genesis.clone()),
+            hard: Some(hard.clone()),
+            trim: Some(header.basis.id),
+            space: Some(space),
+            revive,
+            ..GroupWrite::default()
+        };
+        let found = GroupRecovered {
+            genesis: header.genesis.clone(),
+            hard,
+            space: Some(space),
+            trimmed: header.basis.id,
+            runs: Vec::new(),
+            last: header.basis.id,
+            last_ts: header.ts,
+        };
+        self.joining.beginning.insert(id, found);
+        self.node.writer.add(write, Some(Done::Begun));
+    }
+
+    /// The first write of a replica that began with a snapshot is durable.
+    pub(super) fn begun(&mut self, id: ShardId) {
+        self.removed.remove(&id);
+        self.snapshot_taken(id);
+        self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
+        let Some(found) = self.joining.beginning.remove(&id) else { return };
+        let EntryId { slot, .. } = found.trimmed;
+        let space = found.space.unwrap_or_else(|| super::groups::own_space(id));
+        let state = Genesis::decode(found.genesis.clone(), id)
+            .map_err(|e| e.corrupt(format!("genesis of shard {id}")))
+            .and_then(|genesis| ShardState::load(&mut *self.node.store, space, genesis));
+        let state = self.node.must(state);
+        if state.applied() != slot {
+            self.node.host.fatal(format!("shard {id}: a snapshot of slot {slot} holds slot {}", state.applied()));
+        }
+        tracing::info!(shard = id.0, slot = slot.0, "a replica began with a snapshot");
+        self.node.metrics.snapshots_installed_total.inc();
+        self.insert(id, found, state);
+        if let Some(map) = self.map.clone()
+            && let Some(upto) = self.shards.get(&id).and_then(|shard| shard.left(self.node.me, &map))
+        {
+            return self.remove(id, upto);
+        }
+        if let Some(shard) = self.shards.get_mut(&id) {
+            shard.schedule(&mut self.node);
+        }
+        self.start_cleared();
+    }
+}

@@ -1,0 +1,158 @@
+//! Replicas that move from node to node, whoever dies meanwhile.
+
+use super::harness::{Cluster, N1, N2, N3};
+use super::text;
+use synod_engine::host::{MemberChange, Refusal};
+use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, TableId};
+use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
+
+fn values(c: &mut Cluster, table: TableId, key: &str) -> Vec<String> {
+    c.range(table, key).iter().map(|r| text(&r.record.value)).collect()
+}
+
+fn voters(c: &Cluster, shard: ShardId) -> Vec<NodeId> {
+    c.members(shard).voters().collect()
+}
+
+#[test]
+fn a_lost_node_is_replaced_and_leaves_nothing_behind() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 2);
+    let shards = [c.shards_of(table), vec![SYSTEM_SHARD]].concat();
+    for n in 0..40 {
+        c.append(table, &format!("k{}", n % 4), &format!("{n}"));
+    }
+    let n4 = c.join();
+    c.kill(N3);
+    for shard in &shards {
+        c.move_replica(*shard, N3, n4);
+        assert_eq!(voters(&c, *shard), [N1, N2, n4]);
+    }
+    for n in 40..80 {
+        c.append(table, &format!("k{}", n % 4), &format!("{n}"));
+    }
+    // One of the old members may go too: the new one counts.
+    c.kill(N1);
+    for n in 80..120 {
+        c.append(table, &format!("k{}", n % 4), &format!("{n}"));
+    }
+    let expected: Vec<String> = (0..30).map(|i| (1 + 4 * i).to_string()).collect();
+    assert_eq!(values(&mut c, table, "k1"), expected);
+    c.start(N1);
+    // The lost node comes back: it finds that it is no member of anything, and its replicas go.
+    c.start(N3);
+    c.run_until("its replicas go", |c| c.report(N3).replicas.is_empty());
+    for shard in &shards {
+        c.check_equal(*shard);
+    }
+    assert_eq!(c.system(&SystemCommand::RemoveNode { node: N3 }), SystemOutcome::Done);
+    let refused = c.system(&SystemCommand::RemoveNode { node: N2 });
+    assert!(matches!(refused, SystemOutcome::Invalid { .. }), "{refused:?}");
+    // A restart of all finds the same.
+    for node in c.ids() {
+        c.kill(node);
+    }
+    for node in c.ids() {
+        c.start(node);
+    }
+    assert_eq!(values(&mut c, table, "k1"), expected);
+    for shard in &shards {
+        c.check_equal(*shard);
+    }
+}
+
+#[test]
+fn a_replica_comes_back_to_a_node_that_had_it_and_begins_anew_there() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    let n4 = c.join();
+    let mut written = Vec::new();
+    for (turn, (from, to)) in [(N1, n4), (n4, N1), (N2, n4), (N3, N2), (N1, N3), (n4, N1)].into_iter().enumerate() {
+        written.push(format!("{turn}"));
+        c.append(table, "k", &format!("{turn}"));
+        c.move_replica(shard, from, to);
+        c.run_until("the old replica goes", |c| c.replica(from, shard).is_none());
+        assert!(c.replica(to, shard).is_some());
+    }
+    assert_eq!(values(&mut c, table, "k"), written);
+    assert_eq!(voters(&c, shard), [N1, N2, N3]);
+    c.check_equal(shard);
+}
+
+#[test]
+fn changes_that_make_no_sense_are_refused() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    let n4 = c.join();
+    let promote = MemberChange::Promote { node: n4, instead_of: None };
+    assert!(matches!(c.try_change(shard, promote), Err(Refusal::Invalid { field: "node", .. })), "no learner yet");
+    let stranger = c.try_change(shard, MemberChange::Learn(NodeId(9)));
+    assert!(matches!(stranger, Err(Refusal::Invalid { field: "node", .. })), "{stranger:?}");
+    assert_eq!(c.try_change(shard, MemberChange::Learn(N1)), Ok(()), "it is a member already");
+    assert_eq!(voters(&c, shard), [N1, N2, N3]);
+    assert_eq!(c.try_change(shard, MemberChange::Remove(N1)), Ok(()));
+    c.run_until("it is gone", |c| voters(c, shard) == [N2, N3]);
+    // The last two: one may go, the last may not.
+    for node in [N2, N3] {
+        c.run_for(500_000);
+        let _ = c.try_change(shard, MemberChange::Remove(node));
+    }
+    c.run_for(1_000_000);
+    assert_eq!(voters(&c, shard).len(), 1, "a shard keeps a voter");
+    c.append(table, "k", "v");
+}
+
+/// `MEMBERS_SEED=N` runs one seed.
+#[test]
+fn replicas_move_while_nodes_die() {
+    let one = std::env::var("MEMBERS_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let seeds = one.map_or(0..30, |seed: u64| seed..seed + 1);
+    for seed in seeds {
+        println!("MEMBERS_SEED={seed} cargo test --release --workspace --test node members -- --nocapture");
+        run(seed);
+    }
+}
+
+fn run(seed: u64) {
+    let mut c = Cluster::mem(3);
+    c.seed(seed + 1);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    let nodes = [N1, N2, N3, c.join(), c.join()];
+    c.loss = [0, 5, 15][c.below(3) as usize];
+    let mut written = Vec::new();
+    for turn in 0..6 {
+        for n in 0..c.below(30) {
+            written.push(format!("{turn}.{n}"));
+            c.append(table, "k", &format!("{turn}.{n}"));
+        }
+        // In the system shard there is a majority of the first three at all times.
+        let down = nodes[c.below(5) as usize];
+        let dies = c.below(2) == 0;
+        if dies {
+            c.kill(down);
+        }
+        let members = voters(&c, shard);
+        let from = members[c.below(3) as usize];
+        let to = nodes.into_iter().filter(|n| !members.contains(n) && c.is_up(*n)).collect::<Vec<_>>();
+        if let Some(to) = to.get(c.below(2) as usize) {
+            c.disturb = None;
+            c.move_replica(shard, from, *to);
+        }
+        written.push(format!("{turn} moved"));
+        c.append(table, "k", &format!("{turn} moved"));
+        if dies {
+            c.start(down);
+            c.run_for(300_000);
+        }
+    }
+    c.loss = 0;
+    assert_eq!(values(&mut c, table, "k"), written);
+    c.run_until("only members hold replicas", |c| {
+        let members = c.members(shard);
+        c.ids().into_iter().all(|n| c.replica(n, shard).is_some() == members.role_of(n).is_some())
+    });
+    c.check_equal(shard);
+}

@@ -1,0 +1,97 @@
+//! A node that is lost for good: another takes its place, under load, and what it held is complete.
+//!
+//! Owns: the claims about moving replicas. Must never: take a node for a full replacement whose own copy was not read.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use synod_tests::alone;
+use synod_tests::cluster::{Cluster, PATIENCE, Status};
+use synod_tests::load::{Load, TABLE, verify};
+use synod_tests::run::until;
+
+const CALLS: Duration = Duration::from_secs(30);
+/// Writes may pause for so long while members change; mostly it is a few milliseconds.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Makes a node lead every shard of the load's table, so that reads show its own copy.
+#[track_caller]
+fn lead_all(cluster: &Cluster, id: u64) {
+    let found = until(PATIENCE, "the node leads every shard", || {
+        let status = cluster.status()?;
+        let others: Vec<u64> = status
+            .shards_of(TABLE)
+            .into_iter()
+            .filter(|shard| shard["leader"].as_u64() != Some(id))
+            .filter_map(|shard| shard["id"].as_u64())
+            .collect();
+        for shard in &others {
+            // Refused while an earlier attempt is under way.
+            cluster.cli(&["shard", "transfer-leader", &shard.to_string(), "--to", &id.to_string()]);
+        }
+        others.is_empty().then_some(())
+    });
+    found.unwrap_or_else(|why| panic!("{why}"));
+}
+
+fn replicas(status: &Status, addr: &str) -> Option<u64> {
+    status.node(addr)?["replicas"].as_u64()
+}
+
+#[test]
+fn a_lost_node_is_replaced_under_load() {
+    let _alone = alone();
+    // Logs that keep little, so that the new member cannot live from the log alone.
+    let mut cluster = Cluster::start_with("[storage]\nlog_keep = \"64KiB\"\nstate_memory = \"1MiB\"\n");
+    let load = Load::start(&cluster, 4, CALLS);
+    load.wait_flowing(PATIENCE);
+    cluster.cli(&["node", "replace", "3", "--with", "4"]).refused(2, &["--with", "there is no node 4"]);
+    cluster.cli(&["node", "remove", "3"]).refused(2, &["node 3 is a member of", "synod node replace"]);
+    cluster.add_joiner(4);
+    let joined = cluster.addr(4);
+    cluster.wait_status("the new node is there", |status| status.state(&joined) == Some("up"));
+
+    cluster.kill(3);
+    let began = Instant::now();
+    load.wait_flowing(PATIENCE);
+    let out = cluster.cli(&["--timeout", "60s", "node", "replace", "3", "--with", "4"]).ok();
+    let took = began.elapsed();
+    assert!(out.stdout.contains("are on node 4 now"), "{}", out.stdout);
+    // The same again has nothing to do.
+    cluster.cli(&["node", "replace", "3", "--with", "4"]).ok();
+    cluster.cli(&["node", "remove", "3"]).ok();
+    let gone = cluster.addr(3);
+    let status = cluster.wait_status("the lost node is no more", |status| status.node(&gone).is_none());
+    assert!(replicas(&status, &joined) >= Some(5), "the tables' shards and the system's: {:?}", status.node(&joined));
+    sleep(Duration::from_millis(500));
+    load.wait_flowing(PATIENCE);
+    let (pause, call) = load.so_far(|seen| seen.pause(began + Duration::from_secs(1), Instant::now()));
+    let seen = load.stop();
+    assert!(seen.errors.is_empty(), "clients saw {} errors: {:?}", seen.errors.len(), seen.errors.first());
+    assert!(pause < PAUSE, "writes paused for {pause:?} while members changed");
+
+    // With another of the old nodes gone the new one is needed, and what it leads is its own copy.
+    let stored = verify(&cluster, &seen.acks);
+    lead_all(&cluster, 4);
+    assert_eq!(verify(&cluster, &seen.acks), stored, "the new node has all of it");
+    cluster.kill(1);
+    assert_eq!(verify(&cluster, &seen.acks), stored);
+    cluster.restart(1);
+    println!("replaced in {took:.2?}; longest pause {pause:.2?}, longest call {call:.2?}; {stored} records");
+
+    // Moved away and back: a node that held a replica before begins anew.
+    cluster.wait_status("all are led", |status| status.is_led() && status.state(&cluster.addr(1)) == Some("up"));
+    let shard =
+        cluster.status().and_then(|status| status.shards_of(TABLE)[0]["id"].as_u64()).expect("a shard").to_string();
+    cluster.cli(&["shard", "move", &shard, "--from", "1", "--to", "2"]).refused(2, &["has a replica", "already"]);
+    cluster.cli(&["shard", "move", &shard, "--from", "9", "--to", "1"]).refused(2, &["--from", "there is no node 9"]);
+    cluster.cli(&["shard", "move", "99", "--from", "1", "--to", "2"]).refused(1, &["shard 99 does not exist"]);
+    cluster.add_joiner(5);
+    let spare = cluster.addr(5);
+    let status = cluster.wait_status("a spare node", |status| status.state(&spare) == Some("up"));
+    let id = status.id(&spare).expect("an id").to_string();
+    cluster.cli(&["--timeout", "60s", "shard", "move", &shard, "--from", "1", "--to", &id]).ok();
+    cluster.cli(&["--timeout", "60s", "shard", "move", &shard, "--from", &id, "--to", "1"]).ok();
+    lead_all(&cluster, 1);
+    assert_eq!(verify(&cluster, &seen.acks), stored, "what came back is complete");
+}
