@@ -59,7 +59,8 @@ pub(crate) struct Candidate {
 
 impl Replica {
     pub(crate) fn on_campaign(&mut self, io: &mut Io<'_>) {
-        if matches!(self.role, Role::Follower(_)) && self.is_voter() && self.b0_after.is_none() {
+        let may = self.is_voter() && !self.abstains;
+        if matches!(self.role, Role::Follower(_)) && may && self.b0_after.is_none() {
             self.start_pre_vote(io);
         }
     }
@@ -75,6 +76,7 @@ impl Replica {
     /// Becomes a candidate, or begins anew as one.
     pub(crate) fn start_pre_vote(&mut self, io: &mut Io<'_>) {
         assert!(!self.is_leader() && self.is_voter(), "only a voter that does not lead stands for election");
+        assert!(!self.abstains, "a replica that abstains stands for no election");
         self.b0_after = None;
         let ballot = self.next_ballot();
         let granted = BTreeSet::from([self.me]);

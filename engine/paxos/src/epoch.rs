@@ -130,7 +130,7 @@ impl Replica {
         let b0 = self.hard.membership.b0();
         let unused = !self.hard.b0_used || reuse;
         let fits = self.log.last().slot == self.hard.config_start || reuse;
-        if b0.node != self.me || !self.is_voter() || !unused || !fits {
+        if b0.node != self.me || !self.is_voter() || !unused || !fits || self.abstains {
             return;
         }
         if self.hard.promised != b0 || self.hard.accepted != b0 {

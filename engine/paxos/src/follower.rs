@@ -47,10 +47,10 @@ impl Replica {
         self.arm_election(wait, io);
     }
 
-    /// Arms the timer where this replica votes, believes in no live leader, and hears a quorum; else the group is silent
+    /// Arms the timer where this replica votes and may lead, believes in no live leader, and hears a quorum; else the group is silent
     /// until that changes.
     fn arm_election(&mut self, wait: u64, io: &mut Io<'_>) {
-        let wanted = self.is_voter() && self.quorum_alive() && !self.leader_alive();
+        let wanted = self.is_voter() && !self.abstains && self.quorum_alive() && !self.leader_alive();
         if let Role::Follower(follower) = &mut self.role {
             follower.election_at = wanted.then(|| io.now.plus(wait));
         }
@@ -342,7 +342,8 @@ impl Replica {
     }
 
     pub(crate) fn on_timeout_now(&mut self, ballot: Ballot, io: &mut Io<'_>) {
-        if ballot == self.hard.accepted && ballot == self.hard.promised && self.is_voter() && !self.is_leader() {
+        let may = self.is_voter() && !self.is_leader() && !self.abstains;
+        if may && ballot == self.hard.accepted && ballot == self.hard.promised {
             self.start_prepare(io);
         }
     }

@@ -21,6 +21,15 @@ impl Replica {
         replica
     }
 
+    /// To be called before the first step: the replica votes, accepts and learns as any other, but stands for no election and
+    /// leads nothing as long as it lives.
+    #[must_use]
+    pub fn abstaining(mut self) -> Self {
+        assert!(self.fresh, "whether a replica abstains is said before its first step");
+        self.abstains = true;
+        self
+    }
+
     /// Takes up the role: the first leader of an epoch whose B0 is unused leads it, everybody else waits for a leader and
     /// then stands for election.
     pub(crate) fn first_step(&mut self, io: &mut Io<'_>) {

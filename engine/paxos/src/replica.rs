@@ -62,6 +62,8 @@ pub struct Replica {
     pub(crate) b0_after: Option<WriteSeq>,
     /// What is chosen is announced only once this write is durable: it holds the promise, or the epoch, that goes with it.
     pub(crate) commit_after: Option<WriteSeq>,
+    /// Stands for no election and leads nothing in this life: its driver lacks the state that a leader serves from.
+    pub(crate) abstains: bool,
     /// Before the first step.
     pub(crate) fresh: bool,
     /// Why the replica stopped.
@@ -94,6 +96,7 @@ impl Replica {
             trim_to: Slot(0),
             b0_after: None,
             commit_after: None,
+            abstains: false,
             fresh: true,
             dead: None,
             shown: None,

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `cluster nodes=3 [learners=1] [outside=1] [first=1] [apply=manual] [option=…]` | builds nodes 1, 2, …; nothing runs yet |
 //! | `replica 2 promised=1.3.3 accepted=… commit=… [members=1.2.3L] … entries` | replaces node 2 by one restarted from this disk |
-//! | `tick`, `persist 1 [2]`, `crash`, `restart`, `broken 1 "why"` | one node, its disk |
+//! | `tick`, `persist 1 [2]`, `crash`, `restart`, `abstain`, `broken 1 "why"` | one node, its disk; restarted to abstain |
 //! | `deliver from=1 to=2 [count=…] [all]`, `drop`, `twice`, `hold 1 2`, `free 1 2`, `cut 1 2`, `heal 1 2`, `queued` | links |
 //! | `alive 1 2 on`, `down 1`, `up 1` | node 1 hears node 2; everybody hears node 1 no more, again |
 //! | `stabilize`, `advance ms=…`, `run ms=…` | all but time; time but no network; both |
@@ -26,7 +26,7 @@ pub fn run(world: &mut World, name: &str, mut w: Words) -> Result<()> {
     match name {
         "cluster" => cluster(world, &mut w)?,
         "replica" => replica(world, &mut w)?,
-        "tick" | "persist" | "crash" | "restart" | "broken" => node(world, name, &mut w)?,
+        "tick" | "persist" | "crash" | "restart" | "abstain" | "broken" => node(world, name, &mut w)?,
         "deliver" | "drop" | "twice" => queue(world, name, &mut w)?,
         "hold" | "free" | "cut" | "heal" | "queued" => link(world, name, &mut w)?,
         "alive" | "down" | "up" => liveness(world, name, &mut w)?,
@@ -120,8 +120,11 @@ fn node(world: &mut World, name: &str, w: &mut Words) -> Result<()> {
             world.links.retain(|(from, to), _| *from != node && *to != node);
             Ok(())
         }
-        "restart" => {
+        "restart" | "abstain" => {
             world.start(node)?;
+            let found = world.node(node)?;
+            found.replica =
+                found.replica.take().map(|replica| if name == "abstain" { replica.abstaining() } else { replica });
             world.step(node, Input::Tick)
         }
         _ => {
