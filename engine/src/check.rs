@@ -73,12 +73,22 @@ impl Report {
 }
 
 /// What the rows of a space belong to.
-struct Owner {
+pub(crate) struct Owner {
     descriptor: Descriptor,
     /// Where its log begins and ends.
     log: (Slot, Slot),
     applied: bool,
 }
+
+impl Owner {
+    /// A group whose log is what is left behind the first slot, up to the second.
+    pub(crate) fn new(descriptor: Descriptor, log: (Slot, Slot)) -> Self {
+        Self { descriptor, log, applied: false }
+    }
+}
+
+/// Rows of metadata, by the space they stand in.
+pub(crate) type SystemRows = BTreeMap<Space, Vec<(u8, u64, Bytes)>>;
 
 /// Verifies the log at `log`, the state at `state` and the snapshot files in `snapshots`.
 #[must_use]
@@ -109,7 +119,7 @@ fn check_log(path: &Path, report: &mut Report) -> (BTreeMap<Space, Owner>, Optio
                 let own = u32::try_from(id.0).map(Space).unwrap_or_default();
                 if let Some(descriptor) = genesis.descriptor().cloned() {
                     let log = (found.trimmed.slot, found.last.slot);
-                    owners.insert(found.space.unwrap_or(own), Owner { descriptor, log, applied: false });
+                    owners.insert(found.space.unwrap_or(own), Owner::new(descriptor, log));
                 }
             }
             Err(error) => report.add(format!("creation of shard {id}"), error.to_string()),
@@ -120,7 +130,7 @@ fn check_log(path: &Path, report: &mut Report) -> (BTreeMap<Space, Owner>, Optio
 
 fn check_state(path: &Path, mut owners: BTreeMap<Space, Owner>, report: &mut Report) {
     let Some(state) = report.note(RocksShared::open_to_read(path)) else { return };
-    let mut system: BTreeMap<Space, Vec<(u8, u64, Bytes)>> = BTreeMap::new();
+    let mut system = SystemRows::new();
     let scanned = state.each(&mut |key, value| {
         report.rows += 1;
         let value = Bytes::copy_from_slice(value);
@@ -146,12 +156,13 @@ fn check_state(path: &Path, mut owners: BTreeMap<Space, Owner>, report: &mut Rep
     }
 }
 
-fn check_row(
+/// Verifies one row of a space; metadata rows are gathered.
+pub(crate) fn check_row(
     space: Space,
     owner: &mut Owner,
     key: &[u8],
     value: Bytes,
-    system: &mut BTreeMap<Space, Vec<(u8, u64, Bytes)>>,
+    system: &mut SystemRows,
 ) -> Result<(), (String, String)> {
     let name = |what: &'static str| move |error: DecodeError| (what.to_owned(), error.to_string());
     if key == keys::applied(space) {

@@ -446,7 +446,7 @@ pub struct ReplicaReport {
     pub shard: ShardId,
     /// Its table.
     pub table: TableId,
-    /// follower, candidate, leader, learner, removed, waiting.
+    /// follower, candidate, leader, learner, removed, waiting, reinstalling.
     pub role: &'static str,
     /// The leader, where known.
     pub leader: Option<NodeId>,

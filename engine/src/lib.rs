@@ -33,6 +33,7 @@ pub mod query;
 pub mod ring;
 mod rocks;
 pub mod runner;
+pub mod salvage;
 pub mod sessions;
 mod shard;
 pub mod snapshot;

@@ -14,7 +14,7 @@ use crate::codec::keys;
 use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_requests};
 use crate::genesis::Genesis;
 use crate::host::Refusal;
-use crate::ids::{Entry, Slot, Space};
+use crate::ids::{Entry, ShardId, Slot, Space};
 use crate::ring::Ring;
 use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
 use crate::state::{StateBatch, StateStore};
@@ -80,6 +80,33 @@ impl ShardState {
             system,
             descriptor,
         })
+    }
+
+    /// Stands for a state that is not there: nothing is applied to it and nothing read from it. `None` where the beginning
+    /// describes no shard.
+    #[must_use]
+    pub fn missing(space: Space, genesis: &Genesis) -> Option<Self> {
+        Some(Self {
+            descriptor: genesis.descriptor()?.clone(),
+            space,
+            applied: Slot(0),
+            stored: Slot(0),
+            last_ts: 0,
+            sessions: Sessions::default(),
+            ring: Ring::new(0),
+            system: None,
+            system_changed: false,
+        })
+    }
+
+    /// How far the rows of a space go; slot 0 where there are none.
+    ///
+    /// # Errors
+    /// The row is damaged, or the store cannot be read.
+    pub fn position(store: &mut dyn StateStore, space: Space, shard: ShardId) -> Result<Slot, StoreError> {
+        let row = store.get(&keys::applied(space))?.map(AppliedRow::decode).transpose();
+        let row = row.map_err(|e| e.corrupt(format!("applied position of shard {shard}")))?;
+        Ok(row.unwrap_or_default().slot)
     }
 
     /// What the shard is.

@@ -45,6 +45,10 @@ pub struct EngineMetrics {
     pub snapshots_offered_total: IntCounter,
     /// Snapshots that took the place of a replica here.
     pub snapshots_installed_total: IntCounter,
+    /// Replicas here whose damaged state was reinstalled from a snapshot.
+    pub states_reinstalled_total: IntCounter,
+    /// Replicas here whose state is gone and that wait for a snapshot.
+    pub reinstalling: IntGauge,
     /// Shards led here.
     pub leaders: IntGauge,
     /// Replicas held here.
@@ -104,6 +108,11 @@ impl EngineMetrics {
             snapshots_built_total: counter("snapshots_built_total", "Snapshots made for members behind the log")?,
             snapshots_offered_total: counter("snapshots_offered_total", "Snapshots offered to members, again counted")?,
             snapshots_installed_total: counter("snapshots_installed_total", "Snapshots that replaced a replica here")?,
+            states_reinstalled_total: counter(
+                "states_reinstalled_total",
+                "Damaged states reinstalled from a snapshot",
+            )?,
+            reinstalling: gauge("reinstalling", "Replicas that wait for a snapshot: their state is gone")?,
             leaders: gauge("leaders", "Shards led by this node")?,
             replicas: gauge("replicas", "Replicas held by this node")?,
             waiting_requests: gauge("waiting_requests", "Requests taken and not yet answered")?,

@@ -6,6 +6,7 @@
 
 mod apply;
 mod members;
+mod missing;
 mod propose;
 mod reads;
 mod snapshot;
@@ -16,12 +17,16 @@ use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
 use crate::machine::ShardState;
 use crate::worker::node::Node;
 use crate::writer::Done;
+use missing::Missing;
 use propose::Proposals;
 use reads::Reads;
 use snapshot::{Install, LogSizes};
 use synod_paxos::Replica;
 use synod_paxos::io::{Ctx, Input, LogReader, Output, Recovered, Refused, RoleKind, Status};
 use synod_paxos::types::{Ballot, ConfigId, Entry, EntryId, Membership, Micros, NodeId};
+
+/// What `synod status` calls a replica that waits for a snapshot because its state is gone.
+pub(crate) const REINSTALLING: &str = "reinstalling";
 
 /// The log of one group, for its core.
 struct ShardLog<'a> {
@@ -84,6 +89,8 @@ pub(crate) struct Shard {
     sizes: LogSizes,
     /// Not trimmed beyond this: a snapshot of that position is on its way.
     held: Option<Slot>,
+    /// The state is gone: a snapshot must come first.
+    missing: Option<Missing>,
 }
 
 impl Shard {
@@ -115,6 +122,7 @@ impl Shard {
             position,
             sizes: LogSizes::default(),
             held: None,
+            missing: None,
         }
     }
 
@@ -151,7 +159,10 @@ impl Shard {
         let Core::Waiting(recovered) = &self.core else { return };
         let mut recovered = recovered.clone();
         recovered.live = node.live.iter().copied().collect();
-        let replica = Replica::new(node.me, *recovered, node.paxos.clone());
+        let mut replica = Replica::new(node.me, *recovered, node.paxos.clone());
+        if self.missing.is_some() {
+            replica = replica.abstaining();
+        }
         self.core = Core::Running(Box::new(replica));
         self.step(node, Input::Tick);
     }
@@ -319,6 +330,9 @@ impl Shard {
     /// Trims the log where at least `step` slots, or many bytes, can go that are flushed here, and that every member has or
     /// that more than the node's `log_keep_bytes` lie behind.
     pub(crate) fn trim<H: Host>(&mut self, node: &mut Node<H>, step: u64) {
+        if self.missing.is_some() {
+            return;
+        }
         let durable = if planted!(TrimAboveDurable) { self.state.applied() } else { self.durable_applied };
         let far = self.sizes.behind(node.log_keep_bytes);
         let kept = self.trim_to.max(far).min(self.held.unwrap_or(Slot(u64::MAX)));
@@ -387,6 +401,9 @@ impl Shard {
                 report.lag = status.progress.iter().copied().map(lag).collect();
             }
             _ => {}
+        }
+        if self.missing.is_some() {
+            report.role = REINSTALLING;
         }
         report
     }

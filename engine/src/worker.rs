@@ -15,6 +15,8 @@ pub(crate) mod node;
 mod snapshots;
 mod upkeep;
 
+pub(crate) use groups::own_space;
+
 use crate::StoreError;
 use crate::genesis::Genesis;
 use crate::host::Host;
@@ -124,8 +126,8 @@ impl<H: Host> Worker<H> {
     /// Recovers every group and its state. The groups take part once the node's identity is clear.
     ///
     /// # Errors
-    /// A log or a state is damaged or cannot be read, or a state is older than what is left of its log: the error says
-    /// which, and the node must not start.
+    /// A log or a state is damaged or cannot be read: the error says which, and the node must not start. A state that is
+    /// older than what is left of its log is no error: it is reinstalled.
     pub fn new(setup: WorkerSetup, host: H) -> Result<Self, StoreError> {
         let recovered = &setup.recovered;
         let grace = setup.options.identity_grace_micros;

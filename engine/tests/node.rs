@@ -7,6 +7,8 @@ mod faults;
 mod harness;
 #[path = "node/members.rs"]
 mod members;
+#[path = "node/reinstall.rs"]
+mod reinstall;
 #[path = "node/snapshots.rs"]
 mod snapshots;
 #[path = "node/threads.rs"]

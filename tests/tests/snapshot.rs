@@ -21,6 +21,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 const BULK: &str = "bulk";
 const BULK_RECORD: usize = 32 << 10;
 const INSTALLED: &str = "synod_engine_snapshots_installed_total";
+const REINSTALLED: &str = "synod_engine_states_reinstalled_total";
 
 fn create_bulk(load: &Load) {
     let (client, runtime) = load.client();
@@ -147,4 +148,74 @@ fn killed_in_the_middle_of_it_the_node_still_catches_up() {
     lead_all(&cluster, victim);
     assert_eq!(verify(&cluster, &seen.acks), stored, "the caught-up node has all of it");
     assert!(bulk(&cluster) == before, "the caught-up node's large records differ");
+}
+
+/// Flips a bit in every 32 KiB of every table file of a stopped node's state; returns how many.
+fn flip_state(cluster: &Cluster, node: u16) -> usize {
+    let mut flipped = 0;
+    for entry in std::fs::read_dir(cluster.data_dir(node).join("state/db")).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "sst") {
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).expect("readable");
+        // Blocks of rows; the file's own tail is left alone, so that the damage is found where it is read.
+        for at in (200..bytes.len().saturating_sub(4096)).step_by(32 << 10) {
+            bytes[at] ^= 0x10;
+            flipped += 1;
+        }
+        std::fs::write(&path, bytes).expect("writable");
+    }
+    flipped
+}
+
+#[test]
+fn a_damaged_state_is_reinstalled_under_load() {
+    let _alone = alone();
+    let settings = "[storage]\nlog_keep = \"64KiB\"\nstate_memory = \"1MiB\"\n";
+    let mut cluster = Cluster::start_with(settings);
+    let load = Load::start(&cluster, 4, CALLS);
+    create_bulk(&load);
+    load.wait_flowing(PATIENCE);
+    write_bulk(&load, 400);
+    let victim = cluster.follower(&cluster.wait_up());
+    let deadline = Instant::now() + PATIENCE;
+    let mut lives = 0;
+    cluster.stop(victim);
+    let flipped = flip_state(&cluster, victim);
+    assert!(flipped > 10, "only {flipped} bits of the state were flipped");
+    let began = Instant::now();
+    // What only a read meets with ends the process; the next one deals with it.
+    loop {
+        lives += 1;
+        cluster.restart(victim);
+        let settled = until(Duration::from_secs(10), "reinstalled, or ended", || {
+            let reinstalled = metric(&cluster.http(victim), REINSTALLED).unwrap_or(0.0) >= 1.0;
+            let waiting = metric(&cluster.http(victim), "synod_engine_reinstalling").unwrap_or(1.0);
+            ((reinstalled && waiting == 0.0) || !cluster.runs(victim)).then_some(())
+        });
+        if settled.is_ok() && cluster.runs(victim) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not reinstalled in {lives} lives: {}", cluster.log(victim));
+        if cluster.runs(victim) {
+            cluster.stop(victim);
+        } else {
+            cluster.wait_end(victim);
+        }
+    }
+    cluster.wait_caught_up(victim);
+    let took = began.elapsed();
+    let log = cluster.log(victim);
+    assert!(log.contains("the state is damaged") && log.contains("checksum mismatch"), "it says what was wrong: {log}");
+    assert!(cluster.data_dir(victim).join("state.damaged-1/db").is_dir(), "nothing is thrown away");
+    load.wait_flowing(PATIENCE);
+    let seen = load.stop();
+    assert!(seen.errors.is_empty(), "clients saw {} errors: {:?}", seen.errors.len(), seen.errors.first());
+    let stored = verify(&cluster, &seen.acks);
+    let before = bulk(&cluster);
+    lead_all(&cluster, victim);
+    assert_eq!(verify(&cluster, &seen.acks), stored, "the reinstalled node has all of it");
+    assert!(bulk(&cluster) == before, "the reinstalled node's large records differ");
+    println!("{flipped} bits flipped, reinstalled in {took:.2?} and {lives} lives; {stored} records");
 }

@@ -17,6 +17,10 @@ const READ_BYTES: usize = 1 << 20;
 impl Shard {
     /// Applies what is chosen. Whether more is left for the next round.
     pub(super) fn apply<H: Host>(&mut self, node: &mut Node<H>) -> bool {
+        if self.missing.is_some() {
+            self.pass_over(node);
+            return false;
+        }
         if self.state.applied() >= self.committed {
             return false;
         }
@@ -50,7 +54,7 @@ impl Shard {
             let mut results = std::mem::take(&mut node.results);
             let wanted = mine.is_some().then_some(&mut results);
             if let Err(error) = self.state.apply(&mut *node.store, &mut node.overlay, &entry, wanted) {
-                node.host.fatal(error.to_string());
+                node.state_failed(&error);
             }
             if let Some((replies, proposed_at)) = mine {
                 let waited = (node.clock)().0.saturating_sub(proposed_at.0);

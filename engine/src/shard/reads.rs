@@ -83,7 +83,7 @@ impl Reads {
                 self.tails.push(tail);
             } else {
                 let replied = query::read(state, &mut *node.store, &Read::Tail(tail.poll));
-                let replied = replied.unwrap_or_else(|error| node.host.fatal(error.to_string()));
+                let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
                 answer(node, tail.reply, replied);
             }
         }
@@ -144,6 +144,8 @@ impl Shard {
         let Request { epoch, body, reply, .. } = request;
         let refused = if self.waits_for().is_some() {
             Some(Refusal::NotReady)
+        } else if self.is_missing() {
+            Some(self.refuse_without_state(&body))
         } else if epoch.is_some_and(|epoch| epoch != self.state.descriptor().version) {
             Some(Refusal::WrongShard)
         } else if node.waiting > node.waiting_max {
@@ -212,7 +214,7 @@ impl Shard {
             read => read,
         };
         let replied = query::read(&self.state, &mut *node.store, &read);
-        let replied = replied.unwrap_or_else(|error| node.host.fatal(error.to_string()));
+        let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
         answer(node, reply, replied);
     }
 }

@@ -67,12 +67,16 @@ pub(super) struct Install {
     id: EntryId,
     ts: u64,
     space: Space,
+    keeps_log: bool,
 }
 
 impl Shard {
     /// What a snapshot of what is applied now is to say; `None` where that cannot be told yet.
     pub(crate) fn snapshot_request<H: Host>(&self, node: &mut Node<H>) -> Option<SnapshotRequest> {
         let Core::Running(replica) = &self.core else { return None };
+        if self.is_missing() {
+            return None;
+        }
         let applied = self.state.applied();
         let status = replica.status();
         // What governs behind `applied` is known only once the last stop-sign known chosen is applied.
@@ -103,45 +107,56 @@ impl Shard {
         self.trimmed
     }
 
-    /// Whether this snapshot would bring the replica further than its own log can.
+    /// Whether this snapshot would bring the replica further than its own log can; where its state is gone, whether what is
+    /// left of its log goes on behind it.
     pub(crate) fn lacks(&self, header: &Header) -> bool {
         let Core::Running(replica) = &self.core else { return false };
-        header.shard == self.id
-            && header.genesis == self.genesis
-            && header.basis.id.slot > self.state.applied()
-            && !replica.holds(header.basis.id)
+        let position = header.basis.id;
+        let further = if self.is_missing() {
+            position.slot >= self.trimmed
+        } else {
+            position.slot > self.state.applied() && !replica.holds(position)
+        };
+        header.shard == self.id && header.genesis == self.genesis && position.slot > Slot(0) && further
     }
 
-    /// The snapshot's rows are durable in `space`: writes, in one write, the hard state, the empty log behind it and the
-    /// pointer to the space. Until that is on disk the replica takes part in nothing.
+    /// The snapshot's rows are durable in `space`: writes, in one write, the hard state, the log's new beginning and the
+    /// pointer to the space. Until that is on disk the replica takes part in nothing. A log that holds the snapshot's last
+    /// entry (that of a replica whose state is gone) keeps what follows: it may be acknowledged; any other is replaced.
     pub(crate) fn install<H: Host>(&mut self, node: &mut Node<H>, header: &Header, space: Space) {
         let Core::Running(replica) = &self.core else { return };
         let hard = replica.hard().after_snapshot(&header.basis);
         let id = header.basis.id;
+        let keeps_log = replica.holds(id);
         let write = GroupWrite {
             shard: self.id,
             hard: Some(hard.clone()),
-            truncate_from: Some(Slot(1)),
+            truncate_from: (!keeps_log).then_some(Slot(1)),
             trim: Some(id),
             space: Some(space),
             ..GroupWrite::default()
         };
         self.answer_all(node, &Refusal::NotReady);
-        self.core = Core::Installing(Box::new(Install { hard, id, ts: header.ts, space }));
+        self.core = Core::Installing(Box::new(Install { hard, id, ts: header.ts, space, keeps_log }));
         node.writer.add(write, Some(Done::Installed));
     }
 
     /// The write of [`Shard::install`] is on disk: what a restart would find now, and the space of the old rows.
     pub(crate) fn installed<H: Host>(&mut self, node: &mut Node<H>) -> Option<(GroupRecovered, Space)> {
         let Core::Installing(install) = &self.core else { return None };
-        let found = GroupRecovered {
-            genesis: self.genesis.clone(),
-            hard: install.hard.clone(),
-            space: Some(install.space),
-            trimmed: install.id,
-            runs: Vec::new(),
-            last: install.id,
-            last_ts: install.ts,
+        let found = if install.keeps_log {
+            let found = node.log.recover_group(self.id);
+            node.must(found)?
+        } else {
+            GroupRecovered {
+                genesis: self.genesis.clone(),
+                hard: install.hard.clone(),
+                space: Some(install.space),
+                trimmed: install.id,
+                runs: Vec::new(),
+                last: install.id,
+                last_ts: install.ts,
+            }
         };
         self.answer_all(node, &Refusal::NotReady);
         Some((found, self.state.space()))

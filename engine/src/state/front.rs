@@ -155,6 +155,14 @@ impl StateStore for FrontState {
         Ok(())
     }
 
+    fn health(&self) -> Result<(), StoreError> {
+        self.shared.health()
+    }
+
+    fn condemn(&self, error: &StoreError) {
+        self.shared.condemn(error);
+    }
+
     fn memory_bytes(&self) -> usize {
         let done = self.flusher.done();
         let frozen = self.frozen.iter().filter(|(id, _)| *id > done).map(|(_, frozen)| frozen.map.bytes());

@@ -93,6 +93,16 @@ pub trait StateStore: Send {
         makes_no_snapshots()
     }
 
+    /// Whether damage was met with anywhere, or background work failed: the process ends on `Err`.
+    fn health(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// A row read back makes no sense: whoever opens the store next is to look through it.
+    fn condemn(&self, error: &StoreError) {
+        let _ = error;
+    }
+
     /// Bytes held in memory for rows not yet flushed.
     fn memory_bytes(&self) -> usize;
 }

@@ -22,8 +22,8 @@ use rocksdb::{
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The version of the state directory that this module writes.
@@ -58,7 +58,14 @@ pub struct RocksShared {
     sizes: StateOptions,
     unlogged: WriteOptions,
     next_file: AtomicU64,
+    /// The first damage met with.
+    damaged: OnceLock<StoreError>,
+    /// Whether damage is noted in the directory; not where it is only looked at.
+    notes: bool,
 }
+
+/// The file of a state directory that says which damage was met with: it is looked through when it is opened next.
+const DAMAGED: &str = "DAMAGED";
 
 impl RocksShared {
     /// Opens the state directory at `path`, made where there is none.
@@ -71,7 +78,8 @@ impl RocksShared {
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         let (path, next_file) = (path.to_path_buf(), AtomicU64::new(0));
-        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file }))
+        let damaged = OnceLock::new();
+        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file, damaged, notes: true }))
     }
 
     /// Opens the state directory to look at it: nothing is written.
@@ -86,8 +94,29 @@ impl RocksShared {
         options.create_if_missing(false);
         let db = open_db_to_read(&options, &path.join("db"))?;
         let (staging, path) = (path.join("staging"), path.to_path_buf());
-        let unlogged = WriteOptions::default();
-        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file: AtomicU64::new(0) }))
+        let (unlogged, next_file, damaged) = (WriteOptions::default(), AtomicU64::new(0), OnceLock::new());
+        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file, damaged, notes: false }))
+    }
+
+    /// What an earlier process found damaged in the state directory at `path`.
+    pub fn known_damage(path: &Path) -> Option<String> {
+        fs::read(path.join(DAMAGED)).ok().map(|why| String::from_utf8_lossy(&why).into_owned())
+    }
+
+    /// Damage was met with: noted in the directory, and never healthy again.
+    pub fn condemn(&self, error: &StoreError) {
+        if self.damaged.set(error.clone()).is_err() || !self.notes {
+            return;
+        }
+        let note = || {
+            let mut out = File::create(self.path.join(DAMAGED))?;
+            out.write_all(error.to_string().as_bytes())?;
+            out.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        if let Err(error) = note() {
+            tracing::error!("the damage of {} could not be noted there: {error}", self.path.display());
+        }
     }
 
     /// Visits every row, whatever space it stands in.
@@ -103,23 +132,42 @@ impl RocksShared {
         rows.status().map_err(|e| self.error("read", &e))
     }
 
-    /// Whether a flush or compaction has failed; the caller ends the process on `Err`.
+    /// Whether a flush or compaction has failed, or damage was met with; the caller ends the process on `Err`.
     pub fn health(&self) -> Result<(), StoreError> {
-        check_background(&self.db, &self.path)
+        if let Some(error) = self.damaged.get() {
+            return Err(error.clone());
+        }
+        let background = check_background(&self.db, &self.path);
+        if background.is_err()
+            && let Err(error) = self.db.write_opt(WriteBatch::default(), &self.unlogged)
+        {
+            // Any write is answered with what went wrong: damage is noted.
+            return Err(self.error("background work of", &error));
+        }
+        background
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let found = self.db.get_pinned(key).map_err(|e| self.error("read", &e))?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     /// Rows of `[from, to)`, not yet positioned.
-    pub(super) fn iterate(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
+    pub(crate) fn iterate(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
         self.db.raw_iterator_opt(read_options(from.to_vec(), to.to_vec()))
     }
 
-    pub(super) fn error(&self, doing: &str, error: &rocksdb::Error) -> StoreError {
-        io(format!("{doing} {}", self.path.display()), error)
+    pub(crate) fn error(&self, doing: &str, error: &rocksdb::Error) -> StoreError {
+        let error = io(format!("{doing} {}", self.path.display()), error);
+        if matches!(error, StoreError::Corrupt { .. }) {
+            self.condemn(&error);
+        }
+        error
+    }
+
+    /// Removes the rows of `[from, to)`, past every worker.
+    pub(crate) fn remove(&self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        self.ingest(&[(from.into(), to.into())], std::iter::empty())
     }
 
     /// Runs `job` on a thread of its own with the rows as they are now; returns once that moment is fixed.
@@ -367,6 +415,14 @@ impl StateStore for RocksState {
 
     fn loaded(&mut self, _from: &[u8], _to: &[u8]) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        self.shared.health()
+    }
+
+    fn condemn(&self, error: &StoreError) {
+        self.shared.condemn(error);
     }
 
     fn memory_bytes(&self) -> usize {

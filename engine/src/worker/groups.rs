@@ -9,7 +9,7 @@ use crate::StoreError;
 use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::{Host, Refusal};
-use crate::ids::{EntryId, HardState, SYSTEM_SHARD, ShardId, Space};
+use crate::ids::{EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::Shard;
@@ -23,7 +23,7 @@ use synod_paxos::types::ConfigId;
 const FIRST_EPOCH: ConfigId = ConfigId(1);
 
 /// A shard's rows stand in the space of its own number, until a snapshot takes their place: ids are never reused.
-pub(super) fn own_space(shard: ShardId) -> Space {
+pub(crate) fn own_space(shard: ShardId) -> Space {
     let space = u32::try_from(shard.0).ok().filter(|space| *space < 1 << 31);
     Space(space.expect("shard ids are handed out one by one and stay below 2^31"))
 }
@@ -37,22 +37,48 @@ impl<H: Host> Worker<H> {
         };
         let genesis = Genesis::decode(found.genesis.clone(), id).map_err(|e| corrupt("genesis", e.to_string()))?;
         let space = found.space.unwrap_or_else(|| own_space(id));
-        let state = ShardState::load(&mut *self.node.store, space, genesis)?;
-        if state.applied() < found.trimmed.slot {
-            let (has, from) = (state.applied(), found.trimmed.slot);
-            return Err(corrupt("state", format!("it ends at slot {has}, but its log begins after slot {from}")));
+        let has = ShardState::position(&mut *self.node.store, space, id)?;
+        if has < found.trimmed.slot {
+            return self.recover_without_state(id, found, space, &genesis, has);
         }
+        let state = ShardState::load(&mut *self.node.store, space, genesis)?;
         if state.applied() > found.last.slot {
             let (has, last) = (state.applied(), found.last.slot);
             return Err(corrupt("log", format!("it ends at slot {last}, but slot {has} was applied")));
         }
-        self.insert(id, found, state);
+        self.insert(id, Shard::new(id, found, state));
         Ok(())
     }
 
-    pub(super) fn insert(&mut self, id: ShardId, found: GroupRecovered, state: ShardState) {
+    /// The state is gone, or older than what is left of its log: what there is of it goes, and a snapshot is asked for.
+    fn recover_without_state(
+        &mut self,
+        id: ShardId,
+        found: GroupRecovered,
+        space: Space,
+        genesis: &Genesis,
+        has: Slot,
+    ) -> Result<(), StoreError> {
+        let from = found.trimmed.slot;
+        tracing::error!(
+            shard = id.0,
+            "the state of shard {id} ends at slot {has}, but its log begins after slot {from}: it is reinstalled from a \
+             snapshot of another member"
+        );
+        let (first, end) = keys::space_bounds(space);
+        self.node.store.remove_range(&first, &end)?;
+        let Some(state) = ShardState::missing(space, genesis) else {
+            let why = "it does not describe the system shard".into();
+            return Err(StoreError::Corrupt { what: format!("genesis of shard {id}"), why });
+        };
+        self.node.metrics.reinstalling.inc();
+        self.insert(id, Shard::without_state(id, found, state));
+        Ok(())
+    }
+
+    pub(super) fn insert(&mut self, id: ShardId, shard: Shard) {
         self.node.metrics.replicas.inc();
-        self.shards.insert(id, Shard::new(id, found, state));
+        self.shards.insert(id, shard);
         self.upkeep.waiting = true;
     }
 
@@ -135,7 +161,7 @@ impl<H: Host> Worker<H> {
         };
         let state = ShardState::load(&mut *self.node.store, own_space(id), genesis);
         let state = self.node.must(state);
-        self.insert(id, found, state);
+        self.insert(id, Shard::new(id, found, state));
         if self.map.as_ref().is_some_and(|map| vanished(map, id)) {
             return self.remove(id, GONE);
         }
@@ -150,6 +176,9 @@ impl<H: Host> Worker<H> {
         let Some(mut shard) = self.shards.remove(&id) else { return };
         shard.answer_all(&mut self.node, &Refusal::WrongShard);
         self.node.metrics.replicas.dec();
+        if shard.is_missing() {
+            self.node.metrics.reinstalling.dec();
+        }
         self.removed.insert(id, upto);
         let write = GroupWrite { shard: id, remove: Some(upto), ..GroupWrite::default() };
         let space = shard.state().space();

@@ -14,6 +14,7 @@ use crate::host::{Host, SnapshotKind};
 use crate::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
 use crate::logstore::{GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
+use crate::shard::Shard;
 use crate::snapshot::Header;
 use crate::writer::Done;
 use std::collections::BTreeMap;
@@ -161,7 +162,7 @@ impl<H: Host> Worker<H> {
         }
         tracing::info!(shard = id.0, slot = slot.0, "a replica began with a snapshot");
         self.node.metrics.snapshots_installed_total.inc();
-        self.insert(id, found, state);
+        self.insert(id, Shard::new(id, found, state));
         if let Some(map) = self.map.clone()
             && let Some(upto) = self.shards.get(&id).and_then(|shard| shard.left(self.node.me, &map))
         {

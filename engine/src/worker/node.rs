@@ -116,6 +116,14 @@ impl<H: Host> Node<H> {
         self.published = Some(map);
     }
 
+    /// The state cannot be read or written: where it is damaged, the next process finds that noted and looks through it.
+    pub(crate) fn state_failed(&mut self, error: &StoreError) -> ! {
+        if matches!(error, StoreError::Corrupt { .. }) {
+            self.store.condemn(error);
+        }
+        self.host.fatal(error.to_string())
+    }
+
     /// What a store or the log writer gave, or the end of the process.
     pub(crate) fn must<T>(&mut self, result: Result<T, StoreError>) -> T {
         result.unwrap_or_else(|error| self.host.fatal(error.to_string()))

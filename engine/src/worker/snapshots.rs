@@ -10,6 +10,7 @@ use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
 use crate::ids::{NodeId, ShardId, Slot, Space};
 use crate::machine::ShardState;
+use crate::shard::Shard;
 use crate::snapshot::Header;
 use crate::state::StateStore;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +25,10 @@ const OFFER_MICROS: u64 = 500_000;
 const UNUSED_MICROS: u64 = 60_000_000;
 /// An operator's snapshot that could not be begun for so long is refused, µs.
 const ASKED_MICROS: u64 = 30_000_000;
+/// Replicas whose state is gone are looked at so often, µs.
+const ASK_MICROS: u64 = 100_000;
+/// Snapshots asked for at a time.
+const ASKS_MAX: usize = 16;
 /// After a snapshot failed to be made, the next attempt waits so long, µs.
 const RETRY_MICROS: u64 = 1_000_000;
 
@@ -53,11 +58,14 @@ pub(super) struct Snapshots {
     /// When a member was last offered one.
     offered: BTreeMap<(ShardId, NodeId), Micros>,
     building: Option<(ShardId, Slot)>,
+    /// Who wants the one being made, to be offered it at once.
+    wanted_by: BTreeSet<NodeId>,
     /// Asked for by operators, in turn.
     asked: VecDeque<Asked>,
     /// Those that the snapshot being made answers.
     answered: Vec<Told>,
     retry_at: Micros,
+    ask_at: Micros,
     built: BTreeMap<ShardId, Built>,
     loading: BTreeMap<ShardId, Loading>,
     next_space: u32,
@@ -68,9 +76,11 @@ impl Snapshots {
         Self {
             offered: BTreeMap::new(),
             building: None,
+            wanted_by: BTreeSet::new(),
             asked: VecDeque::new(),
             answered: Vec::new(),
             retry_at: Micros(0),
+            ask_at: Micros(0),
             built: BTreeMap::new(),
             loading: BTreeMap::new(),
             next_space: FIRST_FRESH,
@@ -91,6 +101,7 @@ impl<H: Host> Worker<H> {
         for (shard, to, least) in std::mem::take(&mut self.node.snapshots_wanted) {
             self.snapshot_wanted(shard, to, least);
         }
+        self.ask_for_states();
         self.make_asked();
         let now = self.node.now;
         let unused = |built: &Built| built.used_at.plus(UNUSED_MICROS) <= now;
@@ -127,6 +138,25 @@ impl<H: Host> Worker<H> {
         }
     }
 
+    /// Replicas whose state is gone ask for it, one member after another.
+    fn ask_for_states(&mut self) {
+        if self.node.metrics.reinstalling.get() == 0 {
+            return;
+        }
+        let now = self.node.now;
+        if self.snapshots.ask_at > now {
+            return;
+        }
+        self.snapshots.ask_at = now.plus(ASK_MICROS);
+        let mut left = ASKS_MAX;
+        for shard in self.shards.values_mut() {
+            left -= usize::from(shard.ask_for_state(&mut self.node));
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
     fn forget_built(&mut self, id: ShardId) {
         self.snapshots.built.remove(&id);
         self.snapshots.offered.retain(|(shard, _), _| *shard != id);
@@ -138,7 +168,7 @@ impl<H: Host> Worker<H> {
 
     fn snapshot_wanted(&mut self, id: ShardId, to: NodeId, least: Slot) {
         let now = self.node.now;
-        let Some(shard) = self.shards.get(&id) else { return };
+        let Some(shard) = self.shards.get(&id).filter(|shard| shard.can_serve(least)) else { return };
         // A member of a new epoch may begin with it: one of an earlier epoch is of no use then.
         let least = least.max(shard.trimmed_slot()).max(shard.epoch_start());
         if let Some(built) = self.snapshots.built.get_mut(&id).filter(|built| built.slot >= least) {
@@ -154,6 +184,9 @@ impl<H: Host> Worker<H> {
         // A freeze under way would make the worker wait for it.
         if self.snapshots.building.is_none() && self.snapshots.retry_at <= now && !self.freezing() {
             self.build_snapshot(id);
+        }
+        if self.snapshots.building.is_some_and(|(shard, slot)| shard == id && slot >= least) {
+            self.snapshots.wanted_by.insert(to);
         }
     }
 
@@ -181,10 +214,14 @@ impl<H: Host> Worker<H> {
         for done in std::mem::take(&mut self.snapshots.answered) {
             done(result.clone());
         }
+        let wanted_by = std::mem::take(&mut self.snapshots.wanted_by);
         match result {
             Ok(()) => {
                 self.node.metrics.snapshots_built_total.inc();
                 self.snapshots.built.insert(id, Built { slot, used_at: self.node.now });
+                for to in wanted_by {
+                    self.snapshot_wanted(id, to, slot);
+                }
             }
             Err(why) => {
                 tracing::warn!(shard = id.0, "a snapshot could not be made: {why}");
@@ -263,7 +300,12 @@ impl<H: Host> Worker<H> {
         tracing::info!(shard = id.0, slot = slot.0, "a snapshot took the replica's place");
         self.node.metrics.snapshots_installed_total.inc();
         self.node.metrics.replicas.dec();
-        self.insert(id, found, state);
+        if old.is_missing() {
+            self.node.metrics.reinstalling.dec();
+            self.node.metrics.states_reinstalled_total.inc();
+            tracing::info!(shard = id.0, slot = slot.0, "the damaged state is reinstalled");
+        }
+        self.insert(id, Shard::new(id, found, state));
         self.remove_space(old_space);
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);

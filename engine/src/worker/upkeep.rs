@@ -82,7 +82,7 @@ impl<H: Host> Worker<H> {
         }
         if self.upkeep.health_at <= now {
             self.upkeep.health_at = now.plus(HEALTH_MICROS);
-            let health = self.node.log.health();
+            let health = self.node.log.health().and_then(|()| self.node.store.health());
             self.node.must(health);
             for shard in self.shards.values_mut() {
                 shard.trim(&mut self.node, self.upkeep.trim_slots);

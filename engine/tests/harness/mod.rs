@@ -19,9 +19,10 @@ use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::metrics::EngineMetrics;
+use synod_engine::salvage;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
-use synod_engine::state::rocks::{RocksShared, StateOptions};
+use synod_engine::state::rocks::StateOptions;
 use synod_engine::state::{BulkLoad, StateStore, ViewJob};
 use synod_engine::system::{Descriptor, SystemState};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
@@ -161,7 +162,7 @@ impl Disk {
             }
             Self::Rocks { path } => {
                 let log = RocksLog::open(&path.join("log"), &LogOptions::default()).unwrap();
-                let shared = RocksShared::open(&path.join("state"), StateOptions::default()).unwrap();
+                let (shared, _) = salvage::open(&path.join("state"), StateOptions::default(), &log).unwrap();
                 (Arc::new(log), Box::new(FrontState::new(shared, 1 << 20).unwrap()))
             }
         }
@@ -200,6 +201,8 @@ pub struct Cluster {
     /// Called while a request is on its way.
     pub disturb: Option<fn(&mut Cluster)>,
     pub options: WorkerOptions,
+    /// Questions for snapshots are lost.
+    pub deaf: bool,
 }
 
 pub const N1: NodeId = NodeId(1);
@@ -231,6 +234,7 @@ impl Cluster {
             random: 1,
             disturb: None,
             options: WorkerOptions::default(),
+            deaf: false,
         };
         let founders: Vec<String> = (1..=disks.len()).map(|n| format!("host{n}:1")).collect();
         for (n, disk) in (1..).zip(disks) {
@@ -385,7 +389,8 @@ impl Cluster {
             };
             let members = std::mem::take(&mut sim.seen.lock().unwrap().members);
             self.tell_members(members);
-            for (to, shard, least) in asks {
+            let heard = if self.deaf { Vec::new() } else { asks };
+            for (to, shard, least) in heard {
                 self.push(to, Input::SnapshotAsked { by: node, shard, least });
             }
             for (to, shard) in offers.into_iter().filter(|(to, _)| !self.cut.contains(&(node, *to))) {

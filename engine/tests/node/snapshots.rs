@@ -19,7 +19,7 @@ use synod_engine::system::{Partitioning, Retention};
 const KEEP: u64 = 2 << 10;
 
 /// Three nodes with a table of one shard, whose logs keep hardly anything.
-fn cluster(disks: Vec<Disk>) -> (Cluster, TableId, ShardId) {
+pub fn cluster(disks: Vec<Disk>) -> (Cluster, TableId, ShardId) {
     let mut c = Cluster::new(disks);
     for node in c.ids() {
         c.kill(node);
@@ -33,7 +33,7 @@ fn cluster(disks: Vec<Disk>) -> (Cluster, TableId, ShardId) {
     (c, table, shard)
 }
 
-fn mem() -> (Cluster, TableId, ShardId) {
+pub fn mem() -> (Cluster, TableId, ShardId) {
     cluster((0..3).map(|_| Disk::mem(1 << 12)).collect())
 }
 
@@ -52,13 +52,13 @@ fn left_behind(c: &mut Cluster, table: TableId, shard: ShardId) -> NodeId {
     victim
 }
 
-fn write(c: &mut Cluster, table: TableId, count: u32) {
+pub fn write(c: &mut Cluster, table: TableId, count: u32) {
     for n in 0..count {
         c.append(table, &format!("k{}", n % 7), &format!("value {n} {}", "x".repeat(100)));
     }
 }
 
-fn installed(c: &Cluster, node: NodeId) -> u64 {
+pub fn installed(c: &Cluster, node: NodeId) -> u64 {
     c.nodes[&node].metrics.as_ref().map_or(0, |m| m.snapshots_installed_total.get())
 }
 

@@ -34,8 +34,9 @@ use synod_engine::ids::SYSTEM_SHARD;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{LogStore, NodeRecovered};
 use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
+use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::front::FrontState;
-use synod_engine::state::rocks::{RocksShared, StateOptions};
+use synod_engine::state::rocks::StateOptions;
 use synod_engine::system::SystemState;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{self, WriterMode};
@@ -171,7 +172,7 @@ impl Node {
             progress: Arc::new(WriterProgress::over(Arc::clone(&engine_progress), clock)),
             desk,
         });
-        let store = state_store(config)?;
+        let store = state_store(config, log.as_ref())?;
         let snapshots = SnapshotDesk::open(snapshots::Setup {
             dir: config.data_dir.join(data_dir::SNAPSHOTS),
             local: Local { cluster, node: me, incarnation },
@@ -337,11 +338,18 @@ fn founding(belonging: &Belonging, recovered: &NodeRecovered) -> Option<SystemSt
     here.then_some(state)
 }
 
-fn state_store(config: &ServerConfig) -> Result<Box<dyn synod_engine::state::StateStore>> {
+/// The state; a damaged one is put aside, and what is sound of it kept.
+fn state_store(config: &ServerConfig, log: &RocksLog) -> Result<Box<dyn synod_engine::state::StateStore>> {
     let storage = &config.settings.storage;
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let options = StateOptions { cache_bytes: bytes(storage.block_cache), ..StateOptions::default() };
-    let shared = RocksShared::open(&config.data_dir.join(data_dir::STATE), options)?;
+    let (shared, aside) = salvage::open(&config.data_dir.join(data_dir::STATE), options, log)?;
+    if let Some(SetAside { why, to, kept, lost }) = aside {
+        tracing::error!(moved_to = %to.display(), kept = kept.len(), lost = lost.len(), "the state is damaged: {why}");
+        for (shard, why) in lost {
+            tracing::error!(%shard, "the state of shard {shard} is lost here and comes back from the log or a snapshot: {why}");
+        }
+    }
     Ok(Box::new(FrontState::new(shared, bytes(storage.state_memory))?))
 }
 

@@ -1,0 +1,100 @@
+//! A replica whose state is gone while its log is sound: it votes, accepts and learns as before, and waits for a snapshot.
+//!
+//! Owns: when which member is asked for one. Must never: apply, serve, lead, make a snapshot or trim the log without a state.
+//!
+//! The acceptor needs nothing of the state: hard state and log are what they were. The core is told the truth about what
+//! is applied (up to the trim point it was once, durably, and so is chosen), and that it abstains: without a state there is
+//! nobody to serve what it would lead. See `docs/architecture.md`, "A damaged state".
+
+use super::{Core, Shard};
+use crate::host::{Body, Host, Refusal};
+use crate::ids::{NodeId, ShardId, Slot};
+use crate::logstore::GroupRecovered;
+use crate::machine::ShardState;
+use crate::worker::node::Node;
+use synod_paxos::io::Input;
+use synod_paxos::types::Micros;
+
+/// Another member is asked after so long, µs.
+const ASK_MICROS: u64 = 2_000_000;
+/// That no snapshot came is said so often, µs.
+const SAY_MICROS: u64 = 30_000_000;
+
+/// What a replica without a state knows of its way back to one.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    /// How many were asked.
+    turn: usize,
+    ask_at: Micros,
+    say_at: Option<Micros>,
+    /// Whom, for the log.
+    asked: Vec<NodeId>,
+}
+
+impl Shard {
+    /// A replica with a sound log whose state is not there (`state` only says whose it would be).
+    pub(crate) fn without_state(id: ShardId, recovered: GroupRecovered, state: ShardState) -> Self {
+        let trimmed = recovered.trimmed.slot;
+        let mut shard = Self::new(id, recovered, state);
+        if let Core::Waiting(recovered) = &mut shard.core {
+            recovered.applied = trimmed;
+        }
+        shard.committed = trimmed;
+        shard.missing = Some(Missing::default());
+        shard
+    }
+
+    /// Whether the state is gone.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.missing.is_some()
+    }
+
+    /// More is chosen: it stays in the log until there is a state to apply it to. The core need not keep it in memory.
+    pub(super) fn pass_over<H: Host>(&mut self, node: &mut Node<H>) {
+        self.step(node, Input::Applied(self.committed));
+    }
+
+    /// What a client is told here.
+    pub(super) fn refuse_without_state(&self, body: &Body) -> Refusal {
+        match body {
+            Body::Read { linearizable: false, .. } => Refusal::NotReady,
+            Body::Write(_) | Body::Read { .. } => Refusal::NotLeader { leader: self.leader(), maybe: false },
+        }
+    }
+
+    /// Asks the next member for a snapshot that the log here goes on behind, where it is time to: the leader first. Whether
+    /// one was asked.
+    pub(crate) fn ask_for_state<H: Host>(&mut self, node: &mut Node<H>) -> bool {
+        let (leader, trimmed) = (self.leader(), self.trimmed);
+        let running = matches!(self.core, Core::Running(_));
+        let Some(missing) = self.missing.as_mut().filter(|missing| running && missing.ask_at <= node.now) else {
+            return false;
+        };
+        missing.ask_at = node.now.plus(ASK_MICROS);
+        let say_at = *missing.say_at.get_or_insert(node.now.plus(SAY_MICROS));
+        if say_at <= node.now {
+            missing.say_at = Some(node.now.plus(SAY_MICROS));
+            let asked = std::mem::take(&mut missing.asked);
+            tracing::warn!(
+                shard = self.id.0,
+                ?asked,
+                "the state of the shard is gone and no snapshot at or above slot {trimmed} has come yet; without a member \
+                 that has one the shard stays down here"
+            );
+        }
+        let mut others: Vec<NodeId> = self.members.voters().filter(|n| *n != node.me && Some(*n) != leader).collect();
+        others.splice(..0, leader);
+        let Some(to) = others.get(missing.turn % others.len().max(1)).copied() else { return false };
+        missing.turn += 1;
+        if !missing.asked.contains(&to) {
+            missing.asked.push(to);
+        }
+        node.host.ask_snapshot(to, self.id, trimmed);
+        true
+    }
+
+    /// Whether a snapshot of what is applied here would serve a replica whose log begins after `least`.
+    pub(crate) fn can_serve(&self, least: Slot) -> bool {
+        matches!(self.core, Core::Running(_)) && !self.is_missing() && self.state.applied() >= least
+    }
+}
