@@ -115,6 +115,13 @@ fn formats() -> Vec<Format> {
 }
 
 #[test]
+fn a_tombstone_of_the_first_version_is_for_ever() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/group-removed-v1.bin");
+    let fixture = std::fs::read(path).unwrap();
+    assert_eq!(node::decode_removed(fixture.into()).unwrap(), node::GONE);
+}
+
+#[test]
 fn fixtures_are_read_and_written_as_ever() {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     for format in formats() {

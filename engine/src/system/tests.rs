@@ -83,6 +83,8 @@ fn rows_and_buffers_read_back() {
         SystemCommand::AddNode { addr: "h:1".into(), nonce: 9 },
         SystemCommand::SetAddr { node: NodeId(2), addr: "h:1".into() },
         SystemCommand::DropTable { name: "x".into() },
+        SystemCommand::SetMembers { shard: ShardId(2), membership: members(3, &[2, 3], 3) },
+        SystemCommand::RemoveNode { node: NodeId(2) },
     ] {
         assert_eq!(SystemCommand::decode(command.encode()).unwrap(), command);
     }
@@ -96,4 +98,40 @@ fn a_repeated_join_gets_the_same_id() {
     assert_eq!(state.execute(&join).0, SystemOutcome::Node(NodeId(4)));
     let other = SystemCommand::AddNode { addr: "127.0.0.1:7409".into(), nonce: 100 };
     assert!(matches!(state.execute(&other).0, SystemOutcome::Invalid { .. }));
+}
+
+fn members(config: u64, nodes: &[u64], learner: u64) -> Membership {
+    let role = |n| if n == learner { MemberRole::Learner } else { MemberRole::Voter };
+    let members = nodes.iter().map(|&n| Member { node: NodeId(n), role: role(n) }).collect();
+    Membership { config: ConfigId(config), members, first_leader: NodeId(nodes[0]) }
+}
+
+#[test]
+fn members_go_forward_only_and_a_node_goes_once_it_holds_nothing() {
+    let mut state = founded(4);
+    state.execute(&create(Partitioning::Hash, 1, &[], 3));
+    let shard = ShardId(2);
+    let report = |membership: &Membership| SystemCommand::SetMembers { shard, membership: membership.clone() };
+    let later = members(3, &[2, 3, 4], 4);
+    let (outcome, rows) = state.execute(&report(&later));
+    assert_eq!((outcome, rows.len()), (SystemOutcome::Done, 2));
+    assert_eq!(state.shards[&shard].membership, later);
+    let revision = state.revision;
+    for stale in [members(2, &[1, 2, 3], 0), members(3, &[1, 2, 3], 0)] {
+        assert_eq!(state.execute(&report(&stale)), (SystemOutcome::Done, vec![]));
+    }
+    assert_eq!((state.revision, &state.shards[&shard].membership), (revision, &later));
+    let strange = state.execute(&report(&members(4, &[2, 9], 0))).0;
+    assert!(matches!(strange, SystemOutcome::Invalid { field, .. } if field == "members"));
+    let dropped = SystemCommand::SetMembers { shard: ShardId(77), membership: later };
+    assert_eq!(state.execute(&dropped), (SystemOutcome::Done, vec![]));
+
+    let remove = |node| SystemCommand::RemoveNode { node: NodeId(node) };
+    assert!(matches!(state.execute(&remove(1)).0, SystemOutcome::Invalid { why, .. } if why.contains("1 shards")));
+    let system = SystemCommand::SetMembers { shard: SYSTEM_SHARD, membership: members(2, &[2, 3, 4], 0) };
+    assert_eq!(state.execute(&system).0, SystemOutcome::Done);
+    assert_eq!(state.execute(&remove(1)).0, SystemOutcome::Done);
+    assert!(matches!(state.execute(&remove(1)).0, SystemOutcome::Invalid { .. }));
+    let back = SystemCommand::AddNode { addr: "127.0.0.1:7401".into(), nonce: 5 };
+    assert_eq!(state.execute(&back).0, SystemOutcome::Node(NodeId(5)), "its number is never used again");
 }
