@@ -20,7 +20,7 @@ use std::sync::Arc;
 use synod_paxos::types::ConfigId;
 
 /// The epoch that a group begins in: only then is a replica created from nothing. A later member begins with a snapshot.
-const FIRST_EPOCH: ConfigId = ConfigId(1);
+pub(super) const FIRST_EPOCH: ConfigId = ConfigId(1);
 
 /// A shard's rows stand in the space of its own number, until a snapshot takes their place: ids are never reused.
 pub(crate) fn own_space(shard: ShardId) -> Space {

@@ -9,6 +9,7 @@
 //! nothing can be chosen any more (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010, section 3).
 
 use super::Worker;
+use super::groups::FIRST_EPOCH;
 use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
 use crate::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
@@ -57,7 +58,9 @@ impl<H: Host> Worker<H> {
             let (id, config) = (descriptor.shard, descriptor.membership.config);
             let here = self.shards.contains_key(&id) || self.creating.contains_key(&id);
             let again = self.removed.get(&id).is_none_or(|upto| config > *upto);
-            if here || self.joining.beginning.contains_key(&id) || !again {
+            // What begins now is begun from nothing, by whoever founds it.
+            let past = config > FIRST_EPOCH;
+            if here || self.joining.beginning.contains_key(&id) || !again || !past {
                 continue;
             }
             let members = descriptor.membership.members.iter().map(|m| m.node).filter(|n| *n != me).collect();
