@@ -179,3 +179,31 @@ pub enum Message {
         ballot: Ballot,
     },
 }
+
+impl Message {
+    /// Its name, for counts and traces.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::PreVote { .. } => "PreVote",
+            Self::PreVoteGranted { .. } => "PreVoteGranted",
+            Self::PreVoteRefused { .. } => "PreVoteRefused",
+            Self::Confirm { .. } => "Confirm",
+            Self::Released { .. } => "Released",
+            Self::Prepare { .. } => "Prepare",
+            Self::Promise { .. } => "Promise",
+            Self::Nack { .. } => "Nack",
+            Self::Fetch { .. } => "Fetch",
+            Self::Fetched { .. } => "Fetched",
+            Self::Sync { .. } => "Sync",
+            Self::Accept { .. } => "Accept",
+            Self::Accepted { .. } => "Accepted",
+            Self::Behind { .. } => "Behind",
+            Self::Learn { .. } => "Learn",
+            Self::Learned { .. } => "Learned",
+            Self::ReadProbe { .. } => "ReadProbe",
+            Self::ReadAck { .. } => "ReadAck",
+            Self::TimeoutNow { .. } => "TimeoutNow",
+        }
+    }
+}

@@ -22,7 +22,7 @@ impl Glimpse {
     /// What `input` will meet.
     pub fn of(input: &Input, status: &Status, reads: u64) -> Self {
         let message = match input {
-            Input::Message { from, message } => Some((kind(message), *from)),
+            Input::Message { from, message } => Some((message.name(), *from)),
             _ => None,
         };
         Self { message, status: status.clone(), reads }
@@ -75,7 +75,7 @@ impl Coverage {
     fn put_out(&mut self, output: &Output) {
         match output {
             Output::Send { message, .. } => {
-                self.count("sent", kind(message), "");
+                self.count("sent", message.name(), "");
                 match message {
                     Message::Sync { entries, end, .. } if entries.last().is_some_and(|e| e.id != *end) => {
                         self.count("path", "Sync in chunks", "");
@@ -164,31 +164,6 @@ fn outcome(before: &Status, after: &Status, from: synod_paxos::types::NodeId, ou
         return "speaks to others";
     }
     if outputs.is_empty() { "silent" } else { "other effects" }
-}
-
-/// A message's name.
-pub fn kind(message: &Message) -> &'static str {
-    match message {
-        Message::PreVote { .. } => "PreVote",
-        Message::PreVoteGranted { .. } => "PreVoteGranted",
-        Message::PreVoteRefused { .. } => "PreVoteRefused",
-        Message::Confirm { .. } => "Confirm",
-        Message::Released { .. } => "Released",
-        Message::Prepare { .. } => "Prepare",
-        Message::Promise { .. } => "Promise",
-        Message::Nack { .. } => "Nack",
-        Message::Fetch { .. } => "Fetch",
-        Message::Fetched { .. } => "Fetched",
-        Message::Sync { .. } => "Sync",
-        Message::Accept { .. } => "Accept",
-        Message::Accepted { .. } => "Accepted",
-        Message::Behind { .. } => "Behind",
-        Message::Learn { .. } => "Learn",
-        Message::Learned { .. } => "Learned",
-        Message::ReadProbe { .. } => "ReadProbe",
-        Message::ReadAck { .. } => "ReadAck",
-        Message::TimeoutNow { .. } => "TimeoutNow",
-    }
 }
 
 fn answers(message: &Message) -> &'static str {
