@@ -47,6 +47,8 @@ pub struct WorkerOptions {
     /// Each group's log keeps about so many bytes for members that are behind; one that is further behind needs a
     /// snapshot. What every member has goes in any case.
     pub log_keep_bytes: u64,
+    /// A snapshot that nobody needed for so long goes, and with it the log's duty to begin there, µs.
+    pub snapshot_unused_micros: u64,
     /// How long a drain may take, µs.
     pub drain_micros: u64,
     /// How long after the first peer's answer a starting node waits for the others' before a quorum is enough, µs.
@@ -65,6 +67,7 @@ impl Default for WorkerOptions {
             waiting_max: 100_000,
             freeze_log_bytes: 256 << 20,
             log_keep_bytes: 512 << 20,
+            snapshot_unused_micros: 60_000_000,
             drain_micros: 3_000_000,
             identity_grace_micros: 500_000,
             trim_slots: 4096,
@@ -135,6 +138,7 @@ impl<H: Host> Worker<H> {
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
         let upkeep = Upkeep::new(&setup.options);
+        let snapshots = Snapshots::new(setup.options.snapshot_unused_micros);
         let mut worker = Self {
             node: Node::new(setup, host)?,
             shards: BTreeMap::new(),
@@ -146,7 +150,7 @@ impl<H: Host> Worker<H> {
             map: None,
             quarantined: None,
             upkeep,
-            snapshots: Snapshots::new(),
+            snapshots,
             stopped: false,
             done: Vec::new(),
         };

@@ -2,14 +2,16 @@
 //!
 //! Owns: the copy. Must never: write to a space that any shard's pointer names.
 
-use super::{SnapshotError, SnapshotFile, Throttle};
+use super::{FileStore, SnapshotError, SnapshotFile, Throttle};
 use crate::StoreError;
-use crate::ids::Space;
+use crate::ids::{ClientId, Space};
 use crate::state::BulkLoad;
 use bytes::Bytes;
+use std::path::Path;
+use std::sync::Arc;
 
-/// Gathered before rows are handed to the store, bytes.
-const LOAD_BYTES: usize = 16 << 20;
+/// So many chunks' rows are gathered before they are handed to the store.
+const LOAD_CHUNKS: usize = 16;
 
 /// Copies every row into `space`, durably.
 ///
@@ -32,7 +34,7 @@ pub fn load(
             bytes += 4 + key.len() + value.len();
             rows.push(([&space.0.to_be_bytes()[..], &key].concat(), value));
         }
-        if bytes >= LOAD_BYTES {
+        if bytes >= LOAD_CHUNKS * file.gather_bytes() {
             store.load(&rows)?;
             throttle.went(bytes as u64);
             rows.clear();
@@ -43,4 +45,22 @@ pub fn load(
         store.load(&rows)?;
     }
     Ok(Ok(()))
+}
+
+/// Copies every row of the file at `path`, which must be of `cluster`, into `space`, durably.
+///
+/// # Errors
+/// The store failed; `Ok(Err)`: there is no good file, and what was loaded of it is to be thrown away.
+pub fn load_from(
+    files: &Arc<dyn FileStore>,
+    path: &Path,
+    cluster: ClientId,
+    space: Space,
+    store: &dyn BulkLoad,
+    throttle: &mut Throttle,
+) -> Result<Result<(), SnapshotError>, StoreError> {
+    match SnapshotFile::open_in(files, path, Some(cluster)) {
+        Ok(file) => load(&file, space, store, throttle),
+        Err(error) => Ok(Err(error)),
+    }
 }

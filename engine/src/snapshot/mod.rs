@@ -5,6 +5,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | `files` | the operations on files that snapshots need: the operating system's, or a simulated disk's |
 //! | `format` | the bytes: prefix, header, chunks, index, footer |
 //! | `writer` | rows into a file under a temporary name, synced, then renamed |
 //! | `reader` | a whole file: opened, verified, read by part or by row |
@@ -15,6 +16,7 @@
 //! Files are read by position, not by memory map: a map is `unsafe`, which this workspace denies, and a file that shrinks
 //! under a map ends the process by a signal where a read gives an error.
 
+pub mod files;
 pub mod format;
 pub mod install;
 pub mod partial;
@@ -22,6 +24,7 @@ pub mod reader;
 pub mod restore;
 pub mod writer;
 
+pub use files::{FileStore, OsFiles};
 pub use format::Header;
 pub use reader::SnapshotFile;
 pub use writer::Summary;

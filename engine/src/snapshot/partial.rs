@@ -3,21 +3,22 @@
 //! Owns: the unfinished file, and which parts of it are there. Must never: keep a part that was not verified, or give the
 //! file its name before the whole of it was.
 
+use super::files::{FileStore, OsFiles, StoredFile};
 use super::format::{self, BLOCK_EXTRA_BYTES, FOOTER_BYTES, Kind, PREFIX_BYTES};
 use super::writer::rename_durably;
 use super::{SnapshotError, SnapshotFile, Throttle};
 use crate::ids::ClientId;
 use bytes::Bytes;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A file that is being received.
 #[derive(Debug)]
 pub struct Partial {
+    files: Arc<dyn FileStore>,
     path: PathBuf,
     unfinished: PathBuf,
-    file: File,
+    file: Box<dyn StoredFile>,
     bytes: u64,
     parts: u64,
 }
@@ -29,17 +30,25 @@ impl Partial {
     /// # Errors
     /// The file cannot be opened, read or cut.
     pub fn open(path: &Path, digest: u128) -> Result<Self, SnapshotError> {
+        Self::open_in(&OsFiles::shared(), path, digest)
+    }
+
+    /// The same among other files than the operating system's.
+    ///
+    /// # Errors
+    /// The file cannot be opened, read or cut.
+    pub fn open_in(files: &Arc<dyn FileStore>, path: &Path, digest: u128) -> Result<Self, SnapshotError> {
         let unfinished = path.with_extension(format!("{digest:032x}.part"));
         let failed = |doing: &str, e: std::io::Error| SnapshotError::io(&unfinished, 0, doing, &e);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&unfinished);
-        let file = options.map_err(|e| failed("open", e))?;
-        let len = file.metadata().map_err(|e| failed("look at", e))?.len();
-        let mut partial = Self { path: path.to_path_buf(), unfinished: unfinished.clone(), file, bytes: 0, parts: 0 };
+        let file = files.open_or_create(&unfinished).map_err(|e| failed("open", e))?;
+        let len = file.bytes().map_err(|e| failed("look at", e))?;
+        let (files, path) = (Arc::clone(files), path.to_path_buf());
+        let mut partial = Self { files, path, unfinished: unfinished.clone(), file, bytes: 0, parts: 0 };
         while let Some(bytes) = partial.good_part(len) {
             partial.bytes += bytes;
             partial.parts += 1;
         }
-        partial.file.set_len(partial.bytes).map_err(|e| failed("cut", e))?;
+        partial.file.set_bytes(partial.bytes).map_err(|e| failed("cut", e))?;
         Ok(partial)
     }
 
@@ -94,8 +103,8 @@ impl Partial {
         digest: u128,
         throttle: &mut Throttle,
     ) -> Result<SnapshotFile, SnapshotError> {
-        self.file.sync_all().map_err(|e| SnapshotError::io(&self.unfinished, self.bytes, "sync", &e))?;
-        let sound = SnapshotFile::open(&self.unfinished, Some(cluster)).and_then(|file| {
+        self.file.sync().map_err(|e| SnapshotError::io(&self.unfinished, self.bytes, "sync", &e))?;
+        let sound = SnapshotFile::open_in(&self.files, &self.unfinished, Some(cluster)).and_then(|file| {
             if file.digest() != digest {
                 let why = format!("of digest {:032x}, {digest:032x} was offered", file.digest());
                 return Err(SnapshotError::new(&self.unfinished, file.bytes(), why));
@@ -104,11 +113,11 @@ impl Partial {
         });
         if let Err(error) = sound {
             // Kept, it would be found good part by part again and never as a whole.
-            let _ = std::fs::remove_file(&self.unfinished);
+            let _ = self.files.remove(&self.unfinished);
             return Err(error);
         }
-        rename_durably(&self.unfinished, &self.path)?;
-        SnapshotFile::open(&self.path, Some(cluster))
+        rename_durably(&*self.files, &self.unfinished, &self.path)?;
+        SnapshotFile::open_in(&self.files, &self.path, Some(cluster))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns: what makes a file good. Must never: give out rows or parts of a file whose ends do not fit each other, or a block
 //! without checking it.
 
+use super::files::{FileStore, OsFiles, StoredFile};
 use super::format::{
     self, BLOCK_EXTRA_BYTES, ChunkPlace, FOOTER_BYTES, FOOTER_DIGESTED_BYTES, Footer, Header, Kind, PREFIX_BYTES,
 };
@@ -10,9 +11,8 @@ use super::{SnapshotError, Throttle};
 use crate::codec::buf::DecodeError;
 use crate::ids::ClientId;
 use bytes::Bytes;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Read at a time when a whole file is verified, bytes.
@@ -22,7 +22,8 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct SnapshotFile {
     path: PathBuf,
-    file: File,
+    file: Box<dyn StoredFile>,
+    gather_bytes: usize,
     header: Header,
     header_bytes: u64,
     chunks: Vec<ChunkPlace>,
@@ -36,15 +37,24 @@ impl SnapshotFile {
     /// # Errors
     /// What is wrong, and at which byte.
     pub fn open(path: &Path, cluster: Option<ClientId>) -> Result<Self, SnapshotError> {
-        let file = File::open(path).map_err(|e| SnapshotError::io(path, 0, "open", &e))?;
-        let bytes = file.metadata().map_err(|e| SnapshotError::io(path, 0, "look at", &e))?.len();
+        Self::open_in(&OsFiles::shared(), path, cluster)
+    }
+
+    /// The same among other files than the operating system's.
+    ///
+    /// # Errors
+    /// What is wrong, and at which byte.
+    pub fn open_in(files: &Arc<dyn FileStore>, path: &Path, cluster: Option<ClientId>) -> Result<Self, SnapshotError> {
+        let opened = files.open(path).map_err(|e| SnapshotError::io(path, 0, "open", &e))?;
+        let file = &*opened;
+        let bytes = file.bytes().map_err(|e| SnapshotError::io(path, 0, "look at", &e))?;
         let least = (PREFIX_BYTES + BLOCK_EXTRA_BYTES * 2 + FOOTER_BYTES) as u64;
-        let head = read(path, &file, 0, PREFIX_BYTES.min(usize::try_from(bytes).unwrap_or(PREFIX_BYTES)))?;
+        let head = read(path, file, 0, PREFIX_BYTES.min(usize::try_from(bytes).unwrap_or(PREFIX_BYTES)))?;
         format::check_prefix(&head).map_err(|e| refuse(path, 0, e))?;
         if bytes < least {
             return Err(SnapshotError::new(path, bytes, "cut: it ends before any snapshot does"));
         }
-        let (kind, body, header_bytes) = read_block(path, &file, PREFIX_BYTES as u64, bytes)?;
+        let (kind, body, header_bytes) = read_block(path, file, PREFIX_BYTES as u64, bytes)?;
         if kind != Kind::Header {
             return Err(SnapshotError::new(path, PREFIX_BYTES as u64, "its first block is not the header"));
         }
@@ -55,17 +65,18 @@ impl SnapshotFile {
             return Err(SnapshotError::new(path, body_at, why));
         }
         let end = bytes - FOOTER_BYTES as u64;
-        let footer = Footer::decode(read(path, &file, end, FOOTER_BYTES)?).map_err(|e| {
+        let footer = Footer::decode(read(path, file, end, FOOTER_BYTES)?).map_err(|e| {
             let e = SnapshotError { at: end + e.at as u64, ..refuse(path, end, e) };
             SnapshotError { why: format!("cut or damaged at its end: {}", e.why), ..e }
         })?;
-        let (kind, body, index_bytes) = read_block(path, &file, footer.index, end)?;
+        let (kind, body, index_bytes) = read_block(path, file, footer.index, end)?;
         if kind != Kind::Index || footer.index + index_bytes != end {
             return Err(SnapshotError::new(path, footer.index, "its footer does not lead to its index"));
         }
         let chunks = format::decode_index(body).map_err(|e| refuse(path, footer.index + 5, e))?;
         check_places(path, &chunks, PREFIX_BYTES as u64 + header_bytes, &footer)?;
-        Ok(Self { path: path.to_path_buf(), file, header, header_bytes, chunks, footer, bytes })
+        let (path, gather_bytes) = (path.to_path_buf(), files.gather_bytes());
+        Ok(Self { path, file: opened, gather_bytes, header, header_bytes, chunks, footer, bytes })
     }
 
     /// What it is of.
@@ -98,6 +109,11 @@ impl SnapshotFile {
         &self.chunks
     }
 
+    /// So many bytes of rows are gathered before they are handed on.
+    pub(super) fn gather_bytes(&self) -> usize {
+        self.gather_bytes
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -114,7 +130,7 @@ impl SnapshotFile {
         let mut digested = 0;
         for (number, place) in self.chunks.iter().enumerate() {
             self.digest_upto(&mut digest, &mut digested, place.offset)?;
-            let block = read(&self.path, &self.file, place.offset, place_bytes(place))?;
+            let block = read(&self.path, &*self.file, place.offset, place_bytes(place))?;
             digest.update(&block);
             digested += place.bytes;
             throttle.went(place.bytes);
@@ -136,7 +152,7 @@ impl SnapshotFile {
     fn digest_upto(&self, digest: &mut Xxh3, from: &mut u64, upto: u64) -> Result<(), SnapshotError> {
         while *from < upto {
             let some = usize::try_from(upto - *from).map_or(READ_BYTES, |left| left.min(READ_BYTES));
-            digest.update(&read(&self.path, &self.file, *from, some)?);
+            digest.update(&read(&self.path, &*self.file, *from, some)?);
             *from += some as u64;
         }
         Ok(())
@@ -162,7 +178,7 @@ impl SnapshotFile {
     /// The chunk is damaged or cannot be read.
     pub fn rows_of(&self, chunk: usize) -> Result<Vec<(Bytes, Bytes)>, SnapshotError> {
         let Some(place) = self.chunks.get(chunk) else { return Ok(Vec::new()) };
-        let block = read(&self.path, &self.file, place.offset, place_bytes(place))?;
+        let block = read(&self.path, &*self.file, place.offset, place_bytes(place))?;
         self.open_chunk(place, block)
     }
 
@@ -185,7 +201,7 @@ impl SnapshotFile {
                 None => return Err(SnapshotError::new(&self.path, self.bytes, format!("it has no part {part}"))),
             },
         };
-        let bytes = read(&self.path, &self.file, from, usize::try_from(upto - from).unwrap_or(usize::MAX))?;
+        let bytes = read(&self.path, &*self.file, from, usize::try_from(upto - from).unwrap_or(usize::MAX))?;
         if part != 0 && part + 1 != self.parts() {
             format::open_block(bytes.clone()).map_err(|e| refuse(&self.path, from, e))?;
         }
@@ -218,14 +234,14 @@ fn refuse(path: &Path, from: u64, error: DecodeError) -> SnapshotError {
     SnapshotError::new(path, from + error.at as u64, error.what)
 }
 
-fn read(path: &Path, file: &File, at: u64, len: usize) -> Result<Bytes, SnapshotError> {
+fn read(path: &Path, file: &dyn StoredFile, at: u64, len: usize) -> Result<Bytes, SnapshotError> {
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, at).map_err(|e| SnapshotError::io(path, at, "read", &e))?;
     Ok(bytes.into())
 }
 
 /// The block at `at`, which must end at or before `end`: its kind, body and length.
-fn read_block(path: &Path, file: &File, at: u64, end: u64) -> Result<(Kind, Bytes, u64), SnapshotError> {
+fn read_block(path: &Path, file: &dyn StoredFile, at: u64, end: u64) -> Result<(Kind, Bytes, u64), SnapshotError> {
     if end.saturating_sub(at) < BLOCK_EXTRA_BYTES as u64 {
         return Err(SnapshotError::new(path, at.min(end), "no room for a block"));
     }

@@ -3,17 +3,19 @@
 //! Owns: the file until it has its name. Must never: give a file its name before all of it is on disk, or leave an
 //! unfinished one under that name.
 
-use super::format::{self, CHUNK_BYTES, ChunkPlace, Footer, Header, Kind};
-use super::{SnapshotError, Throttle};
+use super::files::{Appender, FileStore, OsFiles};
+use super::format::{self, ChunkPlace, Footer, Header, Kind};
+use super::{SnapshotError, SnapshotFile, Throttle};
 use crate::StoreError;
 use crate::codec::buf::Put;
-use crate::ids::Space;
+use crate::host::SnapshotRequest;
+use crate::ids::{ClientId, Space};
 use crate::state::StateView;
 use bytes::Bytes;
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 /// A finished file.
@@ -31,9 +33,11 @@ pub struct Summary {
 
 /// Writes one file.
 pub struct SnapshotWriter {
+    files: Arc<dyn FileStore>,
+    chunk_bytes: usize,
     path: PathBuf,
     unfinished: PathBuf,
-    out: BufWriter<File>,
+    out: BufWriter<Appender>,
     digest: Xxh3,
     at: u64,
     chunks: Vec<ChunkPlace>,
@@ -50,16 +54,27 @@ impl SnapshotWriter {
     /// # Errors
     /// It cannot be written.
     pub fn create(path: &Path, header: &Header) -> Result<Self, SnapshotError> {
+        Self::create_in(&OsFiles::shared(), path, header)
+    }
+
+    /// The same among other files than the operating system's.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn create_in(files: &Arc<dyn FileStore>, path: &Path, header: &Header) -> Result<Self, SnapshotError> {
         let unfinished = path.with_extension("unfinished");
-        let file = File::create(&unfinished).map_err(|e| SnapshotError::io(&unfinished, 0, "create", &e))?;
+        let file = files.create(&unfinished).map_err(|e| SnapshotError::io(&unfinished, 0, "create", &e))?;
+        let chunk_bytes = files.gather_bytes();
         let mut writer = Self {
+            files: Arc::clone(files),
+            chunk_bytes,
             path: path.to_path_buf(),
             unfinished,
-            out: BufWriter::with_capacity(256 << 10, file),
+            out: BufWriter::with_capacity(256 << 10, Appender { file, at: 0 }),
             digest: Xxh3::new(),
             at: 0,
             chunks: Vec::new(),
-            body: Vec::with_capacity(CHUNK_BYTES + (64 << 10)),
+            body: Vec::with_capacity(chunk_bytes + (64 << 10)),
             first: Bytes::new(),
             rows_in_chunk: 0,
             rows: 0,
@@ -99,7 +114,7 @@ impl SnapshotWriter {
         self.last.extend_from_slice(key);
         self.rows_in_chunk += 1;
         self.rows += 1;
-        if self.body.len() >= CHUNK_BYTES { self.end_chunk() } else { Ok(0) }
+        if self.body.len() >= self.chunk_bytes { self.end_chunk() } else { Ok(0) }
     }
 
     fn end_chunk(&mut self) -> Result<u64, SnapshotError> {
@@ -130,19 +145,18 @@ impl SnapshotWriter {
         let end = footer.encode();
         let failed = |doing: &str, e: &std::io::Error| SnapshotError::io(&self.unfinished, index, doing, e);
         self.out.write_all(&end).and_then(|()| self.out.flush()).map_err(|e| failed("write", &e))?;
-        self.out.get_ref().sync_all().map_err(|e| failed("sync", &e))?;
-        rename_durably(&self.unfinished, &self.path)?;
+        self.out.get_ref().file.sync().map_err(|e| failed("sync", &e))?;
+        rename_durably(&*self.files, &self.unfinished, &self.path)?;
         let bytes = self.at + end.len() as u64;
         Ok(Summary { path: self.path, bytes, rows: self.rows, digest: footer.digest })
     }
 }
 
 /// Renames a synced file and syncs its directory.
-pub(super) fn rename_durably(from: &Path, to: &Path) -> Result<(), SnapshotError> {
-    fs::rename(from, to).map_err(|e| SnapshotError::io(from, 0, "rename", &e))?;
+pub(super) fn rename_durably(files: &dyn FileStore, from: &Path, to: &Path) -> Result<(), SnapshotError> {
+    files.rename(from, to).map_err(|e| SnapshotError::io(from, 0, "rename", &e))?;
     let directory = to.parent().unwrap_or(Path::new("."));
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(|e| SnapshotError::io(directory, 0, "sync", &e))
+    files.sync_directory(directory).map_err(|e| SnapshotError::io(directory, 0, "sync", &e))
 }
 
 /// Writes the rows of a space, as `view` has them, at the rate of the throttle.
@@ -150,13 +164,14 @@ pub(super) fn rename_durably(from: &Path, to: &Path) -> Result<(), SnapshotError
 /// # Errors
 /// The state cannot be read (`Ok(Err)` is a file that cannot be written).
 pub fn write_space(
+    files: &Arc<dyn FileStore>,
     path: &Path,
     header: &Header,
     view: &mut dyn StateView,
     space: Space,
     throttle: &mut Throttle,
 ) -> Result<Result<Summary, SnapshotError>, StoreError> {
-    let mut writer = match SnapshotWriter::create(path, header) {
+    let mut writer = match SnapshotWriter::create_in(files, path, header) {
         Ok(writer) => writer,
         Err(error) => return Ok(Err(error)),
     };
@@ -175,4 +190,25 @@ pub fn write_space(
         }
     })?;
     Ok(failed.map_or_else(|| writer.finish(), Err))
+}
+
+/// Makes the snapshot that was asked for, and opens it.
+///
+/// # Errors
+/// The state cannot be read, or the file not be written; in words, since nothing but the making ends.
+pub fn make(
+    files: &Arc<dyn FileStore>,
+    path: &Path,
+    cluster: ClientId,
+    request: SnapshotRequest,
+    view: &mut dyn StateView,
+    throttle: &mut Throttle,
+) -> Result<SnapshotFile, String> {
+    let SnapshotRequest { shard, genesis, basis, ts, space } = request;
+    let header = Header { cluster, shard, genesis, basis, ts };
+    match write_space(files, path, &header, view, space, throttle) {
+        Ok(Ok(_)) => SnapshotFile::open_in(files, path, Some(cluster)).map_err(|e| e.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }

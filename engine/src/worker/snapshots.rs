@@ -21,8 +21,6 @@ use synod_paxos::types::Micros;
 const FIRST_FRESH: u32 = 0x8000_0000;
 /// A member is offered a snapshot so often while it needs one, µs.
 const OFFER_MICROS: u64 = 500_000;
-/// A snapshot that nobody needed for so long goes, and with it the log's duty to begin there, µs.
-const UNUSED_MICROS: u64 = 60_000_000;
 /// An operator's snapshot that could not be begun for so long is refused, µs.
 const ASKED_MICROS: u64 = 30_000_000;
 /// Replicas whose state is gone are looked at so often, µs.
@@ -69,10 +67,11 @@ pub(super) struct Snapshots {
     built: BTreeMap<ShardId, Built>,
     loading: BTreeMap<ShardId, Loading>,
     next_space: u32,
+    unused_micros: u64,
 }
 
 impl Snapshots {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(unused_micros: u64) -> Self {
         Self {
             offered: BTreeMap::new(),
             building: None,
@@ -84,6 +83,7 @@ impl Snapshots {
             built: BTreeMap::new(),
             loading: BTreeMap::new(),
             next_space: FIRST_FRESH,
+            unused_micros,
         }
     }
 
@@ -104,7 +104,8 @@ impl<H: Host> Worker<H> {
         self.ask_for_states();
         self.make_asked();
         let now = self.node.now;
-        let unused = |built: &Built| built.used_at.plus(UNUSED_MICROS) <= now;
+        let unused_micros = self.snapshots.unused_micros;
+        let unused = |built: &Built| built.used_at.plus(unused_micros) <= now;
         let gone: Vec<ShardId> = self.snapshots.built.iter().filter(|(_, b)| unused(b)).map(|(id, _)| *id).collect();
         for id in gone {
             self.forget_built(id);

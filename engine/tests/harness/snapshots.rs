@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
 use synod_engine::ids::{ClientId, NodeId, ShardId, Space};
 use synod_engine::snapshot::partial::Partial;
-use synod_engine::snapshot::{Header, SnapshotFile, Throttle, file_name, install, writer};
+use synod_engine::snapshot::{OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
 
 pub const CLUSTER: ClientId = ClientId(77);
@@ -20,10 +20,9 @@ pub fn path(dir: &Path, shard: ShardId, kind: SnapshotKind) -> PathBuf {
 pub fn build(dir: &Path, seen: Arc<Mutex<Seen>>, request: SnapshotRequest) -> ViewJob {
     let path = path(dir, request.shard, SnapshotKind::Built);
     Box::new(move |view| {
-        let SnapshotRequest { shard, genesis, basis, ts, space } = request;
-        let header = Header { cluster: CLUSTER, shard, genesis, basis, ts };
-        let built = writer::write_space(&path, &header, view, space, &mut Throttle::new(0)).unwrap();
-        let result = built.map(|_| ()).map_err(|e| e.to_string());
+        let shard = request.shard;
+        let built = writer::make(&OsFiles::shared(), &path, CLUSTER, request, view, &mut Throttle::new(0));
+        let result = built.map(|_| ());
         seen.lock().unwrap().told.push(Input::SnapshotBuilt { shard, result });
     })
 }

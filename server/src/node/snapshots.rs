@@ -7,7 +7,8 @@
 //! their way and are taken up again where they ended, within an hour; `fetched/shard-N.snap` is whole and verified.
 
 use super::map::MapBook;
-use super::peer::bulk::{self, Offer};
+use super::peer::bulk;
+use super::peer::fetch::{Fetches, Offer, is_of_another};
 use super::peer::{Local, SnapshotGate};
 use prometheus::{IntCounter, Registry};
 use std::collections::BTreeMap;
@@ -18,16 +19,13 @@ use synod_engine::StoreError;
 use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
 use synod_engine::ids::{ClientId, NodeId, ShardId, Slot, Space};
 use synod_engine::runner::WorkerHandle;
-use synod_engine::snapshot::{Header, SnapshotFile, Throttle, file_name, install, writer};
+use synod_engine::snapshot::{FileStore, OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
 use synod_proto::peer::{SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use synod_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::Status;
-
-/// An offer of what was fetched and done with is passed over for so long: the offerer has not heard of it yet.
-const DONE_WITH: Duration = Duration::from_secs(5);
 
 /// What was received is taken up by a later process within this time, else removed.
 const TAKEN_UP_WITHIN: Duration = Duration::from_secs(3600);
@@ -60,14 +58,13 @@ pub struct Counts {
 #[derive(Default)]
 struct State {
     built: BTreeMap<ShardId, Arc<SnapshotFile>>,
-    /// What is being fetched or loaded.
-    fetching: BTreeMap<ShardId, u128>,
-    done: BTreeMap<ShardId, (u128, Instant)>,
+    fetches: Fetches,
 }
 
 /// The node's snapshot files.
 pub struct SnapshotDesk {
     dir: PathBuf,
+    files: Arc<dyn FileStore>,
     local: Local,
     worker: WorkerHandle,
     book: Arc<MapBook>,
@@ -102,7 +99,8 @@ impl SnapshotDesk {
             received: counter("synod_snapshot_received_bytes_total", "Bytes of snapshots received from peers")?,
         };
         let (runtime, state) = (Handle::current(), Mutex::default());
-        Ok(Arc::new(Self { dir, local, worker, book, max_rate, counts, runtime, state }))
+        let files = OsFiles::shared();
+        Ok(Arc::new(Self { dir, files, local, worker, book, max_rate, counts, runtime, state }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -124,16 +122,11 @@ impl SnapshotDesk {
         Box::new(move |view| {
             // The whole of it moves in: it speaks when this ends, or never begins.
             let mut told = guard;
-            let SnapshotRequest { shard, genesis, basis, ts, space } = request;
+            let (shard, cluster) = (request.shard, desk.cluster());
             let path = desk.path(shard, SnapshotKind::Built);
-            let header = Header { cluster: desk.cluster(), shard, genesis, basis, ts };
-            let written = writer::write_space(&path, &header, view, space, &mut Throttle::new(desk.max_rate));
-            let opened = match written {
-                Ok(Ok(_)) => SnapshotFile::open(&path, Some(desk.cluster())).map_err(|e| e.to_string()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            let result = opened.map(|file| {
+            let mut throttle = Throttle::new(desk.max_rate);
+            let made = writer::make(&desk.files, &path, cluster, request, view, &mut throttle);
+            let result = made.map(|file| {
                 tracing::info!(%shard, bytes = file.bytes(), rows = file.rows(), "snapshot made");
                 desk.lock().built.insert(shard, Arc::new(file));
             });
@@ -180,10 +173,8 @@ impl SnapshotDesk {
         let desk = Arc::clone(self);
         let run = move || {
             let path = desk.path(shard, SnapshotKind::Fetched);
-            let loaded = SnapshotFile::open(&path, Some(desk.cluster())).map_or_else(
-                |error| Ok(Err(error)),
-                |file| install::load(&file, space, &*loader, &mut Throttle::new(desk.max_rate)),
-            );
+            let mut throttle = Throttle::new(desk.max_rate);
+            let loaded = install::load_from(&desk.files, &path, desk.cluster(), space, &*loader, &mut throttle);
             let result = match loaded {
                 Ok(result) => result.map_err(|e| e.to_string()),
                 Err(error) => die(&error),
@@ -200,11 +191,7 @@ impl SnapshotDesk {
         let mut state = self.lock();
         match kind {
             SnapshotKind::Built => drop(state.built.remove(&shard)),
-            SnapshotKind::Fetched => {
-                if let Some(digest) = state.fetching.remove(&shard) {
-                    state.done.insert(shard, (digest, Instant::now()));
-                }
-            }
+            SnapshotKind::Fetched => state.fetches.done_with(shard, Instant::now()),
         }
         drop(state);
         remove(&self.path(shard, kind));
@@ -247,20 +234,15 @@ impl SnapshotDesk {
             }
             Err(why) => {
                 tracing::info!(%shard, from = %offer.from, "snapshot not received: {why}");
-                // What is there of it stays; the next offer goes on.
-                self.lock().fetching.remove(&shard);
+                self.lock().fetches.failed(shard);
             }
         }
     }
 
     /// What was received of other snapshots of the shard goes.
     fn remove_others(&self, offer: &Offer) {
-        let name = file_name(offer.shard);
-        let stem = format!("{}.", name.file_stem().unwrap_or_default().to_string_lossy());
-        let own = format!("{:032x}", offer.digest);
         for entry in std::fs::read_dir(folder(&self.dir, SnapshotKind::Fetched)).into_iter().flatten().flatten() {
-            let found = entry.file_name().to_string_lossy().into_owned();
-            if found.starts_with(&stem) && found.ends_with(".part") && !found.contains(&own) {
+            if is_of_another(&entry.file_name().to_string_lossy(), offer) {
                 remove(&entry.path());
             }
         }
@@ -287,13 +269,8 @@ impl SnapshotGate for SnapshotDesk {
     fn offered(self: Arc<Self>, from: NodeId, offer: &SnapshotOffer) {
         let Some(offer) = Offer::of(from, offer) else { return };
         let Some(addr) = self.addr(from) else { return };
-        {
-            let mut state = self.lock();
-            let done = |(digest, at): &(u128, Instant)| *digest == offer.digest && at.elapsed() < DONE_WITH;
-            if state.fetching.contains_key(&offer.shard) || state.done.get(&offer.shard).is_some_and(done) {
-                return;
-            }
-            state.fetching.insert(offer.shard, offer.digest);
+        if !self.lock().fetches.begin(&offer, Instant::now()) {
+            return;
         }
         let runtime = self.runtime.clone();
         runtime.spawn(self.fetch(addr, offer));

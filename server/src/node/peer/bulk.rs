@@ -5,6 +5,7 @@
 
 use super::Local;
 use super::dial;
+use super::fetch::{Begun, Offer, Receiving};
 use super::hello::hello;
 use prometheus::IntCounter;
 use std::path::Path;
@@ -12,8 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_engine::ids::{ClientId, NodeId, ShardId, Slot};
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
-use synod_engine::snapshot::partial::Partial;
-use synod_engine::snapshot::{Header, SnapshotFile, Throttle};
+use synod_engine::snapshot::{Header, OsFiles, SnapshotFile, Throttle};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use tokio::sync::mpsc;
@@ -25,17 +25,6 @@ use tonic::Status;
 const OFFER_WAIT: Duration = Duration::from_secs(5);
 /// How long the next part of a snapshot may take.
 const PART_WAIT: Duration = Duration::from_secs(30);
-
-/// A snapshot that a peer has for this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
-    /// The peer.
-    pub from: NodeId,
-    /// The shard.
-    pub shard: ShardId,
-    /// The file's digest.
-    pub digest: u128,
-}
 
 impl Offer {
     /// What the message says; `None` where that makes no sense.
@@ -119,26 +108,20 @@ pub async fn fetch(
     mut throttle: Throttle,
     received: &IntCounter,
 ) -> Result<Header, String> {
-    let cluster = ClientId(local.cluster);
-    let digest = offer.digest;
-    let whole = path.to_path_buf();
-    // An earlier process may have fetched it already.
-    let here = blocking(move || {
-        let file = SnapshotFile::open(&whole, Some(cluster)).ok().filter(|file| file.digest() == digest);
-        Ok(file.filter(|file| file.verify(&mut Throttle::new(0)).is_ok()))
-    });
-    if let Some(file) = here.await? {
-        return expected(&file, offer);
-    }
-    let target = path.to_path_buf();
-    let mut partial = blocking(move || Partial::open(&target, digest).map_err(|e| e.to_string())).await?;
+    let (cluster, digest) = (ClientId(local.cluster), offer.digest);
+    let (target, wanted) = (path.to_path_buf(), offer.clone());
+    let begun = blocking(move || Receiving::begin(&OsFiles::shared(), &target, cluster, wanted));
+    let mut receiving = match begun.await? {
+        Begun::Whole(header) => return Ok(header),
+        Begun::Parts(receiving) => receiving,
+    };
     let channel = dial::dial(addr).await.map_err(|e| e.why)?;
     let mut client = PeerClient::new(channel).max_decoding_message_size(BODY_BYTES_MAX + BLOCK_EXTRA_BYTES + (1 << 20));
     let request = SnapshotFetch {
         hello: Some(hello(local, offer.from)),
         shard: offer.shard.0,
         digest: digest.to_be_bytes().to_vec().into(),
-        part: partial.next_part(),
+        part: receiving.next_part(),
     };
     let mut parts = match timeout(PART_WAIT, client.fetch_snapshot(request)).await {
         Err(_) => return Err(format!("no answer within {PART_WAIT:?}")),
@@ -149,36 +132,22 @@ pub async fn fetch(
             Err(_) => return Err(format!("no part within {PART_WAIT:?}")),
             Ok(Err(status)) => return Err(status.message().to_owned()),
             Ok(Ok(None)) => return Err("it ended before its last part".into()),
-            Ok(Ok(Some(part))) if part.part != partial.next_part() => {
-                return Err(format!("part {} came where part {} was due", part.part, partial.next_part()));
-            }
-            Ok(Ok(Some(part))) => part.data,
+            Ok(Ok(Some(part))) => part,
         };
-        received.inc_by(part.len() as u64);
-        let pause = throttle.pause(part.len() as u64);
+        received.inc_by(part.data.len() as u64);
+        let pause = throttle.pause(part.data.len() as u64);
         let (back, last) = blocking(move || {
-            let last = partial.take(&part).map_err(|e| e.to_string())?;
-            Ok((partial, last))
+            let last = receiving.take(part.part, &part.data)?;
+            Ok((receiving, last))
         })
         .await?;
-        partial = back;
+        receiving = back;
         if last {
             break;
         }
         tokio::time::sleep(pause).await;
     }
-    let file = blocking(move || {
-        let finished = partial.finish(cluster, digest, &mut Throttle::new(0));
-        finished.map_err(|e| e.to_string())
-    });
-    expected(&file.await?, offer)
-}
-
-fn expected(file: &SnapshotFile, offer: &Offer) -> Result<Header, String> {
-    match file.header() {
-        header if header.shard == offer.shard => Ok(header.clone()),
-        header => Err(format!("a snapshot of shard {} was sent for one of shard {}", header.shard, offer.shard)),
-    }
+    blocking(move || receiving.finish()).await
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {

@@ -14,6 +14,7 @@
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
+//! | `fetch` | which of those offered are fetched, and what becomes of each part |
 //! | `desk`, `bootstrap`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
 //! | `peers` | starts and stops all of it as the map changes |
 
@@ -21,6 +22,7 @@ pub mod bootstrap;
 pub mod bulk;
 pub mod counters;
 pub mod desk;
+pub mod fetch;
 pub mod outbox;
 pub mod peers;
 pub mod progress;
