@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim campaign model model-short bench clean
+.PHONY: build setup demo dev test verify fix explore sim campaign fuzz model model-short bench clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -29,6 +29,7 @@ test: build
 # Reads only; what CI runs.
 verify: setup
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
 	sh scripts/purity.sh
@@ -38,6 +39,7 @@ verify: setup
 # Writes.
 fix:
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) fmt $(MODEL)
 
 # More schedules of the explorer: make explore SCHEDULES=100000
@@ -52,6 +54,10 @@ sim: setup
 # A fault campaign on the real binary: make campaign NAME=kill REPEATS=200; NAME=all runs each
 campaign: build
 	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/release/campaign $(or $(NAME),all) $(REPEATS)
+
+# Fuzzing of every decoder, guided by coverage: make fuzz SECONDS=60; TARGET="message csv" only these; KEEP=1 keeps what it finds.
+fuzz: build
+	@CARGO=$(CARGO) KEEP=$(KEEP) sh scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
 
 # The model check is a workspace of its own, with its own target directory: its dependencies would change how the others are
 # compiled. Short: its lints, small bounds to the end, every removed guard found; seconds once it is built.

@@ -269,7 +269,7 @@ impl Get {
     }
 }
 
-fn parse_time(text: &str) -> Result<u64, String> {
+pub(super) fn parse_time(text: &str) -> Result<u64, String> {
     if let Ok(us) = text.parse() {
         return Ok(us);
     }

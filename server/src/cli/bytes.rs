@@ -76,7 +76,7 @@ pub fn header_arg() -> impl TypedValueParser<Value = HeaderArg> {
     OsStringValueParser::new().try_map(|text: OsString| parse_header(text.into_vec()))
 }
 
-fn parse_header(text: Vec<u8>) -> std::result::Result<HeaderArg, String> {
+pub(super) fn parse_header(text: Vec<u8>) -> std::result::Result<HeaderArg, String> {
     match text.iter().position(|byte| *byte == b'=') {
         Some(0) => Err("the header has no name; write NAME=VALUE".to_owned()),
         Some(at) => Ok(HeaderArg { name: text[..at].to_vec(), value: text[at + 1..].to_vec() }),

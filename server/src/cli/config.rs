@@ -60,7 +60,7 @@ pub fn read(file: &Path) -> Result<Settings> {
     })
 }
 
-fn parse(text: &str) -> std::result::Result<Settings, (Option<usize>, String)> {
+pub(super) fn parse(text: &str) -> std::result::Result<Settings, (Option<usize>, String)> {
     let settings: Settings = toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         (line, error.message().to_owned())

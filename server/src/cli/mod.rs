@@ -14,6 +14,8 @@ mod check;
 mod config;
 mod context;
 mod data;
+#[doc(hidden)]
+pub mod decoders;
 mod dev;
 mod error;
 mod explain;
