@@ -27,7 +27,7 @@ fn read(data: &[u8], format: FileFormat, key: KeyBy) -> Run {
         match Source::open(input, format, key).expect("memory can be read") {
             Err(fault) => run.refused = Some(fault),
             Ok(mut source) => {
-                while let Some(step) = source.next().expect("memory can be read") {
+                while let Some(step) = source.step().expect("memory can be read") {
                     run.steps.push(step);
                 }
             }

@@ -11,7 +11,7 @@ use synod_engine::codec::record::{Head, Newest, Record};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry as codec, hard, node};
 use synod_engine::ids::{Entry, Offset, ShardId, Space, TableId};
-use synod_paxos::types::Payload;
+use synod_paxos::types::{ConfigId, Payload};
 
 /// A log entry: as it stands, and with the checksum that its fields have.
 pub fn entry(data: &[u8]) -> bool {
@@ -60,11 +60,19 @@ pub fn node_rows(data: &[u8]) -> bool {
         sealed(data, node::decode_seen, |v| node::encode_seen(v.0, v.1)),
         sealed(data, node::decode_trim, |v| node::encode_trim(*v)),
         sealed(data, node::decode_genesis, |v| node::encode_genesis(v)),
-        sealed(data, node::decode_removed, |()| node::encode_removed()),
+        sealed(data, removed, |v| node::encode_removed(*v)),
         sealed(data, node::decode_space, |v| node::encode_space(*v)),
     ];
     // The version alone is a row of the first kind: that is no depth.
     decoded[1..].contains(&true)
+}
+
+/// A tombstone; one of the first version is read, and written as the second.
+fn removed(row: Bytes) -> Result<ConfigId, ()> {
+    let first = row.first() == Some(&1);
+    let upto = node::decode_removed(row).map_err(drop)?;
+    assert!(!first || upto == node::GONE);
+    if first { Err(()) } else { Ok(upto) }
 }
 
 /// The rows of the state store.

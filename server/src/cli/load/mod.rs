@@ -173,7 +173,7 @@ fn read_passes(
             // Not only counted in steps: a hand-over of large records is shorter.
             let mut bytes = 0;
             while steps.len() < STEPS_AT_ONCE && bytes < 1 << 20 && !ended {
-                match source.next() {
+                match source.step() {
                     Ok(Some(step)) => {
                         bytes += step.as_ref().map_or(0, |item| item.value.len());
                         steps.push(step);

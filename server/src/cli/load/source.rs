@@ -111,7 +111,7 @@ impl Source {
     }
 
     /// The next record, or none at the end of the file.
-    pub fn next(&mut self) -> io::Result<Option<Step>> {
+    pub fn step(&mut self) -> io::Result<Option<Step>> {
         match self {
             Self::Lines(lines, key) => loop {
                 let Some(line) = lines.next()? else { return Ok(None) };
@@ -228,7 +228,7 @@ mod tests {
     fn read(input: &[u8], format: FileFormat, key: KeyBy) -> Vec<Step> {
         let mut source = Source::open(Box::new(io::Cursor::new(input.to_vec())), format, key).unwrap().unwrap();
         let mut steps = Vec::new();
-        while let Some(step) = source.next().unwrap() {
+        while let Some(step) = source.step().unwrap() {
             steps.push(step);
         }
         steps
