@@ -4,7 +4,7 @@
 //! anything of one replica; both stay good on any replica and across changes of the shard map.
 //!
 //! Encoding: hex of `version, kind, table (4 bytes), body, check (4 bytes)`; byte strings are a length (varint) and their
-//! bytes, numbers are varints, the check is the low half of XXH3-64 over what precedes it.
+//! bytes, numbers are varints in their shortest form, so that a place has one text; the check is the low half of XXH3-64 over what precedes it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -66,7 +66,7 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Cursor> {
         let (table_id, mut r) = Reader::open("cursor", KIND_CURSOR, text)?;
-        let cursor = Cursor { table_id, reverse: r.number()? != 0, pos: r.bytes()? };
+        let cursor = Cursor { table_id, reverse: r.flag()?, pos: r.bytes()? };
         r.end()?;
         Ok(cursor)
     }
@@ -99,10 +99,7 @@ impl FromStr for Token {
         let mut segments: Vec<Segment> = Vec::new();
         for _ in 0..count {
             let (from, to, after_us) = (r.bytes()?, r.bytes()?, r.number()?);
-            let given = match r.number()? {
-                0 => None,
-                _ => Some(Given { offset: r.number()?, ts_us: r.number()? }),
-            };
+            let given = if r.flag()? { Some(Given { offset: r.number()?, ts_us: r.number()? }) } else { None };
             let follows = segments.last().is_none_or(|last| !last.to.is_empty() && last.to <= from);
             if !follows || (!to.is_empty() && to <= from) {
                 return Err(r.bad("its ranges are not in order"));
@@ -189,12 +186,25 @@ impl Reader {
         for shift in (0..64).step_by(7) {
             let byte = *self.data.get(self.at).ok_or_else(|| self.bad("it ends early"))?;
             self.at += 1;
-            n |= u64::from(byte & 0x7f) << shift;
+            let low = u64::from(byte & 0x7f);
+            if shift == 63 && low > 1 {
+                break;
+            }
+            n |= low << shift;
             if byte < 0x80 {
-                return Ok(n);
+                let shortest = byte != 0 || shift == 0;
+                return if shortest { Ok(n) } else { Err(self.bad("a number in it is not in its shortest form")) };
             }
         }
         Err(self.bad("a number in it is too long"))
+    }
+
+    fn flag(&mut self) -> Result<bool> {
+        match self.number()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.bad("a flag in it is neither 0 nor 1")),
+        }
     }
 
     fn bytes(&mut self) -> Result<Bytes> {
