@@ -27,6 +27,8 @@ pub struct Rows {
     columns: usize,
     key: Option<usize>,
     line: u64,
+    /// Nothing was read yet: a byte-order mark may come.
+    at_start: bool,
 }
 
 impl Rows {
@@ -40,7 +42,7 @@ impl Rows {
             .terminator(Terminator::Any(b'\n'))
             .buffer_capacity(64 << 10)
             .from_reader(tee);
-        let mut rows = Self { reader, record: ByteRecord::new(), columns: 0, key: None, line: 1 };
+        let mut rows = Self { reader, record: ByteRecord::new(), columns: 0, key: None, line: 1, at_start: true };
         let fault = |reason: String| Ok(Err(Fault { line: 1, reason, no_key: true }));
         match rows.read()? {
             None => return fault("no header row: the file is empty".to_owned()),
@@ -90,6 +92,9 @@ impl Rows {
             }
             let end = self.reader.position().byte();
             let taken = self.reader.get_mut().take(end);
+            // The parser passes over the mark; what it guards is judged here once more.
+            let mark: &[u8] = if std::mem::take(&mut self.at_start) { b"\xef\xbb\xbf" } else { b"" };
+            let taken = taken.strip_prefix(mark).unwrap_or(&taken);
             // Blank lines in front of a row are read along with it.
             let blank = taken.iter().take_while(|byte| **byte == b'\n').count();
             let line = self.line + blank as u64;
