@@ -191,9 +191,12 @@ fn a_wrong_entry_checksum_is_refused() {
     let b = ballot(1, 200, 3);
     let mut entries = entries();
     entries[1].crc ^= 1;
+    let wrong = entries[1].crc.to_le_bytes();
     let bytes =
         encode(&Message::Learn { config: ConfigId(1), promised: b, prev: id(299, b), entries, commit: Slot(1) });
-    assert_eq!(decode(bytes).unwrap_err().what, "entry checksum mismatch");
+    let at = bytes.windows(4).position(|w| w == wrong).unwrap();
+    let refused = decode(bytes).unwrap_err();
+    assert_eq!((refused.what, refused.at), ("entry checksum mismatch", at));
 }
 
 #[test]

@@ -284,8 +284,9 @@ fn get_entries(tracked: &mut Tracked, prev: EntryId) -> Result<Vec<Entry>, Decod
     let mut entries = Vec::with_capacity(count);
     let mut last = prev.slot.0;
     for _ in 0..count {
-        let at = tracked.input.position();
-        let entry = entry::decode(tracked.input.bytes()?).map_err(|e| DecodeError { at: at + e.at, ..e })?;
+        let bytes = tracked.input.bytes()?;
+        let at = tracked.input.position() - bytes.len();
+        let entry = entry::decode(bytes).map_err(|e| DecodeError { at: at + e.at, ..e })?;
         if last.checked_add(1) != Some(entry.id.slot.0) {
             return Err(DecodeError { what: "entry out of order", at });
         }
