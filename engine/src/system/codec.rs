@@ -171,7 +171,7 @@ impl SystemState {
     /// The state from its rows.
     ///
     /// # Errors
-    /// A row is damaged, of an unknown kind, or the cluster row is missing.
+    /// A row is damaged, of an unknown kind or stands in another's place, or the cluster row is missing.
     pub fn from_rows(rows: impl IntoIterator<Item = (u8, u64, Bytes)>) -> Result<Self, DecodeError> {
         let mut state = Self {
             cluster: 0,
@@ -185,6 +185,7 @@ impl SystemState {
         };
         for (kind, id, data) in rows {
             match kind {
+                ROW_CLUSTER if id != 0 => return Err(DecodeError { what: "a second cluster row", at: 0 }),
                 ROW_CLUSTER => {
                     let mut r = Reader::checked(data)?;
                     version(&mut r)?;
@@ -200,7 +201,13 @@ impl SystemState {
                     let id = u32::try_from(id).map_err(|_| DecodeError { what: "table id", at: 0 })?;
                     state.tables.insert(TableId(id), decode_table(data)?);
                 }
-                ROW_SHARD => drop(state.shards.insert(ShardId(id), decode_descriptor(data)?)),
+                ROW_SHARD => {
+                    let descriptor = decode_descriptor(data)?;
+                    if descriptor.shard != ShardId(id) {
+                        return Err(DecodeError { what: "the descriptor of another shard", at: 0 });
+                    }
+                    state.shards.insert(descriptor.shard, descriptor);
+                }
                 _ => return Err(DecodeError { what: "metadata row kind", at: 0 }),
             }
         }
@@ -228,13 +235,18 @@ impl SystemState {
     /// Reads back what [`Self::encode`] wrote.
     ///
     /// # Errors
-    /// The bytes are damaged or of an unknown version.
+    /// The bytes are damaged, of an unknown version, or not in the one order that is written.
     pub fn decode(data: Bytes) -> Result<Self, DecodeError> {
         let mut r = Reader::checked(data)?;
         version(&mut r)?;
-        let mut rows = Vec::new();
+        let mut rows: Vec<(u8, u64, Bytes)> = Vec::new();
         for _ in 0..r.count(10)? {
-            rows.push((r.u8()?, r.u64()?, r.bytes()?));
+            let out_of_order = r.error("rows out of order");
+            let row = (r.u8()?, r.u64()?, r.bytes()?);
+            if rows.last().is_some_and(|last| (last.0, last.1) >= (row.0, row.1)) {
+                return Err(out_of_order);
+            }
+            rows.push(row);
         }
         r.finish()?;
         Self::from_rows(rows)
