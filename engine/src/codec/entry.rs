@@ -103,7 +103,8 @@ pub fn put_membership(out: &mut impl Put, membership: &Membership) {
 
 /// Reads a membership.
 pub fn get_membership(input: &mut Reader) -> Result<Membership, DecodeError> {
-    let config = ConfigId(input.var()?);
+    let beyond = input.error("an epoch that no group comes to");
+    let config = ConfigId(super::counter(input.var()?, beyond)?);
     let first_leader = NodeId(input.var()?);
     let count = input.count(2)?;
     let mut members = Vec::with_capacity(count);

@@ -16,6 +16,15 @@ pub mod session;
 use buf::{DecodeError, Put, Reader, Writer};
 use bytes::Bytes;
 
+/// Epochs, revisions, ids to be given next and positions of snapshots never come so far; one that claims to is refused, so
+/// that counting on from what was read never overflows.
+pub const COUNTER_MAX: u64 = 1 << 62;
+
+/// Passes a counter that is in bounds; `refused` is the error for one that is not.
+pub(crate) fn counter(value: u64, refused: DecodeError) -> Result<u64, DecodeError> {
+    if value <= COUNTER_MAX { Ok(value) } else { Err(refused) }
+}
+
 /// Begins a row: its version byte.
 fn begin(version: u8, room: usize) -> Writer {
     let mut out = Writer::with_capacity(room);

@@ -97,7 +97,9 @@ impl Header {
         let mut input = Reader::new(body);
         let (cluster, shard) = (ClientId(input.u128()?), ShardId(input.var()?));
         let genesis = input.bytes()?;
+        let beyond = input.error("a position that no log comes to");
         let (id, ts) = (get_entry_id(&mut input)?, input.var()?);
+        crate::codec::counter(id.slot.0, beyond)?;
         let (membership, config_start) = (get_membership(&mut input)?, Slot(input.var()?));
         let promised = get_ballot(&mut input)?;
         input.finish()?;

@@ -18,6 +18,12 @@ fn version(r: &mut Reader) -> Result<(), DecodeError> {
     if r.u8()? == VERSION { Ok(()) } else { Err(r.error("metadata format version")) }
 }
 
+/// A number that is counted on from.
+fn counter(r: &mut Reader) -> Result<u64, DecodeError> {
+    let beyond = r.error("a counter that no cluster comes to");
+    crate::codec::counter(r.u64()?, beyond)
+}
+
 fn string(r: &mut Reader) -> Result<String, DecodeError> {
     String::from_utf8(r.bytes()?.to_vec()).map_err(|_| r.error("UTF-8 text"))
 }
@@ -118,7 +124,7 @@ fn put_membership(w: &mut Writer, membership: &Membership) {
 }
 
 fn membership(r: &mut Reader) -> Result<Membership, DecodeError> {
-    let config = ConfigId(r.u64()?);
+    let config = ConfigId(counter(r)?);
     let first_leader = NodeId(r.u64()?);
     let mut members = Vec::new();
     for _ in 0..r.count(9)? {
@@ -140,7 +146,7 @@ pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
     let table = TableId(r.u32()?);
     let partitioning = partitioning(&mut r)?;
     let retention = retention(&mut r)?;
-    let (from, to, version) = (r.bytes()?, r.bytes()?, r.u64()?);
+    let (from, to, version) = (r.bytes()?, r.bytes()?, counter(&mut r)?);
     let membership = membership(&mut r)?;
     r.finish()?;
     Ok(Descriptor { shard, table, partitioning, retention, from, to, version, membership })
@@ -190,11 +196,15 @@ impl SystemState {
                     let mut r = Reader::checked(data)?;
                     version(&mut r)?;
                     state.cluster = r.u128()?;
-                    state.revision = r.u64()?;
-                    state.next_node = r.u64()?;
+                    state.revision = counter(&mut r)?;
+                    state.next_node = counter(&mut r)?;
+                    let beyond = r.error("a table id that no cluster comes to");
                     state.next_table = r.u32()?;
-                    state.next_shard = r.u64()?;
+                    state.next_shard = counter(&mut r)?;
                     r.finish()?;
+                    if state.next_table > u32::MAX >> 1 {
+                        return Err(beyond);
+                    }
                 }
                 ROW_NODE => drop(state.nodes.insert(NodeId(id), decode_node(data)?)),
                 ROW_TABLE => {

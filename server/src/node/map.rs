@@ -8,6 +8,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use synod_engine::codec::COUNTER_MAX;
 use synod_engine::ids::{NodeId, ShardId, TableId};
 use synod_engine::system::{Descriptor, NodeInfo, Partitioning, Retention, SystemState, TableInfo};
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
@@ -144,6 +145,10 @@ fn learners(membership: &Membership) -> impl Iterator<Item = NodeId> + '_ {
 /// # Errors
 /// A part that cannot be.
 pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
+    let counters = map.shards.iter().flat_map(|shard| [shard.version, shard.config]);
+    if let Some(beyond) = counters.chain([map.revision, map.next_shard]).find(|counter| *counter > COUNTER_MAX) {
+        return Err(format!("no cluster comes to a revision, shard, version or epoch {beyond}"));
+    }
     let cluster = <[u8; 16]>::try_from(&map.cluster[..]).map_err(|_| "a cluster's name has 16 bytes")?;
     let nodes = map.nodes.into_iter().map(|n| (NodeId(n.id), NodeInfo { addr: n.addr, nonce: 0 })).collect();
     let mut tables = BTreeMap::new();
