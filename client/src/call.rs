@@ -3,8 +3,8 @@
 //! Owns: the choice of node and the one attempt. Must never: let a topology error through; `retry` decides what follows
 //! a failed attempt.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -21,6 +21,9 @@ use crate::router::{MapView, Place, ShardRoute, TableRoute};
 use crate::types::Consistency;
 use crate::watch::Maps;
 
+/// How long a node that was silent is asked last.
+const SILENT: Duration = Duration::from_secs(2);
+
 /// What the clones of a client share.
 pub(crate) struct Core {
     pub(crate) options: Arc<Options>,
@@ -28,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) links: Arc<Links>,
     pub(crate) identity: Identity,
     pub(crate) writes: Semaphore,
+    /// The node that was silent last, and when: where no leader is known it is asked last for a while.
+    pub(crate) silent: Mutex<Option<(u64, Instant)>>,
     /// Where `Local` reads begin to look for a replica, so that clients spread.
     pub(crate) local_start: usize,
     pub(crate) _keeper: Task,
@@ -141,7 +146,24 @@ impl Core {
             let is_up = |node: &u64| trusted(node) && self.links.existing(*node).is_some_and(|l| l.ready().is_some());
             return in_turn().find(is_up).or_else(|| in_turn().find(trusted)).or_else(|| nth(turn));
         }
-        progress.learnt.choose(shard.leader(), voters, now)
+        let leader = shard.leader();
+        match self.recently_silent().filter(|_| leader.is_none()) {
+            None => progress.learnt.choose(leader, voters, now),
+            Some(silent) => {
+                let others: Vec<u64> = voters.iter().copied().filter(|node| *node != silent).collect();
+                progress.learnt.choose(None, if others.is_empty() { voters } else { &others }, now)
+            }
+        }
+    }
+
+    /// A node let an attempt time out.
+    pub(crate) fn note_silent(&self, node: u64) {
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, Instant::now()));
+    }
+
+    fn recently_silent(&self) -> Option<u64> {
+        let silent = *self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.filter(|(_, at)| at.elapsed() < SILENT).map(|(node, _)| node)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns: the public handle, what each call checks before it is sent, and its deadline. Must never: choose nodes or retry;
 //! that is `call`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -74,6 +74,7 @@ impl Client {
         let maps = Arc::new(maps);
         let core = Core {
             writes: Semaphore::new(options.max_outstanding_writes),
+            silent: Mutex::default(),
             identity: Identity::new(),
             local_start: rand::random::<u16>().into(),
             _keeper: Task::spawn(maps.clone().keep()),

@@ -42,6 +42,11 @@ impl Core {
             write: want.write,
             may_have_left,
         };
+        if matches!(failure, Failure::Silent(_)) {
+            // Its disk may hang: each shard that it led would cost a call the same patience.
+            self.maps.view().forget_leader(node);
+            self.note_silent(node);
+        }
         let now = progress.now();
         let known = |node| self.maps.view().addr(node).is_some();
         let next = progress.learnt.failed(failure, &attempt, now, known);

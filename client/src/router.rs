@@ -175,6 +175,11 @@ pub(crate) struct MapView {
 }
 
 impl MapView {
+    /// `node` was silent for too long: it is not believed to lead anything, until a voter says that it does.
+    pub(crate) fn forget_leader(&self, node: u64) {
+        self.tables.values().flat_map(|table| &table.shards).for_each(|shard| shard.clear_leader(node));
+    }
+
     /// Builds the view; what `previous` learnt of leaders is kept unless the new map has another hint than the old one.
     pub(crate) fn build(map: v1::ShardMap, previous: Option<&MapView>) -> MapView {
         let mut nodes: Vec<NodeInfo> = map.nodes.into_iter().map(|n| NodeInfo { id: n.id, addr: n.addr }).collect();

@@ -67,6 +67,26 @@ async fn a_silent_leader_leads_to_another_voter() {
 }
 
 #[tokio::test]
+async fn a_silent_node_costs_its_patience_once_and_not_once_for_each_shard_it_led() {
+    let (world, client) = cluster().await;
+    let shards: Vec<u64> = client.map().shards.iter().filter(|s| s.table_id == 2).map(|s| s.id).collect();
+    assert_eq!(shards.len(), 4);
+    let keys: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+    world.state.lock().unwrap().leaders = shards.iter().map(|shard| (*shard, 1)).collect();
+    for key in &keys {
+        client.put("h", key.clone(), "1").await.unwrap();
+    }
+    world.state.lock().unwrap().leaders = shards.iter().map(|shard| (*shard, 2)).collect();
+    world.hook(|node, _| if node == 1 { Action::Silence } else { Action::Normal });
+    let before = world.writes().len();
+    for key in &keys {
+        client.put("h", key.clone(), "2").await.unwrap();
+    }
+    let silent = world.writes()[before..].iter().filter(|(node, _)| *node == 1).count();
+    assert_eq!(silent, 1, "writes that the silent node was asked for");
+}
+
+#[tokio::test]
 async fn nobody_answers_a_write_outcome_unknown_a_read_unavailable() {
     let (world, client) = cluster().await;
     let client = client.with_timeout(Duration::from_millis(600));
