@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::run::{Ran, command, finish, send, until, wait_for};
+use crate::run::{Ran, command, command_within, finish, send, until, wait_for};
 
 /// How long anything that comes by itself may take on a machine that is busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +30,22 @@ pub struct Cluster {
     founders: u16,
     /// The settings file of every node, where there is one.
     settings: Option<PathBuf>,
+    /// Where node i + 1 is; those beyond the end are where a node is by default.
+    sites: Vec<Site>,
     nodes: Vec<Process>,
+}
+
+/// Where a node is, as far as that is not this machine's loopback and the cluster's temporary directory.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// The address it listens on.
+    pub host: Option<String>,
+    /// A command that runs what follows it in its own place, as `ip netns exec NAME` does.
+    pub within: Vec<String>,
+    /// The directory that its data directory is in.
+    pub disk: Option<PathBuf>,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 struct Process {
@@ -58,24 +73,26 @@ impl Cluster {
     /// Three nodes, ready for writes.
     #[track_caller]
     pub fn start() -> Cluster {
-        let mut cluster = Cluster::empty(3);
-        for number in 1..=3 {
-            cluster.add_founder(number);
-        }
-        cluster.wait_up();
-        cluster
+        Cluster::start_at(Vec::new(), None)
     }
 
     /// Three nodes with these settings, ready for writes.
     #[track_caller]
     pub fn start_with(settings: &str) -> Cluster {
+        Cluster::start_at(Vec::new(), Some(settings))
+    }
+
+    /// Three nodes at these places, with these settings where there are any, ready for writes.
+    #[track_caller]
+    pub fn start_at(sites: Vec<Site>, settings: Option<&str>) -> Cluster {
         let mut cluster = Cluster::empty(3);
-        let file = cluster.dir().join("synod.toml");
-        fs::write(&file, settings).expect("a file in the temporary directory");
-        cluster.settings = Some(file);
-        for number in 1..=3 {
-            cluster.add_founder(number);
-        }
+        cluster.sites = sites;
+        cluster.settings = settings.map(|text| {
+            let file = cluster.dir().join("synod.toml");
+            fs::write(&file, text).expect("a file in the temporary directory");
+            file
+        });
+        (1..=3).for_each(|number| cluster.add_founder(number));
         cluster.wait_up();
         cluster
     }
@@ -83,7 +100,7 @@ impl Cluster {
     /// A cluster of this many founders, none of which runs yet.
     pub fn empty(founders: u16) -> Cluster {
         let dir = tempfile::Builder::new().prefix("synod-e2e-").tempdir().expect("a temporary directory");
-        Cluster { dir, base: free_ports(), founders, settings: None, nodes: Vec::new() }
+        Cluster { dir, base: free_ports(), founders, settings: None, sites: Vec::new(), nodes: Vec::new() }
     }
 
     /// Starts a founder for the first time.
@@ -118,12 +135,20 @@ impl Cluster {
 
     /// Where a node listens.
     pub fn addr(&self, number: u16) -> String {
-        format!("127.0.0.1:{}", self.base + number)
+        format!("{}:{}", self.host(number), self.base + number)
     }
 
     /// Where a node answers HTTP.
     pub fn http(&self, number: u16) -> String {
-        format!("127.0.0.1:{}", self.base + HTTP + number)
+        format!("{}:{}", self.host(number), self.base + HTTP + number)
+    }
+
+    fn site(&self, number: u16) -> Option<&Site> {
+        self.sites.get(usize::from(number) - 1)
+    }
+
+    fn host(&self, number: u16) -> &str {
+        self.site(number).and_then(|site| site.host.as_deref()).unwrap_or("127.0.0.1")
     }
 
     /// The temporary directory, for a test's own files.
@@ -133,7 +158,8 @@ impl Cluster {
 
     /// A node's data.
     pub fn data_dir(&self, number: u16) -> PathBuf {
-        self.dir.path().join(format!("node-{number}"))
+        let disk = self.site(number).and_then(|site| site.disk.as_deref());
+        disk.unwrap_or(self.dir.path()).join(format!("node-{number}"))
     }
 
     /// What a node has logged, over all its lives.
@@ -156,6 +182,9 @@ impl Cluster {
         let mut args: Vec<String> =
             ["server", "--data-dir", &data, "--listen", &listen, "--http", &http].map(String::from).to_vec();
         args.extend_from_slice(origin);
+        if self.site(number).is_some_and(|site| site.host.is_some()) {
+            args.push("--insecure".into());
+        }
         args.extend(self.settings.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]));
         args
     }
@@ -172,7 +201,10 @@ impl Cluster {
         };
         let log = open(self.log_path(number));
         // Its standard input is ours: should this test be killed, the node ends too.
-        let child = command(&args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn();
+        let site = self.site(number).cloned().unwrap_or_default();
+        let mut command = command_within(&site.within, &args);
+        command.envs(site.env);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn();
         self.node(number).child = Some(child.expect("the binary runs"));
     }
 

@@ -91,7 +91,14 @@ impl Ran {
 
 /// The binary with these arguments, nothing on its standard input, not yet run.
 pub fn command<S: AsRef<OsStr>>(args: &[S]) -> Command {
-    let mut command = Command::new(binary());
+    command_within(&[], args)
+}
+
+/// The same, run by another command that is given it behind its own arguments; nothing runs it where that is empty.
+pub fn command_within<S: AsRef<OsStr>>(within: &[String], args: &[S]) -> Command {
+    let mut words = within.iter().map(|word| word.into()).chain([binary().into_os_string()]);
+    let mut command = Command::new(words.next().expect("the binary is among them"));
+    command.args(words);
     command.args(args).env_remove("SYNOD_ENDPOINTS").env_remove("SYNOD_LOG").stdin(Stdio::null());
     command
 }

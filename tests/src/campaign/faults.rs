@@ -2,14 +2,17 @@
 //!
 //! Owns: how a fault is made. Must never: touch a process that is not the cluster's own.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::isolate::{has, inside};
 use super::load::{Load, TABLE};
-use super::{Fault, Turn};
+use super::rig::Rig;
+use super::{Fault, FileCall, Turn, partition, power, retry, snapshot};
 use crate::cluster::{Cluster, PATIENCE, Status};
 use crate::run::{send, until, wait_for};
 
@@ -18,9 +21,22 @@ const AWAY: Duration = Duration::from_millis(400);
 
 /// Whether a fault can be made here; the error says what is missing.
 pub(super) fn can(fault: Fault) -> Result<(), String> {
-    if !matches!(fault, Fault::Hang | Fault::SyncError) {
-        return Ok(());
+    match fault {
+        Fault::Hang | Fault::FileError(_) => can_trace(),
+        Fault::PowerLoss | Fault::PowerLossOne => {
+            inside()?;
+            has("mkfs.ext4", "-V", "e2fsprogs")?;
+            has("mount", "-V", "mount")
+        }
+        Fault::Partition => {
+            inside()?;
+            has("ip", "-V", "iproute2")
+        }
+        _ => Ok(()),
     }
+}
+
+fn can_trace() -> Result<(), String> {
     let traced = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).stderr(Stdio::null()).status();
     match traced {
         Ok(status) if status.success() => Ok(()),
@@ -30,7 +46,8 @@ pub(super) fn can(fault: Fault) -> Result<(), String> {
 }
 
 /// Makes a fault once.
-pub(super) fn turn(fault: Fault, cluster: &mut Cluster, load: &Load, number: usize) -> Result<Turn, String> {
+pub(super) fn turn(fault: Fault, cluster: &mut Cluster, rig: &Rig, load: &Load, number: usize) -> Result<Turn, String> {
+    const NO_RIG: &str = "the campaign has no such rig";
     let status = cluster.wait_up();
     let leads = cluster.leader(&status, TABLE, number);
     sleep(Duration::from_millis(200));
@@ -43,7 +60,7 @@ pub(super) fn turn(fault: Fault, cluster: &mut Cluster, load: &Load, number: usi
             (1..=3).for_each(|node| cluster.kill(node));
             (1..=3).for_each(|node| cluster.restart(node));
             load.wait_flowing(PATIENCE);
-            Ok(Turn { pause: load.pause(began), note: "all nodes".into() })
+            Ok(Turn { pause: load.pause(began), during: None, note: "all nodes".into() })
         }
         Fault::Pause => {
             cluster.signal(leads, Signal::SIGSTOP);
@@ -52,11 +69,16 @@ pub(super) fn turn(fault: Fault, cluster: &mut Cluster, load: &Load, number: usi
             sleep(Duration::from_secs(2).saturating_sub(began.elapsed()));
             cluster.signal(leads, Signal::SIGCONT);
             cluster.wait_caught_up(leads);
-            Ok(Turn { pause, note: format!("node {leads}") })
+            Ok(Turn { pause, during: None, note: format!("node {leads}") })
         }
         Fault::Transfer => transfer(cluster, load, &status, number, began),
-        Fault::Hang => hang(cluster, load, leads, began),
-        Fault::SyncError => sync_error(cluster, load, number),
+        Fault::Hang => hang(cluster, load, &status, leads, began),
+        Fault::FileError(call) => file_error(cluster, load, call, number),
+        Fault::PowerLoss => power::all(cluster, load, rig.disks.as_ref().ok_or(NO_RIG)?, number),
+        Fault::PowerLossOne => power::one(cluster, load, rig.disks.as_ref().ok_or(NO_RIG)?, &status, number),
+        Fault::Partition => partition::turn(cluster, load, rig.network.as_ref().ok_or(NO_RIG)?, &status, number),
+        Fault::Retry => retry::turn(cluster, load, rig, number),
+        Fault::Snapshot => snapshot::turn(cluster, load, number),
     }
 }
 
@@ -67,7 +89,7 @@ fn kill(cluster: &mut Cluster, load: &Load, victim: u16, began: Instant) -> Resu
     sleep(AWAY);
     cluster.restart(victim);
     cluster.wait_caught_up(victim);
-    Ok(Turn { pause, note: format!("node {victim}") })
+    Ok(Turn { pause, during: None, note: format!("node {victim}") })
 }
 
 fn transfer(cluster: &Cluster, load: &Load, status: &Status, turn: usize, began: Instant) -> Result<Turn, String> {
@@ -78,14 +100,16 @@ fn transfer(cluster: &Cluster, load: &Load, status: &Status, turn: usize, began:
     let to = others.filter(|node| Some(*node) != from).nth(turn % 2).ok_or("the shard has no other replica")?;
     cluster.cli(&["shard", "transfer-leader", &id.to_string(), "--to", &to.to_string()]).ok();
     load.wait_flowing(PATIENCE);
-    Ok(Turn { pause: load.pause(began), note: format!("shard {id} to node {to}") })
+    Ok(Turn { pause: load.pause(began), during: None, note: format!("shard {id} to node {to}") })
 }
 
-/// strace on every thread of a process, with something injected into its fdatasync; it is attached when this returns.
-fn inject(pid: u32, what: &str) -> Result<Child, String> {
-    let (pid, spec) = (pid.to_string(), format!("inject=fdatasync:{what}"));
+/// strace on every thread of a process, with something injected into one of its system calls, on one file where that is
+/// named; it is attached when this returns.
+fn inject(pid: u32, call: &str, what: &str, file: Option<&Path>) -> Result<Child, String> {
+    let (pid, trace, spec) = (pid.to_string(), format!("trace={call}"), format!("inject={call}:{what}"));
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-p", &pid, "-e", "trace=fdatasync", "-e", &spec, "-o", "/dev/null"]);
+    command.args(["-f", "-qq", "-p", &pid, "-e", &trace, "-e", &spec, "-o", "/dev/null"]);
+    command.args(file.iter().flat_map(|file| [Path::new("-P"), file]));
     let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().map_err(|e| format!("strace: {e}"))?;
     let traced = || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -106,27 +130,67 @@ fn release(mut strace: Child) {
     }
 }
 
-/// The node's pulses go on while its log does not.
-fn hang(cluster: &mut Cluster, load: &Load, victim: u16, began: Instant) -> Result<Turn, String> {
-    let strace = inject(cluster.pid(victim), "delay_enter=3000000:when=1")?;
+/// The node's pulses go on while its log does not. What clients see of it is longer than its leaderships last: they wait
+/// for an answer once a shard.
+fn hang(cluster: &mut Cluster, load: &Load, status: &Status, victim: u16, began: Instant) -> Result<Turn, String> {
+    let id = status.id(&cluster.addr(victim));
+    let led = status.shards().iter().filter(|shard| shard["leader"].as_u64() == id);
+    let led: Vec<u64> = led.filter_map(|shard| shard["id"].as_u64()).collect();
+    let peers: Vec<(u16, usize)> =
+        (1..=3).filter(|node| *node != victim).map(|node| (node, cluster.log(node).len())).collect();
+    let strace = inject(cluster.pid(victim), "fdatasync", "delay_enter=3000000:when=1", None)?;
+    let moved = until(Duration::from_millis(2900), "the node's leaderships are its peers'", || {
+        let said = peers.iter().map(|(node, from)| cluster.log(*node).split_off(*from)).collect::<String>();
+        let taken = |shard: &u64| {
+            let shard = format!(" shard={shard} ");
+            said.lines().any(|line| line.contains(&shard) && line.ends_with("here=true"))
+        };
+        led.iter().all(taken).then(|| began.elapsed())
+    });
     load.wait_flowing(PATIENCE);
     let pause = load.pause(began);
     sleep(Duration::from_millis(3500).saturating_sub(began.elapsed()));
     release(strace);
+    let moved = moved.map_err(|why| format!("node {victim} kept leaderships while its log hung: {why}"))?;
     cluster.wait_caught_up(victim);
-    if pause > Duration::from_millis(2900) {
-        return Err(format!("node {victim} kept its leaderships while its log hung: {pause:.2?} without a write"));
-    }
-    Ok(Turn { pause, note: format!("node {victim}") })
+    let note = format!("node {victim}, its {} leaderships moved after {moved:.2?}", led.len());
+    Ok(Turn { pause, during: None, note })
+}
+
+/// The file of the log that a node writes to now.
+fn current_wal(cluster: &Cluster, node: u16) -> Option<PathBuf> {
+    let log = cluster.data_dir(node).join("log");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", cluster.pid(node))).ok()?;
+    let files = open.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    files.filter(|file| file.starts_with(&log) && file.extension().is_some_and(|name| name == "log")).max()
 }
 
 /// The process ends at once and starts again cleanly.
-fn sync_error(cluster: &mut Cluster, load: &Load, turn: usize) -> Result<Turn, String> {
+fn file_error(cluster: &mut Cluster, load: &Load, call: FileCall, turn: usize) -> Result<Turn, String> {
     let victim = u16::try_from(turn % 3).expect("small") + 1;
-    let nth = 1 + (turn * 37) % 200;
-    let strace = inject(cluster.pid(victim), &format!("error=EIO:when={nth}"))?;
+    let sampled = 1 + (turn * 37) % 200;
+    let (name, nth, file) = match call {
+        FileCall::Fdatasync => ("fdatasync", sampled, None),
+        // There are few of them.
+        FileCall::Fsync => ("fsync", 1 + turn / 3 % 5, None),
+        FileCall::Write => {
+            ("write", sampled, Some(current_wal(cluster, victim).ok_or("the node writes to no file of a log")?))
+        }
+    };
+    let strace = inject(cluster.pid(victim), name, &format!("error=EIO:when={nth}"), file.as_deref())?;
     let began = Instant::now();
-    let ended = until(PATIENCE, "the node ends at its failed write", || (!cluster.runs(victim)).then(Instant::now))?;
+    let ended = match call {
+        FileCall::Fsync => {
+            let table = &format!("bulk-{turn}");
+            snapshot::create_bulk(cluster, load, table)?;
+            until(PATIENCE, "the node ends at its failed fsync", || {
+                // The state's memory fills, and becomes files.
+                let written = snapshot::write_bulk(cluster, load, table, 8);
+                (!cluster.runs(victim)).then(|| written.map(|()| Instant::now()))
+            })??
+        }
+        _ => until(PATIENCE, "the node ends at its failed write", || (!cluster.runs(victim)).then(Instant::now))?,
+    };
     release(strace);
     let log = cluster.log(victim);
     let last = log.lines().last().unwrap_or_default().to_owned();
@@ -139,5 +203,5 @@ fn sync_error(cluster: &mut Cluster, load: &Load, turn: usize) -> Result<Turn, S
     cluster.restart(victim);
     cluster.wait_caught_up(victim);
     let lived = ended - began;
-    Ok(Turn { pause, note: format!("node {victim}, fdatasync {nth}, ended after {lived:.2?}") })
+    Ok(Turn { pause, during: None, note: format!("node {victim}, {name} {nth}, ended after {lived:.2?}") })
 }

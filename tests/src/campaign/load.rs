@@ -78,7 +78,8 @@ impl Load {
             let shards = fresh.filter(|(_, sent, _)| *sent > from).fold(0u8, |set, (shard, ..)| set | 1 << shard);
             (shards == (1 << SHARDS.len()) - 1).then_some(())
         });
-        flowing.unwrap_or_else(|why| panic!("{why}; errors: {:?}", lock(&self.shared.errors)));
+        let errors = || lock(&self.shared.errors).iter().take(3).cloned().collect::<Vec<_>>();
+        flowing.unwrap_or_else(|why| panic!("{why}; errors: {:?}", errors()));
     }
 
     /// The longest time without an acknowledgement on one shard since `from`.
@@ -90,6 +91,24 @@ impl Load {
             last[*shard] = last[*shard].max(*answered);
         }
         pause
+    }
+
+    /// The longest time between these two without an acknowledgement on one shard; all of it where there was none.
+    pub(super) fn stalled(&self, from: Instant, to: Instant) -> Duration {
+        let (mut last, mut stalled) = ([from; SHARDS.len()], Duration::ZERO);
+        let acked = lock(&self.shared.acked);
+        for (shard, _, answered) in acked.iter().filter(|(_, _, answered)| *answered > from && *answered <= to) {
+            stalled = stalled.max(answered.saturating_duration_since(last[*shard]));
+            last[*shard] = last[*shard].max(*answered);
+        }
+        last.iter().map(|last| to.saturating_duration_since(*last)).fold(stalled, Duration::max)
+    }
+
+    /// A client beside the load's own, and the runtime that it lives in.
+    pub(super) fn client(&self, cluster: &Cluster) -> Result<(Client, &Runtime), String> {
+        let options = Options { call_timeout: CALL, ..Options::default() };
+        let client = self.runtime.block_on(Client::connect(cluster.endpoints(), options));
+        Ok((client.map_err(|error| error.to_string())?, &self.runtime))
     }
 
     /// Ends the load once every call under way has its answer; gives the history, its logs missing, and the errors.

@@ -1,24 +1,36 @@
 //! Fault campaigns: a load with a history, a fault again and again, and the history checked in the end.
 //!
-//! Owns: the order of a campaign (load, fault, healing, load again, check) and its report. Must never: call a campaign
-//! passed that could not do its fault, or excuse an error that a client saw.
+//! Owns: the order of a campaign (load, fault, healing, load again, check). Must never: call a campaign passed that could
+//! not do its fault, or excuse an error that a client saw.
 //!
 //! Every campaign runs the default load (three nodes, four shards of a range table, eight clients, sixteen hot keys a
 //! shard, appends, conditional appends, deletes and gets) and passes when the history is linearizable, no acknowledged
 //! record is lost or doubled, no client saw an error other than an unknown outcome, and writes resumed in time.
 
+mod disks;
 mod faults;
+mod isolate;
 mod load;
+mod network;
+mod partition;
+mod power;
+mod report;
+mod retry;
+mod rig;
+mod snapshot;
 
-use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use synod_lincheck::{check, journal};
+use synod_lincheck::{History, check, journal};
+
+pub use report::{Report, Turn, row};
 
 use crate::cluster::{Cluster, PATIENCE};
 use load::Load;
+use rig::Rig;
 
 /// What TESTING allows writes to need after a fault is healed.
 const RESUME: Duration = Duration::from_secs(10);
@@ -38,104 +50,172 @@ pub enum Fault {
     Transfer,
     /// A leader's synced writes hang for 3 s while its network is alive (needs strace).
     Hang,
-    /// A node's Nth fdatasync fails with EIO (needs strace).
-    SyncError,
+    /// A node's Nth call of one kind on its files fails with EIO (needs strace).
+    FileError(FileCall),
+    /// The disks of all nodes lose their power at once (needs root).
+    PowerLoss,
+    /// The disk of one loses its power while the others stand still (needs root).
+    PowerLossOne,
+    /// The network is cut (needs root).
+    Partition,
+    /// Writes are sent again under their names, to every node and across failovers.
+    Retry,
+    /// A node that is away while its peers trim what it lacks, killed again while it receives and installs a snapshot.
+    Snapshot,
 }
 
-/// Every campaign: its name, its fault, and what it does.
-pub const CAMPAIGNS: [(&str, Fault, &str); 7] = [
-    ("kill", Fault::Kill, "SIGKILL of a node, every second one a leader"),
-    ("kill-leader", Fault::KillLeader, "SIGKILL of a leader"),
-    ("kill-all", Fault::KillAll, "SIGKILL of all nodes at once"),
-    ("pause", Fault::Pause, "SIGSTOP of a leader for 2 s, then SIGCONT"),
-    ("transfer", Fault::Transfer, "a leadership is moved by an operator"),
-    ("hang", Fault::Hang, "a leader's synced writes hang for 3 s, its network alive (strace)"),
-    ("sync-error", Fault::SyncError, "a node's Nth fdatasync fails with EIO (strace)"),
+/// What a node asks of its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileCall {
+    /// The sync of every batch of the log.
+    Fdatasync,
+    /// The sync of a directory, or of a file that is then put in place.
+    Fsync,
+    /// A write to the log's current file.
+    Write,
+}
+
+/// A campaign.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign {
+    /// What it is called by.
+    pub name: &'static str,
+    /// What it does, again and again.
+    pub fault: Fault,
+    /// How often `make verify-long` does so.
+    pub repeats: usize,
+    /// In words.
+    pub what: &'static str,
+}
+
+const fn campaign(name: &'static str, fault: Fault, repeats: usize, what: &'static str) -> Campaign {
+    Campaign { name, fault, repeats, what }
+}
+
+/// Every campaign.
+pub const CAMPAIGNS: [Campaign; 14] = [
+    campaign("kill", Fault::Kill, 200, "SIGKILL of a node, every second one a leader"),
+    campaign("kill-leader", Fault::KillLeader, 50, "SIGKILL of a leader"),
+    campaign("kill-all", Fault::KillAll, 50, "SIGKILL of all nodes at once"),
+    campaign("pause", Fault::Pause, 20, "SIGSTOP of a leader for 2 s, then SIGCONT"),
+    campaign("transfer", Fault::Transfer, 50, "a leadership is moved by an operator"),
+    campaign("hang", Fault::Hang, 20, "a leader's synced writes hang for 3 s, its network alive (strace)"),
+    campaign("sync-error", Fault::FileError(FileCall::Fdatasync), 20, "a node's Nth fdatasync fails with EIO (strace)"),
+    campaign("fsync-error", Fault::FileError(FileCall::Fsync), 20, "a node's Nth fsync fails with EIO (strace)"),
+    campaign(
+        "write-error",
+        Fault::FileError(FileCall::Write),
+        20,
+        "a node's Nth write to its log fails with EIO (strace)",
+    ),
+    campaign("power-loss", Fault::PowerLoss, 50, "the disks of all nodes lose their power at once (root, ext4)"),
+    campaign(
+        "power-loss-one",
+        Fault::PowerLossOne,
+        20,
+        "the disk of one loses its power while two stand still, back in every order (root, ext4)",
+    ),
+    campaign("partition", Fault::Partition, 50, "cuts of the network in 13 shapes, 6 s each (root, ip)"),
+    campaign("retry", Fault::Retry, 20, "writes sent again under their names, to every node, across failovers"),
+    campaign("snapshot", Fault::Snapshot, 20, "a node behind the trimmed log, killed while it installs a snapshot"),
 ];
 
-/// What one turn of a fault showed.
-#[derive(Clone, Debug)]
-pub struct Turn {
-    /// The longest time without an acknowledgement on one shard.
-    pub pause: Duration,
-    /// In words.
-    pub note: String,
+/// The campaign of a name; the error lists those there are.
+pub fn find(name: &str) -> Result<&'static Campaign, String> {
+    let names = || CAMPAIGNS.iter().map(|campaign| campaign.name).collect::<Vec<_>>().join(", ");
+    let found = CAMPAIGNS.iter().find(|campaign| campaign.name == name);
+    found.ok_or_else(|| format!("there is no campaign {name:?}; there are {}", names()))
 }
 
-/// What a campaign showed.
-#[derive(Debug)]
-pub struct Report {
-    name: &'static str,
-    turns: Vec<Turn>,
-    /// What the checker said of the history.
-    pub history: String,
-    /// Empty where the campaign passed.
-    pub failures: Vec<String>,
-    took: Duration,
-}
-
-impl Report {
-    /// The pause that `percent` of the turns stayed within.
-    fn pause(&self, percent: usize) -> Duration {
-        let mut pauses: Vec<Duration> = self.turns.iter().map(|turn| turn.pause).collect();
-        pauses.sort_unstable();
-        pauses.get((pauses.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
+/// Goes into namespaces of the campaign's own where it needs them: this program is run again in its place. To be called
+/// before anything else is done. Returns where it needs none, or is there; the error says why it cannot have them.
+pub fn isolate(campaign: &Campaign) -> Result<(), String> {
+    if !rig::needs_isolation(campaign.fault) || isolate::inside().is_ok() {
+        return Ok(());
     }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { name, turns, history, failures, took } = self;
-        let word = if failures.is_empty() { "passed" } else { "FAILED" };
-        writeln!(f, "{name}: {word}, {} turns in {took:.1?}", turns.len())?;
-        let (p50, p99, worst) = (self.pause(50), self.pause(99), self.pause(100));
-        writeln!(
-            f,
-            "  longest time without an acknowledgement on a shard: p50 {p50:.2?}, p99 {p99:.2?}, worst {worst:.2?}"
-        )?;
-        writeln!(f, "  {}", history.trim_end())?;
-        failures.iter().try_for_each(|failure| writeln!(f, "  FAILURE: {failure}"))
-    }
+    Err(isolate::enter())
 }
 
 /// Runs a campaign of so many turns; `Err` says why it could not be run. What a failure left behind is put under
-/// `artefacts`: the history and every node's log.
-pub fn run(name: &str, repeats: usize, artefacts: &Path, mut progress: impl FnMut(&str)) -> Result<Report, String> {
-    let Some((name, fault, _)) = CAMPAIGNS.iter().find(|(known, ..)| *known == name) else {
-        let names: Vec<&str> = CAMPAIGNS.iter().map(|(name, ..)| *name).collect();
-        return Err(format!("there is no campaign {name:?}; there are {}", names.join(", ")));
-    };
+/// `artefacts`: the history, every node's log, and the disks where the campaign made them.
+pub fn run(name: &str, repeats: usize, artefacts: &Path, progress: impl FnMut(&str)) -> Result<Report, String> {
+    let Campaign { name, fault, .. } = find(name)?;
     faults::can(*fault)?;
-    let began = Instant::now();
-    let mut cluster = Cluster::start();
+    let mut report = Report::new(name);
+    let rig = Rig::new(*fault)?;
+    let mut cluster = rig.cluster();
     let load = Load::start(&cluster);
     load.wait_flowing(PATIENCE);
-    let (mut turns, mut failures) = (Vec::new(), Vec::new());
-    for number in 0..repeats {
-        let turn = faults::turn(*fault, &mut cluster, &load, number)?;
-        progress(&format!("{name} {}/{repeats}: {} pause {:.2?}", number + 1, turn.note, turn.pause));
-        if turn.pause > RESUME {
-            failures.push(format!("turn {}: writes were kept from resuming for {:.2?}", number + 1, turn.pause));
-        }
-        turns.push(turn);
+    // A turn that fails may panic: what it leaves is still to be judged and kept.
+    let turns = || turns(*fault, &mut cluster, &rig, &load, repeats, &mut report, progress);
+    if let Err(why) = caught(turns).and_then(|done| done) {
+        report.failures.push(why);
     }
-    load.wait_flowing(PATIENCE);
-    cluster.wait_up();
     let (mut history, errors) = load.stop();
-    history.logs = load::read_back(&cluster);
-    let checked = check(&history);
-    if !checked.is_linearizable() {
-        failures.push("the history is not linearizable".into());
+    // Where a turn failed there may be nobody left to ask.
+    if report.failures.is_empty() || cluster.status().is_some_and(|status| status.is_led()) {
+        match caught(|| load::read_back(&cluster)) {
+            Ok(logs) => history.logs = logs,
+            Err(why) => report.failures.push(format!("what was written cannot be read: {why}")),
+        }
     }
-    failures.extend(errors.iter().take(5).map(|error| format!("a client saw: {error}")));
-    let report = Report { name, turns, history: checked.to_string(), failures, took: began.elapsed() };
+    if !history.logs.is_empty() {
+        let checked = check(&history);
+        if !checked.is_linearizable() {
+            report.failures.push("the history is not linearizable".into());
+        }
+        report.history = checked.to_string();
+    }
+    report.operations = history.operations.len();
+    report.failures.extend(errors.iter().take(5).map(|error| format!("a client saw: {error}")));
+    report.end();
     if !report.failures.is_empty() {
-        keep(&cluster, &history, &report, &artefacts.join(name))?;
+        keep(&cluster, &rig, &history, &report, &artefacts.join(name))?;
     }
     Ok(report)
 }
 
-fn keep(cluster: &Cluster, history: &synod_lincheck::History, report: &Report, to: &PathBuf) -> Result<(), String> {
+/// All turns, then a cluster that is whole under load.
+fn turns(
+    fault: Fault,
+    cluster: &mut Cluster,
+    rig: &Rig,
+    load: &Load,
+    repeats: usize,
+    report: &mut Report,
+    mut progress: impl FnMut(&str),
+) -> Result<(), String> {
+    let began = Instant::now();
+    for number in 0..repeats {
+        let turn = faults::turn(fault, cluster, rig, load, number)?;
+        let done = u32::try_from(number + 1).unwrap_or(u32::MAX);
+        let left = began.elapsed() / done * u32::try_from(repeats - number - 1).unwrap_or(u32::MAX);
+        progress(&format!(
+            "{} {done}/{repeats}, {:.0?} left: {} pause {:.2?}",
+            report.name,
+            Duration::from_secs(left.as_secs()),
+            turn.note,
+            turn.pause
+        ));
+        if turn.pause > RESUME {
+            report.failures.push(format!("turn {done}: writes were kept from resuming for {:.2?}", turn.pause));
+        }
+        report.turns.push(turn);
+    }
+    load.wait_flowing(PATIENCE);
+    cluster.wait_up();
+    rig.finish(cluster, load)
+}
+
+/// What a panic said is an error.
+fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(what)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+    })
+}
+
+fn keep(cluster: &Cluster, rig: &Rig, history: &History, report: &Report, to: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot keep what was found under {}: {error}", to.display());
     fs::create_dir_all(to).map_err(failed)?;
     fs::write(to.join("report.txt"), report.to_string()).map_err(failed)?;
@@ -144,5 +224,5 @@ fn keep(cluster: &Cluster, history: &synod_lincheck::History, report: &Report, t
     for number in 1..=3 {
         fs::write(to.join(format!("node-{number}.log")), cluster.log(number)).map_err(failed)?;
     }
-    Ok(())
+    rig.keep(to)
 }

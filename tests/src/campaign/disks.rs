@@ -1,0 +1,148 @@
+//! A disk for each node that can lose its power: an ext4 image on a loop device, shut down by `EXT4_IOC_SHUTDOWN` without
+//! a flush of its journal. What was not synced is gone then, as when the machine's power fails; what was is there.
+//!
+//! Owns: the images, their mounts, and the proof at every loss that it was one: a file written and not synced has vanished
+//! or is short, one that was synced is whole. Must never: touch a file system that it did not make.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tempfile::TempDir;
+
+use super::isolate::tool;
+use crate::cluster::Site;
+use crate::run::until;
+
+/// Of an image; it takes only what is written to it.
+const BYTES: u64 = 4 << 30;
+/// How much is written to the files that prove a loss.
+const PROOF: usize = 64 << 10;
+
+/// The disks of three nodes, mounted.
+pub(super) struct Disks {
+    dir: TempDir,
+}
+
+impl Disks {
+    /// Makes and mounts them.
+    pub(super) fn new() -> Result<Disks, String> {
+        let dir = tempfile::Builder::new().prefix("synod-disks-").tempdir().map_err(said("a directory"))?;
+        let disks = Disks { dir };
+        for number in 1..=3 {
+            let image = File::create(disks.image(number)).map_err(said("an image"))?;
+            image.set_len(BYTES).map_err(said("an image"))?;
+            tool("mkfs.ext4", &["-q", "-F", &disks.image(number).display().to_string()])?;
+            fs::create_dir(disks.root(number)).map_err(said("a mount point"))?;
+            disks.mount(number)?;
+        }
+        Ok(disks)
+    }
+
+    /// The places of three nodes on them.
+    pub(super) fn sites(&self) -> Vec<Site> {
+        (1..=3).map(|number| Site { disk: Some(self.root(number)), ..Site::default() }).collect()
+    }
+
+    fn image(&self, number: u16) -> PathBuf {
+        self.dir.path().join(format!("disk-{number}.img"))
+    }
+
+    fn root(&self, number: u16) -> PathBuf {
+        self.dir.path().join(format!("disk-{number}"))
+    }
+
+    fn synced(&self, number: u16) -> PathBuf {
+        self.root(number).join("proof-synced")
+    }
+
+    fn unsynced(&self, number: u16) -> PathBuf {
+        self.root(number).join("proof-unsynced")
+    }
+
+    /// The loop device ends with the mount.
+    fn mount(&self, number: u16) -> Result<(), String> {
+        let (image, root) = (self.image(number).display().to_string(), self.root(number).display().to_string());
+        tool("mount", &["-t", "ext4", "-o", "loop", &image, &root])?;
+        let mut proof = File::create(self.synced(number)).map_err(said("a file"))?;
+        proof.write_all(&[b'+'; PROOF]).and_then(|()| proof.sync_all()).map_err(said("a synced file"))
+    }
+
+    /// The power of these disks fails, one right behind the other.
+    pub(super) fn cut(&self, numbers: &[u16]) -> Result<(), String> {
+        let mut roots = Vec::new();
+        for number in numbers {
+            let mut proof = File::create(self.unsynced(*number)).map_err(said("a file"))?;
+            proof.write_all(&[b'-'; PROOF]).map_err(said("an unsynced file"))?;
+            roots.push(File::open(self.root(*number)).map_err(said("a mounted disk"))?);
+        }
+        roots.iter().try_for_each(shut_down).map_err(said("EXT4_IOC_SHUTDOWN"))
+    }
+
+    /// Their power comes back: unmounted, and mounted again with a replay of the journal. Their processes have ended.
+    pub(super) fn restore(&self, numbers: &[u16]) -> Result<(), String> {
+        for number in numbers {
+            let root = self.root(*number).display().to_string();
+            // The last of a process's mappings may take a moment to go.
+            let mut why = String::new();
+            let unmounted = until(Duration::from_secs(10), "the disk can be unmounted", || {
+                tool("umount", &[&root]).map_err(|error| why = error).ok()
+            });
+            unmounted.map_err(|late| format!("{late}: {why}"))?;
+            let image = self.image(*number).display().to_string();
+            tool("mount", &["-t", "ext4", "-o", "loop", &image, &root])?;
+            self.prove(*number)?;
+        }
+        Ok(())
+    }
+
+    /// That what was synced is there, and what was not is gone.
+    fn prove(&self, number: u16) -> Result<(), String> {
+        let kept = fs::read(self.synced(number)).unwrap_or_default();
+        if kept != [b'+'; PROOF] {
+            return Err(format!("disk {number}: of a synced file {} bytes are left", kept.len()));
+        }
+        let left = fs::read(self.unsynced(number)).unwrap_or_default();
+        if left.iter().filter(|byte| **byte == b'-').count() == PROOF {
+            return Err(format!("disk {number}: this was no power loss, an unsynced file is whole"));
+        }
+        let _ = fs::remove_file(self.unsynced(number));
+        Ok(())
+    }
+
+    /// Copies the images, without their holes.
+    pub(super) fn keep(&self, to: &Path) -> Result<(), String> {
+        for number in 1..=3 {
+            let (from, to) = (self.image(number), to.join(format!("disk-{number}.img")));
+            tool("cp", &["--sparse=always", &from.display().to_string(), &to.display().to_string()])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        for number in 1..=3 {
+            // It may not be mounted; and what is left ends with this process's mount namespace.
+            let _ = tool("umount", &["-l", &self.root(number).display().to_string()]);
+        }
+    }
+}
+
+fn said(what: &str) -> impl Fn(io::Error) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+#[expect(unsafe_code, reason = "there is no safe wrapper for this ioctl")]
+fn shut_down(root: &File) -> io::Result<()> {
+    /// `_IOR('X', 125, __u32)`.
+    const EXT4_IOC_SHUTDOWN: nix::libc::Ioctl = 0x8004_587d;
+    /// At once: neither dirty pages nor the journal are written.
+    const EXT4_GOING_FLAGS_NOLOGFLUSH: u32 = 2;
+    // SAFETY: the descriptor is open, and the kernel reads the four bytes pointed to while the call lasts.
+    let done = unsafe { nix::libc::ioctl(root.as_raw_fd(), EXT4_IOC_SHUTDOWN, &EXT4_GOING_FLAGS_NOLOGFLUSH) };
+    Errno::result(done).map(drop).map_err(io::Error::from)
+}

@@ -1,0 +1,75 @@
+//! What a campaign's cluster stands on: disks, a network, settings, further load.
+//!
+//! Owns: which fault needs what of these, and their end behind the cluster's. Must never: hurt anything; the faults do.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::disks::Disks;
+use super::isolate;
+use super::load::Load;
+use super::network::Network;
+use super::retry::Named;
+use super::snapshot;
+use super::{Fault, FileCall};
+use crate::cluster::{Cluster, Site};
+
+/// A library to be loaded into every node: a disk that lies can be planted so.
+const PRELOAD: &str = "SYNOD_CAMPAIGN_PRELOAD";
+
+/// What a fault's cluster stands on.
+pub(super) struct Rig {
+    settings: Option<&'static str>,
+    pub(super) disks: Option<Disks>,
+    pub(super) network: Option<Network>,
+    pub(super) named: Mutex<Named>,
+}
+
+/// Whether a fault needs namespaces of the campaign's own.
+pub(super) fn needs_isolation(fault: Fault) -> bool {
+    matches!(fault, Fault::PowerLoss | Fault::PowerLossOne | Fault::Partition)
+}
+
+impl Rig {
+    /// Makes it.
+    pub(super) fn new(fault: Fault) -> Result<Rig, String> {
+        let mut rig = Rig { settings: None, disks: None, network: None, named: Mutex::default() };
+        match fault {
+            Fault::PowerLoss | Fault::PowerLossOne => {
+                isolate::settle()?;
+                rig.disks = Some(Disks::new()?);
+            }
+            Fault::Partition => rig.network = Some(Network::new()?),
+            // So that the state's files are written every second or so.
+            Fault::FileError(FileCall::Fsync) => rig.settings = Some("[storage]\nstate_memory = \"1MiB\"\n"),
+            // Retries meet sessions that came by snapshot.
+            Fault::Snapshot | Fault::Retry => rig.settings = Some(snapshot::SETTINGS),
+            _ => {}
+        }
+        Ok(rig)
+    }
+
+    /// A cluster on it, ready for writes.
+    #[track_caller]
+    pub(super) fn cluster(&self) -> Cluster {
+        let mut sites = match (&self.disks, &self.network) {
+            (Some(disks), _) => disks.sites(),
+            (None, Some(network)) => network.sites(),
+            (None, None) => vec![Site::default(); 3],
+        };
+        if let Ok(library) = std::env::var(PRELOAD) {
+            sites.iter_mut().for_each(|site| site.env.push(("LD_PRELOAD".into(), library.clone())));
+        }
+        Cluster::start_at(sites, self.settings)
+    }
+
+    /// What is to be checked at the end, beside the history.
+    pub(super) fn finish(&self, cluster: &Cluster, load: &Load) -> Result<(), String> {
+        self.named.lock().map_err(|_| "a turn failed")?.check(cluster, load)
+    }
+
+    /// Copies what a failure needs to be understood.
+    pub(super) fn keep(&self, to: &Path) -> Result<(), String> {
+        self.disks.as_ref().map_or(Ok(()), |disks| disks.keep(to))
+    }
+}
