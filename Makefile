@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim campaign fuzz model model-short bench clean
+.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -51,13 +51,19 @@ sim: setup
 	SYNOD_SIM_SEEDS=$(or $(SEEDS),10000) SYNOD_SIM_FROM=$(or $(FROM),0) SYNOD_SIM_FAILURES=$(or $(FAILURES),1) \
 	$(CARGO) test $(ALL) --test sim every_run -- --nocapture
 
-# A fault campaign on the real binary: make campaign NAME=kill REPEATS=200; NAME=all runs each
+# A fault campaign on the real binary: make campaign NAME=kill REPEATS=200; NAME=all runs each. Exit code 77: skipped
 campaign: build
 	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/release/campaign $(or $(NAME),all) $(REPEATS)
 
 # Fuzzing of every decoder, guided by coverage: make fuzz SECONDS=60; TARGET="message csv" only these; KEEP=1 keeps what it finds.
 fuzz: build
 	@CARGO=$(CARGO) KEEP=$(KEEP) sh scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
+
+# What is too long for CI: every campaign as often as it is claimed, 10,000 seeds, the explorer wide, the model check's large
+# bounds, a minute of fuzzing a target; hours. A table at the end, kept in campaign-artefacts/summary.md. SEEDS, SCHEDULES,
+# REPEATS, MODELS and FUZZ_SECONDS make it less.
+verify-long: build
+	@CARGO=$(CARGO) SYNOD_BIN=$(BIN) MAKE=$(MAKE) sh scripts/verify-long.sh $(CARGO_TARGET_DIR)/release/campaign
 
 # The model check is a workspace of its own, with its own target directory: its dependencies would change how the others are
 # compiled. Short: its lints, small bounds to the end, every removed guard found; seconds once it is built.
