@@ -75,7 +75,7 @@ impl Call {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let deadline_us = u64::try_from((now + ahead).as_micros()).unwrap_or(u64::MAX);
         // Another client each turn, of this process.
-        let client = (u128::from(std::process::id()) << 64 | turn as u128 + 1).to_be_bytes();
+        let client = ((u128::from(std::process::id()) << 64) | (turn as u128 + 1)).to_be_bytes();
         let id = v1::WriteId { client: client.to_vec().into(), seq, floor: 1, deadline_us };
         Call { table: table_of(turn), key: format!("k{}", seq % KEYS), value: format!("{turn}.{seq}"), id }
     }
