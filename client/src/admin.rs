@@ -153,6 +153,16 @@ impl Client {
         Ok(self.refresh_map().await?.nodes.iter().any(|n| n.id == node))
     }
 
+    /// Has the replicas of a shard compared; returns the slot at which. The outcome stands in [`Client::status`].
+    pub async fn scrub(&self, shard: u64) -> Result<u64> {
+        let mut unsure = false;
+        let reply = self.any_node(self.deadline(), &mut unsure, |channel| {
+            let request = v1::ScrubRequest { shard };
+            async move { AdminClient::new(channel).scrub(request).await }
+        });
+        Ok(reply.await?.slot)
+    }
+
     /// Where a key lives, and why.
     pub async fn explain(&self, table: &str, key: impl Into<Bytes>) -> Result<Explain> {
         let key = key.into();

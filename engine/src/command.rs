@@ -129,6 +129,18 @@ pub fn encode_requests<'a>(requests: impl ExactSizeIterator<Item = &'a WriteRequ
     w.into_bytes()
 }
 
+/// The data of an entry without requests: it changes nothing, and marks a slot at which replicas are compared.
+#[must_use]
+pub fn marker() -> Bytes {
+    Bytes::from_static(&[VERSION, 0])
+}
+
+/// Whether an entry's data is a [`marker`].
+#[must_use]
+pub fn is_marker(data: &[u8]) -> bool {
+    *data == [VERSION, 0]
+}
+
 /// Reads an entry's requests back. Keys and values share the memory of `data`.
 ///
 /// # Errors

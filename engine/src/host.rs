@@ -4,6 +4,7 @@
 
 use crate::command::{Outcome, WriteRequest};
 use crate::ids::{Incarnation, NodeId, NodeWriteSeq, Offset, ShardId, Slot, Space, TableId};
+use crate::scrub::{ScrubError, ScrubRequest, Scrubbed};
 use crate::snapshot::Header;
 use crate::state::{BulkLoad, ViewJob};
 use crate::system::SystemState;
@@ -113,6 +114,33 @@ pub enum Input {
         space: Space,
         /// How it went.
         result: Result<(), String>,
+    },
+    /// Compare the replicas of a shard now; only its leader can begin that.
+    Scrub {
+        /// The shard.
+        shard: ShardId,
+        /// Told `Ok` with the slot at which they will be compared.
+        done: Box<dyn FnOnce(Result<Slot, Refusal>) + Send>,
+    },
+    /// What [`Host::build_scrub`] was asked for has been read.
+    Scrubbed {
+        /// The shard.
+        shard: ShardId,
+        /// The marker's slot.
+        slot: Slot,
+        /// What it holds.
+        result: Result<Scrubbed, ScrubError>,
+    },
+    /// A member tells what it holds at a slot.
+    ScrubTold {
+        /// The member.
+        from: NodeId,
+        /// The shard.
+        shard: ShardId,
+        /// The marker's slot.
+        slot: Slot,
+        /// Of all its rows.
+        hash: u128,
     },
     /// Flush the state and stop; the worker returns from its loop.
     Stop,
@@ -433,6 +461,17 @@ pub trait Host: Send {
         let _ = (shard, space, loader);
     }
 
+    /// What reads a replica once it is handed the rows, and then tells [`Input::Scrubbed`]. `None` where this host does not.
+    fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
+        let _ = request;
+        None
+    }
+
+    /// Tells a member what this replica holds at a slot; where that is lost, that member compares without it.
+    fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
+        let _ = (to, shard, slot, hash);
+    }
+
     /// A snapshot's file is not needed any more.
     fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
         let _ = (shard, kind);
@@ -462,6 +501,23 @@ pub struct ReplicaReport {
     pub trimmed: Slot,
     /// A leader's view: (node, slots not yet acknowledged).
     pub lag: Vec<(NodeId, u64)>,
+    /// The last comparison of the replicas that this one took part in.
+    pub scrub: Option<ScrubReport>,
+}
+
+/// What a replica knows of a comparison of all replicas at one slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// The slot.
+    pub slot: Slot,
+    /// Of this replica's rows.
+    pub hash: u128,
+    /// Members that told a hash, this one among them.
+    pub compared: Vec<NodeId>,
+    /// Whether all of these are equal.
+    pub equal: bool,
+    /// Members that differ from what a majority holds; none where there is no majority (yet).
+    pub diverged: Vec<NodeId>,
 }
 
 /// What a node knows of its replicas.

@@ -34,6 +34,7 @@ pub mod ring;
 mod rocks;
 pub mod runner;
 pub mod salvage;
+pub mod scrub;
 pub mod sessions;
 mod shard;
 pub mod snapshot;

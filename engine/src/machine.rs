@@ -11,7 +11,7 @@ pub mod rows;
 use crate::StoreError;
 use crate::codec::applied::AppliedRow;
 use crate::codec::keys;
-use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_requests};
+use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_requests, is_marker};
 use crate::genesis::Genesis;
 use crate::host::Refusal;
 use crate::ids::{Entry, ShardId, Slot, Space};
@@ -165,7 +165,10 @@ impl ShardState {
         let slot = entry.id.slot;
         assert!(slot == self.applied.next(), "shard {}: slot {slot} after {}", self.descriptor.shard, self.applied);
         self.applied = slot;
-        if let Payload::Command(data) = &entry.payload {
+        // A marker has no effects: its position is stored with the next freeze, as that of a no-op.
+        if let Payload::Command(data) = &entry.payload
+            && !is_marker(data)
+        {
             self.apply_command(store, overlay, data.clone(), entry.ts, results)?;
         }
         // Entries without requests count too: once they are trimmed, nothing else tells how far timestamps had come.

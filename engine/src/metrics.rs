@@ -49,6 +49,14 @@ pub struct EngineMetrics {
     pub states_reinstalled_total: IntCounter,
     /// Replicas here whose state is gone and that wait for a snapshot.
     pub reinstalling: IntGauge,
+    /// Comparisons of replicas that one here was read for.
+    pub scrubs_total: IntCounter,
+    /// Bytes of state and log that were read for them.
+    pub scrub_bytes_total: IntCounter,
+    /// Replicas found to differ from a majority, as seen here.
+    pub scrub_diverged_total: IntCounter,
+    /// Shards whose replicas differed at their last comparison.
+    pub scrub_diverged: IntGauge,
     /// Shards led here.
     pub leaders: IntGauge,
     /// Replicas held here.
@@ -113,6 +121,13 @@ impl EngineMetrics {
                 "Damaged states reinstalled from a snapshot",
             )?,
             reinstalling: gauge("reinstalling", "Replicas that wait for a snapshot: their state is gone")?,
+            scrubs_total: counter("scrubs_total", "Replicas read here to be compared with others")?,
+            scrub_bytes_total: counter("scrub_bytes_total", "Bytes of state and log read to compare replicas")?,
+            scrub_diverged_total: counter(
+                "scrub_diverged_total",
+                "Replicas found to differ, any member's, as seen here",
+            )?,
+            scrub_diverged: gauge("scrub_diverged", "Shards whose replicas differed when last compared")?,
             leaders: gauge("leaders", "Shards led by this node")?,
             replicas: gauge("replicas", "Replicas held by this node")?,
             waiting_requests: gauge("waiting_requests", "Requests taken and not yet answered")?,

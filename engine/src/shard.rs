@@ -9,6 +9,7 @@ mod members;
 mod missing;
 mod propose;
 mod reads;
+mod scrub;
 mod snapshot;
 
 use crate::host::{Host, Refusal, ReplicaReport, Reply};
@@ -20,6 +21,7 @@ use crate::writer::Done;
 use missing::Missing;
 use propose::Proposals;
 use reads::Reads;
+use scrub::Scrubs;
 use snapshot::{Install, LogSizes};
 use synod_paxos::Replica;
 use synod_paxos::io::{Ctx, Input, LogReader, Output, Recovered, Refused, RoleKind, Status};
@@ -91,6 +93,7 @@ pub(crate) struct Shard {
     held: Option<Slot>,
     /// The state is gone: a snapshot must come first.
     missing: Option<Missing>,
+    scrubs: Scrubs,
 }
 
 impl Shard {
@@ -123,6 +126,7 @@ impl Shard {
             sizes: LogSizes::default(),
             held: None,
             missing: None,
+            scrubs: Scrubs::behind(last.slot),
         }
     }
 
@@ -335,7 +339,7 @@ impl Shard {
         }
         let durable = if planted!(TrimAboveDurable) { self.state.applied() } else { self.durable_applied };
         let far = self.sizes.behind(node.log_keep_bytes);
-        let kept = self.trim_to.max(far).min(self.held.unwrap_or(Slot(u64::MAX)));
+        let kept = self.trim_to.max(far).min(self.held.unwrap_or(Slot(u64::MAX))).min(self.scrubs.keeps_log());
         let target = if planted!(TrimAboveMembers) { durable } else { kept.min(durable) };
         let Core::Running(replica) = &mut self.core else { return };
         let enough = snapshot::TRIM_BYTES.min(node.log_keep_bytes);
@@ -384,6 +388,7 @@ impl Shard {
             last: self.committed,
             trimmed: self.trimmed,
             lag: Vec::new(),
+            scrub: self.scrubs.report(&self.members),
         };
         match (&self.core, self.status()) {
             (Core::Waiting(recovered), _) => {

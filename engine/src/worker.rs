@@ -12,6 +12,7 @@ mod groups;
 mod inputs;
 mod joining;
 pub(crate) mod node;
+mod scrubs;
 mod snapshots;
 mod upkeep;
 
@@ -30,6 +31,7 @@ use crate::system::SystemState;
 use crate::writer::{Clock, Done, WriterMode, WriterProgress};
 use joining::Joining;
 use node::Node;
+use scrubs::Scrubs;
 use snapshots::Snapshots;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +59,8 @@ pub struct WorkerOptions {
     pub trim_slots: u64,
     /// The same when a freeze has just been completed.
     pub trim_slots_flushed: u64,
+    /// The replicas of each shard are compared so often, µs; 0 is never.
+    pub scrub_micros: u64,
     /// Of every consensus core.
     pub paxos: Options,
 }
@@ -72,6 +76,7 @@ impl Default for WorkerOptions {
             identity_grace_micros: 500_000,
             trim_slots: 4096,
             trim_slots_flushed: 1024,
+            scrub_micros: 0,
             paxos: Options::default(),
         }
     }
@@ -120,6 +125,7 @@ pub struct Worker<H: Host> {
     quarantined: Option<Arc<str>>,
     upkeep: Upkeep,
     snapshots: Snapshots,
+    scrubs: Scrubs,
     stopped: bool,
     /// Of the write just synced; a buffer.
     done: Vec<(ShardId, Done)>,
@@ -151,6 +157,7 @@ impl<H: Host> Worker<H> {
             quarantined: None,
             upkeep,
             snapshots,
+            scrubs: Scrubs::default(),
             stopped: false,
             done: Vec::new(),
         };
@@ -185,6 +192,7 @@ impl<H: Host> Worker<H> {
             }
             self.keep_up();
             self.settle();
+            self.keep_scrubs();
             self.keep_snapshots();
             self.keep_members();
         }

@@ -92,6 +92,7 @@ fn formats() -> Vec<Format> {
     vec![
         entry("entry-noop-v1", Payload::Noop),
         entry("entry-command-v1", command()),
+        entry("entry-marker-v1", Payload::Command(synod_engine::command::marker())),
         entry("entry-config-v1", Payload::Config(membership())),
         format("hard-v1", hard_state, hard::encode, hard::decode),
         format("node-format-v1", node::FORMAT, |v| node::encode_format(*v), node::decode_format),

@@ -9,6 +9,8 @@ mod harness;
 mod members;
 #[path = "node/reinstall.rs"]
 mod reinstall;
+#[path = "node/scrub.rs"]
+mod scrub;
 #[path = "node/snapshots.rs"]
 mod snapshots;
 #[path = "node/threads.rs"]

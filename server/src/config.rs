@@ -52,6 +52,8 @@ pub struct Settings {
     pub network: Network,
     /// Snapshots for members that are behind the log.
     pub snapshot: Snapshot,
+    /// Comparing the replicas of each shard.
+    pub scrub: Scrub,
 }
 
 /// Sizes above which a request is refused.
@@ -144,6 +146,22 @@ impl Default for Snapshot {
     }
 }
 
+/// Comparing the replicas of each shard, and reading all they have stored on the way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scrub {
+    /// Each shard's leader begins a comparison so often, seconds; 0 is never.
+    pub interval_s: u64,
+    /// Bytes a second that reading one replica may take; 0 is no bound.
+    pub max_rate: ByteSize,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self { interval_s: 86_400, max_rate: ByteSize::mib(16) }
+    }
+}
+
 /// Failure detection and elections, milliseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -194,6 +212,8 @@ impl Settings {
             ("storage.block_cache", self.storage.block_cache.as_u64(), 1 << 20, 1 << 40),
             ("storage.log_keep", self.storage.log_keep.as_u64(), 64 << 10, 1 << 40),
             ("snapshot.max_rate", self.snapshot.max_rate.as_u64(), 0, 1 << 40),
+            ("scrub.interval_s", self.scrub.interval_s, 0, 366 * 86_400),
+            ("scrub.max_rate", self.scrub.max_rate.as_u64(), 0, 1 << 40),
             ("timing.pulse_ms", self.timing.pulse_ms, 10, 10_000),
             ("timing.dead_after_ms", self.timing.dead_after_ms, 50, 60_000),
             ("timing.election_jitter_ms", self.timing.election_jitter_ms, 1, 60_000),

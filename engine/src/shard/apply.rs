@@ -21,12 +21,12 @@ impl Shard {
             self.pass_over(node);
             return false;
         }
-        if self.state.applied() >= self.committed {
+        if self.state.applied() >= self.committed || self.scrubs.is_marked() {
             return false;
         }
         let began = (node.clock)();
         let mut bytes = 0;
-        while self.state.applied() < self.committed && bytes < APPLY_BYTES {
+        while self.state.applied() < self.committed && bytes < APPLY_BYTES && !self.scrubs.is_marked() {
             bytes += self.apply_some(node);
         }
         node.applied_bytes += bytes;
@@ -34,7 +34,7 @@ impl Shard {
         node.metrics.apply_seconds.observe(seconds(now.0.saturating_sub(began.0)));
         self.step(node, Input::Applied(self.state.applied()));
         self.reads.state_moved();
-        self.state.applied() < self.committed
+        self.state.applied() < self.committed && !self.scrubs.is_marked()
     }
 
     /// Applies the next entries that one reading gives; returns their size.
@@ -62,6 +62,10 @@ impl Shard {
                 Self::answer_writes(node, replies, &mut results);
             }
             node.results = results;
+            if self.mark(node, &entry) {
+                // The rest is applied once the state of this slot is frozen.
+                break;
+            }
         }
         bytes
     }

@@ -44,7 +44,17 @@ impl<H: Host> Worker<H> {
             Input::SnapshotLoaded { shard, space, result } if self.takes_part() => {
                 self.snapshot_loaded(shard, space, result);
             }
-            Input::SnapshotAsked { .. }
+            Input::Scrub { shard, done } => {
+                let begun = if self.takes_part() { self.scrub(shard) } else { Err(Refusal::NotReady) };
+                done(begun);
+            }
+            Input::Scrubbed { shard, slot, result } if self.takes_part() => self.scrubbed(shard, slot, result),
+            Input::ScrubTold { from, shard, slot, hash } if self.takes_part() => {
+                self.scrub_told(from, shard, slot, hash);
+            }
+            Input::Scrubbed { .. }
+            | Input::ScrubTold { .. }
+            | Input::SnapshotAsked { .. }
             | Input::SnapshotBuilt { .. }
             | Input::SnapshotFetched(_)
             | Input::SnapshotLoaded { .. } => {}

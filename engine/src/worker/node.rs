@@ -52,6 +52,8 @@ pub(crate) struct Node<H> {
     pub(crate) disk_low: Option<Arc<str>>,
     /// Peers whose disks are low.
     pub(crate) low_peers: BTreeSet<NodeId>,
+    /// Shards that have applied a marker and wait for their state to be frozen.
+    pub(crate) marked: Vec<ShardId>,
     /// The log keeps so many bytes for members that are behind.
     pub(crate) log_keep_bytes: u64,
     /// Bytes of entries applied since the last freeze.
@@ -93,6 +95,7 @@ impl<H: Host> Node<H> {
             snapshots_wanted: Vec::new(),
             disk_low: None,
             low_peers: BTreeSet::new(),
+            marked: Vec::new(),
             log_keep_bytes: options.log_keep_bytes,
             applied_bytes: 0,
             published: None,

@@ -36,6 +36,7 @@ pub(super) struct Upkeep {
     drain_micros: u64,
     trim_slots: u64,
     trim_slots_flushed: u64,
+    pub(super) scrub_micros: u64,
     health_at: Micros,
     poll_at: Micros,
     freezes: VecDeque<Freeze>,
@@ -54,6 +55,7 @@ impl Upkeep {
             drain_micros: options.drain_micros,
             trim_slots: options.trim_slots,
             trim_slots_flushed: options.trim_slots_flushed,
+            scrub_micros: options.scrub_micros,
             health_at: Micros(0),
             poll_at: Micros(0),
             freezes: VecDeque::new(),
@@ -87,6 +89,7 @@ impl<H: Host> Worker<H> {
             for shard in self.shards.values_mut() {
                 shard.trim(&mut self.node, self.upkeep.trim_slots);
             }
+            self.propose_scrubs();
             let bytes = self.node.store.memory_bytes();
             self.node.metrics.state_memory_bytes.set(level(bytes));
         }
@@ -120,6 +123,13 @@ impl<H: Host> Worker<H> {
     /// Whether a freeze is not yet known to be durable.
     pub(super) fn freezing(&self) -> bool {
         !self.upkeep.freezes.is_empty()
+    }
+
+    /// Freezes that are not durable yet.
+    pub(super) fn freezes_unfinished(&mut self) -> usize {
+        self.upkeep.poll_at = self.node.now;
+        self.poll_freezes();
+        self.upkeep.freezes.len()
     }
 
     pub(super) fn freeze(&mut self) {

@@ -20,6 +20,8 @@ use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::salvage;
+use synod_engine::scrub::{self, ScrubRequest};
+use synod_engine::snapshot::Throttle;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::StateOptions;
@@ -46,6 +48,8 @@ pub struct Seen {
     pub told: Vec<Input>,
     /// Snapshots offered to others.
     pub offers: Vec<(NodeId, ShardId)>,
+    /// What others were told of this node's replicas.
+    pub scrubs: Vec<(NodeId, ShardId, Slot, u128)>,
     /// Snapshots asked of others, and from which slot on.
     pub asks: Vec<(NodeId, ShardId, Slot)>,
     /// Members that the system shard is to be told of.
@@ -108,6 +112,20 @@ impl Host for TestHost {
 
     fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
         self.seen.lock().unwrap().offers.push((to, shard));
+    }
+
+    fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
+        let seen = Arc::clone(&self.seen);
+        let job: ViewJob = Box::new(move |view| {
+            let result = scrub::scrub(&request, view, &mut Throttle::new(0));
+            let (shard, slot) = (request.shard, request.slot);
+            seen.lock().unwrap().told.push(Input::Scrubbed { shard, slot, result });
+        });
+        Some(job)
+    }
+
+    fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
+        self.seen.lock().unwrap().scrubs.push((to, shard, slot, hash));
     }
 
     fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
@@ -389,6 +407,10 @@ impl Cluster {
             };
             let members = std::mem::take(&mut sim.seen.lock().unwrap().members);
             self.tell_members(members);
+            let told = std::mem::take(&mut self.nodes[&node].seen.lock().unwrap().scrubs);
+            for (to, shard, slot, hash) in told {
+                self.push(to, Input::ScrubTold { from: node, shard, slot, hash });
+            }
             let heard = if self.deaf { Vec::new() } else { asks };
             for (to, shard, least) in heard {
                 self.push(to, Input::SnapshotAsked { by: node, shard, least });

@@ -218,6 +218,7 @@ mod tests {
             epoch: json::Epoch { config: 1, version: 1 },
             leader: Some(1),
             replicas: vec![json::Replica { node: 4, role: role.into(), lag_slots: lag, commit: None, applied: None }],
+            scrub: None,
         }
     }
 

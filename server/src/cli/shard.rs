@@ -1,4 +1,4 @@
-//! `synod shard`: list and describe shards, hand leadership over, move replicas (`members`).
+//! `synod shard`: list and describe shards, compare their replicas, hand leadership over, move replicas (`members`).
 //!
 //! Owns the choice of the next leader where none is named. Must never call a transfer done before the new leader says
 //! so itself.
@@ -12,6 +12,9 @@ use super::context::Context;
 use super::error::{CliError, Result};
 use super::output::{json, text};
 use super::{members, status};
+
+/// A comparison that is not complete after so long is asked for again: what is under way is not begun anew.
+const SCRUB_AGAIN: Duration = Duration::from_secs(10);
 
 /// `shard`.
 #[derive(Args, Debug)]
@@ -31,6 +34,11 @@ enum ShardCommand {
     Describe {
         /// The shard's number
         shard: u64,
+    },
+    /// Compare all replicas of shards at one slot, and read everything they have stored; exit code 1 where they differ
+    Scrub {
+        /// The shards' numbers [default: all]
+        shards: Vec<u64>,
     },
     /// Hand a shard's leadership to another of its replicas, without a pause for an election
     TransferLeader {
@@ -61,6 +69,7 @@ pub async fn run(context: &mut Context, args: ShardArgs) -> Result<()> {
             let shard = find(status::fetch(context).await?, shard)?;
             context.out.value(&shard, as_text)
         }
+        ShardCommand::Scrub { shards } => scrub(context, shards).await,
         ShardCommand::TransferLeader { shard, to } => transfer(context, shard, to).await,
         ShardCommand::Move { shard, from, to } => members::move_shard(context, shard, from, to).await,
     }
@@ -134,6 +143,70 @@ async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()>
     }
 }
 
+/// One after another: a leader reads one shard at a time.
+async fn scrub(context: &mut Context, mut ids: Vec<u64>) -> Result<()> {
+    let client = context.connect().await?;
+    let look = async || -> Result<json::Status> {
+        let map = client.refresh_map().await?;
+        Ok(status::combine(&map, &client.status().await))
+    };
+    if ids.is_empty() {
+        ids = look().await?.shards.iter().map(|shard| shard.id).collect();
+    }
+    let (mut found, mut diverged) = (Vec::new(), Vec::new());
+    for id in ids {
+        find(look().await?, id)?;
+        let shard = scrubbed(context, &client, &look, id).await?;
+        diverged.extend(status::divergence(&shard));
+        found.extend(shard.scrub.map(|scrub| (id, scrub)));
+    }
+    if context.out.json() {
+        let shards: Vec<_> =
+            found.iter().map(|(id, scrub)| serde_json::json!({ "shard": id, "scrub": scrub })).collect();
+        context.out.object(&serde_json::json!({ "shards": shards }))?;
+    } else {
+        for (id, json::Scrub { slot, compared, equal, .. }) in &found {
+            let how = if *equal { "equal" } else { "DIFFERENT" };
+            context.out.line(format!("shard {id}: {} replicas at slot {slot}: {how}", compared.len()))?;
+        }
+    }
+    match diverged.first() {
+        None => Ok(()),
+        Some(_) => Err(CliError::failed("diverged", diverged.join("; "))),
+    }
+}
+
+/// Has a shard's replicas compared, and waits until every one that answers was.
+async fn scrubbed(
+    context: &Context,
+    client: &synod_client::Client,
+    look: &impl AsyncFn() -> Result<json::Status>,
+    id: u64,
+) -> Result<json::Shard> {
+    let limit = context.options(Duration::from_secs(600)).call_timeout;
+    let at = client.scrub(id).await?;
+    let (started, mut asked) = (Instant::now(), Instant::now());
+    loop {
+        if asked.elapsed() > SCRUB_AGAIN {
+            // A replica that was still being read passed the marker over.
+            client.scrub(id).await?;
+            asked = Instant::now();
+        }
+        let shard = find(look().await?, id)?;
+        let answering = shard.replicas.iter().filter(|r| r.applied.is_some() && r.role != "reinstalling").count();
+        let compared = shard.scrub.as_ref().filter(|scrub| scrub.slot >= at).map_or(0, |scrub| scrub.compared.len());
+        if compared >= answering.max(1) {
+            return Ok(shard);
+        }
+        if started.elapsed() > limit {
+            let message =
+                format!("shard {id}: {compared} of {answering} replicas were read in time; see `synod status`");
+            return Err(CliError::failed("not_scrubbed", message).with("shard", id).retryable());
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn client_patience(context: &Context) -> Duration {
     context.options(Duration::from_secs(10)).call_timeout
 }
@@ -168,6 +241,7 @@ mod tests {
             epoch: json::Epoch { config: 1, version: 1 },
             leader: Some(leader),
             replicas: roles.iter().map(replica).collect(),
+            scrub: None,
         }
     }
 

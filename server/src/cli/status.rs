@@ -44,6 +44,7 @@ pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
             epoch: json::Epoch { config: info.config, version: info.version },
             leader: None,
             replicas: info.voters.iter().chain(&info.learners).map(|node| unknown(*node)).collect(),
+            scrub: None,
         };
         shards.insert(info.id, shard);
     }
@@ -76,6 +77,7 @@ fn unmapped(replica: &ReplicaStatus) -> json::Shard {
         epoch: json::Epoch { config: replica.config, version: 0 },
         leader: None,
         replicas: Vec::new(),
+        scrub: None,
     }
 }
 
@@ -93,6 +95,14 @@ fn add(shard: &mut json::Shard, node: u64, said: &ReplicaStatus, ranks: &mut BTr
     said.role.clone_into(&mut replica.role);
     replica.commit = Some(said.commit);
     replica.applied = Some(said.applied);
+    if let Some(scrub) = &said.scrub {
+        // Of two that tell of it, the one that compared more of the latest slot.
+        let known = shard.scrub.as_ref().map(|known| (known.slot, known.compared.len()));
+        if known.is_none_or(|known| known < (scrub.slot, scrub.compared.len())) {
+            let (compared, diverged) = (scrub.compared.clone(), scrub.diverged.clone());
+            shard.scrub = Some(json::Scrub { slot: scrub.slot, compared, equal: scrub.equal, diverged });
+        }
+    }
     if said.role != "leader" {
         return;
     }
@@ -157,7 +167,26 @@ fn as_text(status: &json::Status) -> Vec<String> {
     lines.extend(text::lines(&nodes));
     lines.push(String::new());
     lines.extend(shard_lines(&status.shards));
+    lines.extend(status.shards.iter().filter_map(divergence));
     lines
+}
+
+/// What the last comparison of a shard's replicas found wrong.
+pub fn divergence(shard: &json::Shard) -> Option<String> {
+    let scrub = shard.scrub.as_ref().filter(|scrub| !scrub.equal)?;
+    let nodes = |nodes: &[u64]| nodes.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let (id, slot) = (shard.id, scrub.slot);
+    Some(if scrub.diverged.is_empty() {
+        let compared = nodes(&scrub.compared);
+        format!(
+            "shard {id} DIVERGED: its replicas on nodes {compared} differ at slot {slot}; no majority says which is right"
+        )
+    } else {
+        format!(
+            "shard {id} DIVERGED: node {} does not hold what the majority does at slot {slot}",
+            nodes(&scrub.diverged)
+        )
+    })
 }
 
 /// Shards as a table for people.

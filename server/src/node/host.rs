@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_engine::host::{Host, SnapshotKind, SnapshotRequest};
 use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_engine::scrub::ScrubRequest;
 use synod_engine::state::{BulkLoad, ViewJob};
 use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
@@ -105,6 +106,14 @@ impl Host for NodeHost {
 
     fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
         self.snapshots.ask(to, shard, least);
+    }
+
+    fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
+        Some(self.snapshots.scrub(request))
+    }
+
+    fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
+        self.snapshots.tell_scrub(to, shard, slot, hash);
     }
 
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {

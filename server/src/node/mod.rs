@@ -179,6 +179,7 @@ impl Node {
             worker: worker.clone(),
             book: Arc::clone(&book),
             max_rate: config.settings.snapshot.max_rate.as_u64(),
+            scrub_rate: config.settings.scrub.max_rate.as_u64(),
             registry: &registry,
         })?;
         let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
@@ -357,6 +358,7 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
+    options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
     options.paxos.jitter_micros = timing.election_jitter_ms * 1000;
     options

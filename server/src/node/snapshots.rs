@@ -19,13 +19,17 @@ use synod_engine::StoreError;
 use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
 use synod_engine::ids::{ClientId, NodeId, ShardId, Slot, Space};
 use synod_engine::runner::WorkerHandle;
+use synod_engine::scrub::{self, ScrubError, ScrubRequest, Scrubbed};
 use synod_engine::snapshot::{FileStore, OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
-use synod_proto::peer::{SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::peer::{ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use synod_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::Status;
+
+/// What a replica holds is told to a member that often at most.
+const TELLS: u64 = 5;
 
 /// What was received is taken up by a later process within this time, else removed.
 const TAKEN_UP_WITHIN: Duration = Duration::from_secs(3600);
@@ -42,6 +46,8 @@ pub struct Setup<'a> {
     pub book: Arc<MapBook>,
     /// Bytes a second for each of making, sending and loading; 0 is no bound.
     pub max_rate: u64,
+    /// Bytes a second that reading a replica to compare it may take; 0 is no bound.
+    pub scrub_rate: u64,
     /// For the counts.
     pub registry: &'a Registry,
 }
@@ -69,6 +75,7 @@ pub struct SnapshotDesk {
     worker: WorkerHandle,
     book: Arc<MapBook>,
     max_rate: u64,
+    scrub_rate: u64,
     counts: Counts,
     runtime: Handle,
     state: Mutex<State>,
@@ -80,7 +87,7 @@ impl SnapshotDesk {
     /// # Errors
     /// The folder cannot be made or cleared.
     pub fn open(setup: Setup<'_>) -> anyhow::Result<Arc<Self>> {
-        let Setup { dir, local, worker, book, max_rate, registry } = setup;
+        let Setup { dir, local, worker, book, max_rate, scrub_rate, registry } = setup;
         match std::fs::remove_dir_all(folder(&dir, SnapshotKind::Built)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -100,7 +107,7 @@ impl SnapshotDesk {
         };
         let (runtime, state) = (Handle::current(), Mutex::default());
         let files = OsFiles::shared();
-        Ok(Arc::new(Self { dir, files, local, worker, book, max_rate, counts, runtime, state }))
+        Ok(Arc::new(Self { dir, files, local, worker, book, max_rate, scrub_rate, counts, runtime, state }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -160,6 +167,32 @@ impl SnapshotDesk {
             match bulk::ask(&local, to, &addr, shard, least).await {
                 Ok(()) => tracing::info!(%shard, %to, %least, "asked for a snapshot"),
                 Err(why) => tracing::info!(%shard, %to, "not asked for a snapshot: {why}"),
+            }
+        });
+    }
+
+    /// What reads a replica once it is handed the rows.
+    pub fn scrub(self: &Arc<Self>, request: ScrubRequest) -> ViewJob {
+        let guard = ScrubGuard { desk: Arc::clone(self), shard: request.shard, slot: request.slot, result: None };
+        let rate = self.scrub_rate;
+        Box::new(move |view| {
+            // The whole of it moves in: it speaks when this ends, or never begins.
+            let mut told = guard;
+            told.result = Some(scrub::scrub(&request, view, &mut Throttle::new(rate)));
+        })
+    }
+
+    /// Tells a peer what the replica here holds at a slot; told again where it does not arrive.
+    pub fn tell_scrub(self: &Arc<Self>, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
+        let desk = Arc::clone(self);
+        self.runtime.spawn(async move {
+            for turn in 1..=TELLS {
+                let Some(addr) = desk.addr(to) else { return };
+                match bulk::tell_scrub(&desk.local, to, &addr, (shard, slot, hash)).await {
+                    Ok(()) => return,
+                    Err(why) => tracing::debug!(%shard, %to, "scrub not told: {why}"),
+                }
+                tokio::time::sleep(Duration::from_secs(turn)).await;
             }
         });
     }
@@ -265,6 +298,21 @@ impl Drop for Told {
     }
 }
 
+/// Tells the worker how a reading ended; also where its thread could not start, or panicked.
+struct ScrubGuard {
+    desk: Arc<SnapshotDesk>,
+    shard: ShardId,
+    slot: Slot,
+    result: Option<Result<Scrubbed, ScrubError>>,
+}
+
+impl Drop for ScrubGuard {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or(Err(ScrubError::GivenUp));
+        self.desk.tell(Input::Scrubbed { shard: self.shard, slot: self.slot, result });
+    }
+}
+
 impl SnapshotGate for SnapshotDesk {
     fn offered(self: Arc<Self>, from: NodeId, offer: &SnapshotOffer) {
         let Some(offer) = Offer::of(from, offer) else { return };
@@ -274,6 +322,12 @@ impl SnapshotGate for SnapshotDesk {
         }
         let runtime = self.runtime.clone();
         runtime.spawn(self.fetch(addr, offer));
+    }
+
+    fn scrub_told(&self, from: NodeId, told: &ScrubTold) {
+        let Ok(hash) = <[u8; 16]>::try_from(&told.hash[..]) else { return };
+        let (shard, slot, hash) = (ShardId(told.shard), Slot(told.slot), u128::from_be_bytes(hash));
+        let _ = self.worker.try_push(Input::ScrubTold { from, shard, slot, hash });
     }
 
     fn asked(&self, by: NodeId, ask: &SnapshotAsk) {

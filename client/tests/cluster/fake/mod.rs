@@ -331,6 +331,10 @@ impl v1::admin_server::Admin for Node {
         Ok(Response::new(v1::TransferLeaderReply {}))
     }
 
+    async fn scrub(&self, _: Request<v1::ScrubRequest>) -> Result<Response<v1::ScrubReply>, Status> {
+        Ok(Response::new(v1::ScrubReply::default()))
+    }
+
     type SnapshotStream = ReceiverStream<Result<v1::SnapshotPart, Status>>;
 
     async fn snapshot(&self, _: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {

@@ -292,6 +292,7 @@ mod tests {
                 commit: Some(commit),
                 applied: None,
             }],
+            scrub: None,
         }
     }
 

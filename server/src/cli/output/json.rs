@@ -299,6 +299,21 @@ pub struct Shard {
     pub leader: Option<u64>,
     /// Its replicas.
     pub replicas: Vec<Replica>,
+    /// The last comparison of its replicas, where there was one.
+    pub scrub: Option<Scrub>,
+}
+
+/// A comparison of a shard's replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Scrub {
+    /// The slot at which.
+    pub slot: u64,
+    /// The nodes compared.
+    pub compared: Vec<u64>,
+    /// Whether all of them hold the same.
+    pub equal: bool,
+    /// Nodes that do not hold what a majority does.
+    pub diverged: Vec<u64>,
 }
 
 impl Serialize for Shard {
@@ -310,6 +325,9 @@ impl Serialize for Shard {
         map.serialize_entry("epoch", &self.epoch)?;
         map.serialize_entry("leader", &self.leader)?;
         map.serialize_entry("replicas", &self.replicas)?;
+        if let Some(scrub) = &self.scrub {
+            map.serialize_entry("scrub", scrub)?;
+        }
         map.end()
     }
 }

@@ -125,6 +125,20 @@ impl Admin for AdminService {
         }))
     }
 
+    async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Result<Response<v1::ScrubReply>, Status> {
+        let up = self.get()?;
+        let forwarded = request.metadata().contains_key(FORWARDED);
+        let wanted = request.into_inner();
+        let shard = ShardId(wanted.shard);
+        match up.asked(|done| Input::Scrub { shard, done }).await? {
+            Ok(slot) => Ok(Response::new(v1::ScrubReply { slot: slot.0 })),
+            Err(refusal) => {
+                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
+                up.admin_of(leader).await?.scrub(forward(wanted)).await
+            }
+        }
+    }
+
     type SnapshotStream = ReceiverStream<Result<v1::SnapshotPart, Status>>;
 
     async fn snapshot(&self, request: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
@@ -242,6 +256,12 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
         last: r.last.0,
         trimmed: r.trimmed.0,
         lag: r.lag.into_iter().map(|(node, slots)| v1::ReplicaLag { node: node.0, slots }).collect(),
+        scrub: r.scrub.map(|scrub| v1::ScrubStatus {
+            slot: scrub.slot.0,
+            compared: scrub.compared.iter().map(|node| node.0).collect(),
+            equal: scrub.equal,
+            diverged: scrub.diverged.iter().map(|node| node.0).collect(),
+        }),
     }
 }
 
@@ -260,10 +280,10 @@ impl Up {
     }
 
     /// Has the worker do what it answers with success or a refusal.
-    async fn asked(
+    async fn asked<T: Send + 'static>(
         &self,
-        input: impl FnOnce(Box<dyn FnOnce(Result<(), Refusal>) + Send>) -> Input,
-    ) -> Result<Result<(), Refusal>, Status> {
+        input: impl FnOnce(Box<dyn FnOnce(Result<T, Refusal>) + Send>) -> Input,
+    ) -> Result<Result<T, Refusal>, Status> {
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |result| {
             // A caller that went away needs no answer.

@@ -15,7 +15,7 @@ use synod_engine::ids::{ClientId, NodeId, ShardId, Slot};
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::{Header, OsFiles, SnapshotFile, Throttle};
 use synod_proto::peer::peer_client::PeerClient;
-use synod_proto::peer::{SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::peer::{ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -63,6 +63,25 @@ pub async fn ask(local: &Local, to: NodeId, addr: &str, shard: ShardId, least: S
     let channel = dial::dial(addr).await.map_err(|e| e.why)?;
     let ask = SnapshotAsk { hello: Some(hello(local, to)), shard: shard.0, least: least.0 };
     match timeout(OFFER_WAIT, PeerClient::new(channel).ask_snapshot(ask)).await {
+        Err(_) => Err(format!("no answer within {OFFER_WAIT:?}")),
+        Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
+    }
+}
+
+/// Tells a peer what the replica here holds at a slot.
+///
+/// # Errors
+/// Why it did not arrive.
+pub async fn tell_scrub(
+    local: &Local,
+    to: NodeId,
+    addr: &str,
+    (shard, slot, hash): (ShardId, Slot, u128),
+) -> Result<(), String> {
+    let channel = dial::dial(addr).await.map_err(|e| e.why)?;
+    let hash = hash.to_be_bytes().to_vec().into();
+    let told = ScrubTold { hello: Some(hello(local, to)), shard: shard.0, slot: slot.0, hash };
+    match timeout(OFFER_WAIT, PeerClient::new(channel).tell_scrub(told)).await {
         Err(_) => Err(format!("no answer within {OFFER_WAIT:?}")),
         Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
     }

@@ -55,7 +55,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_engine::host::Input;
 use synod_engine::ids::{Incarnation, NodeId};
 use synod_proto::peer::{
-    JoinReply, JoinRequest, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal, SystemReply,
+    JoinReply, JoinRequest, ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
+    SystemReply,
 };
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -91,6 +92,9 @@ pub trait SnapshotGate: Send + Sync {
 
     /// A peer whose state is gone asks for one.
     fn asked(&self, by: NodeId, ask: &SnapshotAsk);
+
+    /// A peer tells what its replica of a shard holds at a slot.
+    fn scrub_told(&self, from: NodeId, told: &ScrubTold);
 
     /// A peer fetches one.
     ///

@@ -15,8 +15,9 @@ use std::sync::{Arc, OnceLock};
 use synod_engine::ids::NodeId;
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
-    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, LinkReply, PeerFrame, PulseFrame, SnapshotAsk,
-    SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart, SystemProposal, SystemReply,
+    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, LinkReply, PeerFrame, PulseFrame, ScrubTold,
+    ScrubToldReply, SnapshotAsk, SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart,
+    SystemProposal, SystemReply,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -141,6 +142,13 @@ impl Peer for PeerService {
         let (by, gate) = self.snapshots(ask.hello.as_ref())?;
         gate.asked(by, &ask);
         Ok(Response::new(SnapshotAskReply {}))
+    }
+
+    async fn tell_scrub(&self, request: Request<ScrubTold>) -> Result<Response<ScrubToldReply>, Status> {
+        let told = request.into_inner();
+        let (from, gate) = self.snapshots(told.hello.as_ref())?;
+        gate.scrub_told(from, &told);
+        Ok(Response::new(ScrubToldReply {}))
     }
 
     async fn fetch_snapshot(
