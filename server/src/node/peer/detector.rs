@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | a pulse within `dead_after`, its log writer moves | alive |
 //! | nothing for `dead_after`, or its log write hangs for longer | dead |
-//! | it says it leaves | dead, whatever comes from that process |
+//! | it says it leaves | dead, until it says otherwise after a short deafness: another process under the same number |
 //! | connection broken and the next refused | dead, until pulses come after a short deafness |
 //! | a pulse of an older incarnation | nothing |
 //! | never heard, watched for less than `dead_after` | no verdict |
@@ -34,7 +34,8 @@ struct Watched {
     /// When it was last heard, or when watching began.
     last: Instant,
     stalled: Duration,
-    left: bool,
+    /// It said that it leaves: pulses without that word count for nothing until then.
+    left: Option<Instant>,
     /// Its connection was refused: pulses still in some buffer count for nothing until then.
     gone: Option<Instant>,
     /// What the worker was told.
@@ -47,7 +48,7 @@ impl Watched {
         match self.incarnation {
             None if silent => Some(false),
             None => None,
-            Some(_) => Some(!silent && !self.left && self.gone.is_none() && self.stalled <= dead_after),
+            Some(_) => Some(!silent && self.left.is_none() && self.gone.is_none() && self.stalled <= dead_after),
         }
     }
 }
@@ -73,7 +74,7 @@ impl Detector {
             incarnation: None,
             last: now,
             stalled: Duration::ZERO,
-            left: false,
+            left: None,
             gone: None,
             told: None,
         });
@@ -92,7 +93,7 @@ impl Detector {
         }
         if peer.incarnation != Some(sign.incarnation) {
             peer.incarnation = Some(sign.incarnation);
-            peer.left = false;
+            peer.left = None;
             peer.gone = None;
             peer.told = None;
         }
@@ -102,7 +103,12 @@ impl Detector {
         peer.gone = None;
         peer.last = now;
         peer.stalled = sign.stalled;
-        peer.left |= sign.leaving;
+        if sign.leaving {
+            peer.left = Some(now + self.deaf);
+        } else if peer.left.is_some_and(|until| now >= until) {
+            // A data directory that was put back after a quarantine: its next process bears the quarantined one's number.
+            peer.left = None;
+        }
     }
 
     /// The connection to it broke and the next attempt was refused: nobody listens there any more.
@@ -248,13 +254,33 @@ mod tests {
 
     #[test]
     fn who_leaves_stays_dead_until_its_next_process() {
+        let leaves = Sign { incarnation: Incarnation(1), stalled: Duration::ZERO, leaving: true };
         let mut rig = Rig::new();
         rig.hear(1);
-        rig.sign(Sign { incarnation: Incarnation(1), stalled: Duration::ZERO, leaving: true });
+        rig.sign(leaves);
         rig.hear(1);
         assert_eq!(rig.take(), [true, false]);
         rig.hear(2);
         assert_eq!(rig.take(), [true]);
+        // While it says so, nothing that was on its way revives it.
+        let mut rig = Rig::new();
+        rig.hear(1);
+        for _ in 0..10 {
+            rig.sign(leaves);
+            rig.pass(1);
+            rig.hear(1);
+        }
+        assert_eq!(rig.take(), [true, false]);
+    }
+
+    #[test]
+    fn another_process_under_the_number_of_one_that_left_lives() {
+        let mut rig = Rig::new();
+        rig.hear(1);
+        rig.sign(Sign { incarnation: Incarnation(1), stalled: Duration::ZERO, leaving: true });
+        rig.pass(2);
+        rig.hear(1);
+        assert_eq!(rig.take(), [true, false, true]);
     }
 
     #[test]
