@@ -97,7 +97,7 @@ pub enum Input {
         /// Of no use below this.
         least: Slot,
     },
-    /// A snapshot that [`Host::build_snapshot`] was asked for is on disk, or why not.
+    /// A snapshot that [`Host::build_snapshot`] was asked for is on disk, or why not, or why it cannot be read any more.
     SnapshotBuilt {
         /// The shard.
         shard: ShardId,

@@ -49,6 +49,24 @@ fn whole(path: &Path) -> Result<SnapshotFile, String> {
 }
 
 #[test]
+fn a_file_damaged_since_it_was_opened_is_not_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.snap");
+    let file = write(&path, &rows(3, 5));
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(&path, &bad).unwrap();
+        let sent: Result<Vec<Bytes>, _> = (0..file.parts()).map(|part| file.part(part)).collect();
+        assert!(sent.is_err(), "byte {at} was sent altered");
+    }
+    fs::write(&path, &good).unwrap();
+    let sent: Result<Vec<Bytes>, _> = (0..file.parts()).map(|part| file.part(part)).collect();
+    assert_eq!(sent.unwrap().concat(), good);
+}
+
+#[test]
 fn the_fixture_is_read_and_written_as_ever() {
     let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/snapshot-v1.snap");
     let dir = tempfile::tempdir().unwrap();

@@ -188,7 +188,7 @@ impl SnapshotFile {
         self.chunks.len() as u64 + 2
     }
 
-    /// One part's bytes, as they stand in the file; a chunk is checked.
+    /// One part's bytes, as they stand in the file, checked: what became damaged since the file was opened is not sent.
     ///
     /// # Errors
     /// There is no such part, or it is damaged.
@@ -202,9 +202,19 @@ impl SnapshotFile {
             },
         };
         let bytes = read(&self.path, &*self.file, from, usize::try_from(upto - from).unwrap_or(usize::MAX))?;
-        if part != 0 && part + 1 != self.parts() {
-            format::open_block(bytes.clone()).map_err(|e| refuse(&self.path, from, e))?;
+        let mut block = bytes.clone();
+        let mut at = from;
+        if part == 0 {
+            format::check_prefix(&block).map_err(|e| refuse(&self.path, from, e))?;
+            drop(block.split_to(PREFIX_BYTES));
+            at += PREFIX_BYTES as u64;
+        } else if part + 1 == self.parts() {
+            let footer = block.split_off(block.len() - FOOTER_BYTES);
+            if footer != self.footer.encode() {
+                return Err(SnapshotError::new(&self.path, self.bytes, "its footer changed since it was opened"));
+            }
         }
+        format::open_block(block).map_err(|e| refuse(&self.path, at, e))?;
         Ok(bytes)
     }
 }

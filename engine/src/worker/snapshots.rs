@@ -208,9 +208,17 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// A snapshot was made, or could not be.
+    /// A snapshot was made, or could not be, or cannot be read any more: then the next that is wanted is made anew.
     pub(super) fn snapshot_built(&mut self, id: ShardId, result: Result<(), String>) {
-        let Some((_, slot)) = self.snapshots.building.take_if(|(shard, _)| *shard == id) else { return };
+        let Some((_, slot)) = self.snapshots.building.take_if(|(shard, _)| *shard == id) else {
+            if let Err(why) = result
+                && self.snapshots.built.contains_key(&id)
+            {
+                tracing::error!(shard = id.0, "a snapshot that was made is damaged, another will be: {why}");
+                self.forget_built(id);
+            }
+            return;
+        };
         self.snapshots.offered.retain(|(shard, _), _| *shard != id);
         for done in std::mem::take(&mut self.snapshots.answered) {
             done(result.clone());

@@ -241,7 +241,7 @@ impl SnapshotDesk {
         let (parts, mut pass) = mpsc::channel(1);
         let (out, stream) = mpsc::channel(1);
         let digest = bytes::Bytes::copy_from_slice(&file.digest().to_be_bytes());
-        self.runtime.spawn(bulk::serve(file, 0, Throttle::new(self.max_rate), self.counts.sent.clone(), parts));
+        self.serve(shard, file, 0, parts);
         self.runtime.spawn(async move {
             while let Some(part) = pass.recv().await {
                 let part = part.map(|SnapshotPart { part, data }| {
@@ -254,6 +254,24 @@ impl SnapshotDesk {
             }
         });
         Ok(stream)
+    }
+
+    /// Sends a file; one that turns out damaged is given up, or it would be offered again and again.
+    fn serve(
+        &self,
+        shard: ShardId,
+        file: Arc<SnapshotFile>,
+        part: u64,
+        parts: mpsc::Sender<Result<SnapshotPart, Status>>,
+    ) {
+        let serving = bulk::serve(file, part, Throttle::new(self.max_rate), self.counts.sent.clone(), parts);
+        let worker = self.worker.clone();
+        self.runtime.spawn(async move {
+            if let Err(why) = serving.await {
+                // Where the queue is full the next attempt to send it says so again.
+                drop(worker.try_push(Input::SnapshotBuilt { shard, result: Err(why) }));
+            }
+        });
     }
 
     async fn fetch(self: Arc<Self>, addr: String, offer: Offer) {
@@ -344,8 +362,7 @@ impl SnapshotGate for SnapshotDesk {
         };
         tracing::info!(%shard, %to, part = fetch.part, parts = file.parts(), "sending a snapshot");
         let (parts, stream) = mpsc::channel(2);
-        let throttle = Throttle::new(self.max_rate);
-        self.runtime.spawn(bulk::serve(file, fetch.part, throttle, self.counts.sent.clone(), parts));
+        self.serve(shard, file, fetch.part, parts);
         Ok(stream)
     }
 }

@@ -88,13 +88,16 @@ pub async fn tell_scrub(
 }
 
 /// Sends a file's parts from `part` on, until the receiver has enough.
+///
+/// # Errors
+/// The file is damaged or cannot be read.
 pub async fn serve(
     file: Arc<SnapshotFile>,
     part: u64,
     mut throttle: Throttle,
     sent: IntCounter,
     parts: mpsc::Sender<Result<SnapshotPart, Status>>,
-) {
+) -> Result<(), String> {
     for part in part..file.parts() {
         let from = Arc::clone(&file);
         let read = match spawn_blocking(move || from.part(part)).await {
@@ -103,16 +106,19 @@ pub async fn serve(
             Err(error) => Err(Status::internal(error.to_string())),
         };
         let bytes = read.as_ref().map_or(0, |data| data.len() as u64);
-        let ends = read.is_err();
-        if let Err(status) = &read {
-            tracing::error!("a snapshot cannot be sent: {}", status.message());
+        let damaged = read.as_ref().err().map(|status| status.message().to_owned());
+        let gone = parts.send(read.map(|data| SnapshotPart { part, data })).await.is_err();
+        if let Some(why) = damaged {
+            tracing::error!("a snapshot cannot be sent: {why}");
+            return Err(why);
         }
-        if parts.send(read.map(|data| SnapshotPart { part, data })).await.is_err() || ends {
-            return;
+        if gone {
+            return Ok(());
         }
         sent.inc_by(bytes);
         tokio::time::sleep(throttle.pause(bytes)).await;
     }
+    Ok(())
 }
 
 /// Fetches an offered file, or goes on with it, and verifies it; it stands at `path` then.
