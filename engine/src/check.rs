@@ -46,6 +46,8 @@ pub struct Report {
     pub snapshots: u64,
     /// What is wrong.
     pub damages: Vec<Damage>,
+    /// What may be wrong, or may be what a crash leaves behind.
+    pub notes: Vec<Damage>,
     /// Damages beyond those listed.
     pub unlisted: u64,
 }
@@ -94,6 +96,9 @@ pub(crate) type SystemRows = BTreeMap<Space, Vec<(u8, u64, Bytes)>>;
 #[must_use]
 pub fn check(log: &Path, state: &Path, snapshots: &[PathBuf]) -> Report {
     let mut report = Report::default();
+    for folder in [log, &state.join("db")] {
+        note_torn(folder, &mut report);
+    }
     let (owners, cluster) = check_log(log, &mut report);
     check_state(state, owners, &mut report);
     for path in snapshots {
@@ -104,6 +109,44 @@ pub fn check(log: &Path, state: &Path, snapshots: &[PathBuf]) -> Report {
         }
     }
     report
+}
+
+/// Notes the files of a database that do not end with a whole record: a start takes that for a write that a crash
+/// interrupted, and a damaged length looks the same.
+fn note_torn(folder: &Path, report: &mut Report) {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_records = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with("MANIFEST-") || name.ends_with(".log")
+    };
+    for path in files.filter(of_records) {
+        if let Some(at) = std::fs::read(&path).ok().and_then(|file| torn_at(&file)) {
+            let why = format!(
+                "what begins at byte {at} is no whole record, so nothing from there on is read: a crash in the middle of a \
+                 write leaves that, or damage took records along, which the node's peers notice when it starts"
+            );
+            report.notes.push(Damage { what: path.display().to_string(), why });
+        }
+    }
+}
+
+/// Where a file of RocksDB's log records stops being whole: records (a header of checksum, length and type, then so many
+/// bytes) fill blocks, and none crosses the end of one.
+fn torn_at(file: &[u8]) -> Option<usize> {
+    const BLOCK: usize = 32 << 10;
+    const HEADER: usize = 7;
+    for (number, block) in file.chunks(BLOCK).enumerate() {
+        let mut at = 0;
+        // What is left of a block below a header is filled up.
+        while at < block.len() && BLOCK - at >= HEADER {
+            let length = block.get(at + 4..at + 6).map(|bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
+            match length {
+                Some(length) if at + HEADER + length <= block.len() => at += HEADER + length,
+                _ => return Some(number * BLOCK + at),
+            }
+        }
+    }
+    None
 }
 
 fn check_log(path: &Path, report: &mut Report) -> (BTreeMap<Space, Owner>, Option<ClientId>) {
@@ -199,4 +242,28 @@ pub(crate) fn check_row(
 #[must_use]
 pub fn is_snapshot(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "snap")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::torn_at;
+
+    fn record(length: u16) -> Vec<u8> {
+        [&[1, 2, 3, 4][..], &length.to_le_bytes(), &[1], &vec![7; usize::from(length)]].concat()
+    }
+
+    #[test]
+    fn a_file_that_does_not_end_with_a_whole_record_is_noted() {
+        // Fills the first block but for 3 bytes.
+        let filled = [record(32_758), vec![0; 3]].concat();
+        let mut file = [filled, record(100), record(0), record(9)].concat();
+        assert_eq!((torn_at(&file), torn_at(&[])), (None, None));
+        let begins = file.len() - 16;
+        for cut in 1..16 {
+            assert_eq!(torn_at(&file[..file.len() - cut]), Some(begins), "{cut} bytes cut off");
+        }
+        assert_eq!(torn_at(&file[..begins]), None, "between two records nobody can tell");
+        file[(32 << 10) + 5] ^= 0x80;
+        assert_eq!(torn_at(&file), Some(32 << 10));
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use synod_engine::check::{Report, check, is_snapshot};
+use synod_engine::check::{self, Report, check, is_snapshot};
 
 use super::context::Context;
 use super::error::{CliError, Result};
@@ -34,6 +34,7 @@ struct Checked {
     rows: u64,
     snapshots: u64,
     damages: Vec<Damage>,
+    notes: Vec<Damage>,
     unlisted: u64,
 }
 
@@ -45,11 +46,13 @@ pub fn run(context: &mut Context, args: &CheckArgs) -> Result<()> {
     for folder in ["built", "fetched"] {
         files.extend(snapshots(&data.snapshots().join(folder)));
     }
-    let Report { groups, entries, rows, snapshots, damages, unlisted } = check(&data.log(), &data.state(), &files);
-    let damages: Vec<Damage> = damages.into_iter().map(|d| Damage { what: d.what, why: d.why }).collect();
+    let Report { groups, entries, rows, snapshots, damages, notes, unlisted } =
+        check(&data.log(), &data.state(), &files);
+    let told = |list: Vec<check::Damage>| list.into_iter().map(|d| Damage { what: d.what, why: d.why }).collect();
+    let (damages, notes): (Vec<Damage>, Vec<Damage>) = (told(damages), told(notes));
     let count = damages.len() as u64 + unlisted;
     let data_dir = args.data_dir.display().to_string();
-    let checked = Checked { data_dir, groups, entries, rows, snapshots, damages, unlisted };
+    let checked = Checked { data_dir, groups, entries, rows, snapshots, damages, notes, unlisted };
     context.out.value(&checked, as_text)?;
     if count == 0 {
         return Ok(());
@@ -67,6 +70,7 @@ fn snapshots(folder: &Path) -> Vec<PathBuf> {
 
 fn as_text(checked: &Checked) -> Vec<String> {
     let mut lines: Vec<String> = checked.damages.iter().map(|d| format!("damaged {}: {}", d.what, d.why)).collect();
+    lines.extend(checked.notes.iter().map(|d| format!("note on {}: {}", d.what, d.why)));
     if checked.unlisted > 0 {
         lines.push(format!("and {} more", checked.unlisted));
     }

@@ -30,7 +30,13 @@ impl MapBook {
     #[must_use]
     pub fn open(data_dir: &Path) -> Arc<Self> {
         let file = data_dir.join(FILE);
-        let map = std::fs::read(&file).ok().and_then(|data| SystemState::decode(Bytes::from(data)).ok());
+        let map = std::fs::read(&file).ok().and_then(|data| {
+            let decoded = SystemState::decode(Bytes::from(data));
+            // Not needed: the node learns the map from its own log or from others.
+            decoded
+                .inspect_err(|error| tracing::warn!(%error, file = %file.display(), "the map's copy is damaged"))
+                .ok()
+        });
         let revision = map.as_ref().map_or(0, |m| m.revision);
         Arc::new(Self {
             map: ArcSwapOption::new(map.map(Arc::new)),
