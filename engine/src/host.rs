@@ -374,6 +374,11 @@ pub enum Refusal {
 pub trait ReplySink: Send + Sync {
     /// Takes the answer to request `id`. Must not block.
     fn reply(&self, id: u64, answer: Result<Answer, Refusal>);
+
+    /// Whether its client leaves so much unread that a read must be refused instead of looked up.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// Where one request's answer goes.

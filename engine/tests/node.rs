@@ -20,8 +20,9 @@ use bytes::Bytes;
 use harness::{Cluster, Disk, N1, N2, N3, append, expecting};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use synod_engine::command::{Expect, Op, OpResult, Outcome, WriteRequest};
-use synod_engine::host::{Answer, Body, Input, Read, Refusal, Scan, TailPoll};
+use synod_engine::host::{Answer, At, Body, Input, Read, Refusal, Reply, ReplySink, Request, Scan, TailPoll};
 use synod_engine::ids::{NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_engine::logstore::{GONE, LogStore};
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
@@ -310,4 +311,44 @@ fn the_same_run_gives_the_same_logs() {
         (c.now, reports)
     };
     assert_eq!(run(), run());
+}
+
+/// A client that leaves everything unread.
+#[derive(Default)]
+struct Unread(harness::Answers);
+
+impl ReplySink for Unread {
+    fn reply(&self, id: u64, answer: Result<Answer, Refusal>) {
+        self.0.reply(id, answer);
+    }
+
+    fn is_full(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_given_no_more_records() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Range, Retention::All, 1);
+    c.append(table, "k", "v");
+    let shard = c.shards_of(table)[0];
+    let leader = c.leader(shard).unwrap();
+    let sink = Arc::new(Unread::default());
+    let get = || Read::Get { key: Bytes::from_static(b"k"), at: At::Newest };
+    let reads = [
+        (1, get(), true),
+        (2, get(), false),
+        (3, Read::Tail(tail_poll(0, 0)), true),
+        (4, Read::Tail(tail_poll(u64::MAX, 50_000)), false),
+    ];
+    for (id, read, linearizable) in reads {
+        let (body, reply) = (Body::Read { read, linearizable }, Reply { sink: sink.clone(), id });
+        c.push(leader, Input::Requests(vec![Request { shard, epoch: None, body, reply }]));
+    }
+    c.run_for(200_000);
+    for id in 1..=4 {
+        assert!(matches!(sink.0.take(id), Some(Err(Refusal::Overloaded))), "read {id} was looked up");
+    }
+    assert_eq!(c.get(table, "k").as_deref(), Some("v"), "others read");
 }

@@ -70,6 +70,8 @@ pub struct Limits {
     pub session_requests_max: u32,
     /// Requests under way on the whole node; above it the answer is `Overloaded`.
     pub node_requests_max: u32,
+    /// Requests that the shard worker has at a time; others wait in their stream's line, and lines take turns.
+    pub worker_requests_max: u32,
 }
 
 impl Default for Limits {
@@ -80,6 +82,7 @@ impl Default for Limits {
             batch_bytes_max: ByteSize::mib(4),
             session_requests_max: 16_384,
             node_requests_max: 65_536,
+            worker_requests_max: 1024,
         }
     }
 }
@@ -186,13 +189,15 @@ impl Default for Timing {
 pub struct Network {
     /// Threads that serve connections.
     pub threads: u32,
+    /// Connections held at a time, peers' among them; one more is closed at once.
+    pub connections_max: u32,
 }
 
 impl Default for Network {
     /// A quarter of the cores: the worker is the bottleneck, and each further thread costs wake-ups.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads: u32::try_from(cores / 4).unwrap_or(u32::MAX).clamp(1, 8) }
+        Self { threads: u32::try_from(cores / 4).unwrap_or(u32::MAX).clamp(1, 8), connections_max: 1024 }
     }
 }
 
@@ -208,6 +213,7 @@ impl Settings {
             ("limits.batch_bytes_max", self.limits.batch_bytes_max.as_u64(), 1, 32 << 20),
             ("limits.session_requests_max", self.limits.session_requests_max.into(), 1, 1 << 20),
             ("limits.node_requests_max", self.limits.node_requests_max.into(), 1, 1 << 20),
+            ("limits.worker_requests_max", self.limits.worker_requests_max.into(), 1, 1 << 20),
             ("storage.state_memory", self.storage.state_memory.as_u64(), 1 << 20, 64 << 30),
             ("storage.block_cache", self.storage.block_cache.as_u64(), 1 << 20, 1 << 40),
             ("storage.log_keep", self.storage.log_keep.as_u64(), 64 << 10, 1 << 40),
@@ -218,6 +224,7 @@ impl Settings {
             ("timing.dead_after_ms", self.timing.dead_after_ms, 50, 60_000),
             ("timing.election_jitter_ms", self.timing.election_jitter_ms, 1, 60_000),
             ("network.threads", self.network.threads.into(), 1, 256),
+            ("network.connections_max", self.network.connections_max.into(), 16, 1 << 20),
         ];
         for (knob, value, least, most) in bounds {
             if !(least..=most).contains(&value) {

@@ -81,6 +81,8 @@ impl Reads {
         for tail in std::mem::take(&mut self.tails) {
             if tail.until > node.now {
                 self.tails.push(tail);
+            } else if tail.reply.sink.is_full() {
+                refuse_full(node, tail.reply);
             } else {
                 let replied = query::read(state, &mut *node.store, &Read::Tail(tail.poll));
                 let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
@@ -108,6 +110,10 @@ impl Reads {
             return;
         }
         for mut tail in std::mem::take(&mut self.tails) {
+            if tail.reply.sink.is_full() {
+                refuse_full(node, tail.reply);
+                continue;
+            }
             match query::tail(state, &tail.poll) {
                 Some(found) => answer(node, tail.reply, Ok(found)),
                 None => {
@@ -129,6 +135,12 @@ impl Reads {
         self.tails_until = Some(self.tails_until.map_or(until, |at| at.min(until)));
         self.tails.push(WaitingTail { until, poll, reply });
     }
+}
+
+/// A client that does not read what it was given gets no more of it.
+fn refuse_full<H: Host>(node: &mut Node<H>, reply: Reply) {
+    node.metrics.overloaded_total.inc();
+    answer(node, reply, Err(Refusal::Overloaded));
 }
 
 /// Nothing up to now was for this poll: it need not look there again, even once the ring has forgotten it.
@@ -201,6 +213,9 @@ impl Shard {
     }
 
     fn execute<H: Host>(&mut self, node: &mut Node<H>, read: Read, reply: Reply) {
+        if reply.sink.is_full() {
+            return refuse_full(node, reply);
+        }
         node.metrics.reads_total.inc();
         let read = match read {
             Read::Tail(poll) if poll.wait_micros > 0 => match query::tail(&self.state, &poll) {

@@ -2,6 +2,7 @@
 //!
 //! Owns: what probes and scrapers see. Must never: change anything.
 
+use super::door::HttpDoor;
 use super::host::Signals;
 use super::map::MapBook;
 use super::peer::Peers;
@@ -35,7 +36,7 @@ pub async fn serve(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(pages);
-    axum::serve(listener, app).await
+    axum::serve(HttpDoor::new(listener), app).await
 }
 
 /// Ready: takes part, has a map, and knows a leader of the system shard.

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod data_dir;
 mod disk;
+mod door;
 mod follow;
 pub mod host;
 mod http;
@@ -18,6 +19,7 @@ pub mod system;
 use crate::config::{LogWrite, ServerConfig};
 use anyhow::{Context, Result, bail};
 use api::admin::{self, AdminService};
+use api::gate::Gate;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
 use disk::Disk;
@@ -137,11 +139,13 @@ impl Node {
         // Before it belongs anywhere the node answers who it is, so that founders find each other.
         let serving = {
             let mut server = peer::tune_server(Server::builder());
+            let longest = peer::frame_bytes_max(&config.settings);
             let router = server
                 .add_service(Arc::clone(&peer_service).into_server(&config.settings))
-                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(64 << 20))
-                .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(64 << 20));
-            tokio::spawn(router.serve_with_incoming(peer::incoming(listener)))
+                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(longest))
+                .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(longest));
+            let connections = config.settings.network.connections_max as usize;
+            tokio::spawn(router.serve_with_incoming(door::incoming(listener, connections)))
         };
 
         let belonging = peer::settle(config, log.as_ref(), &recovered, &desk).await?;
@@ -202,6 +206,7 @@ impl Node {
         };
         let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock)?;
         metrics::register(&registry, &worker)?;
+        let way_in = Gate::new(worker.clone(), config.settings.limits.worker_requests_max as usize, &registry)?;
         peers.counters().register(&registry)?;
 
         let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
@@ -222,6 +227,7 @@ impl Node {
         });
         synod_service.up(synod::Up {
             worker: worker.clone(),
+            gate: way_in,
             book: Arc::clone(&book),
             limits: config.settings.limits.clone(),
             gateway: tokio::sync::OnceCell::new(),

@@ -3,7 +3,7 @@
 //! Owns: the checks of sizes and shapes at the door, and the words of every error. Must never: let a request through that
 //! the engine would choke on.
 
-pub use super::refusals::{error, invalid, refusal_error};
+pub use super::refusals::{error, invalid, overloaded, refusal_error};
 use crate::config::Limits;
 use bytes::Bytes;
 use synod_engine::codec::record::Record;

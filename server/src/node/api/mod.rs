@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod convert;
+pub mod gate;
 pub mod refusals;
 pub mod session;
 pub mod synod;

@@ -21,6 +21,13 @@ pub fn invalid(field: &str, why: impl Into<String>) -> v1::Error {
     error(Kind::InvalidArgument(v1::InvalidArgument { field: field.into(), why }), false, message)
 }
 
+/// Too much is waiting; to be asked again after this time.
+#[must_use]
+pub fn overloaded(retry_after_ms: u32) -> v1::Error {
+    let message = "too many requests wait on this node (limits.worker_requests_max); try again a little later";
+    error(Kind::Overloaded(v1::Overloaded { retry_after_ms }), true, message)
+}
+
 /// The wire's error of a refusal.
 #[must_use]
 pub fn refusal_error(refusal: &Refusal) -> v1::Error {
@@ -31,10 +38,7 @@ pub fn refusal_error(refusal: &Refusal) -> v1::Error {
             error(Kind::NotLeader(v1::NotLeader { leader, maybe: *maybe }), true, message)
         }
         Refusal::WrongShard => error(Kind::WrongShard(v1::WrongShard {}), true, message),
-        Refusal::Overloaded => {
-            let message = "too many requests wait on this node (limits.node_requests_max); try again a little later";
-            error(Kind::Overloaded(v1::Overloaded { retry_after_ms: 20 }), true, message)
-        }
+        Refusal::Overloaded => overloaded(20),
         Refusal::Expired => error(Kind::Expired(v1::Expired {}), false, message),
         Refusal::BelowFloor => error(Kind::OutcomeUnknown(v1::OutcomeUnknown {}), false, message),
         Refusal::Trimmed { first } => error(Kind::Trimmed(v1::Trimmed { first: first.0 }), false, message),

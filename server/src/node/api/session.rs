@@ -4,15 +4,17 @@
 //! under way, or hold a reply back for company: what is ready when the stream is polled is the next frame.
 
 use super::convert;
+use super::gate::{self, Client, Gate};
 use crate::config::Limits;
 use futures::Stream;
 use futures::task::AtomicWaker;
+use prost::Message as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use synod_engine::host::{Answer, Input, Refusal, Reply, ReplySink, Request};
 use synod_engine::ids::ShardId;
 use synod_engine::runner::WorkerHandle;
@@ -24,6 +26,12 @@ use tonic::{Status, Streaming};
 const FRAME_REPLIES_MAX: usize = 512;
 /// About the most bytes of records in one frame.
 const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of records that may wait on a stream to be read by its client: above it no more of its requests are read, and what
+/// it reads is refused before it is looked up.
+const BACKLOG_BYTES_MAX: usize = 32 << 20;
+/// Bytes of requests under way on a stream, above which no more are read.
+const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
 
 /// Wall clock, µs since 1970: this node's estimate of cluster time.
 #[must_use]
@@ -38,6 +46,10 @@ struct Shared {
     waker: AtomicWaker,
     /// Requests read and not yet put into a frame.
     under_way: AtomicUsize,
+    /// About how many bytes those have.
+    under_way_bytes: AtomicUsize,
+    /// Bytes of records in `ready`.
+    backlog: AtomicUsize,
     room: Notify,
     /// The client will send no more.
     ended: AtomicBool,
@@ -45,9 +57,11 @@ struct Shared {
 
 impl Shared {
     fn push(&self, reply: v1::ShardReply) {
+        let bytes = reply_bytes(&reply);
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let first = ready.is_empty();
         ready.push(reply);
+        self.backlog.fetch_add(bytes, Ordering::AcqRel);
         drop(ready);
         if first {
             self.waker.wake();
@@ -55,9 +69,54 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Whether more of the client's requests must wait to be read.
+    fn is_busy(&self, requests_max: usize) -> bool {
+        self.under_way.load(Ordering::Acquire) >= requests_max
+            || self.under_way_bytes.load(Ordering::Acquire) >= UNDER_WAY_BYTES_MAX
+            || self.backlog.load(Ordering::Acquire) >= BACKLOG_BYTES_MAX / 2
+    }
+
+    /// So many replies left: their share of the bytes under way, as if all requests were of a size.
+    fn taken(&self, replies: usize) {
+        let under_way = self.under_way.load(Ordering::Acquire).max(replies).max(1);
+        let bytes = self.under_way_bytes.load(Ordering::Acquire);
+        self.under_way_bytes.fetch_sub(bytes * replies / under_way, Ordering::AcqRel);
+        self.under_way.fetch_sub(replies, Ordering::AcqRel);
+    }
+}
+
 impl ReplySink for Shared {
     fn reply(&self, id: u64, answer: Result<Answer, Refusal>) {
         self.push(v1::ShardReply { id, body: Some(convert::reply(answer)) });
+    }
+
+    fn is_full(&self) -> bool {
+        self.backlog.load(Ordering::Acquire) > BACKLOG_BYTES_MAX
+    }
+}
+
+impl Client for Shared {
+    fn refuse(&self, id: u64, retry_after_ms: u32) {
+        let error = convert::overloaded(retry_after_ms);
+        self.push(v1::ShardReply { id, body: Some(v1::shard_reply::Body::Error(error)) });
+    }
+}
+
+/// Where answers to what came through the gate go: the gate hears of them.
+struct Gated {
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+}
+
+impl ReplySink for Gated {
+    fn reply(&self, id: u64, answer: Result<Answer, Refusal>) {
+        self.shared.reply(id, answer);
+        self.gate.answered();
+    }
+
+    fn is_full(&self) -> bool {
+        self.shared.is_full()
     }
 }
 
@@ -65,35 +124,52 @@ impl ReplySink for Shared {
 pub fn serve(
     requests: Streaming<v1::ClientFrame>,
     worker: WorkerHandle,
+    gate: Arc<Gate>,
     limits: Limits,
 ) -> impl Stream<Item = Result<v1::ServerFrame, Status>> {
     let shared = Arc::new(Shared {
         ready: Mutex::new(Vec::new()),
         waker: AtomicWaker::new(),
         under_way: AtomicUsize::new(0),
+        under_way_bytes: AtomicUsize::new(0),
+        backlog: AtomicUsize::new(0),
         room: Notify::new(),
         ended: AtomicBool::new(false),
     });
-    let reader = tokio::spawn(read(requests, worker, limits, shared.clone()));
+    let reader = tokio::spawn(read(requests, worker, gate, limits, shared.clone()));
     Replies { shared, reader }
 }
 
-async fn read(mut requests: Streaming<v1::ClientFrame>, worker: WorkerHandle, limits: Limits, shared: Arc<Shared>) {
+async fn read(
+    mut requests: Streaming<v1::ClientFrame>,
+    worker: WorkerHandle,
+    gate: Arc<Gate>,
+    limits: Limits,
+    shared: Arc<Shared>,
+) {
     let most = limits.session_requests_max as usize;
+    let gated: Arc<dyn ReplySink> = Arc::new(Gated { shared: shared.clone(), gate: gate.clone() });
+    let place = gate.open(shared.clone());
     // A broken stream ends like a closed one: the client asks again elsewhere under the same ids.
     while let Ok(Some(frame)) = requests.message().await {
-        while shared.under_way.load(Ordering::Acquire) >= most {
+        while shared.is_busy(most) {
             shared.room.notified().await;
         }
         shared.under_way.fetch_add(frame.requests.len(), Ordering::AcqRel);
-        let batch: Vec<Request> =
+        shared.under_way_bytes.fetch_add(frame.encoded_len(), Ordering::AcqRel);
+        let mut batch: Vec<Request> =
             frame.requests.into_iter().filter_map(|request| admit(request, &limits, &shared)).collect();
-        if !batch.is_empty()
-            && let Err(Input::Requests(refused)) = worker.try_push(Input::Requests(batch))
+        let polls: Vec<Request> = batch.extract_if(.., |request| gate::waits(request)).collect();
+        if !polls.is_empty()
+            && let Err(Input::Requests(refused)) = worker.try_push(Input::Requests(polls))
         {
             for request in refused {
                 request.reply.send(Err(Refusal::Overloaded));
             }
+        }
+        if !batch.is_empty() {
+            batch.iter_mut().for_each(|request| request.reply.sink = gated.clone());
+            place.push(batch, Instant::now());
         }
     }
     shared.ended.store(true, Ordering::Release);
@@ -148,7 +224,8 @@ impl Stream for Replies {
         let rest = ready.split_off(count);
         let replies = std::mem::replace(&mut *ready, rest);
         drop(ready);
-        shared.under_way.fetch_sub(replies.len(), Ordering::AcqRel);
+        shared.backlog.fetch_sub(replies.iter().map(reply_bytes).sum(), Ordering::AcqRel);
+        shared.taken(replies.len());
         shared.room.notify_one();
         Poll::Ready(Some(Ok(v1::ServerFrame { replies })))
     }
@@ -159,18 +236,22 @@ fn frame_len(ready: &[v1::ShardReply]) -> usize {
     let mut bytes = 0;
     let mut count = 0;
     for reply in ready.iter().take(FRAME_REPLIES_MAX) {
-        bytes += match &reply.body {
-            Some(v1::shard_reply::Body::Page(page)) => page.records.iter().map(record_bytes).sum(),
-            Some(v1::shard_reply::Body::Tail(tail)) => tail.records.iter().map(record_bytes).sum(),
-            Some(v1::shard_reply::Body::Get(get)) => get.record.as_ref().map_or(0, record_bytes),
-            _ => 32,
-        };
+        bytes += reply_bytes(reply);
         if count > 0 && bytes > FRAME_BYTES_MAX {
             break;
         }
         count += 1;
     }
     count
+}
+
+fn reply_bytes(reply: &v1::ShardReply) -> usize {
+    match &reply.body {
+        Some(v1::shard_reply::Body::Page(page)) => page.records.iter().map(record_bytes).sum(),
+        Some(v1::shard_reply::Body::Tail(tail)) => tail.records.iter().map(record_bytes).sum(),
+        Some(v1::shard_reply::Body::Get(get)) => get.record.as_ref().map_or(32, record_bytes),
+        _ => 32,
+    }
 }
 
 fn record_bytes(record: &v1::Record) -> usize {

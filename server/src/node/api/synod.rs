@@ -2,6 +2,7 @@
 //!
 //! Owns: nothing but the way in. Must never: answer a unary call from its own state: it goes the same way as any client's.
 
+use super::gate::Gate;
 use super::{client_status, convert, session, status};
 use crate::config::Limits;
 use crate::node::map::MapBook;
@@ -27,6 +28,8 @@ const PAGE: usize = 500;
 pub struct Up {
     /// The engine.
     pub worker: WorkerHandle,
+    /// The way into it.
+    pub gate: Arc<Gate>,
     /// The map.
     pub book: Arc<MapBook>,
     /// Sizes above which a request is refused.
@@ -158,7 +161,7 @@ impl Synod for SynodService {
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let up = self.get()?;
-        let replies = session::serve(request.into_inner(), up.worker.clone(), up.limits.clone());
+        let replies = session::serve(request.into_inner(), up.worker.clone(), up.gate.clone(), up.limits.clone());
         Ok(Response::new(Box::pin(replies)))
     }
 

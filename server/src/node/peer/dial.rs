@@ -7,8 +7,6 @@ use rand::RngExt;
 use std::error::Error;
 use std::io::ErrorKind;
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 
 /// Unread bytes a stream may hold at its receiver.
@@ -17,6 +15,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Longest HTTP/2 frame.
 const HTTP2_FRAME: u32 = 256 << 10;
+/// Streams of one connection at a time: a client needs one, and each may hold a message that is not whole yet.
+const CONNECTION_STREAMS: u32 = 64;
 /// How long a connection may take to come about.
 const CONNECT_WAIT: Duration = Duration::from_secs(1);
 /// A silent connection is asked for a sign of life this often.
@@ -27,13 +27,6 @@ const KEEPALIVE_WAIT: Duration = Duration::from_secs(2);
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
 
-/// What a node's gRPC server accepts connections from: without delay. A server's own setting for that is ignored by
-/// `serve_with_incoming`, and small frames would wait for acknowledgements.
-#[must_use]
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
 /// The settings a node's gRPC server needs for links: windows, frames, keepalive.
 #[must_use]
 pub fn tune_server(server: Server) -> Server {
@@ -41,12 +34,13 @@ pub fn tune_server(server: Server) -> Server {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(HTTP2_FRAME)
+        .max_concurrent_streams(CONNECTION_STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
 }
 
-/// Longest frame a node takes from a peer: one message may hold one entry as long as the longest batch.
-pub(super) fn frame_bytes_max(settings: &Settings) -> usize {
+/// Longest message a node takes: one message may hold one entry as long as the longest batch.
+pub fn frame_bytes_max(settings: &Settings) -> usize {
     let batch = usize::try_from(settings.limits.batch_bytes_max.as_u64()).unwrap_or(usize::MAX);
     batch.saturating_add(1 << 20).max(4 << 20)
 }

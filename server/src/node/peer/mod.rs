@@ -44,7 +44,7 @@ mod tests;
 pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
 pub use counters::PeerCounters;
 pub use desk::Desk;
-pub use dial::{incoming, tune_server};
+pub use dial::{frame_bytes_max, tune_server};
 pub use outbox::Outbox;
 pub use peers::{Peers, PeersSetup};
 pub use progress::WriterProgress;

@@ -122,7 +122,7 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
     runtime.spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let router = super::tune_server(Server::builder()).add_service(service.into_server(&Settings::default()));
-        router.serve_with_incoming(super::incoming(listener)).await.unwrap();
+        router.serve_with_incoming(crate::node::door::incoming(listener, 1024)).await.unwrap();
     });
 }
 
