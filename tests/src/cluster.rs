@@ -329,17 +329,20 @@ impl Cluster {
     #[track_caller]
     pub fn wait_caught_up(&self, number: u16) -> Status {
         let goal = self.wait_status("some status", Status::is_led);
+        self.wait_status("the node caught up", |status| self.is_caught_up(number, &goal, status))
+    }
+
+    /// Whether a node has applied whatever was committed at `goal`.
+    pub fn is_caught_up(&self, number: u16, goal: &Status, status: &Status) -> bool {
         let addr = self.addr(number);
-        self.wait_status("the node caught up", |status| {
-            let Some(node) = status.id(&addr) else { return false };
-            status.state(&addr) == Some("up")
-                && status.is_led()
-                && goal.shards().iter().all(|shard| {
-                    let id = shard["id"].as_u64().unwrap_or(0);
-                    status.applied(id, node).is_none_or(|applied| applied >= goal.commit(id))
-                        && !matches!(status.role(id, node), Some("unknown" | "waiting"))
-                })
-        })
+        let Some(node) = status.id(&addr) else { return false };
+        status.state(&addr) == Some("up")
+            && status.is_led()
+            && goal.shards().iter().all(|shard| {
+                let id = shard["id"].as_u64().unwrap_or(0);
+                status.applied(id, node).is_none_or(|applied| applied >= goal.commit(id))
+                    && !matches!(status.role(id, node), Some("unknown" | "waiting" | "reinstalling"))
+            })
     }
 }
 

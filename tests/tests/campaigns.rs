@@ -78,3 +78,18 @@ fn power_loss_one() {
 fn partition() {
     passes_apart("partition", 1);
 }
+
+#[test]
+fn damage() {
+    passes("damage", 4);
+}
+
+#[test]
+fn set_back() {
+    passes("set-back", 1);
+}
+
+#[test]
+fn hostile() {
+    passes("hostile", 6);
+}

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::isolate::{has, inside};
 use super::load::{Load, TABLE};
 use super::rig::Rig;
-use super::{Fault, FileCall, Turn, partition, power, retry, snapshot};
+use super::{Fault, FileCall, Turn, damage, hostile, overload, partition, power, retry, set_back, snapshot};
 use crate::cluster::{Cluster, PATIENCE, Status};
 use crate::run::{send, until, wait_for};
 
@@ -79,6 +79,10 @@ pub(super) fn turn(fault: Fault, cluster: &mut Cluster, rig: &Rig, load: &Load, 
         Fault::Partition => partition::turn(cluster, load, rig.network.as_ref().ok_or(NO_RIG)?, &status, number),
         Fault::Retry => retry::turn(cluster, load, rig, number),
         Fault::Snapshot => snapshot::turn(cluster, load, number),
+        Fault::Damage => damage::turn(cluster, load, number),
+        Fault::Hostile => hostile::turn(cluster, load, number),
+        Fault::Overload => overload::turn(cluster, load),
+        Fault::SetBack => set_back::turn(cluster, load, number),
     }
 }
 

@@ -111,6 +111,11 @@ impl Load {
         Ok((client.map_err(|error| error.to_string())?, &self.runtime))
     }
 
+    /// Acknowledgements that came after `from`.
+    pub(super) fn acked_since(&self, from: Instant) -> usize {
+        lock(&self.shared.acked).iter().rev().take_while(|(_, _, answered)| *answered > from).count()
+    }
+
     /// Ends the load once every call under way has its answer; gives the history, its logs missing, and the errors.
     pub(super) fn stop(self) -> (History, Vec<String>) {
         self.shared.stop.store(true, Ordering::Relaxed);

@@ -7,16 +7,20 @@
 //! shard, appends, conditional appends, deletes and gets) and passes when the history is linearizable, no acknowledged
 //! record is lost or doubled, no client saw an error other than an unknown outcome, and writes resumed in time.
 
+mod damage;
 mod disks;
 mod faults;
+mod hostile;
 mod isolate;
 mod load;
 mod network;
+mod overload;
 mod partition;
 mod power;
 mod report;
 mod retry;
 mod rig;
+mod set_back;
 mod snapshot;
 
 use std::fs;
@@ -62,6 +66,14 @@ pub enum Fault {
     Retry,
     /// A node that is away while its peers trim what it lacks, killed again while it receives and installs a snapshot.
     Snapshot,
+    /// A bit of one of a node's files is flipped, or the file cut, while the node is down.
+    Damage,
+    /// A node's data directory is wiped or set back to an older copy.
+    SetBack,
+    /// Garbage, messages and streams without end, clients that read nothing.
+    Hostile,
+    /// Four times what the cluster can do; a greedy client beside a modest one.
+    Overload,
 }
 
 /// What a node asks of its files.
@@ -93,7 +105,7 @@ const fn campaign(name: &'static str, fault: Fault, repeats: usize, what: &'stat
 }
 
 /// Every campaign.
-pub const CAMPAIGNS: [Campaign; 14] = [
+pub const CAMPAIGNS: [Campaign; 18] = [
     campaign("kill", Fault::Kill, 200, "SIGKILL of a node, every second one a leader"),
     campaign("kill-leader", Fault::KillLeader, 50, "SIGKILL of a leader"),
     campaign("kill-all", Fault::KillAll, 50, "SIGKILL of all nodes at once"),
@@ -118,6 +130,25 @@ pub const CAMPAIGNS: [Campaign; 14] = [
     campaign("partition", Fault::Partition, 50, "cuts of the network in 13 shapes, 6 s each (root, ip)"),
     campaign("retry", Fault::Retry, 20, "writes sent again under their names, to every node, across failovers"),
     campaign("snapshot", Fault::Snapshot, 20, "a node behind the trimmed log, killed while it installs a snapshot"),
+    campaign(
+        "damage",
+        Fault::Damage,
+        100,
+        "a bit of a node's file is flipped or the file cut, every kind and place in turn",
+    ),
+    campaign("set-back", Fault::SetBack, 10, "a node's data directory is wiped or set back to an older copy"),
+    campaign(
+        "hostile",
+        Fault::Hostile,
+        12,
+        "garbage, 100 MiB messages, streams and connections by the thousand, no reader",
+    ),
+    campaign(
+        "overload",
+        Fault::Overload,
+        1,
+        "up to four times what the cluster can do; a greedy client beside a modest one",
+    ),
 ];
 
 /// The campaign of a name; the error lists those there are.
@@ -146,6 +177,11 @@ pub fn run(name: &str, repeats: usize, artefacts: &Path, progress: impl FnMut(&s
     let mut cluster = rig.cluster();
     let load = Load::start(&cluster);
     load.wait_flowing(PATIENCE);
+    match fault {
+        Fault::Damage => damage::prepare(&mut cluster),
+        Fault::Hostile => hostile::prepare(&cluster),
+        _ => {}
+    }
     // A turn that fails may panic: what it leaves is still to be judged and kept.
     let turns = || turns(*fault, &mut cluster, &rig, &load, repeats, &mut report, progress);
     if let Err(why) = caught(turns).and_then(|done| done) {
@@ -187,7 +223,15 @@ fn turns(
 ) -> Result<(), String> {
     let began = Instant::now();
     for number in 0..repeats {
-        let turn = faults::turn(fault, cluster, rig, load, number)?;
+        let turn = match faults::turn(fault, cluster, rig, load, number) {
+            // The cluster is whole again: the sweep goes on, so that one failure does not hide the next.
+            Err(why) if matches!(fault, Fault::Damage | Fault::Hostile | Fault::Overload) => {
+                progress(&format!("{} {}/{repeats}: FAILURE: {why}", report.name, number + 1));
+                report.failures.push(why);
+                continue;
+            }
+            turn => turn?,
+        };
         let done = u32::try_from(number + 1).unwrap_or(u32::MAX);
         let left = began.elapsed() / done * u32::try_from(repeats - number - 1).unwrap_or(u32::MAX);
         progress(&format!(

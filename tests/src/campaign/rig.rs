@@ -10,8 +10,7 @@ use super::isolate;
 use super::load::Load;
 use super::network::Network;
 use super::retry::Named;
-use super::snapshot;
-use super::{Fault, FileCall};
+use super::{Fault, FileCall, damage, snapshot};
 use crate::cluster::{Cluster, Site};
 
 /// A library to be loaded into every node: a disk that lies can be planted so.
@@ -42,6 +41,7 @@ impl Rig {
             Fault::Partition => rig.network = Some(Network::new()?),
             // So that the state's files are written every second or so.
             Fault::FileError(FileCall::Fsync) => rig.settings = Some("[storage]\nstate_memory = \"1MiB\"\n"),
+            Fault::Damage => rig.settings = Some(damage::SETTINGS),
             // Retries meet sessions that came by snapshot.
             Fault::Snapshot | Fault::Retry => rig.settings = Some(snapshot::SETTINGS),
             _ => {}

@@ -1,0 +1,96 @@
+//! More than the cluster can do: what gets through, how long it takes, and whether a modest client notices.
+//!
+//! Owns: one round of measurements, all in one run so that they compare. Must never: compare figures of different rounds.
+
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::Turn;
+use super::hostile::memory;
+use super::load::Load;
+use crate::cluster::{Cluster, PATIENCE};
+use crate::http::metric;
+
+/// Of the most that was reached with as much as the cluster asks for, what must get through at four times that.
+const GOODPUT: f64 = 0.8;
+/// No node's memory may be above this afterwards, bytes.
+const MEMORY_CAP: u64 = 1 << 30;
+/// A client of 50 writes a second: what must get through beside a greedy one.
+const MODEST: f64 = 50.0;
+const MODEST_SHARE: f64 = 0.9;
+
+const MODEST_CLIENT: [&str; 6] = ["--rate", "50", "--clients", "16", "--duration", "4s"];
+const GREEDY_CLIENT: [&str; 8] = ["--connections", "8", "--clients", "64", "--outstanding", "512", "--duration", "6s"];
+
+/// What one run of `synod bench` found.
+struct Found {
+    ops_per_s: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    errors: u64,
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Found { ops_per_s, p50_ms, p99_ms, errors } = self;
+        write!(f, "{ops_per_s:.0}/s p50 {p50_ms:.1} ms p99 {p99_ms:.1} ms")?;
+        if *errors > 0 { write!(f, ", {errors} failed") } else { Ok(()) }
+    }
+}
+
+fn bench(cluster: &Cluster, args: &[&str]) -> Child {
+    let head = ["-o", "json", "--timeout", "10s", "bench", "put", "--table", "overload", "--warmup", "1s"];
+    let mut command = cluster.command(&[&head[..], args].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs")
+}
+
+fn found(child: Child) -> Result<Found, String> {
+    let output = child.wait_with_output().map_err(|e| e.to_string())?;
+    let report: Value = serde_json::from_slice(&output.stdout).map_err(|e| format!("bench: {e}"))?;
+    let number = |name: &str| report[name].as_f64().unwrap_or(0.0);
+    let errors = report["errors"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
+    let (p50_ms, p99_ms) = (number("p50_us") / 1e3, number("p99_us") / 1e3);
+    Ok(Found { ops_per_s: number("ops_per_s"), p50_ms, p99_ms, errors })
+}
+
+/// One round: the most in a closed loop; once, twice and four times that in an open one; a modest client alone and beside a
+/// greedy one.
+pub(super) fn turn(cluster: &mut Cluster, load: &Load) -> Result<Turn, String> {
+    let began = Instant::now();
+    let refused = refused(cluster);
+    let run = |args: &[&str]| found(bench(cluster, args));
+    let most = run(&["--connections", "4", "--clients", "64", "--outstanding", "16", "--duration", "4s"])?;
+    let mut open = Vec::new();
+    for times in [1.0, 2.0, 4.0] {
+        let rate = format!("{:.0}", most.ops_per_s * times);
+        let callers = ["--connections", "8", "--clients", "64", "--outstanding", "1024", "--duration", "4s"];
+        open.push(run(&[&callers[..], &["--rate", &rate]].concat())?);
+    }
+    let alone = run(&MODEST_CLIENT)?;
+    let greedy = bench(cluster, &GREEDY_CLIENT);
+    let beside = run(&MODEST_CLIENT);
+    let (greedy, beside) = (found(greedy)?, beside?);
+    load.wait_flowing(PATIENCE);
+    let refused = self::refused(cluster) - refused;
+    let memory = (1..=3).map(|node| memory(cluster.pid(node)).1).max().unwrap_or(0);
+    let [once, twice, four] = &open[..] else { return Err("three rates were offered".into()) };
+    let note = format!(
+        "closed {most}; offered once {once}, twice {twice}, four times {four}; refused {refused}; modest alone {alone}, beside \
+         a greedy one ({greedy}) {beside}; memory at most {} MiB;",
+        memory >> 20
+    );
+    let best = most.ops_per_s.max(once.ops_per_s);
+    if four.ops_per_s < GOODPUT * best || memory > MEMORY_CAP || beside.ops_per_s < MODEST_SHARE * MODEST {
+        return Err(note);
+    }
+    Ok(Turn { pause: load.pause(began), during: None, note })
+}
+
+/// Requests refused by all nodes so far.
+fn refused(cluster: &Cluster) -> f64 {
+    let names = ["synod_gate_overloaded_total", "synod_engine_overloaded_total"];
+    let of = |node| names.map(|name| metric(&cluster.http(node), name).unwrap_or(0.0)).iter().sum::<f64>();
+    (1..=3).map(of).sum()
+}
