@@ -249,7 +249,7 @@ mod tests {
     use super::torn_at;
 
     fn record(length: u16) -> Vec<u8> {
-        [&[1, 2, 3, 4][..], &length.to_le_bytes(), &[1], &vec![7; usize::from(length)]].concat()
+        [&[1, 2, 3, 4][..], &length.to_le_bytes(), &[1], &vec![7; usize::from(length)][..]].concat()
     }
 
     #[test]
