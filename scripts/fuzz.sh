@@ -2,7 +2,7 @@
 # Coverage-guided fuzzing of the decoders, each target for so many seconds: fuzz.sh SECONDS [TARGET…]
 #
 # tests/fuzz is compiled by a nightly compiler, with instrumentation, into a directory of its own; RocksDB is linked as
-# `make build` compiled it, and not compiled again. KEEP=1 puts what was found, minimised, into tests/fuzz/corpus.
+# `make build` compiled it, and not compiled again. KEEP=1 adds what reaches further to tests/fuzz/corpus.
 set -eu
 cd "$(dirname "$0")/.."
 : "${CARGO_TARGET_DIR:?is set by make}"
@@ -55,8 +55,9 @@ for name; do
     elif [ -n "${KEEP:-}" ]; then
         kept=$out/kept/$name
         rm -rf "$kept"
-        mkdir -p "$kept"
-        "$out/$host/release/$name" -merge=1 -max_len=2048 "$kept" "$inputs" >>"$log" 2>&1
+        # What is kept stays, faults of old among it; only what reaches further joins it.
+        "$corpus" unpack "$name" "$kept"
+        "$out/$host/release/$name" -merge=1 -use_counters=0 -max_len=2048 "$kept" "$inputs" >>"$log" 2>&1
         "$corpus" pack "$name" "$kept"
     fi
 done

@@ -13,7 +13,7 @@ use synod_server::cli::decoders::{Fault, FileFormat, Item, KeyBy, Source};
 
 static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new("[a-z]([0-9]*)").expect("a regular expression"));
 
-/// One for the header, the rest for records.
+/// What came of reading a file to its end.
 struct Run {
     /// The header was refused.
     refused: Option<Fault>,

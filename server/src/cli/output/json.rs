@@ -442,6 +442,7 @@ mod tests {
                 commit: Some(9),
                 applied: Some(9),
             }],
+            scrub: None,
         };
         let node = Node {
             id: 1,
