@@ -97,12 +97,17 @@ pub enum Input {
         /// Of no use below this.
         least: Slot,
     },
-    /// A snapshot that [`Host::build_snapshot`] was asked for is on disk, or why not, or why it cannot be read any more.
+    /// A snapshot that [`Host::build_snapshot`] was asked for is on disk, or why not.
     SnapshotBuilt {
         /// The shard.
         shard: ShardId,
         /// How it went.
         result: Result<(), String>,
+    },
+    /// The file of a snapshot made here was found damaged, or cannot be read.
+    SnapshotSpoilt {
+        /// The shard.
+        shard: ShardId,
     },
     /// A snapshot was received from a peer and verified; the host keeps its file.
     SnapshotFetched(Box<Header>),

@@ -40,6 +40,7 @@ impl<H: Host> Worker<H> {
                 self.node.snapshots_wanted.push((shard, by, least));
             }
             Input::SnapshotBuilt { shard, result } if self.takes_part() => self.snapshot_built(shard, result),
+            Input::SnapshotSpoilt { shard } if self.takes_part() => self.snapshot_spoilt(shard),
             Input::SnapshotFetched(header) if self.takes_part() => self.snapshot_fetched(*header),
             Input::SnapshotLoaded { shard, space, result } if self.takes_part() => {
                 self.snapshot_loaded(shard, space, result);
@@ -56,6 +57,7 @@ impl<H: Host> Worker<H> {
             | Input::ScrubTold { .. }
             | Input::SnapshotAsked { .. }
             | Input::SnapshotBuilt { .. }
+            | Input::SnapshotSpoilt { .. }
             | Input::SnapshotFetched(_)
             | Input::SnapshotLoaded { .. } => {}
             Input::Drain => self.drain(),

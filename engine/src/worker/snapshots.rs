@@ -105,8 +105,8 @@ impl<H: Host> Worker<H> {
         self.make_asked();
         let now = self.node.now;
         let unused_micros = self.snapshots.unused_micros;
-        let unused = |built: &Built| built.used_at.plus(unused_micros) <= now;
-        let gone: Vec<ShardId> = self.snapshots.built.iter().filter(|(_, b)| unused(b)).map(|(id, _)| *id).collect();
+        let unused = |(id, b): &(&ShardId, &Built)| b.used_at.plus(unused_micros) <= now && !self.is_being_made(**id);
+        let gone: Vec<ShardId> = self.snapshots.built.iter().filter(unused).map(|(id, _)| *id).collect();
         for id in gone {
             self.forget_built(id);
         }
@@ -208,17 +208,9 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// A snapshot was made, or could not be, or cannot be read any more: then the next that is wanted is made anew.
+    /// A snapshot was made, or could not be.
     pub(super) fn snapshot_built(&mut self, id: ShardId, result: Result<(), String>) {
-        let Some((_, slot)) = self.snapshots.building.take_if(|(shard, _)| *shard == id) else {
-            if let Err(why) = result
-                && self.snapshots.built.contains_key(&id)
-            {
-                tracing::error!(shard = id.0, "a snapshot that was made is damaged, another will be: {why}");
-                self.forget_built(id);
-            }
-            return;
-        };
+        let Some((_, slot)) = self.snapshots.building.take_if(|(shard, _)| *shard == id) else { return };
         self.snapshots.offered.retain(|(shard, _), _| *shard != id);
         for done in std::mem::take(&mut self.snapshots.answered) {
             done(result.clone());
@@ -237,6 +229,19 @@ impl<H: Host> Worker<H> {
                 self.forget_built(id);
             }
         }
+    }
+
+    /// A finished snapshot's file is no good: it goes, and the next member that needs one has another made.
+    pub(super) fn snapshot_spoilt(&mut self, id: ShardId) {
+        if self.snapshots.built.contains_key(&id) && !self.is_being_made(id) {
+            tracing::warn!(shard = id.0, "a snapshot's file is damaged; it goes");
+            self.forget_built(id);
+        }
+    }
+
+    /// The log is held for the one being made: it must not be let go for the one before.
+    fn is_being_made(&self, id: ShardId) -> bool {
+        self.snapshots.building.is_some_and(|(shard, _)| shard == id)
     }
 
     /// A snapshot was received and verified.

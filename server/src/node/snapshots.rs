@@ -267,9 +267,9 @@ impl SnapshotDesk {
         let serving = bulk::serve(file, part, Throttle::new(self.max_rate), self.counts.sent.clone(), parts);
         let worker = self.worker.clone();
         self.runtime.spawn(async move {
-            if let Err(why) = serving.await {
+            if serving.await.is_err() {
                 // Where the queue is full the next attempt to send it says so again.
-                drop(worker.try_push(Input::SnapshotBuilt { shard, result: Err(why) }));
+                drop(worker.try_push(Input::SnapshotSpoilt { shard }));
             }
         });
     }
