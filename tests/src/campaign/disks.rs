@@ -71,14 +71,19 @@ impl Disks {
         proof.write_all(&[b'+'; PROOF]).and_then(|()| proof.sync_all()).map_err(said("a synced file"))
     }
 
-    /// The power of these disks fails, one right behind the other.
-    pub(super) fn cut(&self, numbers: &[u16]) -> Result<(), String> {
+    /// The power of these disks fails, one right behind the other; `stop` stops their processes just before.
+    ///
+    /// It must: of a write that is being synced at that moment the kernel may say, a moment later, that it is synced, though
+    /// it is lost (seen in 10 of 300 cuts of a program that does nothing else, in none of 400 where it was stopped before).
+    /// Where power really fails nobody lives to hear that.
+    pub(super) fn cut(&self, numbers: &[u16], stop: impl FnOnce()) -> Result<(), String> {
         let mut roots = Vec::new();
         for number in numbers {
             let mut proof = File::create(self.unsynced(*number)).map_err(said("a file"))?;
             proof.write_all(&[b'-'; PROOF]).map_err(said("an unsynced file"))?;
             roots.push(File::open(self.root(*number)).map_err(said("a mounted disk"))?);
         }
+        stop();
         roots.iter().try_for_each(shut_down).map_err(said("EXT4_IOC_SHUTDOWN"))
     }
 

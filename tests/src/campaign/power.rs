@@ -16,30 +16,26 @@ use crate::cluster::{Cluster, PATIENCE, Status};
 /// Every order of three.
 const ORDERS: [[u16; 3]; 6] = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
 
-/// Ends the processes of nodes whose disks have failed; says how many had ended by themselves.
-fn end(cluster: &mut Cluster, nodes: &[u16]) -> usize {
-    let alive: Vec<u16> = nodes.iter().copied().filter(|node| cluster.runs(*node)).collect();
-    alive.iter().for_each(|node| cluster.signal(*node, Signal::SIGKILL));
+/// The power of these nodes fails: what they were doing is cut off, and nobody hears of it.
+fn fail(cluster: &mut Cluster, disks: &Disks, nodes: &[u16]) -> Result<(), String> {
+    disks.cut(nodes, || nodes.iter().for_each(|node| cluster.signal(*node, Signal::SIGSTOP)))?;
+    nodes.iter().for_each(|node| cluster.signal(*node, Signal::SIGKILL));
     nodes.iter().for_each(|node| cluster.kill(*node));
-    nodes.len() - alive.len()
+    Ok(())
 }
 
-/// The power of all disks fails at once; every second time their processes live on for a while.
+/// The power of all disks fails at once.
 pub(super) fn all(cluster: &mut Cluster, load: &Load, disks: &Disks, number: usize) -> Result<Turn, String> {
     // Behind some hundred writes, at another moment each time.
     sleep(Duration::from_millis(400 + (number as u64 * 137) % 1000));
     let order = ORDERS[number % ORDERS.len()];
     let began = Instant::now();
-    disks.cut(&order)?;
-    if number % 2 == 1 {
-        sleep(Duration::from_millis(300));
-    }
-    let ended = end(cluster, &order);
+    fail(cluster, disks, &order)?;
     disks.restore(&order)?;
     let healed = Instant::now();
     order.iter().for_each(|node| cluster.restart(*node));
     load.wait_flowing(PATIENCE);
-    let note = format!("failed in the order {order:?}, {ended} ended by themselves; down for {:.2?};", healed - began);
+    let note = format!("failed in the order {order:?}; down for {:.2?};", healed - began);
     Ok(Turn { pause: load.pause(healed), during: None, note })
 }
 
@@ -60,8 +56,7 @@ pub(super) fn one(
     paused.iter().for_each(|node| cluster.signal(*node, Signal::SIGSTOP));
     // Sometimes it has written on alone.
     sleep(Duration::from_millis((number as u64 % 4) * 50));
-    disks.cut(&[victim])?;
-    let ended = end(cluster, &[victim]) == 1;
+    fail(cluster, disks, &[victim])?;
     disks.restore(&[victim])?;
     let order = ORDERS[number % ORDERS.len()];
     for step in order {
@@ -75,11 +70,7 @@ pub(super) fn one(
     load.wait_flowing(PATIENCE);
     let pause = load.pause(healed);
     cluster.wait_caught_up(victim);
-    let word = if ended { "ended by itself" } else { "was ended" };
-    let note = format!(
-        "node {victim} failed{} and {word}; back in the order {order:?} after {:.2?};",
-        if victim == leads { ", a leader," } else { "" },
-        healed - began
-    );
+    let leader = if victim == leads { ", a leader," } else { "" };
+    let note = format!("node {victim}{leader} failed; back in the order {order:?} after {:.2?};", healed - began);
     Ok(Turn { pause, during: None, note })
 }
