@@ -8,7 +8,7 @@ out=${SYNOD_ARTEFACTS:-campaign-artefacts}/lying-disk
 mkdir -p "$out"
 compiler=$(command -v cc || command -v clang) || { echo "skipped: there is no C compiler"; exit 77; }
 "$compiler" -O1 -Wall -Wextra -shared -fPIC -o "$out/lying_disk.so" tests/shims/lying_disk.c || exit 1
-SYNOD_CAMPAIGN_PRELOAD=$(realpath "$out/lying_disk.so") SYNOD_ARTEFACTS=$out "$1" power-loss 3 >"$out/log" 2>&1
+SYNOD_CAMPAIGN_PRELOAD=$(realpath "$out/lying_disk.so") SYNOD_ARTEFACTS=$out "$1" power-loss 5 >"$out/log" 2>&1
 code=$?
 if [ $code = 77 ]; then
     grep -o 'skipped: .*' "$out/log"

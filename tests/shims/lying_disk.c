@@ -1,4 +1,4 @@
-/* A disk that lies: from the 51st sync of a process on, a log file is said to be synced and is not. Loaded into every node
+/* A disk that lies: from the 31st sync of a process on, a log file is said to be synced and is not. Loaded into every node
  * (SYNOD_CAMPAIGN_PRELOAD), it makes the campaigns that fail power find lost records. Nothing that is shipped holds it. */
 #define _GNU_SOURCE
 #include <stdatomic.h>
@@ -7,7 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { HONEST = 50 };
+enum { HONEST = 30 };
 
 static int is_log(int fd) {
     char link[64], path[4096];
