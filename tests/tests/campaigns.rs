@@ -66,7 +66,7 @@ fn snapshot() {
 
 #[test]
 fn power_loss() {
-    passes_apart("power-loss", 3);
+    passes_apart("power-loss", 2);
 }
 
 #[test]
@@ -81,15 +81,10 @@ fn partition() {
 
 #[test]
 fn damage() {
-    passes("damage", 4);
-}
-
-#[test]
-fn set_back() {
-    passes("set-back", 1);
+    passes("damage", 3);
 }
 
 #[test]
 fn hostile() {
-    passes("hostile", 6);
+    passes("hostile", 3);
 }

@@ -30,7 +30,7 @@ pub struct Guarded {
 
 /// What may be held of `wanted` connections by a process with so many file descriptors.
 fn allowed(wanted: usize, descriptors: usize) -> usize {
-    wanted.min(descriptors.saturating_sub(STORES_FILES).max(descriptors / 4))
+    wanted.min(descriptors.saturating_sub(STORES_FILES).max(descriptors / 8))
 }
 
 /// The process's limit of file descriptors, where the system tells.
@@ -168,7 +168,7 @@ mod tests {
     fn the_stores_keep_their_files() {
         assert_eq!(allowed(1024, 20_000), 1024);
         assert_eq!(allowed(1024, 3000), 700);
-        assert_eq!(allowed(1024, 1024), 256);
+        assert_eq!(allowed(1024, 1024), 128);
     }
 
     #[tokio::test]

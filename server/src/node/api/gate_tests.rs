@@ -90,14 +90,11 @@ fn waiting_is_bounded_by_time_and_the_hint_grows() {
     stream.push(requests(201..203), late);
     let refused = told.refused();
     assert_eq!(refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [201, 202]);
-    let mut hints = vec![refused[0].1];
-    for n in 1..=8 {
-        stream.push(requests(300..301), late + HINT_PERIOD * n);
-        hints.push(told.refused()[0].1);
-        // The stall rule lets more in, and gives up what is too old.
-        told.refused();
-    }
-    assert!(hints.is_sorted() && hints.first() < hints.last() && *hints.last().unwrap() <= HINT_MOST_MS, "{hints:?}");
+    let mut hint = Hint::new(began);
+    let grown: Vec<u32> = (1..=8).map(|n| hint.count(began + HINT_PERIOD * n, 0, 1)).collect();
+    assert!(grown.is_sorted() && grown[0] > HINT_LEAST_MS && grown[7] == HINT_MOST_MS, "{grown:?}");
+    let shrunk: Vec<u32> = (9..=30).map(|n| hint.count(began + HINT_PERIOD * n, 1, 0)).collect();
+    assert!(shrunk.is_sorted_by(|a, b| a >= b) && shrunk[21] == HINT_LEAST_MS, "{shrunk:?}");
 }
 
 #[test]
