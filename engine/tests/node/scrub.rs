@@ -99,11 +99,12 @@ fn sound_replicas_are_equal_whatever_happened_to_them() {
 fn one_that_came_from_a_snapshot_is_equal() {
     let (mut c, table, shard) = uneven();
     write(&mut c, table, 120);
-    c.run_until("every node trims", |c| {
-        c.ids().into_iter().all(|n| c.replica(n, shard).is_some_and(|r| r.trimmed > Slot(0)))
+    // The third freezes too rarely.
+    c.run_until("two nodes trim", |c| {
+        [N1, N2].into_iter().all(|n| c.replica(n, shard).is_some_and(|r| r.trimmed > Slot(0)))
     });
     let leader = c.leader(shard).unwrap();
-    let victim = [N1, N2, N3].into_iter().find(|n| *n != leader).unwrap();
+    let victim = [N1, N2].into_iter().find(|n| *n != leader).unwrap();
     c.kill(victim);
     let Disk::Mem { state, .. } = &mut c.nodes.get_mut(&victim).unwrap().disk else { panic!("in memory only") };
     *state = MemDisk::default();

@@ -55,6 +55,9 @@ use tonic::transport::Server;
 const INBOX: usize = 16_384;
 /// How long a node that goes down waits for its leaderships to be taken over.
 const DRAIN: Duration = Duration::from_secs(4);
+/// The longest message of a client, bytes: the greatest batch that any settings allow, so that one above this node's own limit
+/// is refused by name, and not with its connection.
+const CLIENT_MESSAGE: usize = 33 << 20;
 /// How long it waits for its worker to flush.
 const FLUSH: Duration = Duration::from_secs(30);
 
@@ -142,7 +145,7 @@ impl Node {
             let longest = peer::frame_bytes_max(&config.settings);
             let router = server
                 .add_service(Arc::clone(&peer_service).into_server(&config.settings))
-                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(longest))
+                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE))
                 .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(longest));
             let connections = config.settings.network.connections_max as usize;
             tokio::spawn(router.serve_with_incoming(door::incoming(listener, connections)))
