@@ -39,6 +39,20 @@ pub enum Fault {
     TimestampsForgotten,
     /// A conditional write ignores its expectation.
     ExpectationIgnored,
+    /// A snapshot lacks the sessions.
+    SnapshotWithoutSessions,
+    /// A snapshot does not carry its maker's promise.
+    SnapshotWithoutPromise,
+    /// The hard state of an installed snapshot is the maker's alone.
+    InstallForgetsPromise,
+    /// The pointer goes to a snapshot's rows before they are durable.
+    InstallBeforeLoaded,
+    /// The old rows go before the pointer away from them is durable.
+    OldSpaceRemovedEarly,
+    /// No checksum of a snapshot's file is looked at.
+    DamagedChunkAccepted,
+    /// The log is trimmed above a snapshot that is on its way.
+    TrimAboveSnapshot,
 }
 
 impl Fault {
@@ -60,6 +74,13 @@ impl Fault {
         Self::FailedFlushGoesOn,
         Self::TimestampsForgotten,
         Self::ExpectationIgnored,
+        Self::SnapshotWithoutSessions,
+        Self::SnapshotWithoutPromise,
+        Self::InstallForgetsPromise,
+        Self::InstallBeforeLoaded,
+        Self::OldSpaceRemovedEarly,
+        Self::DamagedChunkAccepted,
+        Self::TrimAboveSnapshot,
     ];
 }
 

@@ -339,7 +339,8 @@ impl Shard {
         }
         let durable = if planted!(TrimAboveDurable) { self.state.applied() } else { self.durable_applied };
         let far = self.sizes.behind(node.log_keep_bytes);
-        let kept = self.trim_to.max(far).min(self.held.unwrap_or(Slot(u64::MAX))).min(self.scrubs.keeps_log());
+        let held = self.held.filter(|_| !planted!(TrimAboveSnapshot)).unwrap_or(Slot(u64::MAX));
+        let kept = self.trim_to.max(far).min(held).min(self.scrubs.keeps_log());
         let target = if planted!(TrimAboveMembers) { durable } else { kept.min(durable) };
         let Core::Running(replica) = &mut self.core else { return };
         let enough = snapshot::TRIM_BYTES.min(node.log_keep_bytes);

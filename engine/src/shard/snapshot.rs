@@ -13,7 +13,7 @@ use crate::worker::node::Node;
 use crate::writer::Done;
 use bytes::Bytes;
 use std::collections::VecDeque;
-use synod_paxos::types::Basis;
+use synod_paxos::types::{Ballot, Basis};
 
 /// The log is trimmed at once where so many bytes of it can go, however few slots they are.
 pub(super) const TRIM_BYTES: u64 = 16 << 20;
@@ -93,7 +93,8 @@ impl Shard {
         };
         assert!(id.slot == applied, "shard {}: at slot {applied} the last entry is {id:?}", self.id);
         let config_start = status.config_start;
-        let basis = Basis { id, membership: status.membership, config_start, promised: replica.hard().promised };
+        let promised = if planted!(SnapshotWithoutPromise) { Ballot::default() } else { replica.hard().promised };
+        let basis = Basis { id, membership: status.membership, config_start, promised };
         Some(SnapshotRequest { shard: self.id, genesis: self.genesis.clone(), basis, ts, space: self.state.space() })
     }
 
@@ -125,7 +126,10 @@ impl Shard {
     /// entry (that of a replica whose state is gone) keeps what follows: it may be acknowledged; any other is replaced.
     pub(crate) fn install<H: Host>(&mut self, node: &mut Node<H>, header: &Header, space: Space) {
         let Core::Running(replica) = &self.core else { return };
-        let hard = replica.hard().after_snapshot(&header.basis);
+        let mut hard = replica.hard().after_snapshot(&header.basis);
+        if planted!(InstallForgetsPromise) {
+            (hard.promised, hard.accepted) = (header.basis.promised, header.basis.id.origin);
+        }
         let id = header.basis.id;
         let keeps_log = replica.holds(id);
         let write = GroupWrite {

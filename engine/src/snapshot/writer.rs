@@ -178,7 +178,10 @@ pub fn write_space(
     let prefix = space.0.to_be_bytes().len();
     let (from, to) = crate::codec::keys::space_bounds(space);
     let mut failed = None;
-    view.scan(&from, &to, &mut |key, value| match writer.row(&key[prefix..], value) {
+    let (sessions, end) = crate::codec::keys::session_bounds(space);
+    let dropped = |key: &[u8]| planted!(SnapshotWithoutSessions) && *key >= sessions[..] && *key < end[..];
+    let mut put = |key: &[u8], value: &[u8]| if dropped(key) { Ok(0) } else { writer.row(&key[prefix..], value) };
+    view.scan(&from, &to, &mut |key, value| match put(key, value) {
         Ok(0) => ControlFlow::Continue(()),
         Ok(bytes) => {
             throttle.went(bytes);

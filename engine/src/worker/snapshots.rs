@@ -259,6 +259,9 @@ impl<H: Host> Worker<H> {
         tracing::info!(shard = id.0, slot = header.basis.id.slot.0, "a snapshot is being installed");
         self.snapshots.loading.insert(id, Loading { header, space });
         self.node.host.load_snapshot(id, space, loader);
+        if planted!(InstallBeforeLoaded) {
+            self.snapshot_loaded(id, space, Ok(()));
+        }
     }
 
     /// Whether a replica here lacks what this snapshot holds, or one can begin with it.
@@ -286,7 +289,14 @@ impl<H: Host> Worker<H> {
         let loaded = self.node.store.loaded(&from, &to);
         self.node.must(loaded);
         match self.shards.get_mut(&id) {
-            Some(shard) => shard.install(&mut self.node, &header, space),
+            Some(shard) => {
+                if planted!(OldSpaceRemovedEarly) {
+                    let (from, to) = keys::space_bounds(shard.state().space());
+                    let removed = self.node.store.remove_range(&from, &to);
+                    self.node.must(removed);
+                }
+                shard.install(&mut self.node, &header, space);
+            }
             None => self.begin_replica(&header, space),
         }
     }

@@ -121,10 +121,26 @@ impl World {
                 self.garble = true;
                 true
             }
+            Action::GarblePart => {
+                self.garble_part = true;
+                true
+            }
+            Action::FlipFile => {
+                let Self { nodes, dice, .. } = self;
+                nodes.get_mut(&victim).is_some_and(|node| node.disk.lock().files.flip(dice))
+            }
+            Action::FailFile => {
+                self.node(victim).disk.lock().files.fail = up;
+                up
+            }
+            Action::FailLoad => {
+                self.node(victim).disk.lock().fail_load = up;
+                up
+            }
         })
     }
 
-    fn crash(&mut self, victim: NodeId, action: Action) -> bool {
+    pub(crate) fn crash(&mut self, victim: NodeId, action: Action) -> bool {
         let end = if action == Action::Kill { End::Killed } else { End::Silent };
         self.stop(victim, self.now, end);
         let outage = self.outage();
@@ -269,6 +285,10 @@ impl Action {
             Self::ClockJump => "wall clock jumps",
             Self::Transfer => "leadership moved",
             Self::Garble => "frame garbled",
+            Self::GarblePart => "part garbled",
+            Self::FlipFile => "bit flipped in a snapshot",
+            Self::FailFile => "operation on a file fails",
+            Self::FailLoad => "load fails",
         }
     }
 }

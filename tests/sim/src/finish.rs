@@ -16,6 +16,8 @@ const FINISH: u64 = 40_000_000;
 const CONVERGE: u64 = 8_000_000;
 /// The silence that follows, µs.
 const SILENCE: u64 = 3_000_000;
+/// Until the last snapshot is gone, µs.
+const UNUSED: u64 = 15_000_000;
 /// Operations each client must finish with an answer.
 const EACH: u64 = 2;
 
@@ -25,7 +27,11 @@ impl World {
         self.phase = Phase::Calm;
         self.plan.calm();
         self.net.heal();
-        self.garble = false;
+        (self.garble, self.garble_part) = (false, false);
+        for node in self.nodes.values() {
+            let mut disk = node.disk.lock();
+            disk.files.time.1 = disk.files.time.1.min(3_000);
+        }
         self.restart_all()?;
         let clients: Vec<usize> = (1..=self.plan.clients as usize).collect();
         let shards: Vec<ShardId> = self.shards.iter().map(|s| s.shard).collect();
@@ -170,6 +176,10 @@ impl World {
 
     /// Idle groups cost nothing: no messages, no writes.
     fn silence(&mut self) -> Checked {
+        // Snapshots that nobody needs go, and what the log kept for them.
+        let holds = |w: &World| w.nodes.values().filter_map(|n| n.up.as_ref()).any(|up| up.taps.lock().holds_log());
+        let let_go = self.run_until(self.now + UNUSED, |w| !holds(w))?;
+        check(let_go, "snapshots that nobody needs go", || "a log is still kept for one".into())?;
         // Notices and trims that were due have a moment.
         self.run_until(self.now + 2_000_000, |_| false)?;
         let count = |w: &World| (w.frames, w.nodes.values().map(|n| n.disk.lock().syncs).sum::<u64>());

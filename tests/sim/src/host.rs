@@ -4,14 +4,19 @@
 //! world does, since a crash inside the round may keep them from leaving.
 
 use crate::clock::Cursor;
+use crate::disk::{ViewRows, space_hash};
+use crate::node::CLUSTER;
 use crate::violation::Violation;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use synod_engine::codec::message;
-use synod_engine::host::{Answer, Host, Refusal, ReplySink};
-use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Slot};
+use synod_engine::host::{Answer, Host, Refusal, ReplySink, SnapshotKind, SnapshotRequest};
+use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::logstore::GroupWrite;
+use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
+use synod_engine::state::{BulkLoad, ViewJob};
 use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::Ballot;
@@ -45,6 +50,51 @@ impl Watermark {
     }
 }
 
+/// A view of the state, and what is to be done with it.
+pub(crate) struct View {
+    /// The freeze before it is on disk.
+    pub(crate) ready_at: u64,
+    pub(crate) rows: ViewRows,
+    pub(crate) job: ViewJob,
+}
+
+/// A snapshot that is being made.
+pub(crate) struct Making {
+    pub(crate) view: View,
+    pub(crate) shard: ShardId,
+    pub(crate) slot: Slot,
+    pub(crate) space: Space,
+    /// Of the rows, sessions and all; none where some are damaged.
+    pub(crate) hash: Option<u64>,
+}
+
+/// A snapshot took a replica's place.
+pub(crate) struct Installed {
+    pub(crate) at: u64,
+    pub(crate) shard: ShardId,
+    pub(crate) slot: Slot,
+    /// Of the rows on disk.
+    pub(crate) hash: u64,
+}
+
+/// What the worker wants done with snapshot files.
+pub(crate) enum Wish {
+    Offer { to: NodeId, shard: ShardId },
+    Load { shard: ShardId, space: Space, loader: Arc<dyn BulkLoad> },
+    Forget { shard: ShardId, kind: SnapshotKind },
+    Ask { to: NodeId, shard: ShardId, least: Slot },
+}
+
+/// Where a node's snapshot files stand.
+pub(crate) fn snapshot_path(shard: ShardId, kind: SnapshotKind) -> PathBuf {
+    let folder = if kind == SnapshotKind::Built { BUILT } else { FETCHED };
+    Path::new(folder).join(file_name(shard))
+}
+
+/// The folders of snapshots made, and of those received.
+pub(crate) const BUILT: &str = "built";
+pub(crate) const FETCHED: &str = "fetched";
+
 /// Encoded messages to one peer that left together.
 pub(crate) struct Frame {
     pub(crate) at: u64,
@@ -73,6 +123,20 @@ pub(crate) struct Tap {
     pub(crate) quarantined: Option<String>,
     /// What is synced of each group.
     pub(crate) marks: BTreeMap<ShardId, Watermark>,
+    /// Where rows stand that are not in their shard's own space, as synced.
+    pub(crate) spaces: BTreeMap<ShardId, Space>,
+    /// Snapshots made here begin at these slots: the log behind them is kept.
+    held: BTreeMap<ShardId, Slot>,
+    asked: Option<SnapshotRequest>,
+    /// The process has looked through what it found.
+    pub(crate) started: bool,
+    pub(crate) making: Vec<Making>,
+    pub(crate) installed: Vec<Installed>,
+    pub(crate) wishes: Vec<(u64, Wish)>,
+    /// What the job that ran last made.
+    pub(crate) made: Option<Result<SnapshotFile, String>>,
+    /// The clock of the job that runs.
+    pub(crate) job_clock: Cursor,
     pub(crate) broke: Option<Violation>,
 }
 
@@ -92,12 +156,89 @@ impl Tap {
     }
 
     /// A trim of the log goes to the disk.
-    pub(crate) fn trimmed(&mut self, shard: ShardId, trim: Slot, durable: Slot) {
+    pub(crate) fn trimmed(&mut self, shard: ShardId, trim: Slot, durable: Slot, installs: bool) {
         self.trims += 1;
+        let held = self.held.get(&shard).copied().filter(|held| *held < trim && !installs);
+        if let Some(held) = held {
+            let detail = format!("shard {shard}: trimmed up to {trim}, a snapshot begins at {held}");
+            self.broke("what lies behind a snapshot that is on its way stays in the log", detail);
+        }
         if trim > durable {
             let detail = format!("shard {shard}: trimmed up to {trim}, the state on disk stands at {durable}");
             self.broke("16: the log is trimmed only below durable applied state", detail);
         }
+    }
+
+    /// Whether a log is kept for a snapshot.
+    pub(crate) fn holds_log(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Where the log on disk says that a shard's rows stand.
+    pub(crate) fn space_of(&self, shard: ShardId) -> Space {
+        self.spaces.get(&shard).copied().unwrap_or(Space(shard.0 as u32))
+    }
+
+    /// Whose rows a space holds.
+    pub(crate) fn shard_of(&self, space: Space) -> ShardId {
+        let found = self.spaces.iter().find(|(_, named)| **named == space);
+        found.map_or(ShardId(space.0.into()), |(shard, _)| *shard)
+    }
+
+    /// Spaces that some group's rows are in.
+    pub(crate) fn named_spaces(&self) -> BTreeSet<Space> {
+        self.marks.keys().map(|shard| self.space_of(*shard)).collect()
+    }
+
+    /// A group's write was synced; `installed`: the space that it points to, and the hash of what is there.
+    pub(crate) fn written(&mut self, at: u64, write: &GroupWrite, installed: Option<(Space, u64)>) {
+        let shard = write.shard;
+        if write.remove.is_some() {
+            self.marks.remove(&shard);
+            self.spaces.remove(&shard);
+            return;
+        }
+        let mark = self.marks.entry(shard).or_default();
+        let before = *mark;
+        mark.written(write);
+        if mark.promised < before.promised || mark.accepted < before.accepted {
+            let detail = format!("shard {shard}: {mark:?} after {before:?}");
+            self.broke("3: promised and accepted never go back", detail);
+        }
+        if let Some((space, hash)) = installed {
+            self.spaces.insert(shard, space);
+            self.held.remove(&shard);
+            let slot = write.trim.map_or(Slot(0), |id| id.slot);
+            self.installed.push(Installed { at, shard, slot, hash });
+        }
+    }
+
+    /// Rows of a space go. What a start finds older than the log goes although the log points to it: it is reinstalled.
+    pub(crate) fn removed(&mut self, space: Space) {
+        if self.started && self.named_spaces().contains(&space) {
+            let detail = format!("space {space:?} of shard {}", self.shard_of(space));
+            self.broke("23: rows go only once the log does not point to them any more", detail);
+        }
+    }
+
+    /// A view was taken for the snapshot just asked for.
+    pub(crate) fn viewed(&mut self, view: View) {
+        let Some(asked) = self.asked.take() else { return };
+        let (shard, slot, space) = (asked.shard, asked.basis.id.slot, asked.space);
+        let hash = view.rows.is_sound(space).then(|| space_hash(&view.rows.rows, space));
+        self.making.push(Making { view, shard, slot, space, hash });
+    }
+
+    /// A snapshot is asked for: it begins where the log is kept, and carries at least the promise on disk.
+    fn asks(&mut self, request: &SnapshotRequest) {
+        let (shard, basis) = (request.shard, &request.basis);
+        let mark = self.marks.get(&shard).copied().unwrap_or_default();
+        if basis.promised < mark.promised {
+            let detail = format!("shard {shard}: {:?}, promised is {:?}", basis.promised, mark.promised);
+            self.broke("3: a snapshot carries its maker's promise", detail);
+        }
+        self.held.insert(shard, basis.id.slot);
+        self.asked = Some(request.clone());
     }
 
     /// Invariants 3 and 4 at the moment a message leaves: what it vouches for is synced.
@@ -128,12 +269,17 @@ impl Tap {
 pub(crate) struct SimHost {
     taps: Taps,
     cursor: Cursor,
+    files: Arc<dyn FileStore>,
     random: u64,
 }
 
 impl SimHost {
-    pub(crate) fn new(taps: &Taps, cursor: &Cursor, seed: u64) -> Self {
-        Self { taps: taps.clone(), cursor: cursor.clone(), random: seed }
+    pub(crate) fn new(taps: &Taps, cursor: &Cursor, files: &Arc<dyn FileStore>, seed: u64) -> Self {
+        Self { taps: taps.clone(), cursor: cursor.clone(), files: Arc::clone(files), random: seed }
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        self.taps.lock().wishes.push((self.cursor.get(), wish));
     }
 }
 
@@ -151,10 +297,39 @@ impl Host for SimHost {
             let empty =
                 Frame { at: self.cursor.get(), to, write_seq: durable, messages: Vec::new(), kinds: Vec::new() };
             let frame = frames.entry(to).or_insert(empty);
-            frame.kinds.push(kind(&body));
+            frame.kinds.push(body.name());
             frame.messages.push((shard, message::encode(&body)));
         }
         tap.frames.extend(frames.into_values());
+    }
+
+    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
+        self.taps.lock().asks(&request);
+        let (taps, files) = (self.taps.clone(), Arc::clone(&self.files));
+        Some(Box::new(move |view| {
+            let path = snapshot_path(request.shard, SnapshotKind::Built);
+            let made = writer::make(&files, &path, CLUSTER, request, view, &mut Throttle::new(0));
+            taps.lock().made = Some(made);
+        }))
+    }
+
+    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
+        self.wish(Wish::Offer { to, shard });
+    }
+
+    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
+        self.wish(Wish::Ask { to, shard, least });
+    }
+
+    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
+        self.wish(Wish::Load { shard, space, loader });
+    }
+
+    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
+        if kind == SnapshotKind::Built {
+            self.taps.lock().held.remove(&shard);
+        }
+        self.wish(Wish::Forget { shard, kind });
     }
 
     fn map_changed(&mut self, map: Arc<SystemState>) {
@@ -209,29 +384,5 @@ impl ReplySink for SimSink {
             tap.broke("a request is answered once", format!("attempt {id} again: {answer:?}"));
         }
         tap.replies.push((self.cursor.get(), id, answer));
-    }
-}
-
-pub(crate) fn kind(message: &Message) -> &'static str {
-    match message {
-        Message::PreVote { .. } => "PreVote",
-        Message::PreVoteGranted { .. } => "PreVoteGranted",
-        Message::PreVoteRefused { .. } => "PreVoteRefused",
-        Message::Confirm { .. } => "Confirm",
-        Message::Released { .. } => "Released",
-        Message::Prepare { .. } => "Prepare",
-        Message::Promise { .. } => "Promise",
-        Message::Nack { .. } => "Nack",
-        Message::Fetch { .. } => "Fetch",
-        Message::Fetched { .. } => "Fetched",
-        Message::Sync { .. } => "Sync",
-        Message::Accept { .. } => "Accept",
-        Message::Accepted { .. } => "Accepted",
-        Message::Behind { .. } => "Behind",
-        Message::Learn { .. } => "Learn",
-        Message::Learned { .. } => "Learned",
-        Message::ReadProbe { .. } => "ReadProbe",
-        Message::ReadAck { .. } => "ReadAck",
-        Message::TimeoutNow { .. } => "TimeoutNow",
     }
 }

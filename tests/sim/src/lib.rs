@@ -5,9 +5,10 @@
 //! the seed, or leave a check out because it fails.
 //!
 //! Production code that runs here: worker, shards, log writer (in line), sessions, identity, state machine, queries, the
-//! consensus core, the codec of messages and of all rows, the server's failure detector and its words for refusals, and the
-//! client's reading of those and its decisions what to do next. Simulated: sockets (every message is encoded and decoded),
-//! the log DB and the state DB under their traits, clocks, and what of a client is not a decision.
+//! consensus core, the codec of messages and of all rows, snapshot files (made, verified, received in parts, loaded), the
+//! server's failure detector, its decisions about offered snapshots and its words for refusals, and the client's reading of
+//! those and its decisions what to do next. Simulated: sockets (every message is encoded and decoded), the log DB, the state DB
+//! and the file system under their traits, clocks, and what of a client is not a decision.
 //!
 //! A run is a pure function of its seed: [`run`] with the same seed and the same [`Planted`] gives the same trace. It has
 //! two phases. In the first, faults and clients act at random; in the second, faults stop, every node restarts, and within
@@ -29,6 +30,10 @@ mod detector;
 mod dice;
 mod disk;
 mod faults;
+// The server's own decisions about snapshots that are offered to it: the very source.
+#[path = "../../../server/src/node/peer/fetch.rs"]
+#[allow(missing_docs, dead_code, unreachable_pub, reason = "written for a private module")]
+mod fetch;
 mod finish;
 mod host;
 mod lifecycle;
@@ -46,6 +51,7 @@ mod retry;
 #[cfg(test)]
 mod scenarios;
 mod setup;
+mod snapshots;
 mod traffic;
 mod world;
 

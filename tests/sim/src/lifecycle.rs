@@ -11,7 +11,7 @@ use crate::world::{Event, Origin, World};
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
 use synod_engine::host::Input;
-use synod_engine::ids::{Entry, NodeId, ShardId, Slot, Space};
+use synod_engine::ids::{Entry, NodeId, ShardId, Slot};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ impl World {
             std::mem::take(&mut tap.maps),
         );
         let (elected, trims) = (std::mem::take(&mut tap.elected), std::mem::take(&mut tap.trims));
+        let (making, installed) = (std::mem::take(&mut tap.making), std::mem::take(&mut tap.installed));
+        let snapshots = (making, installed, std::mem::take(&mut tap.wishes));
         let quarantined = tap.quarantined.take();
         drop(tap);
         let mut chosen: Vec<(u64, ShardId, Vec<Entry>)> = Vec::new();
@@ -82,6 +84,7 @@ impl World {
         for (stamp, shard, entries) in chosen {
             self.at(stamp, Event::Applied { from: Origin { node: id, process, stamp }, shard, entries });
         }
+        self.take_wishes(id, process, snapshots)?;
         for (stamp, map) in maps {
             self.at(stamp, Event::Map { from: Origin { node: id, process, stamp }, map });
         }
@@ -100,7 +103,7 @@ impl World {
     }
 
     /// A process ended itself (or broke) at `at`.
-    fn ended(&mut self, id: NodeId, ended: Ended, at: u64) -> Checked {
+    pub(crate) fn ended(&mut self, id: NodeId, ended: Ended, at: u64) -> Checked {
         let why = match ended {
             Ended::Panic(why) => return Err(Violation::new("no replica panics", format!("node {id}: {why}"))),
             Ended::Fatal(why) => why,
@@ -129,11 +132,13 @@ impl World {
         let Self { nodes, dice, .. } = self;
         let Some(node) = nodes.get_mut(&id) else { return };
         let process = node.process;
-        if node.up.take().is_none() {
-            return;
+        let Some(up) = node.up.take() else { return };
+        for (what, count) in up.desk.unfinished() {
+            self.coverage.add("snapshot", what, count);
         }
+        drop(up);
         node.deaths.insert(process, at);
-        let Lost { vanished, kept, torn, flushes } = node.disk.lock().crash(at, dice);
+        let Lost { vanished, kept, torn, flushes, loads, flips, files } = node.disk.lock().crash(at, dice);
         self.trace.note(now, "stop", &[id.0, vanished, kept, torn, flushes], || {
             format!(
                 "{id} {end:?}: unsynced writes: {vanished} vanished, {torn} torn, {kept} kept; {flushes} flushes lost"
@@ -143,6 +148,14 @@ impl World {
         self.coverage.add("crash", "unsynced write torn", torn);
         self.coverage.add("crash", "unsynced write kept", kept);
         self.coverage.add("crash", "flush lost", flushes);
+        self.coverage.add("crash", "load of rows unfinished", loads);
+        self.coverage.add("crash", "pointer to a snapshot vanished", flips.0);
+        self.coverage.add("crash", "pointer to a snapshot kept unsynced", flips.1);
+        self.coverage.add("crash", "write of a file vanished", files.vanished);
+        self.coverage.add("crash", "write of a file torn", files.torn);
+        self.coverage.add("crash", "write of a file kept", files.kept);
+        self.coverage.add("crash", "name of a file lost", files.names);
+        self.drop_transfers(id, end == End::Killed);
         for peer in self.ids.clone().into_iter().filter(|peer| *peer != id) {
             self.net.close((id, peer));
             self.net.close((peer, id));
@@ -203,6 +216,8 @@ impl World {
             self.node(id).out = Some("refused to start");
             return Ok(());
         }
+        self.audit_spaces(id)?;
+        self.coverage.add("recovery", "rows of a snapshot swept", u64::from(self.leftover(id)));
         self.coverage.count("recovery", "process started");
         self.observe_from_disk(id);
         self.at(now + 1, Event::Beat { node: id, process, count: 0 });
@@ -215,8 +230,9 @@ impl World {
         let shards: Vec<ShardId> = self.models.keys().copied().collect();
         let Some(up) = &mut self.node(id).up else { return };
         let rows = up.rows.lock().expect("no holder panics");
+        let spaces = up.taps.lock();
         for shard in shards {
-            let row = rows.get(&keys::applied(Space(shard.0 as u32))).cloned();
+            let row = rows.get(&keys::applied(spaces.space_of(shard))).cloned();
             let slot = row.and_then(|row| AppliedRow::decode(row).ok()).map_or(Slot(0), |row| row.slot);
             up.observed.insert(shard, slot);
         }

@@ -4,10 +4,12 @@
 
 use crate::clock::{Cursor, NodeClock};
 use crate::detector::Detector;
-use crate::disk::{NodeDisk, SimLog, SimState, StateRows};
-use crate::host::{Fatal, SimHost, SimSink, Taps};
+use crate::disk::{NodeDisk, SimFiles, SimLog, SimState, StateRows};
+use crate::host::{BUILT, Fatal, SimHost, SimSink, Taps};
+use crate::snapshots::Desk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use synod_engine::StoreError;
@@ -16,9 +18,12 @@ use synod_engine::identity::SeenTable;
 use synod_engine::ids::{ClientId, Incarnation, NodeId, ShardId, Slot};
 use synod_engine::logstore::{LogStore, NodeIdentity};
 use synod_engine::metrics::EngineMetrics;
+use synod_engine::snapshot::FileStore;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
 
+/// The cluster's name.
+pub(crate) const CLUSTER: ClientId = ClientId(77);
 /// Pace of the pulses, µs: the server's default.
 pub(crate) const PULSE: u64 = 100_000;
 /// Silence that makes a peer dead, µs: the server's default.
@@ -42,6 +47,9 @@ pub(crate) struct Process {
     pub(crate) taps: Taps,
     pub(crate) sink: Arc<SimSink>,
     pub(crate) rows: StateRows,
+    pub(crate) desk: Desk,
+    /// The clock of the job on snapshot files that runs.
+    pub(crate) job_clock: Cursor,
     pub(crate) seen: Arc<SeenTable>,
     pub(crate) detector: Detector,
     /// The detector's clock: `Instant`s that differ by the process's own time.
@@ -130,9 +138,13 @@ impl SimNode {
         taps: &Taps,
     ) -> Result<Process, StoreError> {
         let log = Arc::new(SimLog::open(&self.disk, cursor, taps)?);
-        log.set_identity(&NodeIdentity { cluster: ClientId(77), node: self.id })?;
+        log.set_identity(&NodeIdentity { cluster: CLUSTER, node: self.id })?;
         let recovered = log.recover_node()?;
         let incarnation = log.begin_incarnation()?;
+        let job_clock = taps.lock().job_clock.clone();
+        job_clock.set(with.now);
+        let files: Arc<dyn FileStore> = Arc::new(SimFiles::new(&self.disk, &job_clock));
+        clear(&*files);
         let store = SimState::open(&self.disk, cursor, taps, with.freeze_bytes);
         let rows = store.rows();
         let seen = Arc::new(SeenTable::default());
@@ -150,7 +162,8 @@ impl SimNode {
             options: with.options.clone(),
         };
         let seed = with.seed ^ (self.id.0 << 48) ^ (self.process << 32);
-        let worker = Worker::new(setup, SimHost::new(taps, cursor, seed))?;
+        let worker = Worker::new(setup, SimHost::new(taps, cursor, &files, seed))?;
+        taps.lock().started = true;
         let epoch = Instant::now();
         let mut detector = Detector::new(epoch, Duration::from_micros(PULSE), Duration::from_micros(DEAD_AFTER));
         for peer in with.peers.iter().filter(|peer| **peer != self.id) {
@@ -165,6 +178,8 @@ impl SimNode {
             taps: taps.clone(),
             sink: Arc::new(SimSink::new(taps, cursor)),
             rows,
+            desk: Desk::new(files),
+            job_clock,
             seen,
             detector,
             epoch,
@@ -180,7 +195,7 @@ impl SimNode {
 
 impl Process {
     /// The detector's clock.
-    fn instant(&self, now: u64) -> Instant {
+    pub(crate) fn instant(&self, now: u64) -> Instant {
         self.epoch + Duration::from_micros(self.clock.local(now).0)
     }
 
@@ -218,6 +233,13 @@ impl Process {
         }
         let at = self.worker.next_deadline()?;
         Some(self.clock.world(at).max(self.busy_until).max(now))
+    }
+}
+
+/// Of the snapshots made by an earlier process nothing is needed: as the server does at a start.
+fn clear(files: &dyn FileStore) {
+    for path in files.names(Path::new(BUILT)).unwrap_or_default() {
+        let _ = files.remove(&path);
     }
 }
 

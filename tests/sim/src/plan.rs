@@ -26,6 +26,8 @@ pub enum DiskFault {
     DamageEndsLog,
     /// A crash keeps the first part of a freeze of the state: effects apart from their position and sessions.
     FreezeTorn,
+    /// Rows of a snapshot are reported durable long before they are.
+    LoadAckedEarly,
 }
 
 /// The defects planted in a run. The default is none.
@@ -86,6 +88,14 @@ pub(crate) enum Action {
     Transfer,
     /// A frame is damaged on its way.
     Garble,
+    /// A part of a snapshot is damaged on its way.
+    GarblePart,
+    /// A bit flips in a snapshot's file.
+    FlipFile,
+    /// An operation on a snapshot's file fails.
+    FailFile,
+    /// The loading of a snapshot's rows into the state fails.
+    FailLoad,
 }
 
 /// One run's shape.
@@ -120,11 +130,22 @@ pub(crate) struct Plan {
     pub(crate) clients: u64,
     pub(crate) lanes: u64,
     pub(crate) think: (u64, u64),
+    /// Operations on the first shard of a table, ‰; the others are spread over all.
+    pub(crate) hot: u64,
     /// Time between the making and dropping of tables, µs; none where it is 0.
     pub(crate) admin: (u64, u64),
     /// Time a client gives an operation, µs.
     pub(crate) patience: (u64, u64),
     pub(crate) value_bytes: u64,
+    /// Time of an operation on a snapshot's file, between its parts on their way, µs.
+    pub(crate) file_time: (u64, u64),
+    pub(crate) part_pause: (u64, u64),
+    /// Processes killed while they make, receive, load or install one, ‰ of steps.
+    pub(crate) snapshot_kill: u64,
+    /// A maker hears that its file cannot be read.
+    pub(crate) tells_spoilt: bool,
+    /// A snapshot's rows are gathered into chunks of so many bytes.
+    pub(crate) gather_bytes: usize,
     pub(crate) weights: Vec<(Action, u64)>,
     pub(crate) planted: Planted,
 }
@@ -143,11 +164,16 @@ impl Plan {
         {
             paxos.fault = planted.core;
         }
+        // Logs so short, and nodes away so long, that members need snapshots.
+        let short = dice.chance(500);
+        let freeze_bytes = if short { (1_000, 8_000) } else { (4_000, 120_000) };
         let options = WorkerOptions {
-            freeze_log_bytes: dice.between((4_000, 120_000)) as usize,
+            freeze_log_bytes: dice.between(freeze_bytes) as usize,
             waiting_max: if dice.chance(100) { 3 } else { 1_000 },
-            trim_slots: dice.between((8, 60)),
-            trim_slots_flushed: dice.between((2, 20)),
+            trim_slots: dice.between(if short { (2, 8) } else { (8, 60) }),
+            trim_slots_flushed: dice.between(if short { (1, 4) } else { (2, 20) }),
+            log_keep_bytes: if short { dice.between((200, 2_500)) } else { 512 << 20 },
+            snapshot_unused_micros: dice.between((500_000, 10_000_000)),
             paxos,
             ..WorkerOptions::default()
         };
@@ -156,7 +182,7 @@ impl Plan {
             nodes: if dice.chance(200) { 5 } else { 3 },
             length: dice.between((6_000_000, 24_000_000)),
             options,
-            freeze_bytes: dice.between((4_000, 120_000)) as usize,
+            freeze_bytes: dice.between(freeze_bytes) as usize,
             loss: if dice.chance(500) { dice.between((2, 300)) } else { 0 },
             duplicate: if dice.chance(300) { dice.between((2, 60)) } else { 0 },
             slow: if dice.chance(300) { dice.between((2, 40)) } else { 0 },
@@ -167,13 +193,19 @@ impl Plan {
             drift_ppm: [0, 200, 10_000][dice.below(3) as usize],
             wall_error: [0, 50_000, 2_000_000][dice.below(3) as usize],
             act: (20_000, dice.between((150_000, 1_200_000))),
-            outage: (50_000, dice.between((400_000, 3_000_000))),
+            outage: (50_000, dice.between(if short { (1_000_000, 5_000_000) } else { (400_000, 3_000_000) })),
             clients: 8,
             lanes: dice.between((1, 2)),
-            think: (1_000, dice.between((20_000, 200_000))),
+            think: (1_000, dice.between(if short { (5_000, 30_000) } else { (20_000, 200_000) })),
+            hot: if short { 800 } else { 0 },
             admin: if dice.chance(400) { (200_000, dice.between((500_000, 4_000_000))) } else { (0, 0) },
             patience: (1_500_000, dice.between((3_000_000, 12_000_000))),
             value_bytes: dice.between((8, 300)),
+            file_time: (20, [400, 8_000, 120_000][dice.below(3) as usize]),
+            part_pause: (100, [1_000, 20_000, 150_000][dice.below(3) as usize]),
+            snapshot_kill: if dice.chance(500) { dice.between((5, 80)) } else { 0 },
+            tells_spoilt: true,
+            gather_bytes: dice.between((500, 6_000)) as usize,
             weights: Self::choose_weights(dice, planted),
             planted,
         }
@@ -204,6 +236,10 @@ impl Plan {
             (Action::ClockJump, some(300, 1, 4)),
             (Action::Transfer, some(400, 2, 10)),
             (Action::Garble, some(200, 1, 4)),
+            (Action::GarblePart, some(300, 1, 6)),
+            (Action::FlipFile, some(400, 1, 12)),
+            (Action::FailFile, some(300, 1, 6)),
+            (Action::FailLoad, some(200, 1, 4)),
         ]
     }
 
@@ -213,5 +249,6 @@ impl Plan {
         self.delay.1 = self.delay.1.min(4_000);
         self.sync.1 = self.sync.1.min(3_000);
         self.flush.1 = self.flush.1.min(60_000);
+        self.part_pause.1 = self.part_pause.1.min(20_000);
     }
 }

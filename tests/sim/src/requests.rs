@@ -73,7 +73,9 @@ impl World {
         let patience = if calm { CALM_PATIENCE } else { self.dice.between(self.plan.patience) };
         let deadline = self.now + patience;
         let Self { clients, shards, plan, dice, shown, .. } = self;
-        let Some(mut shard) = dice.pick(shards) else { return };
+        let hot = dice.chance(plan.hot);
+        let shard = if hot { shards.first().cloned() } else { dice.pick(shards) };
+        let Some(mut shard) = shard else { return };
         if calm && let Some(unserved) = shards.iter().find(|s| !self.calm_shards.contains(&s.shard)) {
             shard = unserved.clone();
         }

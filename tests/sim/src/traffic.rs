@@ -110,6 +110,7 @@ impl World {
 
     /// Both connections of a pair break, and are made anew with the next pulses.
     pub(crate) fn reset(&mut self, a: NodeId, b: NodeId) {
+        self.break_transfers(a, b);
         for (id, peer) in [(a, b), (b, a)] {
             self.net.close((id, peer));
             if let Some(up) = &mut self.node(id).up {

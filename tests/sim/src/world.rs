@@ -11,6 +11,7 @@ use crate::network::Network;
 use crate::node::SimNode;
 use crate::plan::{Plan, Planted};
 use crate::retry::Failure;
+use crate::snapshots::{Step, Transfer};
 use crate::trace::Trace;
 use crate::violation::{Checked, Violation};
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_engine::host::{Answer, Refusal};
 use synod_engine::identity::Mark;
-use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
+use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::system::SystemState;
 
@@ -54,6 +55,8 @@ pub(crate) enum Event {
     Applied { from: Origin, shard: ShardId, entries: Vec<Entry> },
     /// A process's metadata changed.
     Map { from: Origin, map: Arc<SystemState> },
+    /// Something about snapshots.
+    Snapshot { node: NodeId, process: u64, step: Step },
     /// A peer's connection was refused.
     Refused { node: NodeId, process: u64, peer: NodeId },
     /// A request arrives.
@@ -128,8 +131,14 @@ pub(crate) struct World {
     pub(crate) tables_made: u64,
     /// No fault strikes before.
     pub(crate) truce_until: u64,
-    /// The next frame is damaged.
+    /// The next frame, the next part of a snapshot is damaged.
     pub(crate) garble: bool,
+    pub(crate) garble_part: bool,
+    /// The rows of every snapshot made, by shard and slot, as a hash.
+    pub(crate) made: BTreeMap<(ShardId, Slot), u64>,
+    /// Connections that parts of snapshots come on.
+    pub(crate) transfers: BTreeMap<u64, Transfer>,
+    pub(crate) last_transfer: u64,
     /// Frames with consensus messages sent so far, and synced writes.
     pub(crate) frames: u64,
 }
@@ -142,6 +151,8 @@ impl World {
         let mut nodes = BTreeMap::new();
         for id in &ids {
             let disk = NodeDisk::new(dice.word(), plan.sync, plan.flush, planted.disk);
+            disk.lock().files.time = plan.file_time;
+            disk.lock().files.gather_bytes = plan.gather_bytes;
             let sign = |dice: &mut Dice, most: u64| dice.between((0, 2 * most)) as i64 - most as i64;
             let (ppm, wall) = (sign(&mut dice, plan.drift_ppm), sign(&mut dice, plan.wall_error));
             nodes.insert(*id, SimNode::new(*id, disk, ppm, wall));
@@ -176,6 +187,10 @@ impl World {
             tables_made: 0,
             truce_until: 0,
             garble: false,
+            garble_part: false,
+            made: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            last_transfer: 0,
             frames: 0,
         }
     }
@@ -231,6 +246,7 @@ impl World {
                 self.map_changed(from, map);
                 Ok(())
             }
+            Event::Snapshot { node, process, step } => self.snapshot_step(node, process, step),
             Event::Refused { node, process, peer } => {
                 self.refused(node, process, peer);
                 Ok(())

@@ -47,6 +47,7 @@ fn faults() -> Vec<(String, Planted)> {
         DiskFault::WipedVotes,
         DiskFault::DamageEndsLog,
         DiskFault::FreezeTorn,
+        DiskFault::LoadAckedEarly,
     ] {
         faults.push((format!("disk: {disk:?}"), Planted { disk, ..Planted::default() }));
     }

@@ -9,6 +9,7 @@ use crate::host::{Taps, Watermark};
 use crate::plan::DiskFault;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use synod_engine::StoreError;
 use synod_engine::codec::buf::DecodeError;
 use synod_engine::codec::{applied, entry, hard, keys, node};
@@ -24,6 +25,8 @@ pub(crate) struct SimLog {
     /// What was found at the start: the production scan of groups runs on it.
     found: MemLog,
     node: NodeRecovered,
+    /// What was found is not what is there any more.
+    wrote: AtomicBool,
 }
 
 impl SimLog {
@@ -32,9 +35,12 @@ impl SimLog {
         if disk.lock().fault == DiskFault::DamageEndsLog {
             end_at_damage(&mut disk.lock().log);
         }
-        let (found, node, marks) = read_all(&disk.lock().log)?;
-        taps.lock().marks = marks;
-        Ok(Self { disk: disk.clone(), cursor: cursor.clone(), taps: taps.clone(), found, node })
+        let (found, node, marks, spaces) = read_all(&disk.lock().log)?;
+        let mut tap = taps.lock();
+        (tap.marks, tap.spaces) = (marks, spaces);
+        drop(tap);
+        let (disk, cursor, taps) = (disk.clone(), cursor.clone(), taps.clone());
+        Ok(Self { disk, cursor, taps, found, node, wrote: AtomicBool::new(false) })
     }
 
     fn put(&self, seq: NodeWriteSeq, changes: Vec<Change>) -> Result<(), StoreError> {
@@ -72,11 +78,12 @@ fn end_at_damage(rows: &mut Rows) {
     });
 }
 
-type Found = (MemLog, NodeRecovered, BTreeMap<ShardId, Watermark>);
+type Found = (MemLog, NodeRecovered, BTreeMap<ShardId, Watermark>, BTreeMap<ShardId, Space>);
 
 fn read_all(rows: &Rows) -> Result<Found, StoreError> {
     let (mem, mut found) = (MemLog::new(), NodeRecovered::default());
     let mut marks = BTreeMap::<ShardId, Watermark>::new();
+    let mut spaces = BTreeMap::new();
     for (key, value) in rows {
         let value = value.clone();
         if let Some(row) = (key[0] == keys::NODE_WRITE_SEQ[0]).then_some(&key[..]) {
@@ -100,6 +107,10 @@ fn read_all(rows: &Rows) -> Result<Found, StoreError> {
             let upto = node::decode_removed(value).map_err(corrupt("tombstone"))?;
             found.removed.push((shard, upto));
             write.remove = Some(upto);
+        } else if key[..] == keys::group_space(shard) {
+            let space = node::decode_space(value).map_err(corrupt("pointer to a space"))?;
+            spaces.insert(shard, space);
+            write.space = Some(space);
         } else {
             let slot = keys::parse_group_entry(shard, key).map_err(corrupt("row of the log"))?;
             let name = format!("log of shard {shard}, slot {slot}");
@@ -110,7 +121,10 @@ fn read_all(rows: &Rows) -> Result<Found, StoreError> {
         mem.write(&LogBatch { groups: vec![write], ..LogBatch::default() })?;
     }
     found.groups = mem.recover_node()?.groups;
-    Ok((mem, found, marks))
+    for (removed, _) in &found.removed {
+        marks.remove(removed);
+    }
+    Ok((mem, found, marks, spaces))
 }
 
 fn read_node_row(key: &[u8], value: Bytes, found: &mut NodeRecovered) -> Result<(), StoreError> {
@@ -139,6 +153,7 @@ fn put_group(changes: &mut Vec<Change>, write: &GroupWrite) {
         changes.push(Change::Delete(keys::group_genesis(shard).to_vec()));
         changes.push(Change::DeleteRange(first, end));
         changes.push(Change::Delete(keys::group_trim(shard).to_vec()));
+        changes.push(Change::Delete(keys::group_space(shard).to_vec()));
         changes.push(Change::Put(keys::group_removed(shard).to_vec(), node::encode_removed(upto)));
         return;
     }
@@ -161,6 +176,9 @@ fn put_group(changes: &mut Vec<Change>, write: &GroupWrite) {
         changes.push(Change::DeleteRange(first, keys::group_entry(shard, trim.slot.next()).to_vec()));
         changes.push(Change::Put(keys::group_trim(shard).to_vec(), node::encode_trim(trim)));
     }
+    if let Some(space) = write.space {
+        changes.push(Change::Put(keys::group_space(shard).to_vec(), node::encode_space(space)));
+    }
 }
 
 impl LogStore for SimLog {
@@ -169,18 +187,21 @@ impl LogStore for SimLog {
         for write in &batch.groups {
             put_group(&mut changes, write);
             if let Some(trim) = write.trim {
-                let durable = self.durable_applied(write.shard);
-                self.taps.lock().trimmed(write.shard, trim.slot, durable);
+                let space = write.space.unwrap_or_else(|| self.taps.lock().space_of(write.shard));
+                let durable = self.durable_applied(space);
+                self.taps.lock().trimmed(write.shard, trim.slot, durable, write.space.is_some());
             }
         }
         for &(peer, incarnation, seq) in &batch.seen {
             changes.push(Change::Put(keys::node_seen(peer).to_vec(), node::encode_seen(incarnation, seq)));
         }
         changes.push(Change::Put(keys::NODE_WRITE_SEQ.to_vec(), node::encode_seq(batch.seq)));
+        self.wrote.store(true, Ordering::Relaxed);
         self.put(batch.seq, changes)?;
         let mut taps = self.taps.lock();
         for write in &batch.groups {
-            taps.marks.entry(write.shard).or_default().written(write);
+            let installed = write.space.map(|space| (space, self.disk.lock().rows_hash(space)));
+            taps.written(self.cursor.get(), write, installed);
         }
         Ok(())
     }
@@ -207,7 +228,11 @@ impl LogStore for SimLog {
     }
 
     fn recover_group(&self, shard: ShardId) -> Result<Option<GroupRecovered>, StoreError> {
-        self.found.recover_group(shard)
+        if !self.wrote.load(Ordering::Relaxed) {
+            return self.found.recover_group(shard);
+        }
+        let (found, ..) = read_all(&self.disk.lock().log)?;
+        found.recover_group(shard)
     }
 
     fn entries(&self, shard: ShardId, from: Slot, upto: Slot, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {
@@ -225,11 +250,11 @@ impl LogStore for SimLog {
 }
 
 impl SimLog {
-    /// The position that the state on disk stands at, by its own row.
-    fn durable_applied(&self, shard: ShardId) -> Slot {
+    /// The position that a space's rows on disk stand at, by their own row.
+    fn durable_applied(&self, space: Space) -> Slot {
         let mut disk = self.disk.lock();
         disk.settle_flushes(self.cursor.get());
-        let row = disk.state.get(&keys::applied(Space(shard.0 as u32))).cloned();
+        let row = disk.state.get(&keys::applied(space)).cloned();
         row.and_then(|row| applied::AppliedRow::decode(row).ok()).map_or(Slot(0), |row| row.slot)
     }
 }

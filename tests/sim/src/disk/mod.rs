@@ -5,13 +5,16 @@
 //!
 //! The log DB is an image of rows with the newest batches' undo records behind it: at a crash the batches whose sync had
 //! not ended are undone, newest first, or kept. A batch is one record of RocksDB's write-ahead log, so it is there whole
-//! or not at all (a torn record at the tail is dropped by recovery). The state DB takes a whole freeze or nothing.
+//! or not at all (a torn record at the tail is dropped by recovery). The state DB takes a whole freeze, or a whole load of a
+//! snapshot's rows, or nothing.
 
+mod files;
 mod log;
 mod state;
 
+pub(crate) use files::{LostFiles, SimFiles};
 pub(crate) use log::SimLog;
-pub(crate) use state::{SimState, StateRows};
+pub(crate) use state::{SimState, StateRows, ViewRows, space_hash};
 
 use crate::dice::Dice;
 use crate::plan::DiskFault;
@@ -19,7 +22,8 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use synod_engine::StoreError;
-use synod_engine::ids::NodeWriteSeq;
+use synod_engine::codec::{keys, node};
+use synod_engine::ids::{NodeWriteSeq, ShardId, Space};
 
 pub(crate) type Rows = BTreeMap<Vec<u8>, Bytes>;
 
@@ -68,6 +72,14 @@ struct Record {
     seq: NodeWriteSeq,
     changes: Vec<Change>,
     undo: Vec<(Vec<u8>, Option<Bytes>)>,
+    /// It points to a snapshot's rows.
+    flips: bool,
+}
+
+/// Whether a change points to a snapshot's rows.
+fn flips(change: &Change) -> bool {
+    let Change::Put(key, _) = change else { return false };
+    key[0] != keys::NODE_WRITE_SEQ[0] && keys::parse_group(key).is_ok_and(|shard| key[..] == keys::group_space(shard))
 }
 
 /// One freeze of the state on its way to the disk.
@@ -78,6 +90,13 @@ pub(crate) struct Flush {
     changes: Vec<Change>,
 }
 
+/// Rows of a snapshot on their way into the state.
+pub(crate) struct Load {
+    began: u64,
+    done_at: u64,
+    rows: Vec<(Vec<u8>, Bytes)>,
+}
+
 /// What a crash did to the batches that were not synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lost {
@@ -85,6 +104,11 @@ pub(crate) struct Lost {
     pub(crate) kept: u64,
     pub(crate) torn: u64,
     pub(crate) flushes: u64,
+    /// Loads of a snapshot's rows that were not finished.
+    pub(crate) loads: u64,
+    /// Writes that point to a snapshot's rows among those vanished or torn, and among those kept.
+    pub(crate) flips: (u64, u64),
+    pub(crate) files: LostFiles,
 }
 
 pub(crate) struct Inner {
@@ -93,7 +117,11 @@ pub(crate) struct Inner {
     pub(crate) pristine: Rows,
     records: VecDeque<Record>,
     pub(crate) state: Rows,
+    /// Rows of the state with a flipped bit, as they are since.
+    flipped: Rows,
     flushes: VecDeque<Flush>,
+    loads: Vec<Load>,
+    pub(crate) files: files::Files,
     dice: Dice,
     /// Time of a sync, µs.
     pub(crate) sync: (u64, u64),
@@ -107,6 +135,8 @@ pub(crate) struct Inner {
     pub(crate) fail_read: bool,
     /// The next flush of the state fails.
     pub(crate) fail_flush: bool,
+    /// The next load of a snapshot's rows fails.
+    pub(crate) fail_load: bool,
     /// An injected failure was reported to the process that runs.
     pub(crate) failed: bool,
     /// The sync under way or done last: from when to when.
@@ -126,7 +156,10 @@ impl NodeDisk {
             pristine: Rows::new(),
             records: VecDeque::new(),
             state: Rows::new(),
+            flipped: Rows::new(),
             flushes: VecDeque::new(),
+            loads: Vec::new(),
+            files: files::Files::default(),
             dice: Dice::new(seed),
             sync,
             flush,
@@ -134,6 +167,7 @@ impl NodeDisk {
             fail_write: false,
             fail_read: false,
             fail_flush: false,
+            fail_load: false,
             failed: false,
             last_sync: (0, 0),
             syncs: 0,
@@ -156,7 +190,9 @@ impl Inner {
     /// The process or its machine stops at `at`.
     pub(crate) fn crash(&mut self, at: u64, dice: &mut Dice) -> Lost {
         let mut lost = Lost::default();
-        (self.hang, self.fail_write, self.fail_read, self.fail_flush, self.failed) = (None, false, false, false, false);
+        (self.hang, self.fail_write, self.fail_read, self.failed) = (None, false, false, false);
+        (self.fail_flush, self.fail_load) = (false, false);
+        lost.files = self.files.crash(at, dice);
         if self.last_sync.1 > at {
             self.last_sync = (0, 0);
         }
@@ -165,11 +201,13 @@ impl Inner {
         }
         while self.records.back().is_some_and(|record| record.synced_at > at) {
             let torn = dice.chance(300);
+            let flips = self.records.back().is_some_and(|record| record.flips);
             if !torn && dice.chance(500) {
                 // Kept, and then everything before it too.
                 self.records.iter_mut().filter(|r| r.synced_at > at).for_each(|r| {
                     r.synced_at = at;
                     lost.kept += 1;
+                    lost.flips.1 += u64::from(r.flips);
                 });
                 break;
             }
@@ -178,7 +216,12 @@ impl Inner {
             } else {
                 self.undo_last();
             }
-            if torn { lost.torn += 1 } else { lost.vanished += 1 }
+            if torn {
+                lost.torn += 1
+            } else {
+                lost.vanished += 1
+            }
+            lost.flips.0 += u64::from(flips);
         }
         if self.fault == DiskFault::LosesSynced && dice.chance(500) {
             for _ in 0..=dice.below(3) {
@@ -187,6 +230,7 @@ impl Inner {
         }
         self.settle_flushes(at);
         self.flushes.retain(|flush| flush.began <= at);
+        self.crash_loads(at, dice, &mut lost);
         lost.flushes = self.flushes.len() as u64;
         // A file taken in just before the crash may be there although nobody was told.
         if !self.flushes.is_empty() && dice.chance(300) {
@@ -204,6 +248,40 @@ impl Inner {
         lost
     }
 
+    /// A load under way may be there as a whole although nobody was told.
+    fn crash_loads(&mut self, at: u64, dice: &mut Dice, lost: &mut Lost) {
+        for load in std::mem::take(&mut self.loads).into_iter().filter(|load| load.began <= at) {
+            lost.loads += 1;
+            if dice.chance(300) {
+                self.state.extend(load.rows);
+            }
+        }
+    }
+
+    /// Takes in a snapshot's rows; the time that takes.
+    pub(super) fn load(&mut self, now: u64, rows: &[(Vec<u8>, Bytes)]) -> Result<u64, StoreError> {
+        let took = self.file_time() + rows.len() as u64;
+        if std::mem::take(&mut self.fail_load) {
+            self.failed = true;
+            return Err(StoreError::Io { what: "load into the simulated state".into(), why: "injected".into() });
+        }
+        // Planted: it says so at once; the rows are safe only much later.
+        let lag = if self.fault == DiskFault::LoadAckedEarly { 400_000 } else { 0 };
+        self.loads.push(Load { began: now, done_at: now + took + lag, rows: rows.to_vec() });
+        Ok(took)
+    }
+
+    fn file_time(&mut self) -> u64 {
+        let span = self.files.time;
+        self.dice.between(span)
+    }
+
+    /// Where the log says that a shard's rows stand.
+    pub(crate) fn pointer(&self, shard: ShardId) -> Space {
+        let row = self.log.get(&keys::group_space(shard)[..]).cloned();
+        row.and_then(|row| node::decode_space(row).ok()).unwrap_or(Space(shard.0 as u32))
+    }
+
     /// Planted: of the last record only some rows are there.
     fn tear(&mut self, dice: &mut Dice) {
         let Some(record) = self.records.back() else { return };
@@ -213,7 +291,7 @@ impl Inner {
         for change in changes.into_iter().filter(|_| dice.chance(500)) {
             change.make(&mut self.log, &mut undo);
         }
-        self.records.push_back(Record { began: 0, synced_at: 0, seq, changes: Vec::new(), undo });
+        self.records.push_back(Record { began: 0, synced_at: 0, seq, changes: Vec::new(), undo, flips: false });
     }
 
     fn undo_last(&mut self) -> Option<NodeWriteSeq> {
@@ -250,6 +328,8 @@ impl Inner {
         self.records.clear();
         self.state.clear();
         self.flushes.clear();
+        self.loads.clear();
+        self.files.wipe();
     }
 
     /// Flips one bit of an entry (or of any row of the log, of the state); whether there was one.
@@ -272,11 +352,22 @@ impl Inner {
         let byte = dice.below(bytes.len() as u64) as usize;
         bytes[byte] ^= 1 << dice.below(8);
         *value = bytes.into();
+        if in_state {
+            self.flipped.insert(key.clone(), value.clone());
+        }
         true
     }
 
     /// Flushes that have ended by `at` are on disk.
     pub(crate) fn settle_flushes(&mut self, at: u64) {
+        let Self { loads, state, .. } = self;
+        loads.retain_mut(|load| {
+            let done = load.done_at <= at;
+            if done {
+                state.extend(std::mem::take(&mut load.rows));
+            }
+            !done
+        });
         while self.flushes.front().is_some_and(|flush| flush.done_at <= at) {
             let Some(flush) = self.flushes.pop_front() else { return };
             let mut undo = Vec::new();
@@ -299,7 +390,9 @@ impl Inner {
     fn write(&mut self, now: u64, seq: NodeWriteSeq, changes: Vec<Change>) -> Result<u64, StoreError> {
         let failing = std::mem::take(&mut self.fail_write);
         let took = self.sync_time();
-        let mut record = Record { began: now, synced_at: now + took, seq, changes: Vec::new(), undo: Vec::new() };
+        let flips = changes.iter().any(flips);
+        let (undo, synced_at) = (Vec::new(), now + took);
+        let mut record = Record { began: now, synced_at, seq, changes: Vec::new(), undo, flips };
         if self.fault == DiskFault::TornTailKept {
             record.changes = changes.clone();
         }

@@ -3,19 +3,21 @@
 //! Owns: a process's rows in memory, and the freezes on their way to the disk. Must never: make part of a freeze durable.
 //!
 //! It stands for the front over RocksDB: a freeze hands over everything since the last one, which is on disk some time
-//! later, in one step; at most two are under way, a third waits.
+//! later, in one step; at most two are under way, a third waits. A view is had once the freeze before it is on disk; a load
+//! of rows is there as a whole or not at all.
 
 use super::{Change, Flush, NodeDisk, Rows};
 use crate::clock::Cursor;
-use crate::host::Taps;
+use crate::host::{Taps, View};
+use crate::trace::hash_bytes;
 use bytes::Bytes;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex};
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
-use synod_engine::ids::{ShardId, Slot, Space};
-use synod_engine::state::{FlushId, StateBatch, StateStore, Visit};
+use synod_engine::ids::{Slot, Space};
+use synod_engine::state::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
 
 /// Freezes under way at most.
 const UNFINISHED_MAX: usize = 2;
@@ -114,7 +116,9 @@ impl StateStore for SimState {
                 debug_assert_eq!(key, keys::applied(space));
                 let row = value.clone().and_then(|value| AppliedRow::decode(value).ok());
                 let slot = row.map_or(Slot(0), |row| row.slot);
-                self.taps.lock().applied.push((at, ShardId(space.0.into()), slot));
+                let mut taps = self.taps.lock();
+                let shard = taps.shard_of(space);
+                taps.applied.push((at, shard, slot));
             }
             self.change(match value {
                 Some(value) => Change::Put(key, value),
@@ -125,6 +129,9 @@ impl StateStore for SimState {
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        if let Some(space) = from.first_chunk::<4>() {
+            self.taps.lock().removed(Space(u32::from_be_bytes(*space)));
+        }
         self.change(Change::DeleteRange(from.to_vec(), to.to_vec()));
         Ok(())
     }
@@ -168,7 +175,86 @@ impl StateStore for SimState {
         Ok(())
     }
 
+    fn view(&mut self, job: ViewJob) -> Result<(), StoreError> {
+        let disk = self.disk.lock();
+        let ready_at = disk.flushes.back().map_or(self.cursor.get(), |flush| flush.done_at);
+        let rows = self.rows.lock().expect("no holder panics").clone();
+        let rows = ViewRows { rows, flipped: disk.flipped.clone() };
+        drop(disk);
+        self.taps.lock().viewed(View { ready_at, rows, job });
+        Ok(())
+    }
+
+    fn loader(&self) -> Result<Arc<dyn BulkLoad>, StoreError> {
+        Ok(Arc::new(SimLoader { disk: self.disk.clone(), clock: self.taps.lock().job_clock.clone() }))
+    }
+
+    fn loaded(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        let mut disk = self.disk.lock();
+        disk.settle_flushes(self.cursor.get());
+        let loaded = disk.state.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let mut rows = self.rows.lock().expect("no holder panics");
+        rows.extend(loaded.map(|(key, value)| (key.clone(), value.clone())));
+        Ok(())
+    }
+
     fn memory_bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+/// The rows as they were at one moment. RocksDB sums its blocks: a view that meets a flipped bit fails.
+pub(crate) struct ViewRows {
+    pub(crate) rows: Rows,
+    flipped: Rows,
+}
+
+impl ViewRows {
+    /// Whether a space can be read.
+    pub(crate) fn is_sound(&self, space: Space) -> bool {
+        let (from, to) = keys::space_bounds(space);
+        self.flipped.range(from..to).all(|(key, value)| self.rows.get(key) != Some(value))
+    }
+}
+
+impl StateView for ViewRows {
+    fn scan(&mut self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        for (key, value) in self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))) {
+            if self.flipped.get(key) == Some(value) {
+                return Err(StoreError::Corrupt { what: "block of the simulated state".into(), why: "flipped".into() });
+            }
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a job loads rows through, on its own clock.
+struct SimLoader {
+    disk: NodeDisk,
+    clock: Cursor,
+}
+
+impl BulkLoad for SimLoader {
+    fn load(&self, rows: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
+        let took = self.disk.lock().load(self.clock.get(), rows)?;
+        self.clock.pass(took);
+        Ok(())
+    }
+}
+
+/// A hash of all rows of a space, wherever it stands: sessions and position too.
+pub(crate) fn space_hash(rows: &Rows, space: Space) -> u64 {
+    let (from, to) = keys::space_bounds(space);
+    let hashed = |(key, value): (&Vec<u8>, &Bytes)| hash_bytes(&[&key[4..], value]);
+    rows.range(from..to).map(hashed).fold(0, |sum, hash| sum ^ hash)
+}
+
+impl super::Inner {
+    /// The same of what is on disk.
+    pub(crate) fn rows_hash(&self, space: Space) -> u64 {
+        space_hash(&self.state, space)
     }
 }
