@@ -67,12 +67,18 @@ fn a_snapshot_damaged_at_either_end_is_never_installed() {
 
     // The leader's file, while it is sent: behind what was sent already.
     cluster.restart(victim);
-    let built = cluster.data_dir(leader).join("snapshots/built");
-    let file = until(PATIENCE, "a snapshot is made", || find(&built, "snap")).unwrap();
+    // Either of the others may be the one that it comes from.
+    let others = || (1..=3).filter(|node| *node != victim);
+    let sender = until(PATIENCE, "a snapshot is sent", || {
+        others().find(|node| cluster.log(*node).contains("sending a snapshot"))
+    });
+    let sender = sender.unwrap();
+    let built = cluster.data_dir(sender).join("snapshots/built");
+    let file = find(&built, "snap").expect("the one that is sent");
     let length = fs::metadata(&file).unwrap().len();
     flip(&file, length - (1 << 20));
     let given_up = until(PATIENCE, "it is given up", || {
-        cluster.log(leader).contains("a snapshot's file is damaged; it goes").then_some(())
+        cluster.log(sender).contains("a snapshot's file is damaged; it goes").then_some(())
     });
     given_up.unwrap();
 
@@ -88,6 +94,6 @@ fn a_snapshot_damaged_at_either_end_is_never_installed() {
     let expected = scan(&cluster);
     lead(&cluster, victim);
     assert!(scan(&cluster) == expected, "the node's copy differs");
-    let log = cluster.log(leader);
+    let log = cluster.log(sender);
     println!("{}", log.lines().filter(|line| line.contains("snapshot")).collect::<Vec<_>>().join("\n"));
 }

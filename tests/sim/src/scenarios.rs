@@ -4,12 +4,11 @@
 //! bound it states.
 
 use crate::lifecycle::End;
-use crate::node::SimNode;
 use crate::plan::Planted;
 use crate::trace::Trace;
 use crate::world::{Event, World};
 use std::sync::Arc;
-use synod_engine::ids::{NodeId, ShardId, Slot};
+use synod_engine::ids::{NodeId, ShardId};
 use synod_engine::metrics::EngineMetrics;
 
 /// A founded cluster under load, without faults.
@@ -111,64 +110,4 @@ fn a_restart_of_all_serves_soon() {
         let served = |w: &mut World| before.iter().all(|(shard, n)| executed(w, *shard) > *n);
         assert!(w.run_until(w.now + 5_000_000, served).unwrap(), "seed {seed}");
     }
-}
-
-/// Whether a node has observed what was chosen of every table by now.
-fn caught_up(w: &World, node: NodeId, upto: &[(ShardId, Slot)]) -> bool {
-    let observed = w.nodes[&node].up.as_ref().map(|up| &up.observed);
-    observed.is_some_and(|observed| upto.iter().all(|(shard, slot)| observed.get(shard) >= Some(slot)))
-}
-
-/// A world whose logs keep little, with a node that was away until it needs snapshots.
-fn left_behind(seed: u64) -> (World, NodeId, Vec<(ShardId, Slot)>) {
-    let mut w = calm_world_of(seed, |w| {
-        (w.plan.options.log_keep_bytes, w.plan.options.freeze_log_bytes, w.plan.freeze_bytes) = (1_000, 8_000, 8_000);
-        (w.plan.options.trim_slots, w.plan.options.trim_slots_flushed) = (4, 2);
-        w.plan.options.snapshot_unused_micros = 10_000_000;
-    });
-    let (leads_most, _) = leader(&w);
-    let victim = w.ids.iter().copied().find(|id| *id != leads_most).expect("there are others");
-    w.stop(victim, w.now, End::Silent);
-    w.run_until(w.now + 6_000_000, |_| false).unwrap();
-    w.at(w.now, Event::Restart { node: victim });
-    let upto = w.shards.iter().map(|s| (s.shard, w.models[&s.shard].last())).collect();
-    (w, victim, upto)
-}
-
-#[test]
-fn a_node_left_behind_catches_up_by_snapshots() {
-    for seed in 0..20 {
-        let (mut w, victim, upto) = left_behind(seed);
-        let done = w.run_until(w.now + 12_000_000, |w| caught_up(w, victim, &upto));
-        assert!(done.unwrap(), "seed {seed}: {}", w.coverage);
-        assert!(w.coverage.of("snapshot", "installed") > 0, "seed {seed}: {}", w.coverage);
-    }
-}
-
-/// Whether a snapshot made here is there.
-fn has_one(node: &SimNode) -> bool {
-    node.up.as_ref().is_some_and(|up| up.desk.has_one())
-}
-
-/// Whether a node left behind catches up although the file made for it is damaged.
-fn survives_damage(seeds: std::ops::Range<u64>, tells: bool) -> Vec<bool> {
-    let survives = |seed| {
-        let (mut w, victim, upto) = left_behind(seed);
-        w.plan.tells_spoilt = tells;
-        let made = w.run_until(w.now + 12_000_000, |w| w.nodes.values().any(|n| n.id != victim && has_one(n)));
-        assert!(made.unwrap(), "seed {seed}: {}", w.coverage);
-        let World { nodes, dice, .. } = &mut w;
-        let makers = nodes.values().filter(|node| node.id != victim && has_one(node));
-        let flipped = makers.filter(|node| node.disk.lock().files.flip(dice)).count();
-        assert!(flipped > 0, "seed {seed}");
-        w.run_until(w.now + 20_000_000, |w| caught_up(w, victim, &upto)).unwrap()
-    };
-    seeds.map(survives).collect()
-}
-
-#[test]
-fn a_snapshot_that_is_damaged_at_its_maker_is_made_anew() {
-    assert_eq!(survives_damage(0..20, true), vec![true; 20]);
-    // And only since the maker hears of it.
-    assert!(survives_damage(0..5, false).contains(&false));
 }

@@ -108,12 +108,6 @@ impl Desk {
         }
     }
 
-    /// Whether a snapshot made here is there.
-    #[cfg(test)]
-    pub(crate) fn has_one(&self) -> bool {
-        !self.built.is_empty()
-    }
-
     /// What was under way, for counts.
     pub(crate) fn unfinished(&self) -> [(&'static str, u64); 3] {
         let streams = self.streams.values().filter(|stream| stream.progress > 0).count();
