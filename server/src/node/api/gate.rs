@@ -5,8 +5,8 @@
 //!
 //! The worker has at most `window` requests at a time; while nothing waits, a request goes straight to it. What does not
 //! fit waits in its stream's line. Each answer makes room, and lines take turns for it, a request each: a stream with one
-//! request does not wait behind another's thousand. Waiting is bounded by time: above [`REFUSE_AFTER`] a line takes no
-//! more, and what has waited for [`GIVE_UP_AFTER`] is refused when its turn comes, since a client asks elsewhere after a
+//! request does not wait behind another's thousand. Waiting is bounded by time: above `REFUSE_AFTER` a line takes no
+//! more, and what has waited for `GIVE_UP_AFTER` is refused when its turn comes, since a client asks elsewhere after a
 //! second, and answering late would do the work twice. So the queue is as long as the worker is fast, and no longer.
 
 use prometheus::{IntCounter, IntGauge, Registry};
