@@ -11,7 +11,7 @@ use crate::follower::Follower;
 use crate::io::{Output, Refused};
 use crate::message::Message;
 use crate::replica::{Io, Replica, Role};
-use crate::types::{Ballot, ConfigId, Entry, EntryId, MemberRole, Membership, NodeId, Payload, Slot};
+use crate::types::{Ballot, ConfigId, Entry, EntryId, Membership, NodeId, Payload, Slot};
 
 impl Replica {
     /// Handles messages of other epochs; returns the message where it belongs to this one.
@@ -77,9 +77,7 @@ impl Replica {
         if self.stop_sign.is_some() || leader.transfer.is_some() || self.commit < leader.first_own {
             return Some(Refused::Changing);
         }
-        let sorted = next.members.windows(2).all(|w| w[0].node < w[1].node);
-        let leads = next.role_of(next.first_leader) == Some(MemberRole::Voter);
-        if next.config != self.hard.membership.config.next() || !sorted || !leads {
+        if next.config != self.hard.membership.config.next() || !next.is_sound() {
             return Some(Refused::InvalidMembership);
         }
         None

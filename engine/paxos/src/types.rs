@@ -175,6 +175,13 @@ impl Membership {
         self.members.iter().filter(|m| m.role == MemberRole::Voter).map(|m| m.node)
     }
 
+    /// Whether a group can have these members: sorted by node, no node twice, and the first leader votes.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let sorted = self.members.windows(2).all(|w| w[0].node < w[1].node);
+        sorted && self.role_of(self.first_leader) == Some(MemberRole::Voter)
+    }
+
     /// The size of a majority of the voters.
     #[must_use]
     pub fn quorum(&self) -> usize {

@@ -147,8 +147,12 @@ pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
     let partitioning = partitioning(&mut r)?;
     let retention = retention(&mut r)?;
     let (from, to, version) = (r.bytes()?, r.bytes()?, counter(&mut r)?);
+    let unsound = r.error("members that no group has");
     let membership = membership(&mut r)?;
     r.finish()?;
+    if !membership.is_sound() {
+        return Err(unsound);
+    }
     Ok(Descriptor { shard, table, partitioning, retention, from, to, version, membership })
 }
 

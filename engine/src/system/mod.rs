@@ -301,6 +301,11 @@ impl SystemState {
     }
 
     fn set_members(&mut self, shard: ShardId, membership: &Membership, rows: &mut Vec<RowChange>) -> SystemOutcome {
+        // Reported by a group's leader, whose core proposes no other; but what is applied here is everybody's map.
+        if !membership.is_sound() {
+            let why = "members rise by node, each stands once, and the first leader votes".into();
+            return SystemOutcome::Invalid { field: "members".into(), why };
+        }
         if let Some(stranger) = membership.members.iter().find(|m| !self.nodes.contains_key(&m.node)) {
             let why = format!("there is no node {}", stranger.node);
             return SystemOutcome::Invalid { field: "members".into(), why };
@@ -341,7 +346,8 @@ impl SystemState {
         }
         let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
         let replicas = if replicas == 0 { nodes.min(3) } else { replicas };
-        if replicas > nodes {
+        // A cluster whose last node was removed has none to choose from.
+        if replicas == 0 || replicas > nodes {
             let why = format!("{replicas} replicas need as many nodes, the cluster has {nodes}");
             return SystemOutcome::Invalid { field: "replicas".into(), why };
         }

@@ -123,6 +123,18 @@ fn members_go_forward_only_and_a_node_goes_once_it_holds_nothing() {
     assert_eq!((state.revision, &state.shards[&shard].membership), (revision, &later));
     let strange = state.execute(&report(&members(4, &[2, 9], 0))).0;
     assert!(matches!(strange, SystemOutcome::Invalid { field, .. } if field == "members"));
+    // Nobody, nobody who votes, a leader who does not, disorder, a node twice.
+    let nobody = Membership { config: ConfigId(4), members: vec![], first_leader: NodeId(2) };
+    let no_voter = members(4, &[3], 3);
+    let no_leader = Membership { first_leader: NodeId(1), ..members(4, &[2, 3], 0) };
+    let learner_leads = members(4, &[2, 3, 4], 2);
+    for nonsense in [nobody, no_voter, no_leader, learner_leads, members(4, &[3, 2], 0), members(4, &[2, 2, 3], 0)] {
+        let (outcome, rows) = state.execute(&report(&nonsense));
+        assert!(matches!(&outcome, SystemOutcome::Invalid { field, .. } if field == "members"), "{nonsense:?}: {outcome:?}");
+        assert!(rows.is_empty() && state.shards[&shard].membership == later);
+        let row = encode_descriptor(&Descriptor { membership: nonsense.clone(), ..state.shards[&shard].clone() });
+        assert!(decode_descriptor(row).is_err(), "{nonsense:?} is read");
+    }
     let dropped = SystemCommand::SetMembers { shard: ShardId(77), membership: later };
     assert_eq!(state.execute(&dropped), (SystemOutcome::Done, vec![]));
 
@@ -134,4 +146,16 @@ fn members_go_forward_only_and_a_node_goes_once_it_holds_nothing() {
     assert!(matches!(state.execute(&remove(1)).0, SystemOutcome::Invalid { .. }));
     let back = SystemCommand::AddNode { addr: "127.0.0.1:7401".into(), nonce: 5 };
     assert_eq!(state.execute(&back).0, SystemOutcome::Node(NodeId(5)), "its number is never used again");
+}
+
+#[test]
+fn a_cluster_without_nodes_takes_no_table() {
+    let mut state = founded(1);
+    state.nodes.clear();
+    let before = state.clone();
+    for replicas in [0, 1] {
+        let (outcome, rows) = state.execute(&create(Partitioning::Hash, 1, &[], replicas));
+        assert!(matches!(&outcome, SystemOutcome::Invalid { field, .. } if field == "replicas"), "{outcome:?}");
+        assert!(rows.is_empty() && state == before);
+    }
 }

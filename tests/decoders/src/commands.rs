@@ -6,6 +6,7 @@
 use crate::checks::{canonical, seal, sealed, sections};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use synod_engine::codec::COUNTER_MAX;
 use synod_engine::codec::buf::{Put, Reader, Writer};
 use synod_engine::command::{self, Outcome};
 use synod_engine::genesis::Genesis;
@@ -71,6 +72,13 @@ pub fn resealed(row: &[u8]) -> Vec<u8> {
     seal(&row[..row.len().saturating_sub(4)])
 }
 
+/// Whether the counters of a state can be counted on from: at their very end the next one is refused where it is read.
+pub fn has_room(state: &SystemState) -> bool {
+    let epochs = state.shards.values().map(|d| d.membership.config.0);
+    let counters = [state.revision, state.next_node, state.next_shard].into_iter().chain(epochs);
+    counters.max().is_some_and(|greatest| greatest < COUNTER_MAX - (1 << 32)) && state.next_table < u32::MAX >> 2
+}
+
 /// A state and commands: after each, the rows that changed make the new state out of the old one's rows, and the outcome can
 /// be stored.
 pub fn system_history(data: &[u8]) -> bool {
@@ -79,7 +87,7 @@ pub fn system_history(data: &[u8]) -> bool {
     let founded = || SystemState::found(7, &["a:1".to_owned(), "b:1".to_owned(), "c:1".to_owned()]);
     let first = with_checksums(first).unwrap_or_default();
     let mut state = SystemState::decode(seal(&first).into()).unwrap_or_else(|_| founded());
-    if state.nodes.is_empty() {
+    if state.nodes.is_empty() || !has_room(&state) {
         return false;
     }
     let mut stored: BTreeMap<(u8, u64), Bytes> = BTreeMap::new();

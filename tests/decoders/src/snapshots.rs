@@ -4,12 +4,13 @@
 //! directory of its own, or leave that behind.
 
 use crate::checks::{canonical, flipped, seal, sealed, sections};
-use crate::commands::resealed;
+use crate::commands::{has_room, resealed};
 use crate::meter;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use synod_engine::codec::COUNTER_MAX;
 use synod_engine::codec::buf::{Put, Writer};
 use synod_engine::ids::SYSTEM_SHARD;
 use synod_engine::snapshot::format::{self, ChunkPlace, Footer, Header, Kind};
@@ -172,7 +173,8 @@ fn received(path: &Path, file: &SnapshotFile, bytes: &[u8]) {
 
 /// The file as all of a backup.
 fn as_backup(file: SnapshotFile) {
-    if restore::metadata(&file).is_err() {
+    let epoch = file.header().basis.membership.config.0;
+    if !restore::metadata(&file).is_ok_and(|state| has_room(&state)) || epoch == COUNTER_MAX {
         return;
     }
     let files = BTreeMap::from([(SYSTEM_SHARD, file)]);
