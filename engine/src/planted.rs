@@ -53,10 +53,20 @@ pub enum Fault {
     DamagedChunkAccepted,
     /// The log is trimmed above a snapshot that is on its way.
     TrimAboveSnapshot,
+    /// The log is not kept for a member that comes on behind its snapshot.
+    HoldEndsWithSnapshot,
+    /// The map is told of members before an entry of their epoch is chosen: the old ones go too early.
+    MembersToldEarly,
+    /// A member of a later epoch begins with nothing.
+    JoinsWithNothing,
+    /// The map takes members of an earlier epoch than it knows.
+    OlderEpochTaken,
+    /// A replica begins with a snapshot of an earlier epoch than the one it is awaited in.
+    BeginsInOldEpoch,
 }
 
 impl Fault {
-    /// Every fault.
+    /// Every fault that breaks an invariant: what only makes members wait has a scenario of its own.
     pub const ALL: &[Self] = &[
         Self::SessionsLostAtRestart,
         Self::FreezeWithoutSessions,
@@ -81,6 +91,10 @@ impl Fault {
         Self::OldSpaceRemovedEarly,
         Self::DamagedChunkAccepted,
         Self::TrimAboveSnapshot,
+        Self::MembersToldEarly,
+        Self::JoinsWithNothing,
+        Self::OlderEpochTaken,
+        Self::BeginsInOldEpoch,
     ];
 }
 

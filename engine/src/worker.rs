@@ -9,6 +9,7 @@
 //! learn what is durable; until nothing is left to do.
 
 mod groups;
+mod holds;
 mod inputs;
 mod joining;
 pub(crate) mod node;
@@ -29,6 +30,7 @@ use crate::shard::Shard;
 use crate::state::StateStore;
 use crate::system::SystemState;
 use crate::writer::{Clock, Done, WriterMode, WriterProgress};
+use holds::Holds;
 use joining::Joining;
 use node::Node;
 use scrubs::Scrubs;
@@ -125,6 +127,7 @@ pub struct Worker<H: Host> {
     quarantined: Option<Arc<str>>,
     upkeep: Upkeep,
     snapshots: Snapshots,
+    holds: Holds,
     scrubs: Scrubs,
     stopped: bool,
     /// Of the write just synced; a buffer.
@@ -157,6 +160,7 @@ impl<H: Host> Worker<H> {
             quarantined: None,
             upkeep,
             snapshots,
+            holds: Holds::default(),
             scrubs: Scrubs::default(),
             stopped: false,
             done: Vec::new(),

@@ -225,6 +225,13 @@ impl Replica {
         }
     }
 
+    /// Up to where a member is known to hold the log, where this replica leads: acknowledged under its ballot, or chosen.
+    #[must_use]
+    pub fn held_by(&self, member: NodeId) -> Option<Slot> {
+        let Role::Leader(leader) = &self.role else { return None };
+        leader.progress.get(&member).map(|progress| progress.matched.max(progress.commit))
+    }
+
     fn role_kind(&self) -> RoleKind {
         match (&self.role, self.my_role()) {
             (Role::Leader(_), _) => RoleKind::Leader,

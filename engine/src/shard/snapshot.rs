@@ -6,7 +6,7 @@
 
 use super::{Core, Shard};
 use crate::host::{Host, Refusal, SnapshotRequest};
-use crate::ids::{EntryId, HardState, Slot, Space};
+use crate::ids::{EntryId, HardState, NodeId, Slot, Space};
 use crate::logstore::{GroupRecovered, GroupWrite};
 use crate::snapshot::Header;
 use crate::worker::node::Node;
@@ -45,6 +45,12 @@ impl LogSizes {
 
     fn at(&self, slot: Slot) -> u64 {
         self.marks.iter().take_while(|(mark, _)| *mark <= slot).last().map_or(self.trimmed, |(_, total)| *total)
+    }
+
+    /// Whether at most `bytes` lie behind `slot`; of what was applied before this process nobody knows.
+    pub(super) fn within(&self, slot: Slot, bytes: u64) -> bool {
+        let at = self.marks.iter().take_while(|(mark, _)| *mark <= slot).last();
+        at.is_some_and(|(_, at)| self.total - at <= bytes)
     }
 
     /// Bytes that a trim up to `slot` frees, about.
@@ -101,6 +107,19 @@ impl Shard {
     /// The log keeps what lies behind `slot`, whatever its size: a snapshot of that position is on its way.
     pub(crate) fn hold_log(&mut self, slot: Option<Slot>) {
         self.held = slot;
+    }
+
+    /// Up to where `member` is known to hold the log that this replica leads.
+    pub(crate) fn held_by(&self, member: NodeId) -> Option<Slot> {
+        match &self.core {
+            Core::Running(replica) => replica.held_by(member),
+            Core::Waiting(_) | Core::Installing(_) => None,
+        }
+    }
+
+    /// Whether at most `bytes` of the log lie behind `slot`.
+    pub(crate) fn is_within(&self, slot: Slot, bytes: u64) -> bool {
+        slot >= self.state.applied() || self.sizes.within(slot, bytes)
     }
 
     /// The log is gone up to here.
@@ -184,6 +203,8 @@ mod tests {
         }
         assert_eq!(sizes.behind(1001), Slot(0));
         assert_eq!(sizes.behind(500), Slot(46));
+        assert!(sizes.within(Slot(46), 540) && sizes.within(Slot(50), 540) && !sizes.within(Slot(45), 540));
+        assert!(!sizes.within(Slot(0), 1000), "what lies behind it is not known");
         // More bytes may lie behind a slot than the state has durably: what goes then is counted all the same.
         assert_eq!(sizes.freed(Slot(30)), 260);
         assert_eq!(sizes.freed(Slot(46)), 460);

@@ -27,8 +27,10 @@ const ASKED_MICROS: u64 = 30_000_000;
 const ASK_MICROS: u64 = 100_000;
 /// Snapshots asked for at a time.
 const ASKS_MAX: usize = 16;
-/// After a snapshot failed to be made, the next attempt waits so long, µs.
+/// Snapshots for members are begun no closer together than so, whatever became of the last one, µs: each freezes the state.
 const RETRY_MICROS: u64 = 1_000_000;
+/// A member that has not said for so long that it needs a snapshot waits for none any more, µs: it says so again and again.
+const WAITS_MICROS: u64 = 3_000_000;
 
 /// A finished snapshot.
 struct Built {
@@ -45,6 +47,14 @@ struct Asked {
     done: Told,
 }
 
+/// A member that needs a snapshot which is not begun yet.
+struct Waiting {
+    shard: ShardId,
+    to: NodeId,
+    least: Slot,
+    at: Micros,
+}
+
 /// A snapshot whose rows are on their way into a space.
 struct Loading {
     header: Header,
@@ -56,6 +66,8 @@ pub(super) struct Snapshots {
     /// When a member was last offered one.
     offered: BTreeMap<(ShardId, NodeId), Micros>,
     building: Option<(ShardId, Slot)>,
+    /// Who waits for one to be begun, in turn.
+    waiting: Vec<Waiting>,
     /// Who wants the one being made, to be offered it at once.
     wanted_by: BTreeSet<NodeId>,
     /// Asked for by operators, in turn.
@@ -75,6 +87,7 @@ impl Snapshots {
         Self {
             offered: BTreeMap::new(),
             building: None,
+            waiting: Vec::new(),
             wanted_by: BTreeSet::new(),
             asked: VecDeque::new(),
             answered: Vec::new(),
@@ -85,6 +98,17 @@ impl Snapshots {
             next_space: FIRST_FRESH,
             unused_micros,
         }
+    }
+
+    pub(super) fn unused_micros(&self) -> u64 {
+        self.unused_micros
+    }
+
+    /// The lowest position of the snapshots of a shard that there are, or are being made.
+    pub(super) fn least(&self, shard: ShardId) -> Option<Slot> {
+        let building = self.building.filter(|(id, _)| *id == shard).map(|(_, slot)| slot);
+        let built = self.built.get(&shard).map(|built| built.slot);
+        [building, built].into_iter().flatten().min()
     }
 
     fn fresh_space(&mut self) -> Space {
@@ -101,9 +125,17 @@ impl<H: Host> Worker<H> {
         for (shard, to, least) in std::mem::take(&mut self.node.snapshots_wanted) {
             self.snapshot_wanted(shard, to, least);
         }
+        self.follow_members();
         self.ask_for_states();
-        self.make_asked();
         let now = self.node.now;
+        while let Some(asked) = self.snapshots.asked.pop_front_if(|asked| asked.until <= now) {
+            (asked.done)(Err(format!("shard {} was not ready for a snapshot in time", asked.shard)));
+        }
+        self.snapshots.waiting.retain(|waiting| waiting.at.plus(WAITS_MICROS) > now);
+        // A freeze of its own on top of one that is under way could make the worker wait.
+        if !self.freezing() {
+            self.begin_snapshot();
+        }
         let unused_micros = self.snapshots.unused_micros;
         let unused = |(id, b): &(&ShardId, &Built)| b.used_at.plus(unused_micros) <= now && !self.is_being_made(**id);
         let gone: Vec<ShardId> = self.snapshots.built.iter().filter(unused).map(|(id, _)| *id).collect();
@@ -121,22 +153,35 @@ impl<H: Host> Worker<H> {
         self.snapshots.asked.push_back(Asked { shard, until, done });
     }
 
-    /// Begins the next snapshot that was asked for, once nothing stands in its way.
-    fn make_asked(&mut self) {
+    /// Begins the next snapshot that waits, of an operator or of a member; whether one was begun, and with it a freeze. A freeze
+    /// that is due is taken for it too: under a load that freezes without a pause there is no other.
+    pub(super) fn begin_snapshot(&mut self) -> bool {
         let now = self.node.now;
-        while let Some(asked) = self.snapshots.asked.pop_front_if(|asked| asked.until <= now) {
-            (asked.done)(Err(format!("shard {} was not ready for a snapshot in time", asked.shard)));
+        if self.snapshots.building.is_some() {
+            return false;
         }
-        if self.snapshots.building.is_some() || self.freezing() {
-            return;
-        }
-        let Some(shard) = self.snapshots.asked.front().map(|asked| asked.shard) else { return };
-        self.build_snapshot(shard);
-        if self.snapshots.building.is_some()
-            && let Some(asked) = self.snapshots.asked.pop_front()
+        if let Some(shard) = self.snapshots.asked.front().map(|asked| asked.shard)
+            && self.build_snapshot(shard).is_some()
         {
-            self.snapshots.answered.push(asked.done);
+            let asked = self.snapshots.asked.pop_front();
+            self.snapshots.answered.extend(asked.map(|asked| asked.done));
+            return true;
         }
+        if self.snapshots.waiting.is_empty() || self.snapshots.retry_at > now {
+            return false;
+        }
+        let mut waiting = std::mem::take(&mut self.snapshots.waiting);
+        let can_serve = |w: &Waiting| self.shards.get(&w.shard).is_some_and(|shard| shard.can_serve(w.least));
+        let able: Vec<ShardId> = waiting.iter().filter(|w| can_serve(w)).map(|w| w.shard).collect();
+        let begun = able.into_iter().find_map(|shard| Some((shard, self.build_snapshot(shard)?)));
+        if let Some((shard, slot)) = begun {
+            for served in waiting.extract_if(.., |w| w.shard == shard && w.least <= slot) {
+                self.snapshots.wanted_by.insert(served.to);
+                self.holds.needs(shard, served.to, slot, now);
+            }
+        }
+        self.snapshots.waiting = waiting;
+        begun.is_some()
     }
 
     /// Replicas whose state is gone ask for it, one member after another.
@@ -161,9 +206,7 @@ impl<H: Host> Worker<H> {
     fn forget_built(&mut self, id: ShardId) {
         self.snapshots.built.remove(&id);
         self.snapshots.offered.retain(|(shard, _), _| *shard != id);
-        if let Some(shard) = self.shards.get_mut(&id) {
-            shard.hold_log(None);
-        }
+        self.hold_log(id);
         self.node.host.forget_snapshot(id, SnapshotKind::Built);
     }
 
@@ -174,6 +217,7 @@ impl<H: Host> Worker<H> {
         let least = least.max(shard.trimmed_slot()).max(shard.epoch_start());
         if let Some(built) = self.snapshots.built.get_mut(&id).filter(|built| built.slot >= least) {
             built.used_at = now;
+            self.holds.needs(id, to, built.slot, now);
             let last = self.snapshots.offered.entry((id, to)).or_default();
             if *last == Micros(0) || last.plus(OFFER_MICROS) <= now {
                 *last = now;
@@ -182,30 +226,31 @@ impl<H: Host> Worker<H> {
             }
             return;
         }
-        // A freeze under way would make the worker wait for it.
-        if self.snapshots.building.is_none() && self.snapshots.retry_at <= now && !self.freezing() {
-            self.build_snapshot(id);
-        }
-        if self.snapshots.building.is_some_and(|(shard, slot)| shard == id && slot >= least) {
+        if let Some((_, slot)) = self.snapshots.building.filter(|(shard, slot)| *shard == id && *slot >= least) {
             self.snapshots.wanted_by.insert(to);
+            self.holds.needs(id, to, slot, now);
+            return;
+        }
+        let waiting = Waiting { shard: id, to, least, at: now };
+        match self.snapshots.waiting.iter_mut().find(|w| (w.shard, w.to) == (id, to)) {
+            Some(known) => *known = waiting,
+            None => self.snapshots.waiting.push(waiting),
         }
     }
 
-    /// Has the host write down what is applied: frozen here, read and written on another thread.
-    fn build_snapshot(&mut self, id: ShardId) {
-        let Some(shard) = self.shards.get(&id) else { return };
-        let Some(request) = shard.snapshot_request(&mut self.node) else { return };
+    /// Has the host write down what is applied: frozen here, read and written on another thread. The position, where it can.
+    fn build_snapshot(&mut self, id: ShardId) -> Option<Slot> {
+        let request = self.shards.get(&id)?.snapshot_request(&mut self.node)?;
         self.snapshots.retry_at = self.node.now.plus(RETRY_MICROS);
         let slot = request.basis.id.slot;
-        let Some(job) = self.node.host.build_snapshot(request) else { return };
+        let job = self.node.host.build_snapshot(request)?;
         self.freeze();
         let begun = self.node.store.view(job);
         self.node.must(begun);
         tracing::info!(shard = id.0, slot = slot.0, "a snapshot is being made");
         self.snapshots.building = Some((id, slot));
-        if let Some(shard) = self.shards.get_mut(&id) {
-            shard.hold_log(Some(slot));
-        }
+        self.hold_log(id);
+        Some(slot)
     }
 
     /// A snapshot was made, or could not be.

@@ -79,7 +79,9 @@ impl<H: Host> Worker<H> {
     pub(super) fn keep_up(&mut self) {
         let now = self.node.now;
         self.poll_freezes();
-        if self.node.store.wants_freeze() || self.node.applied_bytes >= self.upkeep.freeze_log_bytes {
+        let due = self.node.store.wants_freeze() || self.node.applied_bytes >= self.upkeep.freeze_log_bytes;
+        // A snapshot that waits takes this freeze for its own.
+        if due && !self.begin_snapshot() {
             self.freeze();
         }
         if self.upkeep.health_at <= now {

@@ -1,0 +1,91 @@
+//! How far back logs are kept for members that catch up by a snapshot, and by the log behind it.
+//!
+//! Owns: which members those are, and from which slot on each still needs the log here. Must never: let the log go while such
+//! a member comes on, or keep it for one that does not.
+//!
+//! A member that needs a snapshot needs all of the log behind it too: what is trimmed before the member has it makes the next
+//! snapshot necessary, and under a steady load that never ends where making, sending and loading one take longer than the
+//! log lasts. So the log begins at the snapshot's position from the moment it is made, and then follows the member, until
+//!
+//! - it has caught up so far that what the log keeps in any case (`log_keep_bytes`) reaches twice as far back;
+//! - or it neither asked for a snapshot nor came on for `snapshot_unused_micros`: it is down, cut off or stuck;
+//! - or this node's disk is below its low mark: room goes before speed, and the member begins anew.
+//!
+//! Only a leader knows how far members are. Another maker, or a leader that loses its leadership, keeps the log for as long as
+//! the second bound says; the new leader has what its log keeps in any case, or makes a snapshot of its own.
+
+use super::Worker;
+use crate::host::Host;
+use crate::ids::{NodeId, ShardId, Slot};
+use std::collections::BTreeMap;
+use synod_paxos::types::Micros;
+
+/// Where the members stand is looked at so often, µs.
+const LOOK_MICROS: u64 = 100_000;
+
+/// A member that catches up.
+struct Follower {
+    /// It needs the log from behind this slot on: first the snapshot's, then what it has of the leader's log.
+    has: Slot,
+    /// When it last asked for a snapshot or came on.
+    moved_at: Micros,
+}
+
+/// The members that catch up.
+#[derive(Default)]
+pub(super) struct Holds {
+    followers: BTreeMap<(ShardId, NodeId), Follower>,
+    look_at: Micros,
+}
+
+impl Holds {
+    /// A member needs the snapshot of this slot.
+    pub(super) fn needs(&mut self, shard: ShardId, member: NodeId, slot: Slot, now: Micros) {
+        if planted!(HoldEndsWithSnapshot) {
+            return;
+        }
+        self.followers.insert((shard, member), Follower { has: slot, moved_at: now });
+    }
+
+    /// From where on members need a shard's log.
+    pub(super) fn least(&self, shard: ShardId) -> Option<Slot> {
+        let all = self.followers.range((shard, NodeId(0))..=(shard, NodeId(u64::MAX)));
+        all.map(|(_, follower)| follower.has).min()
+    }
+}
+
+impl<H: Host> Worker<H> {
+    /// Looks at how far the members have come, and lets go of what of the logs none of them needs any more.
+    pub(super) fn follow_members(&mut self) {
+        let now = self.node.now;
+        if self.holds.followers.is_empty() || self.holds.look_at > now {
+            return;
+        }
+        self.holds.look_at = now.plus(LOOK_MICROS);
+        let unused_micros = self.snapshots.unused_micros();
+        let (shards, keep) = (&self.shards, self.node.log_keep_bytes);
+        let full = self.node.disk_low.is_some();
+        let before: Vec<ShardId> = self.holds.followers.keys().map(|(shard, _)| *shard).collect();
+        self.holds.followers.retain(|(id, member), follower| {
+            let Some(shard) = shards.get(id).filter(|_| !full) else { return false };
+            if let Some(has) = shard.held_by(*member).filter(|has| *has > follower.has) {
+                *follower = Follower { has, moved_at: now };
+            }
+            !shard.is_within(follower.has, keep / 2) && follower.moved_at.plus(unused_micros) > now
+        });
+        for id in before {
+            self.hold_log(id);
+        }
+    }
+
+    /// A shard's log begins no later than at the snapshots that are there of it, and at what followers of one need.
+    pub(super) fn hold_log(&mut self, id: ShardId) {
+        let (followed, made) = (self.holds.least(id), self.snapshots.least(id));
+        if let Some(shard) = self.shards.get_mut(&id) {
+            let trimmed = shard.trimmed_slot();
+            // A snapshot that the log does not go on behind is of no use.
+            let held = [followed, made].into_iter().flatten().filter(|slot| *slot >= trimmed).min();
+            shard.hold_log(held);
+        }
+    }
+}
