@@ -130,7 +130,10 @@ fn members_go_forward_only_and_a_node_goes_once_it_holds_nothing() {
     let learner_leads = members(4, &[2, 3, 4], 2);
     for nonsense in [nobody, no_voter, no_leader, learner_leads, members(4, &[3, 2], 0), members(4, &[2, 2, 3], 0)] {
         let (outcome, rows) = state.execute(&report(&nonsense));
-        assert!(matches!(&outcome, SystemOutcome::Invalid { field, .. } if field == "members"), "{nonsense:?}: {outcome:?}");
+        assert!(
+            matches!(&outcome, SystemOutcome::Invalid { field, .. } if field == "members"),
+            "{nonsense:?}: {outcome:?}"
+        );
         assert!(rows.is_empty() && state.shards[&shard].membership == later);
         let row = encode_descriptor(&Descriptor { membership: nonsense.clone(), ..state.shards[&shard].clone() });
         assert!(decode_descriptor(row).is_err(), "{nonsense:?} is read");

@@ -108,7 +108,8 @@ impl<H: Host> Worker<H> {
         }
         let me = self.node.me;
         // The system shard's beginning is no descriptor: it is created from its founders' state only.
-        let others = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && d.membership.config == FIRST_EPOCH);
+        let first = |config| config == FIRST_EPOCH || planted!(JoinsWithNothing);
+        let others = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && first(d.membership.config));
         for descriptor in others.filter(|d| d.membership.role_of(me).is_some()) {
             self.create(descriptor.shard, Genesis::Shard(descriptor.clone()));
         }
@@ -203,6 +204,6 @@ impl<H: Host> Worker<H> {
 }
 
 /// Whether the map knows that this shard was dropped. A map from before the shard's creation does not.
-fn vanished(map: &SystemState, id: ShardId) -> bool {
+pub(super) fn vanished(map: &SystemState, id: ShardId) -> bool {
     id != SYSTEM_SHARD && id.0 < map.next_shard && !map.shards.contains_key(&id)
 }

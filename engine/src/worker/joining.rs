@@ -9,11 +9,11 @@
 //! nothing can be chosen any more (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010, section 3).
 
 use super::Worker;
-use super::groups::FIRST_EPOCH;
+use super::groups::{FIRST_EPOCH, vanished};
 use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
 use crate::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
-use crate::logstore::{GroupRecovered, GroupWrite};
+use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::Shard;
 use crate::snapshot::Header;
@@ -114,7 +114,7 @@ impl<H: Host> Worker<H> {
     pub(super) fn begins_with(&self, header: &Header) -> bool {
         let Some(awaited) = self.joining.awaited.get(&header.shard) else { return false };
         let basis = &header.basis;
-        let later = basis.membership.config >= awaited.config;
+        let later = basis.membership.config >= awaited.config || planted!(BeginsInOldEpoch);
         later && basis.membership.role_of(self.node.me).is_some() && basis.id.slot > Slot(0)
     }
 
@@ -166,10 +166,13 @@ impl<H: Host> Worker<H> {
         tracing::info!(shard = id.0, slot = slot.0, "a replica began with a snapshot");
         self.node.metrics.snapshots_installed_total.inc();
         self.insert(id, Shard::new(id, found, state));
-        if let Some(map) = self.map.clone()
-            && let Some(upto) = self.shards.get(&id).and_then(|shard| shard.left(self.node.me, &map))
-        {
-            return self.remove(id, upto);
+        // The map may have changed while the write was under way.
+        if let Some(map) = self.map.clone() {
+            let left = self.shards.get(&id).and_then(|shard| shard.left(self.node.me, &map));
+            let gone = vanished(&map, id).then_some(GONE);
+            if let Some(upto) = gone.or(left) {
+                return self.remove(id, upto);
+            }
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
