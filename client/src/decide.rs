@@ -233,8 +233,11 @@ impl Progress {
                 Next::Again { leader: Leader::Is(leader), nudge: false, pause }
             }
             Refusal::WrongShard => {
-                self.last = Some(Error::unavailable(format!("the bounds of shard {shard} are changing")));
-                Next::Again { leader: Leader::AsBefore, nudge: true, pause: Some(self.back_off(None)) }
+                self.last = Some(Error::unavailable(format!("the bounds or replicas of shard {shard} are changing")));
+                // Its replica may be elsewhere by now, and who is asked again and again where it was learns nothing.
+                self.turn += 1;
+                let leader = Leader::IsNot(attempt.node);
+                Next::Again { leader, nudge: true, pause: Some(self.back_off(None)) }
             }
             Refusal::Overloaded(retry_after) => {
                 self.last = Some(Error::Overloaded { retry_after });
@@ -384,6 +387,16 @@ mod tests {
             let Next::Again { leader, pause, .. } = next else { panic!("{next:?}") };
             assert_eq!((leader, pause.is_some()), (Leader::Is(9), hop == 4));
         }
+    }
+
+    #[test]
+    fn who_has_no_replica_any_more_is_not_asked_again_at_once() {
+        let mut progress = progress();
+        let node = progress.choose(Some(1), &VOTERS, NOW);
+        assert_eq!(node, Some(1));
+        let next = fail(&mut progress, Failure::Refused(Refusal::WrongShard), 1);
+        assert!(matches!(next, Next::Again { leader: Leader::IsNot(1), nudge: true, pause: Some(_) }), "{next:?}");
+        assert_eq!(progress.choose(None, &VOTERS, NOW), Some(2));
     }
 
     #[test]
