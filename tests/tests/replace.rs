@@ -95,3 +95,24 @@ fn a_lost_node_is_replaced_under_load() {
     lead_all(&cluster, 1);
     assert_eq!(verify(&cluster, &seen.acks), stored, "what came back is complete");
 }
+
+/// A node that joined later has no replica of the system shard: what it knows of the cluster it has from others, who send only
+/// what is newer than what it knows.
+#[test]
+fn a_joiner_that_was_restarted_knows_the_map_and_changes_members() {
+    let _alone = alone();
+    let mut cluster = Cluster::start();
+    cluster.cli(&["table", "create", TABLE, "--partition", "hash", "--shards", "1"]).ok();
+    cluster.add_joiner(4);
+    let joined = cluster.addr(4);
+    let status = cluster.wait_status("the joiner is there", |status| status.state(&joined) == Some("up"));
+    let shard = status.shards_of(TABLE)[0]["id"].as_u64().expect("a shard").to_string();
+    let joiner = status.id(&joined).expect("an id");
+    cluster.cli(&["--timeout", "30s", "shard", "move", &shard, "--from", "3", "--to", &joiner.to_string()]).ok();
+    cluster.kill(4);
+    cluster.restart(4);
+    cluster.wait_status("the joiner is back", |status| status.state(&joined) == Some("up"));
+    lead_all(&cluster, joiner);
+    // Its leader must know the map for that: it says no otherwise, for as long as nothing else changes the map.
+    cluster.cli(&["--timeout", "30s", "shard", "move", &shard, "--from", "1", "--to", "3"]).ok();
+}

@@ -49,6 +49,8 @@ impl Follower {
     pub fn start(self, founding: Option<SystemState>) {
         if let Some(map) = self.book.get() {
             self.peers.update(&map);
+            // Without a replica of the system shard here no other word of it comes before the map changes next.
+            self.tell(Input::Map(map));
         }
         if let Some(state) = founding {
             self.peers.update(&state);
