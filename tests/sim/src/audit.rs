@@ -149,6 +149,7 @@ impl World {
             let shard = descriptor.shard;
             let Some(model) = self.models.get(&shard) else { continue };
             let slot = Self::audit_one(id, rows, &descriptor, space(shard), model, invariant)?;
+            let upto = upto.filter(|_| self.is_member(id, shard));
             let due = upto.and_then(|all| all.iter().find(|(s, _)| *s == shard)).map_or(Slot(0), |(_, slot)| *slot);
             check(slot >= due, "replicas converge", || {
                 format!("node {id} shard {shard} stands at {slot}, due is {due}")

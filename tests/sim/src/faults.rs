@@ -239,6 +239,9 @@ impl World {
             disk.set_back(count).is_some()
         };
         drop(disk);
+        if wipe {
+            node.book = None;
+        }
         self.net.heal();
         self.at(self.now + 20_000, Event::Restart { node: victim });
         if done && self.plan.planted.disk != DiskFault::WipedVotes {

@@ -49,6 +49,7 @@ impl World {
         })?;
         self.coverage.add("liveness", "ms until all clients were served", (self.now - began) / 1000);
         self.phase = Phase::Quiet;
+        self.end_moves()?;
         let idle = self.run_until(self.now + FINISH, |w| w.ops.values().all(|op| op.done))?;
         check(idle, "every client finishes once faults have stopped", || "operations under way never end".into())?;
         self.converge()?;
@@ -96,6 +97,7 @@ impl World {
             for (what, by) in [
                 ("entries", c.entries),
                 ("noops", c.noops),
+                ("stop-signs", c.stop_signs),
                 ("writes executed", c.executed),
                 ("write met again", c.repeated),
                 ("write below its floor", c.below_floor),
@@ -151,8 +153,15 @@ impl World {
         }
         for (shard, model) in self.models.iter().filter(|(shard, _)| known(shard)) {
             for (id, report) in reports {
-                let Some(r) = report.replicas.iter().find(|r| r.shard == *shard) else {
-                    return Some(format!("node {id} has no replica of shard {shard}"));
+                let found = report.replicas.iter().find(|r| r.shard == *shard);
+                let Some(r) = found.filter(|_| self.is_member(*id, *shard)) else {
+                    match found {
+                        Some(_) => return Some(format!("node {id} has a replica of shard {shard} and is no member")),
+                        None if self.is_member(*id, *shard) => {
+                            return Some(format!("node {id} has no replica of shard {shard}"));
+                        }
+                        None => continue,
+                    }
                 };
                 if r.applied < model.last() || r.applied != r.last || r.commit != r.last {
                     return Some(format!(

@@ -5,6 +5,7 @@
 
 use crate::clock::Cursor;
 use crate::disk::{ViewRows, space_hash};
+use crate::epochs::begins_at;
 use crate::node::CLUSTER;
 use crate::violation::Violation;
 use bytes::Bytes;
@@ -14,12 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use synod_engine::codec::message;
 use synod_engine::host::{Answer, Host, Refusal, ReplySink, SnapshotKind, SnapshotRequest};
 use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
-use synod_engine::logstore::GroupWrite;
+use synod_engine::logstore::{GONE, GroupWrite};
 use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
 use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
-use synod_paxos::types::Ballot;
+use synod_paxos::types::{Ballot, ConfigId, Membership};
 
 /// What a worker's end of process carries through the unwinding.
 pub(crate) struct Fatal(pub(crate) String);
@@ -125,6 +126,15 @@ pub(crate) struct Tap {
     pub(crate) marks: BTreeMap<ShardId, Watermark>,
     /// Where rows stand that are not in their shard's own space, as synced.
     pub(crate) spaces: BTreeMap<ShardId, Space>,
+    /// Replicas that were here: none begins here in the epoch that is named or an earlier one.
+    pub(crate) tombs: BTreeMap<ShardId, ConfigId>,
+    /// Replicas that went, each with the epoch by which it is none any more.
+    pub(crate) removed: Vec<(u64, ShardId, ConfigId)>,
+    /// Replicas that began with a snapshot, and of these the ones of groups that had one here before.
+    pub(crate) begun: u64,
+    pub(crate) returned: u64,
+    /// What leaders have to tell the system shard of members.
+    pub(crate) members: Vec<(ShardId, Membership)>,
     /// Snapshots made here begin at these slots: the log behind them is kept.
     held: BTreeMap<ShardId, Slot>,
     asked: Option<SnapshotRequest>,
@@ -193,17 +203,34 @@ impl Tap {
     /// A group's write was synced; `installed`: the space that it points to, and the hash of what is there.
     pub(crate) fn written(&mut self, at: u64, write: &GroupWrite, installed: Option<(Space, u64)>) {
         let shard = write.shard;
-        if write.remove.is_some() {
-            self.marks.remove(&shard);
+        if let Some(upto) = write.remove {
+            let promised = self.marks.remove(&shard).map_or(ConfigId(0), |mark| mark.promised.config);
+            if promised > upto {
+                let detail = format!("shard {shard}: it promised in epoch {promised:?} and goes by {upto:?}");
+                self.broke("3: a replica that goes promised in no later epoch than the one it goes by", detail);
+            }
             self.spaces.remove(&shard);
+            self.tombs.insert(shard, upto);
+            if upto != GONE {
+                self.removed.push((at, shard, upto));
+            }
             return;
         }
+        self.begins(write);
         let mark = self.marks.entry(shard).or_default();
         let before = *mark;
         mark.written(write);
+        let mark = *mark;
         if mark.promised < before.promised || mark.accepted < before.accepted {
             let detail = format!("shard {shard}: {mark:?} after {before:?}");
             self.broke("3: promised and accepted never go back", detail);
+        }
+        if let Some(hard) = &write.hard {
+            let (config, start) = (hard.membership.config, hard.config_start);
+            if !begins_at(config, start) || mark.last < start {
+                let detail = format!("shard {shard}: epoch {config:?} from slot {start} on, {mark:?}");
+                self.broke("7: an epoch is entered with its stop-sign and all before it on disk", detail);
+            }
         }
         if let Some((space, hash)) = installed {
             self.spaces.insert(shard, space);
@@ -211,6 +238,20 @@ impl Tap {
             let slot = write.trim.map_or(Slot(0), |id| id.slot);
             self.installed.push(Installed { at, shard, slot, hash });
         }
+    }
+
+    /// A group's first write here: where one was before, it is of a later epoch than that one could vote in.
+    fn begins(&mut self, write: &GroupWrite) {
+        let (shard, Some(hard)) = (write.shard, &write.hard) else { return };
+        let first = write.genesis.is_some() && !self.marks.contains_key(&shard);
+        self.begun += u64::from(first && write.space.is_some());
+        let Some(upto) = self.tombs.get(&shard).copied().filter(|_| first) else { return };
+        self.returned += 1;
+        if hard.membership.config <= upto {
+            let detail = format!("shard {shard}: epoch {:?} after {upto:?}", hard.membership.config);
+            self.broke("3: what a replica promised that went binds the next one here", detail);
+        }
+        self.tombs.remove(&shard);
     }
 
     /// Rows of a space go. What a start finds older than the log goes although the log points to it: it is reinstalled.
@@ -344,6 +385,10 @@ impl Host for SimHost {
         } else {
             tap.leads.remove(&shard);
         }
+    }
+
+    fn members_changed(&mut self, shard: ShardId, membership: Membership) {
+        self.taps.lock().members.push((shard, membership));
     }
 
     fn drained(&mut self) {

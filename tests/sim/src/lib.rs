@@ -16,6 +16,7 @@
 
 pub mod coverage;
 pub mod expected;
+pub mod scenarios;
 pub mod search;
 pub mod trace;
 pub mod violation;
@@ -29,6 +30,7 @@ mod clock;
 mod detector;
 mod dice;
 mod disk;
+mod epochs;
 mod faults;
 // The server's own decisions about snapshots that are offered to it: the very source.
 #[path = "../../../server/src/node/peer/fetch.rs"]
@@ -37,6 +39,7 @@ mod fetch;
 mod finish;
 mod host;
 mod lifecycle;
+mod members;
 mod model;
 mod network;
 mod node;
@@ -48,11 +51,10 @@ mod refusals;
 mod replies;
 mod requests;
 mod retry;
-#[cfg(test)]
-mod scenarios;
 mod setup;
 mod snapshots;
 mod traffic;
+mod transfers;
 mod world;
 
 pub use plan::{DiskFault, Planted};

@@ -67,6 +67,8 @@ impl World {
         let (elected, trims) = (std::mem::take(&mut tap.elected), std::mem::take(&mut tap.trims));
         let (making, installed) = (std::mem::take(&mut tap.making), std::mem::take(&mut tap.installed));
         let snapshots = (making, installed, std::mem::take(&mut tap.wishes));
+        let (removed, members) = (std::mem::take(&mut tap.removed), std::mem::take(&mut tap.members));
+        let (begun, returned) = (std::mem::take(&mut tap.begun), std::mem::take(&mut tap.returned));
         let quarantined = tap.quarantined.take();
         drop(tap);
         let mut chosen: Vec<(u64, ShardId, Vec<Entry>)> = Vec::new();
@@ -81,9 +83,15 @@ impl World {
         }
         self.coverage.add("recovery", "leader elected", elected);
         self.coverage.add("recovery", "log trimmed", trims);
+        self.coverage.add("members", "replica begun with a snapshot", begun);
+        self.coverage.add("members", "replica came back", returned);
         for (stamp, shard, entries) in chosen {
             self.at(stamp, Event::Applied { from: Origin { node: id, process, stamp }, shard, entries });
         }
+        for (stamp, shard, upto) in removed {
+            self.at(stamp + 1, Event::Removed { from: Origin { node: id, process, stamp }, shard, upto });
+        }
+        self.tell_members(members);
         self.take_wishes(id, process, snapshots)?;
         for (stamp, map) in maps {
             self.at(stamp, Event::Map { from: Origin { node: id, process, stamp }, map });
@@ -137,6 +145,10 @@ impl World {
             self.coverage.add("snapshot", what, count);
         }
         drop(up);
+        // The map's copy is not synced.
+        if end == End::Silent && dice.chance(300) {
+            node.book = None;
+        }
         node.deaths.insert(process, at);
         let Lost { vanished, kept, torn, flushes, loads, flips, files } = node.disk.lock().crash(at, dice);
         self.trace.note(now, "stop", &[id.0, vanished, kept, torn, flushes], || {

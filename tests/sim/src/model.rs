@@ -4,6 +4,7 @@
 //! outcome of every write, every record of every key, a hash of the state at each slot. It forgets nothing, so that a
 //! production state machine that forgets too much is found out. Must never: call the production state machine.
 
+use crate::epochs::follows;
 use crate::trace::hash_bytes;
 use crate::violation::{Checked, Violation, check};
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_engine::command::{Action, Expect, KeyOp, Op, OpResult, Outcome, WriteRequest, decode_requests};
 use synod_engine::ids::{ClientId, ClientSeq, Entry, EntryId, NodeId, Offset, ShardId, Slot};
 use synod_engine::system::{Descriptor, Retention};
-use synod_paxos::types::Payload;
+use synod_paxos::types::{ConfigId, Membership, Payload};
 
 const AGREEMENT: &str = "1: at most one value is chosen per slot, and slots chosen never change";
 
@@ -63,6 +64,10 @@ pub(crate) fn record_hash(key: &[u8], offset: u64, ts_us: u64, tombstone: bool, 
 pub(crate) struct ShardModel {
     shard: ShardId,
     descriptor: Option<Descriptor>,
+    /// Of the epoch in force behind the last entry; `None` where that is not known.
+    members: Option<Membership>,
+    /// The epoch that the map knows.
+    pub(crate) told: ConfigId,
     /// Slot 1 first.
     chosen: Vec<EntryId>,
     crcs: Vec<u32>,
@@ -89,6 +94,7 @@ pub(crate) struct ShardModel {
 pub(crate) struct Counts {
     pub(crate) entries: u64,
     pub(crate) noops: u64,
+    pub(crate) stop_signs: u64,
     pub(crate) executed: u64,
     pub(crate) repeated: u64,
     pub(crate) below_floor: u64,
@@ -98,11 +104,15 @@ pub(crate) struct Counts {
 }
 
 impl ShardModel {
-    /// An empty log; `descriptor` is `None` for the system shard.
-    pub(crate) fn new(shard: ShardId, descriptor: Option<Descriptor>) -> Self {
+    /// An empty log of these first members; `descriptor` is `None` for the system shard.
+    pub(crate) fn new(shard: ShardId, members: Membership, descriptor: Option<Descriptor>) -> Self {
+        // A descriptor that was not seen at once may be of a later epoch than the log begins in.
+        let members = Some(members).filter(|members| members.config == ConfigId(1));
         Self {
             shard,
             descriptor,
+            members,
+            told: ConfigId(0),
             chosen: Vec::new(),
             crcs: Vec::new(),
             entry_ts: 0,
@@ -122,6 +132,16 @@ impl ShardModel {
     /// The last chosen slot known.
     pub(crate) fn last(&self) -> Slot {
         Slot(self.chosen.len() as u64)
+    }
+
+    /// The members of the epoch in force behind the last entry.
+    pub(crate) fn members(&self) -> Option<&Membership> {
+        self.members.as_ref()
+    }
+
+    /// The epoch that the last entry was proposed in.
+    pub(crate) fn chosen_in(&self) -> ConfigId {
+        self.chosen.last().map_or(ConfigId(0), |id| id.origin.config)
     }
 
     /// The state's hash after `slot`, where it is known.
@@ -147,6 +167,7 @@ impl ShardModel {
         check(entry.ts > self.entry_ts || self.chosen.is_empty(), "13: entry timestamps strictly increase", || {
             format!("shard {shard} slot {slot}: {} after {}", entry.ts, self.entry_ts)
         })?;
+        self.follow_epoch(entry)?;
         self.entry_ts = entry.ts;
         self.chosen.push(entry.id);
         self.crcs.push(entry.crc);
@@ -161,10 +182,30 @@ impl ShardModel {
                     self.take(request, entry.ts)?;
                 }
             }
-            _ => self.counts.noops += 1,
+            Payload::Noop => self.counts.noops += 1,
+            Payload::Config(_) => {}
         }
         self.hashes.push(self.hash);
         Ok(true)
+    }
+
+    /// Invariant 7: entries are of the epoch in force, and a stop-sign begins the next one.
+    fn follow_epoch(&mut self, entry: &Entry) -> Checked {
+        let (shard, id) = (self.shard, entry.id);
+        if let Some(members) = &self.members {
+            check(id.origin.config == members.config, "7: nothing follows a stop-sign within its epoch", || {
+                format!("shard {shard}: {id:?} in epoch {:?}", members.config)
+            })?;
+        }
+        if let Payload::Config(next) = &entry.payload {
+            let fine = self.members.as_ref().is_none_or(|before| follows(next, before));
+            check(fine, "7: epochs follow one another", || {
+                format!("shard {shard}: {next:?} after {:?}", self.members)
+            })?;
+            self.counts.stop_signs += 1;
+            self.members = Some(next.clone());
+        }
+        Ok(())
     }
 
     fn take(&mut self, request: WriteRequest, entry_ts: u64) -> Checked {

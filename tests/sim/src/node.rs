@@ -19,6 +19,7 @@ use synod_engine::ids::{ClientId, Incarnation, NodeId, ShardId, Slot};
 use synod_engine::logstore::{LogStore, NodeIdentity};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::snapshot::FileStore;
+use synod_engine::system::SystemState;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
 
@@ -85,6 +86,8 @@ pub(crate) struct SimNode {
     pub(crate) set_back: bool,
     pub(crate) ppm: i64,
     pub(crate) wall_offset: i64,
+    /// The newest map it knows: a copy on disk that a process begins with.
+    pub(crate) book: Option<Arc<SystemState>>,
 }
 
 /// What a process is started with, beside its node's own.
@@ -110,7 +113,17 @@ impl SimNode {
             set_back: false,
             ppm,
             wall_offset,
+            book: None,
         }
+    }
+
+    /// Takes a newer map; whether it is one.
+    pub(crate) fn offer(&mut self, map: &Arc<SystemState>) -> bool {
+        let newer = self.book.as_ref().is_none_or(|known| known.revision < map.revision);
+        if newer {
+            self.book = Some(Arc::clone(map));
+        }
+        newer
     }
 
     /// Whether what process `number` sent at `stamp` has left.
@@ -125,7 +138,8 @@ impl SimNode {
         let (cursor, taps) = (Cursor::default(), Taps::default());
         cursor.set(with.now);
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(with, clock, &cursor, &taps)));
-        let process = opened.map_err(ended)?.map_err(|error| Ended::Fatal(error.to_string()))?;
+        let mut process = opened.map_err(ended)?.map_err(|error| Ended::Fatal(error.to_string()))?;
+        process.inputs.extend(self.book.clone().map(Input::Map));
         self.up = Some(Box::new(process));
         Ok(())
     }

@@ -101,7 +101,13 @@ pub(crate) enum Action {
 /// One run's shape.
 #[derive(Clone)]
 pub(crate) struct Plan {
+    /// Founders: each table has as many replicas.
     pub(crate) nodes: u64,
+    /// Nodes that join later and hold nothing at first.
+    pub(crate) standby: u64,
+    /// Time between looks at replicas that move; none moves where it is 0. Time given to a move before it is taken back, µs.
+    pub(crate) moves: (u64, u64),
+    pub(crate) move_patience: (u64, u64),
     /// Length of the first phase, µs.
     pub(crate) length: u64,
     pub(crate) options: WorkerOptions,
@@ -177,9 +183,13 @@ impl Plan {
             paxos,
             ..WorkerOptions::default()
         };
+        let moving = dice.chance(400);
         let delay_high = [600, 4_000, 30_000][dice.below(3) as usize];
         Self {
             nodes: if dice.chance(200) { 5 } else { 3 },
+            standby: u64::from(moving),
+            moves: if moving { (100_000, dice.between((200_000, 700_000))) } else { (0, 0) },
+            move_patience: (1_500_000, dice.between((2_000_000, 12_000_000))),
             length: dice.between((6_000_000, 24_000_000)),
             options,
             freeze_bytes: dice.between(freeze_bytes) as usize,

@@ -96,6 +96,10 @@ impl World {
             let unknown = operation.retry.out_of_time(write) == Next::Unknown;
             return self.end(op, if unknown { Ending::Unknown } else { Ending::Failed });
         }
+        // A client watches the map.
+        if let Some(known) = self.shards.iter().find(|known| known.shard == operation.shard) {
+            operation.voters.clone_from(&known.voters);
+        }
         let client = &mut self.clients[operation.client];
         let leader = client.leaders.get(&operation.shard).copied();
         let local = matches!(operation.kind, Kind::Read { linearizable: false, .. });

@@ -9,11 +9,11 @@ use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::Input;
-use synod_engine::ids::{SYSTEM_SHARD, ShardId};
+use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemState};
 
 /// Whoever has the first word: the administrator is client 0.
-const ADMIN: usize = 0;
+pub(crate) const ADMIN: usize = 0;
 /// The founding takes no longer, µs.
 const FOUNDING: u64 = 60_000_000;
 
@@ -29,10 +29,13 @@ impl World {
             self.plan.clone(),
         );
         self.plan = calm;
-        self.models.insert(SYSTEM_SHARD, ShardModel::new(SYSTEM_SHARD, None));
-        let founders: Vec<String> = self.ids.iter().map(|id| format!("host{id}:1")).collect();
-        let state = SystemState::found(77, &founders);
-        for id in self.ids.clone() {
+        let (founders, joiners) = self.ids.split_at(self.plan.nodes as usize);
+        let (founders, joiners) = (founders.to_vec(), joiners.to_vec());
+        let address = |id: &NodeId| format!("host{id}:1");
+        let state = SystemState::found(77, &founders.iter().map(address).collect::<Vec<_>>());
+        let first = state.shards[&SYSTEM_SHARD].membership.clone();
+        self.models.insert(SYSTEM_SHARD, ShardModel::new(SYSTEM_SHARD, first, None));
+        for id in founders {
             self.restart(id)?;
             if let Some(up) = &mut self.node(id).up {
                 up.inputs.push(Input::CreateSystemShard(Box::new(state.clone())));
@@ -40,13 +43,17 @@ impl World {
             self.wake(id);
         }
         self.until_led("the system shard is led", vec![SYSTEM_SHARD])?;
+        for id in joiners {
+            self.command(&SystemCommand::AddNode { addr: address(&id), nonce: id.0.into() })?;
+            self.restart(id)?;
+        }
         let hash = SystemCommand::CreateTable {
             name: "log".into(),
             partitioning: Partitioning::Hash,
             retention: Retention::All,
             shards: 3,
             splits: vec![],
-            replicas: self.ids.len() as u32,
+            replicas: self.plan.nodes as u32,
         };
         let range = SystemCommand::CreateTable {
             name: "kv".into(),
@@ -54,7 +61,7 @@ impl World {
             retention: Retention::Latest,
             shards: 2,
             splits: vec!["m".into()],
-            replicas: self.ids.len() as u32,
+            replicas: self.plan.nodes as u32,
         };
         for command in [hash, range] {
             self.command(&command)?;
@@ -75,6 +82,9 @@ impl World {
         }
         if self.plan.admin.1 > 0 {
             self.at(self.now + self.plan.admin.0, Event::Admin);
+        }
+        if self.plan.moves.1 > 0 {
+            self.at(self.now + self.plan.moves.0, Event::Move);
         }
         Ok(())
     }
@@ -100,7 +110,7 @@ impl World {
                     retention: Retention::All,
                     shards: 1,
                     splits: vec![],
-                    replicas: self.ids.len() as u32,
+                    replicas: self.plan.nodes as u32,
                 }
             }
         };
@@ -111,14 +121,14 @@ impl World {
         let deadline = self.now + 8_000_000;
         let id = self.clients[ADMIN].name(WALL_US + deadline);
         let request = WriteRequest { id, op: Op::System(command.encode()) };
-        self.begin(ADMIN, Kind::Write(request), SYSTEM_SHARD, None, self.ids.clone(), deadline);
+        self.begin(ADMIN, Kind::Write(request), SYSTEM_SHARD, None, self.system_voters(), deadline);
     }
 
     /// The administrator's command, until it is carried out.
     fn command(&mut self, command: &SystemCommand) -> Checked {
         let id = self.clients[ADMIN].name(WALL_US * 2);
         let request = WriteRequest { id, op: Op::System(command.encode()) };
-        let op = self.begin(ADMIN, Kind::Write(request), SYSTEM_SHARD, None, self.ids.clone(), self.now + FOUNDING);
+        let op = self.begin(ADMIN, Kind::Write(request), SYSTEM_SHARD, None, self.system_voters(), self.now + FOUNDING);
         let done = self.run_until(self.now + FOUNDING, |w| w.ops[&op].done)?;
         check(done && self.ops[&op].retry.succeeded, "a cluster is founded", || format!("{command:?}"))
     }

@@ -38,6 +38,7 @@ impl World {
         up.detect(now, |_, _| ());
         let (incarnation, table) = (up.incarnation, Arc::clone(&up.seen));
         self.wake(id);
+        self.follow_others(id, process, count);
         if count % 2 == 1 {
             return;
         }
@@ -185,6 +186,9 @@ impl World {
                 }
             }
         }
+        for (shard, message) in &decoded {
+            self.check_message(from, *shard, message)?;
+        }
         if let Some(up) = &mut self.node(to).up {
             up.inputs.push(Input::Peer { from: from.node, incarnation, write_seq, messages: decoded });
         }
@@ -197,7 +201,7 @@ impl World {
         if !self.nodes[&from.node].has_left(from.process, from.stamp) {
             return Ok(());
         }
-        let Some(model) = self.models.get_mut(&shard) else { return Ok(()) };
+        let Some(model) = self.models.get(&shard) else { return Ok(()) };
         let (first, last) = (entries.first().map_or(0, |e| e.id.slot.0), entries.last().map_or(0, |e| e.id.slot.0));
         let sum = entries.iter().fold(0, |sum: u64, e| sum.rotate_left(1) ^ u64::from(e.crc));
         self.trace.note(self.now, "applied", &[from.node.0, shard.0, first, last, sum], || {
@@ -210,28 +214,53 @@ impl World {
             let upto = synod_engine::ids::Slot(first - 1);
             let missed = disk.peek(shard, model.last(), upto).unwrap_or_default();
             for entry in &missed {
-                model.applied(from.node, entry)?;
+                self.applied_one(from, shard, entry)?;
             }
         }
         for entry in &entries {
-            model.applied(from.node, entry)?;
+            self.applied_one(from, shard, entry)?;
         }
         Ok(())
     }
 
+    fn applied_one(&mut self, from: Origin, shard: ShardId, entry: &Entry) -> Checked {
+        let Some(model) = self.models.get_mut(&shard) else { return Ok(()) };
+        let members = model.members().cloned().filter(|_| entry.id.slot > model.last());
+        model.applied(from.node, entry)?;
+        match members {
+            Some(members) => self.check_chosen(&members, shard, entry, from.stamp),
+            None => Ok(()),
+        }
+    }
+
     /// A process published newer metadata.
-    pub(crate) fn map_changed(&mut self, from: Origin, map: Arc<SystemState>) {
-        let known = self.map.as_ref().map_or(0, |map| map.revision);
-        if !self.nodes[&from.node].has_left(from.process, from.stamp) || map.revision <= known {
-            return;
+    pub(crate) fn map_changed(&mut self, from: Origin, map: Arc<SystemState>) -> Checked {
+        if !self.nodes[&from.node].has_left(from.process, from.stamp) {
+            return Ok(());
+        }
+        self.node(from.node).offer(&map);
+        let before = self.map.take().filter(|known| known.revision >= map.revision);
+        if let Some(known) = before {
+            self.map = Some(known);
+            return Ok(());
         }
         for descriptor in map.shards.values() {
-            let shard = descriptor.shard;
+            let (shard, members) = (descriptor.shard, &descriptor.membership);
             let is_system = shard == synod_engine::ids::SYSTEM_SHARD;
-            let new = || crate::model::ShardModel::new(shard, (!is_system).then(|| descriptor.clone()));
-            self.models.entry(shard).or_insert_with(new);
+            let own = (!is_system).then(|| descriptor.clone());
+            let new = || crate::model::ShardModel::new(shard, members.clone(), own);
+            let model = self.models.entry(shard).or_insert_with(new);
+            let epoch = model.told.max(members.config);
+            check(members.config == epoch, "the map's epochs never go back", || {
+                format!("shard {shard}: {members:?} after epoch {epoch:?}")
+            })?;
+            model.told = epoch;
+            if let Some(known) = self.shards.iter_mut().find(|known| known.shard == shard) {
+                known.voters = members.voters().collect();
+            }
         }
         self.map = Some(map);
+        Ok(())
     }
 
     /// A set-back disk must have been found out by now.

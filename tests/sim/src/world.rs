@@ -6,13 +6,16 @@ use crate::clients::{Attempt, Client, KnownShard, Operation};
 use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::disk::NodeDisk;
+use crate::epochs::Epochs;
+use crate::members::Moves;
 use crate::model::ShardModel;
 use crate::network::Network;
 use crate::node::SimNode;
 use crate::plan::{Plan, Planted};
 use crate::retry::Failure;
-use crate::snapshots::{Step, Transfer};
+use crate::snapshots::Step;
 use crate::trace::Trace;
+use crate::transfers::Transfer;
 use crate::violation::{Checked, Violation};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +25,7 @@ use synod_engine::identity::Mark;
 use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::system::SystemState;
+use synod_paxos::types::ConfigId;
 
 /// No run takes more events: something goes in circles.
 const EVENTS_MAX: u64 = 3_000_000;
@@ -55,6 +59,8 @@ pub(crate) enum Event {
     Applied { from: Origin, shard: ShardId, entries: Vec<Entry> },
     /// A process's metadata changed.
     Map { from: Origin, map: Arc<SystemState> },
+    /// A process has removed a replica.
+    Removed { from: Origin, shard: ShardId, upto: ConfigId },
     /// Something about snapshots.
     Snapshot { node: NodeId, process: u64, step: Step },
     /// A peer's connection was refused.
@@ -71,6 +77,10 @@ pub(crate) enum Event {
     Idle { client: usize },
     /// The administrator's next command.
     Admin,
+    /// A look at the replicas that move.
+    Move,
+    /// A map arrives from another node.
+    Follow { node: NodeId, process: u64, map: Arc<SystemState> },
     /// The next fault.
     Act,
     /// A process starts.
@@ -139,6 +149,10 @@ pub(crate) struct World {
     /// Connections that parts of snapshots come on.
     pub(crate) transfers: BTreeMap<u64, Transfer>,
     pub(crate) last_transfer: u64,
+    /// Replicas that move from node to node.
+    pub(crate) moves: Moves,
+    /// Who acted in which epoch, and led which ballot.
+    pub(crate) epochs: Epochs,
     /// Frames with consensus messages sent so far, and synced writes.
     pub(crate) frames: u64,
 }
@@ -147,7 +161,7 @@ impl World {
     pub(crate) fn new(seed: u64, planted: Planted, trace: Trace, metrics: Arc<EngineMetrics>) -> Self {
         let mut dice = Dice::new(seed);
         let plan = Plan::choose(&mut dice, planted);
-        let ids: Vec<NodeId> = (1..=plan.nodes).map(NodeId).collect();
+        let ids: Vec<NodeId> = (1..=plan.nodes + plan.standby).map(NodeId).collect();
         let mut nodes = BTreeMap::new();
         for id in &ids {
             let disk = NodeDisk::new(dice.word(), plan.sync, plan.flush, planted.disk);
@@ -191,6 +205,8 @@ impl World {
             made: BTreeMap::new(),
             transfers: BTreeMap::new(),
             last_transfer: 0,
+            moves: Moves::default(),
+            epochs: Epochs::default(),
             frames: 0,
         }
     }
@@ -242,10 +258,8 @@ impl World {
                 self.frame_arrives(from, to, incarnation, write_seq, number, messages)
             }
             Event::Applied { from, shard, entries } => self.applied(from, shard, entries),
-            Event::Map { from, map } => {
-                self.map_changed(from, map);
-                Ok(())
-            }
+            Event::Map { from, map } => self.map_changed(from, map),
+            Event::Removed { from, shard, upto } => self.check_removed(from, shard, upto),
             Event::Snapshot { node, process, step } => self.snapshot_step(node, process, step),
             Event::Refused { node, process, peer } => {
                 self.refused(node, process, peer);
@@ -264,6 +278,14 @@ impl World {
             }
             Event::Admin => {
                 self.administer();
+                Ok(())
+            }
+            Event::Move => {
+                self.look_at_moves();
+                Ok(())
+            }
+            Event::Follow { node, process, map } => {
+                self.map_arrives(node, process, map);
                 Ok(())
             }
             Event::Act => self.act(),

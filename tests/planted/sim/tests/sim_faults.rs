@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 use synod_paxos::planted::Fault as Core;
+use synod_sim_planted::scenarios;
 use synod_sim_planted::search::search;
 use synod_sim_planted::{DiskFault, Planted};
 
@@ -29,14 +30,15 @@ fn faults() -> Vec<(String, Planted)> {
     for fault in synod_engine::planted::Fault::ALL {
         faults.push((format!("{fault:?}"), Planted { engine: Some(*fault), ..Planted::default() }));
     }
-    // The others of the core are the explorer's: the log writer runs in line here, there is no change of members, and
-    // what needs schedules of one group it finds sooner.
+    // The others of the core are the explorer's: the log writer runs in line here, and what needs schedules of one group it
+    // finds sooner.
     for fault in [
         Core::AckBeforeDurable,
         Core::PromiseNotPersisted,
         Core::StaleCommitIndex,
         Core::SkippedNoopRead,
         Core::B0Twice,
+        Core::NoConfigEpochs,
     ] {
         faults.push((format!("core: {fault:?}"), Planted { core: Some(fault), ..Planted::default() }));
     }
@@ -92,6 +94,14 @@ fn every_planted_fault_is_found() {
     let _ = std::panic::take_hook();
     println!("{:.1} s", began.elapsed().as_secs_f64());
     assert!(missed.is_empty(), "not found within {SEEDS} seeds: {missed:?}");
+}
+
+#[test]
+fn a_log_that_is_let_go_too_early_is_found() {
+    synod_engine::planted::plant(Some(synod_engine::planted::Fault::HoldEndsWithSnapshot));
+    let found = (0..20).find(|seed| scenarios::slow_catch_up(*seed).is_err());
+    synod_engine::planted::plant(None);
+    assert!(found.is_some(), "nobody needs a second snapshot of a shard");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use synod_engine::codec::{applied, entry, hard, keys, node};
 use synod_engine::ids::{Entry, Incarnation, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::{GroupRecovered, GroupWrite, LogBatch, LogStore, NodeIdentity, NodeRecovered};
+use synod_paxos::types::{ConfigId, Payload};
 
 /// A process's log store.
 pub(crate) struct SimLog {
@@ -38,6 +39,7 @@ impl SimLog {
         let (found, node, marks, spaces) = read_all(&disk.lock().log)?;
         let mut tap = taps.lock();
         (tap.marks, tap.spaces) = (marks, spaces);
+        tap.tombs = node.removed.iter().copied().collect();
         drop(tap);
         let (disk, cursor, taps) = (disk.clone(), cursor.clone(), taps.clone());
         Ok(Self { disk, cursor, taps, found, node, wrote: AtomicBool::new(false) })
@@ -280,6 +282,61 @@ pub(super) fn entries(
         found.push(entry);
     }
     Ok(found)
+}
+
+/// What the observer reads from a disk about epochs.
+impl NodeDisk {
+    /// Whether this entry is synced here by `at`, or lies below what is trimmed, or the replica that may have had it went.
+    pub(crate) fn holds(&self, shard: ShardId, entry: &Entry, config: ConfigId, at: u64) -> bool {
+        let disk = self.lock();
+        let key = keys::group_entry(shard, entry.id.slot).to_vec();
+        let row = disk.log.get(&key).filter(|_| !disk.is_unsynced(&key, at));
+        let same = row.is_some_and(|row| entry::decode(row.clone()).is_ok_and(|found| found.id == entry.id));
+        let trimmed = disk.log.get(&keys::group_trim(shard)[..]).cloned();
+        let trimmed = trimmed.and_then(|row| node::decode_trim(row).ok()).is_some_and(|id| id.slot >= entry.id.slot);
+        same || trimmed || disk.gone_by(shard, config)
+    }
+
+    /// Whether the log here shows that this epoch, or a later one, has a stop-sign before it.
+    pub(crate) fn knows_epoch(&self, shard: ShardId, config: ConfigId, at: u64) -> bool {
+        let disk = self.lock();
+        let hard = disk.log.get(&keys::group_hard(shard)[..]).cloned();
+        let entered = hard.and_then(|row| hard::decode(row).ok()).is_some_and(|hard| hard.membership.config >= config);
+        let stops = |(key, row): (&Vec<u8>, &Bytes)| {
+            let synced = !disk.is_unsynced(key, at);
+            let payload = entry::decode(row.clone()).map(|entry| entry.payload);
+            synced && matches!(payload, Ok(Payload::Config(next)) if next.config >= config)
+        };
+        entered || disk.entries_of(shard, Slot(0)).any(stops) || disk.gone_by(shard, config)
+    }
+
+    /// Whether the log here has an entry behind `slot` that was proposed in this epoch or a later one.
+    pub(crate) fn holds_of_epoch(&self, shard: ShardId, slot: Slot, config: ConfigId) -> bool {
+        let disk = self.lock();
+        let of_epoch = |row: &Bytes| entry::decode(row.clone()).is_ok_and(|entry| entry.id.origin.config >= config);
+        let trimmed = disk.log.get(&keys::group_trim(shard)[..]).cloned();
+        let trimmed = trimmed.and_then(|row| node::decode_trim(row).ok()).is_some_and(|id| id.origin.config >= config);
+        disk.entries_of(shard, slot).any(|(_, row)| of_epoch(row)) || trimmed || disk.gone_by(shard, config)
+    }
+}
+
+impl super::Inner {
+    fn entries_of(&self, shard: ShardId, after: Slot) -> impl Iterator<Item = (&Vec<u8>, &Bytes)> {
+        let (first, end) = (keys::group_entry(shard, after.next()).to_vec(), keys::group_entries_end(shard).to_vec());
+        self.log.range(first..end)
+    }
+
+    /// Whether a replica of this epoch may have been here and went.
+    fn gone_by(&self, shard: ShardId, config: ConfigId) -> bool {
+        let row = self.log.get(&keys::group_removed(shard)[..]).cloned();
+        row.and_then(|row| node::decode_removed(row).ok()).is_some_and(|upto| upto >= config)
+    }
+
+    /// Whether the row was written by a write whose sync has not ended by `at`.
+    fn is_unsynced(&self, key: &[u8], at: u64) -> bool {
+        let late = self.records.iter().rev().take_while(|record| record.synced_at > at);
+        late.flat_map(|record| &record.changes).any(|change| matches!(change, Change::Put(put, _) if put == key))
+    }
 }
 
 impl NodeDisk {

@@ -1,0 +1,127 @@
+//! Epochs and members, seen from outside: invariants 2, 6, 7, 8 and 9 of the design.
+//!
+//! Owns: the checks of what a quorum holds, and of who acts in an epoch, leads a ballot or removes a replica. Must never: take a
+//! node's word for it: what is chosen is read from the disks, or from what was applied.
+//!
+//! A node whose disk was damaged or set back counts as one that holds what it is asked for: it may have had it.
+
+use crate::violation::{Checked, check};
+use crate::world::{Origin, World};
+use std::collections::BTreeMap;
+use synod_engine::ids::{Entry, NodeId, ShardId, Slot};
+use synod_paxos::message::Message;
+use synod_paxos::types::{Ballot, ConfigId, Membership};
+
+const COMMIT: &str = "6: what is chosen a quorum of its epoch's voters has on disk";
+const EARLY: &str = "7: nobody acts in an epoch before its stop-sign is chosen";
+const REMOVED: &str = "8: a replica goes only once an entry of a later epoch is chosen";
+const LED: &str = "2: a ballot is led by one process, B0 by one too";
+
+/// What was said and done in epochs so far.
+#[derive(Default)]
+pub(crate) struct Epochs {
+    /// The epoch that each process last acted in, by group.
+    spoken: BTreeMap<(NodeId, u64, ShardId), ConfigId>,
+    /// Who led each ballot.
+    led: BTreeMap<(ShardId, Ballot), (NodeId, u64)>,
+}
+
+impl World {
+    /// A message arrives that acts in an epoch, or leads a ballot.
+    pub(crate) fn check_message(&mut self, from: Origin, shard: ShardId, message: &Message) -> Checked {
+        let (ballot, leads) = match message {
+            Message::Sync { ballot, .. } | Message::Accept { ballot, .. } => (*ballot, true),
+            Message::Prepare { ballot, .. } | Message::Promise { ballot, .. } | Message::Accepted { ballot, .. } => {
+                (*ballot, false)
+            }
+            _ => return Ok(()),
+        };
+        let name = (from.node, from.process);
+        if leads {
+            let leader = *self.epochs.led.entry((shard, ballot)).or_insert(name);
+            check(leader == name, LED, || format!("shard {shard} {ballot:?}: {name:?}, before that {leader:?}"))?;
+        }
+        let spoken = self.epochs.spoken.entry((from.node, from.process, shard)).or_insert(ConfigId(1));
+        if *spoken >= ballot.config {
+            return Ok(());
+        }
+        *spoken = ballot.config;
+        self.check_entered(from.node, from.stamp, shard, ballot.config)
+    }
+
+    /// Whether a node's disk shows that it may hold something: it is not what it was.
+    fn may_have(&self, id: NodeId) -> bool {
+        let node = &self.nodes[&id];
+        node.out.is_some() || node.damaged || node.set_back
+    }
+
+    fn holders(&self, members: &Membership, holds: impl Fn(&crate::disk::NodeDisk) -> bool) -> (usize, usize) {
+        let count = members.voters().filter(|id| self.may_have(*id) || holds(&self.nodes[id].disk)).count();
+        (count, members.quorum())
+    }
+
+    /// Invariant 6, when an entry is first seen applied.
+    pub(crate) fn check_chosen(&self, members: &Membership, shard: ShardId, entry: &Entry, at: u64) -> Checked {
+        let (held, quorum) = self.holders(members, |disk| disk.holds(shard, entry, members.config, at));
+        check(held >= quorum, COMMIT, || {
+            format!("shard {shard}: {:?} was applied, {held} of {members:?} have it at {at} µs", entry.id)
+        })
+    }
+
+    /// Invariant 7: by what was applied somewhere, else by what a quorum of the epoch before has on disk.
+    fn check_entered(&mut self, id: NodeId, at: u64, shard: ShardId, config: ConfigId) -> Checked {
+        let Some(model) = self.models.get(&shard) else { return Ok(()) };
+        let Some(known) = model.members() else { return Ok(()) };
+        if known.config >= config {
+            return Ok(());
+        }
+        let told = self.map.as_ref().and_then(|map| map.shards.get(&shard)).map(|d| d.membership.clone());
+        let before = told.into_iter().chain([known.clone()]).find(|members| members.config.next() == config);
+        let Some(before) = before else {
+            // Two epochs ahead of all that was seen.
+            self.coverage.count("members", "epoch entered unseen");
+            return Ok(());
+        };
+        let (held, quorum) = self.holders(&before, |disk| disk.knows_epoch(shard, config, at));
+        check(held >= quorum, EARLY, || {
+            format!("node {id} shard {shard}: acts in epoch {config:?} at {at} µs, {held} of {before:?} know of it")
+        })
+    }
+
+    /// Invariant 8: by what was applied somewhere, else by what a quorum of some later epoch has on disk.
+    pub(crate) fn check_removed(&mut self, from: Origin, shard: ShardId, upto: ConfigId) -> Checked {
+        let Origin { node: id, process, stamp: at } = from;
+        if !self.nodes[&id].has_left(process, at) {
+            return Ok(());
+        }
+        self.coverage.count("members", "replica removed");
+        let Some(model) = self.models.get(&shard) else { return Ok(()) };
+        if model.chosen_in() >= upto || model.members().is_none() {
+            return Ok(());
+        }
+        let (last, known) = (model.last(), model.members().cloned());
+        // What has no effect is seen applied only with what follows it.
+        let told = self.map.as_ref().and_then(|map| map.shards.get(&shard)).map(|d| d.membership.clone());
+        let Some(members) = known.into_iter().chain(told).find(|members| members.config >= upto) else {
+            return check(false, REMOVED, || {
+                format!("node {id} shard {shard}: removed by epoch {upto:?}, nobody knows it")
+            });
+        };
+        let (held, quorum) = self.holders(&members, |disk| disk.holds_of_epoch(shard, last, upto));
+        check(held >= quorum, REMOVED, || {
+            format!(
+                "node {id} shard {shard}: removed by epoch {upto:?} at {at} µs, {held} of {members:?} hold an entry of it"
+            )
+        })
+    }
+}
+
+/// How far a membership may go on from another: one epoch at a time, in order.
+pub(crate) fn follows(next: &Membership, before: &Membership) -> bool {
+    next.config == before.config.next() && next.is_sound()
+}
+
+/// The first slot of a log that a replica of this epoch must hold.
+pub(crate) fn begins_at(config: ConfigId, start: Slot) -> bool {
+    config <= ConfigId(1) || start > Slot(0)
+}
