@@ -1,7 +1,9 @@
 //! One connection's requests on their way out and the callers that wait for their answers.
 //!
 //! Owns: the numbering of a stream's requests, the batching of what is queued into frames, and the waiting callers. Must
-//! never: hold a request back to wait for more; what gathered while the last frame was being sent is the next frame.
+//! never: hold a request back by a timer or for a number of others. What gathered while the last frame was being sent is the
+//! next frame; and where many callers are at work, those that the last answers woke have their turn before it is made, since
+//! one frame costs both ends as much as dozens of requests.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -72,6 +74,9 @@ struct Slot {
 
 const SWEEP_MIN: usize = 4096;
 
+/// Callers on one stream from which on frames are gathered.
+const CROWD: usize = 4;
+
 impl Slots {
     fn insert(&mut self, caller: oneshot::Sender<Answer>) -> u64 {
         if self.slots.len() - self.free.len() >= self.sweep_at.max(SWEEP_MIN) {
@@ -135,7 +140,7 @@ impl Waiting {
         slots.free.clear();
     }
 
-    #[cfg(test)]
+    /// How many callers wait.
     fn len(&self) -> usize {
         let slots = self.lock();
         slots.slots.len() - slots.free.len()
@@ -150,6 +155,8 @@ pub(crate) struct Frames {
     waiting: Arc<Waiting>,
     max_requests: usize,
     max_bytes: usize,
+    /// The callers that are ready to run had their turn since the last frame.
+    gave_way: bool,
 }
 
 impl Frames {
@@ -159,7 +166,12 @@ impl Frames {
         max_requests: usize,
         max_bytes: usize,
     ) -> Frames {
-        Frames { queue, taken: VecDeque::new(), scratch: Vec::new(), waiting, max_requests, max_bytes }
+        Frames { queue, taken: VecDeque::new(), scratch: Vec::new(), waiting, max_requests, max_bytes, gave_way: false }
+    }
+
+    /// Whether more callers are at work than those whose requests were taken, so that more may come at once.
+    fn is_crowded(&self) -> bool {
+        self.taken.len() + self.waiting.len() >= CROWD
     }
 
     /// The next frame out of what was taken from the queue; `None` if the stream is over.
@@ -200,6 +212,13 @@ impl Stream for Frames {
                     _ => this.taken.extend(this.scratch.drain(..)),
                 }
             }
+            if !this.gave_way && this.taken.len() < this.max_requests && this.is_crowded() {
+                // Woken while it runs, a task goes to the end of the queue, behind every caller that is ready.
+                this.gave_way = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            this.gave_way = false;
             match this.frame() {
                 None => return Poll::Ready(None),
                 Some(requests) if requests.is_empty() => continue,
@@ -207,13 +226,6 @@ impl Stream for Frames {
             }
         }
     }
-}
-
-/// Polls a stream of frames once; for tests and for nothing else.
-#[cfg(test)]
-fn poll_once(frames: &mut Frames) -> Poll<Option<v1::ClientFrame>> {
-    let mut cx = Context::from_waker(std::task::Waker::noop());
-    Pin::new(frames).poll_next(&mut cx)
 }
 
 #[cfg(test)]
@@ -234,6 +246,28 @@ mod tests {
         (tx, Frames::new(rx, waiting.clone(), max_requests, max_bytes), waiting)
     }
 
+    /// Polls as a connection does: again when woken.
+    fn poll_once(frames: &mut Frames) -> Poll<Option<v1::ClientFrame>> {
+        let (waker, woken) = flag_waker();
+        loop {
+            let polled = Pin::new(&mut *frames).poll_next(&mut Context::from_waker(&waker));
+            if polled.is_ready() || !woken.swap(false, Ordering::Relaxed) {
+                return polled;
+            }
+        }
+    }
+
+    fn flag_waker() -> (std::task::Waker, Arc<AtomicBool>) {
+        struct Flag(Arc<AtomicBool>);
+        impl std::task::Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::new(AtomicBool::new(false));
+        (std::task::Waker::from(Arc::new(Flag(woken.clone()))), woken)
+    }
+
     fn sizes(frames: &mut Frames) -> Vec<usize> {
         let mut out = Vec::new();
         while let Poll::Ready(Some(frame)) = poll_once(frames) {
@@ -249,6 +283,27 @@ mod tests {
         assert_eq!(sizes(&mut frames), [4, 2]);
         let _kept: Vec<_> = [60, 60, 500, 1, 1].map(|n| ask(&tx, n)).into_iter().collect();
         assert_eq!(sizes(&mut frames), [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn where_many_are_at_work_those_that_are_ready_come_along() {
+        let (tx, mut frames, waiting) = setup(64, 1000);
+        let polled = |frames: &mut Frames, woken: bool| {
+            let (waker, flag) = flag_waker();
+            let polled = Pin::new(frames).poll_next(&mut Context::from_waker(&waker));
+            assert_eq!(flag.load(Ordering::Relaxed), woken);
+            polled
+        };
+        // Three callers: the first of them does not wait for the others.
+        let mut kept: Vec<_> = (0..3).map(|_| ask(&tx, 1)).collect();
+        assert!(matches!(polled(&mut frames, false), Poll::Ready(Some(frame)) if frame.requests.len() == 3));
+        // With the fourth they are many: whoever is ready has its turn, once.
+        kept.push(ask(&tx, 1));
+        assert!(polled(&mut frames, true).is_pending());
+        kept.push(ask(&tx, 1));
+        assert!(matches!(polled(&mut frames, false), Poll::Ready(Some(frame)) if frame.requests.len() == 2));
+        assert!(polled(&mut frames, false).is_pending());
+        assert_eq!(waiting.len(), 5);
     }
 
     #[test]
