@@ -9,11 +9,15 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use synod_proto::v1;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Sleep, sleep};
+
+use crate::flow::Flow;
 
 /// The body of a request.
 pub(crate) type Ask = v1::shard_request::Body;
@@ -61,6 +65,10 @@ struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
     closed: bool,
+    /// Of the requests that do not wait at the node by design.
+    flow: Flow,
+    /// The connection waits for room in the flow.
+    full: Option<Waker>,
     /// Once this many wait, those that gave up are cleared out.
     sweep_at: usize,
 }
@@ -70,15 +78,20 @@ struct Slot {
     /// How often the slot was used: an answer to an earlier use finds nobody.
     uses: u32,
     caller: Option<oneshot::Sender<Answer>>,
+    /// Whether it counts in the flow.
+    flows: bool,
 }
 
 const SWEEP_MIN: usize = 4096;
+
+/// How often callers that gave up are cleared out while the flow is full.
+const CLEAR_OUT: Duration = Duration::from_millis(100);
 
 /// Callers on one stream from which on frames are gathered.
 const CROWD: usize = 4;
 
 impl Slots {
-    fn insert(&mut self, caller: oneshot::Sender<Answer>) -> u64 {
+    fn insert(&mut self, caller: oneshot::Sender<Answer>, flows: bool) -> u64 {
         if self.slots.len() - self.free.len() >= self.sweep_at.max(SWEEP_MIN) {
             self.sweep();
         }
@@ -89,6 +102,10 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         slot.uses = slot.uses.wrapping_add(1);
         slot.caller = Some(caller);
+        slot.flows = flows;
+        if flows {
+            self.flow.begun();
+        }
         u64::from(slot.uses) << 32 | u64::from(index)
     }
 
@@ -96,6 +113,9 @@ impl Slots {
         let index = id as u32;
         let slot = self.slots.get_mut(index as usize).filter(|s| u64::from(s.uses) == id >> 32)?;
         let caller = slot.caller.take()?;
+        if slot.flows {
+            self.flow.over();
+        }
         self.free.push(index);
         Some(caller)
     }
@@ -104,6 +124,9 @@ impl Slots {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if slot.caller.as_ref().is_some_and(oneshot::Sender::is_closed) {
                 slot.caller = None;
+                if slot.flows {
+                    self.flow.over();
+                }
                 self.free.push(index as u32);
             }
         }
@@ -119,16 +142,25 @@ impl Waiting {
     /// Hands answers to their callers; one that gave up is passed over.
     pub(crate) fn answer(&self, replies: Vec<v1::ShardReply>) {
         let mut ready = Vec::with_capacity(replies.len());
-        {
+        let room = {
             let mut slots = self.lock();
+            let refused = replies.iter().filter(|reply| is_overloaded(reply)).count();
+            if refused > 0 {
+                slots.flow.refused(Instant::now());
+            }
+            slots.flow.answered(replies.len() - refused);
             for reply in replies {
                 if let (Some(caller), Some(body)) = (slots.take(reply.id), reply.body) {
                     ready.push((caller, body));
                 }
             }
-        }
+            if slots.flow.is_full() { None } else { slots.full.take() }
+        };
         for (caller, body) in ready {
             let _ = caller.send(body);
+        }
+        if let Some(connection) = room {
+            connection.wake();
         }
     }
 
@@ -147,6 +179,29 @@ impl Waiting {
     }
 }
 
+fn is_overloaded(reply: &v1::ShardReply) -> bool {
+    match &reply.body {
+        Some(Answer::Error(error)) => matches!(error.kind, Some(v1::error::Kind::Overloaded(_))),
+        _ => false,
+    }
+}
+
+/// Whether a request waits at the node by design, for news: it takes up no room.
+fn waits(body: &Ask) -> bool {
+    matches!(body, Ask::Tail(_))
+}
+
+/// What the queue gave.
+enum Made {
+    Frame(Vec<v1::ShardRequest>),
+    /// Every caller had given up.
+    Nothing,
+    /// The node has as many requests as it can take.
+    Full,
+    /// The stream is over.
+    Over,
+}
+
 /// The request side of a session stream: polled by the connection whenever it can send.
 pub(crate) struct Frames {
     queue: mpsc::Receiver<Outgoing>,
@@ -157,6 +212,9 @@ pub(crate) struct Frames {
     max_bytes: usize,
     /// The callers that are ready to run had their turn since the last frame.
     gave_way: bool,
+    /// While the flow is full: when to clear out callers that gave up, so that a group without a quorum does not keep the
+    /// room of others.
+    clear_out: Option<Pin<Box<Sleep>>>,
 }
 
 impl Frames {
@@ -166,7 +224,16 @@ impl Frames {
         max_requests: usize,
         max_bytes: usize,
     ) -> Frames {
-        Frames { queue, taken: VecDeque::new(), scratch: Vec::new(), waiting, max_requests, max_bytes, gave_way: false }
+        Frames {
+            queue,
+            taken: VecDeque::new(),
+            scratch: Vec::new(),
+            waiting,
+            max_requests,
+            max_bytes,
+            gave_way: false,
+            clear_out: None,
+        }
     }
 
     /// Whether more callers are at work than those whose requests were taken, so that more may come at once.
@@ -174,16 +241,35 @@ impl Frames {
         self.taken.len() + self.waiting.len() >= CROWD
     }
 
-    /// The next frame out of what was taken from the queue; `None` if the stream is over.
-    fn frame(&mut self) -> Option<Vec<v1::ShardRequest>> {
+    /// Whether it was time to clear out, and is done; else the connection is woken when it is.
+    fn clears_out(&mut self, cx: &mut Context<'_>) -> bool {
+        let timer = self.clear_out.get_or_insert_with(|| Box::pin(sleep(CLEAR_OUT)));
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.clear_out = None;
+        self.waiting.lock().sweep();
+        true
+    }
+
+    /// The next frame out of what was taken from the queue.
+    fn frame(&mut self, cx: &Context<'_>) -> Made {
         let mut requests = Vec::with_capacity(self.taken.len().min(self.max_requests));
         let mut bytes = 0;
         let mut slots = self.waiting.lock();
         if slots.closed {
-            return None;
+            return Made::Over;
         }
         while let Some(next) = self.taken.front() {
+            let flows = !waits(&next.body);
             if requests.len() == self.max_requests || (!requests.is_empty() && bytes + next.bytes > self.max_bytes) {
+                break;
+            }
+            if flows && slots.flow.is_full() {
+                if requests.is_empty() {
+                    slots.full = Some(cx.waker().clone());
+                    return Made::Full;
+                }
                 break;
             }
             let Some(next) = self.taken.pop_front() else { break };
@@ -191,10 +277,10 @@ impl Frames {
                 continue;
             }
             bytes += next.bytes;
-            let id = slots.insert(next.reply);
+            let id = slots.insert(next.reply, flows);
             requests.push(v1::ShardRequest { id, shard: next.shard, epoch: next.epoch, body: Some(next.body) });
         }
-        Some(requests)
+        if requests.is_empty() { Made::Nothing } else { Made::Frame(requests) }
     }
 }
 
@@ -219,10 +305,12 @@ impl Stream for Frames {
                 return Poll::Pending;
             }
             this.gave_way = false;
-            match this.frame() {
-                None => return Poll::Ready(None),
-                Some(requests) if requests.is_empty() => continue,
-                Some(requests) => return Poll::Ready(Some(v1::ClientFrame { requests })),
+            match this.frame(cx) {
+                Made::Over => return Poll::Ready(None),
+                Made::Nothing => continue,
+                Made::Full if this.clears_out(cx) => continue,
+                Made::Full => return Poll::Pending,
+                Made::Frame(requests) => return Poll::Ready(Some(v1::ClientFrame { requests })),
             }
         }
     }
@@ -241,7 +329,7 @@ mod tests {
     }
 
     fn setup(max_requests: usize, max_bytes: usize) -> (mpsc::Sender<Outgoing>, Frames, Arc<Waiting>) {
-        let (tx, rx) = mpsc::channel(64);
+        let (tx, rx) = mpsc::channel(256);
         let waiting = Arc::new(Waiting::default());
         (tx, Frames::new(rx, waiting.clone(), max_requests, max_bytes), waiting)
     }
@@ -306,6 +394,36 @@ mod tests {
         assert_eq!(waiting.len(), 5);
     }
 
+    fn overloaded(id: u64) -> v1::ShardReply {
+        let kind = v1::error::Kind::Overloaded(v1::Overloaded { retry_after_ms: 20, ..Default::default() });
+        v1::ShardReply { id, body: Some(Answer::Error(v1::Error { kind: Some(kind), ..Default::default() })) }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_holds_requests_back_until_answers_make_room() {
+        let (tx, mut frames, waiting) = setup(200, 1000);
+        let mut kept: Vec<_> = (0..100).map(|_| ask(&tx, 1)).collect();
+        let Poll::Ready(Some(frame)) = poll_once(&mut frames) else { panic!("no frame") };
+        let ids: Vec<u64> = frame.requests.iter().map(|r| r.id).collect();
+        waiting.answer(vec![overloaded(ids[0])]);
+        // Three quarters of the 100 may be under way: 99 are.
+        kept.push(ask(&tx, 1));
+        assert!(poll_once(&mut frames).is_pending());
+        let done = |ids: &[u64]| {
+            waiting.answer(ids.iter().map(|id| v1::ShardReply { id: *id, body: Some(Answer::ClockUs(1)) }).collect())
+        };
+        done(&ids[1..25]);
+        assert!(poll_once(&mut frames).is_pending(), "75 are under way");
+        done(&ids[25..26]);
+        assert_eq!(sizes(&mut frames), [1]);
+        // Callers that gave up make room though nothing is answered any more.
+        kept.drain(26..).for_each(drop);
+        let _next = ask(&tx, 1);
+        assert!(poll_once(&mut frames).is_pending());
+        sleep(CLEAR_OUT * 2).await;
+        assert_eq!(sizes(&mut frames), [1]);
+    }
+
     #[test]
     fn who_gave_up_is_not_sent() {
         let (tx, mut frames, waiting) = setup(4, 100);
@@ -354,7 +472,7 @@ mod tests {
         let mut slots = Slots::default();
         for _ in 0..3 * SWEEP_MIN {
             let (caller, receiver) = oneshot::channel();
-            slots.insert(caller);
+            slots.insert(caller, true);
             drop(receiver);
         }
         assert!(slots.slots.len() <= SWEEP_MIN + 1, "{}", slots.slots.len());

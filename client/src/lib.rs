@@ -32,6 +32,7 @@ mod clock;
 #[doc(hidden)]
 pub mod decide;
 mod error;
+mod flow;
 mod frames;
 mod identity;
 mod lane;
