@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench clean
+.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -79,6 +79,27 @@ model:
 
 bench: setup
 	$(CARGO) bench $(ALL:--release=) --profile release
+
+# Synod beside etcd, NATS JetStream and Redis; within 40 minutes, results in docs/benchmarks/peers. Their drivers have a target
+# directory of their own, since their dependencies would change how the workspace's are compiled; nothing there needs RocksDB.
+# ARGS="--help" says what else can be measured, ARGS=--resume goes on with a run that was interrupted.
+PEERS := --release -p synod-peers --features peers --target-dir $(CARGO_TARGET_DIR)/peers
+bench-peers: build bench-peers-check
+	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/peers/release/bench-peers $(ARGS)
+
+# Lints, tests and the binaries of the comparison.
+bench-peers-check:
+	@sh scripts/setup-peers.sh
+	$(CARGO) clippy $(PEERS) --all-targets -- -D warnings
+	$(CARGO) test $(PEERS)
+	$(CARGO) build $(PEERS)
+
+# The limits of this machine, and Synod's share of them; results in docs/benchmarks/limits.
+bench-limits: build
+	@sh scripts/setup-peers.sh
+	$(CARGO) build $(PEERS)
+	$(CARGO) bench $(ALL:--release=) --profile release --bench log_writer
+	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/peers/release/bench-limits --criterion $(CARGO_TARGET_DIR)/criterion $(ARGS)
 
 clean:
 	$(CARGO) clean

@@ -25,7 +25,7 @@
 //! # }
 //! ```
 //!
-//! Owns: the making and measuring of load. Must never: reach past the client library, or leave out what was slow.
+//! Owns: the making and measuring of load. Must never: reach past the client library of what is measured, or leave out what was slow.
 
 mod ops;
 mod pace;
@@ -33,7 +33,9 @@ mod record;
 mod report;
 mod run;
 mod spec;
+mod target;
 
 pub use report::{Latency, OpenLoop, Report, Second};
-pub use run::{BenchError, Halt, run, run_until};
+pub use run::{BenchError, Halt, Moment, run, run_on, run_until};
 pub use spec::{BenchSpec, Distribution, Pace, SpecError, Stop, Workload};
+pub use target::{Table, Target};

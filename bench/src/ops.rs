@@ -4,14 +4,16 @@
 //! costly to make is made before the run.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, Zipf};
-use synod_client::{Client, Expect, GetOptions, NewRecord};
 
 use crate::spec::{BenchSpec, Distribution, Workload};
+use crate::target::Target;
 
 /// Bytes that values are cut from.
 const POOL_BYTES: usize = 4 << 20;
@@ -20,7 +22,9 @@ const POOL_BYTES: usize = 4 << 20;
 pub(crate) enum Op {
     Put(String, Bytes),
     Get(String),
-    Append(String, Vec<NewRecord>),
+    Append(String, Vec<Bytes>),
+    /// A get and then a put of the same key.
+    Update(String, Bytes),
 }
 
 /// What became of it.
@@ -39,67 +43,93 @@ pub(crate) struct Ops {
     keys: Keys,
     workload: Workload,
     value_bytes: usize,
-    pool: Bytes,
+    material: Material,
 }
 
-/// Random bytes, shared by all callers.
-pub(crate) fn pool(spec: &BenchSpec) -> Bytes {
-    let mut pool = vec![0; spec.value_bytes + POOL_BYTES];
-    ChaCha8Rng::seed_from_u64(spec.seed).fill_bytes(&mut pool);
-    pool.into()
+/// What all callers share.
+#[derive(Clone)]
+pub(crate) struct Material {
+    /// Random bytes.
+    pool: Bytes,
+    /// The number of the newest key, where keys are added.
+    newest: Arc<AtomicU64>,
+}
+
+impl Material {
+    pub(crate) fn new(spec: &BenchSpec) -> Material {
+        let mut pool = vec![0; spec.value_bytes + POOL_BYTES];
+        ChaCha8Rng::seed_from_u64(spec.seed).fill_bytes(&mut pool);
+        Material { pool: pool.into(), newest: Arc::new(AtomicU64::new(spec.keys.saturating_sub(1))) }
+    }
 }
 
 impl Ops {
-    pub(crate) fn new(spec: &BenchSpec, caller: u64, pool: Bytes) -> Ops {
+    pub(crate) fn new(spec: &BenchSpec, caller: u64, material: Material) -> Ops {
         let mut rng = ChaCha8Rng::seed_from_u64(spec.seed);
         rng.set_stream(caller + 1);
-        Ops { rng, keys: Keys::new(spec), workload: spec.workload, value_bytes: spec.value_bytes, pool }
+        Ops { rng, keys: Keys::new(spec), workload: spec.workload, value_bytes: spec.value_bytes, material }
     }
 
     pub(crate) fn next(&mut self) -> Op {
         let key = self.keys.name(self.keys.draw(&mut self.rng));
-        match self.workload {
+        let workload = self.workload;
+        match workload {
             Workload::Put => Op::Put(key, self.value()),
             Workload::Get => Op::Get(key),
-            Workload::Append { batch } => Op::Append(key, (0..batch).map(|_| NewRecord::new(self.value())).collect()),
-            Workload::Mixed { read_percent } => {
-                if self.rng.random_range(0..100u8) < read_percent {
-                    Op::Get(key)
-                } else {
-                    Op::Put(key, self.value())
-                }
+            Workload::Append { batch } => Op::Append(key, (0..batch).map(|_| self.value()).collect()),
+            Workload::Mixed { read_percent } if self.reads(read_percent) => Op::Get(key),
+            Workload::Mixed { .. } => Op::Put(key, self.value()),
+            Workload::ReadUpdate { read_percent } if self.reads(read_percent) => Op::Get(key),
+            Workload::ReadUpdate { .. } => Op::Update(key, self.value()),
+            Workload::ReadLatest { read_percent } if self.reads(read_percent) => {
+                let back = self.keys.rank(&mut self.rng);
+                let newest = self.material.newest.load(Ordering::Relaxed);
+                Op::Get(self.keys.name(newest.saturating_sub(back)))
+            }
+            Workload::ReadLatest { .. } => {
+                let new = self.material.newest.fetch_add(1, Ordering::Relaxed) + 1;
+                Op::Put(self.keys.name(new), self.value())
             }
         }
     }
 
+    fn reads(&mut self, percent: u8) -> bool {
+        self.rng.random_range(0..100u8) < percent
+    }
+
     /// The write that puts key number `n` there before the run.
-    pub(crate) fn preload(&mut self, n: u64) -> Op {
-        Op::Put(self.keys.name(n), self.value())
+    pub(crate) fn preload(&mut self, n: u64) -> (String, Bytes) {
+        (self.keys.name(n), self.value())
     }
 
     fn value(&mut self) -> Bytes {
         let at = self.rng.random_range(0..POOL_BYTES);
-        self.pool.slice(at..at + self.value_bytes)
+        self.material.pool.slice(at..at + self.value_bytes)
     }
 }
 
 impl Op {
-    pub(crate) async fn run(self, client: &Client, table: &str) -> Outcome {
+    pub(crate) async fn run<T: Target>(self, target: &T) -> Outcome {
         let (read, records, bytes, result) = match self {
-            Op::Put(key, value) => {
+            Op::Put(key, value) => (false, 1, value.len() as u64, target.put(key, value).await.map(|()| None)),
+            Op::Append(key, values) => {
+                let (count, bytes) = (values.len() as u32, values.iter().map(|value| value.len() as u64).sum());
+                (false, count, bytes, target.append(key, values).await.map(|()| None))
+            }
+            Op::Get(key) => (true, 0, 0, target.get(key).await),
+            Op::Update(key, value) => {
                 let bytes = value.len() as u64;
-                (false, 1, bytes, client.put(table, key, value).await.map(|_| None))
+                let result = match target.get(key.clone()).await {
+                    Ok(_) => target.put(key, value).await.map(|()| None),
+                    Err(error) => Err(error),
+                };
+                (false, 1, bytes, result)
             }
-            Op::Append(key, records) => {
-                let (count, bytes) = (records.len() as u32, records.iter().map(|r| r.value.len() as u64).sum());
-                (false, count, bytes, client.append(table, key, records, Expect::Any).await.map(|_| None))
-            }
-            Op::Get(key) => (true, 0, 0, client.get(table, key, GetOptions::default()).await),
         };
         match result {
-            Ok(Some(found)) => Outcome { read, records: 1, bytes: found.value.len() as u64, error: None },
+            Ok(Some(found)) => Outcome { read, records: 1, bytes: found, error: None },
             Ok(None) => Outcome { read, records, bytes, error: None },
-            Err(error) => Outcome { read, records: 0, bytes: 0, error: Some(error.code()) },
+            Err(error) => Outcome { read, records: 0, bytes: 0, error: Some(T::code(&error)) },
         }
     }
 }
@@ -128,12 +158,18 @@ impl Keys {
     }
 
     fn draw(&self, rng: &mut ChaCha8Rng) -> u64 {
+        let rank = self.rank(rng);
+        if self.zipf.is_none() {
+            return rank;
+        }
+        (u128::from(rank) * u128::from(self.stride) % u128::from(self.count.get())) as u64
+    }
+
+    /// How popular the next key is, from 0.
+    fn rank(&self, rng: &mut ChaCha8Rng) -> u64 {
         match &self.zipf {
             None => rng.random_range(0..self.count.get()),
-            Some(zipf) => {
-                let rank = (zipf.sample(rng) as u64).saturating_sub(1).min(self.count.get() - 1);
-                (u128::from(rank) * u128::from(self.stride) % u128::from(self.count.get())) as u64
-            }
+            Some(zipf) => (zipf.sample(rng) as u64).saturating_sub(1).min(self.count.get() - 1),
         }
     }
 
@@ -181,9 +217,9 @@ mod tests {
     #[test]
     fn the_same_seed_makes_the_same_keys_and_callers_differ() {
         let spec = BenchSpec { value_bytes: 8, ..BenchSpec::default() };
-        let pool = pool(&spec);
+        let material = Material::new(&spec);
         let keys = |caller| {
-            let mut ops = Ops::new(&spec, caller, pool.clone());
+            let mut ops = Ops::new(&spec, caller, material.clone());
             (0..5)
                 .map(|_| if let Op::Put(key, value) = ops.next() { (key, value) } else { panic!("no put") })
                 .collect::<Vec<_>>()
@@ -195,7 +231,44 @@ mod tests {
     #[test]
     fn a_single_key_and_an_empty_value_work() {
         let spec = BenchSpec { keys: 1, value_bytes: 0, ..BenchSpec::default() };
-        let mut ops = Ops::new(&spec, 0, pool(&spec));
+        let mut ops = Ops::new(&spec, 0, Material::new(&spec));
         assert!(matches!(ops.next(), Op::Put(key, value) if key == "key-0000000000" && value.is_empty()));
+    }
+
+    #[test]
+    fn the_newest_keys_are_read_most_and_new_ones_are_added() {
+        let spec = BenchSpec {
+            workload: Workload::ReadLatest { read_percent: 95 },
+            distribution: Distribution::Zipfian { exponent: 0.99 },
+            keys: 1000,
+            value_bytes: 8,
+            ..BenchSpec::default()
+        };
+        let mut ops = Ops::new(&spec, 0, Material::new(&spec));
+        let (mut added, mut near, mut reads) = (0, 0, 0);
+        for _ in 0..10_000 {
+            match ops.next() {
+                Op::Put(key, _) => {
+                    added += 1;
+                    assert_eq!(key, format!("key-{:010}", 999 + added));
+                }
+                Op::Get(key) => {
+                    reads += 1;
+                    let n: u64 = key["key-".len()..].parse().unwrap();
+                    assert!(n <= 999 + added);
+                    near += u64::from(999 + added - n < 10);
+                }
+                _ => panic!("neither"),
+            }
+        }
+        assert!((400..600).contains(&added) && near * 3 > reads, "{added} added, {near} of {reads} near");
+    }
+
+    #[test]
+    fn updates_stand_beside_gets() {
+        let spec = BenchSpec { workload: Workload::ReadUpdate { read_percent: 50 }, ..BenchSpec::default() };
+        let mut ops = Ops::new(&spec, 0, Material::new(&spec));
+        let updates = (0..1000).filter(|_| matches!(ops.next(), Op::Update(..))).count();
+        assert!((400..600).contains(&updates), "{updates}");
     }
 }

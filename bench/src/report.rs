@@ -120,6 +120,9 @@ pub struct Report {
     pub open: Option<OpenLoop>,
     /// Second by second.
     pub timeline: Vec<Second>,
+    /// Shares of the operations, and the microseconds that none of that share exceeded; for plots.
+    #[serde(skip)]
+    pub curve: Vec<(f64, u64)>,
 }
 
 impl Report {
@@ -259,6 +262,7 @@ mod tests {
                 lag_p99_us: 90,
             }),
             timeline: vec![Second { second: 0, ops: 3, errors: 2, max_us: 7 }],
+            curve: Vec::new(),
         }
     }
 

@@ -6,28 +6,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use synod_client::Client;
 use tokio::sync::mpsc;
 
-use crate::ops::{Op, Ops, Outcome, pool};
+use crate::ops::{Material, Op, Ops, Outcome};
 use crate::pace::{Caller, Dispatch, dispatch};
 use crate::record::Recorder;
 use crate::report::{OpenLoop, Report};
 use crate::spec::{BenchSpec, Pace, SpecError, Stop, Workload};
+use crate::target::{Table, Target};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum BenchError {
+pub enum BenchError<E: std::error::Error + 'static = synod_client::Error> {
     /// The run cannot be made.
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// The cluster could not be reached, or a key could not be written before the run.
     #[error(transparent)]
-    Client(#[from] synod_client::Error),
+    Client(E),
     /// A caller's task ended early.
     #[error("a caller of the run ended early: {why}")]
     Caller {
@@ -57,7 +57,7 @@ impl Halt {
 struct Shared {
     halt: Halt,
     spec: BenchSpec,
-    pool: Bytes,
+    material: Material,
     start: Instant,
     /// Operations still to be begun, where the run ends by their number.
     left: AtomicI64,
@@ -98,67 +98,107 @@ where
     C: Future<Output = synod_client::Result<Client>>,
 {
     spec.check()?;
-    let mut clients = Vec::with_capacity(spec.connections);
+    let mut tables = Vec::with_capacity(spec.connections);
     for n in 0..spec.connections {
-        clients.push(connect(n).await?);
+        let client = connect(n).await.map_err(BenchError::Client)?;
+        client.table(&spec.table).await.map_err(BenchError::Client)?;
+        tables.push(Table::new(client, &spec.table));
     }
-    clients[0].table(&spec.table).await?;
-    let pool = pool(&spec);
+    run_on(tables, spec, halt, |_| ()).await
+}
+
+/// A point of a run at which its surroundings may be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The warm-up is over: from here on operations count.
+    Start,
+    /// The last answer has come.
+    End,
+}
+
+/// Makes the load of `spec` on any store, through the given connections (the spec's own number of them is not looked at),
+/// and reports. `look` is called on a thread of its own.
+///
+/// # Errors
+/// As of [`run`]; no connection is [`SpecError::Zero`].
+pub async fn run_on<T: Target>(
+    targets: Vec<T>,
+    spec: BenchSpec,
+    halt: Halt,
+    look: impl Fn(Moment) + Send + Sync + 'static,
+) -> Result<Report, BenchError<T::Error>> {
+    spec.check()?;
+    if targets.is_empty() {
+        return Err(SpecError::Zero { field: "connections" }.into());
+    }
+    let spec = BenchSpec { connections: targets.len(), ..spec };
+    let material = Material::new(&spec);
     if spec.preload {
-        preload(&clients, &spec, &pool).await?;
+        preload(&targets, &spec, &material, &halt).await?;
     }
     let begin = Instant::now();
     let left = match spec.stop {
         Stop::Ops(ops) => AtomicI64::new(i64::try_from(ops).unwrap_or(i64::MAX)),
         Stop::After(_) => AtomicI64::new(0),
     };
-    let shared = Arc::new(Shared { halt, start: begin + spec.warmup, left, pool, spec });
+    let shared = Arc::new(Shared { halt, start: begin + spec.warmup, left, material, spec });
+    let look = Arc::new(look);
+    let at_start = tokio::spawn({
+        let (look, start) = (look.clone(), shared.start);
+        async move {
+            tokio::time::sleep_until(start.into()).await;
+            // Nothing to do about a look that panicked: the run's own figures stand without it.
+            let _ = tokio::task::spawn_blocking(move || look(Moment::Start)).await;
+        }
+    });
     let (recorder, open) = match shared.spec.pace {
-        Pace::Closed => (closed(&shared, &clients).await?, None),
+        Pace::Closed => (closed(&shared, &targets).await?, None),
         Pace::Open { rate_per_s } => {
-            let (recorder, open) = open(&shared, &clients, rate_per_s, begin).await?;
+            let (recorder, open) = open(&shared, &targets, rate_per_s, begin).await?;
             (recorder, Some(open))
         }
     };
+    at_start.abort();
+    let _ = tokio::task::spawn_blocking(move || look(Moment::End)).await;
     Ok(report(&shared.spec, &recorder, open, shared.halt.halted()))
 }
 
 /// Writes every key once.
-async fn preload(clients: &[Client], spec: &BenchSpec, pool: &Bytes) -> Result<(), BenchError> {
-    let mut ops = Ops::new(spec, u64::MAX - 1, pool.clone());
+async fn preload<T: Target>(
+    targets: &[T],
+    spec: &BenchSpec,
+    material: &Material,
+    halt: &Halt,
+) -> Result<(), BenchError<T::Error>> {
+    let mut ops = Ops::new(spec, u64::MAX - 1, material.clone());
     let at_once = (spec.clients * spec.outstanding).clamp(64, 1024);
-    let mut writes = futures::stream::iter(0..spec.keys)
+    let mut writes = futures::stream::iter((0..spec.keys).take_while(|_| !halt.halted()))
         .map(|n| {
-            let client = &clients[n as usize % clients.len()];
-            let op = ops.preload(n);
-            async move {
-                match op {
-                    Op::Put(key, value) => client.put(&spec.table, key, value).await.map(|_| ()),
-                    _ => Ok(()),
-                }
-            }
+            let target = &targets[n as usize % targets.len()];
+            let (key, value) = ops.preload(n);
+            target.put(key, value)
         })
         .buffer_unordered(at_once);
     while let Some(written) = writes.next().await {
-        written?;
+        written.map_err(BenchError::Client)?;
     }
     Ok(())
 }
 
 type Done = (Instant, Instant, Outcome);
 
-async fn timed(client: &Client, table: &str, op: Op, intended: Instant) -> Done {
-    let outcome = op.run(client, table).await;
+async fn timed<T: Target>(target: &T, op: Op, intended: Instant) -> Done {
+    let outcome = op.run(target).await;
     (intended, Instant::now(), outcome)
 }
 
-async fn closed(shared: &Arc<Shared>, clients: &[Client]) -> Result<Recorder, BenchError> {
+async fn closed<T: Target>(shared: &Arc<Shared>, targets: &[T]) -> Result<Recorder, BenchError<T::Error>> {
     let caller = |n: usize| {
-        let (shared, client) = (shared.clone(), clients[n % clients.len()].clone());
+        let (shared, target) = (shared.clone(), targets[n % targets.len()].clone());
         tokio::spawn(async move {
             let spec = &shared.spec;
             let mut recorder = Recorder::new(shared.start);
-            let mut ops = Ops::new(spec, n as u64, shared.pool.clone());
+            let mut ops = Ops::new(spec, n as u64, shared.material.clone());
             if spec.outstanding == 1 {
                 // The same without the cost of keeping several under way.
                 loop {
@@ -166,7 +206,7 @@ async fn closed(shared: &Arc<Shared>, clients: &[Client]) -> Result<Recorder, Be
                     if !shared.go_on(now) {
                         return recorder;
                     }
-                    let (intended, ended, outcome) = timed(&client, &spec.table, ops.next(), now).await;
+                    let (intended, ended, outcome) = timed(&target, ops.next(), now).await;
                     recorder.add(intended, ended, &outcome);
                 }
             }
@@ -177,7 +217,7 @@ async fn closed(shared: &Arc<Shared>, clients: &[Client]) -> Result<Recorder, Be
                     let now = Instant::now();
                     going = shared.go_on(now);
                     if going {
-                        under_way.push(timed(&client, &spec.table, ops.next(), now));
+                        under_way.push(timed(&target, ops.next(), now));
                     }
                 }
                 match under_way.next().await {
@@ -191,29 +231,29 @@ async fn closed(shared: &Arc<Shared>, clients: &[Client]) -> Result<Recorder, Be
     gather(shared, callers).await
 }
 
-async fn open(
+async fn open<T: Target>(
     shared: &Arc<Shared>,
-    clients: &[Client],
+    targets: &[T],
     rate_per_s: f64,
     begin: Instant,
-) -> Result<(Recorder, OpenLoop), BenchError> {
+) -> Result<(Recorder, OpenLoop), BenchError<T::Error>> {
     let outstanding = shared.spec.outstanding;
     let (mut seen, mut callers) = (Vec::new(), Vec::new());
     for n in 0..shared.spec.clients {
         let (arrivals, mut rx) = mpsc::channel(outstanding);
         let busy: Arc<AtomicUsize> = Arc::default();
         seen.push(Caller { arrivals, busy: busy.clone() });
-        let (shared, client) = (shared.clone(), clients[n % clients.len()].clone());
+        let (shared, target) = (shared.clone(), targets[n % targets.len()].clone());
         callers.push(tokio::spawn(async move {
             let spec = &shared.spec;
             let mut recorder = Recorder::new(shared.start);
-            let mut ops = Ops::new(spec, n as u64, shared.pool.clone());
+            let mut ops = Ops::new(spec, n as u64, shared.material.clone());
             let mut under_way = FuturesUnordered::new();
             let mut open = true;
             while open || !under_way.is_empty() {
                 tokio::select! {
                     arrival = rx.recv(), if open => match arrival {
-                        Some(intended) => under_way.push(timed(&client, &spec.table, ops.next(), intended)),
+                        Some(intended) => under_way.push(timed(&target, ops.next(), intended)),
                         None => open = false,
                     },
                     Some((intended, ended, outcome)) = under_way.next() => {
@@ -242,7 +282,10 @@ async fn open(
     Ok((recorder, OpenLoop { kept_up, ..found }))
 }
 
-async fn gather(shared: &Shared, callers: Vec<tokio::task::JoinHandle<Recorder>>) -> Result<Recorder, BenchError> {
+async fn gather<E: std::error::Error + 'static>(
+    shared: &Shared,
+    callers: Vec<tokio::task::JoinHandle<Recorder>>,
+) -> Result<Recorder, BenchError<E>> {
     let mut sum = Recorder::new(shared.start);
     for caller in callers {
         sum.merge(&caller.await.map_err(|e| BenchError::Caller { why: e.to_string() })?);
@@ -256,7 +299,7 @@ fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>, interrupted:
         _ => sum.last.max(Duration::from_micros(1)),
     };
     let elapsed_s = elapsed.as_secs_f64();
-    let mixed = matches!(spec.workload, Workload::Mixed { .. });
+    let mixed = spec.workload.mixed();
     Report {
         workload: spec.workload.name(),
         table: spec.table.clone(),
@@ -281,5 +324,6 @@ fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>, interrupted:
         failed: sum.failures.latency(),
         open,
         timeline: sum.seconds.clone(),
+        curve: sum.all().curve(),
     }
 }

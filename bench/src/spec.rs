@@ -61,6 +61,16 @@ pub enum Workload {
         /// Of 100 operations so many are gets.
         read_percent: u8,
     },
+    /// Gets, and puts of a key that was got right before, both counted as one (YCSB's workload F).
+    ReadUpdate {
+        /// Of 100 operations so many are gets alone.
+        read_percent: u8,
+    },
+    /// Gets of what was written last, and puts of new keys (YCSB's workload D).
+    ReadLatest {
+        /// Of 100 operations so many are gets.
+        read_percent: u8,
+    },
 }
 
 impl Workload {
@@ -82,12 +92,28 @@ impl Workload {
             Workload::Get => "get",
             Workload::Append { .. } => "append",
             Workload::Mixed { .. } => "mixed",
+            Workload::ReadUpdate { .. } => "read-update",
+            Workload::ReadLatest { .. } => "read-latest",
         }
     }
 
     /// Whether it reads.
     pub fn reads(self) -> bool {
-        matches!(self, Workload::Get | Workload::Mixed { .. })
+        matches!(self, Workload::Get) || self.mixed()
+    }
+
+    /// Whether it both reads and writes.
+    pub fn mixed(self) -> bool {
+        self.read_percent().is_some()
+    }
+
+    fn read_percent(self) -> Option<u8> {
+        match self {
+            Workload::Mixed { read_percent }
+            | Workload::ReadUpdate { read_percent }
+            | Workload::ReadLatest { read_percent } => Some(read_percent),
+            Workload::Put | Workload::Get | Workload::Append { .. } => None,
+        }
     }
 }
 
@@ -225,10 +251,10 @@ impl BenchSpec {
             Workload::Append { batch } if !(1..=10_000).contains(&batch) => {
                 return out("batch", batch.to_string(), "1..=10000");
             }
-            Workload::Mixed { read_percent } if read_percent > 100 => {
-                return out("read_percent", read_percent.to_string(), "0..=100");
-            }
             _ => {}
+        }
+        if let Some(percent) = self.workload.read_percent().filter(|percent| *percent > 100) {
+            return out("read_percent", percent.to_string(), "0..=100");
         }
         if let Distribution::Zipfian { exponent } = self.distribution
             && !(exponent > 0.0 && exponent <= 10.0)
