@@ -395,7 +395,7 @@ mod tests {
     }
 
     fn overloaded(id: u64) -> v1::ShardReply {
-        let kind = v1::error::Kind::Overloaded(v1::Overloaded { retry_after_ms: 20, ..Default::default() });
+        let kind = v1::error::Kind::Overloaded(v1::Overloaded { retry_after_ms: 20 });
         v1::ShardReply { id, body: Some(Answer::Error(v1::Error { kind: Some(kind), ..Default::default() })) }
     }
 

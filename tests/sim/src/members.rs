@@ -215,7 +215,7 @@ impl World {
         let system = book.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD)).map(|d| &d.membership);
         let own = system.is_some_and(|membership| membership.role_of(id).is_some());
         let every = if own { LOOKS.0 } else { LOOKS.1 };
-        if count % every != 0 {
+        if !count.is_multiple_of(every) {
             return;
         }
         let revision = book.as_ref().map_or(0, |map| map.revision);

@@ -135,16 +135,15 @@ fn caught_up(w: &World, node: NodeId, upto: &[(ShardId, Slot)]) -> bool {
     observed.is_some_and(|observed| upto.iter().all(|(shard, slot)| observed.get(shard) >= Some(slot)))
 }
 
+/// A world with a node that was left behind, and to where its shards must come.
+type LeftBehind = (World, NodeId, Vec<(ShardId, Slot)>);
+
 /// A world whose logs keep little, with a node that was away until it needs snapshots.
-fn left_behind(seed: u64) -> Checked<(World, NodeId, Vec<(ShardId, Slot)>)> {
+fn left_behind(seed: u64) -> Checked<LeftBehind> {
     left_behind_in(seed, |w| w.plan.options.snapshot_unused_micros = 10_000_000, |_| ())
 }
 
-fn left_behind_in(
-    seed: u64,
-    before: impl FnOnce(&mut World),
-    founded: impl FnOnce(&mut World),
-) -> Checked<(World, NodeId, Vec<(ShardId, Slot)>)> {
+fn left_behind_in(seed: u64, before: impl FnOnce(&mut World), founded: impl FnOnce(&mut World)) -> Checked<LeftBehind> {
     let mut w = calm_world_of(seed, |w| {
         (w.plan.options.log_keep_bytes, w.plan.options.freeze_log_bytes, w.plan.freeze_bytes) = (1_000, 8_000, 8_000);
         (w.plan.options.trim_slots, w.plan.options.trim_slots_flushed) = (4, 2);
