@@ -149,6 +149,7 @@ impl World {
             format!("node {id} shard {shard} slot {slot}: {hash:x} on disk, made was {made:x?}")
         })?;
         self.coverage.count("snapshot", "installed");
+        *self.installs.entry((id, shard)).or_default() += 1;
         if let Some(up) = self.process(id) {
             up.observed.insert(shard, slot);
             up.desk.installed.insert(shard);

@@ -146,6 +146,8 @@ pub(crate) struct World {
     pub(crate) garble_part: bool,
     /// The rows of every snapshot made, by shard and slot, as a hash.
     pub(crate) made: BTreeMap<(ShardId, Slot), u64>,
+    /// Snapshots installed, by node and shard.
+    pub(crate) installs: BTreeMap<(NodeId, ShardId), u64>,
     /// Connections that parts of snapshots come on.
     pub(crate) transfers: BTreeMap<u64, Transfer>,
     pub(crate) last_transfer: u64,
@@ -203,6 +205,7 @@ impl World {
             garble: false,
             garble_part: false,
             made: BTreeMap::new(),
+            installs: BTreeMap::new(),
             transfers: BTreeMap::new(),
             last_transfer: 0,
             moves: Moves::default(),
