@@ -46,6 +46,8 @@ pub enum Input {
     /// this node hands its leaderships over where a member with room can lead, and takes no writes but those that free
     /// room; consensus goes on.
     DiskLow(Option<Arc<str>>),
+    /// The disk is low, and so many bytes may still be taken of it, for a while, before the node must end.
+    DiskSpare(u64),
     /// A peer said whether its disk is low.
     PeerDisk {
         /// The peer.

@@ -10,6 +10,7 @@
 
 use super::flusher::{Flusher, UNFINISHED_MAX};
 use super::merge::{self, Layer, Range};
+use super::reclaim::Reclaimer;
 use super::rocks::RocksShared;
 use super::rows::{Found, RowMap};
 use super::{BulkLoad, FlushId, StateBatch, StateStore, ViewJob, Visit};
@@ -50,6 +51,7 @@ pub struct FrontState {
     frozen: VecDeque<(FlushId, Arc<Frozen>)>,
     flusher: Flusher<Arc<Frozen>>,
     freeze_bytes: usize,
+    reclaimer: Reclaimer,
 }
 
 impl FrontState {
@@ -58,7 +60,8 @@ impl FrontState {
     pub fn new(shared: Arc<RocksShared>, freeze_bytes: usize) -> Result<Self, StoreError> {
         let db = Arc::clone(&shared);
         let flusher = Flusher::spawn("state-flush", move |_, frozen: &Arc<Frozen>| frozen.flush(&db))?;
-        Ok(Self { shared, active: RowMap::with_capacity(0), frozen: VecDeque::new(), flusher, freeze_bytes })
+        let (active, frozen) = (RowMap::with_capacity(0), VecDeque::new());
+        Ok(Self { shared, active, frozen, flusher, freeze_bytes, reclaimer: Reclaimer::default() })
     }
 
     /// Lets go of maps whose rows RocksDB has.
@@ -153,6 +156,10 @@ impl StateStore for FrontState {
 
     fn loaded(&mut self, _from: &[u8], _to: &[u8]) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn reclaim(&mut self, spare: u64) -> Result<(), StoreError> {
+        self.reclaimer.begin(&self.shared, spare)
     }
 
     fn health(&self) -> Result<(), StoreError> {

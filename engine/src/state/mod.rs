@@ -7,6 +7,7 @@ mod flusher;
 pub mod front;
 pub mod mem;
 mod merge;
+mod reclaim;
 pub mod rocks;
 mod rows;
 
@@ -91,6 +92,13 @@ pub trait StateStore: Send {
     fn loaded(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
         let _ = (from, to);
         makes_no_snapshots()
+    }
+
+    /// Gives back, in the background, the room of rows that were removed, where that takes no more than `spare` bytes for a
+    /// while. Cheap where there is nothing to give back.
+    fn reclaim(&mut self, spare: u64) -> Result<(), StoreError> {
+        let _ = spare;
+        Ok(())
     }
 
     /// Whether damage was met with anywhere, or background work failed: the process ends on `Err`.

@@ -9,6 +9,7 @@
 
 use super::flusher::Flusher;
 use super::merge::{self, Range};
+use super::reclaim;
 use super::rows::Span;
 use super::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
 use crate::StoreError;
@@ -16,8 +17,8 @@ use crate::codec::node::{decode_format, encode_format};
 use crate::rocks::{check_background, io, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{
-    DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, SnapshotWithThreadMode, SstFileWriter,
-    WriteBatch, WriteOptions, properties,
+    CompactOptions, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, SnapshotWithThreadMode,
+    SstFileWriter, WriteBatch, WriteOptions, properties,
 };
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -58,6 +59,8 @@ pub struct RocksShared {
     sizes: StateOptions,
     unlogged: WriteOptions,
     next_file: AtomicU64,
+    /// Rows and ranges removed since this was opened; one at first, for what was removed before.
+    removed: AtomicU64,
     /// The first damage met with.
     damaged: OnceLock<StoreError>,
     /// Whether damage is noted in the directory; not where it is only looked at.
@@ -77,9 +80,9 @@ impl RocksShared {
         let db = open_db(&options, &path.join("db"))?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        let (path, next_file) = (path.to_path_buf(), AtomicU64::new(0));
+        let (path, next_file, removed) = (path.to_path_buf(), AtomicU64::new(0), AtomicU64::new(1));
         let damaged = OnceLock::new();
-        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file, damaged, notes: true }))
+        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file, removed, damaged, notes: true }))
     }
 
     /// Opens the state directory to look at it: nothing is written.
@@ -94,8 +97,9 @@ impl RocksShared {
         options.create_if_missing(false);
         let db = open_db_to_read(&options, &path.join("db"))?;
         let (staging, path) = (path.join("staging"), path.to_path_buf());
-        let (unlogged, next_file, damaged) = (WriteOptions::default(), AtomicU64::new(0), OnceLock::new());
-        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file, damaged, notes: false }))
+        let (unlogged, damaged) = (WriteOptions::default(), OnceLock::new());
+        let (next_file, removed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file, removed, damaged, notes: false }))
     }
 
     /// What an earlier process found damaged in the state directory at `path`.
@@ -220,6 +224,7 @@ impl RocksShared {
             for (from, to) in removed {
                 file.delete_range(from, to).map_err(failed)?;
             }
+            let mut gone = removed.len() as u64;
             let mut bytes = 0;
             while (bytes < self.sizes.file_bytes || !removed.is_empty())
                 && let Some((key, value)) = rows.next()
@@ -227,14 +232,45 @@ impl RocksShared {
                 bytes += key.len() + value.map_or(0, <[u8]>::len);
                 match value {
                     Some(value) => file.put(key, value),
-                    None => file.delete(key),
+                    None => {
+                        gone += 1;
+                        file.delete(key)
+                    }
                 }
                 .map_err(failed)?;
             }
             file.finish().map_err(failed)?;
+            self.removed.fetch_add(gone, Ordering::Relaxed);
             files.push(path);
         }
         Ok(files)
+    }
+
+    /// A number that rises with what is removed.
+    pub(super) fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// The files there are.
+    pub(super) fn files(&self) -> Result<Vec<reclaim::File>, StoreError> {
+        let files = self.db.live_files().map_err(|e| self.error("list the files of", &e))?;
+        let file = |file: rocksdb::LiveFile| {
+            Some(reclaim::File {
+                level: file.level,
+                bytes: file.size as u64,
+                first: file.start_key?,
+                last: file.end_key?,
+            })
+        };
+        Ok(files.into_iter().filter_map(file).collect())
+    }
+
+    /// Compacts the rows from `first` to `last`; what fails is seen by [`RocksShared::health`].
+    pub(super) fn compact(&self, first: &[u8], last: &[u8]) {
+        let mut options = CompactOptions::default();
+        // The others go on meanwhile.
+        options.set_exclusive_manual_compaction(false);
+        self.db.compact_range_opt(Some(first), Some(last), &options);
     }
 
     /// Ingestion knows no back-pressure of its own: waits until compaction has caught up.

@@ -22,6 +22,7 @@ impl<H: Host> Worker<H> {
             }
             Input::Liveness { node, alive } => self.take_liveness(node, alive),
             Input::DiskLow(why) => self.take_disk_low(why),
+            Input::DiskSpare(bytes) => self.node.disk_spare = bytes,
             Input::PeerDisk { node, low: true } => drop(self.node.low_peers.insert(node)),
             Input::PeerDisk { node, low: false } => drop(self.node.low_peers.remove(&node)),
             Input::IdentityAnswer { from, seen } => self.take_identity(from, seen),

@@ -50,6 +50,8 @@ pub(crate) struct Node<H> {
     pub(crate) snapshots_wanted: Vec<(ShardId, NodeId, Slot)>,
     /// Why this node's disk is low, where it is.
     pub(crate) disk_low: Option<Arc<str>>,
+    /// What of a low disk may be taken for a while, bytes.
+    pub(crate) disk_spare: u64,
     /// Peers whose disks are low.
     pub(crate) low_peers: BTreeSet<NodeId>,
     /// Shards that have applied a marker and wait for their state to be frozen.
@@ -94,6 +96,7 @@ impl<H: Host> Node<H> {
             changed_members: BTreeSet::new(),
             snapshots_wanted: Vec::new(),
             disk_low: None,
+            disk_spare: 0,
             low_peers: BTreeSet::new(),
             marked: Vec::new(),
             log_keep_bytes: options.log_keep_bytes,

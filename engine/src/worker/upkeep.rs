@@ -18,6 +18,8 @@ const FLUSH_POLL_MICROS: u64 = 20_000;
 const DRAIN_RETRY_MICROS: u64 = 100_000;
 /// A node whose disk is low tries again so often to hand its leaderships over, µs.
 const SHED_RETRY_MICROS: u64 = 500_000;
+/// It makes room that often where there is any to be made, µs.
+const ROOM_MICROS: u64 = 1_000_000;
 
 struct Freeze {
     id: FlushId,
@@ -42,6 +44,7 @@ pub(super) struct Upkeep {
     freezes: VecDeque<Freeze>,
     drain: Option<Drain>,
     shed_at: Micros,
+    room_at: Micros,
     /// Replicas may be waiting whose quorum has spoken meanwhile.
     pub(super) waiting: bool,
     /// Replicas wait that may start then without the voters that are still silent.
@@ -61,6 +64,7 @@ impl Upkeep {
             freezes: VecDeque::new(),
             drain: None,
             shed_at: Micros(0),
+            room_at: Micros(0),
             waiting: false,
             grace_at: None,
         }
@@ -101,6 +105,24 @@ impl<H: Host> Worker<H> {
         if self.node.disk_low.is_some() && self.upkeep.shed_at <= now {
             self.upkeep.shed_at = now.plus(SHED_RETRY_MICROS);
             self.shed();
+        }
+        if self.node.disk_low.is_some() && self.upkeep.room_at <= now {
+            self.upkeep.room_at = now.plus(ROOM_MICROS);
+            self.make_room();
+        }
+    }
+
+    /// What was deleted and trimmed takes its room until it is flushed, the log trimmed behind that, and both compacted: few
+    /// such writes would else wait for the many that are refused.
+    fn make_room(&mut self) {
+        if self.freezing() {
+            return;
+        }
+        if self.shards.values().any(|shard| shard.unflushed()) {
+            self.freeze();
+        } else {
+            let reclaimed = self.node.store.reclaim(self.node.disk_spare);
+            self.node.must(reclaimed);
         }
     }
 

@@ -55,3 +55,28 @@ fn leaderships_leave_a_low_node_and_writes_end_where_all_are() {
     let values: Vec<_> = c.dump(N3, shard).iter().map(|r| r.record.value.clone()).collect();
     assert_eq!(values, ["two are low", "", "room again"], "nothing of what was refused");
 }
+
+#[test]
+fn what_was_trimmed_is_flushed_while_the_disk_is_low_and_no_more() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    for n in 0..50 {
+        c.append(table, "k", &format!("value {n}"));
+    }
+    c.run_for(5_000_000);
+    let freezes = |c: &Cluster, node: NodeId| c.nodes[&node].metrics.as_ref().unwrap().freezes_total.get();
+    let before = freezes(&c, N1);
+    c.low(N1, true);
+    c.run_for(5_000_000);
+    let behind = freezes(&c, N1);
+    assert!(behind > before, "what had been applied is flushed");
+    assert_eq!(freezes(&c, N2), before, "a node with room has time");
+
+    let trim = KeyOp { key: Bytes::from_static(b"k"), expect: Expect::Any, action: Action::Trim(Offset(50)) };
+    c.write(table, vec![trim]).unwrap();
+    c.run_for(5_000_000);
+    let trimmed = freezes(&c, N1);
+    assert!(trimmed > behind, "so few trims would else wait for the many writes that are refused");
+    c.run_for(30_000_000);
+    assert_eq!(freezes(&c, N1), trimmed, "nothing more is written for it");
+}

@@ -63,6 +63,8 @@ pub struct Disk {
     marks: Marks,
     free: IntGauge,
     low: bool,
+    /// What may still be taken before the hard mark, bytes.
+    spare: u64,
 }
 
 impl Disk {
@@ -74,7 +76,7 @@ impl Disk {
         let (free, total) = room(dir)?;
         let marks = Marks::of(storage, total);
         let gauge = IntGauge::new("synod_disk_free_bytes", "Room left on the disk under the data directory, in bytes")?;
-        let disk = Self { dir: dir.to_path_buf(), marks, free: gauge, low: false };
+        let disk = Self { dir: dir.to_path_buf(), marks, free: gauge, low: false, spare: 0 };
         if free < marks.hard {
             bail!("{}", disk.hard_words(free));
         }
@@ -90,13 +92,15 @@ impl Disk {
     }
 
     /// Watches the disk until it has less room than its hard mark, on a thread of its own: looking at a disk may hang.
-    /// `low` hears of each change, and whether it could be handed on; `hard` hears the words once, in the end.
+    /// `low` hears of each change and says whether it could be handed on; `spare` hears, again and again while it is low, how
+    /// much may still be taken; `hard` hears the words once, in the end.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn watch(
         mut self,
         low: impl Fn(Option<Arc<str>>) -> bool + Send + 'static,
+        spare: impl Fn(u64) + Send + 'static,
         hard: impl FnOnce(String) + Send + 'static,
     ) -> Result<()> {
         let watching = move || {
@@ -113,6 +117,9 @@ impl Disk {
                 };
                 if !told {
                     self.low = was;
+                }
+                if self.low {
+                    spare(self.spare);
                 }
                 std::thread::sleep(PACE);
             }
@@ -134,6 +141,7 @@ impl Disk {
                 if freed { format!("; the reserve of {} was given back", size(reserve)) } else { String::new() };
             return Ok(Room::Hard(format!("{words}{reserve}")));
         }
+        self.spare = free - hard;
         self.low = free < if self.low { low + low / HYSTERESIS } else { low };
         if self.low {
             let dir = self.dir.display();

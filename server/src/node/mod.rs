@@ -279,11 +279,14 @@ impl Node {
     fn watch(&self, disk: Disk) -> Result<()> {
         disk.register(&self.registry)?;
         let (worker, peers, signals) = (self.worker.clone(), Arc::clone(&self.peers), Arc::clone(&self.signals));
+        let hint = worker.clone();
         let low = move |why: Option<Arc<str>>| {
             peers.say_disk_low(why.is_some());
             worker.try_push(Input::DiskLow(why)).is_ok()
         };
-        disk.watch(low, move |why| drop(signals.failed.send_replace(Some(why))))
+        // Told again soon where it finds no room.
+        let spare = move |bytes| drop(hint.try_push(Input::DiskSpare(bytes)));
+        disk.watch(low, spare, move |why| drop(signals.failed.send_replace(Some(why))))
     }
 
     /// Waits until the node must go down though nobody told it to; why.
