@@ -229,11 +229,13 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load, number: usize) -> Result<
     }
     let quarantined = matches!(outcome, Ok(Outcome::Quarantined(_)));
     // A damaged state is put right by the node itself, now or at its next start.
-    let by_itself = kind.folder.starts_with("state") && matches!(outcome, Ok(Outcome::Ended(None, _) | Outcome::Up(_)));
+    let told = matches!(outcome, Ok(Outcome::Ended(None, _) | Outcome::Up(Some(_))));
+    // What it has not met with yet is undone: it would end a later turn's node.
+    let by_itself = kind.folder.starts_with("state") && told;
     let undo = !by_itself && !quarantined && fs::read(&path).is_ok_and(|now| now == bad);
     if undo {
         fs::write(&path, &good).expect("writable");
-    } else if !by_itself && check.is_some() && !matches!(outcome, Ok(Outcome::Up(_))) {
+    } else if !by_itself && check.is_some() && matches!(outcome, Ok(Outcome::Ended(..) | Outcome::Quarantined(_))) {
         fs::remove_dir_all(&dir).expect("it is there");
         copy(&kept, &dir);
     }
@@ -337,7 +339,8 @@ fn scan(cluster: &Cluster) -> Result<String, String> {
 /// Makes the node lead every shard, so that reads show its own copy; stops early where it ends on the way.
 fn lead_all(cluster: &mut Cluster, victim: u16) -> Result<(), String> {
     let addr = cluster.addr(victim);
-    until(PATIENCE, "the node leads every shard", || {
+    // One after the other, by a command each: long on a machine that is busy.
+    until(PATIENCE * 4, "the node leads every shard", || {
         if !cluster.runs(victim) {
             return Some(());
         }

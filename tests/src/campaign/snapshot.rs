@@ -41,7 +41,8 @@ pub(super) fn write_bulk(cluster: &Cluster, load: &Load, table: &str, count: u64
 
 /// Makes a node lead every shard of these tables, so that reads show its own copy.
 pub(super) fn lead(cluster: &Cluster, node: u16, tables: &[&str]) -> Result<(), String> {
-    until(PATIENCE, "the node leads every shard", || {
+    // One after the other, by a command each: long on a machine that is busy.
+    until(PATIENCE * 4, "the node leads every shard", || {
         let status = cluster.status()?;
         let id = status.id(&cluster.addr(node))?;
         let shards = tables.iter().flat_map(|table| status.shards_of(table));
