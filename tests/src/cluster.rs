@@ -108,6 +108,12 @@ impl Cluster {
         self.add(number, vec!["--bootstrap".into(), self.founders()]);
     }
 
+    /// The same, run by another command in its place.
+    pub fn add_founder_by(&mut self, number: u16, by: &[String]) {
+        self.nodes.push(Process { number, origin: vec!["--bootstrap".into(), self.founders()], child: None });
+        self.restart_by(number, by);
+    }
+
     /// Starts a node that joins.
     pub fn add_joiner(&mut self, number: u16) {
         self.add(number, vec!["--join".into(), self.founders()]);
@@ -192,6 +198,13 @@ impl Cluster {
     /// Starts a node that is down, with the flags it had first.
     #[track_caller]
     pub fn restart(&mut self, number: u16) {
+        let within = self.site(number).map(|site| site.within.clone()).unwrap_or_default();
+        self.restart_by(number, &within);
+    }
+
+    /// The same, run by another command in its place.
+    #[track_caller]
+    pub fn restart_by(&mut self, number: u16, by: &[String]) {
         let node = self.node(number);
         assert!(node.child.is_none(), "node {number} runs");
         let mut args = self.args(number, &self.nodes.iter().find(|n| n.number == number).expect("is there").origin);
@@ -202,7 +215,7 @@ impl Cluster {
         let log = open(self.log_path(number));
         // Its standard input is ours: should this test be killed, the node ends too.
         let site = self.site(number).cloned().unwrap_or_default();
-        let mut command = command_within(&site.within, &args);
+        let mut command = command_within(by, &args);
         command.envs(site.env);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn();
         self.node(number).child = Some(child.expect("the binary runs"));
@@ -246,6 +259,13 @@ impl Cluster {
                 self.node(number).child = Some(child);
                 panic!("node {number} does not end: {}", self.log(number))
             }
+        }
+    }
+
+    /// Takes note that a node has ended, where it did.
+    pub fn reap(&mut self, number: u16) {
+        if !self.runs(number) {
+            self.node(number).child = None;
         }
     }
 

@@ -88,3 +88,13 @@ fn damage() {
 fn hostile() {
     passes("hostile", 3);
 }
+
+#[test]
+fn disk_full() {
+    passes_apart("disk-full", 2);
+}
+
+#[test]
+fn crash_points() {
+    passes_apart("crash-point", 5);
+}

@@ -1,41 +1,63 @@
-//! A disk for each node that can lose its power: an ext4 image on a loop device, shut down by `EXT4_IOC_SHUTDOWN` without
-//! a flush of its journal. What was not synced is gone then, as when the machine's power fails; what was is there.
+//! A disk for each node that can lose its power, or be filled: an ext4 image on a loop device. Its power fails by
+//! `EXT4_IOC_SHUTDOWN` without a flush of its journal: what was not synced is gone then, as when the machine's power fails;
+//! what was is there.
 //!
 //! Owns: the images, their mounts, and the proof at every loss that it was one: a file written and not synced has vanished
 //! or is short, one that was synced is whole. Must never: touch a file system that it did not make.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::posix_fallocate;
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
 use super::isolate::tool;
 use crate::cluster::Site;
 use crate::run::until;
 
-/// Of an image; it takes only what is written to it.
-const BYTES: u64 = 4 << 30;
+/// Of an image that is not to be filled; it takes only what is written to it.
+pub(super) const AMPLE: u64 = 4 << 30;
 /// How much is written to the files that prove a loss.
 const PROOF: usize = 64 << 10;
 
 /// The disks of three nodes, mounted.
 pub(super) struct Disks {
     dir: TempDir,
+    /// Whether the images lie in memory.
+    memory: bool,
 }
 
 impl Disks {
-    /// Makes and mounts them.
-    pub(super) fn new() -> Result<Disks, String> {
+    /// Makes and mounts them in memory, of so many bytes each: what fills up is not to wait for this machine's own disk.
+    pub(super) fn in_memory(bytes: u64) -> Result<Disks, String> {
+        let mut disks = Disks::at()?;
+        disks.memory = true;
+        tool("mount", &["-t", "tmpfs", "tmpfs", &disks.dir.path().display().to_string()])?;
+        disks.made(bytes)
+    }
+
+    /// Makes and mounts them, of so many bytes each.
+    pub(super) fn new(bytes: u64) -> Result<Disks, String> {
+        Disks::at()?.made(bytes)
+    }
+
+    fn at() -> Result<Disks, String> {
         let dir = tempfile::Builder::new().prefix("synod-disks-").tempdir().map_err(said("a directory"))?;
-        let disks = Disks { dir };
+        Ok(Disks { dir, memory: false })
+    }
+
+    fn made(self, bytes: u64) -> Result<Disks, String> {
+        let disks = self;
         for number in 1..=3 {
             let image = File::create(disks.image(number)).map_err(said("an image"))?;
-            image.set_len(BYTES).map_err(said("an image"))?;
-            tool("mkfs.ext4", &["-q", "-F", &disks.image(number).display().to_string()])?;
+            image.set_len(bytes).map_err(said("an image"))?;
+            // Nothing is kept back for root, as whom nodes may run here.
+            tool("mkfs.ext4", &["-q", "-F", "-m", "0", &disks.image(number).display().to_string()])?;
             fs::create_dir(disks.root(number)).map_err(said("a mount point"))?;
             disks.mount(number)?;
         }
@@ -53,6 +75,31 @@ impl Disks {
 
     fn root(&self, number: u16) -> PathBuf {
         self.dir.path().join(format!("disk-{number}"))
+    }
+
+    fn others(&self, number: u16) -> PathBuf {
+        self.root(number).join("others")
+    }
+
+    /// Files of others leave so much room on a disk; nothing where there is less already.
+    pub(super) fn leave(&self, number: u16, bytes: u64) -> Result<(), String> {
+        let stat = statvfs(&self.root(number)).map_err(|error| format!("statvfs: {error}"))?;
+        let free = stat.blocks_available() * stat.fragment_size();
+        let Some(more) = free.checked_sub(bytes).filter(|more| *more > 0) else { return Ok(()) };
+        let file = OpenOptions::new().create(true).append(true).open(self.others(number)).map_err(said("a file"))?;
+        let length = |bytes: u64| i64::try_from(bytes).map_err(|error| error.to_string());
+        let from = file.metadata().map_err(said("a file"))?.len();
+        match posix_fallocate(&file, length(from)?, length(more)?) {
+            // Where all is to be taken the file's own map may need the last of it; what it got stays its own.
+            Err(Errno::ENOSPC) if bytes == 0 => Ok(()),
+            done => done.map_err(|error| format!("fallocate: {error}")),
+        }
+    }
+
+    /// Files of others go.
+    pub(super) fn release(&self, number: u16) {
+        // There may be none.
+        let _ = fs::remove_file(self.others(number));
     }
 
     fn synced(&self, number: u16) -> PathBuf {
@@ -133,6 +180,9 @@ impl Drop for Disks {
         for number in 1..=3 {
             // It may not be mounted; and what is left ends with this process's mount namespace.
             let _ = tool("umount", &["-l", &self.root(number).display().to_string()]);
+        }
+        if self.memory {
+            let _ = tool("umount", &["-l", &self.dir.path().display().to_string()]);
         }
     }
 }

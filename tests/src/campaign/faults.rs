@@ -2,6 +2,7 @@
 //!
 //! Owns: how a fault is made. Must never: touch a process that is not the cluster's own.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -12,7 +13,9 @@ use nix::sys::signal::Signal;
 use super::isolate::{has, inside};
 use super::load::{Load, TABLE};
 use super::rig::Rig;
-use super::{Fault, FileCall, Turn, damage, hostile, overload, partition, power, retry, set_back, snapshot};
+use super::{
+    Fault, FileCall, Turn, crash, damage, full, hostile, overload, partition, power, retry, set_back, snapshot,
+};
 use crate::cluster::{Cluster, PATIENCE, Status};
 use crate::run::{send, until, wait_for};
 
@@ -22,8 +25,8 @@ const AWAY: Duration = Duration::from_millis(400);
 /// Whether a fault can be made here; the error says what is missing.
 pub(super) fn can(fault: Fault) -> Result<(), String> {
     match fault {
-        Fault::Hang | Fault::FileError(_) => can_trace(),
-        Fault::PowerLoss | Fault::PowerLossOne => {
+        Fault::Hang | Fault::FileError(_) | Fault::CrashPoint => can_trace(),
+        Fault::PowerLoss | Fault::PowerLossOne | Fault::DiskFull => {
             inside()?;
             has("mkfs.ext4", "-V", "e2fsprogs")?;
             has("mount", "-V", "mount")
@@ -74,8 +77,10 @@ pub(super) fn turn(fault: Fault, cluster: &mut Cluster, rig: &Rig, load: &Load, 
         Fault::Transfer => transfer(cluster, load, &status, number, began),
         Fault::Hang => hang(cluster, load, &status, leads, began),
         Fault::FileError(call) => file_error(cluster, load, call, number),
+        Fault::CrashPoint => crash::turn(cluster, load, rig, number),
         Fault::PowerLoss => power::all(cluster, load, rig.disks.as_ref().ok_or(NO_RIG)?, number),
         Fault::PowerLossOne => power::one(cluster, load, rig.disks.as_ref().ok_or(NO_RIG)?, &status, number),
+        Fault::DiskFull => full::turn(cluster, load, rig.disks.as_ref().ok_or(NO_RIG)?, number),
         Fault::Partition => partition::turn(cluster, load, rig.network.as_ref().ok_or(NO_RIG)?, &status, number),
         Fault::Retry => retry::turn(cluster, load, rig, number),
         Fault::Snapshot => snapshot::turn(cluster, load, number),
@@ -107,13 +112,21 @@ fn transfer(cluster: &Cluster, load: &Load, status: &Status, turn: usize, began:
     Ok(Turn { pause: load.pause(began), during: None, note: format!("shard {id} to node {to}") })
 }
 
-/// strace on every thread of a process, with something injected into one of its system calls, on one file where that is
-/// named; it is attached when this returns.
-fn inject(pid: u32, call: &str, what: &str, file: Option<&Path>) -> Result<Child, String> {
-    let (pid, trace, spec) = (pid.to_string(), format!("trace={call}"), format!("inject={call}:{what}"));
+/// What strace is told: something is injected into one system call, on these files where there are any; what it saw goes
+/// to `out`.
+pub(super) fn injection(call: &str, what: &str, files: &[PathBuf], out: &Path) -> Vec<OsString> {
+    let (trace, spec) = (format!("trace={call}"), format!("inject={call}:{what}"));
+    let mut args: Vec<OsString> = ["-f", "-q", "-y", "-e", &trace, "-e", &spec, "-o"].map(OsString::from).into();
+    args.push(out.into());
+    args.extend(files.iter().flat_map(|file| ["-P".into(), file.as_os_str().to_owned()]));
+    args
+}
+
+/// strace on every thread of a process; it is attached when this returns.
+pub(super) fn attach(pid: u32, injection: &[OsString]) -> Result<Child, String> {
+    let pid = pid.to_string();
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-p", &pid, "-e", &trace, "-e", &spec, "-o", "/dev/null"]);
-    command.args(file.iter().flat_map(|file| [Path::new("-P"), file]));
+    command.args(injection).args(["-p", &pid]);
     let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().map_err(|e| format!("strace: {e}"))?;
     let traced = || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -126,7 +139,13 @@ fn inject(pid: u32, call: &str, what: &str, file: Option<&Path>) -> Result<Child
     Ok(child)
 }
 
-fn release(mut strace: Child) {
+/// Both, with nothing kept of what it saw.
+fn inject(pid: u32, call: &str, what: &str, file: Option<&Path>) -> Result<Child, String> {
+    let files: Vec<PathBuf> = file.into_iter().map(Path::to_path_buf).collect();
+    attach(pid, &injection(call, what, &files, Path::new("/dev/null")))
+}
+
+pub(super) fn release(mut strace: Child) {
     send(strace.id(), Signal::SIGTERM);
     if wait_for(&mut strace, Duration::from_secs(10)).is_none() {
         let _ = strace.kill();

@@ -32,9 +32,11 @@ const CALL: Duration = Duration::from_secs(30);
 struct Shared {
     stop: AtomicBool,
     recorder: Recorder,
-    /// Of every acknowledged write: its shard, when it was sent, and when its answer came.
+    /// Of every acknowledged append: its shard, when it was sent, and when its answer came.
     acked: Mutex<Vec<(usize, Instant, Instant)>>,
     errors: Mutex<Vec<String>>,
+    /// Whether a disk may be full: then `DiskFull` is an answer like any other.
+    may_be_full: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -49,11 +51,11 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Creates the table and starts the clients.
-    pub(super) fn start(cluster: &Cluster) -> Load {
+    /// Creates the table and starts the clients. That a disk is full is an error unless that may be.
+    pub(super) fn start(cluster: &Cluster, may_be_full: bool) -> Load {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { may_be_full, ..Shared::default() });
         let connect = || Client::connect(cluster.endpoints(), Options { call_timeout: CALL, ..Options::default() });
         let clients = (0..CLIENTS).map(|number| {
             let client = runtime.block_on(connect()).expect("the cluster can be reached");
@@ -111,6 +113,16 @@ impl Load {
         Ok((client.map_err(|error| error.to_string())?, &self.runtime))
     }
 
+    /// Where operations beside the load's own are noted.
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.shared.recorder
+    }
+
+    /// What its clients live in.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// Acknowledgements that came after `from`.
     pub(super) fn acked_since(&self, from: Instant) -> usize {
         lock(&self.shared.acked).iter().rev().take_while(|(_, _, answered)| *answered > from).count()
@@ -153,6 +165,7 @@ async fn work(client: Client, number: u64, shared: Arc<Shared>) {
                         (Call::Append { values: values.clone(), expect }, Some((values, Expect::Any)))
                     }
                 };
+                let needs_room = op.is_some();
                 let (sent, pending) = (Instant::now(), shared.recorder.invoked(number, key.clone(), call));
                 let count = op.as_ref().map_or(1, |(values, _)| values.len() as u64);
                 let answer = match op {
@@ -165,13 +178,16 @@ async fn work(client: Client, number: u64, shared: Arc<Shared>) {
                 let outcome = match answer {
                     Ok(written) => {
                         heard.insert(key, written.offset + count);
-                        lock(&shared.acked).push((shard, sent, Instant::now()));
+                        if needs_room {
+                            lock(&shared.acked).push((shard, sent, Instant::now()));
+                        }
                         Outcome::Written { offset: written.offset }
                     }
                     Err(Error::ExpectationFailed { actual, .. }) => {
                         heard.insert(key, actual);
                         Outcome::ExpectationFailed { actual }
                     }
+                    Err(Error::DiskFull { .. }) if needs_room && shared.may_be_full => Outcome::NotExecuted,
                     Err(error) => {
                         lock(&shared.errors).push(error.to_string());
                         // An error of another kind says that nothing was executed.
@@ -204,11 +220,15 @@ async fn get(client: &Client, number: u64, key: &str, shared: &Shared, heard: &m
     }
 }
 
+/// Every key.
+pub(super) fn keys() -> impl Iterator<Item = String> {
+    SHARDS.iter().flat_map(|letter| (0..KEYS).map(move |number| format!("{letter}{number:02}")))
+}
+
 /// Every key's whole log, by the command line.
 pub(super) fn read_back(cluster: &Cluster) -> BTreeMap<String, Vec<Record>> {
     let mut logs = BTreeMap::new();
-    let keys = SHARDS.iter().flat_map(|letter| (0..KEYS).map(move |number| format!("{letter}{number:02}")));
-    for key in keys {
+    for key in keys() {
         let read = cluster.cli(&["-o", "json", "--timeout", "60s", "read", TABLE, &key]).ok().json_lines();
         let record = |record: &serde_json::Value| {
             let offset = record["offset"].as_u64().expect("records have offsets");

@@ -7,9 +7,13 @@
 //! shard, appends, conditional appends, deletes and gets) and passes when the history is linearizable, no acknowledged
 //! record is lost or doubled, no client saw an error other than an unknown outcome, and writes resumed in time.
 
+mod crash;
+mod crash_points;
 mod damage;
 mod disks;
 mod faults;
+mod filler;
+mod full;
 mod hostile;
 mod isolate;
 mod load;
@@ -56,10 +60,14 @@ pub enum Fault {
     Hang,
     /// A node's Nth call of one kind on its files fails with EIO (needs strace).
     FileError(FileCall),
+    /// A node is killed at a named point (needs strace).
+    CrashPoint,
     /// The disks of all nodes lose their power at once (needs root).
     PowerLoss,
     /// The disk of one loses its power while the others stand still (needs root).
     PowerLossOne,
+    /// The disks of one, two or all nodes fill up, and there is room again (needs root).
+    DiskFull,
     /// The network is cut (needs root).
     Partition,
     /// Writes are sent again under their names, to every node and across failovers.
@@ -105,7 +113,7 @@ const fn campaign(name: &'static str, fault: Fault, repeats: usize, what: &'stat
 }
 
 /// Every campaign.
-pub const CAMPAIGNS: [Campaign; 18] = [
+pub const CAMPAIGNS: [Campaign; 20] = [
     campaign("kill", Fault::Kill, 200, "SIGKILL of a node, every second one a leader"),
     campaign("kill-leader", Fault::KillLeader, 50, "SIGKILL of a leader"),
     campaign("kill-all", Fault::KillAll, 50, "SIGKILL of all nodes at once"),
@@ -120,12 +128,24 @@ pub const CAMPAIGNS: [Campaign; 18] = [
         20,
         "a node's Nth write to its log fails with EIO (strace)",
     ),
+    campaign(
+        "crash-point",
+        Fault::CrashPoint,
+        crash::PLAN,
+        "SIGKILL just before a named system call on a kind of file, every point on a leader and on a follower (strace)",
+    ),
     campaign("power-loss", Fault::PowerLoss, 50, "the disks of all nodes lose their power at once (root, ext4)"),
     campaign(
         "power-loss-one",
         Fault::PowerLossOne,
         20,
         "the disk of one loses its power while two stand still, back in every order (root, ext4)",
+    ),
+    campaign(
+        "disk-full",
+        Fault::DiskFull,
+        60,
+        "the disks of one, two or all nodes fill up in four ways, then there is room again (root, ext4)",
     ),
     campaign("partition", Fault::Partition, 50, "cuts of the network in 13 shapes, 6 s each (root, ip)"),
     campaign("retry", Fault::Retry, 20, "writes sent again under their names, to every node, across failovers"),
@@ -175,7 +195,7 @@ pub fn run(name: &str, repeats: usize, artefacts: &Path, progress: impl FnMut(&s
     let mut report = Report::new(name);
     let rig = Rig::new(*fault)?;
     let mut cluster = rig.cluster();
-    let load = Load::start(&cluster);
+    let load = Load::start(&cluster, *fault == Fault::DiskFull);
     load.wait_flowing(PATIENCE);
     match fault {
         Fault::Damage => damage::prepare(&mut cluster),
@@ -248,7 +268,11 @@ fn turns(
     }
     load.wait_flowing(PATIENCE);
     cluster.wait_up();
-    rig.finish(cluster, load)
+    let finished = rig.finish(cluster, load);
+    let (table, missed) = rig.crashes.lock().map_err(|_| "a turn failed")?.table();
+    report.table = table;
+    report.failures.extend(missed);
+    finished
 }
 
 /// What a panic said is an error.

@@ -25,6 +25,8 @@ pub struct Report {
     pub turns: Vec<Turn>,
     /// How many operations there were.
     pub operations: usize,
+    /// What its turns showed together, as a table, where the campaign has one.
+    pub table: String,
     /// What the checker said of the history.
     pub history: String,
     /// Empty where the campaign passed.
@@ -42,7 +44,8 @@ fn within(mut times: Vec<Duration>, percent: usize) -> Duration {
 impl Report {
     pub(super) fn new(name: &'static str) -> Report {
         let (began, took) = (Instant::now(), Duration::ZERO);
-        Report { name, turns: Vec::new(), operations: 0, history: String::new(), failures: Vec::new(), began, took }
+        let (table, history) = (String::new(), String::new());
+        Report { name, turns: Vec::new(), operations: 0, table, history, failures: Vec::new(), began, took }
     }
 
     pub(super) fn end(&mut self) {
@@ -88,6 +91,9 @@ impl fmt::Display for Report {
             writeln!(f, "  the same while the fault lasted, of {}: {}", self.during().len(), figures(self.during()))?;
         }
         writeln!(f, "  {}", history.trim_end())?;
+        if !self.table.is_empty() {
+            writeln!(f, "\n{}", self.table)?;
+        }
         failures.iter().try_for_each(|failure| writeln!(f, "  FAILURE: {failure}"))
     }
 }

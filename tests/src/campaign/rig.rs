@@ -5,12 +5,13 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use super::disks::Disks;
+use super::crash::Crashes;
+use super::disks::{self, Disks};
 use super::isolate;
 use super::load::Load;
 use super::network::Network;
 use super::retry::Named;
-use super::{Fault, FileCall, damage, snapshot};
+use super::{Fault, FileCall, crash, damage, full, snapshot};
 use crate::cluster::{Cluster, Site};
 
 /// A library to be loaded into every node: a disk that lies can be planted so.
@@ -22,21 +23,28 @@ pub(super) struct Rig {
     pub(super) disks: Option<Disks>,
     pub(super) network: Option<Network>,
     pub(super) named: Mutex<Named>,
+    pub(super) crashes: Mutex<Crashes>,
 }
 
 /// Whether a fault needs namespaces of the campaign's own.
 pub(super) fn needs_isolation(fault: Fault) -> bool {
-    matches!(fault, Fault::PowerLoss | Fault::PowerLossOne | Fault::Partition)
+    matches!(fault, Fault::PowerLoss | Fault::PowerLossOne | Fault::DiskFull | Fault::Partition)
 }
 
 impl Rig {
     /// Makes it.
     pub(super) fn new(fault: Fault) -> Result<Rig, String> {
-        let mut rig = Rig { settings: None, disks: None, network: None, named: Mutex::default() };
+        let (named, crashes) = (Mutex::default(), Mutex::default());
+        let mut rig = Rig { settings: None, disks: None, network: None, named, crashes };
         match fault {
             Fault::PowerLoss | Fault::PowerLossOne => {
                 isolate::settle()?;
-                rig.disks = Some(Disks::new()?);
+                rig.disks = Some(Disks::new(disks::AMPLE)?);
+            }
+            Fault::DiskFull => {
+                isolate::settle()?;
+                rig.disks = Some(Disks::in_memory(full::DISK)?);
+                rig.settings = Some(full::SETTINGS);
             }
             Fault::Partition => rig.network = Some(Network::new()?),
             // So that the state's files are written every second or so.
@@ -44,6 +52,7 @@ impl Rig {
             Fault::Damage => rig.settings = Some(damage::SETTINGS),
             // Retries meet sessions that came by snapshot.
             Fault::Snapshot | Fault::Retry => rig.settings = Some(snapshot::SETTINGS),
+            Fault::CrashPoint => rig.settings = Some(crash::SETTINGS),
             _ => {}
         }
         Ok(rig)
