@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what compiling the driver of etcd needs: protoc and the descriptions it comes with. Prints the command where installing is not allowed.
+# Installs what compiling the driver of etcd needs: protoc and the descriptions it comes with. Prints the command where installing is
+# not allowed.
 # The systems themselves are not installed: bench-peers says which are missing, and how to install them.
 set -eu
 

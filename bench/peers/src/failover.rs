@@ -192,7 +192,9 @@ pub async fn transfers(plan: &Plan, program: &std::path::Path, count: u32, halt:
             Ok(()) => {
                 let ms = |from, to| longest_gap(&seen, from, to).as_secs_f64() * 1e3;
                 gaps.quiet_ms.push(ms(begun - WINDOW, begun));
-                gaps.moved_ms.push(ms(begun, begun + WINDOW));
+                let gap = ms(begun, begun + WINDOW);
+                println!("  transfer {} of {count}: longest gap {gap:.1} ms", n + 1);
+                gaps.moved_ms.push(gap);
             }
             Err(error) => gaps.failed.push(error.to_string()),
         }

@@ -80,13 +80,15 @@ fn head(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "{} repeats in rotation, each on servers started anew. Figures are medians of the repeats, least–greatest behind them. Made by\n\n    {}\n",
-        parts.repeats, parts.command
+        "{} in rotation, each on servers started anew. Figures are medians of the repeats, least–greatest behind them. Made by\n\n    {}\n",
+        count(parts.repeats, "repeat"),
+        parts.command
     )?;
     writeln!(text, "| system | version | how it is run | what an operation is |\n| --- | --- | --- | --- |")?;
-    for (system, version) in parts.systems {
+    for system in System::ALL {
+        let Some((_, version)) = parts.systems.iter().find(|(s, _)| *s == system) else { continue };
         let shards =
-            if *system == System::Synod { format!("; tables of {} shards", parts.shards) } else { String::new() };
+            if system == System::Synod { format!("; tables of {} shards", parts.shards) } else { String::new() };
         writeln!(text, "| {} | {version} | {}{shards} | {} |", system.label(), system.settings(), system.operations())?;
     }
     for (system, why) in parts.left_out {
@@ -178,7 +180,10 @@ fn latencies(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
     )?;
     table(text, parts, keep, |row| {
         let ms = |s: Option<Spread>| s.map_or("–".into(), |s| millis(s.median));
-        let range = row.p99_us.map_or(String::new(), |s| format!(" ({}–{})", millis(s.min), millis(s.max)));
+        let range = row
+            .p99_us
+            .filter(|s| s.min < s.max)
+            .map_or(String::new(), |s| format!(" ({}–{})", millis(s.min), millis(s.max)));
         format!("{} / {} / {}{range}", ms(row.p50_us), ms(row.p99_us), ms(row.p99_9_us))
     })
 }
@@ -294,6 +299,10 @@ fn doubts(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
         writeln!(text, "\n## What did not go well\n\n{}", lines.join("\n"))?;
     }
     Ok(())
+}
+
+fn count(n: u32, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Median, with the range where there is one.

@@ -191,13 +191,24 @@ pub async fn measure(running: &mut Running, cell: &Cell, spec: BenchSpec, repeat
             let end = match (why, &figures) {
                 (Some(why), Some(_)) => End::Partial { why },
                 (Some(why), None) => End::Failed { why },
-                (None, None) => End::Failed { why: format!("no operation succeeded; {:?}", report.errors) },
+                (None, None) => End::Failed { why: nothing(&report) },
                 (None, Some(_)) => End::Done,
             };
             measured(end, figures)
         }
         Err(BenchError::Client(error)) => measured(End::Failed { why: why.unwrap_or(error.to_string()) }, None),
         Err(error) => measured(End::Failed { why: error.to_string() }, None),
+    }
+}
+
+/// Why a run that went to its end has no figures.
+fn nothing(report: &Report) -> String {
+    match &report.open {
+        Some(open) if report.errors.is_empty() => format!(
+            "a rate of {:.0}/s cannot be kept: {:.0}/s were offered, and at the end those of the warm-up were still waiting",
+            open.rate_per_s, open.offered_per_s
+        ),
+        _ => format!("no operation succeeded; {:?}", report.errors),
     }
 }
 

@@ -26,6 +26,8 @@ struct Line {
     name: String,
     colour: RGBColor,
     points: Vec<(f64, f64)>,
+    /// What stands beside each point.
+    marks: Vec<String>,
 }
 
 /// Throughput against p99 and percentile curves; returns the files' names.
@@ -43,7 +45,8 @@ pub fn draw(rows: &[Row], out: &Path) -> Result<Vec<(&'static str, String)>> {
         let title = format!("{work}, 256 B: throughput against p99, by number of clients");
         let file = format!("{work}-throughput-p99.svg");
         if lines.iter().any(|line| line.points.len() > 1) {
-            let axes = Axes { title: &title, x: "operations a second", y: "p99, ms", log_x: true, nines: false };
+            let axes =
+                Axes { title: &title, x: "operations a second", y: "p99, ms", log_x: true, nines: false, marked: true };
             plot(&out.join(&file), &axes, &lines)?;
             drawn.push(("Throughput against p99", file));
         }
@@ -59,7 +62,8 @@ pub fn draw(rows: &[Row], out: &Path) -> Result<Vec<(&'static str, String)>> {
         });
         if lines.iter().any(|line| !line.points.is_empty()) {
             let title = format!("{label}: latency by percentile");
-            let axes = Axes { title: &title, x: "percentile", y: "latency, ms", log_x: false, nines: true };
+            let axes =
+                Axes { title: &title, x: "percentile", y: "latency, ms", log_x: false, nines: true, marked: false };
             plot(&out.join(file), &axes, &lines)?;
             drawn.push(("Latency by percentile", file.to_owned()));
         }
@@ -67,18 +71,21 @@ pub fn draw(rows: &[Row], out: &Path) -> Result<Vec<(&'static str, String)>> {
     let lines = by_system(rows, |row| Some(vec![(f64::from(row.cell.shards?), row.rate?.median / 1e3)]));
     if lines.iter().any(|line| line.points.len() > 1) {
         let title = "put at full load: rate by number of shards";
-        let axes = Axes { title, x: "shards", y: "thousand operations a second", log_x: true, nines: false };
+        let axes =
+            Axes { title, x: "shards", y: "thousand operations a second", log_x: true, nines: false, marked: false };
         plot(&out.join("shards.svg"), &axes, &lines)?;
         drawn.push(("Scaling with shards", "shards.svg".to_owned()));
     }
     Ok(drawn)
 }
 
-fn by_system(rows: &[Row], points: impl Fn(&Row) -> Option<Vec<(f64, f64)>>) -> Vec<Line> {
+fn by_system(rows: &[Row], points_of: impl Fn(&Row) -> Option<Vec<(f64, f64)>>) -> Vec<Line> {
     let line = |system: System| {
         let points: Vec<(f64, f64)> =
-            rows.iter().filter(|row| row.system == system).filter_map(&points).flatten().collect();
-        Line { name: system.label().to_owned(), colour: colour(system), points }
+            rows.iter().filter(|row| row.system == system).filter_map(&points_of).flatten().collect();
+        let marked = rows.iter().filter(|row| row.system == system && points_of(row).is_some());
+        let marks = marked.map(|row| row.cell.clients.to_string()).collect();
+        Line { name: system.label().to_owned(), colour: colour(system), points, marks }
     };
     System::ALL.into_iter().map(line).filter(|line| !line.points.is_empty()).collect()
 }
@@ -90,6 +97,8 @@ struct Axes<'a> {
     log_x: bool,
     /// x counts nines: 1 is 90 %, 2 is 99 %.
     nines: bool,
+    /// Whether each point says its number of clients.
+    marked: bool,
 }
 
 /// Every plot has a logarithmic y; a logarithmic x is drawn as the exponent and labelled as the number.
@@ -114,14 +123,7 @@ fn plot(path: &Path, axes: &Axes<'_>, lines: &[Line]) -> Result<()> {
         .y_label_area_size(70)
         .build_cartesian_2d(x, y)
         .map_err(|e| failed(&e))?;
-    let number = |exponent: &f64| {
-        let value = 10f64.powf(*exponent);
-        if value >= 100.0 {
-            thousands(value)
-        } else {
-            format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
-        }
-    };
+    let number = |exponent: &f64| short(10f64.powf(*exponent));
     let nines = |n: &f64| format!("{}", ((1.0 - 10f64.powf(-*n)) * 1e7).round() / 1e5) + " %";
     let x_label = |v: &f64| {
         if axes.nines {
@@ -155,15 +157,29 @@ fn plot(path: &Path, axes: &Axes<'_>, lines: &[Line]) -> Result<()> {
         if points.len() < 12 {
             let dots = points.iter().map(|p| Circle::new(*p, 4, line.colour.filled()));
             chart.draw_series(dots).map_err(|e| failed(&e))?;
+            let style = ("sans-serif", 13).into_font().color(&line.colour);
+            let beside = points.iter().zip(&line.marks).filter(|_| axes.marked);
+            let text = beside.map(|(p, mark)| EmptyElement::at(*p) + Text::new(mark.clone(), (7, -13), style.clone()));
+            chart.draw_series(text).map_err(|e| failed(&e))?;
         }
     }
     let labels = chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .draw();
     labels.map_err(|e| failed(&e))?;
     area.present().map_err(|e| failed(&e))
+}
+
+/// A number with three digits that say something.
+fn short(value: f64) -> String {
+    let unit = 10f64.powf(value.max(1e-9).log10().floor() - 2.0);
+    let rounded = (value / unit).round() * unit;
+    if rounded >= 100.0 {
+        return thousands(rounded);
+    }
+    format!("{rounded:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A number with its thousands apart.
@@ -189,6 +205,11 @@ mod tests {
             [0.4, 999.0, 1000.0, 1234567.2, -1234.0].map(thousands),
             ["0", "999", "1,000", "1,234,567", "-1,234"]
         );
+    }
+
+    #[test]
+    fn labels_are_short() {
+        assert_eq!([0.3162, 3.1622, 31.62, 316.2, 39810.7].map(short), ["0.316", "3.16", "31.6", "316", "39,800"]);
     }
 
     #[test]

@@ -194,7 +194,8 @@ async fn run(args: Args) -> Result<()> {
         connections: args.connections.map(usize::from),
     };
     let halt = halt_on_signals();
-    left_out.extend(drive::run(&plan, &mut store, &halt).await?);
+    let failed = drive::run(&plan, &mut store, &halt).await?;
+    left_out.extend(failed.clone());
     let (outages, gaps) = leaders(&args, &plan, &halt).await;
     if args.data_dir.is_none() {
         // Each system's own directory is gone already; one that is not is left for whoever wants to know why.
@@ -224,7 +225,12 @@ async fn run(args: Args) -> Result<()> {
             why: "what was measured is kept; --resume goes on".into(),
         });
     }
-    Ok(())
+    match failed.first() {
+        Some((system, _)) => {
+            Err(PeersError::Io { what: system.name().into(), why: "it did not start; the rest was measured".into() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// What happens while leadership moves.
