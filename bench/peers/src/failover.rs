@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 use synod_bench::{Halt, Target};
+use synod_client::Client;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -178,30 +179,42 @@ pub async fn transfers(plan: &Plan, program: &std::path::Path, count: u32, halt:
             break;
         }
         sleep(2 * WINDOW).await;
-        let map = client.refresh_map().await.map_err(|error| error.to_string())?;
-        // The table of puts was created first.
-        let first = map.tables.iter().map(|table| table.id).min();
-        let shards: Vec<_> = map.shards.iter().filter(|shard| Some(shard.table_id) == first).collect();
-        let Some(shard) = shards.get(n % shards.len().max(1)) else { return Err("the table has no shard".into()) };
-        let Some(to) = shard.voters.iter().find(|voter| Some(**voter) != shard.leader) else { continue };
-        let begun = Instant::now();
-        let moved = client.transfer_leader(shard.id, *to).await;
-        sleep(WINDOW.saturating_sub(begun.elapsed())).await;
-        let seen = writers.seen();
-        match moved {
-            Ok(()) => {
-                let ms = |from, to| longest_gap(&seen, from, to).as_secs_f64() * 1e3;
-                gaps.quiet_ms.push(ms(begun - WINDOW, begun));
-                let gap = ms(begun, begun + WINDOW);
-                println!("  transfer {} of {count}: longest gap {gap:.1} ms", n + 1);
-                gaps.moved_ms.push(gap);
+        match hand_over(&running, &client, &writers, n).await {
+            Ok((quiet, moved)) => {
+                println!("  transfer {} of {count}: longest gap {moved:.1} ms", n + 1);
+                gaps.quiet_ms.push(quiet);
+                gaps.moved_ms.push(moved);
             }
-            Err(error) => gaps.failed.push(error.to_string()),
+            Err(why) => {
+                println!("  transfer {} of {count}: {why}", n + 1);
+                gaps.failed.push(why);
+            }
         }
     }
     writers.stop().await;
     running.stop();
     Ok(gaps)
+}
+
+/// Hands one shard over; the longest gaps before and after, in milliseconds.
+async fn hand_over(running: &Running, client: &Client, writers: &Writers, n: usize) -> Result<(f64, f64), String> {
+    let leaders = running.leaders(client).await;
+    let (shard, from) = leaders.iter().nth(n % leaders.len().max(1)).ok_or("no shard has a leader")?;
+    let map = client.map();
+    let voters = map.shards.iter().find(|s| s.id == *shard).map(|s| s.voters.clone()).unwrap_or_default();
+    // Each of the others in turn.
+    let others: Vec<u64> = voters.into_iter().filter(|voter| voter != from).collect();
+    let to = *others.get(n / leaders.len() % others.len().max(1)).ok_or("nobody to hand over to")?;
+    let begun = Instant::now();
+    client.transfer_leader(*shard, to).await.map_err(|error| error.to_string())?;
+    sleep(WINDOW.saturating_sub(begun.elapsed())).await;
+    let seen = writers.seen();
+    let leads = running.leaders(client).await.get(shard).copied();
+    if leads != Some(to) {
+        return Err(format!("shard {shard} was not handed from {from} to {to}: {leads:?} leads"));
+    }
+    let ms = |from, to| longest_gap(&seen, from, to).as_secs_f64() * 1e3;
+    Ok((ms(begun - WINDOW, begun), ms(begun, begun + WINDOW)))
 }
 
 #[cfg(test)]

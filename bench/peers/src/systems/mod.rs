@@ -8,6 +8,7 @@ mod nats;
 mod redis;
 mod synod;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -260,6 +261,11 @@ impl Running {
             System::Etcd => etcd::leader(self).await,
             System::Nats | System::Redis => None,
         }
+    }
+
+    /// Who leads each shard of Synod's table of puts, shard by node, as the leaders themselves say.
+    pub async fn leaders(&self, client: &Client) -> BTreeMap<u64, u64> {
+        synod::leaders(client).await
     }
 
     /// Ends the servers in order and removes what they kept.

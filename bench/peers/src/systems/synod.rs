@@ -2,6 +2,8 @@
 //!
 //! Owns: its flags and its tables. Must never: use anything but the public client library.
 
+use std::collections::BTreeMap;
+
 use synod_client::{Client, Error, Options, Retention, TableSpec};
 
 use super::{Failure, Place, Running, Store, System};
@@ -93,9 +95,25 @@ pub(super) async fn connect(running: &Running, appends: bool) -> std::result::Re
 /// The node that leads most shards of the table of puts.
 pub(super) async fn leader(running: &Running) -> Option<usize> {
     let client = client(running).await.ok()?;
+    let leaders = leaders(&client).await;
+    let led = |id: u64| leaders.values().filter(|leader| **leader == id).count();
     let map = client.map();
-    let table = map.tables.iter().find(|table| table.name == PUTS)?.id;
-    let led = |id: u64| map.shards.iter().filter(|shard| shard.table_id == table && shard.leader == Some(id)).count();
-    let node = map.nodes.iter().max_by_key(|node| led(node.id))?;
+    let node = map.nodes.iter().filter(|node| led(node.id) > 0).max_by_key(|node| led(node.id))?;
     running.clients.iter().position(|addr| *addr == node.addr)
+}
+
+/// Who leads each shard of the table of puts, as the leaders themselves say: the map only has hints.
+pub(super) async fn leaders(client: &Client) -> BTreeMap<u64, u64> {
+    let map = client.map();
+    let table = map.tables.iter().find(|table| table.name == PUTS).map(|table| table.id);
+    let mut found: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for report in client.status().await {
+        let Ok(status) = report.status else { continue };
+        for replica in status.replicas.iter().filter(|r| r.role == "leader" && Some(r.table_id) == table) {
+            // One that does not know yet that it was succeeded is behind.
+            let newest = found.entry(replica.shard).or_default();
+            *newest = (*newest).max((replica.last, report.id));
+        }
+    }
+    found.into_iter().map(|(shard, (_, node))| (shard, node)).collect()
 }
