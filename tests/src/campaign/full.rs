@@ -80,7 +80,7 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load, disks: &Disks, number: us
         Shape::Records => full.by_records(),
         Shape::Outside => full.by_others(),
         Shape::Sudden => full.at_once(),
-        Shape::Unmarked => full.to_the_end(),
+        Shape::Unmarked => full.unmarked(),
     };
     // Room is made whatever came of it, so that the cluster can be judged.
     let healed = full.make_room();
@@ -185,7 +185,7 @@ impl Full<'_> {
         if self.victims.len() > 1 { Ok(None) } else { self.flows(began) }
     }
 
-    fn to_the_end(&mut self) -> Result<Option<Duration>, String> {
+    fn unmarked(&mut self) -> Result<Option<Duration>, String> {
         self.leave(ABOVE_LOW)?;
         let began = Instant::now();
         self.filler.start(self.cluster, self.load)?;
