@@ -74,7 +74,7 @@ pub(super) async fn connect(running: &Running) -> std::result::Result<Vec<Store>
     let mut stores = Vec::new();
     for _ in 0..running.place.connections.unwrap_or(1) {
         let client = Client::connect(&running.clients, None).await.map_err(failure)?;
-        stores.push(Store::Etcd(Etcd { kv: client.kv_client(), next: next.clone() }));
+        stores.push(Store::Etcd(Box::new(Etcd { kv: client.kv_client(), next: next.clone() })));
     }
     Ok(stores)
 }

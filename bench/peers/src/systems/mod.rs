@@ -282,9 +282,9 @@ pub enum Store {
     /// Synod's.
     Synod(Table),
     /// etcd's.
-    Etcd(etcd::Etcd),
+    Etcd(Box<etcd::Etcd>),
     /// NATS's.
-    Nats(nats::Nats),
+    Nats(Box<nats::Nats>),
     /// Redis's.
     Redis(redis::Redis),
 }

@@ -80,7 +80,7 @@ pub(super) async fn connect(running: &Running) -> std::result::Result<Vec<Store>
     for _ in 0..running.place.connections.unwrap_or(1) {
         let context = context(running).await?;
         let puts = context.get_stream(PUTS).await.map_err(|e| Failure::new("nats_stream", e))?;
-        stores.push(Store::Nats(Nats { context, puts }));
+        stores.push(Store::Nats(Box::new(Nats { context, puts })));
     }
     Ok(stores)
 }
