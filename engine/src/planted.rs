@@ -59,10 +59,6 @@ pub enum Fault {
     MembersToldEarly,
     /// A member of a later epoch begins with nothing.
     JoinsWithNothing,
-    /// The map takes members of an earlier epoch than it knows.
-    OlderEpochTaken,
-    /// A replica begins with a snapshot of an earlier epoch than the one it is awaited in.
-    BeginsInOldEpoch,
 }
 
 impl Fault {
@@ -93,8 +89,6 @@ impl Fault {
         Self::TrimAboveSnapshot,
         Self::MembersToldEarly,
         Self::JoinsWithNothing,
-        Self::OlderEpochTaken,
-        Self::BeginsInOldEpoch,
     ];
 }
 

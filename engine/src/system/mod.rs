@@ -312,7 +312,7 @@ impl SystemState {
         }
         // A shard that was dropped meanwhile has no members any more.
         let Some(descriptor) = self.shards.get_mut(&shard) else { return SystemOutcome::Done };
-        if membership.config > descriptor.membership.config || planted!(OlderEpochTaken) {
+        if membership.config > descriptor.membership.config {
             descriptor.membership = membership.clone();
             rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(descriptor))));
         }

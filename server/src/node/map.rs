@@ -187,6 +187,9 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
         members.sort_unstable();
         let first_leader = NodeId(shard.first_leader);
         let membership = Membership { config: ConfigId(shard.config), members, first_leader };
+        if !membership.is_sound() {
+            return Err(format!("shard {} has members that no group has", shard.id));
+        }
         let (shard, from, to, version) = (ShardId(shard.id), shard.from, shard.to, shard.version);
         let descriptor = Descriptor { shard, table: id, partitioning, retention, from, to, version, membership };
         shards.insert(shard, descriptor);

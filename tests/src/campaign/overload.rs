@@ -2,7 +2,7 @@
 //!
 //! Owns: one round of measurements, all in one run so that they compare. Must never: compare figures of different rounds.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -41,10 +41,32 @@ impl std::fmt::Display for Found {
     }
 }
 
+/// The generator has the last core to itself and the nodes have the others: what a generator cannot offer or take in, since the
+/// nodes need its core too, says nothing about them. Returns what to write into the summary where that is not so.
+fn part_cores(cluster: &Cluster) -> Option<String> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if cores < 2 {
+        return Some("one core for all".into());
+    }
+    let nodes = format!("0-{}", cores - 2);
+    (1..=3).find_map(|node| {
+        let pid = cluster.pid(node).to_string();
+        let pinned = Command::new("taskset").args(["-a", "-c", "-p", &nodes, &pid]).stdout(Stdio::null()).status();
+        (!pinned.is_ok_and(|status| status.success())).then(|| "cores not parted (no taskset)".into())
+    })
+}
+
 fn bench(cluster: &Cluster, args: &[&str]) -> Child {
     let head = ["-o", "json", "--timeout", "10s", "bench", "put", "--table", "overload"];
     let mut command = cluster.command(&[&head[..], args].concat());
-    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs")
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary runs");
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Where it cannot be done, `part_cores` has said so.
+    let _ = Command::new("taskset")
+        .args(["-a", "-c", "-p", &(cores - 1).to_string(), &child.id().to_string()])
+        .stdout(Stdio::null())
+        .status();
+    child
 }
 
 fn found(child: Child) -> Result<Found, String> {
@@ -60,6 +82,7 @@ fn found(child: Child) -> Result<Found, String> {
 /// greedy one.
 pub(super) fn turn(cluster: &mut Cluster, load: &Load) -> Result<Turn, String> {
     let began = Instant::now();
+    let parted = part_cores(cluster).map_or(String::new(), |why| format!("{why}; "));
     let refused = refused(cluster);
     let run = |args: &[&str]| found(bench(cluster, args));
     let closed = ["--connections", "4", "--clients", "64", "--outstanding", "16", "--warmup", "1s", "--duration", "4s"];
@@ -69,7 +92,7 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load) -> Result<Turn, String> {
         let rate = format!("{:.0}", most.ops_per_s * times);
         // No warm-up: the 65,536 writes begun in it would be carried out and not counted.
         let callers =
-            ["--connections", "8", "--clients", "64", "--outstanding", "1024", "--warmup", "0s", "--duration", "6s"];
+            ["--connections", "8", "--clients", "64", "--outstanding", "1024", "--warmup", "0s", "--duration", "10s"];
         open.push(run(&[&callers[..], &["--rate", &rate]].concat())?);
     }
     let alone = run(&MODEST_CLIENT)?;
@@ -81,7 +104,7 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load) -> Result<Turn, String> {
     let memory = (1..=3).map(|node| memory(cluster.pid(node)).1).max().unwrap_or(0);
     let [once, twice, four] = &open[..] else { return Err("three rates were offered".into()) };
     let note = format!(
-        "closed {most}; offered once {once}, twice {twice}, four times {four}; refused {refused}; modest alone {alone}, beside \
+        "{parted}closed {most}; offered once {once}, twice {twice}, four times {four}; refused {refused}; modest alone {alone}, beside \
          a greedy one ({greedy}) {beside}; memory at most {} MiB;",
         memory >> 20
     );
