@@ -198,7 +198,7 @@ impl World {
         let in_state = action == Action::FlipState;
         let node = &self.nodes[&victim];
         let sound = node.out.is_none() && !node.damaged && !node.set_back;
-        if !sound || (in_state && node.up.is_some()) || !self.spare() {
+        if !sound || (in_state && node.up.is_some()) || !self.spare(victim) {
             return false;
         }
         let Self { nodes, dice, .. } = self;
@@ -216,7 +216,7 @@ impl World {
             return Ok(false);
         }
         let well = |n: &crate::node::SimNode| n.up.as_ref().is_some_and(|up| !up.paused && !up.leaving) && !n.damaged;
-        if !self.spare() || !self.nodes.values().all(|n| n.out.is_some() || well(n)) {
+        if !self.spare(victim) || !self.nodes.values().all(|n| n.out.is_some() || well(n)) {
             return Ok(false);
         }
         let wipe = self.dice.chance(300);

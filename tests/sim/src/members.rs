@@ -133,6 +133,10 @@ impl World {
             return self.move_over(shard, "move given up");
         }
         let change = match known.role_of(to) {
+            // It has its vote from an earlier move that was not known of when this one began: a voter less is nobody's wish.
+            Some(MemberRole::Voter) if known.voters().count() as u64 <= self.plan.nodes => {
+                return self.move_over(shard, "move given up");
+            }
             Some(MemberRole::Voter) => MemberChange::Remove(from),
             Some(MemberRole::Learner) => MemberChange::Promote { node: to, instead_of: replaced },
             None => MemberChange::Learn(to),

@@ -25,7 +25,7 @@ use synod_engine::identity::Mark;
 use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::system::SystemState;
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::{ConfigId, Membership};
 
 /// No run takes more events: something goes in circles.
 const EVENTS_MAX: u64 = 3_000_000;
@@ -330,9 +330,14 @@ impl World {
         self.nodes.values().filter(|node| which(node)).map(|node| node.id).collect()
     }
 
-    /// Nodes that may be lost for good.
-    pub(crate) fn spare(&self) -> bool {
-        let gone = self.nodes.values().filter(|node| node.out.is_some() || node.damaged || node.set_back).count();
-        gone < (self.ids.len() - 1) / 2
+    /// Whether one more node may be lost for good, and this one. A group may have come down to two voters by then: who takes a
+    /// learner back by a stale view takes back the voter it has become.
+    pub(crate) fn spare(&self, victim: NodeId) -> bool {
+        let lost = |node: &SimNode| node.out.is_some() || node.damaged || node.set_back;
+        let gone = self.which(lost);
+        let left = |members: &Membership| members.voters().filter(|id| *id != victim && !gone.contains(id)).count();
+        let told = self.map.iter().flat_map(|map| map.shards.values()).map(|d| &d.membership);
+        let mut groups = self.models.values().filter_map(|model| model.members()).chain(told);
+        gone.len() < (self.ids.len() - 1) / 2 && groups.all(|members| left(members) >= members.quorum())
     }
 }
