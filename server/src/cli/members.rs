@@ -148,6 +148,12 @@ fn next(shard: &ShardInfo, seen: Option<&json::Shard>, from: u64, to: u64) -> St
     }
 }
 
+/// Whether the leader's map may be older than the one seen here, which names both nodes: it does not know one that has just
+/// joined, or not yet as a learner.
+fn is_behind(error: &synod_client::Error) -> bool {
+    matches!(error, synod_client::Error::InvalidArgument { field, .. } if field == "node")
+}
+
 /// Takes step after step until `to` has the vote that `from` had.
 async fn move_replica(context: &Context, client: &Client, id: u64, from: u64, to: u64) -> Result<()> {
     let patience = context.options(PATIENCE).call_timeout;
@@ -173,11 +179,11 @@ async fn move_replica(context: &Context, client: &Client, id: u64, from: u64, to
         match step {
             Step::Done => return Ok(()),
             Step::Wait(_) => {}
-            Step::Change(change) => match client.change_members(id, change).await.map_err(CliError::from) {
+            Step::Change(change) => match client.change_members(id, change).await {
                 Ok(()) => trouble = None,
                 // The leadership is changing, or the last change is not in force everywhere: the map will tell.
-                Err(error) if error.is_retryable() => trouble = Some(error),
-                Err(error) => return Err(error),
+                Err(error) if error.retryable() || is_behind(&error) => trouble = Some(error.into()),
+                Err(error) => return Err(error.into()),
             },
         }
         if moved.elapsed() > patience {

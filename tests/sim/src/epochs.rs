@@ -103,8 +103,12 @@ impl World {
         // What has no effect is seen applied only with what follows it.
         let told = self.map.as_ref().and_then(|map| map.shards.get(&shard)).map(|d| d.membership.clone());
         let Some(members) = known.into_iter().chain(told).find(|members| members.config >= upto) else {
-            return check(false, REMOVED, || {
-                format!("node {id} shard {shard}: removed by epoch {upto:?}, nobody knows it")
+            // Neither applied where it was seen nor in the map that is known here: by the disks alone, whoever the voters are.
+            let holds =
+                |node: &&NodeId| self.may_have(**node) || self.nodes[node].disk.holds_of_epoch(shard, last, upto);
+            let (held, quorum) = (self.ids.iter().filter(holds).count() as u64, self.plan.nodes / 2 + 1);
+            return check(held >= quorum, REMOVED, || {
+                format!("node {id} shard {shard}: removed by epoch {upto:?}, {held} nodes hold an entry of it")
             });
         };
         let (held, quorum) = self.holders(&members, |disk| disk.holds_of_epoch(shard, last, upto));
