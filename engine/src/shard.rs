@@ -354,6 +354,10 @@ impl Shard {
             Err(error) => node.host.fatal(error.to_string()),
         };
         let Some(entry) = entry else { return };
+        if target == self.state.applied() {
+            // Since the start nothing was applied, maybe: a snapshot could not read this entry any more.
+            self.position = Some((entry.id, entry.ts));
+        }
         // The core first: it must not ask for what the write under way removes.
         replica.trimmed(target);
         self.trimmed = target;

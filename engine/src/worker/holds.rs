@@ -17,7 +17,7 @@
 use super::Worker;
 use crate::host::Host;
 use crate::ids::{NodeId, ShardId, Slot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::types::Micros;
 
 /// Where the members stand is looked at so often, µs.
@@ -47,10 +47,10 @@ impl Holds {
         self.followers.insert((shard, member), Follower { has: slot, moved_at: now });
     }
 
-    /// From where on members need a shard's log.
-    pub(super) fn least(&self, shard: ShardId) -> Option<Slot> {
+    /// From where on each member needs a shard's log.
+    fn needed(&self, shard: ShardId) -> impl Iterator<Item = Slot> + '_ {
         let all = self.followers.range((shard, NodeId(0))..=(shard, NodeId(u64::MAX)));
-        all.map(|(_, follower)| follower.has).min()
+        all.map(|(_, follower)| follower.has)
     }
 }
 
@@ -65,7 +65,7 @@ impl<H: Host> Worker<H> {
         let unused_micros = self.snapshots.unused_micros();
         let (shards, keep) = (&self.shards, self.node.log_keep_bytes);
         let full = self.node.disk_low.is_some();
-        let before: Vec<ShardId> = self.holds.followers.keys().map(|(shard, _)| *shard).collect();
+        let before: BTreeSet<ShardId> = self.holds.followers.keys().map(|(shard, _)| *shard).collect();
         self.holds.followers.retain(|(id, member), follower| {
             let Some(shard) = shards.get(id).filter(|_| !full) else { return false };
             if let Some(has) = shard.held_by(*member).filter(|has| *has > follower.has) {
@@ -80,12 +80,11 @@ impl<H: Host> Worker<H> {
 
     /// A shard's log begins no later than at the snapshots that are there of it, and at what followers of one need.
     pub(super) fn hold_log(&mut self, id: ShardId) {
-        let (followed, made) = (self.holds.least(id), self.snapshots.least(id));
         if let Some(shard) = self.shards.get_mut(&id) {
             let trimmed = shard.trimmed_slot();
-            // A snapshot that the log does not go on behind is of no use.
-            let held = [followed, made].into_iter().flatten().filter(|slot| *slot >= trimmed).min();
-            shard.hold_log(held);
+            // A snapshot that the log does not go on behind is of no use; a later one may be.
+            let needed = self.holds.needed(id).chain(self.snapshots.positions(id));
+            shard.hold_log(needed.filter(|slot| *slot >= trimmed).min());
         }
     }
 }

@@ -104,11 +104,11 @@ impl Snapshots {
         self.unused_micros
     }
 
-    /// The lowest position of the snapshots of a shard that there are, or are being made.
-    pub(super) fn least(&self, shard: ShardId) -> Option<Slot> {
+    /// The positions of the snapshots of a shard that there are, or are being made.
+    pub(super) fn positions(&self, shard: ShardId) -> impl Iterator<Item = Slot> {
         let building = self.building.filter(|(id, _)| *id == shard).map(|(_, slot)| slot);
         let built = self.built.get(&shard).map(|built| built.slot);
-        [building, built].into_iter().flatten().min()
+        building.into_iter().chain(built)
     }
 
     fn fresh_space(&mut self) -> Space {

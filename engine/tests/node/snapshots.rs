@@ -3,8 +3,8 @@
 use super::harness::{Cluster, Disk, N1, N2, N3};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
@@ -83,6 +83,27 @@ fn catches_up(mut c: Cluster, table: TableId, shard: ShardId) {
     write(&mut c, table, 20);
     c.check_equal(shard);
     c.check_equal(SYSTEM_SHARD);
+}
+
+#[test]
+fn a_snapshot_is_made_where_the_whole_log_went_since_the_start() {
+    let mut c = Cluster::new((0..3).map(|_| Disk::mem(1)).collect());
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    c.append(table, "k", "v");
+    c.run_for(1_000_000);
+    let leader = c.leader(shard).unwrap();
+    let node = [N1, N2, N3].into_iter().find(|n| *n != leader).unwrap();
+    (c.options.trim_slots, c.options.trim_slots_flushed) = (1, 1);
+    c.kill(node);
+    c.start(node);
+    // It applies nothing: the entry at which the snapshot is to begin was read for the trim only.
+    c.run_until("its log goes", |c| c.replica(node, shard).is_some_and(|r| r.trimmed > Slot(0) && r.trimmed == r.last));
+    let told = Arc::new(Mutex::new(None));
+    let tell = Arc::clone(&told);
+    c.push(node, Input::MakeSnapshot { shard, done: Box::new(move |made| *tell.lock().unwrap() = Some(made)) });
+    c.run_until("the snapshot is made", |_| told.lock().unwrap().is_some());
+    assert_eq!(*told.lock().unwrap(), Some(Ok(())));
 }
 
 #[test]
