@@ -13,6 +13,8 @@ use crate::worker::node::Node;
 use crate::writer::Done;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use synod_paxos::io::Input;
+use synod_paxos::message::Message;
 use synod_paxos::types::{Ballot, Basis};
 
 /// The log is trimmed at once where so many bytes of it can go, however few slots they are.
@@ -138,6 +140,19 @@ impl Shard {
             position.slot > self.state.applied() && !replica.holds(position)
         };
         header.shard == self.id && header.genesis == self.genesis && position.slot > Slot(0) && further
+    }
+
+    /// A snapshot that is not needed, since the log reaches it, tells that the log is chosen up to there. Nobody else may be
+    /// able to tell: of a member of an earlier epoch the others know only what it has learnt, and what follows that is trimmed.
+    /// To the core it is what its maker would say of its own log: chosen entries behind one that is held, none of them new.
+    pub(crate) fn learn_from<H: Host>(&mut self, node: &mut Node<H>, header: &Header) {
+        let Core::Running(replica) = &self.core else { return };
+        let Basis { id, membership, promised, .. } = header.basis.clone();
+        let from = self.leader().or_else(|| membership.voters().find(|voter| *voter != node.me));
+        let (Some(from), true) = (from, header.genesis == self.genesis && replica.holds(id)) else { return };
+        let message =
+            Message::Learn { config: membership.config, promised, prev: id, entries: Vec::new(), commit: id.slot };
+        self.step(node, Input::Message { from, message });
     }
 
     /// The snapshot's rows are durable in `space`: writes, in one write, the hard state, the log's new beginning and the

@@ -296,6 +296,9 @@ impl<H: Host> Worker<H> {
             return;
         }
         if !self.is_wanted(&header) {
+            if let Some(shard) = self.shards.get_mut(&id) {
+                shard.learn_from(&mut self.node, &header);
+            }
             return self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
         }
         let loader = self.node.store.loader();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
-use synod_engine::host::Input;
+use synod_engine::host::{Input, MemberChange};
 use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::StateStore;
@@ -104,6 +104,47 @@ fn a_snapshot_is_made_where_the_whole_log_went_since_the_start() {
     c.push(node, Input::MakeSnapshot { shard, done: Box::new(move |made| *tell.lock().unwrap() = Some(made)) });
     c.run_until("the snapshot is made", |_| told.lock().unwrap().is_some());
     assert_eq!(*told.lock().unwrap(), Some(Ok(())));
+}
+
+#[test]
+fn a_learner_whose_log_reaches_a_snapshot_learns_from_it_what_is_chosen() {
+    let mut c = Cluster::new((0..3).map(|_| Disk::mem(1 << 20)).collect());
+    c.ids().into_iter().for_each(|node| c.kill(node));
+    (c.options.log_keep_bytes, c.options.trim_slots, c.options.trim_slots_flushed) = (0, 1, 1);
+    c.ids().into_iter().for_each(|node| c.start(node));
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    write(&mut c, table, 5);
+    let learner = c.join();
+    c.try_change(shard, MemberChange::Learn(learner)).unwrap();
+    c.run_until("the learner has all", |c| c.replica(learner, shard).is_some_and(|r| r.applied > Slot(5)));
+    let leader = c.leader(shard).unwrap();
+    let others: Vec<NodeId> = [N1, N2, N3].into_iter().filter(|n| *n != leader).collect();
+    let (stays, goes) = (others[0], others[1]);
+    // All get the stop-sign, and none but the leader hears that it is chosen, so nothing follows it.
+    c.run_for(1_000_000);
+    let stop = c.replica(leader, shard).unwrap().last.next();
+    c.push(leader, Input::ChangeMembers { shard, change: MemberChange::Remove(goes), done: Box::new(|_| ()) });
+    c.run_until("it is proposed", |c| c.replica(leader, shard).unwrap().last == stop);
+    for member in [stays, goes, learner] {
+        c.cut.insert((leader, member));
+    }
+    c.run_until("the stop-sign is applied", |c| c.replica(leader, shard).unwrap().applied == stop);
+    // What the learner has applied is lost; its log reaches just to the snapshot, and nobody has what lies before that.
+    c.kill(learner);
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&told);
+    let done = Box::new(move |made: Result<(), String>| tell.store(made.is_ok(), Ordering::Relaxed));
+    c.push(leader, Input::MakeSnapshot { shard, done });
+    c.run_until("the snapshot is made", |_| told.load(Ordering::Relaxed));
+    c.run_until("the log is gone", |c| c.replica(leader, shard).unwrap().trimmed == stop);
+    c.heal();
+    (c.cut.insert((stays, learner)), c.cut.insert((learner, stays)));
+    c.start(learner);
+    assert!(c.replica(learner, shard).is_some_and(|r| r.last == stop && r.commit < stop));
+    write(&mut c, table, 5);
+    c.run_until("it comes on", |c| c.replica(learner, shard).is_some_and(|r| r.applied.0 > stop.0 + 5));
+    assert_eq!(installed(&c, learner), 0, "it had the log");
 }
 
 #[test]
