@@ -123,6 +123,7 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("recovery", "log trimmed"),
     ("recovery", "node quarantined"),
     ("recovery", "process ended by a failing disk"),
+    ("recovery", "damaged state set aside"),
     ("recovery", "process ended by damage"),
     ("recovery", "process ended in order"),
     ("recovery", "process started"),

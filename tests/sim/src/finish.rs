@@ -70,7 +70,7 @@ impl World {
     /// Every replica stands at the same slot, and holds the same.
     fn converge(&mut self) -> Checked {
         // What was damaged and not yet met with is taken away: it would flap.
-        for id in self.which(|n| n.damaged && n.out.is_none()) {
+        for id in self.which(|n| n.disk.lock().is_damaged() && n.out.is_none()) {
             self.stop(id, self.now, End::Killed);
             self.node(id).out = Some("damaged");
         }

@@ -138,6 +138,8 @@ pub(crate) struct Tap {
     /// Snapshots made here begin at these slots: the log behind them is kept.
     held: BTreeMap<ShardId, Slot>,
     asked: Option<SnapshotRequest>,
+    /// Damaged states that the process found at its start: their rows are gone.
+    pub(crate) set_aside: usize,
     /// The process has looked through what it found.
     pub(crate) started: bool,
     pub(crate) making: Vec<Making>,

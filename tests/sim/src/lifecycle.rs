@@ -231,6 +231,8 @@ impl World {
         self.audit_spaces(id)?;
         self.coverage.add("recovery", "rows of a snapshot swept", u64::from(self.leftover(id)));
         self.coverage.count("recovery", "process started");
+        let set_aside = self.nodes[&id].up.as_ref().map_or(0, |up| up.taps.lock().set_aside);
+        self.coverage.add("recovery", "damaged state set aside", set_aside as u64);
         self.observe_from_disk(id);
         self.at(now + 1, Event::Beat { node: id, process, count: 0 });
         self.wake(id);

@@ -159,6 +159,7 @@ impl SimNode {
         job_clock.set(with.now);
         let files: Arc<dyn FileStore> = Arc::new(SimFiles::new(&self.disk, &job_clock));
         clear(&*files);
+        taps.lock().set_aside = self.disk.lock().set_damage_aside();
         let store = SimState::open(&self.disk, cursor, taps, with.freeze_bytes);
         let rows = store.rows();
         let seen = Arc::new(SeenTable::default());

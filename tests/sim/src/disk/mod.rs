@@ -19,11 +19,12 @@ pub(crate) use state::{SimState, StateRows, ViewRows, space_hash};
 use crate::dice::Dice;
 use crate::plan::DiskFault;
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use synod_engine::StoreError;
 use synod_engine::codec::{keys, node};
 use synod_engine::ids::{NodeWriteSeq, ShardId, Space};
+use synod_engine::system::{ROW_CLUSTER, ROW_SHARD};
 
 pub(crate) type Rows = BTreeMap<Vec<u8>, Bytes>;
 
@@ -97,6 +98,13 @@ pub(crate) struct Load {
     rows: Vec<(Vec<u8>, Bytes)>,
 }
 
+/// A start reads the applied position, the sessions and the metadata of a space.
+fn is_read_at_start(space: Space, key: &[u8]) -> bool {
+    let metadata = (ROW_CLUSTER..=ROW_SHARD).map(|kind| keys::system_bounds(space, kind));
+    let mut ranges = metadata.chain([keys::session_bounds(space)]);
+    key == keys::applied(space) || ranges.any(|(from, to)| *key >= from[..] && *key < to[..])
+}
+
 /// What a crash did to the batches that were not synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lost {
@@ -119,6 +127,8 @@ pub(crate) struct Inner {
     pub(crate) state: Rows,
     /// Rows of the state with a flipped bit, as they are since.
     flipped: Rows,
+    /// A process has met with one of them, and noted that.
+    condemned: bool,
     flushes: VecDeque<Flush>,
     loads: Vec<Load>,
     pub(crate) files: files::Files,
@@ -157,6 +167,7 @@ impl NodeDisk {
             records: VecDeque::new(),
             state: Rows::new(),
             flipped: Rows::new(),
+            condemned: false,
             flushes: VecDeque::new(),
             loads: Vec::new(),
             files: files::Files::default(),
@@ -356,6 +367,35 @@ impl Inner {
             self.flipped.insert(key.clone(), value.clone());
         }
         true
+    }
+
+    /// Whether rows of the log or the state are not what was written.
+    pub(crate) fn is_damaged(&self) -> bool {
+        let in_log = self.pristine.iter().any(|(key, was)| self.log.get(key).is_some_and(|value| value != was));
+        in_log || self.flipped_rows().next().is_some()
+    }
+
+    /// Keys of the state that hold a flipped bit.
+    fn flipped_rows(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.flipped.iter().filter(|(key, value)| self.state.get(*key) == Some(*value)).map(|(key, _)| key)
+    }
+
+    /// What a start does about damage that was noted, or that it meets with: spaces with a damaged row go as a whole. Stands
+    /// for the salvage of RocksDB's files. How many went.
+    pub(crate) fn set_damage_aside(&mut self) -> usize {
+        let space_of = |key: &Vec<u8>| key.first_chunk::<4>().map(|space| Space(u32::from_be_bytes(*space)));
+        let met =
+            self.condemned || self.flipped_rows().any(|key| space_of(key).is_some_and(|s| is_read_at_start(s, key)));
+        self.condemned = false;
+        if !met {
+            return 0;
+        }
+        let spaces: BTreeSet<Space> = self.flipped_rows().filter_map(space_of).collect();
+        for space in &spaces {
+            let (from, to) = keys::space_bounds(*space);
+            self.state.retain(|key, _| *key < from || *key >= to);
+        }
+        spaces.len()
     }
 
     /// Flushes that have ended by `at` are on disk.

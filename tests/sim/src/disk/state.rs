@@ -179,8 +179,9 @@ impl StateStore for SimState {
         let disk = self.disk.lock();
         let ready_at = disk.flushes.back().map_or(self.cursor.get(), |flush| flush.done_at);
         let rows = self.rows.lock().expect("no holder panics").clone();
-        let rows = ViewRows { rows, flipped: disk.flipped.clone() };
+        let flipped = disk.flipped.clone();
         drop(disk);
+        let rows = ViewRows { rows, flipped, disk: self.disk.clone() };
         self.taps.lock().viewed(View { ready_at, rows, job });
         Ok(())
     }
@@ -198,6 +199,17 @@ impl StateStore for SimState {
         Ok(())
     }
 
+    fn health(&self) -> Result<(), StoreError> {
+        if self.disk.lock().condemned {
+            return Err(StoreError::Corrupt { what: "simulated state".into(), why: "damage was met with".into() });
+        }
+        Ok(())
+    }
+
+    fn condemn(&self, _error: &StoreError) {
+        self.disk.lock().condemned = true;
+    }
+
     fn memory_bytes(&self) -> usize {
         self.bytes
     }
@@ -207,6 +219,7 @@ impl StateStore for SimState {
 pub(crate) struct ViewRows {
     pub(crate) rows: Rows,
     flipped: Rows,
+    disk: NodeDisk,
 }
 
 impl ViewRows {
@@ -221,6 +234,7 @@ impl StateView for ViewRows {
     fn scan(&mut self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         for (key, value) in self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))) {
             if self.flipped.get(key) == Some(value) {
+                self.disk.lock().condemned = true;
                 return Err(StoreError::Corrupt { what: "block of the simulated state".into(), why: "flipped".into() });
             }
             if visit(key, value).is_break() {
