@@ -3,6 +3,7 @@
 //! Owns: the choice of node and the one attempt. Must never: let a topology error through; `retry` decides what follows
 //! a failed attempt.
 
+use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -89,26 +90,25 @@ impl Core {
                 Some(conn) => Ok(conn),
                 None => Box::pin(timeout(limit, self.conn(node))).await.unwrap_or(Err(Failure::Silent(limit))),
             };
-            let sent = want.write.then(|| Arc::new(AtomicBool::new(false)));
+            let sent = Arc::new(AtomicBool::new(false));
             let failure = match conn {
                 Err(failure) => failure,
                 Ok(conn) => {
                     let ask = body(&table, &shard, &conn).map_err(|e| progress.learnt.settle(want.write, e))?;
-                    let asked = conn.ask(shard.info.id, shard.info.version, ask, sent.clone());
-                    match timeout(limit, asked).await {
-                        Ok(Ok(Answer::Error(error))) => Failure::Refused(Refusal::from_wire(error)),
-                        Ok(Ok(answer)) => {
+                    let asked = conn.ask(shard.info.id, shard.info.version, ask, Some(sent.clone()));
+                    match answered(&conn, asked, &sent, limit, &want).await {
+                        Ok(Answer::Error(error)) => Failure::Refused(Refusal::from_wire(error)),
+                        Ok(answer) => {
                             if want.consistency == Consistency::Linearizable {
                                 shard.set_leader(node);
                             }
                             return Ok(Got { shard, answer });
                         }
-                        Ok(Err(broken)) => Failure::Broken(broken.0),
-                        Err(_) => Failure::Silent(limit),
+                        Err(failure) => failure,
                     }
                 }
             };
-            let may_have_left = sent.as_deref().is_some_and(was_sent);
+            let may_have_left = want.write && was_sent(&sent);
             Box::pin(self.failed(&mut progress, &want, &shard, node, failure, may_have_left)).await?;
         }
     }
@@ -164,6 +164,33 @@ impl Core {
     fn recently_silent(&self) -> Option<u64> {
         let silent = *self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.filter(|(_, at)| at.elapsed() < SILENT).map(|(node, _)| node)
+    }
+}
+
+/// Waits for the answer to a request given to `conn`, for `limit` from when it leaves. While the node answers others, a
+/// request that waits here for its turn says nothing about the node, only that the node has enough to do.
+async fn answered(
+    conn: &Conn,
+    asked: impl Future<Output = std::result::Result<Answer, Broken>>,
+    sent: &AtomicBool,
+    limit: Duration,
+    want: &Want<'_>,
+) -> std::result::Result<Answer, Failure> {
+    let mut asked = pin!(asked);
+    let mut waited = false;
+    loop {
+        let patience = limit.min(want.left());
+        if let Ok(answer) = timeout(patience, &mut asked).await {
+            return answer.map_err(|Broken(why)| Failure::Broken(why));
+        }
+        let waits = !was_sent(sent) && conn.has_answered(limit);
+        match (waits, std::mem::replace(&mut waited, waits)) {
+            (true, _) if want.left().is_zero() => return Err(Failure::Refused(Refusal::Overloaded(Duration::ZERO))),
+            (true, _) => {}
+            // It left since the last look.
+            (false, true) if was_sent(sent) => {}
+            (false, _) => return Err(Failure::Silent(limit)),
+        }
     }
 }
 

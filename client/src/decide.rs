@@ -241,7 +241,8 @@ impl Progress {
             }
             Refusal::Overloaded(retry_after) => {
                 self.last = Some(Error::Overloaded { retry_after });
-                as_before(self.back_off(Some(retry_after)))
+                // The node knows best how long: pauses that grow beyond leave it idle while calls wait.
+                as_before(Pause { span: Duration::ZERO, at_least: Some(retry_after) })
             }
             // Its leader hands over, or gets room again: to ask the others would not help.
             Refusal::Later(error @ Error::DiskFull { .. }) => {

@@ -65,6 +65,7 @@ struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
     closed: bool,
+    answered_at: Option<Instant>,
     /// Of the requests that do not wait at the node by design.
     flow: Flow,
     /// The connection waits for room in the flow.
@@ -144,9 +145,12 @@ impl Waiting {
         let mut ready = Vec::with_capacity(replies.len());
         let room = {
             let mut slots = self.lock();
-            let refused = replies.iter().filter(|reply| is_overloaded(reply)).count();
-            if refused > 0 {
-                slots.flow.refused(Instant::now());
+            let now = Instant::now();
+            slots.answered_at = Some(now);
+            let mut refused = 0;
+            for rest in replies.iter().filter_map(overloaded) {
+                slots.flow.refused(now, rest);
+                refused += 1;
             }
             slots.flow.answered(replies.len() - refused);
             for reply in replies {
@@ -172,6 +176,11 @@ impl Waiting {
         slots.free.clear();
     }
 
+    /// Whether there was an answer within this time.
+    pub(crate) fn has_answered(&self, within: Duration) -> bool {
+        self.lock().answered_at.is_some_and(|at| at.elapsed() < within)
+    }
+
     /// How many callers wait.
     fn len(&self) -> usize {
         let slots = self.lock();
@@ -179,10 +188,13 @@ impl Waiting {
     }
 }
 
-fn is_overloaded(reply: &v1::ShardReply) -> bool {
+/// For how long a node that refused as overloaded is to be left alone.
+fn overloaded(reply: &v1::ShardReply) -> Option<Duration> {
     match &reply.body {
-        Some(Answer::Error(error)) => matches!(error.kind, Some(v1::error::Kind::Overloaded(_))),
-        _ => false,
+        Some(Answer::Error(v1::Error { kind: Some(v1::error::Kind::Overloaded(why)), .. })) => {
+            Some(Duration::from_millis(why.retry_after_ms.into()))
+        }
+        _ => None,
     }
 }
 
@@ -196,8 +208,8 @@ enum Made {
     Frame(Vec<v1::ShardRequest>),
     /// Every caller had given up.
     Nothing,
-    /// The node has as many requests as it can take.
-    Full,
+    /// The node has as many requests as it can take, or asked for a rest until then.
+    Full(Option<Instant>),
     /// The stream is over.
     Over,
 }
@@ -242,8 +254,9 @@ impl Frames {
     }
 
     /// Whether it was time to clear out, and is done; else the connection is woken when it is.
-    fn clears_out(&mut self, cx: &mut Context<'_>) -> bool {
-        let timer = self.clear_out.get_or_insert_with(|| Box::pin(sleep(CLEAR_OUT)));
+    fn clears_out(&mut self, cx: &mut Context<'_>, rests_until: Option<Instant>) -> bool {
+        let until = rests_until.map_or(CLEAR_OUT, |at| at.saturating_duration_since(Instant::now()).min(CLEAR_OUT));
+        let timer = self.clear_out.get_or_insert_with(|| Box::pin(sleep(until)));
         if timer.as_mut().poll(cx).is_pending() {
             return false;
         }
@@ -268,7 +281,7 @@ impl Frames {
             if flows && slots.flow.is_full() {
                 if requests.is_empty() {
                     slots.full = Some(cx.waker().clone());
-                    return Made::Full;
+                    return Made::Full(slots.flow.rests_until());
                 }
                 break;
             }
@@ -308,8 +321,8 @@ impl Stream for Frames {
             match this.frame(cx) {
                 Made::Over => return Poll::Ready(None),
                 Made::Nothing => continue,
-                Made::Full if this.clears_out(cx) => continue,
-                Made::Full => return Poll::Pending,
+                Made::Full(rests_until) if this.clears_out(cx, rests_until) => continue,
+                Made::Full(_) => return Poll::Pending,
                 Made::Frame(requests) => return Poll::Ready(Some(v1::ClientFrame { requests })),
             }
         }
@@ -409,6 +422,8 @@ mod tests {
         // Three quarters of the 100 may be under way: 99 are.
         kept.push(ask(&tx, 1));
         assert!(poll_once(&mut frames).is_pending());
+        // The rest that the node asked for.
+        sleep(Duration::from_millis(20)).await;
         let done = |ids: &[u64]| {
             waiting.answer(ids.iter().map(|id| v1::ShardReply { id: *id, body: Some(Answer::ClockUs(1)) }).collect())
         };

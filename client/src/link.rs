@@ -101,6 +101,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 /// One open session stream.
 pub(crate) struct Conn {
     queue: mpsc::Sender<Outgoing>,
+    waiting: Arc<Waiting>,
     pub(crate) clock: Clock,
 }
 
@@ -123,6 +124,11 @@ impl Conn {
             Err(TrySendError::Closed(_)) => return Err(lost()),
         }
         answer.await.map_err(|_| lost())
+    }
+
+    /// Whether the node has answered anything within this time.
+    pub(crate) fn has_answered(&self, within: Duration) -> bool {
+        self.waiting.has_answered(within)
     }
 }
 
@@ -218,7 +224,7 @@ async fn open(addr: &str, options: &Options) -> std::result::Result<Opened, Stri
     let (queue, requests) = mpsc::channel(options.max_queued_requests);
     let waiting = Arc::new(Waiting::default());
     let frames = Frames::new(requests, waiting.clone(), options.max_frame_requests, options.max_frame_bytes);
-    let conn = Conn { queue, clock: Clock::default() };
+    let conn = Conn { queue, waiting: waiting.clone(), clock: Clock::default() };
     let mut asked = ask_clock(&conn).ok_or("the queue is closed")?;
     let greet = async {
         let mut inbound = service(channel).session(frames).await.map_err(|s| s.message().to_string())?.into_inner();
