@@ -115,9 +115,14 @@ impl Client {
         Ok(())
     }
 
-    /// Proposes one change of a shard's members; it is in force once the map shows it. Asked again after a failure it does no
-    /// harm: a change that is in force already changes nothing.
-    pub async fn change_members(&self, shard: u64, change: MemberChange) -> Result<()> {
+    /// Proposes one change of a shard's members, computed from those of the epoch `expected` ([`ShardInfo::config`]); it is in
+    /// force once the map shows it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongEpoch`] where the shard is in another epoch: the members have changed since, be it by this very change,
+    /// whose answer was lost. What is to be done then only the map can tell.
+    pub async fn change_members(&self, shard: u64, expected: u64, change: MemberChange) -> Result<()> {
         use v1::change_members_request::Change;
         let (change, instead_of) = match change {
             MemberChange::Learn(node) => (Change::Learn(node), 0),
@@ -125,7 +130,8 @@ impl Client {
             MemberChange::Remove(node) => (Change::Remove(node), 0),
         };
         self.any_node(self.deadline(), &mut false, |channel| {
-            let request = v1::ChangeMembersRequest { shard, instead_of, change: Some(change) };
+            let request =
+                v1::ChangeMembersRequest { shard, instead_of, expected_config: expected, change: Some(change) };
             async move { AdminClient::new(channel).change_members(request).await }
         })
         .await?;

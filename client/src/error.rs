@@ -90,6 +90,16 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A change of members that was made for another epoch than the one its shard is in; nothing was changed.
+    #[error(
+        "the shard is in epoch {current}, the change of its members was made for epoch {expected}; nothing was changed"
+    )]
+    WrongEpoch {
+        /// The shard's epoch, as its leader knows it.
+        current: u64,
+        /// The one that the change named.
+        expected: u64,
+    },
     /// No node that could answer did so in time. For a write: none was ever sent, nothing was written.
     #[error("unavailable: {why}")]
     Unavailable {
@@ -127,6 +137,7 @@ impl Error {
             Error::DiskFull { .. } => "disk_full",
             Error::Quarantined { .. } => "quarantined",
             Error::InvalidArgument { .. } => "invalid_argument",
+            Error::WrongEpoch { .. } => "wrong_epoch",
             Error::Unavailable { .. } => "unavailable",
         }
     }
@@ -212,6 +223,7 @@ impl Refusal {
             Kind::ExpectationFailed(e) => {
                 Refusal::Final(Error::ExpectationFailed { actual: e.actual, op_index: e.op_index })
             }
+            Kind::WrongEpoch(e) => Refusal::Final(Error::WrongEpoch { current: e.current, expected: e.expected }),
             Kind::Unavailable(_) => Refusal::Later(Error::Unavailable { why: message }),
         }
     }

@@ -11,7 +11,7 @@ use crate::system::SystemState;
 use bytes::Bytes;
 use std::sync::Arc;
 use synod_paxos::message::Message;
-use synod_paxos::types::{Ballot, Basis, Membership};
+use synod_paxos::types::{Ballot, Basis, ConfigId, Membership};
 
 /// One thing that happened to the node, for its worker.
 pub enum Input {
@@ -76,6 +76,8 @@ pub enum Input {
     ChangeMembers {
         /// The shard.
         shard: ShardId,
+        /// The epoch whose members it was computed from; it is refused in any other.
+        expected: ConfigId,
         /// What is wanted.
         change: MemberChange,
         /// Told `Ok` where the change is proposed, or in force already.
@@ -158,11 +160,11 @@ pub enum Input {
 pub enum MemberChange {
     /// A node begins to receive the log, without a vote.
     Learn(NodeId),
-    /// A learner that has caught up gets a vote, and where another node is named that one goes.
+    /// A learner that has caught up gets a vote, and where another voter is named that one goes.
     Promote {
         /// The learner.
         node: NodeId,
-        /// Who goes with the same change.
+        /// The voter who goes with the same change.
         instead_of: Option<NodeId>,
     },
     /// A member goes.
@@ -371,6 +373,14 @@ pub enum Refusal {
         field: &'static str,
         /// Why.
         why: String,
+    },
+    /// A change of members that was computed from those of another epoch. Nothing was proposed.
+    #[error("the shard is in epoch {current}, the change of its members was made for epoch {expected}")]
+    WrongEpoch {
+        /// The shard's.
+        current: ConfigId,
+        /// The change's.
+        expected: ConfigId,
     },
     /// The node is starting or stopping.
     #[error("the node is not ready")]

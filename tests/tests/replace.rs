@@ -116,3 +116,44 @@ fn a_joiner_that_was_restarted_knows_the_map_and_changes_members() {
     // Its leader must know the map for that: it says no otherwise, for as long as nothing else changes the map.
     cluster.cli(&["--timeout", "30s", "shard", "move", &shard, "--from", "1", "--to", "3"]).ok();
 }
+
+/// Two operators move replicas of one shard to the same node at once: one gets it, the other is told, and the group has as many
+/// voters as before.
+#[test]
+fn two_moves_to_one_node_at_once_leave_the_group_its_voters() {
+    let _alone = alone();
+    let mut cluster = Cluster::start();
+    cluster.cli(&["table", "create", TABLE, "--partition", "hash", "--shards", "4"]).ok();
+    cluster.add_joiner(4);
+    let joined = cluster.addr(4);
+    let status = cluster.wait_status("the joiner is there", |status| status.state(&joined) == Some("up"));
+    let joiner = status.id(&joined).expect("an id");
+    let ids: Vec<String> =
+        status.shards_of(TABLE).iter().map(|shard| shard["id"].as_u64().expect("an id").to_string()).collect();
+    let to = joiner.to_string();
+    for shard in &ids {
+        let run = |from| cluster.cli(&["--timeout", "60s", "shard", "move", shard, "--from", from, "--to", &to]);
+        let (one, other) = std::thread::scope(|scope| {
+            let one = scope.spawn(|| run("1"));
+            let other = scope.spawn(|| run("2"));
+            (one.join().expect("it ran"), other.join().expect("it ran"))
+        });
+        let members = members(&cluster, shard);
+        assert_eq!(members.len(), 3, "{members:?}; one said {one:?}, the other {other:?}");
+        assert!(members.contains(&joiner) && members.contains(&3), "{members:?}");
+        let (done, refused) = if one.code == 0 { (one, other) } else { (other, one) };
+        done.ok();
+        // Late in a move: another was first. At its beginning: the node has a replica already.
+        assert_ne!(refused.code, 0, "both took one place: {refused:?}");
+        assert!(refused.stderr.contains("keeps its own") || refused.stderr.contains("already"), "{refused:?}");
+    }
+}
+
+/// The members of a shard; none is left that only learns.
+fn members(cluster: &Cluster, shard: &str) -> Vec<u64> {
+    let status = cluster.wait_status("a status", |_| true);
+    let shards = status.shards_of(TABLE);
+    let found = shards.iter().find(|info| info["id"].as_u64().is_some_and(|id| id.to_string() == shard));
+    let replicas = found.and_then(|info| info["replicas"].as_array()).expect("the shard's replicas");
+    replicas.iter().map(|replica| replica["node"].as_u64().expect("an id")).collect()
+}

@@ -1,7 +1,7 @@
 //! Changes of a group's members, as its leader's driver makes them.
 //!
 //! Owns: the next epoch's members and first leader. Must never: give a vote to a node that has not caught up as a learner, or
-//! take this node for a member that the map knows to be none.
+//! take this node for a member that the map knows to be none, or change members that the change was not computed from.
 
 use super::{Shard, Verdict, refusal};
 use crate::host::{Host, MemberChange, Refusal};
@@ -16,9 +16,19 @@ const CAUGHT_UP: u64 = 1_000;
 
 impl Shard {
     /// Proposes a change of members, where this replica leads. Nothing is to be done where it is in force already.
-    pub(crate) fn change_members<H: Host>(&mut self, node: &mut Node<H>, change: MemberChange) -> Result<(), Refusal> {
+    /// Refused in another epoch than the `expected` one: what was to be done to other members need not be right for these.
+    pub(crate) fn change_members<H: Host>(
+        &mut self,
+        node: &mut Node<H>,
+        expected: ConfigId,
+        change: MemberChange,
+    ) -> Result<(), Refusal> {
         if !self.leading {
             return Err(Refusal::NotLeader { leader: self.leader(), maybe: false });
+        }
+        let current = self.members.config;
+        if current != expected {
+            return Err(Refusal::WrongEpoch { current, expected });
         }
         let mut members = self.members.members.clone();
         match change {
@@ -29,6 +39,7 @@ impl Shard {
             }
             MemberChange::Promote { node: learner, instead_of } => {
                 self.may_vote(learner)?;
+                self.may_take_place_of(learner, instead_of)?;
                 members.retain(|m| m.node != learner && Some(m.node) != instead_of);
                 members.push(Member { node: learner, role: MemberRole::Voter });
             }
@@ -63,6 +74,21 @@ impl Shard {
                 if held == 0 || held + CAUGHT_UP < status.last.slot.0 { Err(Refusal::NotReady) } else { Ok(()) }
             }
         }
+    }
+
+    /// Refuses a change by which the voters would not be as many as before: one who votes already takes nobody's place, and
+    /// who has no vote has none to give up.
+    fn may_take_place_of(&self, node: NodeId, instead_of: Option<NodeId>) -> Result<(), Refusal> {
+        let Some(gone) = instead_of else { return Ok(()) };
+        let votes = |n| self.members.role_of(n) == Some(MemberRole::Voter);
+        let why = match (votes(node), votes(gone)) {
+            (false, true) => return Ok(()),
+            // Done before.
+            (true, false) if self.members.role_of(gone).is_none() => return Ok(()),
+            (true, _) => format!("node {node} votes in shard {} already: it can take nobody's place", self.id),
+            (false, false) => format!("node {gone} has no vote in shard {} that node {node} could take", self.id),
+        };
+        Err(Refusal::Invalid { field: "instead_of", why })
     }
 
     /// This node where it stays, else the voter that has most.

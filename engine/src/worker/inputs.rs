@@ -11,6 +11,7 @@ use crate::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use std::sync::Arc;
 use synod_paxos::io::Input as Step;
 use synod_paxos::message::Message;
+use synod_paxos::types::ConfigId;
 
 impl<H: Host> Worker<H> {
     /// Takes one input.
@@ -63,7 +64,9 @@ impl<H: Host> Worker<H> {
             | Input::SnapshotLoaded { .. } => {}
             Input::Drain => self.drain(),
             Input::Transfer { shard, to, done } => done(self.transfer(shard, to)),
-            Input::ChangeMembers { shard, change, done } => done(self.change_members(shard, change)),
+            Input::ChangeMembers { shard, expected, change, done } => {
+                done(self.change_members(shard, expected, change))
+            }
             Input::Status(tell) => tell(self.report()),
             Input::Stop => self.stop(),
         }
@@ -156,7 +159,7 @@ impl<H: Host> Worker<H> {
         self.node.host.quarantined(why);
     }
 
-    fn change_members(&mut self, shard: ShardId, change: MemberChange) -> Result<(), Refusal> {
+    fn change_members(&mut self, shard: ShardId, expected: ConfigId, change: MemberChange) -> Result<(), Refusal> {
         if let Some(why) = &self.quarantined {
             return Err(Refusal::Quarantined(why.clone()));
         }
@@ -166,7 +169,7 @@ impl<H: Host> Worker<H> {
             return Err(Refusal::Invalid { field: "node", why: format!("there is no node {node}") });
         }
         match self.shards.get_mut(&shard) {
-            Some(shard) => shard.change_members(&mut self.node, change),
+            Some(shard) => shard.change_members(&mut self.node, expected, change),
             None => Err(Refusal::WrongShard),
         }
     }

@@ -6,7 +6,7 @@ use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::{Body, Input, MemberChange, Refusal};
 use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use synod_engine::system::{SystemCommand, SystemOutcome};
-use synod_paxos::types::Membership;
+use synod_paxos::types::{ConfigId, Membership};
 
 impl Cluster {
     /// A further node, which holds nothing.
@@ -34,12 +34,18 @@ impl Cluster {
 
     /// One change, as the leader answers it.
     pub fn try_change(&mut self, shard: ShardId, change: MemberChange) -> Result<(), Refusal> {
+        let expected = self.members(shard).config;
+        self.try_change_of(shard, expected, change)
+    }
+
+    /// The same, computed from the members of this epoch.
+    pub fn try_change_of(&mut self, shard: ShardId, expected: ConfigId, change: MemberChange) -> Result<(), Refusal> {
         self.run_until("a leader", |c| c.leader(shard).is_some());
         let leader = self.leader(shard).unwrap();
         let told = Arc::new(Mutex::new(None));
         let tell = Arc::clone(&told);
         let done = Box::new(move |result| *tell.lock().unwrap() = Some(result));
-        self.push(leader, Input::ChangeMembers { shard, change, done });
+        self.push(leader, Input::ChangeMembers { shard, expected, change, done });
         let end = self.now.plus(1_000_000);
         self.run_until("an answer, or the leader's end", |c| told.lock().unwrap().is_some() || c.now >= end);
         let result = told.lock().unwrap().take();
@@ -67,7 +73,7 @@ impl Cluster {
             match self.try_change(shard, change) {
                 Ok(()) | Err(Refusal::NotReady | Refusal::NotLeader { .. } | Refusal::WrongShard) => {}
                 // An earlier step was overtaken by what the map does not tell yet.
-                Err(Refusal::Invalid { .. }) => {}
+                Err(Refusal::Invalid { .. } | Refusal::WrongEpoch { .. }) => {}
                 Err(other) => panic!("{other:?}"),
             }
             self.run_for(100_000);

@@ -104,6 +104,60 @@ fn changes_that_make_no_sense_are_refused() {
     c.append(table, "k", "v");
 }
 
+/// Two operators move replicas of one shard to the same node at once, each by what it saw of the members before.
+#[test]
+fn two_moves_to_one_node_at_once_leave_the_group_its_voters() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    let n4 = c.join();
+    let first = c.members(shard).config;
+    assert_eq!(c.try_change_of(shard, first, MemberChange::Learn(n4)), Ok(()));
+    c.run_until("it learns", |c| c.members(shard).role_of(n4).is_some());
+    let second = c.members(shard).config;
+    let late = c.try_change_of(shard, first, MemberChange::Learn(n4));
+    assert_eq!(late, Err(Refusal::WrongEpoch { current: second, expected: first }), "the other one's");
+    let instead_of = |gone| MemberChange::Promote { node: n4, instead_of: Some(gone) };
+    for _ in 0..100 {
+        match c.try_change_of(shard, second, instead_of(N1)) {
+            Ok(()) => break,
+            Err(refused) => assert_eq!(refused, Refusal::NotReady, "it catches up"),
+        }
+        c.run_for(100_000);
+    }
+    c.run_until("it votes", |c| voters(c, shard) == [N2, N3, n4]);
+    let third = c.members(shard).config;
+    // What the other one saw would have been right in the epoch that it saw: a swap, and then what a swap left to do.
+    for change in [instead_of(N2), MemberChange::Remove(N2)] {
+        let late = c.try_change_of(shard, second, change);
+        assert_eq!(late, Err(Refusal::WrongEpoch { current: third, expected: second }), "{change:?}");
+    }
+    // Nor is it one for who has looked again: the vote is given.
+    let late = c.try_change_of(shard, third, instead_of(N2));
+    assert!(matches!(late, Err(Refusal::Invalid { field: "instead_of", .. })), "{late:?}");
+    assert_eq!(c.try_change_of(shard, third, instead_of(N1)), Ok(()), "done before");
+    c.run_for(1_000_000);
+    assert_eq!(voters(&c, shard), [N2, N3, n4]);
+}
+
+#[test]
+fn nobody_takes_the_place_of_who_has_no_vote() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    let (n4, n5) = (c.join(), c.join());
+    for node in [n4, n5] {
+        assert_eq!(c.try_change(shard, MemberChange::Learn(node)), Ok(()));
+        c.run_until("it learns", |c| c.members(shard).role_of(node).is_some() && c.replica(node, shard).is_some());
+    }
+    c.run_for(2_000_000);
+    for gone in [n5, NodeId(9)] {
+        let refused = c.try_change(shard, MemberChange::Promote { node: n4, instead_of: Some(gone) });
+        assert!(matches!(refused, Err(Refusal::Invalid { field: "instead_of", .. })), "{refused:?}");
+    }
+    assert_eq!(voters(&c, shard), [N1, N2, N3]);
+}
+
 /// `MEMBERS_SEED=N` runs one seed.
 #[test]
 fn replicas_move_while_nodes_die() {

@@ -95,6 +95,7 @@ impl From<Error> for CliError {
             Error::OutcomeUnknown { cause } => base.with("cause", cause).exiting(Exit::Unknown),
             Error::Quarantined { why } => base.with("why", why),
             Error::InvalidArgument { field, why } => base.with("field", field).with("why", why).exiting(Exit::Usage),
+            Error::WrongEpoch { current, expected } => base.with("current", current).with("expected", expected),
             Error::Unavailable { why } => base.with("why", why),
             _ => base,
         }

@@ -1,8 +1,8 @@
 //! `synod shard move`, `synod node`: who holds a shard's replicas.
 //!
 //! Owns the order of the steps by which a replica moves: the new member learns, catches up, then takes the old one's place in
-//! one change. Must never take a vote away before another member has caught up; interrupted anywhere, the same command goes
-//! on where it ended.
+//! one change. Must never take a vote away before another member has caught up, nor but in that one change: each step names
+//! the epoch that it was decided in. Interrupted anywhere, the same command goes on where it ended.
 
 use std::time::Duration;
 
@@ -72,7 +72,9 @@ async fn replace(context: &mut Context, old: u64, new: u64) -> Result<()> {
     }
     known(&map, "--with", new)?;
     for shard in &held {
-        move_replica(context, &client, shard.id, old, new).await?;
+        // A learner that an earlier move left behind has no vote that another could take: it goes.
+        let to = shard.voters.contains(&old).then_some(new);
+        take(context, &client, Move { shard: shard.id, from: old, to }).await?;
     }
     let shards: Vec<u64> = held.iter().map(|shard| shard.id).collect();
     let done = serde_json::json!({ "node": old, "with": new, "shards": shards });
@@ -91,16 +93,16 @@ pub async fn move_shard(context: &mut Context, shard: u64, from: u64, to: u64) -
     let info = find(&map, shard)?;
     known(&map, "--from", from)?;
     known(&map, "--to", to)?;
-    let done_before = info.voters.contains(&to) && !is_member(info, from);
-    if !is_member(info, from) && !done_before {
-        let why = format!("node {from} has no replica of shard {shard}; its members are {:?}", info.voters);
+    let (leaves, votes) = (info.voters.contains(&from), info.voters.contains(&to));
+    if !leaves && !votes {
+        let why = format!("node {from} has no replica of shard {shard} that votes; the voters are {:?}", info.voters);
         return Err(CliError::usage("--from", why).with("shard", shard));
     }
-    if is_member(info, from) && info.voters.contains(&to) {
+    if leaves && votes {
         let why = format!("node {to} has a replica of shard {shard} already");
         return Err(CliError::usage("--to", why).with("shard", shard));
     }
-    move_replica(context, &client, shard, from, to).await?;
+    take(context, &client, Move { shard, from, to: Some(to) }).await?;
     let done = serde_json::json!({ "shard": shard, "from": from, "to": to });
     context.out.value(&done, |_| vec![format!("the replica of shard {shard} on node {from} is on node {to} now")])
 }
@@ -123,6 +125,15 @@ fn is_member(shard: &ShardInfo, node: u64) -> bool {
     shard.voters.contains(&node) || shard.learners.contains(&node)
 }
 
+/// A replica that goes.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    shard: u64,
+    from: u64,
+    /// Who gets its vote; `None` where it has none.
+    to: Option<u64>,
+}
+
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
@@ -130,33 +141,60 @@ enum Step {
     Change(MemberChange),
     /// The learner catches up; what it lacks, as far as the leader says.
     Wait(Option<u64>),
+    /// Another command changed the members so that this one can end only as what nobody asked for, a group with a voter more
+    /// or less.
+    Overtaken,
 }
 
-fn next(shard: &ShardInfo, seen: Option<&json::Shard>, from: u64, to: u64) -> Step {
-    let replaced = is_member(shard, from).then_some(from);
-    if shard.voters.contains(&to) {
-        return replaced.map_or(Step::Done, |node| Step::Change(MemberChange::Remove(node)));
-    }
-    if !shard.learners.contains(&to) {
-        return Step::Change(MemberChange::Learn(to));
-    }
-    let replica = seen.and_then(|seen| seen.replicas.iter().find(|replica| replica.node == to));
-    let lag = replica.filter(|replica| replica.role == "learner").and_then(|replica| replica.lag_slots);
-    match lag {
-        Some(lag) if lag <= CAUGHT_UP => Step::Change(MemberChange::Promote { node: to, instead_of: replaced }),
-        lag => Step::Wait(lag),
+fn next(shard: &ShardInfo, seen: Option<&json::Shard>, Move { from, to, .. }: Move) -> Step {
+    let leaves = shard.voters.contains(&from);
+    let Some(to) = to else {
+        let learns = shard.learners.contains(&from);
+        let gone = if leaves { Step::Overtaken } else { Step::Done };
+        return if learns { Step::Change(MemberChange::Remove(from)) } else { gone };
+    };
+    match (leaves, shard.voters.contains(&to), shard.learners.contains(&to)) {
+        (false, true, _) => Step::Done,
+        (true, true, _) | (false, false, false) => Step::Overtaken,
+        // It learns for nothing.
+        (false, false, true) => Step::Change(MemberChange::Remove(to)),
+        (true, false, false) => Step::Change(MemberChange::Learn(to)),
+        (true, false, true) => match lag(seen, to) {
+            Some(lag) if lag <= CAUGHT_UP => Step::Change(MemberChange::Promote { node: to, instead_of: Some(from) }),
+            lag => Step::Wait(lag),
+        },
     }
 }
 
-/// Whether the leader's map may be older than the one seen here, which names both nodes: it does not know one that has just
-/// joined, or not yet as a learner.
+/// What a learner lacks, once it has a replica.
+fn lag(seen: Option<&json::Shard>, learner: u64) -> Option<u64> {
+    let replica = seen?.replicas.iter().find(|replica| replica.node == learner)?;
+    if replica.role == "learner" { replica.lag_slots } else { None }
+}
+
+fn overtaken(shard: &ShardInfo, Move { from, to, .. }: Move) -> CliError {
+    let (id, voters) = (shard.id, &shard.voters);
+    let who = match to {
+        Some(to) if voters.contains(&to) => format!("gave node {to} a vote, node {from} keeps its own"),
+        Some(to) => format!("took the vote of node {from}, node {to} has none to take"),
+        None => format!("gave node {from} a vote"),
+    };
+    let message = format!("shard {id}: another command {who}; the voters are {voters:?}");
+    CliError::failed("overtaken", message).with("shard", id).with("voters", voters.clone())
+}
+
+/// Whether the leader and the map seen here know different things: it does not know a node that has just joined, or the map
+/// does not tell of the epoch that it is in.
 fn is_behind(error: &synod_client::Error) -> bool {
-    matches!(error, synod_client::Error::InvalidArgument { field, .. } if field == "node")
+    use synod_client::Error;
+    matches!(error, Error::InvalidArgument { field, .. } if field == "node")
+        || matches!(error, Error::WrongEpoch { .. })
 }
 
 /// Takes step after step until `to` has the vote that `from` had.
-async fn move_replica(context: &Context, client: &Client, id: u64, from: u64, to: u64) -> Result<()> {
+async fn take(context: &Context, client: &Client, wanted: Move) -> Result<()> {
     let patience = context.options(PATIENCE).call_timeout;
+    let id = wanted.shard;
     let mut last = (0, None);
     let mut moved = Instant::now();
     let mut trouble: Option<CliError> = None;
@@ -165,21 +203,17 @@ async fn move_replica(context: &Context, client: &Client, id: u64, from: u64, to
         let shard = find(&map, id)?;
         let status = status::combine(&map, &client.status().await);
         let seen = status.shards.iter().find(|shard| shard.id == id);
-        let step = next(shard, seen, from, to);
+        let step = next(shard, seen, wanted);
         let at = (shard.config, if let Step::Wait(lag) = &step { *lag } else { None });
         if at != last {
             (last, moved) = (at, Instant::now());
-            context.progress(&match &step {
-                Step::Done => format!("shard {id}: node {to} votes in the place of node {from}"),
-                Step::Change(change) => format!("shard {id}: {change:?}"),
-                Step::Wait(Some(lag)) => format!("shard {id}: node {to} lacks {lag} slots"),
-                Step::Wait(None) => format!("shard {id}: node {to} waits for a snapshot"),
-            });
+            context.progress(&told(&step, wanted));
         }
         match step {
             Step::Done => return Ok(()),
+            Step::Overtaken => return Err(overtaken(shard, wanted)),
             Step::Wait(_) => {}
-            Step::Change(change) => match client.change_members(id, change).await {
+            Step::Change(change) => match client.change_members(id, shard.config, change).await {
                 Ok(()) => trouble = None,
                 // The leadership is changing, or the last change is not in force everywhere: the map will tell.
                 Err(error) if error.retryable() || is_behind(&error) => trouble = Some(error.into()),
@@ -187,15 +221,33 @@ async fn move_replica(context: &Context, client: &Client, id: u64, from: u64, to
             },
         }
         if moved.elapsed() > patience {
-            let why = trouble.map(|error| format!(": {error}")).unwrap_or_default();
-            let message = format!(
-                "shard {id}: node {to} did not get on for {}{why}; nothing is lost: the same command goes on from here",
-                humantime::format_duration(patience)
-            );
-            return Err(CliError::failed("not_moved", message).with("shard", id).with("to", to).retryable());
+            return Err(stuck(wanted, patience, trouble));
         }
         sleep(PACE).await;
     }
+}
+
+/// What is done, for who watches.
+fn told(step: &Step, Move { shard, from, to }: Move) -> String {
+    let node = to.unwrap_or(from);
+    match step {
+        Step::Done if to.is_none() => format!("shard {shard}: node {from} learns no more"),
+        Step::Done => format!("shard {shard}: node {node} votes in the place of node {from}"),
+        Step::Change(change) => format!("shard {shard}: {change:?}"),
+        Step::Wait(Some(lag)) => format!("shard {shard}: node {node} lacks {lag} slots"),
+        Step::Wait(None) => format!("shard {shard}: node {node} waits for a snapshot"),
+        Step::Overtaken => format!("shard {shard}: another command changed its members"),
+    }
+}
+
+fn stuck(Move { shard, from, to }: Move, patience: Duration, trouble: Option<CliError>) -> CliError {
+    let node = to.unwrap_or(from);
+    let why = trouble.map(|error| format!(": {error}")).unwrap_or_default();
+    let message = format!(
+        "shard {shard}: node {node} did not get on for {}{why}; nothing is lost: the same command goes on from here",
+        humantime::format_duration(patience)
+    );
+    CliError::failed("not_moved", message).with("shard", shard).with("to", node).retryable()
 }
 
 #[cfg(test)]
@@ -228,17 +280,39 @@ mod tests {
         }
     }
 
+    const WANTED: Move = Move { shard: 5, from: 3, to: Some(4) };
+
     #[test]
     fn a_replica_moves_step_by_step_and_goes_on_where_it_was_left() {
-        assert_eq!(next(&shard(&[1, 2, 3], &[]), None, 3, 4), Step::Change(MemberChange::Learn(4)));
+        assert_eq!(next(&shard(&[1, 2, 3], &[]), None, WANTED), Step::Change(MemberChange::Learn(4)));
         let learning = shard(&[1, 2, 3], &[4]);
-        assert_eq!(next(&learning, None, 3, 4), Step::Wait(None));
-        assert_eq!(next(&learning, Some(&seen("unknown", Some(0))), 3, 4), Step::Wait(None), "it has no replica yet");
-        assert_eq!(next(&learning, Some(&seen("learner", Some(1_001))), 3, 4), Step::Wait(Some(1_001)));
+        assert_eq!(next(&learning, None, WANTED), Step::Wait(None));
+        assert_eq!(next(&learning, Some(&seen("unknown", Some(0))), WANTED), Step::Wait(None), "it has no replica yet");
+        assert_eq!(next(&learning, Some(&seen("learner", Some(1_001))), WANTED), Step::Wait(Some(1_001)));
         let swap = MemberChange::Promote { node: 4, instead_of: Some(3) };
-        assert_eq!(next(&learning, Some(&seen("learner", Some(1_000))), 3, 4), Step::Change(swap));
-        // Somebody gave it a vote and left the old member.
-        assert_eq!(next(&shard(&[1, 2, 3, 4], &[]), None, 3, 4), Step::Change(MemberChange::Remove(3)));
-        assert_eq!(next(&shard(&[1, 2, 4], &[]), None, 3, 4), Step::Done);
+        assert_eq!(next(&learning, Some(&seen("learner", Some(1_000))), WANTED), Step::Change(swap));
+        assert_eq!(next(&shard(&[1, 2, 4], &[]), None, WANTED), Step::Done);
+    }
+
+    #[test]
+    fn a_move_that_another_was_before_leaves_the_group_its_voters() {
+        // Another took the vote to the same node: what is left to do for this one would only take a vote away.
+        let taken = shard(&[2, 3, 4], &[]);
+        assert_eq!(next(&taken, None, WANTED), Step::Overtaken);
+        assert!(overtaken(&taken, WANTED).message().contains("gave node 4 a vote, node 3 keeps its own"));
+        // Another took the old member's: a further voter is nobody's wish, and the learner goes again.
+        let replaced = shard(&[1, 2, 5], &[4]);
+        assert_eq!(next(&replaced, Some(&seen("learner", Some(0))), WANTED), Step::Change(MemberChange::Remove(4)));
+        let replaced = shard(&[1, 2, 5], &[]);
+        assert_eq!(next(&replaced, None, WANTED), Step::Overtaken);
+        assert!(overtaken(&replaced, WANTED).message().contains("took the vote of node 3"));
+    }
+
+    #[test]
+    fn a_learner_that_was_left_behind_goes_without_another_in_its_place() {
+        let learner = Move { shard: 5, from: 4, to: None };
+        assert_eq!(next(&shard(&[1, 2, 3], &[4]), None, learner), Step::Change(MemberChange::Remove(4)));
+        assert_eq!(next(&shard(&[1, 2, 3], &[]), None, learner), Step::Done);
+        assert_eq!(next(&shard(&[1, 2, 4], &[]), None, learner), Step::Overtaken);
     }
 }

@@ -79,6 +79,7 @@ impl World {
                     Ok(()) => "change proposed",
                     Err(Refusal::NotReady) => "change refused: not ready",
                     Err(Refusal::NotLeader { .. }) => "change refused: not leader",
+                    Err(Refusal::WrongEpoch { .. }) => "change refused: made for another epoch",
                     Err(Refusal::Invalid { .. }) => "change refused: makes no sense by now",
                     Err(_) => "change refused",
                 },
@@ -124,24 +125,22 @@ impl World {
             return self.move_over(shard, "shard dropped while it moves");
         };
         let voter = known.role_of(to) == Some(MemberRole::Voter);
-        let replaced = known.role_of(from).map(|_| from);
+        let leaves = known.role_of(from) == Some(MemberRole::Voter);
         let lost = self.nodes[&to].out.is_some() || self.nodes[&to].damaged;
-        if voter && replaced.is_none() {
+        if voter && !leaves {
             return self.move_over(shard, if shard == SYSTEM_SHARD { "system shard moved" } else { "replica moved" });
         }
-        if lost || (self.phase == Phase::Storm && self.now > until) {
+        // An earlier move that was not known of when this one began gave the one its vote, or took the other's: a voter less or
+        // more is nobody's wish.
+        let overtaken = voter || !leaves;
+        if lost || overtaken || (self.phase == Phase::Storm && self.now > until) {
             return self.move_over(shard, "move given up");
         }
         let change = match known.role_of(to) {
-            // It has its vote from an earlier move that was not known of when this one began: a voter less is nobody's wish.
-            Some(MemberRole::Voter) if known.voters().count() as u64 <= self.plan.nodes => {
-                return self.move_over(shard, "move given up");
-            }
-            Some(MemberRole::Voter) => MemberChange::Remove(from),
-            Some(MemberRole::Learner) => MemberChange::Promote { node: to, instead_of: replaced },
+            Some(_) => MemberChange::Promote { node: to, instead_of: Some(from) },
             None => MemberChange::Learn(to),
         };
-        self.propose_change(shard, change);
+        self.propose_change(shard, known.config, change);
     }
 
     fn move_over(&mut self, shard: ShardId, how: &'static str) {
@@ -150,24 +149,24 @@ impl World {
     }
 
     /// Asks whoever leads.
-    fn propose_change(&mut self, shard: ShardId, change: MemberChange) {
+    fn propose_change(&mut self, shard: ShardId, expected: ConfigId, change: MemberChange) {
         let leads = |n: &SimNode| n.up.as_ref().is_some_and(|up| !up.paused && up.taps.lock().leads.contains(&shard));
         let leaders = self.which(leads);
         let Some(leader) = self.dice.pick(&leaders) else { return };
         let answers = Arc::clone(&self.moves.answers);
         let done = Box::new(move |answer| answers.lock().expect("no holder panics").push(answer));
         if let Some(up) = &mut self.node(leader).up {
-            up.inputs.push(Input::ChangeMembers { shard, change, done });
+            up.inputs.push(Input::ChangeMembers { shard, expected, change, done });
         }
         self.wake(leader);
     }
 
     /// Learners that were left behind by moves that were given up.
-    fn learners(&self) -> Vec<(ShardId, NodeId)> {
+    fn learners(&self) -> Vec<(ShardId, ConfigId, NodeId)> {
         let shards = self.map.iter().flat_map(|map| map.shards.values());
         let learner =
             |d: &Descriptor| d.membership.members.iter().find(|m| m.role == MemberRole::Learner).map(|m| m.node);
-        shards.filter_map(|d| Some((d.shard, learner(d)?))).collect()
+        shards.filter_map(|d| Some((d.shard, d.membership.config, learner(d)?))).collect()
     }
 
     /// Once faults have stopped, what moves arrives, and learners that are left over go.
@@ -182,12 +181,12 @@ impl World {
         let settled = self.now + if self.learners().is_empty() { 0 } else { SETTLED };
         self.run_until(settled, |_| false)?;
         let end = self.now + ENDS;
-        while let Some((shard, learner)) = self.learners().first().copied() {
+        while let Some((shard, config, learner)) = self.learners().first().copied() {
             check(self.now < end, "learners can be removed", || {
                 format!("shard {shard}: node {learner} after {ENDS} µs")
             })?;
             self.coverage.count("members", "learner to be removed");
-            self.propose_change(shard, MemberChange::Remove(learner));
+            self.propose_change(shard, config, MemberChange::Remove(learner));
             self.run_until(self.now + 300_000, |_| false)?;
         }
         Ok(())

@@ -139,6 +139,7 @@ impl Failure {
             Self::Refused(Refusal::Trimmed { .. }) => "trimmed",
             Self::Refused(Refusal::Quarantined(_)) => "quarantined",
             Self::Refused(Refusal::Invalid { .. }) => "invalid",
+            Self::Refused(Refusal::WrongEpoch { .. }) => "wrong epoch",
             Self::Refused(Refusal::NotReady) => "not ready",
             Self::Refused(Refusal::DiskFull(_)) => "disk low",
         }

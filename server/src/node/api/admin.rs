@@ -15,6 +15,7 @@ use synod_engine::host::{Input, MemberChange, NodeReport, Refusal, ReplicaReport
 use synod_engine::ids::{NodeId, ShardId, TableId};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
+use synod_paxos::types::ConfigId;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use synod_proto::v1::admin_server::Admin;
@@ -178,8 +179,8 @@ impl Admin for AdminService {
         let up = self.get()?;
         let forwarded = request.metadata().contains_key(FORWARDED);
         let wanted = request.into_inner();
-        let (shard, change) = (ShardId(wanted.shard), member_change(&wanted)?);
-        match up.asked(|done| Input::ChangeMembers { shard, change, done }).await? {
+        let (shard, expected, change) = (ShardId(wanted.shard), expected_epoch(&wanted)?, member_change(&wanted)?);
+        match up.asked(|done| Input::ChangeMembers { shard, expected, change, done }).await? {
             Ok(()) => Ok(Response::new(v1::ChangeMembersReply {})),
             Err(refusal) => {
                 let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
@@ -206,6 +207,14 @@ fn forward<T>(wanted: T) -> Request<T> {
     let mut request = Request::new(wanted);
     request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
     request
+}
+
+/// The epoch that a change was made for: it must be named, since no epoch is 0.
+fn expected_epoch(wanted: &v1::ChangeMembersRequest) -> Result<ConfigId, Status> {
+    match wanted.expected_config {
+        0 => Err(status(&convert::invalid("expected_config", "must be given: the epoch that the change was made for"))),
+        config => Ok(ConfigId(config)),
+    }
 }
 
 fn member_change(wanted: &v1::ChangeMembersRequest) -> Result<MemberChange, Status> {

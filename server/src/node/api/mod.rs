@@ -21,7 +21,9 @@ pub fn status(error: &v1::Error) -> Status {
         Some(Kind::TableNotFound(_)) => Code::NotFound,
         Some(Kind::TableExists(_)) => Code::AlreadyExists,
         Some(Kind::InvalidArgument(_) | Kind::TooLarge(_) | Kind::CrossShard(_)) => Code::InvalidArgument,
-        Some(Kind::ExpectationFailed(_) | Kind::NotLeader(_) | Kind::WrongShard(_)) => Code::FailedPrecondition,
+        Some(Kind::ExpectationFailed(_) | Kind::NotLeader(_) | Kind::WrongShard(_) | Kind::WrongEpoch(_)) => {
+            Code::FailedPrecondition
+        }
         Some(Kind::Trimmed(_)) => Code::OutOfRange,
         Some(Kind::Overloaded(_) | Kind::DiskFull(_)) => Code::ResourceExhausted,
         Some(Kind::Expired(_)) => Code::DeadlineExceeded,
@@ -53,6 +55,7 @@ pub fn client_error(error: &synod_client::Error) -> v1::Error {
         Error::DiskFull { .. } => Kind::DiskFull(v1::DiskFull {}),
         Error::Quarantined { why } => Kind::Quarantined(v1::Quarantined { why }),
         Error::InvalidArgument { field, why } => Kind::InvalidArgument(v1::InvalidArgument { field, why }),
+        Error::WrongEpoch { current, expected } => Kind::WrongEpoch(v1::WrongEpoch { current, expected }),
         _ => Kind::Unavailable(v1::Unavailable {}),
     };
     convert::error(kind, error.retryable(), error.to_string())

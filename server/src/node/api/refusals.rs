@@ -45,6 +45,10 @@ pub fn refusal_error(refusal: &Refusal) -> v1::Error {
         Refusal::DiskFull(_) => error(Kind::DiskFull(v1::DiskFull {}), true, message),
         Refusal::Quarantined(why) => error(Kind::Quarantined(v1::Quarantined { why: why.to_string() }), true, message),
         Refusal::Invalid { field, why } => invalid(field, why.clone()),
+        Refusal::WrongEpoch { current, expected } => {
+            let epochs = v1::WrongEpoch { current: current.0, expected: expected.0 };
+            error(Kind::WrongEpoch(epochs), false, message)
+        }
         Refusal::NotReady => error(Kind::Unavailable(v1::Unavailable {}), true, message),
     }
 }
