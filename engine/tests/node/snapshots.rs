@@ -124,7 +124,9 @@ fn a_learner_whose_log_reaches_a_snapshot_learns_from_it_what_is_chosen() {
     // All get the stop-sign, and none but the leader hears that it is chosen, so nothing follows it.
     c.run_for(1_000_000);
     let stop = c.replica(leader, shard).unwrap().last.next();
-    c.push(leader, Input::ChangeMembers { shard, change: MemberChange::Remove(goes), done: Box::new(|_| ()) });
+    let expected = c.members(shard).config;
+    let change = MemberChange::Remove(goes);
+    c.push(leader, Input::ChangeMembers { shard, expected, change, done: Box::new(|_| ()) });
     c.run_until("it is proposed", |c| c.replica(leader, shard).unwrap().last == stop);
     for member in [stays, goes, learner] {
         c.cut.insert((leader, member));
