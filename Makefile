@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits bench-scale clean
+.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits bench-tails bench-scale clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -100,6 +100,10 @@ bench-limits: build
 	$(CARGO) build $(PEERS)
 	$(CARGO) bench $(ALL:--release=) --profile release --bench log_writer
 	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/peers/release/bench-limits --criterion $(CARGO_TARGET_DIR)/criterion $(ARGS)
+
+# The slowest operations while a backup, kills, restarts and transfers happen; two minutes, results in docs/benchmarks/tails.
+bench-tails: build bench-peers-check
+	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/peers/release/bench-tails $(ARGS)
 
 # Ten thousand idle shards, a restart and a killed node with them, and writes to one shard, 64 and 1,000: five minutes.
 bench-scale: build

@@ -37,14 +37,10 @@ pub struct Second {
     pub ops: u64,
     /// Operations that failed in it.
     pub errors: u64,
+    /// 99 % of those that succeeded in it were no slower, within a tenth; from the intended time of sending in an open loop.
+    pub p99_us: u64,
     /// The slowest that succeeded in it.
     pub max_us: u64,
-}
-
-impl Second {
-    pub(crate) fn empty(second: u64) -> Second {
-        Second { second, ops: 0, errors: 0, max_us: 0 }
-    }
 }
 
 /// What an open loop offered.

@@ -323,7 +323,7 @@ fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>, interrupted:
         errors: sum.errors.clone(),
         failed: sum.failures.latency(),
         open,
-        timeline: sum.seconds.clone(),
+        timeline: sum.seconds(),
         curve: sum.all().curve(),
     }
 }

@@ -1,6 +1,7 @@
 //! Synod beside other systems, in one run on one machine: the same generator drives real server processes of each.
 //!
-//! `bench-peers` measures them in rotation, `bench-limits` what the machine itself can do.
+//! `bench-peers` measures them in rotation, `bench-limits` what the machine itself can do, `bench-tails` what Synod's slowest
+//! operations see while something happens to it.
 //!
 //! Owns: the servers it starts, and the figures. Must never: touch a process it did not start, or leave out a figure that is
 //! not to somebody's liking.
@@ -22,6 +23,7 @@ pub mod scrape;
 pub mod store;
 pub mod summary;
 pub mod systems;
+pub mod tails;
 
 use synod_bench::SpecError;
 use systems::System;

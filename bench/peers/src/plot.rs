@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use plotters::prelude::*;
+use synod_bench::Second;
 
 use crate::summary::{Row, closed};
 use crate::systems::System;
@@ -169,6 +170,63 @@ fn plot(path: &Path, axes: &Axes<'_>, lines: &[Line]) -> Result<()> {
         .background_style(WHITE.mix(0.8))
         .draw();
     labels.map_err(|e| failed(&e))?;
+    area.present().map_err(|e| failed(&e))
+}
+
+/// A run over time: operations a second above, latencies in milliseconds below, both with marks at what happened.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn timeline(path: &Path, title: &str, seconds: &[Second], marks: &[(f64, String)]) -> Result<()> {
+    let failed =
+        |error: &dyn std::fmt::Display| PeersError::Io { what: path.display().to_string(), why: error.to_string() };
+    let end = seconds.len().max(1) as f64;
+    let most = seconds.iter().map(|s| s.ops).max().unwrap_or(1).max(1) as f64;
+    let slowest = seconds.iter().map(|s| s.max_us).max().unwrap_or(1).max(2_000) as f64 / 1e3;
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE).map_err(|e| failed(&e))?;
+    let area = area.titled(title, ("sans-serif", 20)).map_err(|e| failed(&e))?;
+    let (above, below) = area.split_vertically(SIZE.1 * 2 / 5);
+    let (green, blue, grey) = (colour(System::Synod), colour(System::Etcd), RGBColor(0xa0, 0xa0, 0xa0));
+    let number = |value: &f64| thousands(*value);
+    let exponent = |value: &f64| short(10f64.powf(*value));
+    let point = |s: &Second, us: u64| (s.second as f64 + 0.5, (us.max(100) as f64 / 1e3).log10());
+    let rate = seconds.iter().map(|s| (s.second as f64 + 0.5, s.ops as f64)).collect();
+    let p99 = seconds.iter().map(|s| point(s, s.p99_us)).collect();
+    let max = seconds.iter().map(|s| point(s, s.max_us)).collect();
+    type Lines<'a> = Vec<(&'a str, RGBColor, Vec<(f64, f64)>)>;
+    type Label<'a> = &'a dyn Fn(&f64) -> String;
+    let panels: [(_, _, _, Label<'_>, Lines<'_>); 2] = [
+        (above, "puts a second", 0.0..most * 1.1, &number, vec![("rate", green, rate)]),
+        (below, "ms", -1.0..slowest.log10() + 0.2, &exponent, vec![("slowest", blue, max), ("p99", green, p99)]),
+    ];
+    for (area, unit, range, label, lines) in panels {
+        let (low, high) = (range.start, range.end);
+        let mut chart = ChartBuilder::on(&area)
+            .margin(8)
+            .x_label_area_size(28)
+            .y_label_area_size(70)
+            .build_cartesian_2d(0.0..end, range)
+            .map_err(|e| failed(&e))?;
+        let mut mesh = chart.configure_mesh();
+        let mesh = mesh.x_desc("s").y_desc(unit).y_labels(6).y_label_formatter(&label).light_line_style(TRANSPARENT);
+        mesh.draw().map_err(|e| failed(&e))?;
+        for (n, (at, what)) in marks.iter().enumerate() {
+            let bar = PathElement::new([(*at, low), (*at, high)], grey.stroke_width(1));
+            chart.draw_series([bar]).map_err(|e| failed(&e))?;
+            let y = high - (high - low) * (0.04 + 0.07 * (n % 4) as f64);
+            let text = Text::new(what.clone(), (*at, y), ("sans-serif", 11).into_font().color(&grey));
+            chart.draw_series([text]).map_err(|e| failed(&e))?;
+        }
+        for (name, colour, points) in lines {
+            let style = colour.stroke_width(2);
+            let series = chart.draw_series(LineSeries::new(points, style)).map_err(|e| failed(&e))?;
+            series.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+        let mut labels = chart.configure_series_labels();
+        let labels = labels.position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.8));
+        labels.draw().map_err(|e| failed(&e))?;
+    }
     area.present().map_err(|e| failed(&e))
 }
 

@@ -189,8 +189,10 @@ impl World {
         let holds = |w: &World| w.nodes.values().filter_map(|n| n.up.as_ref()).any(|up| up.taps.lock().holds_log());
         let let_go = self.run_until(self.now + UNUSED, |w| !holds(w))?;
         check(let_go, "snapshots that nobody needs go", || "a log is still kept for one".into())?;
-        // Notices and trims that were due have a moment.
-        self.run_until(self.now + 2_000_000, |_| false)?;
+        // What a member that came on by the log held goes as long after its last step; notices and trims that were due have a
+        // moment.
+        let unused = self.plan.options.snapshot_unused_micros;
+        self.run_until(self.now + unused + 2_000_000, |_| false)?;
         let count = |w: &World| (w.frames, w.nodes.values().map(|n| n.disk.lock().syncs).sum::<u64>());
         let before = count(self);
         self.run_until(self.now + SILENCE, |_| false)?;

@@ -268,6 +268,20 @@ impl Running {
         synod::leaders(client).await
     }
 
+    /// Starts a server of Synod's again that has ended.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn restart(&mut self, node: usize) -> Result<()> {
+        synod::restart(self, node)
+    }
+
+    /// A directory for what a run makes beside its servers' data; it goes with them.
+    #[must_use]
+    pub fn room(&self) -> PathBuf {
+        self.place.dir.clone()
+    }
+
     /// Ends the servers in order and removes what they kept.
     pub fn stop(mut self) {
         process::stop(&mut self.nodes);

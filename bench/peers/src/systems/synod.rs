@@ -8,6 +8,7 @@ use synod_client::{Client, Error, Options, Retention, TableSpec};
 
 use super::{Failure, Place, Running, Store, System};
 use crate::Result;
+use crate::process::Process;
 use synod_bench::Table;
 
 /// Counters read from each node.
@@ -33,27 +34,42 @@ atomic append of all records to one key of a table that keeps all";
 const PUTS: &str = "bench";
 const APPENDS: &str = "appends";
 
+fn addr(place: &Place, node: u16) -> String {
+    format!("127.0.0.1:{}", place.port + node)
+}
+
+fn http(place: &Place, node: u16) -> String {
+    format!("127.0.0.1:{}", place.port + 10 + node)
+}
+
 pub(super) fn start(place: Place) -> Result<Running> {
-    let addr = |node: u16| format!("127.0.0.1:{}", place.port + node);
-    let http = |node: u16| format!("127.0.0.1:{}", place.port + 10 + node);
-    let all: Vec<String> = (1..=3).map(addr).collect();
+    let all: Vec<String> = (1..=3).map(|node| addr(&place, node)).collect();
     let mut running = Running {
         system: System::Synod,
         nodes: Vec::new(),
         clients: all.clone(),
-        metrics: (1..=3).filter_map(|node| http(node).parse().ok()).collect(),
-        place: place.clone(),
+        metrics: (1..=3).filter_map(|node| http(&place, node).parse().ok()).collect(),
+        place,
     };
     for node in 1..=3 {
-        let dir = place.node_dir(node)?;
-        let args = ["server", "--data-dir", &dir.display().to_string(), "--listen", &addr(node), "--http", &http(node)]
-            .into_iter()
-            .chain(["--bootstrap", &all.join(",")])
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        running.nodes.push(place.spawn(&format!("synod node {node}"), node, &args)?);
+        let process = spawn(&running.place, node, &["--bootstrap", &all.join(",")])?;
+        running.nodes.push(process);
     }
     Ok(running)
+}
+
+/// A node on what its directory holds.
+pub(super) fn restart(running: &mut Running, node: usize) -> Result<()> {
+    running.nodes[node] = spawn(&running.place, node as u16 + 1, &[])?;
+    Ok(())
+}
+
+fn spawn(place: &Place, node: u16, more: &[&str]) -> Result<Process> {
+    let dir = place.node_dir(node)?.display().to_string();
+    let (addr, http) = (addr(place, node), http(place, node));
+    let args = ["server", "--data-dir", &dir, "--listen", &addr, "--http", &http];
+    let args: Vec<String> = args.iter().chain(more).map(|arg| (*arg).to_owned()).collect();
+    place.spawn(&format!("synod node {node}"), node, &args)
 }
 
 /// What is asked for must be under way at the cluster, not wait in the client.
