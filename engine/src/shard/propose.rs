@@ -94,13 +94,37 @@ impl Shard {
         if let Err(why) = self.check_write(&request) {
             return Err((why, reply));
         }
-        if let Some(why) = node.disk_low.as_ref().filter(|_| !frees(&request.op)) {
+        if !frees(&request.op)
+            && let Some(why) = self.lacks_room(node)
+        {
             node.metrics.disk_refused_total.inc();
-            return Err((Refusal::DiskFull(Arc::clone(why)), reply));
+            return Err((Refusal::DiskFull(why), reply));
         }
         self.proposals.queued.push(request);
         self.proposals.replies.push(reply);
         Ok(())
+    }
+
+    /// Why a write that needs room is not taken: this node's disk is low, or so many others' that those with room are no majority.
+    /// They would have to keep what is taken here, until they go down; then nothing is taken, what frees room neither.
+    fn lacks_room<H: Host>(&self, node: &Node<H>) -> Option<Arc<str>> {
+        if node.disk_low.is_some() || node.low_peers.is_empty() {
+            return node.disk_low.clone();
+        }
+        let low: Vec<NodeId> = self.members.voters().filter(|voter| node.low_peers.contains(voter)).collect();
+        let voters = self.members.voters().count();
+        if voters - low.len() > voters / 2 {
+            return None;
+        }
+        let low: Vec<String> = low.iter().map(NodeId::to_string).collect();
+        let (id, low) = (self.id, low.join(", "));
+        Some(
+            format!(
+                "nodes {low} have less room on their disks than storage.disk_low, and the other voters of shard {id} are no majority: \
+                 only deletions and trims are taken"
+            )
+            .into(),
+        )
     }
 
     fn check_write(&self, request: &WriteRequest) -> Result<(), Refusal> {

@@ -30,13 +30,6 @@ fn leaderships_leave_a_low_node_and_writes_end_where_all_are() {
         "the low node leads nothing"
     );
     c.append(table, "k", "one is low");
-    c.low(N2, true);
-    c.run_for(3_000_000);
-    assert!(shards.iter().all(|shard| c.leader(*shard) == Some(N3)), "one node has room");
-    c.append(table, "k", "two are low");
-    c.low(N3, true);
-    c.run_for(3_000_000);
-    // Nobody has room: whoever leads goes on leading, and refuses before anything is proposed.
     let shard = c.shard_for(table, "k");
     let ask = |c: &mut Cluster, action: Action| {
         let op = KeyOp { key: Bytes::from_static(b"k"), expect: Expect::Any, action };
@@ -44,16 +37,33 @@ fn leaderships_leave_a_low_node_and_writes_end_where_all_are() {
         let id = c.send(N3, shard, Body::Write(request));
         c.await_answer(id)
     };
-    assert_eq!(c.leader(shard), Some(N3));
-    let Action::Append(records) = append("k", "refused").action else { unreachable!() };
-    assert_eq!(ask(&mut c, Action::Append(records)).unwrap_err(), Refusal::DiskFull("nearly full".into()));
+    let appended = |c: &mut Cluster| {
+        let Action::Append(records) = append("k", "refused").action else { unreachable!() };
+        ask(c, Action::Append(records))
+    };
+    c.low(N2, true);
+    c.run_for(3_000_000);
+    assert!(shards.iter().all(|shard| c.leader(*shard) == Some(N3)), "one node has room");
+    // What it took the others would have to keep too, until they go down and nothing is taken any more, no deletion either.
+    let refused = appended(&mut c).unwrap_err();
+    assert!(matches!(&refused, Refusal::DiskFull(why) if why.contains("nodes 1, 2 ")), "{refused:?}");
     assert!(matches!(ask(&mut c, Action::Delete), Ok(Answer::Outcome(_))));
-    assert!(matches!(ask(&mut c, Action::Trim(Offset(2))), Ok(Answer::Outcome(_))));
+    c.low(N2, false);
+    c.append(table, "k", "two have room");
+    c.low(N2, true);
+    c.low(N3, true);
+    c.run_for(3_000_000);
+    // Nobody has room: whoever leads goes on leading, and refuses before anything is proposed.
+    assert_eq!(c.leader(shard), Some(N3));
+    assert_eq!(appended(&mut c).unwrap_err(), Refusal::DiskFull("nearly full".into()));
+    assert!(matches!(ask(&mut c, Action::Delete), Ok(Answer::Outcome(_))));
+    assert!(matches!(ask(&mut c, Action::Trim(Offset(3))), Ok(Answer::Outcome(_))));
     assert_eq!(c.report(N3).disk_low.as_deref(), Some("nearly full"));
     c.low(N3, false);
+    c.low(N2, false);
     c.append(table, "k", "room again");
     let values: Vec<_> = c.dump(N3, shard).iter().map(|r| r.record.value.clone()).collect();
-    assert_eq!(values, ["two are low", "", "room again"], "nothing of what was refused");
+    assert_eq!(values, ["two have room", "", "room again"], "nothing of what was refused");
 }
 
 #[test]
