@@ -1,8 +1,9 @@
-//! The door: how many connections the node holds.
+//! The door: how many connections the node holds, and which of them are links of its peers.
 //!
 //! Owns: the permits of both ports. Must never: let an accept that failed end the server, or hold so many connections that
 //! the stores find no file descriptors.
 
+use super::peer::wire;
 use futures::{Stream, StreamExt};
 use std::io;
 use std::net::SocketAddr;
@@ -13,12 +14,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 
 /// Connections the HTTP port holds: probes and scrapers are few.
 const HTTP_CONNECTIONS: usize = 64;
 /// File descriptors that are left to the stores: each of the two opens 1,024 files at most.
 const STORES_FILES: usize = 2300;
+/// How long a connection may take to say anything.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process has no file descriptor left.
 const REST: Duration = Duration::from_millis(50);
 
@@ -40,9 +44,14 @@ fn descriptors() -> usize {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(usize::MAX)
 }
 
-/// The gRPC port's connections, at most `most` at a time: one more is closed at once. Without delay: a server's own setting
-/// for that is ignored by `serve_with_incoming`, and small frames would wait for acknowledgements.
-pub fn incoming(listener: TcpListener, most: usize) -> impl Stream<Item = io::Result<Guarded>> {
+/// The gRPC port's connections, at most `most` at a time: one more is closed at once. Those that begin as a link are given to
+/// `links` instead. Without delay: a server's own setting for that is ignored by `serve_with_incoming`, and small frames would
+/// wait for acknowledgements.
+pub fn incoming(
+    listener: TcpListener,
+    most: usize,
+    links: impl Fn(Guarded),
+) -> impl Stream<Item = io::Result<Guarded>> {
     let allowed = allowed(most, descriptors());
     if allowed < most {
         tracing::warn!(
@@ -52,15 +61,37 @@ pub fn incoming(listener: TcpListener, most: usize) -> impl Stream<Item = io::Re
     }
     let permits = Arc::new(Semaphore::new(allowed));
     let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
-    accepted.filter_map(move |accepted| {
+    let admitted = accepted.filter_map(move |accepted| {
         let admitted = admit(&permits, accepted);
         async move {
             if matches!(admitted, Admitted::Failed) {
                 tokio::time::sleep(REST).await;
             }
-            if let Admitted::Here(connection) = admitted { Some(Ok(connection)) } else { None }
+            if let Admitted::Here(connection) = admitted { Some(connection) } else { None }
         }
+    });
+    // The permits bound them: one more place, so that the door never stands closed.
+    let begun = admitted.map(begin).buffer_unordered(allowed + 1);
+    begun.filter_map(move |begun| {
+        let grpc = match begun {
+            Some((connection, true)) => {
+                links(connection);
+                None
+            }
+            Some((connection, false)) => Some(Ok(connection)),
+            None => None,
+        };
+        async move { grpc }
     })
+}
+
+/// Waits for a connection's first byte: whether it begins as a link. Who is silent for [`SILENCE`] is let go.
+async fn begin(connection: Guarded) -> Option<(Guarded, bool)> {
+    let mut first = [0];
+    match timeout(SILENCE, connection.stream.peek(&mut first)).await {
+        Ok(Ok(1)) => Some((connection, first[0] == wire::PREFACE[0])),
+        _ => None,
+    }
 }
 
 enum Admitted {
@@ -162,7 +193,7 @@ impl AsyncWrite for Guarded {
 mod tests {
     use super::*;
     use futures::future;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn the_stores_keep_their_files() {
@@ -175,14 +206,17 @@ mod tests {
     async fn one_connection_too_many_is_closed_and_its_place_is_free_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut door = std::pin::pin!(incoming(listener, 1));
-        let first = TcpStream::connect(addr).await.unwrap();
+        let mut door = std::pin::pin!(incoming(listener, 1, |_| panic!("no link")));
+        let mut first = TcpStream::connect(addr).await.unwrap();
+        first.write_all(b"PRI").await.unwrap();
         let held = door.next().await.unwrap().unwrap();
         let mut second = TcpStream::connect(addr).await.unwrap();
         let third = async {
             assert_eq!(second.read(&mut [0]).await.unwrap_or(0), 0, "the second is closed");
             drop(held);
-            TcpStream::connect(addr).await.unwrap()
+            let mut third = TcpStream::connect(addr).await.unwrap();
+            third.write_all(b"PRI").await.unwrap();
+            third
         };
         let (admitted, _third) = future::join(door.next(), third).await;
         assert!(admitted.unwrap().is_ok(), "the third has the first one's place");

@@ -136,7 +136,7 @@ impl Node {
         }
         let seen = Arc::new(SeenTable::over(Arc::clone(&engine_seen)));
         let desk = Desk::new(Arc::clone(&seen));
-        let peer_service = PeerService::new(Arc::clone(&desk));
+        let peer_service = PeerService::new(Arc::clone(&desk), &config.settings);
         let synod_service = SynodService::default();
         let admin_service = AdminService::default();
         // Before it belongs anywhere the node answers who it is, so that founders find each other.
@@ -144,11 +144,13 @@ impl Node {
             let mut server = peer::tune_server(Server::builder());
             let longest = peer::frame_bytes_max(&config.settings);
             let router = server
-                .add_service(Arc::clone(&peer_service).into_server(&config.settings))
+                .add_service(Arc::clone(&peer_service).into_server())
                 .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE))
                 .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(longest));
             let connections = config.settings.network.connections_max as usize;
-            tokio::spawn(router.serve_with_incoming(door::incoming(listener, connections)))
+            let links = Arc::clone(&peer_service);
+            let incoming = door::incoming(listener, connections, move |connection| links.link(connection));
+            tokio::spawn(router.serve_with_incoming(incoming))
         };
 
         let belonging = peer::settle(config, log.as_ref(), &recovered, &desk).await?;

@@ -7,7 +7,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | `rows` | rows of both stores: entries, hard states, node and group rows, records, sessions, positions, keys |
-//! | `wire` | consensus messages; frames of peers and clients, maps |
+//! | `wire` | consensus messages; links and their frames; frames of clients, maps |
 //! | `hostile` | requests of a client, from the frame to the state machine and the reads |
 //! | `commands` | requests, outcomes, metadata and what executes on it |
 //! | `snapshots` | blocks of a snapshot, whole files, files received in parts |
@@ -54,6 +54,7 @@ targets! {
     rows::keys,
     wire::message,
     wire::frames,
+    wire::link,
     hostile::shard_requests,
     commands::requests,
     commands::system_codec,

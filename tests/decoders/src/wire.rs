@@ -15,6 +15,7 @@ use synod_engine::host::{Body, Read};
 use synod_engine::system::SystemState;
 use synod_proto::{peer, v1};
 use synod_server::config::Limits;
+use synod_server::node::peer::wire::Frames;
 use synod_server::node::{api::convert, map};
 
 /// Checks of one message before its input is given up: each puts one checksum right.
@@ -77,6 +78,31 @@ pub fn frames(data: &[u8]) -> bool {
     let client = meter::bounded(data.len(), || client_frame(data));
     let map = meter::bounded(data.len(), || shard_map(data));
     peer | client | map
+}
+
+/// A link's bytes: in whatever pieces they come, the same frames are read, and the same refusal behind them.
+pub fn link(data: &[u8]) -> bool {
+    const MOST: usize = 1 << 20;
+    let Some((&piece, bytes)) = data.split_first() else { return false };
+    let read = |piece: usize| {
+        meter::bounded(data.len(), || {
+            let (mut frames, mut read) = (Frames::default(), Vec::new());
+            for piece in bytes.chunks(piece) {
+                frames.extend(piece);
+                loop {
+                    match frames.take::<peer::PeerFrame>(MOST) {
+                        Ok(Some(frame)) => read.push(frame),
+                        Ok(None) => break,
+                        Err(refused) => return (read, Some(refused.to_string())),
+                    }
+                }
+            }
+            (read, None)
+        })
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(whole, read(usize::from(piece).max(1)));
+    !whole.0.is_empty()
 }
 
 fn peer_frame(data: &[u8]) -> bool {

@@ -124,6 +124,9 @@ const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// Of a TLS client that takes the port for its own.
 const CLIENT_HELLO: &[u8] = &[0x16, 3, 1, 0, 0xff, 1, 0, 0, 0xfb, 3, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
+/// A link's beginning, and the length of a first frame.
+const LINK: &[u8] = b"\0synod\0L";
+
 /// Random bytes, halves of beginnings, TLS, heads of frames as long as can be said, resets by the thousand.
 fn garbage(_: &Runtime, target: &Target) {
     let mut rng = ChaCha8Rng::seed_from_u64(16);
@@ -132,12 +135,14 @@ fn garbage(_: &Runtime, target: &Target) {
     for round in 0u64.. {
         for addr in target.grpc.iter().chain(&target.http) {
             let Ok(mut stream) = TcpStream::connect(addr) else { continue };
-            let mut bytes = match round % 6 {
+            let mut bytes = match round % 8 {
                 0 => Vec::new(),
                 1 => PREFACE[..rng.random_range(1..PREFACE.len())].to_vec(),
                 2 => CLIENT_HELLO.to_vec(),
                 3 => [PREFACE, SETTINGS, &[0xff, 0xff, 0xff, rng.random(), 0, 0, 0, 0, 1]].concat(),
                 4 => [PREFACE, SETTINGS, &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8].repeat(1000)].concat(),
+                5 => [LINK, &u32::MAX.to_le_bytes()].concat(),
+                6 => [LINK, &2000_u32.to_le_bytes()].concat(),
                 _ => b"POST /synod.v1.Synod/Session HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n".to_vec(),
             };
             let mut noise = vec![0; rng.random_range(0..20_000)];

@@ -7,6 +7,8 @@ use rand::RngExt;
 use std::error::Error;
 use std::io::ErrorKind;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint, Server};
 
 /// Unread bytes a stream may hold at its receiver.
@@ -27,7 +29,7 @@ const KEEPALIVE_WAIT: Duration = Duration::from_secs(2);
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
 
-/// The settings a node's gRPC server needs for links: windows, frames, keepalive.
+/// The settings a node's gRPC server needs: windows, frames, keepalive.
 #[must_use]
 pub fn tune_server(server: Server) -> Server {
     server
@@ -71,6 +73,16 @@ pub(super) struct DialError {
 pub(super) async fn dial(addr: &str) -> Result<Channel, DialError> {
     let endpoint = endpoint(addr).map_err(|why| DialError { why, refused: false })?;
     endpoint.connect().await.map_err(|e| DialError { why: chain(&e), refused: is_refused(&e) })
+}
+
+/// A plain connection, for a link.
+pub(super) async fn connect(addr: &str) -> Result<TcpStream, String> {
+    let stream = match timeout(CONNECT_WAIT, TcpStream::connect(addr)).await {
+        Err(_) => return Err(format!("{addr}: no connection within {CONNECT_WAIT:?}")),
+        Ok(connected) => connected.map_err(|error| format!("{addr}: {error}"))?,
+    };
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    Ok(stream)
 }
 
 /// A connection that comes about with the first call, and again after it broke.

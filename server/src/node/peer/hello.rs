@@ -12,7 +12,7 @@ use synod_proto::peer::Hello;
 use tonic::Status;
 
 /// The version of the conversation between nodes.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// How long a caller may take to say hello.
 pub const HELLO_WAIT: Duration = Duration::from_secs(5);
@@ -185,7 +185,7 @@ mod tests {
         assert!(say(Some(&hello(&local(0xa1, 2), NodeId(3)))).contains("node 2 wants node 3"));
         assert!(say(Some(&hello(&local(0xa1, 9), NodeId(1)))).contains("does not know node 9"));
         assert!(say(Some(&hello(&local(0xa1, 1), NodeId(1)))).contains("does not know node 1"));
-        assert!(say(Some(&Hello { protocol: 2, ..good.clone() })).contains("protocol 2"));
+        assert!(say(Some(&Hello { protocol: 1, ..good.clone() })).contains("node 2 protocol 1"));
         assert!(say(Some(&Hello { cluster: vec![1u8; 9000].into(), ..good })).len() < 200);
     }
 

@@ -1,7 +1,7 @@
-//! Consensus traffic: the outgoing link to each peer, and what an incoming one does.
+//! Consensus traffic: the outgoing link to each peer.
 //!
-//! Owns: the `Link` calls. Must never: carry a frame of an earlier connection over to the next (what waited is dropped and
-//! sent again by consensus), deliver part of a frame, or retry a frame.
+//! Owns: the connections. Must never: carry a frame of an earlier connection over to the next (what waited is dropped and sent
+//! again by consensus), or retry a frame.
 //!
 //! A link is opened only after the peer has told, over the pulse, what it has seen of this node: so that first answer
 //! cannot hold anything of this process, and shows a data directory that was set back even where the new process happens
@@ -9,25 +9,29 @@
 
 use super::counters::add;
 use super::dial::{self, Backoff};
-use super::hello::{Caller, Refused, hello};
-use super::lanes::Turn;
-use super::outbox::{Queue, Slot};
+use super::hello::hello;
+use super::outbox::Slot;
 use super::peers::Shared;
+use super::pipe::{Pipe, Sent};
+use super::wire::{self, Frames, HELLO_BYTES_MAX};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use synod_engine::codec::message;
-use synod_engine::host::Input;
-use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId};
-use synod_proto::peer::peer_client::PeerClient;
+use synod_engine::ids::NodeId;
 use synod_proto::peer::{LinkReply, PeerFrame};
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
-use tonic::{Status, Streaming};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How long a peer may take to accept or refuse a link.
 const ACCEPT_WAIT: Duration = Duration::from_secs(5);
 /// A link that lasted so long is tried again without a pause.
 const LASTED: Duration = Duration::from_secs(1);
+/// The peer is asked for a sign of life this often.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// And is given up when it left so many unanswered, and took nothing of what waits either.
+const UNANSWERED: u32 = 3;
 
 /// Keeps a link to `node` open until the task is aborted.
 pub(super) async fn run(
@@ -58,124 +62,119 @@ pub(super) async fn run(
 
 /// One connection's life; returns why it ended.
 async fn carry(shared: &Shared, node: NodeId, addr: &str, slot: &Slot) -> String {
-    let channel = match dial::dial(addr).await {
-        Ok(channel) => channel,
-        Err(error) => return error.why,
-    };
-    let (queue, frames) = Queue::new(hello(&shared.local, node));
-    let mut client = PeerClient::new(channel);
-    let mut replies = match timeout(ACCEPT_WAIT, client.link(frames)).await {
+    let (stream, replies) = match timeout(ACCEPT_WAIT, call(shared, node, addr)).await {
         Err(_) => return format!("neither accepted nor refused within {ACCEPT_WAIT:?}"),
-        Ok(Err(status)) => return status.message().to_owned(),
-        Ok(Ok(replies)) => replies.into_inner(),
+        Ok(Err(why)) => return why,
+        Ok(Ok(accepted)) => accepted,
     };
-    let open = slot.open(queue);
+    let (from, to) = stream.into_split();
+    let pipe = Arc::new(Pipe::new(to));
+    let open = slot.open(Arc::clone(&pipe));
     add(&shared.counters.links_opened, 1);
     tracing::debug!(%node, %addr, "link open");
     shared.linked(node);
-    let why = loop {
-        match replies.message().await {
-            Ok(Some(LinkReply { refused })) if refused.is_empty() => {}
-            Ok(Some(LinkReply { refused })) => break refused,
-            Ok(None) => break "closed by the peer".to_owned(),
-            Err(status) => break status.message().to_owned(),
-        }
+    let ask = wire::frame(&PeerFrame { incarnation: shared.local.incarnation.0, ..PeerFrame::default() });
+    let why = tokio::select! {
+        why = attend(&pipe, &ask, from, replies) => why,
+        error = pipe.carry() => error.to_string(),
     };
     drop(open);
     add(&shared.counters.links_ended, 1);
     why
 }
 
-/// Admits a caller to its lane.
-pub(super) fn admit(shared: &Shared, caller: Caller) -> Result<Turn, Refused> {
-    let older = |seen| Refused::Older { me: shared.local.node, from: caller.node, seen, theirs: caller.incarnation };
-    let (seen, _) = shared.seen.get(caller.node);
-    if seen > caller.incarnation {
-        return Err(older(seen));
-    }
-    shared.lanes.take(caller.node, caller.incarnation).map_err(older)
-}
-
-/// Takes frames from an incoming link until it ends, is put off or sends garbage; then says so over `end`.
-pub(super) async fn receive(
-    shared: Arc<Shared>,
-    caller: Caller,
-    mut turn: Turn,
-    mut frames: Streaming<PeerFrame>,
-    end: mpsc::Sender<Result<LinkReply, Status>>,
-) {
-    shared.seen.meet(caller.node);
-    shared.linked(caller.node);
-    loop {
-        let next = tokio::select! {
-            next = frames.message() => next,
-            _ = &mut turn.taken => {
-                let _ = end.try_send(Err(Status::aborted("a newer link of this node took its place")));
-                return;
-            }
-        };
-        let refused = match next {
-            Ok(Some(frame)) => match open_frame(caller, frame) {
-                Ok(None) => continue,
-                Ok(Some(input)) => match deliver(&shared, &turn, input) {
-                    Some(()) => continue,
-                    None => Status::aborted("a newer link of this node took its place"),
-                },
-                Err(why) => {
-                    add(&shared.counters.garbage, 1);
-                    shared.complain(&format!("link of node {}: {why}", caller.node));
-                    Status::invalid_argument(why)
-                }
-            },
-            Ok(None) => return,
-            Err(status) => {
-                shared.complain(&format!("link of node {} ended: {}", caller.node, status.message()));
-                status
-            }
-        };
-        let _ = end.try_send(Err(refused));
-        return;
-    }
-}
-
-/// Hands a frame to the worker; `None` where the lane is not this stream's any more.
-fn deliver(shared: &Shared, turn: &Turn, input: Input) -> Option<()> {
-    let messages = match &input {
-        Input::Peer { messages, .. } => messages.len() as u64,
-        _ => 0,
+/// Connects and says hello; returns once the peer has accepted the link.
+async fn call(shared: &Shared, node: NodeId, addr: &str) -> Result<(TcpStream, Frames), String> {
+    let mut stream = dial::connect(addr).await?;
+    let hello = PeerFrame {
+        hello: Some(hello(&shared.local, node)),
+        incarnation: shared.local.incarnation.0,
+        ..PeerFrame::default()
     };
-    let taken = turn.deliver(|| shared.inbox.push(input))?;
-    let counters = &shared.counters;
-    add(&counters.frames_received, 1);
-    add(if taken { &counters.messages_received } else { &counters.dropped_inbox }, messages);
-    Some(())
+    let greeting = [&wire::PREFACE[..], &wire::frame(&hello)].concat();
+    stream.write_all(&greeting).await.map_err(|error| error.to_string())?;
+    let mut replies = Frames::default();
+    match replies.next(&mut stream, HELLO_BYTES_MAX).await {
+        Ok(Some(LinkReply { refused })) if refused.is_empty() => Ok((stream, replies)),
+        Ok(Some(LinkReply { refused })) => Err(refused),
+        Ok(None) => Err("closed by the peer".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
-/// Decodes a frame whole; `None` for one without messages.
-fn open_frame(caller: Caller, frame: PeerFrame) -> Result<Option<Input>, String> {
-    if frame.hello.is_some() {
-        return Err("a second hello".into());
-    }
-    if frame.incarnation != caller.incarnation.0 {
-        let why = format!("a frame of incarnation {} on a link of {}", frame.incarnation, caller.incarnation);
-        return Err(why);
-    }
-    let mut messages = Vec::with_capacity(frame.envelopes.len());
-    for envelope in frame.envelopes {
-        match message::decode(envelope.message) {
-            Ok(message) => messages.push((ShardId(envelope.shard), message)),
-            Err(error) => {
-                return Err(format!("a message for shard {} cannot be read: {error}", envelope.shard));
+/// Hears what the peer says, asking it for a sign of life now and then; returns why the link ended.
+async fn attend(pipe: &Pipe, ask: &[u8], mut from: OwnedReadHalf, mut replies: Frames) -> String {
+    let mut pace = interval(ASK_EVERY);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut unanswered, mut carried) = (0, 0);
+    loop {
+        tokio::select! {
+            reply = replies.next(&mut from, HELLO_BYTES_MAX) => match reply {
+                Ok(Some(LinkReply { refused })) if refused.is_empty() => unanswered = 0,
+                Ok(Some(LinkReply { refused })) => return refused,
+                Ok(None) => return "closed by the peer".into(),
+                Err(error) => return error.to_string(),
+            },
+            _ = pace.tick() => {
+                let (waits, now) = pipe.progress();
+                if waits > 0 && now > carried {
+                    // The question waits behind what the peer is taking.
+                    unanswered = 0;
+                }
+                carried = now;
+                if unanswered >= UNANSWERED {
+                    return format!("no sign of life for {:?}", ASK_EVERY * UNANSWERED);
+                }
+                // One that finds no room goes unanswered as well.
+                if pipe.send(ask, &[]) != Sent::Broken {
+                    unanswered += 1;
+                }
             }
         }
     }
-    if messages.is_empty() {
-        return Ok(None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (here, listener.accept().await.unwrap().0)
     }
-    Ok(Some(Input::Peer {
-        from: caller.node,
-        incarnation: caller.incarnation,
-        write_seq: NodeWriteSeq(frame.write_seq),
-        messages,
-    }))
+
+    #[tokio::test]
+    async fn a_peer_without_a_sign_of_life_is_given_up_and_one_that_takes_what_waits_is_not() {
+        let attended = |here: TcpStream, waiting: usize| async move {
+            let (from, to) = here.into_split();
+            let pipe = Pipe::new(to);
+            for _ in 0..waiting {
+                assert_eq!(pipe.send(&[], &vec![0; 1 << 20]), Sent::Taken);
+            }
+            let began = Instant::now();
+            let why = tokio::select! {
+                why = attend(&pipe, &wire::frame(&PeerFrame::default()), from, Frames::default()) => why,
+                error = pipe.carry() => error.to_string(),
+            };
+            (why, began.elapsed())
+        };
+        let (dumb, slow) = (pair().await, pair().await);
+        let reader = tokio::spawn(async move {
+            // It takes all of it, in twice the time that silence may last, and then closes.
+            let (mut stream, mut some) = (slow.1, vec![0; 1 << 20]);
+            let until = Instant::now() + ASK_EVERY * UNANSWERED * 2;
+            while Instant::now() < until {
+                stream.read_exact(&mut some).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        });
+        let (dumb, slow) = tokio::join!(attended(dumb.0, 0), attended(slow.0, 31));
+        reader.await.unwrap();
+        assert_eq!(dumb.0, "no sign of life for 3s");
+        assert!(dumb.1 >= ASK_EVERY * UNANSWERED, "{dumb:?}");
+        assert!(slow.1 >= ASK_EVERY * UNANSWERED * 2 - Duration::from_millis(500), "{slow:?}");
+    }
 }

@@ -6,9 +6,12 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `outbox` | the worker's end: messages into frames, frames into each peer's queue |
-//! | `link` | one task a peer that keeps a `Link` call open and carries its queue |
-//! | `lanes` | incoming links: one a peer, the newest wins |
+//! | `outbox` | the worker's end: messages into frames, frames to each peer's socket |
+//! | `pipe` | that socket, and what it did not take at once |
+//! | `link` | one task a peer that keeps a link open and carries what waits |
+//! | `wire` | the bytes of a link |
+//! | `intake` | incoming links: frames to the worker |
+//! | `lanes` | of incoming links one a peer, the newest wins |
 //! | `pulse`, `detector` | liveness: pulses both ways, and what they mean |
 //! | `hello` | who may talk to whom |
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
@@ -28,14 +31,17 @@ pub mod peers;
 pub mod progress;
 pub mod seen;
 pub mod service;
+pub mod wire;
 
 mod detector;
 mod dial;
 mod files;
 mod founding;
 mod hello;
+mod intake;
 mod lanes;
 mod link;
+mod pipe;
 mod pulse;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The gRPC service between nodes.
+//! The gRPC service between nodes, and who may open a link.
 //!
 //! Owns: who gets through at which time: `Identify` from the first moment, the rest once the node is up. Must never: trust
 //! a caller before its hello was checked.
@@ -8,18 +8,18 @@ use super::desk::Desk;
 use super::dial::frame_bytes_max;
 use super::hello::{self, Caller, HELLO_WAIT, Refused};
 use super::peers::{Peers, Phase, Shared};
-use super::{SnapshotGate, SystemGate, link, pulse};
+use super::wire::{Frames, WireError};
+use super::{SnapshotGate, SystemGate, intake, pulse};
 use crate::config::Settings;
+use crate::node::door::Guarded;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use synod_engine::ids::NodeId;
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
-    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, LinkReply, PeerFrame, PulseFrame, ScrubTold,
-    ScrubToldReply, SnapshotAsk, SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart,
-    SystemProposal, SystemReply,
+    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, PulseFrame, ScrubTold, ScrubToldReply, SnapshotAsk,
+    SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart, SystemProposal, SystemReply,
 };
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 /// The service; made before the node knows where it belongs.
 pub struct PeerService {
     desk: Arc<Desk>,
+    frame_bytes_max: usize,
     up: OnceLock<Up>,
     snapshots: OnceLock<Arc<dyn SnapshotGate>>,
 }
@@ -40,8 +41,9 @@ struct Up {
 impl PeerService {
     /// Answers `Identify` and nothing else, until [`PeerService::up`].
     #[must_use]
-    pub fn new(desk: Arc<Desk>) -> Arc<Self> {
-        Arc::new(Self { desk, up: OnceLock::new(), snapshots: OnceLock::new() })
+    pub fn new(desk: Arc<Desk>, settings: &Settings) -> Arc<Self> {
+        let frame_bytes_max = frame_bytes_max(settings);
+        Arc::new(Self { desk, frame_bytes_max, up: OnceLock::new(), snapshots: OnceLock::new() })
     }
 
     /// The node is up: links, pulses, joins and proposals are taken from now on. A second call changes nothing.
@@ -55,15 +57,56 @@ impl PeerService {
     }
 
     fn snapshots(&self, hello: Option<&Hello>) -> Result<(NodeId, &Arc<dyn SnapshotGate>), Status> {
-        let caller = self.get()?.shared.greet(hello)?;
+        let caller = self.get()?.shared.greet(hello).map_err(|refused| Status::from(&refused))?;
         let gate = self.snapshots.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
         Ok((caller.node, gate))
     }
 
     /// What the node's server serves.
     #[must_use]
-    pub fn into_server(self: Arc<Self>, settings: &Settings) -> PeerServer<Self> {
-        PeerServer::from_arc(self).max_decoding_message_size(frame_bytes_max(settings))
+    pub fn into_server(self: Arc<Self>) -> PeerServer<Self> {
+        let longest = self.frame_bytes_max;
+        PeerServer::from_arc(self).max_decoding_message_size(longest)
+    }
+
+    /// Takes a connection that begins as a link, on a task of its own.
+    pub fn link(self: &Arc<Self>, mut connection: Guarded) {
+        let service = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Some(why) = service.serve_link(&mut connection).await {
+                intake::reply(&mut connection, why).await;
+            }
+        });
+    }
+
+    /// A link's life; what the caller is to be told of its end.
+    async fn serve_link(&self, connection: &mut Guarded) -> Option<String> {
+        let mut frames = Frames::default();
+        let greeting = intake::greeting(connection, &mut frames).await;
+        let shared = match self.get() {
+            Ok(up) => Arc::clone(&up.shared),
+            Err(status) => return Some(status.message().to_owned()),
+        };
+        let hello = match greeting {
+            Ok(frame) => frame.hello,
+            Err(WireError::Io(_)) => return None,
+            Err(error) => {
+                add(&shared.counters.refused, 1);
+                shared.complain(&format!("a connection without a hello: {error}"));
+                return Some(error.to_string());
+            }
+        };
+        let admitted = shared.greet(hello.as_ref()).and_then(|caller| {
+            let turn = intake::admit(&shared, caller).map_err(|refused| shared.turn_away(refused))?;
+            Ok((caller, turn))
+        });
+        match admitted {
+            Err(refused) => Some(refused.to_string()),
+            Ok(_) if !intake::reply(connection, String::new()).await => None,
+            Ok((caller, turn)) => {
+                intake::receive(&shared, caller, turn, connection, frames, self.frame_bytes_max).await
+            }
+        }
     }
 
     fn get(&self) -> Result<&Up, Status> {
@@ -76,14 +119,14 @@ impl PeerService {
 }
 
 impl Shared {
-    fn greet(&self, hello: Option<&Hello>) -> Result<Caller, Status> {
-        hello::check(hello, &self.local, |node| self.knows(node)).map_err(|refused| self.turn_away(&refused))
+    fn greet(&self, hello: Option<&Hello>) -> Result<Caller, Refused> {
+        hello::check(hello, &self.local, |node| self.knows(node)).map_err(|refused| self.turn_away(refused))
     }
 
-    fn turn_away(&self, refused: &Refused) -> Status {
+    fn turn_away(&self, refused: Refused) -> Refused {
         add(&self.counters.refused, 1);
         self.complain(&refused.to_string());
-        Status::from(refused)
+        refused
     }
 }
 
@@ -99,24 +142,13 @@ async fn first<T>(frames: &mut Streaming<T>) -> Result<T, Status> {
 
 #[tonic::async_trait]
 impl Peer for PeerService {
-    type LinkStream = ReceiverStream<Result<LinkReply, Status>>;
     type PulseStream = Pin<Box<dyn Stream<Item = Result<PulseFrame, Status>> + Send>>;
-
-    async fn link(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Self::LinkStream>, Status> {
-        let shared = Arc::clone(&self.get()?.shared);
-        let mut frames = request.into_inner();
-        let caller = shared.greet(first(&mut frames).await?.hello.as_ref())?;
-        let turn = link::admit(&shared, caller).map_err(|refused| shared.turn_away(&refused))?;
-        let (end, replies) = mpsc::channel(1);
-        tokio::spawn(link::receive(shared, caller, turn, frames, end));
-        Ok(Response::new(ReceiverStream::new(replies)))
-    }
 
     async fn pulse(&self, request: Request<Streaming<PulseFrame>>) -> Result<Response<Self::PulseStream>, Status> {
         let shared = Arc::clone(&self.get()?.shared);
         let mut frames = request.into_inner();
         let first = first(&mut frames).await?;
-        let caller = shared.greet(first.hello.as_ref())?;
+        let caller = shared.greet(first.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
         Ok(Response::new(Box::pin(pulse::answer(shared, caller, first, frames))))
     }
 

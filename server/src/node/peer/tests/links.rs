@@ -1,17 +1,17 @@
 //! Links and pulses between nodes that behave, and against callers that do not.
 
 use super::*;
-use crate::node::peer::dial::dial;
-use crate::node::peer::hello::hello;
+use crate::node::peer::dial::{connect, dial};
+use crate::node::peer::hello::{PROTOCOL, hello};
+use crate::node::peer::wire::{self, Frames, HELLO_BYTES_MAX};
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{Envelope, Hello, LinkReply, PeerFrame, PulseFrame};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tokio::io::AsyncWriteExt;
+use tonic::Code;
 
 #[test]
 fn frames_pulses_and_identity_answers_cross() {
@@ -166,22 +166,47 @@ fn what_the_worker_had_no_room_for_is_told_again() {
     until("told", || one.inbox.has(&Told::Alive(2)) && one.inbox.has(&Told::Identity(2, (0, 0))));
 }
 
-/// A hand-made call as node 2.
+/// A hand-made link as node 2.
 struct Caller {
-    frames: mpsc::Sender<PeerFrame>,
-    replies: Streaming<LinkReply>,
+    stream: tokio::net::TcpStream,
+    replies: Frames,
 }
 
 fn as_node_2(incarnation: u64) -> Hello {
     hello(&local(2, incarnation), NodeId(1))
 }
 
-async fn call(addr: &str, incarnation: u64) -> Result<Caller, Status> {
-    let mut client = PeerClient::new(dial(addr).await.unwrap());
-    let (frames, stream) = mpsc::channel(8);
-    frames.send(PeerFrame { hello: Some(as_node_2(incarnation)), ..PeerFrame::default() }).await.unwrap();
-    let replies = client.link(ReceiverStream::new(stream)).await?.into_inner();
-    Ok(Caller { frames, replies })
+/// Begins a link with these bytes; what the node says to it.
+async fn begin(addr: &str, bytes: &[u8]) -> Result<Caller, String> {
+    let mut caller = Caller { stream: connect(addr).await?, replies: Frames::default() };
+    caller.stream.write_all(bytes).await.map_err(|e| e.to_string())?;
+    match caller.reply().await {
+        refused if refused.is_empty() => Ok(caller),
+        refused => Err(refused),
+    }
+}
+
+fn greeting(hello: Option<Hello>) -> Vec<u8> {
+    [&wire::PREFACE[..], &wire::frame(&PeerFrame { hello, ..PeerFrame::default() })].concat()
+}
+
+async fn call(addr: &str, incarnation: u64) -> Result<Caller, String> {
+    begin(addr, &greeting(Some(as_node_2(incarnation)))).await
+}
+
+impl Caller {
+    async fn send(&mut self, frame: PeerFrame) {
+        self.stream.write_all(&wire::frame(&frame)).await.unwrap();
+    }
+
+    /// The next reply; "closed" where there is none.
+    async fn reply(&mut self) -> String {
+        match self.replies.next(&mut self.stream, HELLO_BYTES_MAX).await {
+            Ok(Some(LinkReply { refused })) => refused,
+            Ok(None) => "closed".into(),
+            Err(error) => error.to_string(),
+        }
+    }
 }
 
 fn frame(incarnation: u64, messages: &[Bytes]) -> PeerFrame {
@@ -201,17 +226,22 @@ fn the_newest_link_of_a_node_takes_the_place_of_every_other() {
     one.learn(&map(&[&addr, "127.0.0.1:1"]));
     let outside = runtime();
     outside.block_on(async {
+        let put_off = "a newer link of this node took its place";
         let mut first = call(&addr, 5).await.unwrap();
-        first.frames.send(frame(5, &[good(1)])).await.unwrap();
+        first.send(frame(5, &[good(1)])).await;
+        first.send(frame(5, &[])).await;
+        assert_eq!(first.reply().await, "", "a sign of life");
         let mut second = call(&addr, 5).await.unwrap();
-        assert_eq!(first.replies.message().await.unwrap_err().code(), Code::Aborted);
-        second.frames.send(frame(5, &[good(2)])).await.unwrap();
-        let third = call(&addr, 6).await.unwrap();
-        assert_eq!(second.replies.message().await.unwrap_err().code(), Code::Aborted);
+        assert_eq!(first.reply().await, put_off);
+        assert_eq!(first.reply().await, "closed");
+        second.send(frame(5, &[good(2)])).await;
+        second.send(frame(5, &[])).await;
+        assert_eq!(second.reply().await, "", "so the frame before is delivered");
+        let mut third = call(&addr, 6).await.unwrap();
+        assert_eq!(second.reply().await, put_off);
         let older = call(&addr, 5).await.err().unwrap();
-        assert_eq!(older.code(), Code::FailedPrecondition);
-        assert!(older.message().contains("already seen incarnation 6 of node 2; incarnation 5"), "{older}");
-        third.frames.send(frame(6, &[good(3), good(4)])).await.unwrap();
+        assert!(older.contains("already seen incarnation 6 of node 2; incarnation 5"), "{older}");
+        third.send(frame(6, &[good(3), good(4)])).await;
         until("the last frame is there", || {
             let messages = vec![(5, message(3)), (5, message(4))];
             one.inbox.has(&Told::Peer { from: 2, incarnation: 6, write_seq: 1, messages })
@@ -227,27 +257,61 @@ fn garbage_within_a_link_ends_it_and_nothing_of_its_frame_is_delivered() {
     let outside = runtime();
     outside.block_on(async {
         let damaged = Bytes::from(good(7).iter().map(|b| b ^ 1).collect::<Vec<_>>());
-        for bad in [
-            frame(5, &[good(1), Bytes::from_static(b"no message")]),
-            frame(5, &[good(1), damaged]),
-            frame(5, &[Bytes::new()]),
-            frame(4, &[good(1)]),
-            PeerFrame { hello: Some(as_node_2(5)), ..frame(5, &[good(1)]) },
-        ] {
+        let bad = [
+            wire::frame(&frame(5, &[good(1), Bytes::from_static(b"no message")])),
+            wire::frame(&frame(5, &[good(1), damaged])),
+            wire::frame(&frame(5, &[Bytes::new()])),
+            wire::frame(&frame(4, &[good(1)])),
+            wire::frame(&PeerFrame { hello: Some(as_node_2(5)), ..frame(5, &[good(1)]) }),
+            vec![3, 0, 0, 0, 0xff, 0xff, 0xff],
+            (5_242_881_u32).to_le_bytes().to_vec(),
+            u32::MAX.to_le_bytes().to_vec(),
+        ];
+        for (n, bytes) in bad.iter().enumerate() {
             let mut caller = call(&addr, 5).await.unwrap();
-            caller.frames.send(bad).await.unwrap();
-            assert_eq!(caller.replies.message().await.unwrap_err().code(), Code::InvalidArgument);
+            caller.stream.write_all(bytes).await.unwrap();
+            let refused = caller.reply().await;
+            assert!(!refused.is_empty() && refused != "closed", "bad frame {n}: {refused}");
+            assert!(n < 6 || refused.ends_with("bytes, at most 5242880 are taken"), "{refused}");
+            assert_eq!(caller.reply().await, "closed");
         }
         let mut client = PeerClient::new(dial(&addr).await.unwrap());
-        let refused = client.link(tokio_stream::iter([frame(5, &[good(1)])])).await.unwrap_err();
-        assert!(refused.message().contains("without a hello"), "{refused}");
         let refused = client.pulse(tokio_stream::iter([PulseFrame::default()])).await.unwrap_err();
         assert!(refused.message().contains("without a hello"), "{refused}");
-        let refused = client.link(tokio_stream::empty()).await.unwrap_err();
+        let refused = client.pulse(tokio_stream::empty()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
     });
     assert_eq!(one.inbox.messages(), 0);
-    assert_eq!(one.peers.counters().garbage.get(), 5);
+    assert_eq!(one.peers.counters().garbage.get(), 8);
+}
+
+#[test]
+fn a_link_of_another_make_is_refused_by_name() {
+    let (listener, addr) = socket();
+    let one = Node::start(local(1, 1), listener, quick());
+    one.learn(&map(&[&addr, "127.0.0.1:1"]));
+    let outside = runtime();
+    outside.block_on(async {
+        let foreign = hello(&Local { cluster: 0xbad, ..local(2, 5) }, NodeId(1));
+        let other = Hello { protocol: PROTOCOL + 1, ..as_node_2(5) };
+        let long = [&wire::PREFACE[..], &[0, 0x20, 0, 0]].concat();
+        let cases: [(Vec<u8>, String); 7] = [
+            (greeting(None), "without a hello".into()),
+            (greeting(Some(other)), format!("protocol {PROTOCOL} between nodes, node 2 protocol {}", PROTOCOL + 1)),
+            (greeting(Some(foreign)), "the caller is node 2 of cluster 00000000000000000000000000000bad".into()),
+            (greeting(Some(hello(&local(2, 5), NodeId(3)))), "node 2 wants node 3".into()),
+            (greeting(Some(hello(&local(7, 5), NodeId(1)))), "does not know node 7".into()),
+            (long, "a frame of 8192 bytes, at most 4096 are taken".into()),
+            (b"\0synod\0M".to_vec(), "does not begin as a link does".into()),
+        ];
+        for (bytes, why) in &cases {
+            let before = one.peers.counters().refused.get();
+            let refused = begin(&addr, bytes).await.err().unwrap();
+            assert!(refused.contains(why), "{refused}");
+            assert_eq!(one.peers.counters().refused.get(), before + 1);
+        }
+    });
+    assert_eq!(one.inbox.messages(), 0);
 }
 
 #[test]
@@ -257,15 +321,20 @@ fn garbage_on_the_port_does_no_harm() {
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+    // As an older process of node 1: its links are refused, and put off none.
+    let link = greeting(Some(hello(&local(1, 0), NodeId(2))));
     for round in 0..60 {
         let mut stream = TcpStream::connect(&two.addr).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut bytes = vec![0u8; rng.random_range(1..4096)];
         rng.fill_bytes(&mut bytes);
-        if round % 2 == 0 {
-            // A good beginning: the preface of HTTP/2 and its settings.
-            let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
-        }
+        // A good beginning: the preface of HTTP/2 and its settings, or that of a link, with a hello or without.
+        let _ = stream.write_all(match round % 4 {
+            0 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            1 => &wire::PREFACE,
+            2 => &link,
+            _ => b"",
+        });
         let _ = stream.write_all(&bytes);
         if round % 10 == 0 {
             let _ = stream.read(&mut bytes);

@@ -121,8 +121,9 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
     listener.set_nonblocking(true).unwrap();
     runtime.spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let router = super::tune_server(Server::builder()).add_service(service.into_server(&Settings::default()));
-        router.serve_with_incoming(crate::node::door::incoming(listener, 1024)).await.unwrap();
+        let router = super::tune_server(Server::builder()).add_service(Arc::clone(&service).into_server());
+        let links = move |connection| service.link(connection);
+        router.serve_with_incoming(crate::node::door::incoming(listener, 1024, links)).await.unwrap();
     });
 }
 
@@ -144,7 +145,7 @@ impl Node {
         let seen = Arc::new(SeenTable::default());
         let desk = Desk::new(Arc::clone(&seen));
         desk.member(&NodeIdentity { cluster: ClientId(local.cluster), node: local.node }, &[]);
-        let service = PeerService::new(Arc::clone(&desk));
+        let service = PeerService::new(Arc::clone(&desk), &Settings::default());
         serve(&runtime, listener, Arc::clone(&service));
         let inbox = Arc::new(Recorder::default());
         let progress = Arc::new(WriterProgress::default());
