@@ -257,7 +257,7 @@ mod tests {
                 lag_p50_us: 60,
                 lag_p99_us: 90,
             }),
-            timeline: vec![Second { second: 0, ops: 3, errors: 2, max_us: 7 }],
+            timeline: vec![Second { second: 0, ops: 3, errors: 2, p99_us: 6, max_us: 7 }],
             curve: Vec::new(),
         }
     }

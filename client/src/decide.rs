@@ -241,8 +241,9 @@ impl Progress {
             }
             Refusal::Overloaded(retry_after) => {
                 self.last = Some(Error::Overloaded { retry_after });
-                // The node knows best how long: pauses that grow beyond leave it idle while calls wait.
-                as_before(Pause { span: Duration::ZERO, at_least: Some(retry_after) })
+                let pause = self.back_off(Some(retry_after));
+                // The node knows how long its line is: pauses that grow far beyond leave it idle while calls wait.
+                as_before(Pause { span: pause.span.min(4 * retry_after), ..pause })
             }
             // Its leader hands over, or gets room again: to ask the others would not help.
             Refusal::Later(error @ Error::DiskFull { .. }) => {

@@ -141,7 +141,7 @@ fn a_learner_whose_log_reaches_a_snapshot_learns_from_it_what_is_chosen() {
     c.run_until("the snapshot is made", |_| told.load(Ordering::Relaxed));
     c.run_until("the log is gone", |c| c.replica(leader, shard).unwrap().trimmed == stop);
     c.heal();
-    (c.cut.insert((stays, learner)), c.cut.insert((learner, stays)));
+    c.cut.extend([(stays, learner), (learner, stays)]);
     c.start(learner);
     assert!(c.replica(learner, shard).is_some_and(|r| r.last == stop && r.commit < stop));
     write(&mut c, table, 5);

@@ -241,7 +241,7 @@ impl Plan {
             (Action::FailRead, some(200, 1, 4)),
             (Action::FailFlush, some(200, 1, 4)),
             (Action::FlipLog, some(flips, 1, 4)),
-            (Action::FlipState, some(400, 2, 12)),
+            (Action::FlipState, 3 * some(200, 1, 4)),
             (Action::SetBack, some(wipes, 1, 5)),
             (Action::ClockJump, some(300, 1, 4)),
             (Action::Transfer, some(400, 2, 10)),

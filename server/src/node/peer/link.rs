@@ -154,9 +154,9 @@ mod tests {
             for _ in 0..waiting {
                 assert_eq!(pipe.send(&[], &vec![0; 1 << 20]), Sent::Taken);
             }
-            let began = Instant::now();
+            let (began, ask) = (Instant::now(), wire::frame(&PeerFrame::default()));
             let why = tokio::select! {
-                why = attend(&pipe, &wire::frame(&PeerFrame::default()), from, Frames::default()) => why,
+                why = attend(&pipe, &ask, from, Frames::default()) => why,
                 error = pipe.carry() => error.to_string(),
             };
             (why, began.elapsed())

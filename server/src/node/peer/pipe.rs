@@ -119,10 +119,14 @@ impl Pipe {
             return Ok(0);
         }
         let frames: Vec<IoSlice<'_>> = backlog.frames.iter().take(WRITE_FRAMES).map(|f| IoSlice::new(f)).collect();
-        let written = self.socket.try_write_vectored(&frames)?;
+        let written = self.socket.try_write_vectored(&frames);
         drop(frames);
-        backlog.carried(written);
-        Ok(written)
+        match &written {
+            Ok(written) => backlog.carried(*written),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => backlog.broken = Some(error.kind()),
+        }
+        written
     }
 
     /// Bytes that wait, and bytes carried of those that waited.

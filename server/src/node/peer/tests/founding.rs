@@ -55,7 +55,7 @@ impl Starting {
         let recovered = disk.log.recover_node().unwrap();
         let seen = Arc::new(SeenTable::new(recovered.seen.clone()));
         let desk = Desk::new(Arc::clone(&seen));
-        let service = PeerService::new(Arc::clone(&desk));
+        let service = PeerService::new(Arc::clone(&desk), &config.settings);
         serve(&runtime, listener, Arc::clone(&service));
         let (sender, outcome) = mpsc::channel();
         let log = Arc::clone(&disk.log);
