@@ -115,7 +115,7 @@ impl Client {
         Ok(())
     }
 
-    /// Proposes one change of a shard's members, computed from those of the epoch `expected` ([`ShardInfo::config`]); it is in
+    /// Proposes one change of a shard's members, computed from those of the epoch `expected` ([`config`](crate::ShardInfo::config)); it is in
     /// force once the map shows it.
     ///
     /// # Errors
