@@ -1,6 +1,6 @@
 //! The worker's end of the links: messages are encoded into each peer's pending frame, a flush writes the frames.
 //!
-//! Owns: pending frames. Must never: block, hold more than [`QUEUE_BYTES_MAX`] a peer, or let a frame leave before the flush
+//! Owns: pending frames. Must never: block, hold more than `QUEUE_BYTES_MAX` a peer, or let a frame leave before the flush
 //! that stamps it: the stamp says which write is durable.
 //!
 //! What finds no open link, or one with too much waiting, is dropped and counted; consensus sends again. All that a turn of the
