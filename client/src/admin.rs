@@ -115,8 +115,8 @@ impl Client {
         Ok(())
     }
 
-    /// Proposes one change of a shard's members, computed from those of the epoch `expected` ([`config`](crate::ShardInfo::config)); it is in
-    /// force once the map shows it.
+    /// Proposes one change of a shard's members, computed from those of the epoch `expected`
+    /// ([`config`](crate::ShardInfo::config)); it is in force once the map shows it.
     ///
     /// # Errors
     ///

@@ -20,6 +20,7 @@ pub mod plot;
 pub mod process;
 pub mod procfs;
 pub mod scrape;
+pub mod setup;
 pub mod store;
 pub mod summary;
 pub mod systems;
@@ -66,7 +67,9 @@ pub enum PeersError {
 }
 
 impl PeersError {
-    pub(crate) fn io(what: impl ToString, why: &dyn std::error::Error) -> PeersError {
+    /// Something of the system's went wrong.
+    #[must_use]
+    pub fn io(what: impl ToString, why: &dyn std::fmt::Display) -> PeersError {
         PeersError::Io { what: what.to_string(), why: why.to_string() }
     }
 }

@@ -165,9 +165,8 @@ pub fn markdown(limits: &Limits) -> String {
 }
 
 fn physical(text: &mut String, limits: &Limits) -> std::fmt::Result {
-    let m = &limits.machine;
     writeln!(text, "# The machine's limits, and Synod's share of them\n")?;
-    writeln!(text, "{}, commit {}. {}, {} cores, Linux {}, {}.\n", m.date, m.commit, m.cpu, m.cores, m.kernel, m.disk)?;
+    writeln!(text, "{}\n", limits.machine.line())?;
     writeln!(
         text,
         "| 4 KiB write + fdatasync | a second | p50 µs | p99 µs | p99.9 µs |\n| --- | --- | --- | --- | --- |"

@@ -50,6 +50,13 @@ impl Machine {
         }
     }
 
+    /// When, what and where, in a line of a report.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Machine { cpu, cores, kernel, disk, commit, date, .. } = self;
+        format!("{date}, commit {commit}. {cpu}, {cores} cores, Linux {kernel}, {disk}.")
+    }
+
     /// Whether data would lie in memory, where nothing is ever synced.
     #[must_use]
     pub fn in_memory(&self) -> bool {

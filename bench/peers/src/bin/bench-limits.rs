@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use synod_bench::Halt;
 use synod_peers::drive::{self, Plan};
 use synod_peers::limits::{Limits, batches, markdown, share};
-use synod_peers::machine::{Machine, cores};
+use synod_peers::machine::cores;
 use synod_peers::plan::{Cell, RunSpec};
+use synod_peers::setup::{self, Ground};
 use synod_peers::store::Store;
 use synod_peers::systems::System;
 use synod_peers::{PeersError, Result, disk, echo};
@@ -45,18 +45,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-limits: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn io(what: &dyn std::fmt::Display, why: &dyn std::fmt::Display) -> PeersError {
-    PeersError::Io { what: what.to_string(), why: why.to_string() }
+    setup::exit("bench-limits", run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -69,21 +58,16 @@ fn run(args: &Args) -> Result<()> {
     let spec = RunSpec { keys: 100_000, time, warmup: Duration::from_secs(1), seed: 1 };
     cells.iter().try_for_each(|cell| cell.spec(&spec, None).map(|_| ()))?;
 
-    std::fs::create_dir_all(&args.out).map_err(|error| io(&args.out.display(), &error))?;
-    let fresh = || std::env::temp_dir().join(format!("bench-limits-{}", std::process::id()));
-    let data = args.data_dir.clone().unwrap_or_else(fresh);
-    std::fs::create_dir_all(&data).map_err(|error| io(&data.display(), &error))?;
-    let machine = Machine::here(&data);
-    if machine.in_memory() {
-        return Err(io(&data.display(), &format!("it is {}, where nothing is synced", machine.disk)));
-    }
-    println!("the disk: {}", machine.disk);
+    let ground = Ground::open("bench-limits", args.data_dir.as_deref(), &args.out)?;
+    let data = &ground.data;
+    println!("the disk: {}", ground.machine.disk);
     let mut syncs = Vec::new();
     for (writers, appending) in [(1, false), (1, true), (3, false)] {
-        syncs.push(disk::syncs(&data, writers, appending, time).map_err(|error| io(&data.display(), &error))?);
+        syncs
+            .push(disk::syncs(data, writers, appending, time).map_err(|error| PeersError::io(data.display(), &error))?);
     }
     println!("gRPC");
-    let echoes = echo::all(time.min(Duration::from_secs(2))).map_err(|why| io(&"echo", &why))?;
+    let echoes = echo::all(time.min(Duration::from_secs(2))).map_err(|why| PeersError::io("echo", &why))?;
     let disk_per_s = syncs.iter().filter(|s| s.writers == 3).map(|s| s.per_s).fold(0.0, f64::max);
 
     let mut shares = Vec::new();
@@ -100,35 +84,24 @@ fn run(args: &Args) -> Result<()> {
                 connections: None,
             };
             let mut store = Store::open(&args.out.join("cells.jsonl"), false)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-            let runtime = runtime.map_err(|error| io(&"cannot start the runtime", &error))?;
-            let halt = Halt::default();
-            // On the main thread, which starts the servers: they end with it.
-            let failed = runtime.block_on(async {
-                let halted = halt.clone();
-                tokio::spawn(async move {
-                    if tokio::signal::ctrl_c().await.is_ok() {
-                        halted.halt();
-                    }
-                });
+            let failed = setup::runtime()?.block_on(async {
+                let halt = setup::halt_on_signals();
                 drive::run(&plan, &mut store, &halt).await
             })?;
             if let Some((_, why)) = failed.first() {
-                return Err(io(&"synod", why));
+                return Err(PeersError::io("synod", why));
             }
             shares.extend(store.cells().iter().filter_map(|cell| share(cell, cores(), disk_per_s)));
         }
         Err(why) => println!("{why}"),
     }
-    if args.data_dir.is_none() {
-        // Empty by now, unless something went wrong that somebody wants to look at.
-        let _ = std::fs::remove_dir(&data);
-    }
+    ground.close();
     let batches = args.criterion.as_deref().map(batches).unwrap_or_default();
-    let limits = Limits { machine, syncs, batches, echoes, shares };
+    let limits = Limits { machine: ground.machine, syncs, batches, echoes, shares };
     let text = markdown(&limits);
     println!("\n{text}");
-    std::fs::write(args.out.join("README.md"), text).map_err(|error| io(&args.out.display(), &error))?;
-    let json = serde_json::to_string_pretty(&limits).map_err(|error| io(&args.out.display(), &error))?;
-    std::fs::write(args.out.join("limits.json"), json + "\n").map_err(|error| io(&args.out.display(), &error))
+    std::fs::write(args.out.join("README.md"), text).map_err(|error| PeersError::io(args.out.display(), &error))?;
+    let json = serde_json::to_string_pretty(&limits).map_err(|error| PeersError::io(args.out.display(), &error))?;
+    std::fs::write(args.out.join("limits.json"), json + "\n")
+        .map_err(|error| PeersError::io(args.out.display(), &error))
 }

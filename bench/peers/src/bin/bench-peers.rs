@@ -8,10 +8,10 @@ use clap::Parser;
 use synod_bench::Halt;
 use synod_peers::drive::{self, Plan};
 use synod_peers::failover::{self, Gaps, Outages};
-use synod_peers::machine::Machine;
 use synod_peers::markdown::{self, Parts};
 use synod_peers::plan::{Cell, RunSpec, set, workload};
 use synod_peers::plot::{draw, thousands};
+use synod_peers::setup::{self, Ground};
 use synod_peers::store::Store;
 use synod_peers::summary::{Row, rows};
 use synod_peers::systems::System;
@@ -94,19 +94,7 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let done = match runtime {
-        // On the main thread, which starts the servers: they end with it.
-        Ok(runtime) => runtime.block_on(run(args)),
-        Err(error) => Err(PeersError::Io { what: "cannot start the runtime".into(), why: error.to_string() }),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-peers: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    setup::exit("bench-peers", setup::runtime().and_then(|runtime| runtime.block_on(run(args))))
 }
 
 impl Args {
@@ -168,20 +156,9 @@ fn find(args: &Args) -> Result<Found> {
 async fn run(args: Args) -> Result<()> {
     let cells = args.cells()?;
     let (systems, mut left_out, versions) = find(&args)?;
-    let io = |path: &Path, error: &std::io::Error| PeersError::Io {
-        what: path.display().to_string(),
-        why: error.to_string(),
-    };
-    std::fs::create_dir_all(&args.out).map_err(|error| io(&args.out, &error))?;
-    let fresh = || std::env::temp_dir().join(format!("bench-peers-{}", std::process::id()));
-    let data = args.data_dir.clone().unwrap_or_else(fresh);
-    std::fs::create_dir_all(&data).map_err(|error| io(&data, &error))?;
-    let machine = Machine::here(&data);
+    let ground = Ground::open("bench-peers", args.data_dir.as_deref(), &args.out)?;
+    let (data, machine) = (&ground.data, &ground.machine);
     println!("data in {}: {}", data.display(), machine.disk);
-    if machine.in_memory() {
-        let why = format!("it is {}, where nothing is synced; --data-dir chooses a disk", machine.disk);
-        return Err(PeersError::Io { what: data.display().to_string(), why });
-    }
     let mut store = Store::open(&args.out.join("cells.jsonl"), args.resume)?;
     let plan = Plan {
         systems,
@@ -193,18 +170,15 @@ async fn run(args: Args) -> Result<()> {
         shards: args.shards,
         connections: args.connections.map(usize::from),
     };
-    let halt = halt_on_signals();
+    let halt = setup::halt_on_signals();
     let failed = drive::run(&plan, &mut store, &halt).await?;
     left_out.extend(failed.clone());
     let (outages, gaps) = leaders(&args, &plan, &halt).await;
-    if args.data_dir.is_none() {
-        // Each system's own directory is gone already; one that is not is left for whoever wants to know why.
-        let _ = std::fs::remove_dir(&data);
-    }
+    ground.close();
     let rows = rows(store.cells());
     let plots = draw(&rows, &args.out)?;
     let parts = Parts {
-        machine: &machine,
+        machine,
         systems: &versions,
         left_out: &left_out,
         run: &plan.run,
@@ -305,24 +279,6 @@ fn command() -> String {
     let short =
         |arg: String| if arg.starts_with('/') { arg.rsplit('/').next().unwrap_or_default().to_owned() } else { arg };
     std::iter::once(name).chain(args.map(short)).collect::<Vec<_>>().join(" ")
-}
-
-/// Ctrl-C and SIGTERM end the run with a report of what was measured.
-fn halt_on_signals() -> Halt {
-    use tokio::signal::unix::{SignalKind, signal};
-    let halt = Halt::default();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        let halted = halt.clone();
-        if let Ok(mut signal) = signal(kind) {
-            tokio::spawn(async move {
-                while signal.recv().await.is_some() {
-                    eprintln!("interrupted: ending");
-                    halted.halt();
-                }
-            });
-        }
-    }
-    halt
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use synod_bench::Halt;
 use synod_peers::drive::Plan;
-use synod_peers::machine::Machine;
 use synod_peers::plan::RunSpec;
+use synod_peers::setup::{self, Ground};
 use synod_peers::systems::System;
 use synod_peers::{PeersError, Result, plot, tails};
 
@@ -40,62 +39,34 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-tails: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn io(what: &dyn std::fmt::Display, why: &dyn std::fmt::Display) -> PeersError {
-    PeersError::Io { what: what.to_string(), why: why.to_string() }
+    setup::exit("bench-tails", run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
-    let program = System::Synod.program(args.synod.as_ref()).map_err(|why| io(&"synod", &why))?;
-    std::fs::create_dir_all(&args.out).map_err(|error| io(&args.out.display(), &error))?;
-    let fresh = || std::env::temp_dir().join(format!("bench-tails-{}", std::process::id()));
-    let data = args.data_dir.clone().unwrap_or_else(fresh);
-    std::fs::create_dir_all(&data).map_err(|error| io(&data.display(), &error))?;
-    let machine = Machine::here(&data);
+    let program = System::Synod.program(args.synod.as_ref()).map_err(|why| PeersError::io("synod", &why))?;
+    let ground = Ground::open("bench-tails", args.data_dir.as_deref(), &args.out)?;
     let plan = Plan {
         systems: Vec::new(),
         cells: Vec::new(),
         repeats: 1,
         run: RunSpec { keys: 100_000, time: Duration::ZERO, warmup: Duration::ZERO, seed: 1 },
-        data: data.clone(),
+        data: ground.data.clone(),
         port: args.base_port,
         shards: args.shards,
         connections: Some(4),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| io(&"cannot start the runtime", &error))?;
-    let halt = Halt::default();
-    // On the main thread, which starts the servers: they end with it.
-    let found = runtime.block_on(async {
-        let halted = halt.clone();
-        tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                halted.halt();
-            }
-        });
+    let found = setup::runtime()?.block_on(async {
+        let halt = setup::halt_on_signals();
         tails::run(&plan, &program, args.clients.into(), f64::from(args.rate) / 100.0, &halt).await
     });
-    let found = found.map_err(|why| io(&"synod", &why))?;
-    if args.data_dir.is_none() {
-        // Empty by now, unless something went wrong that somebody wants to look at.
-        let _ = std::fs::remove_dir(&data);
-    }
+    let found = found.map_err(|why| PeersError::io("synod", &why))?;
+    ground.close();
     let title = format!("{} clients, puts of 256 B at {} % of the most", args.clients, args.rate);
     plot::timeline(&args.out.join("timeline.svg"), &title, &found.report.timeline, &tails::marks(&found))?;
-    let m = &machine;
-    let machine =
-        format!("{}, commit {}. {}, {} cores, Linux {}, {}.", m.date, m.commit, m.cpu, m.cores, m.kernel, m.disk);
-    let text = tails::markdown(&found, &machine, "timeline.svg");
+    let text = tails::markdown(&found, &ground.machine.line(), "timeline.svg");
     println!("\n{text}");
-    std::fs::write(args.out.join("README.md"), text).map_err(|error| io(&args.out.display(), &error))?;
-    let json = serde_json::to_string_pretty(&found).map_err(|error| io(&args.out.display(), &error))?;
-    std::fs::write(args.out.join("tails.json"), json + "\n").map_err(|error| io(&args.out.display(), &error))
+    let failed = |error: std::io::Error| PeersError::io(args.out.display(), &error);
+    std::fs::write(args.out.join("README.md"), text).map_err(failed)?;
+    let json = serde_json::to_string_pretty(&found).map_err(|error| PeersError::io(args.out.display(), &error))?;
+    std::fs::write(args.out.join("tails.json"), json + "\n").map_err(failed)
 }
