@@ -105,23 +105,27 @@ impl Shard {
         Ok(())
     }
 
-    /// Why a write that needs room is not taken: this node's disk is low, or so many others' that those with room are no majority.
-    /// They would have to keep what is taken here, until they go down; then nothing is taken, what frees room neither.
+    /// Why a write that needs room is not taken: this node's disk is low, or a quorum needs a voter whose disk is, since those with
+    /// room that are alive are no majority. It would have to keep what is taken here, until it goes down; then nothing is taken,
+    /// what frees room neither.
     fn lacks_room<H: Host>(&self, node: &Node<H>) -> Option<Arc<str>> {
         if node.disk_low.is_some() || node.low_peers.is_empty() {
             return node.disk_low.clone();
         }
-        let low: Vec<NodeId> = self.members.voters().filter(|voter| node.low_peers.contains(voter)).collect();
-        let voters = self.members.voters().count();
-        if voters - low.len() > voters / 2 {
+        let (low, others): (Vec<NodeId>, Vec<NodeId>) =
+            self.members.voters().partition(|voter| node.low_peers.contains(voter));
+        let (up, down): (Vec<NodeId>, Vec<NodeId>) =
+            others.iter().partition(|voter| **voter == node.me || node.live.contains(voter));
+        if low.is_empty() || up.len() > (low.len() + others.len()) / 2 {
             return None;
         }
-        let low: Vec<String> = low.iter().map(NodeId::to_string).collect();
-        let (id, low) = (self.id, low.join(", "));
+        let down = if down.is_empty() { String::new() } else { format!(", nodes {} do not answer", listed(&down)) };
         Some(
             format!(
-                "nodes {low} have less room on their disks than storage.disk_low, and the other voters of shard {id} are no majority: \
-                 only deletions and trims are taken"
+                "nodes {} have less room on their disks than storage.disk_low{down}, and the other voters of shard {} are no \
+                 majority: only deletions and trims are taken",
+                listed(&low),
+                self.id
             )
             .into(),
         )
@@ -221,6 +225,10 @@ impl Shard {
             answer(node, reply, result.map(Answer::Outcome));
         }
     }
+}
+
+fn listed(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// How many of the requests go into the next entry, and their size.

@@ -24,6 +24,12 @@ pub struct Partial {
 }
 
 impl Partial {
+    /// Where what there is of a snapshot for the file `path` stands until it is whole.
+    #[must_use]
+    pub fn path(path: &Path, digest: u128) -> PathBuf {
+        path.with_extension(format!("{digest:032x}.part"))
+    }
+
     /// Goes on with what is there of the snapshot `digest`, or begins. Parts found are verified; what comes after the last
     /// good one is cut off.
     ///
@@ -38,7 +44,7 @@ impl Partial {
     /// # Errors
     /// The file cannot be opened, read or cut.
     pub fn open_in(files: &Arc<dyn FileStore>, path: &Path, digest: u128) -> Result<Self, SnapshotError> {
-        let unfinished = path.with_extension(format!("{digest:032x}.part"));
+        let unfinished = Self::path(path, digest);
         let failed = |doing: &str, e: std::io::Error| SnapshotError::io(&unfinished, 0, doing, &e);
         let file = files.open_or_create(&unfinished).map_err(|e| failed("open", e))?;
         let len = file.bytes().map_err(|e| failed("look at", e))?;

@@ -32,6 +32,9 @@ const RETRY_MICROS: u64 = 1_000_000;
 /// A member that has not said for so long that it needs a snapshot waits for none any more, µs: it says so again and again.
 const WAITS_MICROS: u64 = 3_000_000;
 
+/// On a low disk a finished snapshot that nobody asks for goes after so long at the latest, µs.
+const UNUSED_LOW_MICROS: u64 = 5_000_000;
+
 /// A finished snapshot.
 struct Built {
     slot: Slot,
@@ -136,8 +139,12 @@ impl<H: Host> Worker<H> {
         if !self.freezing() {
             self.begin_snapshot();
         }
-        let unused_micros = self.snapshots.unused_micros;
-        let unused = |(id, b): &(&ShardId, &Built)| b.used_at.plus(unused_micros) <= now && !self.is_being_made(**id);
+        let low = self.node.disk_low.is_some();
+        let unused_micros = self.snapshots.unused_micros.min(if low { UNUSED_LOW_MICROS } else { u64::MAX });
+        let unused = |(id, b): &(&ShardId, &Built)| {
+            let done = b.used_at.plus(unused_micros) <= now || !self.shards.contains_key(id);
+            done && !self.is_being_made(**id)
+        };
         let gone: Vec<ShardId> = self.snapshots.built.iter().filter(unused).map(|(id, _)| *id).collect();
         for id in gone {
             self.forget_built(id);
@@ -167,7 +174,8 @@ impl<H: Host> Worker<H> {
             self.snapshots.answered.extend(asked.map(|asked| asked.done));
             return true;
         }
-        if self.snapshots.waiting.is_empty() || self.snapshots.retry_at > now {
+        // The file takes room: on a low disk only an operator may want that. Its members wait.
+        if self.snapshots.waiting.is_empty() || self.snapshots.retry_at > now || self.node.disk_low.is_some() {
             return false;
         }
         let mut waiting = std::mem::take(&mut self.snapshots.waiting);

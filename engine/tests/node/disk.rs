@@ -1,11 +1,13 @@
 //! Nodes whose disks are low: leaderships move to members with room, and only what frees room is taken where none has any.
 
 use super::harness::{Cluster, N1, N2, N3, append};
+use super::harness::snapshots::path;
+use super::snapshots;
 use bytes::Bytes;
 use synod_engine::command::{Action, Expect, KeyOp, Op, WriteRequest};
-use synod_engine::host::{Answer, Body, Input, Refusal};
+use synod_engine::host::{Answer, Body, Input, Refusal, SnapshotKind};
 use synod_engine::ids::{NodeId, Offset};
-use synod_engine::system::{Partitioning, Retention};
+use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 
 impl Cluster {
     /// Every other node hears of it, as pulses would say it.
@@ -89,4 +91,76 @@ fn what_was_trimmed_is_flushed_while_the_disk_is_low_and_no_more() {
     assert!(trimmed > behind, "so few trims would else wait for the many writes that are refused");
     c.run_for(30_000_000);
     assert_eq!(freezes(&c, N1), trimmed, "nothing more is written for it");
+}
+
+#[test]
+fn a_low_node_counts_as_without_room_only_where_a_quorum_needs_it() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let shard = c.shards_of(table)[0];
+    c.append(table, "k", "before");
+    c.low(N2, true);
+    c.run_for(3_000_000);
+    c.append(table, "k", "two have room");
+    let others: Vec<NodeId> = [N1, N3].into_iter().collect();
+    let leader = c.leader(shard).unwrap();
+    let down = others.into_iter().find(|node| *node != leader).unwrap();
+    c.kill(down);
+    c.run_for(3_000_000);
+    assert_eq!(c.leader(shard), Some(leader));
+    let ask = |c: &mut Cluster, op: KeyOp| {
+        let request = WriteRequest { id: c.next_id(), op: Op::Write { table, ops: vec![op] } };
+        let id = c.send(leader, shard, Body::Write(request));
+        c.await_answer(id)
+    };
+    // Each write needs the node whose disk is low.
+    let refused = ask(&mut c, append("k", "refused")).unwrap_err();
+    let words = format!("nodes 2 have less room on their disks than storage.disk_low, nodes {down} do not answer");
+    assert!(matches!(&refused, Refusal::DiskFull(why) if why.contains(&words)), "{refused:?}");
+    let delete = KeyOp { key: Bytes::from_static(b"k"), expect: Expect::Any, action: Action::Delete };
+    assert!(matches!(ask(&mut c, delete), Ok(Answer::Outcome(_))));
+    c.start(down);
+    c.append(table, "k", "two have room again");
+}
+
+#[test]
+fn a_low_node_makes_no_snapshot_for_members() {
+    let (mut c, table, shard) = snapshots::mem();
+    let victim = snapshots::left_behind(&mut c, table, shard);
+    let leader = c.leader(shard).unwrap();
+    for node in c.ids().into_iter().filter(|node| *node != victim) {
+        c.push(node, Input::DiskLow(Some("nearly full".into())));
+    }
+    c.start(victim);
+    c.run_for(10_000_000);
+    let built = |c: &Cluster| c.nodes[&leader].metrics.as_ref().unwrap().snapshots_built_total.get();
+    assert_eq!((built(&c), snapshots::installed(&c, victim)), (0, 0), "its file would take the room that is short");
+    for node in c.ids() {
+        c.push(node, Input::DiskLow(None));
+    }
+    snapshots::write(&mut c, table, 20);
+    c.check_equal(shard);
+    assert_eq!(snapshots::installed(&c, victim), 1);
+}
+
+#[test]
+fn snapshots_that_nobody_needs_go_sooner_on_a_low_disk_and_with_their_shard() {
+    let (mut c, table, shard) = snapshots::mem();
+    let leader = c.leader(shard).unwrap();
+    let file = |c: &Cluster| path(c.nodes[&leader].snapshots.path(), shard, SnapshotKind::Built).exists();
+    let make = |c: &mut Cluster| {
+        c.push(leader, Input::MakeSnapshot { shard, done: Box::new(|result| result.expect("it is made")) });
+        c.run_until("there is a snapshot", |c| file(c));
+    };
+    c.append(table, "k", "v");
+    make(&mut c);
+    c.run_for(10_000_000);
+    assert!(file(&c), "while there is room it waits for whoever may need it");
+    c.push(leader, Input::DiskLow(Some("nearly full".into())));
+    c.run_for(1_000_000);
+    assert!(!file(&c));
+    c.push(leader, Input::DiskLow(None));
+    make(&mut c);
+    assert_eq!(c.system(&SystemCommand::DropTable { name: "t".into() }), SystemOutcome::Done);
+    c.run_until("it goes with its shard", |c| !file(c));
 }

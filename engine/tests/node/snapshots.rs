@@ -38,7 +38,7 @@ pub fn mem() -> (Cluster, TableId, ShardId) {
 }
 
 /// A follower that is down while the others write so much that they trim what it lacks.
-fn left_behind(c: &mut Cluster, table: TableId, shard: ShardId) -> NodeId {
+pub fn left_behind(c: &mut Cluster, table: TableId, shard: ShardId) -> NodeId {
     let leader = c.leader(shard).unwrap();
     let victim = [N1, N2, N3].into_iter().find(|n| *n != leader).unwrap();
     c.append(table, "before", "v");

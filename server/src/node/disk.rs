@@ -16,6 +16,7 @@ use prometheus::{IntGauge, Registry};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The reserve's file in the data directory.
@@ -24,6 +25,9 @@ const RESERVE: &str = "reserve";
 const PACE: Duration = Duration::from_millis(200);
 /// Low is left only once so much more than the low mark is free, as a part of it, so that it is not left and entered in turn.
 const HYSTERESIS: u64 = 16;
+/// So much can go between two looks: the beginning of a log file (70 MiB), the file that its predecessor is flushed to (64 MiB),
+/// and what is written meanwhile.
+const STEP: u64 = 192 << 20;
 
 /// The marks in force, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +67,23 @@ pub struct Disk {
     marks: Marks,
     free: IntGauge,
     low: bool,
-    /// What may still be taken before the hard mark, bytes.
-    spare: u64,
+    spare: Spare,
+}
+
+/// What may still be taken before the hard mark, bytes; as it was when the disk was last looked at.
+#[derive(Clone, Default)]
+pub struct Spare(Arc<AtomicU64>);
+
+impl Spare {
+    /// Bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Disk {
@@ -76,11 +95,27 @@ impl Disk {
         let (free, total) = room(dir)?;
         let marks = Marks::of(storage, total);
         let gauge = IntGauge::new("synod_disk_free_bytes", "Room left on the disk under the data directory, in bytes")?;
-        let disk = Self { dir: dir.to_path_buf(), marks, free: gauge, low: false, spare: 0 };
+        let disk = Self { dir: dir.to_path_buf(), marks, free: gauge, low: false, spare: Spare::default() };
         if free < marks.hard {
             bail!("{}", disk.hard_words(free));
         }
+        disk.spare.set(free - marks.hard);
+        if marks.hard > 0 && marks.low - marks.hard < STEP {
+            tracing::warn!(
+                "storage.disk_low = {} and storage.disk_hard = {} are less than {} apart, which the log's files can take at \
+                 once: the node may go down before it has refused anything",
+                size(marks.low),
+                size(marks.hard),
+                size(STEP)
+            );
+        }
         Ok(disk)
+    }
+
+    /// What may still be taken, followed while the disk is watched.
+    #[must_use]
+    pub fn spare(&self) -> Spare {
+        self.spare.clone()
     }
 
     /// Makes `/metrics` show the room.
@@ -119,7 +154,7 @@ impl Disk {
                     self.low = was;
                 }
                 if self.low {
-                    spare(self.spare);
+                    spare(self.spare.bytes());
                 }
                 std::thread::sleep(PACE);
             }
@@ -139,9 +174,10 @@ impl Disk {
             let words = self.hard_words(free);
             let reserve =
                 if freed { format!("; the reserve of {} was given back", size(reserve)) } else { String::new() };
+            self.spare.set(0);
             return Ok(Room::Hard(format!("{words}{reserve}")));
         }
-        self.spare = free - hard;
+        self.spare.set(free - hard);
         self.low = free < if self.low { low + low / HYSTERESIS } else { low };
         if self.low {
             let dir = self.dir.display();

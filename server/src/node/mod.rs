@@ -22,7 +22,7 @@ use api::admin::{self, AdminService};
 use api::gate::Gate;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
-use disk::Disk;
+use disk::{Disk, Spare};
 use host::{NodeHost, Signals};
 use map::MapBook;
 use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, WorkerInbox, WriterProgress};
@@ -90,7 +90,7 @@ pub async fn run(config: ServerConfig) -> Result<()> {
     let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
     let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
     let recovered = log.recover_node()?;
-    let node = Node::start(&config, started, listener, log, recovered).await?;
+    let node = Node::start(&config, started, listener, log, recovered, disk.spare()).await?;
     node.watch(disk)?;
     tokio::select! {
         result = node.serve(http) => result,
@@ -128,6 +128,7 @@ impl Node {
         listener: TcpListener,
         log: Arc<RocksLog>,
         recovered: NodeRecovered,
+        spare: Spare,
     ) -> Result<Self> {
         let clock = MonotoneClock::default();
         let engine_seen = Arc::new(identity::SeenTable::default());
@@ -189,6 +190,7 @@ impl Node {
             book: Arc::clone(&book),
             max_rate: config.settings.snapshot.max_rate.as_u64(),
             scrub_rate: config.settings.scrub.max_rate.as_u64(),
+            spare,
             registry: &registry,
         })?;
         let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));

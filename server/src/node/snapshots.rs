@@ -6,10 +6,12 @@
 //! `built/shard-N.snap` are made here; what is left of them by an earlier process goes. `fetched/shard-N.DIGEST.part` are on
 //! their way and are taken up again where they ended, within an hour; `fetched/shard-N.snap` is whole and verified.
 
+use super::disk::Spare;
 use super::map::MapBook;
 use super::peer::bulk;
 use super::peer::fetch::{Fetches, Offer, is_of_another};
 use super::peer::{Local, SnapshotGate};
+use bytesize::ByteSize;
 use prometheus::{IntCounter, Registry};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
 use synod_engine::ids::{ClientId, NodeId, ShardId, Slot, Space};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::scrub::{self, ScrubError, ScrubRequest, Scrubbed};
+use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::{FileStore, OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
 use synod_proto::peer::{ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
@@ -48,6 +51,8 @@ pub struct Setup<'a> {
     pub max_rate: u64,
     /// Bytes a second that reading a replica to compare it may take; 0 is no bound.
     pub scrub_rate: u64,
+    /// What a received snapshot may take.
+    pub spare: Spare,
     /// For the counts.
     pub registry: &'a Registry,
 }
@@ -76,6 +81,7 @@ pub struct SnapshotDesk {
     book: Arc<MapBook>,
     max_rate: u64,
     scrub_rate: u64,
+    spare: Spare,
     counts: Counts,
     runtime: Handle,
     state: Mutex<State>,
@@ -87,7 +93,7 @@ impl SnapshotDesk {
     /// # Errors
     /// The folder cannot be made or cleared.
     pub fn open(setup: Setup<'_>) -> anyhow::Result<Arc<Self>> {
-        let Setup { dir, local, worker, book, max_rate, scrub_rate, registry } = setup;
+        let Setup { dir, local, worker, book, max_rate, scrub_rate, spare, registry } = setup;
         match std::fs::remove_dir_all(folder(&dir, SnapshotKind::Built)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -107,7 +113,7 @@ impl SnapshotDesk {
         };
         let (runtime, state) = (Handle::current(), Mutex::default());
         let files = OsFiles::shared();
-        Ok(Arc::new(Self { dir, files, local, worker, book, max_rate, scrub_rate, counts, runtime, state }))
+        Ok(Arc::new(Self { dir, files, local, worker, book, max_rate, scrub_rate, spare, counts, runtime, state }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -278,7 +284,11 @@ impl SnapshotDesk {
         let (shard, path) = (offer.shard, self.path(offer.shard, SnapshotKind::Fetched));
         self.remove_others(&offer);
         let throttle = Throttle::new(self.max_rate.saturating_mul(4));
-        match bulk::fetch(&self.local, &addr, &offer, &path, throttle, &self.counts.received).await {
+        let fetched = match self.find_room(&offer, &path) {
+            Ok(()) => bulk::fetch(&self.local, &addr, &offer, &path, throttle, &self.counts.received).await,
+            Err(why) => Err(why),
+        };
+        match fetched {
             Ok(header) => {
                 tracing::info!(%shard, from = %offer.from, slot = header.basis.id.slot.0, "snapshot received");
                 self.tell(Input::SnapshotFetched(Box::new(header)));
@@ -288,6 +298,18 @@ impl SnapshotDesk {
                 self.lock().fetches.failed(shard);
             }
         }
+    }
+
+    /// Whether a snapshot's file and the rows loaded from it leave the disk above its hard mark, where the node would go down.
+    fn find_room(&self, offer: &Offer, path: &Path) -> Result<(), String> {
+        let part = Partial::path(path, offer.digest);
+        let here = part.metadata().or_else(|_| path.metadata()).map_or(0, |meta| meta.len());
+        let (needed, spare) = (offer.bytes.saturating_mul(2).saturating_sub(here), self.spare.bytes());
+        if needed <= spare {
+            return Ok(());
+        }
+        let (needed, spare) = (ByteSize(needed), ByteSize(spare));
+        Err(format!("its file and rows take {needed}, and {spare} are left above storage.disk_hard"))
     }
 
     /// What was received of other snapshots of the shard goes.

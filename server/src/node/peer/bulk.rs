@@ -31,7 +31,7 @@ impl Offer {
     #[must_use]
     pub fn of(from: NodeId, offer: &SnapshotOffer) -> Option<Self> {
         let digest = u128::from_be_bytes(offer.digest.get(..)?.try_into().ok()?);
-        Some(Self { from, shard: ShardId(offer.shard), digest })
+        Some(Self { from, shard: ShardId(offer.shard), digest, bytes: offer.bytes })
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Offer {
     pub shard: ShardId,
     /// The file's digest.
     pub digest: u128,
+    /// The file's size.
+    pub bytes: u64,
 }
 
 /// What is being fetched or loaded, and what was.
