@@ -75,7 +75,7 @@ impl Core {
         let mut progress = Progress::new(self, &want);
         loop {
             let left = want.left();
-            if left.is_zero() {
+            if progress.learnt.is_over(left) {
                 return Err(progress.learnt.out_of_time(want.write));
             }
             let Route { table, shard, node } = match self.route(&want, &mut progress) {

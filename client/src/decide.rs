@@ -58,6 +58,9 @@ pub struct Attempt<'a> {
     pub may_have_left: bool,
 }
 
+/// A retry is not begun with less time than this to be answered.
+const ATTEMPT_MIN: Duration = Duration::from_millis(20);
+
 /// A pause, before chance has its say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pause {
@@ -66,9 +69,11 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// How long it is; `jitter` gives a random part between a half and the whole.
-    pub fn length(self, mut jitter: impl FnMut(Duration) -> Duration) -> Duration {
-        jitter(self.span).max(self.at_least.map(|d| d + jitter(d) / 4).unwrap_or_default())
+    /// How long it is where `left` is the time for it and for the attempt behind it, which gets at least half, unless the server
+    /// asked for more patience; `jitter` gives a random part between a half and the whole.
+    pub fn length(self, left: Duration, mut jitter: impl FnMut(Duration) -> Duration) -> Duration {
+        let asked = self.at_least.map(|d| d + jitter(d) / 4).unwrap_or_default();
+        jitter(self.span).min(left / 2).max(asked).min(left)
     }
 }
 
@@ -136,6 +141,13 @@ impl Progress {
             last: None,
             looked_up: false,
         }
+    }
+
+    /// Whether the time that is left is too short for another attempt. What it would most likely add is an outcome that nobody
+    /// knows, in place of the reason for which the last one was refused.
+    #[must_use]
+    pub fn is_over(&self, left: Duration) -> bool {
+        left.is_zero() || self.last.is_some() && left < ATTEMPT_MIN
     }
 
     /// How long the next attempt may take.
@@ -358,6 +370,23 @@ mod tests {
     }
 
     #[test]
+    fn the_last_attempt_has_time_to_be_answered() {
+        let (ms, whole) = (Duration::from_millis, |d| d);
+        let mut progress = progress();
+        assert!(!progress.is_over(ms(1)), "the first attempt is made however little time there is");
+        let full = Error::DiskFull { message: "low".into() };
+        let next = fail(&mut progress, Failure::Refused(Refusal::Later(full)), 1);
+        let Next::Again { pause: Some(_), .. } = next else { panic!("{next:?}") };
+        let pause = Pause { span: ms(400), at_least: None };
+        assert_eq!(pause.length(ms(1000), whole), ms(400));
+        assert_eq!(pause.length(ms(100), whole), ms(50));
+        let asked = Pause { span: ms(5), at_least: Some(ms(80)) };
+        assert_eq!((asked.length(ms(1000), whole), asked.length(ms(90), whole)), (ms(100), ms(90)));
+        assert!(!progress.is_over(ms(20)) && progress.is_over(ms(19)));
+        assert!(matches!(progress.out_of_time(true), Error::DiskFull { .. }));
+    }
+
+    #[test]
     fn only_what_may_have_been_proposed_makes_an_outcome_unknown() {
         let refused = |refusal| Failure::Refused(refusal);
         let unavailable = Error::unavailable("starting");
@@ -427,14 +456,14 @@ mod tests {
             let Next::Again { pause: Some(pause), .. } = fail(&mut progress, Failure::Broken(String::new()), 2) else {
                 panic!("a pause follows")
             };
-            let length = pause.length(|span| span);
+            let length = pause.length(Duration::MAX, |span| span);
             assert!(length >= last && length <= Duration::from_millis(500));
             last = length;
         }
         assert_eq!(last, Duration::from_millis(500));
         let overloaded = Failure::Refused(Refusal::Overloaded(Duration::from_secs(2)));
         let Next::Again { pause: Some(pause), .. } = fail(&mut progress, overloaded, 2) else { panic!() };
-        assert!(pause.length(|span| span) >= Duration::from_secs(2));
+        assert!(pause.length(Duration::MAX, |span| span) >= Duration::from_secs(2));
     }
 
     #[test]

@@ -87,9 +87,9 @@ impl Core {
     }
 }
 
-/// Never past the deadline.
+/// Never past the deadline, nor so close to it that what follows is in vain.
 async fn rest(pause: Pause, want: &Want<'_>) {
-    sleep(pause.length(jitter).min(want.left())).await;
+    sleep(pause.length(want.left(), jitter)).await;
 }
 
 impl Progress {

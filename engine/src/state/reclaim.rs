@@ -71,14 +71,14 @@ impl Drop for Reclaimer {
 
 /// Every piece that there is room for.
 fn round(shared: &RocksShared, spare: u64, stop: &AtomicBool) {
-    // What is written meanwhile needs room too.
-    let most = spare / 2;
+    // What is written meanwhile needs room too; it is little, since only deletions and trims are taken.
+    let most = spare - spare / 4;
     let (mut behind, mut pieces, mut left_out) = (None, 0, 0);
     while !stop.load(Ordering::Relaxed) {
         // An error here is met with by whoever reads next.
         let Ok(files) = shared.files() else { return };
-        let Some(((first, last), bytes)) = next_piece(&files, behind.as_deref()) else { break };
-        if bytes <= most {
+        let Some(((first, last), taken)) = next_piece(&files, behind.as_deref()) else { break };
+        if taken.bytes <= most || fits(shared, &taken, most) {
             shared.compact(&first, &last);
             pieces += 1;
         } else {
@@ -93,26 +93,40 @@ fn round(shared: &RocksShared, spare: u64, stop: &AtomicBool) {
     );
 }
 
-/// The next piece behind a key, and how many bytes its compaction takes in.
-fn next_piece(files: &[File], behind: Option<&[u8]>) -> Option<(Piece, u64)> {
+/// Whether what a compaction would write, which is what is left of the rows, fits into so many bytes.
+fn fits(shared: &RocksShared, taken: &Taken, most: u64) -> bool {
+    shared.rows_fit(&taken.first, &taken.last, most).unwrap_or(false)
+}
+
+/// What a compaction takes in.
+#[derive(Debug)]
+struct Taken {
+    /// Of all its files.
+    bytes: u64,
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+/// The next piece behind a key, and what its compaction takes in.
+fn next_piece(files: &[File], behind: Option<&[u8]>) -> Option<(Piece, Taken)> {
     let mut rest: Vec<&File> = files.iter().filter(|file| behind.is_none_or(|key| *file.last > *key)).collect();
     rest.sort_unstable_by(|a, b| a.last.cmp(&b.last));
     let start = rest.iter().map(|file| &file.first).min()?;
     let start = behind.map_or(&start[..], |key| key.max(start));
     let mut piece = None;
     for file in rest {
-        let bytes = taken_in(files, start, &file.last);
-        if piece.is_some() && bytes > PIECE_BYTES {
+        let taken = taken_in(files, start, &file.last);
+        if piece.is_some() && taken.bytes > PIECE_BYTES {
             break;
         }
-        piece = Some(((start.to_vec(), file.last.clone()), bytes));
+        piece = Some(((start.to_vec(), file.last.clone()), taken));
     }
     piece
 }
 
 /// What a compaction of these keys takes in: whole files of level 0, with the files below that they overlap, and further down
 /// the files that hold these keys.
-fn taken_in(files: &[File], first: &[u8], last: &[u8]) -> u64 {
+fn taken_in(files: &[File], first: &[u8], last: &[u8]) -> Taken {
     let (mut from, mut to) = (first, last);
     let mut grown = true;
     while grown {
@@ -127,7 +141,13 @@ fn taken_in(files: &[File], first: &[u8], last: &[u8]) -> u64 {
         let (from, to) = if file.level == 0 || Some(file.level) == base { (from, to) } else { (first, last) };
         *file.first <= *to && *file.last >= *from
     };
-    files.iter().filter(overlaps).map(|file| file.bytes).sum()
+    let mut taken = Taken { bytes: 0, first: first.to_vec(), last: last.to_vec() };
+    for file in files.iter().filter(overlaps) {
+        taken.bytes += file.bytes;
+        taken.first = taken.first.min(file.first.clone());
+        taken.last = taken.last.max(file.last.clone());
+    }
+    taken
 }
 
 #[cfg(test)]
@@ -153,8 +173,9 @@ mod tests {
             file(6, 200, "g", "h"),
         ];
         let (mut behind, mut pieces) = (None, Vec::new());
-        while let Some(((first, last), bytes)) = next_piece(&files, behind.as_deref()) {
-            pieces.push((String::from_utf8(first).unwrap(), String::from_utf8(last.clone()).unwrap(), bytes >> 20));
+        while let Some(((first, last), taken)) = next_piece(&files, behind.as_deref()) {
+            let text = |key: &Vec<u8>| String::from_utf8(key.clone()).unwrap();
+            pieces.push((text(&first), text(&last), taken.bytes >> 20));
             behind = Some(last);
         }
         let expected = [("a", "b", 120), ("b", "c", 184), ("c", "d", 124), ("e", "f", 60), ("g", "h", 200)];
@@ -171,8 +192,10 @@ mod tests {
             file(3, 10, "x", "z"),
             file(4, 10, "x", "z"),
         ];
-        assert_eq!(taken_in(&files, b"b", b"c") >> 20, 22, "both of level 0, both under them, nothing further down");
-        assert_eq!(taken_in(&files, b"x", b"y") >> 20, 32);
+        let taken = taken_in(&files, b"b", b"c");
+        assert_eq!(taken.bytes >> 20, 22, "both of level 0, both under them, nothing further down");
+        assert_eq!((&taken.first[..], &taken.last[..]), (&b"a"[..], &b"z"[..]), "whole files");
+        assert_eq!(taken_in(&files, b"x", b"y").bytes >> 20, 32);
     }
 
     fn taken(shared: &RocksShared) -> u64 {
@@ -198,13 +221,14 @@ mod tests {
         store.flush_and_wait().unwrap();
         assert!(taken(&shared) >= full, "removed rows take their room");
 
-        // Not where there is no room to do so.
+        // Not where there is no room for what is left of them.
         let mut reclaimer = Reclaimer::default();
-        reclaimer.begin(&shared, 1000).unwrap();
+        reclaimer.begin(&shared, full / 20).unwrap();
         reclaimer.thread.take().unwrap().join().unwrap();
         assert!(taken(&shared) >= full);
 
-        store.reclaim(1 << 30).unwrap();
+        // Room for that is enough, though the files are larger.
+        store.reclaim(full / 4).unwrap();
         let until = Instant::now() + Duration::from_secs(20);
         while taken(&shared) > full / 5 {
             assert!(Instant::now() < until, "{} of {full} bytes are still taken", taken(&shared));

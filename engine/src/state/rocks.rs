@@ -265,6 +265,20 @@ impl RocksShared {
         Ok(files.into_iter().filter_map(file).collect())
     }
 
+    /// Whether the rows from `first` to `last` have at most so many bytes. Reads no more of them.
+    pub(super) fn rows_fit(&self, first: &[u8], last: &[u8], most: u64) -> Result<bool, StoreError> {
+        let mut options = read_options(first.to_vec(), [last, &[0]].concat());
+        options.fill_cache(false);
+        let (mut bytes, mut rows) = (0, self.db.raw_iterator_opt(options));
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item().filter(|_| bytes <= most) {
+            bytes += (key.len() + value.len()) as u64;
+            rows.next();
+        }
+        rows.status().map_err(|e| self.error("read", &e))?;
+        Ok(bytes <= most)
+    }
+
     /// Compacts the rows from `first` to `last`; what fails is seen by [`RocksShared::health`].
     pub(super) fn compact(&self, first: &[u8], last: &[u8]) {
         let mut options = CompactOptions::default();

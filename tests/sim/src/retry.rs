@@ -115,7 +115,7 @@ impl Retry {
                     let half = span.as_micros() as u64 / 2;
                     Duration::from_micros(half + dice.below(half + 1))
                 };
-                Next::Again(pause.map_or(0, |pause| pause.length(jitter).as_micros() as u64))
+                Next::Again(pause.map_or(0, |pause| pause.length(Duration::MAX, jitter).as_micros() as u64))
             }
             decide::Next::LookUp => Next::Again(0),
             decide::Next::End(error) => verdict(&error),

@@ -50,7 +50,7 @@ impl World {
             return;
         }
         let process = self.nodes[&to].process;
-        let offer = Offer { from: id, shard, digest: file.digest() };
+        let offer = Offer { from: id, shard, digest: file.digest(), bytes: file.bytes() };
         self.step_at(self.now + delay, to, process, Step::Offered(offer));
     }
 

@@ -276,9 +276,7 @@ impl Full<'_> {
 
     /// What needs room is refused by name, and was not executed; deletions and reads go on.
     fn refused(&mut self) -> Result<(), String> {
-        self.leave(BELOW_LOW)?;
-        // Until leaders have heard it of the others.
-        sleep(TOLD);
+        self.stay_low()?;
         let (client, runtime) = self.load.client(self.cluster)?;
         let (recorder, impatient) = (self.load.recorder(), client.with_timeout(Duration::from_millis(500)));
         let asked = load::keys().enumerate().map(|(number, key)| {
@@ -309,6 +307,22 @@ impl Full<'_> {
         }
         self.said.push(format!("{refused} appends refused by name"));
         Ok(())
+    }
+
+    /// The victims are low for so long that leaders have heard it of the others. Log files that end under the last records give
+    /// room back meanwhile, which is taken again.
+    fn stay_low(&self) -> Result<(), String> {
+        let addrs: Vec<String> = self.victims.iter().map(|node| self.cluster.addr(*node)).collect();
+        let (mut since, mut held) = (Instant::now(), Ok(()));
+        until(PATIENCE, "the nodes stay low", || {
+            held = self.leave(BELOW_LOW);
+            let low = |status: &Status| addrs.iter().all(|addr| status.state(addr) == Some("disk_low"));
+            if !self.cluster.status().is_some_and(|status| low(&status)) {
+                since = Instant::now();
+            }
+            (held.is_err() || since.elapsed() >= TOLD).then_some(())
+        })?;
+        held
     }
 
     /// Writes went on where a majority has room or at least runs.
