@@ -5,7 +5,8 @@
 //!
 //! A member that needs a snapshot needs all of the log behind it too: what is trimmed before the member has it makes the next
 //! snapshot necessary, and under a steady load that never ends where making, sending and loading one take longer than the
-//! log lasts. So the log begins at the snapshot's position from the moment it is made, and then follows the member, until
+//! log lasts. So nothing of the log goes from the moment the member says so: whichever of the shard's replicas makes the snapshot
+//! that it installs, the log goes on behind it here. Then what is kept follows the member, until
 //!
 //! - it has caught up so far that what the log keeps in any case (`log_keep_bytes`) reaches twice as far back;
 //! - or it neither asked for a snapshot nor came on for `snapshot_unused_micros`: it is down, cut off or stuck;
@@ -39,12 +40,15 @@ pub(super) struct Holds {
 }
 
 impl Holds {
-    /// A member needs the snapshot of this slot.
-    pub(super) fn needs(&mut self, shard: ShardId, member: NodeId, slot: Slot, now: Micros) {
+    /// A member needs a snapshot, and the log behind `slot`; the log here begins behind `trimmed`.
+    pub(super) fn needs(&mut self, (shard, member): (ShardId, NodeId), slot: Slot, trimmed: Slot, now: Micros) {
         if planted!(HoldEndsWithSnapshot) {
             return;
         }
-        self.followers.insert((shard, member), Follower { has: slot, moved_at: now });
+        let follower = self.followers.entry((shard, member)).or_insert(Follower { has: slot, moved_at: now });
+        // It may be installing an earlier one of another replica's.
+        let has = if follower.has < trimmed { slot } else { follower.has.min(slot) };
+        *follower = Follower { has, moved_at: now };
     }
 
     /// From where on each member needs a shard's log.

@@ -185,7 +185,8 @@ impl<H: Host> Worker<H> {
         if let Some((shard, slot)) = begun {
             for served in waiting.extract_if(.., |w| w.shard == shard && w.least <= slot) {
                 self.snapshots.wanted_by.insert(served.to);
-                self.holds.needs(shard, served.to, slot, now);
+                let trimmed = self.shards.get(&shard).map_or(slot, Shard::trimmed_slot);
+                self.holds.needs((shard, served.to), slot, trimmed, now);
             }
         }
         self.snapshots.waiting = waiting;
@@ -222,10 +223,11 @@ impl<H: Host> Worker<H> {
         let now = self.node.now;
         let Some(shard) = self.shards.get(&id).filter(|shard| shard.can_serve(least)) else { return };
         // A member of a new epoch may begin with it: one of an earlier epoch is of no use then.
-        let least = least.max(shard.trimmed_slot()).max(shard.epoch_start());
+        let trimmed = shard.trimmed_slot();
+        let least = least.max(trimmed).max(shard.epoch_start());
         if let Some(built) = self.snapshots.built.get_mut(&id).filter(|built| built.slot >= least) {
             built.used_at = now;
-            self.holds.needs(id, to, built.slot, now);
+            self.holds.needs((id, to), built.slot, trimmed, now);
             let last = self.snapshots.offered.entry((id, to)).or_default();
             if *last == Micros(0) || last.plus(OFFER_MICROS) <= now {
                 *last = now;
@@ -236,9 +238,11 @@ impl<H: Host> Worker<H> {
         }
         if let Some((_, slot)) = self.snapshots.building.filter(|(shard, slot)| *shard == id && *slot >= least) {
             self.snapshots.wanted_by.insert(to);
-            self.holds.needs(id, to, slot, now);
+            self.holds.needs((id, to), slot, trimmed, now);
             return;
         }
+        self.holds.needs((id, to), trimmed, trimmed, now);
+        self.hold_log(id);
         let waiting = Waiting { shard: id, to, least, at: now };
         match self.snapshots.waiting.iter_mut().find(|w| (w.shard, w.to) == (id, to)) {
             Some(known) => *known = waiting,

@@ -1,7 +1,7 @@
 //! Nodes whose disks are low: leaderships move to members with room, and only what frees room is taken where none has any.
 
-use super::harness::{Cluster, N1, N2, N3, append};
 use super::harness::snapshots::path;
+use super::harness::{Cluster, N1, N2, N3, append};
 use super::snapshots;
 use bytes::Bytes;
 use synod_engine::command::{Action, Expect, KeyOp, Op, WriteRequest};

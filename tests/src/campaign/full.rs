@@ -8,7 +8,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use synod_client::{Error, Expect, GetOptions, NewRecord};
+use synod_client::{Client, Error, Expect, GetOptions, NewRecord};
 use synod_lincheck::{Call, Outcome};
 
 use super::disks::Disks;
@@ -31,6 +31,8 @@ const BELOW_LOW: u64 = LOW - (16 << 20);
 const TRIMMED: usize = 2_000;
 /// A node that is low has been seen to be by all after so long.
 const TOLD: Duration = Duration::from_secs(1);
+/// So often at most is asked anew because a disk had room again meanwhile.
+const ROUNDS: u64 = 5;
 /// How long a disk stays full.
 const FULL: Duration = Duration::from_secs(2);
 
@@ -276,25 +278,21 @@ impl Full<'_> {
 
     /// What needs room is refused by name, and was not executed; deletions and reads go on.
     fn refused(&mut self) -> Result<(), String> {
-        self.stay_low()?;
         let (client, runtime) = self.load.client(self.cluster)?;
-        let (recorder, impatient) = (self.load.recorder(), client.with_timeout(Duration::from_millis(500)));
-        let asked = load::keys().enumerate().map(|(number, key)| {
-            let by = 1_000 + number as u64;
-            let value = format!("refused#{}.{by}", self.filler.table());
-            let call = Call::Append { values: vec![value.clone()], expect: synod_lincheck::Expect::Any };
-            let pending = recorder.invoked(by, key.clone(), call);
-            let client = impatient.clone();
-            let append = async move { client.append(TABLE, key, vec![NewRecord::new(value)], Expect::Any).await };
-            (pending, runtime.spawn(append))
-        });
-        let mut refused = 0;
-        for (pending, append) in asked.collect::<Vec<_>>() {
-            match runtime.block_on(append).expect("no append panics") {
-                Err(Error::DiskFull { message }) if message.contains("storage.disk_low") => refused += 1,
-                other => return Err(format!("most disks are low, and an append got {other:?}")),
+        let recorder = self.load.recorder();
+        let mut rounds = 0;
+        loop {
+            self.stay_low()?;
+            let before = self.had_room();
+            let taken = self.ask_appends(&client.with_timeout(Duration::from_secs(1)), rounds)?;
+            rounds += 1;
+            if taken == 0 {
+                break;
             }
-            recorder.returned(pending, Outcome::NotExecuted);
+            // A compaction that ended meanwhile, of what earlier turns removed, makes a disk one with room: then it may take writes.
+            if rounds == ROUNDS || self.had_room() == before {
+                return Err(format!("most disks are low, and {taken} appends were taken"));
+            }
         }
         for (number, key) in load::keys().enumerate().step_by(5) {
             let by = 2_000 + number as u64;
@@ -305,8 +303,40 @@ impl Full<'_> {
             let read = runtime.block_on(client.get(TABLE, key, GetOptions::default()));
             read.map_err(|error| format!("most disks are low, and a get got: {error}"))?;
         }
-        self.said.push(format!("{refused} appends refused by name"));
+        self.said.push(format!("{} appends refused by name", load::keys().count()));
         Ok(())
+    }
+
+    /// Appends to every key; each is refused by name, or counted among those that were taken.
+    fn ask_appends(&self, client: &Client, round: u64) -> Result<usize, String> {
+        let recorder = self.load.recorder();
+        let asked = load::keys().enumerate().map(|(number, key)| {
+            let by = 1_000 + 100 * round + number as u64;
+            let value = format!("refused#{}.{by}", self.filler.table());
+            let call = Call::Append { values: vec![value.clone()], expect: synod_lincheck::Expect::Any };
+            let pending = recorder.invoked(by, key.clone(), call);
+            let client = client.clone();
+            let append = async move { client.append(TABLE, key, vec![NewRecord::new(value)], Expect::Any).await };
+            (pending, self.load.runtime().spawn(append))
+        });
+        let mut taken = 0;
+        for (pending, append) in asked.collect::<Vec<_>>() {
+            let outcome = match self.load.runtime().block_on(append).expect("no append panics") {
+                Err(Error::DiskFull { message }) if message.contains("storage.disk_low") => Outcome::NotExecuted,
+                Ok(written) => {
+                    taken += 1;
+                    Outcome::Written { offset: written.offset }
+                }
+                Err(error) => return Err(format!("most disks are low, and an append got {error:?}")),
+            };
+            recorder.returned(pending, outcome);
+        }
+        Ok(taken)
+    }
+
+    /// How often a victim has said that its disk has room again.
+    fn had_room(&self) -> usize {
+        self.victims.iter().map(|node| self.log(*node).matches("the disk has room again").count()).sum()
     }
 
     /// The victims are low for so long that leaders have heard it of the others. Log files that end under the last records give
