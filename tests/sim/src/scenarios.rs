@@ -60,7 +60,7 @@ fn taken_over(w: &mut World, from: NodeId, shards: &[ShardId], bound: u64) -> Ch
             elsewhere && (!tables.contains(shard) || executed(w, *shard) > *before + 3)
         })
     })?;
-    check(done, "others take over in time", || format!("not within {bound} µs"))?;
+    check(done, "others take over in time", || format!("not within {bound} µs\n{}", last_lines(w)))?;
     Ok(w.now - began)
 }
 
