@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits bench-tails bench-scale clean
+.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits bench-tails bench-scale bench-raft bench-raft-check clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -108,6 +108,18 @@ bench-tails: build bench-peers-check
 # Ten thousand idle shards, a restart and a killed node with them, and writes to one shard, 64 and 1,000: five minutes.
 bench-scale: build
 	@SYNOD=$(BIN) sh scripts/bench-scale.sh
+
+# Synod's core beside that of raft-rs over one log store, transport and load, in one process; four minutes, results in
+# docs/benchmarks/raft. The feature adds crates and changes none, so RocksDB stays as it is compiled. ARGS="--help" says what can be set.
+RAFT := $(ALL) --features synod-raft/raft
+bench-raft: setup
+	$(CARGO) build $(RAFT) --bin bench-raft
+	$(CARGO_TARGET_DIR)/release/bench-raft --out docs/benchmarks/raft $(ARGS)
+
+# Its lints and tests.
+bench-raft-check: setup
+	$(CARGO) clippy $(RAFT) --all-targets -- -D warnings
+	$(CARGO) test $(RAFT) --bin bench-raft
 
 clean:
 	$(CARGO) clean
