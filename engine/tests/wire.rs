@@ -74,7 +74,8 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("learn", Message::Learn { config, promised: c, prev, entries: entries(), commit }),
         ("learned", Message::Learned { config, commit }),
         ("read_probe", Message::ReadProbe { ballot: b, probe: 1 << 40 }),
-        ("read_ack", Message::ReadAck { ballot: b, probe: u64::MAX }),
+        ("read_ack", Message::ReadAck { ballot: b, probe: u64::MAX, support: 0 }),
+        ("read_ack_support", Message::ReadAck { ballot: b, probe: 3, support: 500_000 }),
         ("timeout_now", Message::TimeoutNow { ballot: b }),
     ]
 }

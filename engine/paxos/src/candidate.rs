@@ -115,7 +115,8 @@ impl Replica {
 
     fn count_pre_votes(&mut self, io: &mut Io<'_>) {
         let Role::Candidate(Candidate { phase: Phase::PreVote { granted }, .. }) = &self.role else { return };
-        if self.is_quorum(|n| granted.contains(&n)) {
+        // While another is supported the own promise would break that; the pre-vote is repeated.
+        if self.is_quorum(|n| granted.contains(&n)) && !self.supports_other_than(self.me, io.now) {
             self.start_prepare(io);
         }
     }

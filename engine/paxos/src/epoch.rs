@@ -106,6 +106,7 @@ impl Replica {
         // B0's leader is not believed in before it is heard: it may never come.
         self.role = Role::Follower(Follower::new(None));
         self.b0_after = None;
+        self.end_support();
         io.out.push(Output::EpochChanged(next));
         if was_leader {
             // Whoever accepted the stop-sign learns that it is chosen; new members learn everything.

@@ -51,8 +51,11 @@ impl Replica {
     /// until that changes.
     fn arm_election(&mut self, wait: u64, io: &mut Io<'_>) {
         let wanted = self.is_voter() && !self.abstains && self.quorum_alive() && !self.leader_alive();
+        // The others' support ends at about the same time as the own: a little jitter keeps them apart.
+        let apart = io.random % (self.options.jitter_micros / 4).max(1);
+        let free = self.support_ends(io.now).map_or(io.now, |until| until.plus(apart));
         if let Role::Follower(follower) = &mut self.role {
-            follower.election_at = wanted.then(|| io.now.plus(wait));
+            follower.election_at = wanted.then(|| io.now.plus(wait).max(free));
         }
     }
 
@@ -191,7 +194,10 @@ impl Replica {
         }
     }
 
-    pub(crate) fn on_released(&mut self, ballot: Ballot, io: &mut Io<'_>) {
+    pub(crate) fn on_released(&mut self, from: NodeId, ballot: Ballot, io: &mut Io<'_>) {
+        if from == ballot.node {
+            self.support_released(ballot, io);
+        }
         if let Role::Follower(follower) = &mut self.role
             && follower.leader == Some(ballot)
         {
@@ -209,6 +215,9 @@ impl Replica {
         }
         if !self.is_voter() || (ballot == self.hard.promised && !again) {
             return;
+        }
+        if self.supports_other_than(ballot.node, io.now) {
+            return self.hold_prepare(from, ballot, commit);
         }
         if !again {
             self.hard.promised = ballot;
@@ -337,13 +346,19 @@ impl Replica {
             {
                 follower.confirm_by = None;
             }
-            io.send(from, Message::ReadAck { ballot, probe });
+            let support = self.give_support(ballot, io.now);
+            io.send(from, Message::ReadAck { ballot, probe, support });
         }
     }
 
-    pub(crate) fn on_timeout_now(&mut self, ballot: Ballot, io: &mut Io<'_>) {
+    pub(crate) fn on_timeout_now(&mut self, from: NodeId, ballot: Ballot, io: &mut Io<'_>) {
+        if from == ballot.node {
+            // It serves no reads without asking from before it said so.
+            self.support_released(ballot, io);
+        }
         let may = self.is_voter() && !self.is_leader() && !self.abstains;
-        if may && ballot == self.hard.accepted && ballot == self.hard.promised {
+        let bound = self.supports_other_than(self.me, io.now);
+        if may && !bound && ballot == self.hard.accepted && ballot == self.hard.promised {
             self.start_prepare(io);
         }
     }

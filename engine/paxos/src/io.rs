@@ -61,6 +61,14 @@ pub struct Options {
     pub notice_micros: u64,
     /// How long a transfer may take before the leader takes it back, µs.
     pub transfer_micros: u64,
+    /// Followers support the leaderships they confirm, and leaders serve reads from that: the lease.
+    pub lease: bool,
+    /// How long a follower then promises nothing to another, µs. A replica that begins promises nothing for as long, since it
+    /// does not know whom the process before it supported, whether or not `lease` is on now: so it must never become less
+    /// than what any process of the node before it gave.
+    pub support_micros: u64,
+    /// What a clock may gain or lose against true time, millionths: leaders count that much less, twice.
+    pub drift_ppm: u64,
     /// Longest message, bytes of entries.
     pub message_bytes: usize,
     /// Messages in flight to a follower.
@@ -84,6 +92,9 @@ impl Default for Options {
             resend_micros: 200_000,
             notice_micros: 5_000,
             transfer_micros: 1_000_000,
+            lease: false,
+            support_micros: 300_000,
+            drift_ppm: 100_000,
             message_bytes: 1 << 20,
             inflight_messages: 64,
             inflight_bytes: 16 << 20,
@@ -92,6 +103,15 @@ impl Default for Options {
             #[cfg(feature = "planted")]
             fault: None,
         }
+    }
+}
+
+impl Options {
+    /// What of a time measured by another clock has passed by this one at the least: where each is off by `drift_ppm` at
+    /// most, (1 - d) / (1 + d) >= 1 - 2 d of it.
+    pub(crate) fn least(&self, micros: u64) -> u64 {
+        let share = 1_000_000_u64.saturating_sub(2 * self.drift_ppm);
+        u64::try_from(u128::from(micros) * u128::from(share) / 1_000_000).unwrap_or(u64::MAX)
     }
 }
 

@@ -418,6 +418,8 @@ impl Replica {
 
     /// Reads that wait fail when the leadership ends; proposals are answered by what gets chosen.
     pub(crate) fn end_leadership(&mut self, io: &mut Io<'_>) {
+        #[cfg(feature = "planted")]
+        self.outlive();
         let Role::Leader(leader) = &mut self.role else { return };
         let reads = leader.reads.take_all();
         for read in reads {

@@ -16,6 +16,7 @@ mod progress;
 mod reads;
 mod recovery;
 mod replica;
+mod support;
 mod sync;
 mod transfer;
 pub mod types;

@@ -172,6 +172,8 @@ pub enum Message {
         ballot: Ballot,
         /// The probe answered.
         probe: u64,
+        /// From its arrival on the sender promises nothing to others for so long by its own clock, µs; 0: no such word.
+        support: u64,
     },
     /// The leader hands over: the receiver holds the whole log and may prepare at once, without pre-vote.
     TimeoutNow {

@@ -29,6 +29,18 @@ pub enum Fault {
     LostStopSign,
     /// A refusal of phase 1 counts as a promise.
     NackCountsAsPromise,
+    /// A supporter promises to others all the same.
+    PromisesWhileSupporting,
+    /// A restarted replica takes it that the process before it supported nobody.
+    RestartForgetsSupport,
+    /// A leader counts support from the moment it hears of it.
+    LeaseFromReceipt,
+    /// A leader counts all of the support by its own clock.
+    NoDriftMargin,
+    /// A leader serves from its lease while another was told to take over.
+    LeaseKeptInTransfer,
+    /// A replica serves from the lease of a leadership that is over, be it for an epoch that began.
+    LeaseOutlivesLeadership,
 }
 
 impl Fault {
@@ -46,5 +58,21 @@ impl Fault {
         Self::NoConfigEpochs,
         Self::LostStopSign,
         Self::NackCountsAsPromise,
+        Self::PromisesWhileSupporting,
+        Self::RestartForgetsSupport,
+        Self::LeaseFromReceipt,
+        Self::NoDriftMargin,
+        Self::LeaseKeptInTransfer,
+        Self::LeaseOutlivesLeadership,
+    ];
+
+    /// Those of them that only a lease shows.
+    pub const OF_LEASES: &[Self] = &[
+        Self::PromisesWhileSupporting,
+        Self::RestartForgetsSupport,
+        Self::LeaseFromReceipt,
+        Self::NoDriftMargin,
+        Self::LeaseKeptInTransfer,
+        Self::LeaseOutlivesLeadership,
     ];
 }

@@ -33,6 +33,7 @@ impl Replica {
     /// Takes up the role: the first leader of an epoch whose B0 is unused leads it, everybody else waits for a leader and
     /// then stands for election.
     pub(crate) fn first_step(&mut self, io: &mut Io<'_>) {
+        self.begin_unsupporting(io);
         let last = self.log.last();
         if last.slot > self.hard.config_start && last.slot > self.log.trimmed().slot {
             let before = last.slot.prev().expect("a retained slot is above 0");

@@ -9,6 +9,7 @@ use crate::io::{Ctx, Input, LogReader, Options, Output, Persist, RoleKind, Statu
 use crate::leader::Leader;
 use crate::log::Log;
 use crate::message::Message;
+use crate::support::Support;
 use crate::types::{Ballot, Entry, EntryId, HardState, MemberRole, Micros, NodeId, Slot, WriteSeq};
 use crate::writes::Writes;
 use std::collections::BTreeSet;
@@ -62,6 +63,11 @@ pub struct Replica {
     pub(crate) b0_after: Option<WriteSeq>,
     /// What is chosen is announced only once this write is durable: it holds the promise, or the epoch, that goes with it.
     pub(crate) commit_after: Option<WriteSeq>,
+    /// Whom this replica supports, so that it may serve reads without asking.
+    pub(crate) support: Support,
+    /// For the planted fault.
+    #[cfg(feature = "planted")]
+    pub(crate) old_lease: Micros,
     /// Stands for no election and leads nothing in this life: its driver lacks the state that a leader serves from.
     pub(crate) abstains: bool,
     /// Before the first step.
@@ -96,6 +102,9 @@ impl Replica {
             trim_to: Slot(0),
             b0_after: None,
             commit_after: None,
+            support: Support::default(),
+            #[cfg(feature = "planted")]
+            old_lease: Micros(0),
             abstains: false,
             fresh: true,
             dead: None,
@@ -117,6 +126,7 @@ impl Replica {
                 return;
             }
         }
+        self.answer_held(&mut io);
         self.on_time(&mut io);
         match input {
             Input::Tick => {}
@@ -143,13 +153,14 @@ impl Replica {
         if self.fresh {
             return Some(Micros(0));
         }
-        match &self.role {
+        let role = match &self.role {
             Role::Follower(follower) => {
                 [follower.election_at, follower.doubt_at, follower.confirm_by].into_iter().flatten().min()
             }
             Role::Candidate(candidate) => Some(candidate.restart_at),
             Role::Leader(leader) => leader.deadline(),
-        }
+        };
+        [role, self.support.deadline()].into_iter().flatten().min()
     }
 
     /// Whether this replica leads and takes proposals.
@@ -271,7 +282,7 @@ impl Replica {
         self.is_quorum(|n| n == self.me || self.alive.contains(&n))
     }
 
-    fn on_message(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) {
+    pub(crate) fn on_message(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) {
         if let Some(message) = self.screen_epoch(from, message, io) {
             match message {
                 Message::PreVote { ballot } => self.on_pre_vote(from, ballot, io),
@@ -280,7 +291,7 @@ impl Replica {
                     self.on_pre_vote_refused(ballot, promised, leader, io);
                 }
                 Message::Confirm { ballot } => self.on_confirm(from, ballot, io),
-                Message::Released { ballot } => self.on_released(ballot, io),
+                Message::Released { ballot } => self.on_released(from, ballot, io),
                 Message::Prepare { ballot, commit } => self.on_prepare(from, ballot, commit, io),
                 Message::Promise { .. } => self.on_promise(from, message, io),
                 Message::Nack { ballot, promised } => self.on_nack(from, ballot, promised, io),
@@ -295,8 +306,8 @@ impl Replica {
                 Message::Learn { .. } => self.on_learn(from, message, io),
                 Message::Learned { config, commit } => self.on_learned(from, config, commit, io),
                 Message::ReadProbe { ballot, probe } => self.on_read_probe(from, ballot, probe, io),
-                Message::ReadAck { ballot, probe } => self.on_read_ack(from, ballot, probe, io),
-                Message::TimeoutNow { ballot } => self.on_timeout_now(ballot, io),
+                Message::ReadAck { ballot, probe, support } => self.on_read_ack(from, (ballot, probe), support, io),
+                Message::TimeoutNow { ballot } => self.on_timeout_now(from, ballot, io),
             }
         }
     }

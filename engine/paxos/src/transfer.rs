@@ -44,6 +44,7 @@ impl Replica {
         let holds = leader.progress.get(&transfer.to).is_some_and(|p| p.matched == last);
         if holds && !transfer.told {
             transfer.told = true;
+            leader.reads.end_lease();
             let (to, ballot) = (transfer.to, leader.ballot);
             io.send(to, Message::TimeoutNow { ballot });
             self.arm_resend(io.now);

@@ -45,6 +45,8 @@ mod kind {
     pub const READ_PROBE: u8 = 17;
     pub const READ_ACK: u8 = 18;
     pub const TIMEOUT_NOW: u8 = 19;
+    /// A [`READ_ACK`] with support.
+    pub const READ_ACK_SUPPORT: u8 = 20;
 }
 
 /// The encoding of `message` in a buffer of its own.
@@ -176,9 +178,14 @@ fn put_head<'m>(message: &'m Message, out: &mut impl Put) -> Option<&'m [Entry]>
             begin(kind::READ_PROBE, *ballot);
             out.var(*probe);
         }
-        Message::ReadAck { ballot, probe } => {
+        Message::ReadAck { ballot, probe, support: 0 } => {
             begin(kind::READ_ACK, *ballot);
             out.var(*probe);
+        }
+        Message::ReadAck { ballot, probe, support } => {
+            begin(kind::READ_ACK_SUPPORT, *ballot);
+            out.var(*probe);
+            out.var(*support);
         }
         Message::TimeoutNow { ballot } => begin(kind::TIMEOUT_NOW, *ballot),
     }
@@ -240,7 +247,8 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
                     runs: get_runs(input)?,
                 },
                 kind::READ_PROBE => Message::ReadProbe { ballot, probe: input.var()? },
-                kind::READ_ACK => Message::ReadAck { ballot, probe: input.var()? },
+                kind::READ_ACK => Message::ReadAck { ballot, probe: input.var()?, support: 0 },
+                kind::READ_ACK_SUPPORT => Message::ReadAck { ballot, probe: input.var()?, support: input.var()? },
                 kind::TIMEOUT_NOW => Message::TimeoutNow { ballot },
                 _ => return Err(unknown),
             }

@@ -35,7 +35,8 @@ impl World {
                 let count = world.dice.between(4, 12);
                 world.propose(id, count).map(|_| ())
             }),
-            Action::Read => self.at_leader(|world, id| world.read(id)),
+            Action::Read if self.dice.chance(150) => self.at_random(|world, id| world.read(id)),
+            Action::Read => self.at_leader_or_paused(|world, id| world.read(id)),
             Action::Crash => self.at_random(|world, id| world.crash_for_a_while(id)),
             Action::PowerLoss => self.running().into_iter().try_for_each(|id| self.crash_for_a_while(id)),
             Action::Cut => {
@@ -60,6 +61,10 @@ impl World {
                 world.coverage.count("event", "transfer asked", "");
                 world.step_replica(id, Input::TransferTo(to)).map(|_| ())
             }),
+            Action::Isolate => self.at_leader(World::cut_off),
+            Action::Handover => self.at_leader(World::begin_handover),
+            Action::Freeze => self.at_leader(World::freeze),
+            Action::Bounce => self.at_random(World::bounce),
             Action::Release => self.at_leader(|world, id| world.step_replica(id, Input::Release).map(|_| ())),
             Action::Campaign => self.at_random(|world, id| world.step_replica(id, Input::Campaign).map(|_| ())),
             Action::Reconfigure => self.at_leader(World::reconfigure),
@@ -101,11 +106,16 @@ impl World {
 
     /// Does something at a node that believes it leads, or now and then at any.
     fn at_leader(&mut self, mut act: impl FnMut(&mut Self, NodeId) -> Check) -> Check {
+        self.at_leader_or_paused(|world, id| if world.is_paused(id) { Ok(()) } else { act(world, id) })
+    }
+
+    /// The same, though its process be paused.
+    fn at_leader_or_paused(&mut self, mut act: impl FnMut(&mut Self, NodeId) -> Check) -> Check {
         let leaders = self.leaders();
         let all = self.running();
         let among = if leaders.is_empty() || self.dice.chance(60) { all } else { leaders };
         let Some(id) = self.dice.pick(&among).copied() else { return Ok(()) };
-        if self.is_paused(id) { Ok(()) } else { act(self, id) }
+        act(self, id)
     }
 
     fn at_random(&mut self, mut act: impl FnMut(&mut Self, NodeId) -> Check) -> Check {
@@ -114,7 +124,7 @@ impl World {
         if self.is_paused(id) { Ok(()) } else { act(self, id) }
     }
 
-    fn is_paused(&self, id: NodeId) -> bool {
+    pub(super) fn is_paused(&self, id: NodeId) -> bool {
         self.nodes.get(&id).is_some_and(|n| n.paused_until > self.now)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns: unique commands and open reads. Must never: propose the same command twice.
 
+use super::events::Event;
 use super::violation::{Check, Violation, ensure};
 use super::world::World;
 use bytes::Bytes;
@@ -55,15 +56,30 @@ impl World {
     pub fn read(&mut self, id: NodeId) -> Check {
         self.reads += 1;
         let read = ReadId(self.reads);
-        let required = self.observer.acknowledged();
-        self.node_mut(id)?.reads.insert(read, required);
+        let required = (self.observer.acknowledged(), self.observer.newest_led());
+        let came = self.now;
+        let node = self.node_mut(id)?;
+        let boot = node.boot;
+        node.reads.insert(read, required);
+        if self.is_paused(id) {
+            self.agenda.add(came, Event::Ask { node: id, boot, read, came });
+            return Ok(());
+        }
         self.step_replica(id, Input::ReadIndex(read)).map(|_| ())
     }
 
+    /// Takes a read that came while the process was paused. It may have read the time when the read came: what it concludes
+    /// from that is late, but not wrong.
+    pub fn ask(&mut self, id: NodeId, read: ReadId, came: u64) -> Check {
+        let early = self.dice.chance(500);
+        let at = if early { came } else { self.now };
+        self.step_replica_at(id, Input::ReadIndex(read), at).map(|_| ())
+    }
+
     /// A read got its slot, or was refused.
-    pub fn read_ended(&mut self, id: NodeId, read: ReadId, slot: Option<Slot>) -> Check {
+    pub fn read_ended(&mut self, id: NodeId, read: ReadId, slot: Option<Slot>, leads: Option<Ballot>) -> Check {
         let open = self.node_mut(id)?.reads.remove(&read);
-        let Some(required) = open else {
+        let Some((required, newest)) = open else {
             return Err(Violation::new("a read is answered once", format!("{id:?} answers {read} with {slot:?}")));
         };
         if let Some(slot) = slot {
@@ -71,6 +87,11 @@ impl World {
                 slot >= required,
                 "12: a read sees every write acknowledged before it",
                 "{id:?} answers {read} with {slot}, acknowledged before it was {required}"
+            );
+            ensure!(
+                leads.is_none_or(|ballot| ballot >= newest),
+                "10: while a lease holds there is no later leader",
+                "{id:?} answers {read} in {leads:?}, {newest:?} was led before it was asked for"
             );
             self.coverage.count("event", "read served", "");
         }

@@ -10,10 +10,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use synod_paxos::io::{Input, Output, RoleKind, Status};
 use synod_paxos::message::Message;
+use synod_paxos::types::{Ballot, MemberRole, NodeId};
 
 /// A replica before a step.
 pub struct Glimpse {
     message: Option<(&'static str, synod_paxos::types::NodeId)>,
+    /// A read was asked for.
+    asks: bool,
+    /// The ballot of a `Prepare`.
+    prepare: Option<Ballot>,
     status: Status,
     reads: u64,
 }
@@ -25,7 +30,12 @@ impl Glimpse {
             Input::Message { from, message } => Some((message.name(), *from)),
             _ => None,
         };
-        Self { message, status: status.clone(), reads }
+        let asks = matches!(input, Input::ReadIndex(_));
+        let prepare = match input {
+            Input::Message { message: Message::Prepare { ballot, .. }, .. } => Some(*ballot),
+            _ => None,
+        };
+        Self { message, asks, prepare, status: status.clone(), reads }
     }
 }
 
@@ -57,7 +67,7 @@ impl Coverage {
     }
 
     /// Counts one step.
-    pub fn stepped(&mut self, before: &Glimpse, after: &Status, outputs: &[Output], reads: u64) {
+    pub fn stepped(&mut self, me: NodeId, before: &Glimpse, after: &Status, outputs: &[Output], reads: u64) {
         if let Some((kind, from)) = before.message {
             self.count("received", kind, outcome(&before.status, after, from, outputs));
         }
@@ -66,6 +76,16 @@ impl Coverage {
         }
         if reads > before.reads {
             self.add("path", "log read back", "", reads - before.reads);
+        }
+        let served = outputs.iter().any(|o| matches!(o, Output::ReadReady { .. }));
+        if before.asks && served && after.membership.quorum() > 1 {
+            self.count("event", "read served from a lease", "");
+        }
+        let low = before.status.promised;
+        let votes = before.status.membership.role_of(me) == Some(MemberRole::Voter);
+        let above = |ballot: Ballot| ballot.config == low.config && ballot > low;
+        if before.prepare.is_some_and(above) && votes && after.promised == low {
+            self.count("event", "promise waits for the end of support", "");
         }
         for output in outputs {
             self.put_out(output);

@@ -2,9 +2,10 @@
 //!
 //! Owns: the pending events and their order. Must never: carry one out.
 
+use super::strikes::Strike;
 use std::collections::BTreeMap;
 use synod_paxos::message::Message;
-use synod_paxos::types::{NodeId, WriteSeq};
+use synod_paxos::types::{NodeId, ReadId, WriteSeq};
 
 /// Something that will happen.
 #[derive(Clone, Debug)]
@@ -57,6 +58,19 @@ pub enum Event {
         /// Whether an unchanged "alive" is reported too, as after a reconnection.
         reconnected: bool,
     },
+    /// A client's read arrived at a node, and is taken now.
+    Ask {
+        /// The node.
+        node: NodeId,
+        /// The incarnation that it came to.
+        boot: u64,
+        /// The read.
+        read: ReadId,
+        /// When it came, µs.
+        came: u64,
+    },
+    /// An attack on a lease goes on.
+    Strike(Strike),
     /// Directions heal.
     Heal(Vec<(NodeId, NodeId)>),
     /// A process starts.

@@ -16,6 +16,7 @@ pub mod violation;
 
 mod actions;
 mod client;
+mod clock;
 mod dice;
 mod disk;
 mod events;
@@ -27,9 +28,10 @@ mod network;
 mod observer;
 mod outputs;
 mod plan;
+mod strikes;
 mod world;
 
-pub use plan::{DiskFault, Planted};
+pub use plan::{ClockFault, DiskFault, Planted};
 pub use search::{Outcome, Report, explore, run};
 pub use trace::Trace;
 pub use violation::Violation;

@@ -3,6 +3,7 @@
 //! Owns: starts, crashes, snapshots, cuts and failure detectors. Must never: lose a synced write, unless the plan plants
 //! exactly that.
 
+use super::clock::Clock;
 use super::disk::{Disk, Log};
 use super::events::Event;
 use super::plan::DiskFault;
@@ -22,8 +23,8 @@ impl World {
         let peers: Vec<_> = self.nodes.keys().copied().filter(|peer| *peer != id).collect();
         let blind = self.finish.is_none() && self.dice.chance(100);
         let live: Vec<_> = peers.iter().copied().filter(|peer| self.hears(id, *peer) != blind).collect();
-        let clock = self.dice.below(1_000_000_000);
         let now = self.now;
+        let clock = Clock::begun(now, self.plan.drift_ppm, &mut self.dice);
         let options = self.plan.options.clone();
         let disk = self.disks.get(&id).ok_or_else(|| Violation::new("harness: a disk exists", format!("{id:?}")))?;
         let recovered = disk.recover(live.clone());
@@ -36,6 +37,7 @@ impl World {
         (node.tick_at, node.idle_ticks, node.syncing, node.applying) = (None, 0, false, false);
         node.told = WriteSeq(0);
         (node.persisted_at, node.hangs_until, node.paused_until) = (now, 0, 0);
+        (node.stepped, node.has_read) = ((now, now), now);
         node.hears = live.into_iter().map(|peer| (peer, true)).collect();
         node.reads.clear();
         let boot = node.boot;

@@ -50,13 +50,13 @@ impl World {
                 Output::Refused { why, read } => {
                     self.coverage.count("refused", refusal(why), "");
                     if let Some(read) = read {
-                        self.read_ended(id, read, None)?;
+                        self.read_ended(id, read, None, None)?;
                     }
                     carried.refused.push((why, read));
                 }
                 Output::ReadReady { reads, slot } => {
                     for read in reads {
-                        self.read_ended(id, read, Some(slot))?;
+                        self.read_ended(id, read, Some(slot), leads)?;
                     }
                 }
                 Output::EpochChanged(membership) => {

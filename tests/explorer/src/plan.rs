@@ -21,6 +21,18 @@ pub enum DiskFault {
     LosesSynced,
 }
 
+/// A defect of the clocks that the explorer itself plants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockFault {
+    /// None: they drift no more than is assumed.
+    #[default]
+    None,
+    /// They drift more.
+    BeyondBound,
+    /// A step's time is the time of the node's step before: read before the input was awaited.
+    ReadEarly,
+}
+
 /// The defects planted in a schedule. The default is none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Planted {
@@ -29,6 +41,19 @@ pub struct Planted {
     pub core: Option<Fault>,
     /// The defect of the disks.
     pub disk: DiskFault,
+    /// The defect of the clocks.
+    pub clock: ClockFault,
+}
+
+impl Planted {
+    /// Whether it is found by schedules aimed at leases alone: then all are.
+    pub fn is_of_leases(&self) -> bool {
+        #[cfg(feature = "planted")]
+        if self.core.is_some_and(|fault| Fault::OF_LEASES.contains(&fault)) {
+            return true;
+        }
+        self.clock != ClockFault::None
+    }
 }
 
 /// How the second phase begins.
@@ -69,6 +94,14 @@ pub enum Action {
     HealAll,
     /// Leadership is handed over.
     Transfer,
+    /// A leader is cut off, and all others notice at once.
+    Isolate,
+    /// Leadership is handed over by a leader that only the next one still supports.
+    Handover,
+    /// A leader is paused, and all others notice at once.
+    Freeze,
+    /// A node crashes and restarts at once.
+    Bounce,
     /// A leader gives up.
     Release,
     /// A node stands for election.
@@ -101,6 +134,8 @@ pub struct Plan {
     pub steps: u64,
     /// The core's limits.
     pub options: Options,
+    /// Greatest drift of a clock, ppm.
+    pub drift_ppm: u64,
     /// Messages lost, ‰.
     pub loss: u64,
     /// Messages duplicated, ‰.
@@ -138,6 +173,7 @@ pub struct Plan {
 impl Plan {
     /// Chooses a plan.
     pub fn choose(dice: &mut Dice, planted: Planted) -> Self {
+        let sought = planted.is_of_leases();
         let pace = if dice.chance(150) { 12 } else { 1 };
         let reconfigures = dice.chance(500);
         let mut options = Options {
@@ -146,8 +182,21 @@ impl Plan {
             resend_micros: 16_000 * pace,
             notice_micros: [0, 500, 5_000][dice.below(3) as usize] * pace,
             transfer_micros: 80_000 * pace,
+            lease: dice.chance(750) || sought,
+            support_micros: dice.between(10_000, 60_000) * pace,
+            drift_ppm: [0, 10_000, 100_000][dice.below(3) as usize],
             ..Options::default()
         };
+        // Terms that outlast an election: what is wrong with a lease shows while the old leader is still asked.
+        let leased = options.lease && dice.chance(600) || sought;
+        if leased {
+            options.support_micros = dice.between(60_000, 250_000) * pace;
+        }
+        let beyond = if planted.clock == ClockFault::BeyondBound { 300_000 } else { 0 };
+        let aimed = leased && dice.chance(500) || sought;
+        if aimed {
+            options.drift_ppm = if dice.chance(650) { 100_000 } else { 0 };
+        }
         if dice.chance(600) {
             options.message_bytes = dice.between(100, 400) as usize;
             options.inflight_messages = dice.between(1, 4) as usize;
@@ -160,10 +209,12 @@ impl Plan {
             options.fault = planted.core;
         }
         let sync_high = [300, 2_000, 9_000][dice.below(3) as usize] * pace;
-        Self {
+        let plan = Self {
             voters: if dice.chance(250) { 5 } else { 3 },
             spares: if reconfigures { dice.between(2, 4) } else { 1 },
             steps: dice.between(500, 1500),
+            drift_ppm: options.drift_ppm + beyond,
+            weights: Self::choose_weights(dice, reconfigures, leased),
             options,
             loss: if dice.chance(500) { dice.between(5, 300) } else { 0 },
             duplicate: if dice.chance(500) { dice.between(5, 200) } else { 0 },
@@ -178,7 +229,6 @@ impl Plan {
             act: (100 * pace, dice.between(1_500, 8_000) * pace),
             outage: (1_000 * pace, dice.between(20_000, 150_000) * pace),
             command_bytes: dice.between(8, 120),
-            weights: Self::choose_weights(dice, reconfigures),
             ending: match dice.below(9) {
                 0..=1 => Ending::RestartAll,
                 2..=3 => Ending::Reconnect,
@@ -188,21 +238,58 @@ impl Plan {
                 _ => Ending::MinorityMute,
             },
             planted,
-        }
+        };
+        if aimed { plan.aimed_at_leases(dice, pace) } else { plan }
     }
 
-    fn choose_weights(dice: &mut Dice, reconfigures: bool) -> Vec<(Action, u64)> {
+    /// Little goes wrong but what leases must stand: so that much of it happens while one holds.
+    fn aimed_at_leases(mut self, dice: &mut Dice, pace: u64) -> Self {
+        let term = self.options.support_micros;
+        self.steps = dice.between(1_200, 2_400);
+        self.loss /= 10;
+        (self.duplicate, self.reorder, self.slow) = (self.duplicate / 10, self.reorder / 10, self.slow / 10);
+        self.held = 900;
+        self.delay = (50 * pace, dice.between(200, 1_500) * pace);
+        self.sync = (50 * pace, 400 * pace);
+        self.partial_sync = 0;
+        self.apply = (20, 200 * pace);
+        self.act = (200 * pace, dice.between(1_500, 4_000) * pace);
+        self.outage = (term / 2, 2 * term);
+        let mut some = |low, high| dice.between(low, high);
+        self.weights = vec![
+            (Action::Propose, some(20, 60)),
+            (Action::Read, some(150, 250)),
+            (Action::Isolate, some(3, 7)),
+            (Action::Handover, some(1, 4)),
+            (Action::Freeze, some(2, 6)),
+            (Action::Release, some(0, 3)),
+            (Action::Transfer, some(0, 3)),
+            (Action::Bounce, some(0, 2)),
+            (Action::HealAll, some(1, 4)),
+            (Action::Reconfigure, if self.spares > 1 { some(0, 2) } else { 0 }),
+            (Action::Flush, 5),
+            (Action::Trim, 5),
+        ];
+        self
+    }
+
+    fn choose_weights(dice: &mut Dice, reconfigures: bool, leased: bool) -> Vec<(Action, u64)> {
+        // A lease lives on reads.
+        let (reads, strikes) = if leased { (8, 1000) } else { (1, 100) };
         let mut some = |per_mille, low, high| if dice.chance(per_mille) { dice.between(low, high) } else { 0 };
         vec![
             (Action::Propose, some(1000, 60, 120)),
             (Action::Burst, some(400, 4, 20)),
-            (Action::Read, some(800, 10, 40)),
+            (Action::Read, some(800, 10 * reads, 40 * reads)),
             (Action::Crash, some(750, 3, 16)),
             (Action::PowerLoss, some(250, 1, 4)),
             (Action::Cut, some(500, 3, 14)),
             (Action::Partition, some(500, 2, 8)),
             (Action::HealAll, some(500, 1, 4)),
             (Action::Transfer, some(400, 2, 10)),
+            (Action::Isolate, some(strikes, 2, 10)),
+            (Action::Freeze, some(strikes / 4, 1, 4)),
+            (Action::Bounce, some(strikes / 2, 1, 6)),
             (Action::Release, some(250, 1, 5)),
             (Action::Campaign, some(500, 2, 12)),
             (Action::Reconfigure, if reconfigures { some(1000, 4, 20) } else { 0 }),

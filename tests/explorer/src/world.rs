@@ -3,6 +3,7 @@
 //! Owns: the world's state and the loop that takes one event after another. Must never: step a replica other than through
 //! [`World::step_replica`], which judges every step.
 
+use super::clock::Clock;
 use super::coverage::{Coverage, Glimpse};
 use super::dice::Dice;
 use super::disk::Disk;
@@ -11,13 +12,13 @@ use super::finish::Finish;
 use super::network::Network;
 use super::observer::{Disks, Observer, Speaker};
 use super::outputs::Carried;
-use super::plan::{DiskFault, Plan, Planted};
+use super::plan::{ClockFault, DiskFault, Plan, Planted};
 use super::trace::{self, Trace};
 use super::violation::{Check, Violation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use synod_paxos::Replica;
 use synod_paxos::io::{Ctx, Input};
-use synod_paxos::types::{HardState, Member, MemberRole, Membership, Micros, NodeId, ReadId, Slot, WriteSeq};
+use synod_paxos::types::{Ballot, HardState, Member, MemberRole, Membership, NodeId, ReadId, Slot, WriteSeq};
 
 /// One process, running or not.
 pub struct Node {
@@ -25,8 +26,8 @@ pub struct Node {
     pub boot: u64,
     /// The replica, while the process runs.
     pub replica: Option<Replica>,
-    /// What its clock shows at the world's time zero.
-    pub clock: u64,
+    /// Its clock.
+    pub clock: Clock,
     /// Applied in memory.
     pub applied: Slot,
     /// Reported as committed to this life.
@@ -49,10 +50,14 @@ pub struct Node {
     pub hangs_until: u64,
     /// It is paused until then.
     pub paused_until: u64,
+    /// When its replica took its last step, and its last one before that time: what comes at one time is one round.
+    pub stepped: (u64, u64),
+    /// The latest time that it has read.
+    pub has_read: u64,
     /// What it was last told of each peer.
     pub hears: BTreeMap<NodeId, bool>,
-    /// Its open reads, with the slot that each must reach.
-    pub reads: BTreeMap<ReadId, Slot>,
+    /// Its open reads, each with the slot that it must reach and the greatest ballot led when it was asked for.
+    pub reads: BTreeMap<ReadId, (Slot, Ballot)>,
     /// Gone for good.
     pub retired: bool,
     /// Disks that a crash may bring back, where the explorer plants that.
@@ -150,7 +155,9 @@ impl World {
         let Some((at, event)) = self.agenda.pop() else { return Ok(false) };
         if let Some((node, until)) = self.postponed(&event) {
             self.trace.line(|| format!("  t={at} {node:?} is paused"));
-            self.agenda.add(until, event);
+            // Which of what waits is taken first is open: reads are, as no answer is later than theirs.
+            let behind = u64::from(!matches!(event, Event::Ask { .. }));
+            self.agenda.add(until + behind, event);
             self.now = self.now.max(at);
             return Ok(true);
         }
@@ -166,6 +173,7 @@ impl World {
             Event::Deliver { to, .. } => *to,
             Event::Persisted { node, .. } | Event::Tick { node, .. } | Event::Apply { node, .. } => *node,
             Event::Liveness { at, .. } => *at,
+            Event::Ask { node, .. } => *node,
             _ => return None,
         };
         let until = self.nodes.get(&id)?.paused_until;
@@ -179,7 +187,11 @@ impl World {
             Event::Persisted { node, boot, seq } if self.lives(node, boot) => self.persisted(node, seq),
             Event::Tick { node, boot } if self.lives(node, boot) => self.tick(node),
             Event::Apply { node, boot } if self.lives(node, boot) => self.apply(node),
+            Event::Ask { node, boot, read, came } if self.lives(node, boot) => self.ask(node, read, came),
             Event::Sync { .. } | Event::Persisted { .. } | Event::Tick { .. } | Event::Apply { .. } => Ok(()),
+            Event::Ask { .. } => Ok(()),
+            Event::Strike(strike) if self.finish.is_none() => self.strike(strike),
+            Event::Strike(_) => Ok(()),
             Event::Liveness { at, of, reconnected } => self.look(at, of, reconnected),
             Event::Heal(links) => {
                 self.heal(&links);
@@ -225,12 +237,24 @@ impl World {
 
     /// Takes one step of one replica, carries out what it asks for, and judges it.
     pub fn step_replica(&mut self, id: NodeId, input: Input) -> Result<Carried, Violation> {
+        self.step_replica_at(id, input, self.now)
+    }
+
+    /// The same by a time that was read earlier, at world time `read`.
+    pub fn step_replica_at(&mut self, id: NodeId, input: Input, read: u64) -> Result<Carried, Violation> {
         let random = self.dice.word();
         let now = self.now;
+        let early = self.plan.planted.clock == ClockFault::ReadEarly;
         let node =
             self.nodes.get_mut(&id).ok_or_else(|| Violation::new("harness: a node exists", format!("{id:?}")))?;
         let (boot, clock) = (node.boot, node.clock);
         let Some(replica) = node.replica.as_mut() else { return Ok(Carried::default()) };
+        if node.stepped.0 < now {
+            node.stepped = (now, node.stepped.0);
+        }
+        let asks = matches!(input, Input::ReadIndex(_));
+        let read = if early && asks { node.stepped.1 } else { read.max(node.has_read) };
+        node.has_read = node.has_read.max(read);
         let disk = &self.disks[&id];
         let before = Glimpse::of(&input, &replica.status(), disk.log.reads());
         if self.trace.on() {
@@ -241,14 +265,14 @@ impl World {
             self.trace.line(|| format!("{} t={now} {id:?}: {what}", self.step));
         }
         let mut outputs = Vec::new();
-        let ctx = Ctx { now: Micros(now + clock), random, log: &disk.log };
+        let ctx = Ctx { now: clock.shows(read), random, log: &disk.log };
         replica.step(&ctx, input, &mut outputs);
         for output in &outputs {
             self.trace.line(|| format!("      {id:?} {}", trace::output(output)));
         }
         let status = replica.status();
         let checked = replica.check_invariants();
-        self.coverage.stepped(&before, &status, &outputs, disk.log.reads());
+        self.coverage.stepped(id, &before, &status, &outputs, disk.log.reads());
         checked.map_err(|why| Violation::new("the replica's own invariants", format!("{id:?}: {why}")))?;
         let speaker = Speaker { node: id, boot, config: status.membership.config, promised: status.promised };
         let carried = self.carry_out(speaker, outputs, &status)?;
@@ -267,7 +291,7 @@ impl World {
             node.tick_at = None;
             return Ok(());
         };
-        let due = deadline.0.saturating_sub(clock).max(now);
+        let due = clock.world(deadline).max(now);
         if node.tick_at.is_none_or(|at| at < now || at > due + 300) {
             node.tick_at = Some(due + late);
             self.agenda.add(due + late, Event::Tick { node: id, boot });
@@ -283,12 +307,12 @@ impl World {
         }
         let clock = node.clock;
         let Some(deadline) = node.replica.as_ref().and_then(Replica::deadline) else { return Ok(()) };
-        if deadline.0 > now + clock {
+        if deadline > clock.shows(now) {
             return self.schedule_tick(id);
         }
         self.step_replica(id, Input::Tick)?;
         let node = self.node_mut(id)?;
-        let again = node.replica.as_ref().and_then(Replica::deadline).is_some_and(|d| d.0 <= now + clock);
+        let again = node.replica.as_ref().and_then(Replica::deadline).is_some_and(|d| d <= clock.shows(now));
         node.idle_ticks = if again { node.idle_ticks + 1 } else { 0 };
         if node.idle_ticks > 50 {
             return Err(Violation::new(
@@ -320,7 +344,7 @@ impl Node {
         Self {
             boot: 0,
             replica: None,
-            clock: 0,
+            clock: Clock::default(),
             applied: Slot(0),
             committed: Slot(0),
             trim_to: Slot(0),
@@ -332,6 +356,8 @@ impl Node {
             applying: false,
             hangs_until: 0,
             paused_until: 0,
+            stepped: (0, 0),
+            has_read: 0,
             hears: BTreeMap::new(),
             reads: BTreeMap::new(),
             retired: false,

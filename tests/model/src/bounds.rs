@@ -49,7 +49,8 @@ fn bounds(name: &'static str, budget: Budget) -> Bounds {
         budget,
         pre_votes: false,
         partial_sync: false,
-        options: Options::default(),
+        // Leases are a matter of time, which a model without a clock has none of.
+        options: Options { lease: false, support_micros: 0, ..Options::default() },
         strict: true,
     }
 }

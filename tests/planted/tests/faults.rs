@@ -10,7 +10,7 @@ extern crate synod_paxos_planted as synod_paxos;
 #[allow(dead_code, unused_imports, reason = "this test needs a part of the explorer only")]
 mod explorer;
 
-use explorer::{DiskFault, Planted, explore};
+use explorer::{ClockFault, DiskFault, Planted, explore};
 use std::collections::BTreeMap;
 use std::time::Instant;
 use synod_paxos::planted::Fault;
@@ -40,6 +40,12 @@ fn every_planted_fault_is_found() {
         .collect();
     for disk in [DiskFault::WipedVotes, DiskFault::LosesSynced] {
         faults.push((format!("disk: {disk:?}"), Planted { disk, ..Planted::default() }));
+    }
+    for clock in [ClockFault::BeyondBound, ClockFault::ReadEarly] {
+        faults.push((format!("clocks: {clock:?}"), Planted { clock, ..Planted::default() }));
+    }
+    if let Ok(only) = std::env::var("SYNOD_EXPLORE_FAULT") {
+        faults.retain(|(name, _)| name.contains(&only));
     }
     let began = Instant::now();
     let jobs: Vec<_> = (0..faults.len()).flat_map(|fault| (0..SEARCHES).map(move |n| (fault, n))).collect();

@@ -50,6 +50,7 @@ pub fn run(world: &mut World, name: &str, mut w: Words) -> Result<()> {
 }
 
 fn options(w: &mut Words, defaults: Options) -> Result<Options> {
+    let lease: u64 = w.take("lease", defaults.support_micros / 1000)?;
     Ok(Options {
         jitter_micros: w.take("jitter", defaults.jitter_micros)?,
         message_bytes: w.take("message_bytes", defaults.message_bytes)?,
@@ -57,6 +58,9 @@ fn options(w: &mut Words, defaults: Options) -> Result<Options> {
         inflight_bytes: w.take("inflight_bytes", defaults.inflight_bytes)?,
         uncommitted_bytes: w.take("uncommitted_bytes", defaults.uncommitted_bytes)?,
         cache_bytes: w.take("cache_bytes", defaults.cache_bytes)?,
+        lease: lease > 0,
+        support_micros: lease * 1000,
+        drift_ppm: 10_000,
         ..defaults
     })
 }
@@ -69,7 +73,8 @@ fn cluster(world: &mut World, w: &mut Words) -> Result<()> {
     let first_leader = NodeId(w.take("first", 1)?);
     let membership = Membership { config: ConfigId(1), members, first_leader };
     let manual = w.take_str("apply").is_some_and(|how| how == "manual");
-    let options = options(w, Options::default())?;
+    // Without `lease=` nobody supports anybody, and a replica that begins waits for nothing.
+    let options = options(w, Options { lease: false, support_micros: 0, ..Options::default() })?;
     *world = World::build(&membership, (1..=voters + learners + outside).map(NodeId), options);
     world.manual_apply = manual;
     Ok(())

@@ -76,7 +76,10 @@ pub fn message(m: &Message) -> String {
         }
         Message::Learned { config, commit } => format!("Learned config {config} commit {commit}"),
         Message::ReadProbe { ballot, probe } => format!("ReadProbe {ballot:?} #{probe}"),
-        Message::ReadAck { ballot, probe } => format!("ReadAck {ballot:?} #{probe}"),
+        Message::ReadAck { ballot, probe, support: 0 } => format!("ReadAck {ballot:?} #{probe}"),
+        Message::ReadAck { ballot, probe, support } => {
+            format!("ReadAck {ballot:?} #{probe} support {} ms", support / 1000)
+        }
         Message::TimeoutNow { ballot } => format!("TimeoutNow {ballot:?}"),
     }
 }

@@ -153,7 +153,11 @@ impl Words {
             },
             "Learned" => Message::Learned { config: ConfigId(self.take("config", 1)?), commit: self.slot("commit")? },
             "ReadProbe" => Message::ReadProbe { ballot: self.need_ballot("ballot")?, probe: self.take("probe", 1)? },
-            "ReadAck" => Message::ReadAck { ballot: self.need_ballot("ballot")?, probe: self.take("probe", 1)? },
+            "ReadAck" => Message::ReadAck {
+                ballot: self.need_ballot("ballot")?,
+                probe: self.take("probe", 1)?,
+                support: self.take("support", 0)? * 1000,
+            },
             "TimeoutNow" => Message::TimeoutNow { ballot: self.need_ballot("ballot")? },
             _ => return Err(format!("no message is called {verb}").into()),
         };

@@ -1,7 +1,7 @@
 //! The one who sees everything and forgets nothing.
 //!
 //! Owns: the history of a schedule (entries, votes, claims, leaderships) and the invariants of DESIGN section 10 that a
-//! single group without leases can break, numbers 1 to 9 and 13. Must never: change what it looks at, or tell the core.
+//! single group can break, numbers 1 to 10 and 13. Must never: change what it looks at, or tell the core.
 //!
 //! `entries` knows every entry ever seen and its predecessor, so that the last id of a log names the whole log; `votes`
 //! decides what is chosen, by counting durable votes and by nothing a replica says; `writes` judges each write as it is
@@ -101,6 +101,8 @@ pub struct Observer {
     views: BTreeMap<NodeId, View>,
     proposals: BTreeMap<Bytes, Proposal>,
     acknowledged: Slot,
+    /// The greatest ballot ever led.
+    newest_led: Ballot,
     /// Set where the explorer breaks disks on purpose: then the disks themselves are not judged, only what follows.
     disks_lie: bool,
 }
@@ -121,6 +123,7 @@ impl Observer {
             views: BTreeMap::new(),
             proposals: BTreeMap::new(),
             acknowledged: Slot(0),
+            newest_led: Ballot::default(),
             disks_lie,
         }
     }
@@ -138,6 +141,11 @@ impl Observer {
     /// The greatest slot that any replica has reported as chosen.
     pub fn acknowledged(&self) -> Slot {
         self.acknowledged
+    }
+
+    /// The greatest ballot that anybody has led so far.
+    pub fn newest_led(&self) -> Ballot {
+        self.newest_led
     }
 
     /// The membership of the latest epoch whose stop-sign is chosen.

@@ -88,7 +88,11 @@ impl Observer {
 
     /// Judges a role that a replica announces.
     pub fn plays(&mut self, sender: Sender, role: RoleKind, ballot: Ballot) -> Check {
-        if role == RoleKind::Leader { self.owns(sender, ballot) } else { Ok(()) }
+        if role != RoleKind::Leader {
+            return Ok(());
+        }
+        self.newest_led = self.newest_led.max(ballot);
+        self.owns(sender, ballot)
     }
 
     /// Judges a report that slots are chosen and durable.
