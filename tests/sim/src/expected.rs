@@ -66,6 +66,7 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("fault", "power loss"),
     ("fault", "power loss of all"),
     ("fault", "process paused"),
+    ("fault", "process paused in a round"),
     ("fault", "reading fails"),
     ("fault", "shutdown in order"),
     ("fault", "sync hangs"),

@@ -161,8 +161,8 @@ impl World {
         true
     }
 
-    fn pause(&mut self, victim: NodeId) -> bool {
-        let outage = self.outage();
+    pub(crate) fn pause(&mut self, victim: NodeId) -> bool {
+        let (now, outage) = (self.now, self.outage());
         let node = self.node(victim);
         let process = node.process;
         let Some(up) = &mut node.up else { return false };
@@ -170,6 +170,14 @@ impl World {
             return false;
         }
         up.round_at = None;
+        if !up.inputs.is_empty() && up.begun.is_none() {
+            // It has read the time, and answers behind the pause.
+            up.begun = Some((now, up.inputs.len()));
+        }
+        let amid = up.begun.is_some();
+        if amid {
+            self.coverage.count("fault", "process paused in a round");
+        }
         self.at(self.now + outage, Event::Resume { node: victim, process });
         true
     }

@@ -25,7 +25,7 @@ pub(crate) enum End {
 impl World {
     /// One round of a process, where it is due now.
     pub(crate) fn round(&mut self, id: NodeId, process: u64) -> Checked {
-        let now = self.now;
+        let (now, early_clock) = (self.now, self.plan.planted.early_clock);
         if !self.runs(id, process) {
             return Ok(());
         }
@@ -35,7 +35,7 @@ impl World {
         }
         up.round_at = None;
         let inputs = up.inputs.len() as u64;
-        let ended = up.round(now).err();
+        let ended = up.round(now, early_clock).err();
         let until = up.cursor.get();
         self.trace.note(now, "round", &[id.0, inputs, until], || format!("{id} {inputs} inputs until {until}"));
         self.harvest(id, process)?;
@@ -254,12 +254,20 @@ impl World {
 
     /// A process goes on after a pause.
     pub(crate) fn resume(&mut self, id: NodeId, process: u64) {
+        let clients_first = self.dice.chance(500);
+        let now = self.now;
         let node = self.node(id);
         if node.process != process {
             return;
         }
         if let Some(up) = &mut node.up {
             up.paused = false;
+            if clients_first && up.begun.is_none() {
+                // What waits is read from many sockets, in any order: a round may take what clients asked and nothing else.
+                up.inputs.sort_by_key(|input| !matches!(input, Input::Requests(_)));
+                let asked = up.inputs.iter().take_while(|input| matches!(input, Input::Requests(_))).count();
+                up.begun = (asked > 0).then_some((now, asked));
+            }
             self.trace.note(self.now, "resume", &[id.0], || id.to_string());
             self.wake(id);
         }

@@ -61,6 +61,10 @@ pub(crate) struct Process {
     pub(crate) busy_until: u64,
     /// The process stands still.
     pub(crate) paused: bool,
+    /// It was paused in the beginning of a round: the time it had read by then, and how many inputs it had taken.
+    pub(crate) begun: Option<(u64, usize)>,
+    /// For the planted fault: when the last round ended.
+    pub(crate) ended: u64,
     /// The round under way or due.
     pub(crate) round_at: Option<u64>,
     /// Applied and observed, by shard.
@@ -201,6 +205,8 @@ impl SimNode {
             identified: BTreeSet::new(),
             busy_until: cursor.get(),
             paused: false,
+            begun: None,
+            ended: cursor.get(),
             round_at: None,
             observed: BTreeMap::new(),
             leaving: false,
@@ -227,14 +233,19 @@ impl Process {
     }
 
     /// One round, from `now` on.
-    pub(crate) fn round(&mut self, now: u64) -> Result<(), Ended> {
+    pub(crate) fn round(&mut self, now: u64, early_clock: bool) -> Result<(), Ended> {
         self.cursor.set(now);
-        let (local, wall) = (self.clock.local(now), self.clock.wall(now));
+        let (begun, taken) = self.begun.take().unwrap_or((now, self.inputs.len()));
+        let read = if early_clock { self.ended } else { begun };
+        let (local, wall) = (self.clock.local(read), self.clock.wall(read));
+        let later = self.inputs.split_off(taken);
         let (worker, inputs) = (&mut self.worker, &mut self.inputs);
         let ran = catch_unwind(AssertUnwindSafe(|| worker.handle(local, wall, inputs)));
+        self.inputs.extend(later);
         // Even an empty round takes its time.
         self.cursor.pass(2);
         self.busy_until = self.cursor.get();
+        self.ended = self.busy_until;
         ran.map_err(ended)
     }
 

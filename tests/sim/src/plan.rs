@@ -8,6 +8,9 @@ use crate::dice::Dice;
 use synod_engine::worker::WorkerOptions;
 use synod_paxos::io::Options;
 
+/// What a monotone clock may gain or lose, millionths: leases assume no more, and many clocks do so much.
+const DRIFT_PPM: u64 = 10_000;
+
 /// A defect that the simulation itself plants under the production code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskFault {
@@ -43,6 +46,8 @@ pub struct Planted {
     pub disk: DiskFault,
     /// The clients give each attempt of a write a name of its own.
     pub forgetful_clients: bool,
+    /// A round's time is read before its inputs are awaited: a lease outlives a pause.
+    pub early_clock: bool,
 }
 
 /// What may happen next.
@@ -166,6 +171,9 @@ impl Plan {
             paxos.cache_bytes = dice.below(4_000) as usize;
             paxos.uncommitted_bytes = dice.between((4_000, 60_000)) as usize;
         }
+        // Most with leases. Clocks drift up to the bound that these assume here.
+        paxos.lease = dice.chance(800);
+        paxos.drift_ppm = DRIFT_PPM;
         #[cfg(feature = "planted")]
         {
             paxos.fault = planted.core;
@@ -200,7 +208,7 @@ impl Plan {
             client_loss: if dice.chance(500) { dice.between((2, 100)) } else { 0 },
             sync: (100, sync_high),
             flush: (500, [3_000, 60_000, 900_000][dice.below(3) as usize]),
-            drift_ppm: [0, 200, 10_000][dice.below(3) as usize],
+            drift_ppm: [0, 200, DRIFT_PPM][dice.below(3) as usize],
             wall_error: [0, 50_000, 2_000_000][dice.below(3) as usize],
             act: (20_000, dice.between((150_000, 1_200_000))),
             outage: (50_000, dice.between(if short { (1_000_000, 5_000_000) } else { (400_000, 3_000_000) })),
@@ -225,12 +233,13 @@ impl Plan {
         let mut some = |per_mille, low, high| if dice.chance(per_mille) { dice.between((low, high)) } else { 0 };
         let wipes = if planted.disk == DiskFault::WipedVotes { 1000 } else { 120 };
         let flips = if planted.disk == DiskFault::DamageEndsLog { 1000 } else { 200 };
+        let pauses = if planted.early_clock { 1000 } else { 400 };
         vec![
             (Action::Kill, some(700, 4, 20)),
             (Action::PowerLoss, some(600, 4, 20)),
             (Action::PowerLossAll, some(350, 1, 8)),
             (Action::Shutdown, some(300, 1, 6)),
-            (Action::Pause, some(400, 1, 8)),
+            (Action::Pause, some(pauses, 1, 8)),
             (Action::Cut, some(500, 2, 12)),
             (Action::Isolate, some(500, 2, 12)),
             (Action::Bridge, some(400, 1, 8)),

@@ -111,6 +111,24 @@ pub fn leader_cut_off(seed: u64) -> Outcome {
     Ok(format!("{took} µs"))
 }
 
+/// A leader that stands still for longer than its lease, and is asked meanwhile, answers nothing by it when it goes on.
+///
+/// # Errors
+/// A read was answered that must not be.
+pub fn leader_paused(seed: u64, early_clock: bool) -> Outcome {
+    let mut w = calm_world_of(seed, |w| {
+        w.plan.planted.early_clock = early_clock;
+        w.plan.options.paxos.lease = true;
+    })?;
+    w.plan.outage = (1_100_000, 2_200_000);
+    for _ in 0..4 {
+        let (victim, _) = leader(&w);
+        w.pause(victim);
+        w.run_until(w.now + 4_000_000, |_| false)?;
+    }
+    Ok(format!("{} frames", w.frames))
+}
+
 /// After a restart of all, every shard serves soon.
 ///
 /// # Errors

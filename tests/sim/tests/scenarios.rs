@@ -46,6 +46,14 @@ fn a_leader_cut_off_is_replaced_and_answers_no_read_meanwhile() {
 }
 
 #[test]
+fn a_leader_that_was_paused_answers_no_read_by_its_old_lease() {
+    hold("a_leader_that_was_paused", 20, |seed| scenarios::leader_paused(seed, false));
+    // And only since a round's time is read behind the arrival of its inputs.
+    let outlived = (0..20).any(|seed| scenarios::leader_paused(seed, true).is_err());
+    assert!(outlived, "a lease that outlives a pause breaks nothing");
+}
+
+#[test]
 fn a_restart_of_all_serves_soon() {
     hold("a_restart_of_all", 20, scenarios::restart_of_all);
 }
