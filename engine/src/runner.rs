@@ -8,9 +8,10 @@ use crate::host::{Host, Input};
 use crate::worker::Worker;
 use crate::writer::{Clock, Wake};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_paxos::types::Micros;
 
 /// Inputs taken in one round at most.
@@ -68,13 +69,24 @@ pub fn inputs(capacity: usize) -> (WorkerHandle, WorkerInputs) {
     (WorkerHandle { inputs }, WorkerInputs { queue })
 }
 
-/// The monotone clock of a node: microseconds since it was made.
+/// Runs on while the machine sleeps: else a leader that slept would take its lease for good.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
+/// Elsewhere it may not, and leases are off by default.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
+
+fn clock() -> Duration {
+    Duration::from(clock_gettime(CLOCK).expect("the kernel has this clock"))
+}
+
+/// The monotone clock of a node: microseconds since it was made, those of a suspended machine among them.
 #[derive(Clone, Copy, Debug)]
-pub struct MonotoneClock(Instant);
+pub struct MonotoneClock(Duration);
 
 impl Default for MonotoneClock {
     fn default() -> Self {
-        Self(Instant::now())
+        Self(clock())
     }
 }
 
@@ -82,7 +94,7 @@ impl MonotoneClock {
     /// Now; never 0.
     #[must_use]
     pub fn now(&self) -> Micros {
-        Micros(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1))
+        Micros(u64::try_from(clock().saturating_sub(self.0).as_micros()).unwrap_or(u64::MAX).saturating_add(1))
     }
 
     /// The clock as the log writer and the metrics take it.
@@ -133,6 +145,7 @@ fn run<H: Host>(mut worker: Worker<H>, queue: &Receiver<Input>, clock: MonotoneC
             Err(RecvTimeoutError::Disconnected) => round.push(Input::Stop),
         }
         round.extend(queue.try_iter().take(ROUND_INPUTS - 1));
+        // Behind the inputs' arrival: by a time before it a leader that was paused would serve reads from a lease that is over.
         worker.handle(clock.now(), wall_us(), &mut round);
     }
 }

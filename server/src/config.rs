@@ -48,6 +48,8 @@ pub struct Settings {
     pub storage: Storage,
     /// Failure detection and elections.
     pub timing: Timing,
+    /// Linearizable reads.
+    pub reads: Reads,
     /// Connections.
     pub network: Network,
     /// Snapshots for members that are behind the log.
@@ -183,6 +185,35 @@ impl Default for Timing {
     fn default() -> Self {
         Self { pulse_ms: 100, dead_after_ms: 600, election_jitter_ms: 300 }
     }
+}
+
+/// Linearizable reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reads {
+    /// A leader that a majority supports answers by itself (`on`), or asks a majority for all that wait (`off`). On: clocks
+    /// may gain or lose 10 % at most, and after a leader's death an election waits for 0.3 s at most. Off where virtual
+    /// machines are stopped and go on, or are moved, without their clock being told; and while a node of a version without
+    /// leases is in the cluster.
+    pub lease: Lease,
+}
+
+impl Default for Reads {
+    /// On where the clock is known to run on while the machine sleeps.
+    fn default() -> Self {
+        let lease = if cfg!(any(target_os = "linux", target_os = "android")) { Lease::On } else { Lease::Off };
+        Self { lease }
+    }
+}
+
+/// Whether leaders hold leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lease {
+    /// They do.
+    On,
+    /// They ask for each batch of reads.
+    Off,
 }
 
 /// Connections.

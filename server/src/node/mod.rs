@@ -16,7 +16,7 @@ pub mod peer;
 pub mod snapshots;
 pub mod system;
 
-use crate::config::{LogWrite, ServerConfig};
+use crate::config::{Lease, LogWrite, ServerConfig};
 use anyhow::{Context, Result, bail};
 use api::admin::{self, AdminService};
 use api::gate::Gate;
@@ -380,6 +380,7 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
     options.paxos.jitter_micros = timing.election_jitter_ms * 1000;
+    options.paxos.lease = config.settings.reads.lease == Lease::On;
     options
 }
 
