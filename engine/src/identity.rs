@@ -72,8 +72,9 @@ impl Identity {
         self.grace_ends.filter(|ends| *ends > now)
     }
 
-    /// Takes a peer's answer; `written` is the last write this process has begun. `Ok(true)` where the peer had not
-    /// answered before; `Err` says why this node must take no part any more.
+    /// Takes a peer's answer; `written` is the last write this process has begun, of which the peer is shown nothing before its
+    /// first answer is here. `Ok(true)` where the peer had not answered before; `Err` says why this node must take no part any
+    /// more.
     pub(crate) fn answer(
         &mut self,
         from: NodeId,
@@ -82,8 +83,10 @@ impl Identity {
         now: Micros,
     ) -> Result<bool, String> {
         let known = if seen.0 == self.incarnation {
-            // This process's own writes, unless a process that was rolled away had the same number.
-            (self.incarnation, written.max(self.recovered.1))
+            // This process's own writes, which a peer sees only once it has answered; before, it was a process that was rolled away
+            // and had the same number.
+            let own = if self.answered.contains(&from) { written } else { NodeWriteSeq(0) };
+            (self.incarnation, own.max(self.recovered.1))
         } else {
             self.recovered
         };
@@ -168,8 +171,11 @@ mod tests {
         // The process that was rolled away had this process's number.
         assert!(identity.answer(NodeId(1), mark(4, 700), NodeWriteSeq(640), NOW).is_err());
         assert!(identity.answer(NodeId(1), mark(5, 1), NodeWriteSeq(640), NOW).is_err());
+        // Also where this process has written as much since, which no peer saw before its first answer.
+        assert!(identity.answer(NodeId(1), mark(4, 641), NodeWriteSeq(700), NOW).is_err());
         // What this process wrote itself is no contradiction.
-        assert_eq!(identity.answer(NodeId(1), mark(4, 700), NodeWriteSeq(700), NOW), Ok(true));
+        assert_eq!(identity.answer(NodeId(1), mark(4, 0), NodeWriteSeq(700), NOW), Ok(true));
+        assert_eq!(identity.answer(NodeId(1), mark(4, 700), NodeWriteSeq(700), NOW), Ok(false));
         let mut wiped = Identity::new(NodeId(2), mark(0, 0), Incarnation(1), 500);
         assert_eq!(wiped.answer(NodeId(1), mark(0, 0), NodeWriteSeq(0), NOW), Ok(true));
         assert!(wiped.answer(NodeId(3), mark(3, 812), NodeWriteSeq(0), NOW).unwrap_err().contains("it was wiped"));

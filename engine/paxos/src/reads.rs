@@ -147,10 +147,9 @@ impl Replica {
         }
         if let Role::Leader(leader) = &mut self.role
             && let Some(Question { reads, slot, .. }) = leader.reads.asked.take()
+            && !reads.is_empty()
         {
-            if !reads.is_empty() {
-                io.out.push(Output::ReadReady { reads, slot });
-            }
+            io.out.push(Output::ReadReady { reads, slot });
         }
         self.serve_reads(io);
     }

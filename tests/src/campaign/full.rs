@@ -150,7 +150,10 @@ impl Full<'_> {
             let trimmed = Instant::now();
             self.filler.trim(self.cluster, self.load)?;
             // The disks are as small as before: what was trimmed must be the room.
-            self.cluster.wait_up();
+            until(PATIENCE, "the nodes have room by trims alone", || {
+                let status = self.cluster.status();
+                status.is_some_and(|status| self.are(&status, "up")).then_some(())
+            })?;
             self.said.push(format!("room by trims after {:.2?}", trimmed.elapsed()));
             return Ok(None);
         }
@@ -350,18 +353,23 @@ impl Full<'_> {
 
     /// The victims are low for so long that leaders have heard it of the others. Log files that end under the last records give
     /// room back meanwhile, which is taken again.
-    fn stay_low(&self) -> Result<(), String> {
-        let addrs: Vec<String> = self.victims.iter().map(|node| self.cluster.addr(*node)).collect();
+    fn stay_low(&mut self) -> Result<(), String> {
         let (mut since, mut held) = (Instant::now(), Ok(()));
         until(PATIENCE, "the nodes stay low", || {
             held = self.leave(BELOW_LOW);
-            let low = |status: &Status| addrs.iter().all(|addr| status.state(addr) == Some("disk_low"));
-            if !self.cluster.status().is_some_and(|status| low(&status)) {
+            let status = self.cluster.status();
+            if !status.is_some_and(|status| self.are(&status, "disk_low")) {
                 since = Instant::now();
             }
             (held.is_err() || since.elapsed() >= TOLD).then_some(())
         })?;
         held
+    }
+
+    /// Whether the victims are in this state; one that went down at its hard mark while the others had room is in none.
+    fn are(&mut self, status: &Status, state: &str) -> bool {
+        let running: Vec<u16> = self.victims.clone().into_iter().filter(|node| self.cluster.runs(*node)).collect();
+        !running.is_empty() && running.iter().all(|node| status.state(&self.cluster.addr(*node)) == Some(state))
     }
 
     /// Writes went on where a majority has room or at least runs.

@@ -192,7 +192,6 @@ async fn talk(
                 Ok(caller) => {
                     talked.heard = true;
                     untold = Some((Incarnation(frame.seen_incarnation), NodeWriteSeq(frame.seen_write_seq)));
-                    identified.send_replace(true);
                     *peer.insert(caller)
                 }
             },
@@ -201,6 +200,8 @@ async fn talk(
             && shared.inbox.push(Input::IdentityAnswer { from: node, seen })
         {
             untold = None;
+            // Only now the link: the peer's first answer must be from before it saw a write of this process.
+            identified.send_replace(true);
         }
         if !shared.pulse_heard(caller, &frame) {
             talked.end = "a pulse of another process on this call".into();
