@@ -29,10 +29,8 @@ pub enum WriterMode {
     Inline,
     /// On a thread of their own: the worker goes on meanwhile.
     Thread {
-        /// Called after each synced write of the thread; the worker is to be handed [`crate::host::Input::Written`].
+        /// Called after each synced write; the worker is to be handed [`crate::host::Input::Written`].
         wake: Wake,
-        /// Where the thread has nothing to do, the worker itself writes batches below so many bytes of entries.
-        inline_below: usize,
     },
 }
 
@@ -127,11 +125,6 @@ fn requests_in(payload: &Payload) -> u64 {
     reader.u8().and_then(|_version| reader.var()).unwrap_or(0)
 }
 
-/// Bytes of a batch's entries.
-fn entry_bytes(batch: &LogBatch) -> usize {
-    batch.groups.iter().flat_map(|group| &group.append).map(synod_paxos::types::Entry::size).sum()
-}
-
 /// What is told once a batch is durable.
 #[derive(Default)]
 struct Flight {
@@ -145,7 +138,6 @@ pub(crate) struct LogWriter {
     gauges: Gauges,
     seen_table: Arc<SeenTable>,
     thread: Option<LogThread>,
-    inline_below: usize,
     /// What the next batch will hold.
     groups: Vec<GroupWrite>,
     done: Vec<(ShardId, Done)>,
@@ -171,18 +163,15 @@ impl LogWriter {
         clock: Clock,
     ) -> Result<Self, StoreError> {
         let gauges = Gauges { progress, metrics, clock };
-        let (thread, inline_below) = match mode {
-            WriterMode::Inline => (None, usize::MAX),
-            WriterMode::Thread { wake, inline_below } => {
-                (Some(LogThread::spawn(Arc::clone(&log), gauges.clone(), recovered, wake)?), inline_below)
-            }
+        let thread = match mode {
+            WriterMode::Inline => None,
+            WriterMode::Thread { wake } => Some(LogThread::spawn(Arc::clone(&log), gauges.clone(), recovered, wake)?),
         };
         Ok(Self {
             log,
             gauges,
             seen_table,
             thread,
-            inline_below,
             groups: Vec::new(),
             done: Vec::new(),
             seen: BTreeMap::new(),
@@ -222,11 +211,9 @@ impl LogWriter {
     pub(crate) fn commit(&mut self, done: &mut Vec<(ShardId, Done)>) -> Result<(), StoreError> {
         if !self.groups.is_empty() && self.thread.as_ref().is_none_or(LogThread::has_room) {
             let (batch, flight) = self.take_batch();
-            // Behind what the thread has not written yet nothing may overtake.
-            let idle = self.flights.is_empty();
             match &self.thread {
-                Some(thread) if !idle || entry_bytes(&batch) >= self.inline_below => thread.submit(batch),
-                _ => {
+                Some(thread) => thread.submit(batch),
+                None => {
                     self.gauges.write(&*self.log, &batch)?;
                     self.groups = batch.groups;
                     self.groups.clear();

@@ -109,7 +109,7 @@ pub struct Storage {
     /// Room kept in a file for the last flush. Unset: 128 MiB, at most a fiftieth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_reserve: Option<ByteSize>,
-    /// Log writes on the shard worker's own thread (`inline`), on a thread of their own (`thread`), or large ones there (`auto`).
+    /// Log writes on the shard worker's own thread (`inline`) or on a thread of their own (`thread`).
     pub log_write: LogWrite,
 }
 
@@ -135,8 +135,6 @@ pub enum LogWrite {
     Inline,
     /// A log-writer thread.
     Thread,
-    /// The shard worker where the thread has nothing to do and the batch is small, else the thread.
-    Auto,
 }
 
 /// Snapshots for members that are behind the log.

@@ -64,7 +64,7 @@ fn the_thread_writes_in_order_and_reports_failure() {
     let log = Arc::new(MemLog::new());
     let (tell, told) = mpsc::channel();
     let wake = Box::new(move |seq| tell.send(seq).unwrap_or_default());
-    let (mut w, _) = writer(&log, WriterMode::Thread { wake, inline_below: 0 });
+    let (mut w, _) = writer(&log, WriterMode::Thread { wake });
     let mut done = vec![];
     for slot in 1..=100 {
         w.add(write(slot), Some(Done::Persisted(WriteSeq(slot))));
@@ -83,43 +83,4 @@ fn the_thread_writes_in_order_and_reports_failure() {
     w.commit(&mut done).unwrap();
     while told.recv().unwrap() != u64::MAX {}
     assert!(w.commit(&mut done).is_err());
-}
-
-#[test]
-fn small_batches_do_not_overtake_the_threads() {
-    let log = Arc::new(MemLog::new());
-    let (tell, told) = mpsc::channel();
-    let wake = Box::new(move |seq| tell.send(seq).unwrap_or_default());
-    let small = write(1).append[0].size();
-    let (mut w, _) = writer(&log, WriterMode::Thread { wake, inline_below: small + 1 });
-    let mut done = vec![];
-    w.add(write(1), Some(Done::Persisted(WriteSeq(1))));
-    w.commit(&mut done).unwrap();
-    assert_eq!((done.len(), w.durable()), (1, NodeWriteSeq(8)), "the worker wrote it");
-    assert!(told.try_recv().is_err());
-    let mut slot = 1;
-    for round in 0..200 {
-        // A large one goes to the thread, and what follows before that is written goes behind it.
-        for size in [2, 1, 1] {
-            for _ in 0..size {
-                slot += 1;
-                w.add(write(slot), Some(Done::Persisted(WriteSeq(slot))));
-            }
-            w.commit(&mut done).unwrap();
-        }
-        if round % 3 == 0 {
-            while w.durable() < w.issued() {
-                told.recv().unwrap();
-                w.commit(&mut done).unwrap();
-            }
-        }
-    }
-    while w.durable() < w.issued() {
-        told.recv().unwrap();
-        w.commit(&mut done).unwrap();
-    }
-    let order: Vec<Done> = done.iter().map(|(_, done)| *done).collect();
-    assert_eq!(order, (1..=slot).map(|n| Done::Persisted(WriteSeq(n))).collect::<Vec<_>>());
-    assert_eq!(log.recover_group(ShardId(2)).err().map(|e| e.to_string()), None);
-    assert_eq!(log.recover_node().unwrap().seq, w.issued());
 }

@@ -3,7 +3,7 @@
 //! Owns: the queue to it and its progress. Must never: hold the worker up: a full queue is the worker's to see, and its
 //! next batch gathers meanwhile.
 
-use super::{Gauges, Wake, entry_bytes};
+use super::{Gauges, Wake};
 use crate::StoreError;
 use crate::ids::NodeWriteSeq;
 use crate::logstore::{LogBatch, LogStore};
@@ -97,11 +97,11 @@ impl Drop for LogThread {
 
 fn run(log: &dyn LogStore, gauges: &Gauges, queue: &Receiver<LogBatch>, shared: &Shared, wake: &Wake) {
     for mut batch in queue {
-        let mut bytes = entry_bytes(&batch);
+        let mut bytes = size(&batch);
         while bytes < WRITE_BYTES
             && let Ok(next) = queue.try_recv()
         {
-            bytes += entry_bytes(&next);
+            bytes += size(&next);
             batch.groups.extend(next.groups);
             batch.seen.extend(next.seen);
             batch.seq = next.seq;
@@ -113,4 +113,8 @@ fn run(log: &dyn LogStore, gauges: &Gauges, queue: &Receiver<LogBatch>, shared: 
         shared.synced.store(batch.seq.0, Ordering::Release);
         wake(batch.seq.0);
     }
+}
+
+fn size(batch: &LogBatch) -> usize {
+    batch.groups.iter().flat_map(|group| &group.append).map(synod_paxos::types::Entry::size).sum()
 }

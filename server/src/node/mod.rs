@@ -53,8 +53,6 @@ use tonic::transport::Server;
 
 /// Inputs that may wait for the worker.
 const INBOX: usize = 16_384;
-/// Larger batches of the log go to its own thread (`storage.log_write = "auto"`), bytes of entries.
-const INLINE_BELOW: usize = 64 << 10;
 /// How long a node that goes down waits for its leaderships to be taken over.
 const DRAIN: Duration = Duration::from_secs(4);
 /// The longest message of a client, bytes: the greatest batch that any settings allow, so that one above this node's own limit
@@ -198,8 +196,7 @@ impl Node {
         let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
         let mode = match config.settings.storage.log_write {
             LogWrite::Inline => WriterMode::Inline,
-            LogWrite::Thread => WriterMode::Thread { wake: worker.wake(), inline_below: 0 },
-            LogWrite::Auto => WriterMode::Thread { wake: worker.wake(), inline_below: INLINE_BELOW },
+            LogWrite::Thread => WriterMode::Thread { wake: worker.wake() },
         };
         let setup = WorkerSetup {
             me,
