@@ -235,6 +235,10 @@ impl Full<'_> {
             let ended = self.victims.iter().filter(|node| !self.cluster.runs(**node)).count();
             (ended >= enough).then_some(())
         })?;
+        if self.victims.len() > enough {
+            // What it was writing with them may end it too.
+            sleep(FULL);
+        }
         self.said.push(format!("ended {:.2?} later", began.elapsed()));
         Ok(())
     }
