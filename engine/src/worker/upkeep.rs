@@ -118,11 +118,11 @@ impl<H: Host> Worker<H> {
         if self.freezing() {
             return;
         }
+        // What the last freeze flushed, first: under a load of deletions there is always something that is not flushed yet.
+        let reclaimed = self.node.store.reclaim(self.node.disk_spare);
+        self.node.must(reclaimed);
         if self.shards.values().any(|shard| shard.unflushed()) {
             self.freeze();
-        } else {
-            let reclaimed = self.node.store.reclaim(self.node.disk_spare);
-            self.node.must(reclaimed);
         }
     }
 
