@@ -11,6 +11,11 @@ use synod_model::paxos::io::{Ctx, Input, Options, Output, Persist};
 use synod_model::paxos::message::Message;
 use synod_model::paxos::types::{HardState, Micros, NodeId, ReadId, WriteSeq};
 
+/// As the model has them: leases are a matter of time.
+fn timeless() -> Options {
+    Options { lease: false, support_micros: 0, ..Options::default() }
+}
+
 const HOUR: u64 = 3_600_000_000;
 
 struct Node {
@@ -34,7 +39,7 @@ impl Group {
         let first = epoch(1, &[1, 2, 3], 1);
         let node = |me: u64| {
             let disk = Disk { hard: HardState::initial(first.clone()), log: Vec::new() };
-            let replica = Replica::new(NodeId(me), disk.recover(peers(me)), Options::default());
+            let replica = Replica::new(NodeId(me), disk.recover(peers(me)), timeless());
             Node { replica, disk, queue: VecDeque::new(), confirmed: 0, now: 0 }
         };
         let links = (0..9).map(|_| VecDeque::new()).collect();
@@ -140,7 +145,7 @@ impl Group {
         let node = &mut self.nodes[at];
         node.queue.clear();
         node.confirmed = 0;
-        node.replica = Replica::new(NodeId(me), node.disk.recover(peers(me)), Options::default());
+        node.replica = Replica::new(NodeId(me), node.disk.recover(peers(me)), timeless());
     }
 }
 
