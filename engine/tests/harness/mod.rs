@@ -192,6 +192,8 @@ struct Up {
     inputs: Vec<Input>,
     incarnation: Incarnation,
     table: Arc<SeenTable>,
+    /// Peers that have told what they have seen of this node: to others it has no link.
+    told_by: BTreeSet<NodeId>,
 }
 
 pub struct Sim {
@@ -310,7 +312,7 @@ impl Cluster {
         let random = node.0 * 1000 + incarnation.0;
         let host = TestHost { seen: Arc::clone(&sim.seen), random, snapshots: sim.snapshots.path().into() };
         let worker = Worker::new(setup, host)?;
-        sim.up = Some(Up { worker, inputs: Vec::new(), incarnation, table });
+        sim.up = Some(Up { worker, inputs: Vec::new(), incarnation, table, told_by: BTreeSet::new() });
         let map = self.map.clone();
         self.nodes.get_mut(&node).unwrap().up.as_mut().unwrap().inputs.extend(map.map(Input::Map));
         for peer in self.ids().into_iter().filter(|p| *p != node) {
@@ -364,6 +366,9 @@ impl Cluster {
                 let seen = self.nodes[&peer].up.as_ref().map(|up| up.table.get(node));
                 if let Some(seen) = seen.filter(|_| !self.cut.contains(&(peer, node))) {
                     self.push(node, Input::IdentityAnswer { from: peer, seen });
+                    if let Some(up) = &mut self.nodes.get_mut(&node).unwrap().up {
+                        up.told_by.insert(peer);
+                    }
                 }
             }
         }
@@ -419,7 +424,8 @@ impl Cluster {
                 self.fetch(node, to, shard);
             }
             for (to, write_seq, messages) in frames {
-                if !self.cut.contains(&(node, to)) && self.chance() >= self.loss {
+                let linked = self.nodes[&node].up.as_ref().is_some_and(|up| up.told_by.contains(&to));
+                if linked && !self.cut.contains(&(node, to)) && self.chance() >= self.loss {
                     self.push(to, Input::Peer { from: node, incarnation, write_seq, messages });
                 }
             }
