@@ -199,7 +199,8 @@ fn a_wiped_founder_waits_for_whoever_may_have_seen_it() {
     trio.nodes.remove(1).kill();
     trio.nodes.remove(1).kill();
     let listener = TcpListener::bind(&trio.addrs[2]).unwrap();
-    let wiped = Starting::begin(&Disk::fresh(), listener, &trio.list(), &[]);
+    let emptied = Disk::fresh();
+    let wiped = Starting::begin(&emptied, listener, &trio.list(), &[]);
     assert!(wiped.waits(), "node 2 may have counted its votes and does not answer");
 }
 
@@ -303,7 +304,9 @@ fn a_join_is_repeated_until_answered_and_gives_one_id() {
 
     // An emptied directory under the same address has another nonce.
     until("the port is free", || TcpListener::bind(&joiner).is_ok());
-    let wiped = Starting::begin(&Disk::fresh(), TcpListener::bind(&joiner).unwrap(), &[], &[&member]);
+    // Kept until the end: a joiner whose directory is gone says that instead.
+    let emptied = Disk::fresh();
+    let wiped = Starting::begin(&emptied, TcpListener::bind(&joiner).unwrap(), &[], &[&member]);
     let refusal = wiped.refusal();
     assert!(refusal.contains(&member) && refusal.contains("already registered at this address"), "{refusal}");
 }
