@@ -73,16 +73,20 @@ impl Drop for Reclaimer {
 fn round(shared: &RocksShared, spare: u64, stop: &AtomicBool) {
     // What is written meanwhile needs room too; it is little, since only deletions and trims are taken.
     let most = spare - spare / 4;
-    let (mut behind, mut pieces, mut left_out) = (None, 0, 0);
+    let (mut behind, mut too_much, mut pieces, mut left_out) = (None, None::<Taken>, 0, 0);
     while !stop.load(Ordering::Relaxed) {
         // An error here is met with by whoever reads next.
         let Ok(files) = shared.files() else { return };
         let Some(((first, last), taken)) = next_piece(&files, behind.as_deref()) else { break };
-        if taken.bytes <= most || fits(shared, &taken, most) {
+        // An error is met with by whoever reads next. What overlaps is taken in by many pieces: read once, while it does not fit.
+        let alike = |too_much: &Taken| (&too_much.first, &too_much.last) == (&taken.first, &taken.last);
+        let fits = || shared.rows_fit(&taken.first, &taken.last, most).unwrap_or(false);
+        if taken.bytes <= most || !too_much.as_ref().is_some_and(alike) && fits() {
             shared.compact(&first, &last);
             pieces += 1;
         } else {
             left_out += 1;
+            too_much = Some(taken);
         }
         behind = Some(last);
     }
@@ -91,11 +95,6 @@ fn round(shared: &RocksShared, spare: u64, stop: &AtomicBool) {
         left_out,
         "the room of removed rows was given back, but for pieces that there is no room to compact"
     );
-}
-
-/// Whether what a compaction would write, which is what is left of the rows, fits into so many bytes.
-fn fits(shared: &RocksShared, taken: &Taken, most: u64) -> bool {
-    shared.rows_fit(&taken.first, &taken.last, most).unwrap_or(false)
 }
 
 /// What a compaction takes in.

@@ -59,11 +59,15 @@ impl World {
     /// What is said to `id` does not arrive for a while, of each sender for another; it notices nothing.
     fn deafen(&mut self, id: NodeId) {
         for other in self.others(id) {
-            self.network.cut(other, id);
-            let (low, high) = self.plan.outage;
-            let outage = self.dice.between(low, high);
-            self.agenda.add(self.now + outage, Event::Heal(vec![(other, id)]));
+            self.cut_for_a_while(other, id);
         }
+    }
+
+    fn cut_for_a_while(&mut self, from: NodeId, to: NodeId) {
+        self.network.cut(from, to);
+        let (low, high) = self.plan.outage;
+        let outage = self.dice.between(low, high);
+        self.agenda.add(self.now + outage, Event::Heal(vec![(from, to)]));
     }
 
     /// A leader that has just been asked is cut off, wholly or so that it hears nothing. It takes its time to notice: else it
@@ -76,10 +80,7 @@ impl World {
         let wholly = self.dice.chance(600);
         if wholly {
             for other in self.others(id) {
-                self.network.cut(id, other);
-                let (low, high) = self.plan.outage;
-                let outage = self.dice.between(low, high);
-                self.agenda.add(self.now + outage, Event::Heal(vec![(id, other)]));
+                self.cut_for_a_while(id, other);
             }
         }
         let lag = self.dice.below(8_000);

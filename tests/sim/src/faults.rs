@@ -274,7 +274,7 @@ impl World {
 }
 
 impl Action {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
             Self::PowerLoss => "power loss",

@@ -262,6 +262,11 @@ impl Plan {
         ]
     }
 
+    /// How often this fault strikes beside the others.
+    pub(crate) fn weight(&self, action: Action) -> u64 {
+        self.weights.iter().filter(|(of, _)| *of == action).map(|(_, weight)| weight).sum()
+    }
+
     /// Takes the faults away for the second phase.
     pub(crate) fn calm(&mut self) {
         (self.loss, self.duplicate, self.slow, self.client_loss) = (0, 0, 0, 0);

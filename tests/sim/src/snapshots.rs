@@ -15,6 +15,7 @@ use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use synod_engine::host::{Input, SnapshotKind};
 use synod_engine::ids::{NodeId, ShardId, Slot, Space};
@@ -224,6 +225,17 @@ impl World {
         }
     }
 
+    /// Some files are damaged once they are whole and checked: a fault that comes at any time hardly ever meets one of them.
+    fn spoil(&mut self, id: NodeId, path: &Path) {
+        let weight = self.plan.weight(Action::FlipFile);
+        if weight > 0 && self.phase == Phase::Storm && self.dice.chance(8 * weight) {
+            let Self { nodes, dice, coverage, .. } = self;
+            if nodes.get_mut(&id).is_some_and(|node| node.disk.lock().files.flip_in(path, dice)) {
+                coverage.count("fault", Action::FlipFile.name());
+            }
+        }
+    }
+
     pub(crate) fn tell(&mut self, id: NodeId, input: Input, what: &'static str) {
         self.coverage.count("snapshot", what);
         self.trace.note(self.now, "snapshot", &[id.0, what.len() as u64], || format!("{id}: {what}"));
@@ -272,9 +284,10 @@ impl World {
     }
 
     fn load(&mut self, id: NodeId, process: u64, shard: ShardId, space: Space, loader: &dyn BulkLoad) -> Checked {
+        let path = snapshot_path(shard, SnapshotKind::Fetched);
+        self.spoil(id, &path);
         let Some(up) = self.process(id) else { return Ok(()) };
         up.desk.loading.insert(shard);
-        let path = snapshot_path(shard, SnapshotKind::Fetched);
         let loaded = install::load_from(&up.desk.files, &path, CLUSTER, space, loader, &mut Throttle::new(0));
         let ends = up.job_clock.get();
         match loaded {

@@ -152,7 +152,7 @@ impl Full<'_> {
             // The disks are as small as before: what was trimmed must be the room.
             until(PATIENCE, "the nodes have room by trims alone", || {
                 let status = self.cluster.status();
-                status.is_some_and(|status| self.are(&status, "up")).then_some(())
+                status.is_some_and(|status| status.is_led() && self.are(&status, "up")).then_some(())
             })?;
             self.said.push(format!("room by trims after {:.2?}", trimmed.elapsed()));
             return Ok(None);

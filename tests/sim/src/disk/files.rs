@@ -160,8 +160,13 @@ impl Files {
 
     /// Flips a bit of some file; whether there was one.
     pub(crate) fn flip(&mut self, dice: &mut Dice) -> bool {
-        let named: Vec<u64> = self.names.values().copied().collect();
-        let Some(contents) = dice.pick(&named).and_then(|file| self.contents.get_mut(&file)) else { return false };
+        let named: Vec<PathBuf> = self.names.keys().cloned().collect();
+        dice.pick(&named).is_some_and(|path| self.flip_in(&path, dice))
+    }
+
+    /// Flips a bit of this file; whether there was one.
+    pub(crate) fn flip_in(&mut self, path: &Path, dice: &mut Dice) -> bool {
+        let Some(contents) = self.names.get(path).and_then(|file| self.contents.get_mut(file)) else { return false };
         if contents.now.is_empty() {
             return false;
         }
