@@ -213,7 +213,7 @@ impl Replica {
         let Some(progress) = leader.progress.get_mut(&to) else { return };
         let prev = match progress.mode {
             Mode::Pipeline => progress.next.prev().and_then(|p| self.log.id_at(p)).unwrap_or(last),
-            Mode::Probe | Mode::Sync | Mode::Learn => last,
+            Mode::Probe | Mode::Sync | Mode::Learn(_) => last,
         };
         progress.told = commit;
         let ballot = leader.ballot;

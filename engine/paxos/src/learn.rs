@@ -5,7 +5,7 @@
 use crate::candidate::Promised;
 use crate::io::Output;
 use crate::message::Message;
-use crate::progress::Mode;
+use crate::progress::{Mode, Progress};
 use crate::replica::{Io, Replica, Role};
 use crate::types::{Ballot, ConfigId, Entry, NodeId, Payload, Slot};
 
@@ -20,8 +20,8 @@ impl Replica {
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         progress.commit = progress.commit.max(commit);
         if accepted != ballot {
-            if progress.mode == Mode::Sync {
-                // An echo of chunks that missed their place: the whole is sent again when its time is up.
+            if matches!(progress.mode, Mode::Sync | Mode::Learn(_)) {
+                // An echo of what was sent before: this is sent again when its time is up.
                 return;
             }
             return self.begin_sync(from, &Promised { accepted, commit, last, runs }, io);
@@ -94,17 +94,17 @@ impl Replica {
             io.out.push(Output::NeedSnapshot { to });
             return;
         };
-        match self.log.entries(io.log, after, commit, self.options.message_bytes) {
-            Ok(entries) => {
-                let (config, promised) = (self.config(), self.hard.promised);
-                self.send_durable(to, Message::Learn { config, promised, prev, entries, commit });
-            }
+        let entries = match self.log.entries(io.log, after, commit, self.options.message_bytes) {
+            Ok(entries) => entries,
             Err(why) => return self.fail(why, io),
-        }
+        };
+        let upto = entries.last().map_or(after, |e| e.id.slot);
+        let (config, promised) = (self.config(), self.hard.promised);
+        self.send_durable(to, Message::Learn { config, promised, prev, entries, commit });
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.progress.get_mut(&to)
         {
-            progress.mode = Mode::Learn;
+            progress.mode = Mode::Learn(upto);
             progress.moved_at = io.now;
             self.arm_resend(io.now);
         }
@@ -118,6 +118,7 @@ impl Replica {
         }
         if self.log.holds(prev) || prev.slot <= self.commit {
             let before = (self.log.last(), self.commit);
+            let some = !entries.is_empty();
             self.promise_as_learnt(config, promised, io);
             self.take_pieces(prev.slot, entries, commit, io);
             if self.dead.is_some() {
@@ -127,6 +128,10 @@ impl Replica {
             if before != (self.log.last(), self.commit) && matches!(self.role, Role::Candidate(_)) {
                 // What this campaign promised about its own log no longer holds.
                 self.follow(None, io);
+            }
+            if some && before == (self.log.last(), self.commit) && self.commit < commit {
+                // A copy, or an older message: what brought these entries was answered, and what follows is asked for by that.
+                return;
             }
         }
         let learned = Message::Learned { config: self.config(), commit: self.commit };
@@ -193,11 +198,18 @@ impl Replica {
         let mine = self.durable_commit();
         let behind = commit < mine;
         let known = match &mut self.role {
-            Role::Leader(leader) => leader.progress.get_mut(&from).map(|p| {
-                p.commit = p.commit.max(commit);
-                p.moved_at = io.now;
-            }),
+            Role::Leader(leader) => leader.progress.get_mut(&from),
             Role::Follower(_) | Role::Candidate(_) => None,
+        };
+        let known = match known {
+            // The answer to the message under way is still to come; a second one would be sent beside it for good.
+            Some(Progress { mode: Mode::Learn(upto), .. }) if commit < *upto => return,
+            Some(progress) => {
+                progress.commit = progress.commit.max(commit);
+                progress.moved_at = io.now;
+                Some(())
+            }
+            None => None,
         };
         match known {
             Some(()) if !behind || self.fits_one_message(commit) => {

@@ -12,8 +12,8 @@ pub(crate) enum Mode {
     Probe,
     /// A `Sync` is on its way; nothing else is sent until it is acknowledged.
     Sync,
-    /// Chosen entries are on their way, one message at a time.
-    Learn,
+    /// Chosen entries up to this slot are on their way: the next message follows once they have arrived.
+    Learn(Slot),
     /// It accepts this ballot: runs are pipelined.
     Pipeline,
 }

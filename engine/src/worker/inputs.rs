@@ -95,7 +95,7 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    fn take_messages(&mut self, from: NodeId, mark: Mark, mut messages: Vec<(ShardId, Message)>) {
+    fn take_messages(&mut self, from: NodeId, mark: Mark, messages: Vec<(ShardId, Message)>) {
         let known = self.seen.get(&from).copied().unwrap_or_default();
         if !self.takes_part() || mark.0 < known.0 {
             return;
@@ -105,10 +105,6 @@ impl<H: Host> Worker<H> {
             self.node.writer.note_seen(from, mark);
         }
         self.node.metrics.messages_received_total.inc_by(messages.len() as u64);
-        // A member that waits for its disk says the same to each copy of the same news, and each answer brings another copy: where
-        // frames come twice, as many as there were before, and again.
-        let learns = |message: &Message| matches!(message, Message::Learn { .. } | Message::Learned { .. });
-        messages.dedup_by(|a, b| a.0 == b.0 && learns(&a.1) && a.1 == b.1);
         for (id, message) in messages {
             if let Some(shard) = self.shards.get_mut(&id) {
                 shard.step(&mut self.node, Step::Message { from, message });
