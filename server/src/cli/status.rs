@@ -133,6 +133,7 @@ fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
         addr: report.addr.clone(),
         state,
         reason,
+        clock_alarms: report.status.as_ref().map_or_else(|_| vec![], |answer| answer.clock_alarms.clone()),
         leaders,
         replicas: mapped().count() as u64,
         uptime_ms: report.status.as_ref().ok().map(|answer| answer.uptime_ms),
@@ -165,6 +166,8 @@ fn as_text(status: &json::Status) -> Vec<String> {
         ]);
     }
     lines.extend(text::lines(&nodes));
+    let alarms = status.nodes.iter().flat_map(|node| &node.clock_alarms);
+    lines.extend(alarms.map(|alarm| text::escape(alarm.as_bytes())));
     lines.push(String::new());
     lines.extend(shard_lines(&status.shards));
     lines.extend(status.shards.iter().filter_map(divergence));

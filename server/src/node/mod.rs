@@ -162,6 +162,7 @@ impl Node {
         let founding = founding(&belonging, &recovered);
 
         let registry = prometheus::Registry::new();
+        let options = worker_options(config);
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let book = MapBook::open(&config.data_dir);
         let signals = Arc::new(Signals {
@@ -180,6 +181,8 @@ impl Node {
             inbox: Arc::new(worker.clone()),
             seen,
             progress: Arc::new(WriterProgress::over(Arc::clone(&engine_progress), clock)),
+            clock,
+            drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
             desk,
         });
         let store = state_store(config, log.as_ref())?;
@@ -209,12 +212,12 @@ impl Node {
             metrics: engine_metrics,
             clock: clock.shared(),
             mode,
-            options: worker_options(config),
+            options,
         };
         let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock)?;
         metrics::register(&registry, &worker)?;
         let way_in = Gate::new(worker.clone(), config.settings.limits.worker_requests_max as usize, &registry)?;
-        peers.counters().register(&registry)?;
+        peers.register(&registry)?;
 
         let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
         let gate: Arc<dyn peer::SystemGate> = system.clone();

@@ -14,7 +14,7 @@ use super::isolate::{has, inside};
 use super::load::{Load, TABLE};
 use super::rig::Rig;
 use super::{
-    Fault, FileCall, Turn, crash, damage, full, hostile, overload, partition, power, retry, set_back, snapshot,
+    Fault, FileCall, Turn, crash, damage, drift, full, hostile, overload, partition, power, retry, set_back, snapshot,
 };
 use crate::cluster::{Cluster, PATIENCE, Status};
 use crate::run::{send, until, wait_for};
@@ -31,6 +31,7 @@ pub(super) fn can(fault: Fault) -> Result<(), String> {
             has("mkfs.ext4", "-V", "e2fsprogs")?;
             has("mount", "-V", "mount")
         }
+        Fault::Drift => drift::can(),
         Fault::Partition => {
             inside()?;
             has("ip", "-V", "iproute2")
@@ -74,6 +75,7 @@ pub(super) fn turn(fault: Fault, cluster: &mut Cluster, rig: &Rig, load: &Load, 
             cluster.wait_caught_up(leads);
             Ok(Turn { pause, during: None, note: format!("node {leads}") })
         }
+        Fault::Drift => drift::turn(cluster, load, leads, number),
         Fault::Transfer => transfer(cluster, load, &status, number, began),
         Fault::Hang => hang(cluster, load, &status, leads, began),
         Fault::FileError(call) => file_error(cluster, load, call, number),

@@ -11,6 +11,7 @@ mod crash;
 mod crash_points;
 mod damage;
 mod disks;
+mod drift;
 mod faults;
 mod filler;
 mod full;
@@ -80,6 +81,8 @@ pub enum Fault {
     SetBack,
     /// Garbage, messages and streams without end, clients that read nothing.
     Hostile,
+    /// A node's clock runs at another rate, within the bound that leases assume or beyond it (needs cc).
+    Drift,
     /// Four times what the cluster can do; a greedy client beside a modest one.
     Overload,
 }
@@ -113,11 +116,12 @@ const fn campaign(name: &'static str, fault: Fault, repeats: usize, what: &'stat
 }
 
 /// Every campaign.
-pub const CAMPAIGNS: [Campaign; 20] = [
+pub const CAMPAIGNS: [Campaign; 21] = [
     campaign("kill", Fault::Kill, 200, "SIGKILL of a node, every second one a leader"),
     campaign("kill-leader", Fault::KillLeader, 50, "SIGKILL of a leader"),
     campaign("kill-all", Fault::KillAll, 50, "SIGKILL of all nodes at once"),
     campaign("pause", Fault::Pause, 20, "SIGSTOP of a leader for 2 s, then SIGCONT"),
+    campaign("drift", Fault::Drift, 20, "a node's clock runs 9 to 30 % fast or slow: measured, alarm beyond 10 % (cc)"),
     campaign("transfer", Fault::Transfer, 50, "a leadership is moved by an operator"),
     campaign("hang", Fault::Hang, 20, "a leader's synced writes hang for 3 s, its network alive (strace)"),
     campaign("sync-error", Fault::FileError(FileCall::Fdatasync), 20, "a node's Nth fdatasync fails with EIO (strace)"),

@@ -302,6 +302,7 @@ mod tests {
             addr: format!("127.0.0.1:{}", 7_400 + id),
             state: "up",
             reason: None,
+            clock_alarms: vec![],
             leaders: 0,
             replicas: 0,
             uptime_ms: None,

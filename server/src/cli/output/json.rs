@@ -264,6 +264,9 @@ pub struct Node {
     /// Why it takes no part, refuses writes or does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What is wrong with its peers' clocks beside its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clock_alarms: Vec<String>,
     /// Shards it leads.
     pub leaders: u64,
     /// Replicas it holds.
@@ -449,6 +452,7 @@ mod tests {
             addr: "h:1".to_owned(),
             state: "up",
             reason: None,
+            clock_alarms: vec![],
             leaders: 1,
             replicas: 1,
             uptime_ms: Some(5),

@@ -120,6 +120,7 @@ impl Admin for AdminService {
             peers: peers.map(|n| v1::PeerStatus { node: n.0, alive: up.peers.is_alive(*n) }).collect(),
             quarantined,
             disk_low: report.disk_low.unwrap_or_default(),
+            clock_alarms: up.peers.clock_alarms(),
             snapshots_made: report.snapshots_made,
             snapshots_installed: report.snapshots_installed,
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -35,6 +35,7 @@ pub mod wire;
 
 mod detector;
 mod dial;
+mod drift;
 mod files;
 mod founding;
 mod hello;

@@ -6,6 +6,7 @@
 use super::counters::PeerCounters;
 use super::desk::Desk;
 use super::detector::Detector;
+use super::drift::Clocks;
 use super::hello::Complaints;
 use super::lanes::Lanes;
 use super::outbox::{Outbox, Slot, Slots};
@@ -14,12 +15,14 @@ use super::seen::SeenTable;
 use super::{Local, WorkerInbox, link, lock, pulse};
 use crate::config::Timing;
 use arc_swap::ArcSwap;
+use prometheus::Registry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
 use synod_engine::ids::NodeId;
+use synod_engine::runner::MonotoneClock;
 use synod_engine::system::SystemState;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -51,6 +54,10 @@ pub struct PeersSetup {
     pub seen: Arc<SeenTable>,
     /// The log writer's progress.
     pub progress: Arc<WriterProgress>,
+    /// The node's monotone clock.
+    pub clock: MonotoneClock,
+    /// By how much leases assume any node's clock to be off at most, millionths; none without leases.
+    pub drift_ppm: Option<u64>,
     /// Answers `Identify`; learns addresses from the map.
     pub desk: Arc<Desk>,
 }
@@ -65,6 +72,7 @@ pub(super) struct Shared {
     pub slots: Arc<ArcSwap<Slots>>,
     pub lanes: Lanes,
     pub counters: Arc<PeerCounters>,
+    pub clocks: Clocks,
     pub phase: watch::Sender<Phase>,
     /// Revision of this node's map.
     pub map_revision: AtomicU64,
@@ -158,9 +166,10 @@ impl Peers {
     /// Starts with no peers; [`Peers::update`] brings them. Must be called on the async runtime.
     #[must_use]
     pub fn start(setup: PeersSetup) -> Arc<Self> {
-        let PeersSetup { local, timing, inbox, seen, progress, desk } = setup;
+        let PeersSetup { local, timing, inbox, seen, progress, clock, drift_ppm, desk } = setup;
         let pulse = Duration::from_millis(timing.pulse_ms);
         let detector = Detector::new(Instant::now(), pulse, Duration::from_millis(timing.dead_after_ms));
+        let clocks = Clocks::new(local.node, clock, drift_ppm);
         let shared = Arc::new(Shared {
             local,
             timing,
@@ -170,6 +179,7 @@ impl Peers {
             slots: Arc::default(),
             lanes: Lanes::default(),
             counters: Arc::default(),
+            clocks,
             phase: watch::Sender::new(Phase::Up),
             map_revision: AtomicU64::new(0),
             peer_map_revision: AtomicU64::new(0),
@@ -205,6 +215,7 @@ impl Peers {
             }
             slots.remove(&node);
             self.shared.detect(|detector, _| detector.forget(node));
+            self.shared.clocks.forget(node);
             self.shared.lanes.close(node);
         }
         let wanted: Vec<(NodeId, &str)> =
@@ -262,10 +273,24 @@ impl Peers {
         self.shared.disk_low.store(low, Ordering::Relaxed);
     }
 
-    /// Counts, for metrics.
-    #[must_use]
-    pub fn counters(&self) -> &PeerCounters {
+    /// Lets the registry show what is counted and measured here.
+    ///
+    /// # Errors
+    /// The registry holds metrics of the same names.
+    pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        self.shared.counters.register(registry)?;
+        self.shared.clocks.register(registry)
+    }
+
+    #[cfg(test)]
+    pub(super) fn counters(&self) -> &PeerCounters {
         &self.shared.counters
+    }
+
+    /// What is wrong with the peers' clocks beside this node's.
+    #[must_use]
+    pub fn clock_alarms(&self) -> Vec<String> {
+        self.shared.clocks.alarms()
     }
 
     /// Whether `node` is held for alive.

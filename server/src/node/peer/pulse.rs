@@ -71,6 +71,7 @@ impl Shared {
             map_revision: self.map_revision.load(Ordering::Relaxed),
             leaving,
             disk_low: self.disk_low.load(Ordering::Relaxed),
+            monotone_us: self.clocks.now(),
         }
     }
 
@@ -89,6 +90,7 @@ impl Shared {
         }
         self.seen.meet(caller.node);
         self.peer_disk(caller.node, frame.disk_low);
+        self.clocks.heard(caller.node, caller.incarnation, frame.monotone_us);
         self.peer_map_revision.fetch_max(frame.map_revision, Ordering::Relaxed);
         let sign = Sign {
             incarnation: caller.incarnation,

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
+use synod_engine::runner::MonotoneClock;
 use synod_engine::system::SystemCommand;
 
 type Outcome = Result<Belonging, BootstrapError>;
@@ -285,6 +286,8 @@ fn a_join_is_repeated_until_answered_and_gives_one_id() {
         inbox: Arc::new(Recorder::default()),
         seen: Arc::clone(&seed.seen),
         progress: Arc::default(),
+        clock: MonotoneClock::default(),
+        drift_ppm: None,
         desk: Desk::new(Arc::default()),
     };
     let entered = seed.runtime.as_ref().unwrap().enter();

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use synod_engine::host::Input;
 use synod_engine::ids::{ClientId, Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_engine::logstore::NodeIdentity;
+use synod_engine::runner::MonotoneClock;
 use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::Ballot;
@@ -155,6 +156,8 @@ impl Node {
             inbox: Arc::clone(&inbox) as Arc<dyn WorkerInbox>,
             seen: Arc::clone(&seen),
             progress: Arc::clone(&progress),
+            clock: MonotoneClock::default(),
+            drift_ppm: None,
             desk,
         };
         let _entered = runtime.enter();
