@@ -34,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) writes: Semaphore,
     /// The node that was silent last, and when: where no leader is known it is asked last for a while.
     pub(crate) silent: Mutex<Option<(u64, Instant)>>,
-    /// Where `Local` reads begin to look for a replica, so that clients spread.
+    /// Where reads that any replica answers begin to look for a replica, so that clients spread.
     pub(crate) local_start: usize,
     pub(crate) _keeper: Task,
 }
@@ -99,7 +99,7 @@ impl Core {
                     match answered(&conn, asked, &sent, limit, &want).await {
                         Ok(Answer::Error(error)) => Failure::Refused(Refusal::from_wire(error)),
                         Ok(answer) => {
-                            if want.consistency == Consistency::Linearizable {
+                            if want.consistency.is_of_leader() {
                                 shard.set_leader(node);
                             }
                             return Ok(Got { shard, answer });
@@ -139,12 +139,14 @@ impl Core {
     fn choose(&self, shard: &ShardRoute, want: &Want<'_>, progress: &mut Progress) -> Option<u64> {
         let (voters, now) = (&shard.info.voters, progress.now());
         let nth = |n: usize| voters.get(n % voters.len().max(1)).copied();
-        if want.consistency == Consistency::Local {
+        if !want.consistency.is_of_leader() {
             let turn = self.local_start.wrapping_add(progress.learnt.turn());
             let in_turn = || (0..voters.len()).filter_map(|i| nth(turn.wrapping_add(i)));
             let trusted = |node: &u64| !progress.learnt.is_suspect(*node, now);
             let is_up = |node: &u64| trusted(node) && self.links.existing(*node).is_some_and(|l| l.ready().is_some());
-            return in_turn().find(is_up).or_else(|| in_turn().find(trusted)).or_else(|| nth(turn));
+            // A node that is connected, but of those only the first: it may answer every time that it has no word of a leader.
+            let near = || in_turn().find(is_up).filter(|_| progress.learnt.turn() == 0);
+            return near().or_else(|| in_turn().find(trusted)).or_else(|| nth(turn));
         }
         let leader = shard.leader();
         match self.recently_silent().filter(|_| leader.is_none()) {

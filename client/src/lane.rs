@@ -188,6 +188,7 @@ impl Lane {
                 keys_only: false,
                 include_tombstones: true,
                 consistency: wire::consistency(Consistency::Linearizable),
+                max_age_ms: 0,
                 history: true,
                 after_ts_us: *after_us,
                 upto_ts_us: *upto_us,

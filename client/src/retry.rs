@@ -9,7 +9,6 @@ use crate::decide::{self, Attempt, Failure, Leader, Missing, Next, Pause};
 use crate::error::{Error, Result};
 use crate::link::jitter;
 use crate::router::ShardRoute;
-use crate::types::Consistency;
 
 /// What a call has learnt from its attempts, and when it began.
 pub(crate) struct Progress {
@@ -95,7 +94,7 @@ async fn rest(pause: Pause, want: &Want<'_>) {
 impl Progress {
     pub(crate) fn new(core: &Core, want: &Want<'_>) -> Progress {
         let options = &core.options;
-        let turn = if want.consistency == Consistency::Local { 0 } else { core.local_start };
+        let turn = if !want.consistency.is_of_leader() { 0 } else { core.local_start };
         let pauses = (options.backoff_min, options.backoff_max);
         Progress { learnt: decide::Progress::new(options.attempt_timeout, pauses, turn), began: Instant::now() }
     }

@@ -74,6 +74,7 @@ impl Pages for Log {
             from: self.from,
             limit,
             consistency: wire::consistency(self.consistency),
+            max_age_ms: wire::max_age_ms(self.consistency),
         };
         let got = self
             .client
@@ -243,6 +244,7 @@ impl Walk {
             keys_only: options.keys_only,
             include_tombstones: false,
             consistency: wire::consistency(options.consistency),
+            max_age_ms: wire::max_age_ms(options.consistency),
             history: false,
             after_ts_us: 0,
             upto_ts_us: 0,

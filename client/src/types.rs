@@ -3,6 +3,8 @@
 //! Owns: what callers pass in and get back, and their conversion to and from the wire. Must never: do IO or know the
 //! shard map.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use synod_proto::v1;
 
@@ -153,8 +155,19 @@ pub enum Consistency {
     /// Sees every write acknowledged before the read began.
     #[default]
     Linearizable,
+    /// Sees every write acknowledged so long before the read began, or earlier, in whole milliseconds. Any replica is asked: it
+    /// answers by itself where it knows its state to be that fresh, and else asks the leader as of where it is. With zero it
+    /// always asks, and the read is linearizable.
+    Stale(Duration),
     /// Whatever the replica asked has applied; any replica is asked, and answers without the others.
     Local,
+}
+
+impl Consistency {
+    /// Whether the leader has to answer.
+    pub(crate) fn is_of_leader(self) -> bool {
+        self == Consistency::Linearizable
+    }
 }
 
 /// Which record of a key.

@@ -49,7 +49,16 @@ fn expect(expect: Expect) -> Option<v1::Expect> {
 pub(crate) fn consistency(c: Consistency) -> i32 {
     match c {
         Consistency::Linearizable => v1::Consistency::Linearizable.into(),
+        Consistency::Stale(_) => v1::Consistency::Stale.into(),
         Consistency::Local => v1::Consistency::Local.into(),
+    }
+}
+
+/// The age allowed, never more than was asked for.
+pub(crate) fn max_age_ms(c: Consistency) -> u32 {
+    match c {
+        Consistency::Stale(age) => u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
+        Consistency::Linearizable | Consistency::Local => 0,
     }
 }
 
@@ -59,7 +68,8 @@ pub(crate) fn get(table_id: u32, key: Bytes, options: &GetOptions) -> v1::Get {
         At::TsUs(ts_us) => v1::at::Kind::TsUs(ts_us),
     });
     let at = at.map(|kind| v1::At { kind: Some(kind) });
-    v1::Get { table_id, key, at, consistency: consistency(options.consistency) }
+    let max_age_ms = max_age_ms(options.consistency);
+    v1::Get { table_id, key, at, consistency: consistency(options.consistency), max_age_ms }
 }
 
 pub(crate) fn create_table(spec: TableSpec) -> v1::CreateTableRequest {

@@ -187,13 +187,25 @@ pub struct Request {
 pub enum Body {
     /// A write, exactly once by its id.
     Write(WriteRequest),
-    /// A read; `linearizable: false` answers from what this replica has applied.
+    /// A read.
     Read {
         /// What.
         read: Read,
         /// How fresh.
-        linearizable: bool,
+        freshness: Freshness,
     },
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It sees every write acknowledged before it came. The leader answers.
+    Linearizable,
+    /// It sees every write acknowledged so long before it came, or earlier, µs by the clock of the node that answers; any
+    /// replica does.
+    Stale(u64),
+    /// It sees what this replica has applied.
+    Local,
 }
 
 /// Reads of one shard.

@@ -17,6 +17,8 @@ pub enum Fault {
     DeadlineIgnored,
     /// A leader answers linearizable reads without asking a quorum.
     ReadWithoutQuorum,
+    /// A stale read is answered by the leader's last word, however old that is.
+    AgeIgnored,
     /// A write is answered by whatever entry took its slot.
     AnswerOfAnotherBallot,
     /// A write proposed under a leadership that was lost is called not proposed.
@@ -69,6 +71,7 @@ impl Fault {
         Self::RetriesExecuteTwice,
         Self::DeadlineIgnored,
         Self::ReadWithoutQuorum,
+        Self::AgeIgnored,
         Self::AnswerOfAnotherBallot,
         Self::LostProposalDenied,
         Self::TrimAboveDurable,

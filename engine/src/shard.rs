@@ -209,7 +209,10 @@ impl Shard {
             Output::RoleChanged { role, ballot, leader } => self.role_changed(node, role, ballot, leader),
             Output::Proposed { first, ballot } => self.verdict = Some(Verdict::Proposed { first, ballot }),
             Output::Refused { why, read: None } => self.verdict = Some(Verdict::Refused(why)),
-            Output::Refused { why, read: Some(id) } => self.reads.refuse(node, id, &refusal(why)),
+            Output::Refused { read: Some(id), .. } => {
+                // No word of the leader believed in: it did not answer, or leads no more.
+                self.reads.refuse(node, id, &Refusal::NotLeader { leader: None, maybe: false });
+            }
             Output::ReadReady { reads, slot } => {
                 self.reads.ready(&reads, slot);
                 self.schedule(node);

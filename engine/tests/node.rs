@@ -13,6 +13,8 @@ mod reinstall;
 mod scrub;
 #[path = "node/snapshots.rs"]
 mod snapshots;
+#[path = "node/stale.rs"]
+mod stale;
 #[path = "node/threads.rs"]
 mod threads;
 
@@ -22,7 +24,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use synod_engine::command::{Expect, Op, OpResult, Outcome, WriteRequest};
-use synod_engine::host::{Answer, At, Body, Input, Read, Refusal, Reply, ReplySink, Request, Scan, TailPoll};
+use synod_engine::host::{
+    Answer, At, Body, Freshness, Input, Read, Refusal, Reply, ReplySink, Request, Scan, TailPoll,
+};
 use synod_engine::ids::{NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_engine::logstore::{GONE, LogStore};
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
@@ -194,7 +198,7 @@ fn a_tail_waits_for_what_is_committed_or_for_its_time() {
     c.append(table, "a", "1");
     let leader = c.leader(shard).unwrap();
     let newest = c.range(table, "a")[0].record.ts_us;
-    let body = |wait| Body::Read { read: Read::Tail(tail_poll(newest, wait)), linearizable: true };
+    let body = |wait| Body::Read { read: Read::Tail(tail_poll(newest, wait)), freshness: Freshness::Linearizable };
     let sent = c.send(leader, shard, body(10_000_000));
     c.run_for(1_000_000);
     assert!(c.answers.take(sent).is_none());
@@ -205,7 +209,7 @@ fn a_tail_waits_for_what_is_committed_or_for_its_time() {
     }
     let began = c.now;
     let end = c.range(table, "b")[0].record.ts_us;
-    let late = Body::Read { read: Read::Tail(tail_poll(end, 2_000_000)), linearizable: false };
+    let late = Body::Read { read: Read::Tail(tail_poll(end, 2_000_000)), freshness: Freshness::Local };
     let sent = c.send(leader, shard, late);
     match c.await_answer(sent) {
         Ok(Answer::Tail { records, upto_ts, more: false }) => assert!(records.is_empty() && upto_ts == end),
@@ -337,13 +341,13 @@ fn a_client_that_reads_nothing_is_given_no_more_records() {
     let sink = Arc::new(Unread::default());
     let get = || Read::Get { key: Bytes::from_static(b"k"), at: At::Newest };
     let reads = [
-        (1, get(), true),
-        (2, get(), false),
-        (3, Read::Tail(tail_poll(0, 0)), true),
-        (4, Read::Tail(tail_poll(u64::MAX, 50_000)), false),
+        (1, get(), Freshness::Linearizable),
+        (2, get(), Freshness::Local),
+        (3, Read::Tail(tail_poll(0, 0)), Freshness::Linearizable),
+        (4, Read::Tail(tail_poll(u64::MAX, 50_000)), Freshness::Local),
     ];
-    for (id, read, linearizable) in reads {
-        let (body, reply) = (Body::Read { read, linearizable }, Reply { sink: sink.clone(), id });
+    for (id, read, freshness) in reads {
+        let (body, reply) = (Body::Read { read, freshness }, Reply { sink: sink.clone(), id });
         c.push(leader, Input::Requests(vec![Request { shard, epoch: None, body, reply }]));
     }
     c.run_for(200_000);

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use synod_engine::codec::message::{decode, encode, size_hint};
 use synod_paxos::message::Message;
 use synod_paxos::types::{
-    Ballot, ConfigId, Entry, EntryId, Member, MemberRole, Membership, NodeId, Payload, Run, Slot,
+    Ballot, ConfigId, Entry, EntryId, Member, MemberRole, Membership, NodeId, Payload, ReadId, Run, Slot,
 };
 
 fn ballot(config: u64, round: u64, node: u64) -> Ballot {
@@ -76,6 +76,8 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("read_probe", Message::ReadProbe { ballot: b, probe: 1 << 40 }),
         ("read_ack", Message::ReadAck { ballot: b, probe: u64::MAX, support: 0 }),
         ("read_ack_support", Message::ReadAck { ballot: b, probe: 3, support: 500_000 }),
+        ("read_request", Message::ReadRequest { ballot: b, read: ReadId(u64::MAX) }),
+        ("read_granted", Message::ReadGranted { ballot: b, read: ReadId(1 << 50), slot: commit }),
         ("timeout_now", Message::TimeoutNow { ballot: b }),
     ]
 }

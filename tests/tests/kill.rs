@@ -139,6 +139,7 @@ fn without_a_majority_writes_wait_and_local_reads_answer() {
     let status = cluster.wait_up();
     // The leader of the first shard stays: there a write is taken and no majority answers.
     let survivor = cluster.leader(&status, TABLE, 0);
+    cluster.json(&["get", TABLE, "a-0"]);
     let lost: Vec<u16> = (1..=3).filter(|number| *number != survivor).collect();
     let (client, runtime) = load.client();
     let hurried = client.with_timeout(timeout);
@@ -174,6 +175,16 @@ fn without_a_majority_writes_wait_and_local_reads_answer() {
     assert_eq!(scanned.len(), 16, "all keys are here");
     let read = cluster.cli(&["-o", "json", "read", TABLE, "c-1", "--consistency", "local"]).ok().json_lines();
     assert!(!read.is_empty());
+    // It was read at its leader, the survivor, which knows by that as of when its state is complete.
+    let stale = |age: &str| {
+        cluster.cli(&["-o", "json", "--timeout", "2s", "get", TABLE, "a-0", "--consistency", "stale", "--max-age", age])
+    };
+    let got = stale("10m").ok().json();
+    assert!(got["value"].as_str().is_some_and(|value| value.contains('#')), "{got}");
+    let refused = stale("1s");
+    assert_eq!((refused.code, refused.error()["error"].as_str()), (1, Some("unavailable")), "{refused:?}");
+    let misused = cluster.cli(&["-o", "json", "get", TABLE, "a-0", "--max-age", "1s"]);
+    assert_eq!((misused.code, misused.error()["field"].as_str()), (2, Some("--max-age")), "{misused:?}");
     let fresh = cluster.cli(&["-o", "json", "--timeout", "2s", "get", TABLE, "a-0"]);
     assert_eq!((fresh.code, fresh.error()["error"].as_str()), (1, Some("unavailable")), "{fresh:?}");
 

@@ -200,6 +200,36 @@ async fn local_reads_go_on_without_a_leader() {
 }
 
 #[tokio::test]
+async fn a_stale_read_goes_from_replica_to_replica_and_says_how_old_it_may_be() {
+    let (world, client) = cluster().await;
+    client.put("kv", "a", "1").await.unwrap();
+    world.state.lock().unwrap().leaders.insert(30, 3);
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = asked.clone();
+    // The others have no word of the leader that is young enough.
+    world.hook(move |node, r| {
+        if let Some(v1::shard_request::Body::Get(get)) = &r.body {
+            told.lock().unwrap().push((node, get.consistency, get.max_age_ms));
+        }
+        if node == 3 {
+            Action::Normal
+        } else {
+            answer(Kind::NotLeader(v1::NotLeader { leader: 0, ..Default::default() }))
+        }
+    });
+    let age = Duration::from_micros(1_500_900);
+    let options = GetOptions { consistency: Consistency::Stale(age), ..GetOptions::default() };
+    for _ in 0..3 {
+        let record = client.get("kv", "a", options).await.unwrap().unwrap();
+        assert_eq!(record.value, "1");
+    }
+    let asked = asked.lock().unwrap();
+    let stale = v1::Consistency::Stale as i32;
+    assert!(asked.iter().all(|(_, consistency, age)| (*consistency, *age) == (stale, 1_500)), "{asked:?}");
+    assert_eq!(asked.iter().filter(|(node, ..)| *node == 3).count(), 3);
+}
+
+#[tokio::test]
 async fn a_new_table_under_an_old_name_is_found() {
     let (world, client) = cluster().await;
     client.put("kv", "a", "1").await.unwrap();

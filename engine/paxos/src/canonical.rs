@@ -20,6 +20,7 @@ impl Replica {
         self.commit_after.iter_mut().for_each(shift);
         self.seen_round = self.seen_round.max(self.hard.promised.round);
         self.shown = None;
+        self.followed.values_mut().for_each(|until| *until = at);
         match &mut self.role {
             Role::Follower(follower) => {
                 let timers = [&mut follower.election_at, &mut follower.doubt_at, &mut follower.confirm_by];

@@ -191,6 +191,8 @@ fn governing(message: &Message) -> Option<Ballot> {
         | Message::Behind { ballot, .. }
         | Message::ReadProbe { ballot, .. }
         | Message::ReadAck { ballot, .. }
+        | Message::ReadRequest { ballot, .. }
+        | Message::ReadGranted { ballot, .. }
         | Message::TimeoutNow { ballot } => Some(*ballot),
         Message::Learn { .. } | Message::Learned { .. } => None,
     }
@@ -207,6 +209,7 @@ fn asks(message: &Message) -> bool {
             | Message::Sync { .. }
             | Message::Accept { .. }
             | Message::ReadProbe { .. }
+            | Message::ReadRequest { .. }
             | Message::TimeoutNow { .. }
     )
 }

@@ -421,7 +421,7 @@ impl Replica {
         #[cfg(feature = "planted")]
         self.outlive();
         let Role::Leader(leader) = &mut self.role else { return };
-        let reads = leader.reads.take_all();
+        let reads = leader.reads.take_all(self.me);
         for read in reads {
             io.out.push(Output::Refused { why: Refused::NotLeader { leader: None }, read: Some(read) });
         }

@@ -4,7 +4,7 @@
 //! and across reconnections may duplicate; messages carry the sender's ballot and nothing else of its identity: the
 //! envelope names sender, receiver and group.
 
-use crate::types::{Ballot, ConfigId, Entry, EntryId, Run, Slot};
+use crate::types::{Ballot, ConfigId, Entry, EntryId, ReadId, Run, Slot};
 
 /// One message of a group. The protocol tables in the crate's documentation say what each does in each state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -175,6 +175,22 @@ pub enum Message {
         /// From its arrival on the sender promises nothing to others for so long by its own clock, µs; 0: no such word.
         support: u64,
     },
+    /// A follower or learner asks the leader it believes in as of which slot a read that came to it may be served.
+    ReadRequest {
+        /// The leadership.
+        ballot: Ballot,
+        /// The sender's name for the read.
+        read: ReadId,
+    },
+    /// Every write acknowledged before the request left stands at or below `slot`.
+    ReadGranted {
+        /// The leadership, which was confirmed behind the request's arrival or held a lease then.
+        ballot: Ballot,
+        /// The read asked for.
+        read: ReadId,
+        /// As of which slot it may be served.
+        slot: Slot,
+    },
     /// The leader hands over: the receiver holds the whole log and may prepare at once, without pre-vote.
     TimeoutNow {
         /// The leadership that ends.
@@ -205,6 +221,8 @@ impl Message {
             Self::Learned { .. } => "Learned",
             Self::ReadProbe { .. } => "ReadProbe",
             Self::ReadAck { .. } => "ReadAck",
+            Self::ReadRequest { .. } => "ReadRequest",
+            Self::ReadGranted { .. } => "ReadGranted",
             Self::TimeoutNow { .. } => "TimeoutNow",
         }
     }

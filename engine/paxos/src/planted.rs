@@ -29,6 +29,8 @@ pub enum Fault {
     LostStopSign,
     /// A refusal of phase 1 counts as a promise.
     NackCountsAsPromise,
+    /// A leader grants others their reads without being confirmed.
+    GrantUnconfirmed,
     /// A supporter promises to others all the same.
     PromisesWhileSupporting,
     /// A restarted replica takes it that the process before it supported nobody.
@@ -58,6 +60,7 @@ impl Fault {
         Self::NoConfigEpochs,
         Self::LostStopSign,
         Self::NackCountsAsPromise,
+        Self::GrantUnconfirmed,
         Self::PromisesWhileSupporting,
         Self::RestartForgetsSupport,
         Self::LeaseFromReceipt,

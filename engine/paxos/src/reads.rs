@@ -3,6 +3,9 @@
 //!
 //! Sources: Ongaro (2014), sections 6.4 (read index) and 6.4.1 (lease); see `support` for the other side.
 //!
+//! A read that came to a follower or learner is asked for at the leader, which grants it the slot as to a read of its own: the
+//! question is asked, or the lease holds, behind the request's arrival, hence behind the read's.
+//!
 //! Owns: waiting reads, and what the leader counts of its support. Must never: answer a read by a question that was asked
 //! before it arrived, or before the first entry of the leader's own ballot is chosen; count support from a later moment than
 //! the question's first leaving; or serve from a lease once leadership was offered to another or the epoch is to end.
@@ -11,15 +14,23 @@
 //! here holds every write acknowledged before, however late the step, or the read after it, is carried out.
 
 use crate::fault;
+use crate::follower::Follower;
 use crate::io::{Output, Refused};
 use crate::message::Message;
 use crate::replica::{Io, Replica, Role};
 use crate::types::{Ballot, Micros, NodeId, ReadId, Slot};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A read and the replica it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Reader {
+    at: NodeId,
+    read: ReadId,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
-    reads: Vec<ReadId>,
+    reads: Vec<Reader>,
     /// The chosen prefix when it was asked.
     slot: Slot,
     acks: BTreeSet<NodeId>,
@@ -29,7 +40,7 @@ struct Question {
 /// The reads of one leadership.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Reads {
-    waiting: Vec<ReadId>,
+    waiting: Vec<Reader>,
     asked: Option<Question>,
     probe: u64,
     /// When the question asked last left first.
@@ -41,10 +52,11 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    pub(crate) fn take_all(&mut self) -> Vec<ReadId> {
+    /// What waits that came to `me`: others ask again.
+    pub(crate) fn take_all(&mut self, me: NodeId) -> Vec<ReadId> {
         let mut reads = self.asked.take().map(|q| q.reads).unwrap_or_default();
         reads.append(&mut self.waiting);
-        reads
+        reads.into_iter().filter(|reader| reader.at == me).map(|reader| reader.read).collect()
     }
 
     /// From here on every read asks, as long as this leadership lasts.
@@ -60,18 +72,70 @@ impl Reads {
 
 impl Replica {
     pub(crate) fn on_read_index(&mut self, id: ReadId, io: &mut Io<'_>) {
-        let known = self.leader();
         #[cfg(feature = "planted")]
         if self.old_lease > io.now && !self.is_leader() {
             return io.out.push(Output::ReadReady { reads: vec![id], slot: self.commit });
         }
-        let Role::Leader(leader) = &mut self.role else {
-            io.out.push(Output::Refused { why: Refused::NotLeader { leader: known }, read: Some(id) });
-            self.arm_doubt(io);
-            return;
-        };
-        leader.reads.waiting.push(id);
-        self.serve_reads(io);
+        match &mut self.role {
+            Role::Leader(leader) => {
+                leader.reads.waiting.push(Reader { at: self.me, read: id });
+                self.serve_reads(io);
+            }
+            Role::Follower(Follower { leader: Some(ballot), .. }) => {
+                let ballot = *ballot;
+                io.send(ballot.node, Message::ReadRequest { ballot, read: id });
+                self.followed.insert(id, io.now.plus(self.options.resend_micros));
+            }
+            Role::Follower(_) | Role::Candidate(_) => self.refuse_read(id, io),
+        }
+    }
+
+    fn refuse_read(&mut self, id: ReadId, io: &mut Io<'_>) {
+        io.out.push(Output::Refused { why: Refused::NotLeader { leader: self.leader() }, read: Some(id) });
+        self.arm_doubt(io);
+    }
+
+    /// A read that came to `from` is asked about.
+    pub(crate) fn on_read_request(&mut self, from: NodeId, ballot: Ballot, read: ReadId, io: &mut Io<'_>) {
+        if fault!(self, GrantUnconfirmed) && self.is_leader() {
+            return io.send(from, Message::ReadGranted { ballot, read, slot: self.commit });
+        }
+        match &mut self.role {
+            Role::Leader(leader) if leader.ballot == ballot => {
+                leader.reads.waiting.push(Reader { at: from, read });
+                self.serve_reads(io);
+            }
+            // It believes in what is over, as whoever asks to have it confirmed.
+            _ if ballot.node == self.me => self.on_confirm(from, ballot, io),
+            _ => {}
+        }
+    }
+
+    /// The leader asked says as of which slot; whatever was led since, the answer stays true.
+    pub(crate) fn on_read_granted(&mut self, read: ReadId, slot: Slot, io: &mut Io<'_>) {
+        if self.followed.remove(&read).is_some() {
+            io.out.push(Output::ReadReady { reads: vec![read], slot });
+        }
+    }
+
+    /// No answer came, or the question never arrived.
+    pub(crate) fn expire_followed(&mut self, io: &mut Io<'_>) {
+        while let Some(read) = self.followed.iter().find(|(_, until)| **until <= io.now).map(|(read, _)| *read) {
+            self.followed.remove(&read);
+            self.refuse_read(read, io);
+        }
+    }
+
+    /// Tells whoever asked, here or elsewhere.
+    fn grant_reads(&self, readers: Vec<Reader>, slot: Slot, io: &mut Io<'_>) {
+        let Role::Leader(leader) = &self.role else { return };
+        let (own, others): (Vec<Reader>, Vec<Reader>) = readers.into_iter().partition(|reader| reader.at == self.me);
+        if !own.is_empty() {
+            io.out.push(Output::ReadReady { reads: own.into_iter().map(|reader| reader.read).collect(), slot });
+        }
+        for Reader { at, read } in others {
+            io.send(at, Message::ReadGranted { ballot: leader.ballot, read, slot });
+        }
     }
 
     /// Whether a quorum, this leader with it, promises to nobody else at this moment.
@@ -97,12 +161,13 @@ impl Replica {
         }
         let mut reads = std::mem::take(&mut leader.reads.waiting);
         if lease {
-            io.out.push(Output::ReadReady { reads, slot: commit });
+            self.grant_reads(std::mem::take(&mut reads), commit, io);
+            let Role::Leader(leader) = &self.role else { return };
             if leader.reads.asked.is_some() || io.now < leader.reads.began.plus(half) {
                 return;
             }
-            reads = Vec::new();
         }
+        let Role::Leader(leader) = &mut self.role else { return };
         leader.reads.probe += 1;
         if self.options.lease {
             leader.reads.began = io.now;
@@ -147,9 +212,8 @@ impl Replica {
         }
         if let Role::Leader(leader) = &mut self.role
             && let Some(Question { reads, slot, .. }) = leader.reads.asked.take()
-            && !reads.is_empty()
         {
-            io.out.push(Output::ReadReady { reads, slot });
+            self.grant_reads(reads, slot, io);
         }
         self.serve_reads(io);
     }

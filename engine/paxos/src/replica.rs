@@ -10,9 +10,9 @@ use crate::leader::Leader;
 use crate::log::Log;
 use crate::message::Message;
 use crate::support::Support;
-use crate::types::{Ballot, Entry, EntryId, HardState, MemberRole, Micros, NodeId, Slot, WriteSeq};
+use crate::types::{Ballot, Entry, EntryId, HardState, MemberRole, Micros, NodeId, ReadId, Slot, WriteSeq};
 use crate::writes::Writes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a step works with: the driver's context and where outputs go.
 pub(crate) struct Io<'a> {
@@ -65,6 +65,8 @@ pub struct Replica {
     pub(crate) commit_after: Option<WriteSeq>,
     /// Whom this replica supports, so that it may serve reads without asking.
     pub(crate) support: Support,
+    /// Reads that the leader was asked about, and until when an answer is awaited.
+    pub(crate) followed: BTreeMap<ReadId, Micros>,
     /// For the planted fault.
     #[cfg(feature = "planted")]
     pub(crate) old_lease: Micros,
@@ -103,6 +105,7 @@ impl Replica {
             b0_after: None,
             commit_after: None,
             support: Support::default(),
+            followed: BTreeMap::new(),
             #[cfg(feature = "planted")]
             old_lease: Micros(0),
             abstains: false,
@@ -128,6 +131,7 @@ impl Replica {
         }
         self.answer_held(&mut io);
         self.on_time(&mut io);
+        self.expire_followed(&mut io);
         match input {
             Input::Tick => {}
             Input::Message { from, message } => self.on_message(from, message, &mut io),
@@ -160,7 +164,8 @@ impl Replica {
             Role::Candidate(candidate) => Some(candidate.restart_at),
             Role::Leader(leader) => leader.deadline(),
         };
-        [role, self.support.deadline()].into_iter().flatten().min()
+        let followed = self.followed.values().min().copied();
+        [role, self.support.deadline(), followed].into_iter().flatten().min()
     }
 
     /// Whether this replica leads and takes proposals.
@@ -307,6 +312,8 @@ impl Replica {
                 Message::Learned { config, commit } => self.on_learned(from, config, commit, io),
                 Message::ReadProbe { ballot, probe } => self.on_read_probe(from, ballot, probe, io),
                 Message::ReadAck { ballot, probe, support } => self.on_read_ack(from, (ballot, probe), support, io),
+                Message::ReadRequest { ballot, read } => self.on_read_request(from, ballot, read, io),
+                Message::ReadGranted { read, slot, .. } => self.on_read_granted(read, slot, io),
                 Message::TimeoutNow { ballot } => self.on_timeout_now(from, ballot, io),
             }
         }

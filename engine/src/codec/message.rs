@@ -13,7 +13,7 @@ use super::entry::{self, get_ballot, get_entry_id, put_ballot, put_entry_id};
 use crate::ids::{Ballot, Entry, EntryId, Run, Slot};
 use bytes::Bytes;
 use synod_paxos::message::Message;
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::{ConfigId, ReadId};
 
 /// The version this module writes.
 pub const VERSION: u8 = 1;
@@ -47,6 +47,8 @@ mod kind {
     pub const TIMEOUT_NOW: u8 = 19;
     /// A [`READ_ACK`] with support.
     pub const READ_ACK_SUPPORT: u8 = 20;
+    pub const READ_REQUEST: u8 = 21;
+    pub const READ_GRANTED: u8 = 22;
 }
 
 /// The encoding of `message` in a buffer of its own.
@@ -187,6 +189,15 @@ fn put_head<'m>(message: &'m Message, out: &mut impl Put) -> Option<&'m [Entry]>
             out.var(*probe);
             out.var(*support);
         }
+        Message::ReadRequest { ballot, read } => {
+            begin(kind::READ_REQUEST, *ballot);
+            out.var(read.0);
+        }
+        Message::ReadGranted { ballot, read, slot } => {
+            begin(kind::READ_GRANTED, *ballot);
+            out.var(read.0);
+            out.var(slot.0);
+        }
         Message::TimeoutNow { ballot } => begin(kind::TIMEOUT_NOW, *ballot),
     }
     None
@@ -249,6 +260,10 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
                 kind::READ_PROBE => Message::ReadProbe { ballot, probe: input.var()? },
                 kind::READ_ACK => Message::ReadAck { ballot, probe: input.var()?, support: 0 },
                 kind::READ_ACK_SUPPORT => Message::ReadAck { ballot, probe: input.var()?, support: input.var()? },
+                kind::READ_REQUEST => Message::ReadRequest { ballot, read: ReadId(input.var()?) },
+                kind::READ_GRANTED => {
+                    Message::ReadGranted { ballot, read: ReadId(input.var()?), slot: get_slot(input)? }
+                }
                 kind::TIMEOUT_NOW => Message::TimeoutNow { ballot },
                 _ => return Err(unknown),
             }

@@ -7,7 +7,7 @@
 //! nobody to serve what it would lead. See `docs/architecture.md`, "A damaged state".
 
 use super::{Core, Shard};
-use crate::host::{Body, Host, Refusal};
+use crate::host::{Body, Freshness, Host, Refusal};
 use crate::ids::{NodeId, ShardId, Slot};
 use crate::logstore::GroupRecovered;
 use crate::machine::ShardState;
@@ -57,7 +57,7 @@ impl Shard {
     /// What a client is told here.
     pub(super) fn refuse_without_state(&self, body: &Body) -> Refusal {
         match body {
-            Body::Read { linearizable: false, .. } => Refusal::NotReady,
+            Body::Read { freshness: Freshness::Local | Freshness::Stale(_), .. } => Refusal::NotReady,
             Body::Write(_) | Body::Read { .. } => Refusal::NotLeader { leader: self.leader(), maybe: false },
         }
     }

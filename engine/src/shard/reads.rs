@@ -1,10 +1,16 @@
 //! Reads on their way to an answer.
 //!
 //! Owns: reads that wait for the leadership to be confirmed, for a slot to be applied, or (tails) for something to be
-//! committed. Must never: answer a linearizable read from a state older than the slot the core named for it.
+//! committed; and as of when the state here is known to be complete. Must never: answer a linearizable read from a state older
+//! than the slot the core named for it, or a stale one from a state not known to be complete as of its age.
+//!
+//! Every slot that the core names tells: all that was acknowledged before the question left stands at or below it. A stale read
+//! is served by the last such word while that is young enough, and asks for a new one where it is not. So the age is measured
+//! by one monotone clock, the answering node's, and no assumption is made about wall clocks; a replica that hears no leader
+//! still serves reads up to the age of the last word.
 
 use super::{Shard, answer};
-use crate::host::{Body, Host, Read, Refusal, Reply, Request, TailPoll};
+use crate::host::{Body, Freshness, Host, Read, Refusal, Reply, Request, TailPoll};
 use crate::ids::Slot;
 use crate::machine::ShardState;
 use crate::query;
@@ -31,8 +37,10 @@ struct WaitingTail {
 pub(super) struct Reads {
     /// Of this round, not yet asked about.
     queued: Asked,
-    /// Asked about, by the core's name for the question.
-    asked: VecDeque<(ReadId, Asked)>,
+    /// Asked about.
+    asked: VecDeque<Question>,
+    /// When the newest question left that was answered, and the slot it got.
+    complete: Option<(Micros, Slot)>,
     /// Confirmed, waiting for their slot.
     ready: Vec<(Slot, Asked)>,
     tails: Vec<WaitingTail>,
@@ -40,7 +48,13 @@ pub(super) struct Reads {
     tails_until: Option<Micros>,
     /// Something was applied since the tails were looked at.
     moved: bool,
-    last_id: ReadId,
+}
+
+struct Question {
+    /// The core's name for it.
+    id: ReadId,
+    left: Micros,
+    reads: Asked,
 }
 
 impl Reads {
@@ -56,18 +70,34 @@ impl Reads {
 
     /// The core confirmed these reads as of `slot`.
     pub(super) fn ready(&mut self, reads: &[ReadId], slot: Slot) {
-        let (ready, asked) = self.asked.drain(..).partition(|(id, _)| reads.contains(id));
+        let (ready, asked) = self.asked.drain(..).partition(|question| reads.contains(&question.id));
         self.asked = asked;
-        let ready: VecDeque<(ReadId, Asked)> = ready;
-        self.ready.extend(ready.into_iter().map(|(_, asked)| (slot, asked)));
+        let ready: VecDeque<Question> = ready;
+        for Question { left, reads, .. } in ready {
+            self.complete = self.complete.max(Some((left, slot)));
+            self.ready.push((slot, reads));
+        }
+    }
+
+    /// The slot that all stands at or below which was acknowledged by `since`, where a question that left later told.
+    fn complete_as_of(&self, since: Micros) -> Option<Slot> {
+        self.complete.filter(|(left, _)| *left > since || planted!(AgeIgnored)).map(|(_, slot)| slot)
+    }
+
+    /// Keeps a read for a question that leaves later than `since`: the last one, or the next.
+    fn wait_for_word(&mut self, since: Micros, read: Read, reply: Reply) {
+        match self.asked.back_mut().filter(|question| question.left > since) {
+            Some(question) => question.reads.push((read, reply)),
+            None => self.queued.push((read, reply)),
+        }
     }
 
     /// The core refused a question.
     pub(super) fn refuse<H: Host>(&mut self, node: &mut Node<H>, id: ReadId, why: &Refusal) {
-        if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == id)
-            && let Some((_, asked)) = self.asked.remove(at)
+        if let Some(at) = self.asked.iter().position(|question| question.id == id)
+            && let Some(question) = self.asked.remove(at)
         {
-            for (_, reply) in asked {
+            for (_, reply) in question.reads {
                 answer(node, reply, Err(why.clone()));
             }
         }
@@ -94,7 +124,7 @@ impl Reads {
 
     /// Refuses everything that waits.
     pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
-        let asked = self.asked.drain(..).map(|(_, asked)| asked);
+        let asked = self.asked.drain(..).map(|question| question.reads);
         let waiting = asked.chain(self.ready.drain(..).map(|(_, asked)| asked)).flatten().chain(self.queued.drain(..));
         let replies: Vec<Reply> =
             waiting.map(|(_, reply)| reply).chain(self.tails.drain(..).map(|t| t.reply)).collect();
@@ -174,11 +204,22 @@ impl Shard {
                 Ok(()) => self.schedule(node),
                 Err((why, reply)) => answer(node, reply, Err(why)),
             },
-            Body::Read { read, linearizable: false } => self.execute(node, read, reply),
+            Body::Read { read, freshness: Freshness::Local } => self.execute(node, read, reply),
             Body::Read { read, .. } if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
-            Body::Read { read, linearizable: true } if self.leading => {
+            Body::Read { read, freshness: Freshness::Linearizable } if self.leading => {
                 self.reads.queued.push((read, reply));
                 self.schedule(node);
+            }
+            Body::Read { read, freshness: Freshness::Stale(age) } => {
+                let since = Micros(node.now.0.saturating_sub(age));
+                match self.reads.complete_as_of(since) {
+                    Some(slot) if slot <= self.state.applied() => self.execute(node, read, reply),
+                    Some(slot) => self.reads.ready.push((slot, vec![(read, reply)])),
+                    None => {
+                        self.reads.wait_for_word(since, read, reply);
+                        self.schedule(node);
+                    }
+                }
             }
             Body::Read { .. } => {
                 let leader = self.leader();
@@ -192,10 +233,9 @@ impl Shard {
         if self.reads.queued.is_empty() {
             return;
         }
-        let id = self.reads.last_id.next();
-        self.reads.last_id = id;
-        let queued = std::mem::take(&mut self.reads.queued);
-        self.reads.asked.push_back((id, queued));
+        let id = node.next_read();
+        let reads = std::mem::take(&mut self.reads.queued);
+        self.reads.asked.push_back(Question { id, left: node.now, reads });
         self.step(node, Input::ReadIndex(id));
     }
 

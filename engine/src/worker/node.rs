@@ -17,7 +17,7 @@ use crate::writer::{Clock, LogWriter};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use synod_paxos::io::{Options, Output};
-use synod_paxos::types::Micros;
+use synod_paxos::types::{Micros, ReadId};
 
 /// What all shards of a worker share.
 pub(crate) struct Node<H> {
@@ -41,6 +41,9 @@ pub(crate) struct Node<H> {
     pub(crate) work: Vec<ShardId>,
     /// Shards that have more to apply, in the next round.
     pub(crate) later: Vec<ShardId>,
+    /// The name last given to a question about reads. None is given twice, by no process of this node: an answer that comes late
+    /// must not be taken for another's.
+    last_read: ReadId,
     /// Requests taken and not yet answered.
     pub(crate) waiting: usize,
     pub(crate) waiting_max: usize,
@@ -70,7 +73,9 @@ pub(crate) struct Node<H> {
 
 impl<H: Host> Node<H> {
     pub(super) fn new(setup: WorkerSetup, host: H) -> Result<Self, StoreError> {
-        let WorkerSetup { me, recovered, log, store, seen, progress, metrics, clock, mode, options, .. } = setup;
+        let WorkerSetup {
+            me, recovered, incarnation, log, store, seen, progress, metrics, clock, mode, options, ..
+        } = setup;
         for (node, incarnation, seq) in recovered.seen {
             seen.raise(node, (incarnation, seq));
         }
@@ -91,6 +96,7 @@ impl<H: Host> Node<H> {
             timers: BTreeSet::new(),
             work: Vec::new(),
             later: Vec::new(),
+            last_read: ReadId(incarnation.0 << 32),
             waiting: 0,
             waiting_max: options.waiting_max,
             changed_members: BTreeSet::new(),
@@ -106,6 +112,12 @@ impl<H: Host> Node<H> {
             overlay: Overlay::default(),
             results: Vec::new(),
         })
+    }
+
+    /// The next name of a question about reads.
+    pub(crate) fn next_read(&mut self) -> ReadId {
+        self.last_read = self.last_read.next();
+        self.last_read
     }
 
     /// The shard can go on in this round.

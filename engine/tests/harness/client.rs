@@ -5,7 +5,9 @@ use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use synod_engine::command::{KeyOp, Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, At, Body, Input, KeyedRecord, Read, Refusal, Reply, ReplySink, Request, Scan};
+use synod_engine::host::{
+    Answer, At, Body, Freshness, Input, KeyedRecord, Read, Refusal, Reply, ReplySink, Request, Scan,
+};
 use synod_engine::ids::{ClientId, ClientSeq, NodeId, Offset, SYSTEM_SHARD, ShardId, TableId};
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 
@@ -111,7 +113,7 @@ impl Cluster {
     }
 
     pub fn read(&mut self, shard: ShardId, read: &Read) -> Result<Answer, Refusal> {
-        self.call(shard, || Body::Read { read: read.clone(), linearizable: true })
+        self.call(shard, || Body::Read { read: read.clone(), freshness: Freshness::Linearizable })
     }
 
     pub fn get(&mut self, table: TableId, key: &str) -> Option<String> {
@@ -147,7 +149,7 @@ impl Cluster {
         let mut wanted = Scan { history: true, tombstones: true, ..Scan::default() };
         let mut all = vec![];
         loop {
-            let body = Body::Read { read: Read::Scan(wanted.clone()), linearizable: false };
+            let body = Body::Read { read: Read::Scan(wanted.clone()), freshness: Freshness::Local };
             let id = self.send(node, shard, body);
             match self.await_answer(id) {
                 Ok(Answer::Page { records, cursor, .. }) => {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Read, Refusal, Scan};
+use synod_engine::host::{Answer, Body, Freshness, Read, Refusal, Scan};
 use synod_engine::ids::{ClientId, ClientSeq, NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_engine::logstore::LogStore as _;
 use synod_engine::logstore::mem::MemLog;
@@ -182,7 +182,7 @@ fn a_wiped_node_is_quarantined_and_says_so() {
         why.starts_with("node 2's data directory is older than what node ") && why.contains("it was wiped"),
         "{why}"
     );
-    let body = Body::Read { read: Read::Scan(Scan::default()), linearizable: false };
+    let body = Body::Read { read: Read::Scan(Scan::default()), freshness: Freshness::Local };
     let id = c.send(N2, SYSTEM_SHARD, body);
     assert_eq!(c.await_answer(id).unwrap_err(), Refusal::Quarantined(why.as_str().into()));
     assert_eq!(c.report(N2).quarantined, Some(why));

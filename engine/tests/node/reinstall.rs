@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_engine::StoreError;
-use synod_engine::host::{Body, Read, Refusal, Scan};
+use synod_engine::host::{Body, Freshness, Read, Refusal, Scan};
 use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::mem::MemDisk;
@@ -90,8 +90,8 @@ fn without_its_state_a_node_votes_and_accepts_but_neither_leads_nor_serves() {
     assert_eq!((report.role, report.applied), (REINSTALLING, Slot(0)));
     assert!(report.commit.0 > 120, "it accepts: {report:?}");
     let before = report.trimmed;
-    for linearizable in [true, false] {
-        let id = c.send(victim, shard, Body::Read { read: Read::Scan(Scan::default()), linearizable });
+    for freshness in [Freshness::Linearizable, Freshness::Stale(1_000_000), Freshness::Local] {
+        let id = c.send(victim, shard, Body::Read { read: Read::Scan(Scan::default()), freshness });
         let refused = c.await_answer(id).unwrap_err();
         assert!(matches!(refused, Refusal::NotLeader { .. } | Refusal::NotReady), "{refused:?}");
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use synod_client::{At, Consistency, Expect};
 
+use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
 use super::output::Format;
 use super::{backup, batch, bench, check, config, dev, explain, load, members, server, shard, table};
@@ -168,27 +169,36 @@ pub fn parse_expect(text: &str) -> Result<Expect, String> {
     }
 }
 
+/// How old what a stale read shows may be, where nothing is said.
+const MAX_AGE: Duration = Duration::from_secs(5);
+
 /// How fresh a read must be.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Freshness {
-    /// `linearizable` sees every write acknowledged before; `local` is what one replica has, and answers even while
-    /// most replicas are down
+    /// `linearizable` sees every write acknowledged before; `stale` sees every write acknowledged --max-age ago, and is
+    /// answered by any replica; `local` is what one replica has, and answers even while most replicas are down
     #[arg(long, value_enum, default_value = "linearizable")]
     consistency: ConsistencyArg,
+    /// With --consistency stale: how old what is read may be, as 500ms or 10s [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_age: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum ConsistencyArg {
     Linearizable,
+    Stale,
     Local,
 }
 
 impl Freshness {
-    /// For the client.
-    pub fn consistency(self) -> Consistency {
-        match self.consistency {
-            ConsistencyArg::Linearizable => Consistency::Linearizable,
-            ConsistencyArg::Local => Consistency::Local,
+    /// For the client; the error is of usage.
+    pub fn consistency(self) -> Result<Consistency, CliError> {
+        match (self.consistency, self.max_age) {
+            (ConsistencyArg::Stale, age) => Ok(Consistency::Stale(age.unwrap_or(MAX_AGE))),
+            (_, Some(_)) => Err(CliError::usage("--max-age", "goes with --consistency stale only")),
+            (ConsistencyArg::Linearizable, None) => Ok(Consistency::Linearizable),
+            (ConsistencyArg::Local, None) => Ok(Consistency::Local),
         }
     }
 }

@@ -56,7 +56,7 @@ pub async fn trim(context: &mut Context, args: args::Trim) -> Result<()> {
 /// `get`.
 pub async fn get(context: &mut Context, args: args::Get) -> Result<()> {
     let key = args.at.encoding.key(&args.at.key)?;
-    let options = GetOptions { at: args.which(), consistency: args.freshness.consistency() };
+    let options = GetOptions { at: args.which(), consistency: args.freshness.consistency()? };
     let client = context.connect().await?;
     let Some(record) = client.get(&args.at.table, key.clone(), options).await? else {
         let what = match (args.offset, args.time) {
@@ -80,7 +80,7 @@ pub async fn get(context: &mut Context, args: args::Get) -> Result<()> {
 pub async fn read(context: &mut Context, args: args::Read) -> Result<()> {
     let key = args.at.encoding.key(&args.at.key)?;
     let client = context.connect().await?;
-    let mut records = client.read(&args.at.table, key, args.from, args.limit, args.freshness.consistency());
+    let mut records = client.read(&args.at.table, key, args.from, args.limit, args.freshness.consistency()?);
     while let Some(record) = next(context, &mut records).await? {
         context.out.record(&shown(record?, false))?;
     }
@@ -99,7 +99,7 @@ pub async fn scan(context: &mut Context, args: args::Scan) -> Result<()> {
         reverse: args.reverse,
         keys_only: args.keys_only,
         cursor: args.cursor.as_deref().map(Cursor::from_str).transpose().map_err(|error| at("--cursor", error))?,
-        consistency: args.freshness.consistency(),
+        consistency: args.freshness.consistency()?,
         ..ScanOptions::default()
     };
     let client = context.connect().await?;

@@ -78,6 +78,9 @@ impl Coverage {
             self.add("path", "log read back", "", reads - before.reads);
         }
         let served = outputs.iter().any(|o| matches!(o, Output::ReadReady { .. }));
+        if served && after.role != RoleKind::Leader {
+            self.count("event", "read served by a follower", "");
+        }
         if before.asks && served && after.membership.quorum() > 1 {
             self.count("event", "read served from a lease", "");
         }
@@ -206,6 +209,8 @@ fn answers(message: &Message) -> &'static str {
         Message::Learned { .. } => "answers Learned",
         Message::ReadProbe { .. } => "answers ReadProbe",
         Message::ReadAck { .. } => "answers ReadAck",
+        Message::ReadRequest { .. } => "answers ReadRequest",
+        Message::ReadGranted { .. } => "answers ReadGranted",
         Message::TimeoutNow { .. } => "answers TimeoutNow",
     }
 }

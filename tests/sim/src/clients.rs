@@ -11,7 +11,7 @@ use crate::retry::Retry;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest};
-use synod_engine::host::{At, Body, Read};
+use synod_engine::host::{At, Body, Freshness, Read};
 use synod_engine::ids::{ClientId, ClientSeq, NodeId, Offset, ShardId, TableId};
 use synod_engine::machine::bounds;
 use synod_engine::system::{Descriptor, SystemState};
@@ -65,15 +65,20 @@ pub(crate) struct Client {
 #[derive(Clone)]
 pub(crate) enum Kind {
     Write(WriteRequest),
-    Read { read: Read, linearizable: bool },
+    Read { read: Read, freshness: Freshness },
 }
 
 impl Kind {
     pub(crate) fn body(&self) -> Body {
         match self {
             Self::Write(request) => Body::Write(request.clone()),
-            Self::Read { read, linearizable } => Body::Read { read: read.clone(), linearizable: *linearizable },
+            Self::Read { read, freshness } => Body::Read { read: read.clone(), freshness: *freshness },
         }
+    }
+
+    /// Whether the leader has to answer.
+    pub(crate) fn is_of_leader(&self) -> bool {
+        !matches!(self, Self::Read { freshness: Freshness::Local | Freshness::Stale(_), .. })
     }
 
     pub(crate) fn is_write(&self) -> bool {
@@ -92,7 +97,8 @@ impl Kind {
                     (Action::Trim(_), _) => "trim",
                 },
             },
-            Self::Read { linearizable: false, .. } => "local read",
+            Self::Read { freshness: Freshness::Local, .. } => "local read",
+            Self::Read { freshness: Freshness::Stale(_), .. } => "stale read",
             Self::Read { read: Read::Get { .. }, .. } => "get",
             Self::Read { .. } => "range read",
         }
@@ -168,13 +174,17 @@ pub(crate) fn choose(
     match dice.below(100) {
         0..=27 => {
             let at = if dice.chance(700) { At::Newest } else { At::Offset(Offset(dice.below(next(&key) + 2))) };
-            Kind::Read { read: Read::Get { key, at }, linearizable: true }
+            Kind::Read { read: Read::Get { key, at }, freshness: Freshness::Linearizable }
         }
         28..=33 => {
             let from = Offset(next(&key).saturating_sub(dice.below(6)));
-            Kind::Read { read: Read::Range { key, from, limit: 0 }, linearizable: true }
+            Kind::Read { read: Read::Range { key, from, limit: 0 }, freshness: Freshness::Linearizable }
         }
-        34..=38 => Kind::Read { read: Read::Get { key, at: At::Newest }, linearizable: false },
+        34..=36 => Kind::Read { read: Read::Get { key, at: At::Newest }, freshness: Freshness::Local },
+        37..=43 => {
+            let age = if dice.chance(300) { 0 } else { dice.between((1_000, 3_000_000)) };
+            Kind::Read { read: Read::Get { key, at: At::Newest }, freshness: Freshness::Stale(age) }
+        }
         _ => {
             let count = if dice.chance(150) { dice.between((2, 4)) } else { 1 };
             let mut ops = vec![write_op(key, plan, dice, &next)];

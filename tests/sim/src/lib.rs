@@ -52,6 +52,7 @@ mod replies;
 mod requests;
 mod retry;
 mod setup;
+mod shown;
 mod snapshots;
 mod traffic;
 mod transfers;

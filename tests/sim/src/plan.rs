@@ -9,7 +9,7 @@ use synod_engine::worker::WorkerOptions;
 use synod_paxos::io::Options;
 
 /// What a monotone clock may gain or lose, millionths: leases assume no more, and many clocks do so much.
-const DRIFT_PPM: u64 = 10_000;
+pub(crate) const DRIFT_PPM: u64 = 10_000;
 
 /// A defect that the simulation itself plants under the production code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

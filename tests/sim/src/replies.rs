@@ -13,7 +13,7 @@ use crate::violation::{Checked, Violation, check};
 use crate::world::{Event, Origin, World};
 use bytes::Bytes;
 use synod_engine::command::{Op, Outcome};
-use synod_engine::host::{Answer, At, KeyedRecord, Read, Refusal};
+use synod_engine::host::{Answer, At, Freshness, KeyedRecord, Read, Refusal};
 use synod_engine::ids::ShardId;
 
 const STALE: &str = "12: a linearizable read shows what was acknowledged before it was asked";
@@ -41,7 +41,7 @@ impl World {
                     return Ok(());
                 }
                 let client = self.ops[&op].client;
-                if !matches!(self.ops[&op].kind, Kind::Read { linearizable: false, .. }) {
+                if self.ops[&op].kind.is_of_leader() {
                     self.clients[client].leaders.insert(shard, node);
                 }
                 self.end(op, Ending::Answered)?;
@@ -112,8 +112,8 @@ impl World {
                 }
                 Ok(())
             }
-            (Kind::Read { read, linearizable }, answer) => {
-                let (read, linearizable) = (read.clone(), *linearizable);
+            (Kind::Read { read, freshness }, answer) => {
+                let (read, freshness) = (read.clone(), *freshness);
                 let (key, first, next) = match (&read, answer) {
                     (Read::Get { key, at }, Answer::Record { record, first, next }) => {
                         check_get(model, key, *at, record.as_ref(), first.0, next.0)?;
@@ -126,17 +126,16 @@ impl World {
                     _ => return Err(Violation::new("answers fit their questions", format!("{read:?}: {answer:?}"))),
                 };
                 let known = operation.known.get(&key).copied().unwrap_or_default();
-                let local = if linearizable { "linearizable read" } else { "local read" };
-                self.coverage.count("outcome", local);
-                if linearizable {
+                self.coverage.count("outcome", read_name(freshness));
+                if freshness == Freshness::Local {
+                    self.committed(shard, &key, next)?;
+                } else {
                     check(next >= known.1 && first >= known.0, STALE, || {
                         format!(
-                            "shard {shard} key {key:?}: ({first}, {next}) read, {known:?} was shown before it was asked"
+                            "shard {shard} key {key:?}: ({first}, {next}) read {freshness:?}, {known:?} was shown before"
                         )
                     })?;
                     self.show(shard, &key, first, next)?;
-                } else {
-                    self.committed(shard, &key, next)?;
                 }
                 Ok(())
             }
@@ -154,9 +153,18 @@ impl World {
     /// An answer has shown that a key had come so far.
     fn show(&mut self, shard: ShardId, key: &Bytes, first: u64, next: u64) -> Checked {
         self.committed(shard, key, next)?;
-        let shown = self.shown.entry((shard, key.clone())).or_default();
-        *shown = (shown.0.max(first), shown.1.max(next));
+        let now = self.now;
+        self.shown.entry((shard, key.clone())).or_default().show(now, first, next);
         Ok(())
+    }
+}
+
+fn read_name(freshness: Freshness) -> &'static str {
+    match freshness {
+        Freshness::Linearizable => "linearizable read",
+        Freshness::Stale(0) => "linearizable read of any replica",
+        Freshness::Stale(_) => "stale read",
+        Freshness::Local => "local read",
     }
 }
 

@@ -5,13 +5,14 @@
 
 use crate::clients::{Attempt, Kind, Operation, choose, keys_of};
 use crate::clock::WALL_US;
+use crate::plan::DRIFT_PPM;
 use crate::retry::{Failed, Failure, Next, Retry};
 use crate::violation::Checked;
 use crate::world::{Event, Origin, Phase, World};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use synod_engine::command::{WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
+use synod_engine::host::{Answer, Body, Freshness, Input, Refusal, Reply, ReplySink, Request};
 use synod_engine::ids::{ClientSeq, NodeId, ShardId};
 
 /// What a client gives an operation in the calm, µs: more than every wall clock's error.
@@ -38,10 +39,14 @@ impl World {
     ) -> u64 {
         self.last_op += 1;
         let op = self.last_op;
-        let known = |key| {
-            let shown = self.shown.get(&(shard, key)).copied();
-            shown.unwrap_or_default()
+        // By a clock that is fast, an age is over early.
+        let since = match &kind {
+            Kind::Read { freshness: Freshness::Stale(age), .. } => {
+                self.now.saturating_sub(age + age * 2 * DRIFT_PPM / 1_000_000)
+            }
+            _ => self.now,
         };
+        let known = |key| self.shown.get(&(shard, key)).map(|shown| shown.at(since)).unwrap_or_default();
         let known: BTreeMap<_, _> = keys_of(&kind).into_iter().map(|key| (key.clone(), known(key))).collect();
         self.coverage.count("asked", kind.name());
         let retry = Retry::new(client);
@@ -79,7 +84,7 @@ impl World {
         if calm && let Some(unserved) = shards.iter().find(|s| !self.calm_shards.contains(&s.shard)) {
             shard = unserved.clone();
         }
-        let next = |key: &bytes::Bytes| shown.get(&(shard.shard, key.clone())).map_or(0, |(_, next)| *next);
+        let next = |key: &bytes::Bytes| shown.get(&(shard.shard, key.clone())).map_or(0, |shown| shown.last().1);
         let kind = choose(&mut clients[client], &shard, WALL_US + deadline, plan, dice, next);
         self.begin(client, kind, shard.shard, Some(shard.version), shard.voters, deadline);
     }
@@ -102,8 +107,8 @@ impl World {
         }
         let client = &mut self.clients[operation.client];
         let leader = client.leaders.get(&operation.shard).copied();
-        let local = matches!(operation.kind, Kind::Read { linearizable: false, .. });
-        let node = operation.retry.choose(now, leader.filter(|_| !local), &operation.voters);
+        let leader = leader.filter(|_| operation.kind.is_of_leader());
+        let node = operation.retry.choose(now, leader, &operation.voters);
         self.last_attempt += 1;
         let attempt = self.last_attempt;
         operation.attempt = Some(attempt);

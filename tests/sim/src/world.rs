@@ -13,6 +13,7 @@ use crate::network::Network;
 use crate::node::SimNode;
 use crate::plan::{Plan, Planted};
 use crate::retry::Failure;
+use crate::shown::Shown;
 use crate::snapshots::Step;
 use crate::trace::Trace;
 use crate::transfers::Transfer;
@@ -130,7 +131,7 @@ pub(crate) struct World {
     pub(crate) last_op: u64,
     pub(crate) last_attempt: u64,
     /// Of each shard's key: what answers have shown (first, next).
-    pub(crate) shown: BTreeMap<(ShardId, Bytes), (u64, u64)>,
+    pub(crate) shown: BTreeMap<(ShardId, Bytes), Shown>,
     /// Operations each lane has finished in the calm, by client.
     pub(crate) calm_done: BTreeMap<usize, u64>,
     /// Shards written to in the calm, with success.

@@ -80,6 +80,8 @@ pub fn message(m: &Message) -> String {
         Message::ReadAck { ballot, probe, support } => {
             format!("ReadAck {ballot:?} #{probe} support {} ms", support / 1000)
         }
+        Message::ReadRequest { ballot, read } => format!("ReadRequest {ballot:?} {read}"),
+        Message::ReadGranted { ballot, read, slot } => format!("ReadGranted {ballot:?} {read} at {slot}"),
         Message::TimeoutNow { ballot } => format!("TimeoutNow {ballot:?}"),
     }
 }

@@ -10,7 +10,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use synod_paxos::message::Message;
 use synod_paxos::types::{
-    Ballot, ConfigId, Entry, EntryId, Member, MemberRole, Membership, NodeId, Payload, Run, Slot,
+    Ballot, ConfigId, Entry, EntryId, Member, MemberRole, Membership, NodeId, Payload, ReadId, Run, Slot,
 };
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -157,6 +157,14 @@ impl Words {
                 ballot: self.need_ballot("ballot")?,
                 probe: self.take("probe", 1)?,
                 support: self.take("support", 0)? * 1000,
+            },
+            "ReadRequest" => {
+                Message::ReadRequest { ballot: self.need_ballot("ballot")?, read: ReadId(self.take("read", 1)?) }
+            }
+            "ReadGranted" => Message::ReadGranted {
+                ballot: self.need_ballot("ballot")?,
+                read: ReadId(self.take("read", 1)?),
+                slot: self.slot("slot")?,
             },
             "TimeoutNow" => Message::TimeoutNow { ballot: self.need_ballot("ballot")? },
             _ => return Err(format!("no message is called {verb}").into()),

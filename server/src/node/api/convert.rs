@@ -10,7 +10,7 @@ use synod_engine::codec::record::Record;
 use synod_engine::command::{
     Action, Expect, KEY_BYTES_MAX, KeyOp, NewRecord, Op, OpResult, Outcome, WriteId, WriteRequest,
 };
-use synod_engine::host::{Answer, At, Body, KeyedRecord, Read, Refusal, Scan, TailPoll};
+use synod_engine::host::{Answer, At, Body, Freshness, KeyedRecord, Read, Refusal, Scan, TailPoll};
 use synod_engine::ids::{ClientId, ClientSeq, Offset, TableId};
 use synod_proto::v1;
 use v1::error::Kind;
@@ -40,16 +40,17 @@ pub fn body(body: v1::shard_request::Body, limits: &Limits) -> Result<Body, v1::
                 Some(v1::at::Kind::Offset(offset)) => At::Offset(Offset(offset)),
                 Some(v1::at::Kind::TsUs(ts)) => At::Time(ts),
             };
-            Ok(read(Read::Get { key: get.key, at }, get.consistency))
+            read(Read::Get { key: get.key, at }, get.consistency, get.max_age_ms)
         }
         Wire::Read(page) => {
             check_key(&page.key)?;
             let limit = page.limit as usize;
-            Ok(read(Read::Range { key: page.key, from: Offset(page.from), limit }, page.consistency))
+            let read_page = Read::Range { key: page.key, from: Offset(page.from), limit };
+            read(read_page, page.consistency, page.max_age_ms)
         }
         Wire::Scan(scan) => {
-            let consistency = scan.consistency;
-            Ok(read(Read::Scan(scan_page(scan)?), consistency))
+            let (consistency, max_age_ms) = (scan.consistency, scan.max_age_ms);
+            read(Read::Scan(scan_page(scan)?), consistency, max_age_ms)
         }
         Wire::Tail(tail) => {
             if tail.segments.is_empty() || tail.segments.len() > TAIL_SEGMENTS_MAX {
@@ -57,17 +58,23 @@ pub fn body(body: v1::shard_request::Body, limits: &Limits) -> Result<Body, v1::
             }
             let segments = tail.segments.into_iter().map(|s| (s.pos_from, s.pos_to, s.after_ts_us)).collect();
             // A poll that does not wait asks for all there is: what was acknowledged before it must be in it.
-            let linearizable = tail.wait_ms == 0;
+            let freshness = if tail.wait_ms == 0 { Freshness::Linearizable } else { Freshness::Local };
             let wait_micros = u64::from(tail.wait_ms.min(TAIL_WAIT_MS_MAX)) * 1000;
             let poll = TailPoll { from: tail.from, to: tail.to, segments, limit: tail.limit as usize, wait_micros };
-            Ok(Body::Read { read: Read::Tail(poll), linearizable })
+            Ok(Body::Read { read: Read::Tail(poll), freshness })
         }
         Wire::Clock(_) => Err(invalid("clock", "is not asked of a shard")),
     }
 }
 
-fn read(read: Read, consistency: i32) -> Body {
-    Body::Read { read, linearizable: consistency != v1::Consistency::Local as i32 }
+fn read(read: Read, consistency: i32, max_age_ms: u32) -> Result<Body, v1::Error> {
+    let unknown = || invalid("consistency", format!("{consistency} is none of 0 (linearizable), 1 (local), 2 (stale)"));
+    let freshness = match v1::Consistency::try_from(consistency).map_err(|_| unknown())? {
+        v1::Consistency::Linearizable => Freshness::Linearizable,
+        v1::Consistency::Local => Freshness::Local,
+        v1::Consistency::Stale => Freshness::Stale(u64::from(max_age_ms) * 1000),
+    };
+    Ok(Body::Read { read, freshness })
 }
 
 fn scan_page(scan: v1::Scan) -> Result<Scan, v1::Error> {

@@ -1,6 +1,6 @@
 use super::*;
 use bytes::Bytes;
-use synod_engine::host::{Answer, At, Refusal, Reply};
+use synod_engine::host::{Answer, At, Freshness, Refusal, Reply};
 use synod_engine::ids::ShardId;
 
 /// A client that only remembers what it was told.
@@ -43,7 +43,10 @@ fn requests(ids: std::ops::Range<u64>) -> Vec<Request> {
     let request = |id| Request {
         shard: ShardId(2),
         epoch: None,
-        body: Body::Read { read: Read::Get { key: Bytes::from_static(b"k"), at: At::Newest }, linearizable: true },
+        body: Body::Read {
+            read: Read::Get { key: Bytes::from_static(b"k"), at: At::Newest },
+            freshness: Freshness::Linearizable,
+        },
         reply: Reply { sink: Arc::new(Told::default()), id },
     };
     ids.map(request).collect()

@@ -100,7 +100,7 @@ impl Synod for SynodService {
             Some(v1::at::Kind::Offset(offset)) => Some(At::Offset(offset)),
             Some(v1::at::Kind::TsUs(ts)) => Some(At::TsUs(ts)),
         };
-        let options = GetOptions { at, consistency: consistency(call.consistency) };
+        let options = GetOptions { at, consistency: consistency(call.consistency, call.max_age_ms)? };
         let full = client.get_full(&call.table, call.key, options).await.map_err(|e| client_status(&e))?;
         let result = v1::GetResult {
             record: full.record.map(wire_record),
@@ -114,7 +114,8 @@ impl Synod for SynodService {
         let call = request.into_inner();
         let client = self.get()?.gateway(0).await?;
         let limit = (call.limit != 0).then_some(call.limit);
-        let records = client.read(&call.table, call.key, call.from, limit, consistency(call.consistency));
+        let consistency = consistency(call.consistency, call.max_age_ms)?;
+        let records = client.read(&call.table, call.key, call.from, limit, consistency);
         Ok(Response::new(pages(records)))
     }
 
@@ -133,7 +134,7 @@ impl Synod for SynodService {
             reverse: call.reverse,
             keys_only: call.keys_only,
             cursor,
-            consistency: consistency(call.consistency),
+            consistency: consistency(call.consistency, call.max_age_ms)?,
             page_records: 0,
         };
         Ok(Response::new(pages(client.scan(&call.table, options))))
@@ -198,8 +199,12 @@ fn keys(from: bytes::Bytes, to: bytes::Bytes) -> Keys {
     if from.is_empty() && to.is_empty() { Keys::All } else { Keys::Range { from, to } }
 }
 
-fn consistency(wire: i32) -> Consistency {
-    if wire == v1::Consistency::Local as i32 { Consistency::Local } else { Consistency::Linearizable }
+fn consistency(wire: i32, max_age_ms: u32) -> Result<Consistency, Status> {
+    Ok(match v1::Consistency::try_from(wire).map_err(|e| Status::invalid_argument(format!("consistency: {e}")))? {
+        v1::Consistency::Linearizable => Consistency::Linearizable,
+        v1::Consistency::Local => Consistency::Local,
+        v1::Consistency::Stale => Consistency::Stale(Duration::from_millis(max_age_ms.into())),
+    })
 }
 
 fn wire_record(record: Record) -> v1::Record {

@@ -3,8 +3,8 @@
 //! Owns: the estimate for each peer. Must never: take a pause or a full pipe for a drift, or decide anything.
 //!
 //! Each pulse carries its sender's monotone clock. The pulse that was the shortest on its way, of each while, gives two readings
-//! of one moment; two such moments far apart give the rate (Cristian, "Probabilistic clock synchronization" (1989), section 4:
-//! the least round trip bounds the error). A delay of a second on all pulses of a while is 5 % of the least distance.
+//! of one moment; two such moments far apart give the rate (after Cristian, "Probabilistic clock synchronization" (1989), where the
+//! shortest way bounds the error). A delay of a second on all pulses of a while is 5 % of the least distance.
 
 use super::lock;
 use prometheus::{IntGaugeVec, Opts, Registry};

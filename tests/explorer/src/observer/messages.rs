@@ -86,6 +86,11 @@ impl Observer {
             Message::Learned { config, commit } => self.learned(node, disk, *config, *commit),
             Message::ReadProbe { ballot, .. } => self.owns(sender, *ballot),
             Message::ReadAck { ballot, .. } => promised_no_more(sender, *ballot, "ReadAck"),
+            Message::ReadRequest { .. } => Ok(()),
+            Message::ReadGranted { ballot, slot, .. } => {
+                self.owns(sender, *ballot)?;
+                self.is_chosen(node, "ReadGranted", *slot)
+            }
             Message::TimeoutNow { ballot } => self.owns(sender, *ballot),
         }
     }
