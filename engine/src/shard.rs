@@ -214,7 +214,7 @@ impl Shard {
                 self.reads.refuse(node, id, &Refusal::NotLeader { leader: None, maybe: false });
             }
             Output::ReadReady { reads, slot } => {
-                self.reads.ready(&reads, slot);
+                self.reads.ready(&reads, slot, node.now);
                 self.schedule(node);
             }
             Output::EpochChanged(membership) => {

@@ -23,6 +23,8 @@ use synod_paxos::types::{Micros, ReadId};
 const TAILS_MAX: usize = 4096;
 /// The longest a tail waits, µs.
 const TAIL_WAIT_MICROS: u64 = 60_000_000;
+/// The longest a read waits for its slot to be applied, µs: a replica that is cut off would gather them.
+const APPLY_WAIT_MICROS: u64 = 1_000_000;
 
 type Asked = Vec<(Read, Reply)>;
 
@@ -41,8 +43,8 @@ pub(super) struct Reads {
     asked: VecDeque<Question>,
     /// When the newest question left that was answered, and the slot it got.
     complete: Option<(Micros, Slot)>,
-    /// Confirmed, waiting for their slot.
-    ready: Vec<(Slot, Asked)>,
+    /// Confirmed, waiting for their slot; the first to give up first.
+    ready: Vec<Ready>,
     tails: Vec<WaitingTail>,
     /// The earliest end of a tail's time.
     tails_until: Option<Micros>,
@@ -57,10 +59,17 @@ struct Question {
     reads: Asked,
 }
 
+struct Ready {
+    slot: Slot,
+    until: Micros,
+    reads: Asked,
+}
+
 impl Reads {
-    /// When the next tail's time is up.
+    /// When the next read's or tail's time is up.
     pub(super) fn deadline(&self) -> Option<Micros> {
-        self.tails_until
+        let ready = self.ready.first().map(|ready| ready.until);
+        [self.tails_until, ready].into_iter().flatten().min()
     }
 
     /// Something was applied.
@@ -69,14 +78,18 @@ impl Reads {
     }
 
     /// The core confirmed these reads as of `slot`.
-    pub(super) fn ready(&mut self, reads: &[ReadId], slot: Slot) {
+    pub(super) fn ready(&mut self, reads: &[ReadId], slot: Slot, now: Micros) {
         let (ready, asked) = self.asked.drain(..).partition(|question| reads.contains(&question.id));
         self.asked = asked;
         let ready: VecDeque<Question> = ready;
         for Question { left, reads, .. } in ready {
             self.complete = self.complete.max(Some((left, slot)));
-            self.ready.push((slot, reads));
+            self.wait_for_slot(slot, reads, now);
         }
+    }
+
+    fn wait_for_slot(&mut self, slot: Slot, reads: Asked, now: Micros) {
+        self.ready.push(Ready { slot, until: now.plus(APPLY_WAIT_MICROS), reads });
     }
 
     /// The slot that all stands at or below which was acknowledged by `since`, where a question that left later told.
@@ -103,8 +116,12 @@ impl Reads {
         }
     }
 
-    /// Answers tails whose time is up.
+    /// Refuses reads and answers tails whose time is up.
     pub(super) fn expire<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState) {
+        let late = self.ready.partition_point(|ready| ready.until <= node.now);
+        for (_, reply) in self.ready.drain(..late).flat_map(|ready| ready.reads) {
+            answer(node, reply, Err(Refusal::NotLeader { leader: None, maybe: false }));
+        }
         if self.tails_until.is_none_or(|until| until > node.now) {
             return;
         }
@@ -125,7 +142,7 @@ impl Reads {
     /// Refuses everything that waits.
     pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         let asked = self.asked.drain(..).map(|question| question.reads);
-        let waiting = asked.chain(self.ready.drain(..).map(|(_, asked)| asked)).flatten().chain(self.queued.drain(..));
+        let waiting = asked.chain(self.ready.drain(..).map(|ready| ready.reads)).flatten().chain(self.queued.drain(..));
         let replies: Vec<Reply> =
             waiting.map(|(_, reply)| reply).chain(self.tails.drain(..).map(|t| t.reply)).collect();
         self.tails_until = None;
@@ -214,12 +231,10 @@ impl Shard {
                 let since = Micros(node.now.0.saturating_sub(age));
                 match self.reads.complete_as_of(since) {
                     Some(slot) if slot <= self.state.applied() => self.execute(node, read, reply),
-                    Some(slot) => self.reads.ready.push((slot, vec![(read, reply)])),
-                    None => {
-                        self.reads.wait_for_word(since, read, reply);
-                        self.schedule(node);
-                    }
+                    Some(slot) => self.reads.wait_for_slot(slot, vec![(read, reply)], node.now),
+                    None => self.reads.wait_for_word(since, read, reply),
                 }
+                self.schedule(node);
             }
             Body::Read { .. } => {
                 let leader = self.leader();
@@ -243,9 +258,9 @@ impl Shard {
     pub(super) fn answer_reads<H: Host>(&mut self, node: &mut Node<H>) {
         if !self.reads.ready.is_empty() {
             let applied = self.state.applied();
-            let (now, later): (Vec<_>, Vec<_>) = self.reads.ready.drain(..).partition(|(slot, _)| *slot <= applied);
+            let (now, later): (Vec<_>, Vec<_>) = self.reads.ready.drain(..).partition(|ready| ready.slot <= applied);
             self.reads.ready = later;
-            for (read, reply) in now.into_iter().flat_map(|(_, asked)| asked) {
+            for (read, reply) in now.into_iter().flat_map(|ready| ready.reads) {
                 self.execute(node, read, reply);
             }
         }

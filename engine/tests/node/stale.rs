@@ -91,3 +91,25 @@ fn a_leader_that_was_replaced_shows_nothing_older_than_allowed() {
     assert!(refused.is_err(), "{refused:?}");
     assert_eq!(c.read_at(leader, shard, Freshness::Stale(60 * SECOND)).as_deref(), Ok("old"));
 }
+
+#[test]
+fn no_read_waits_for_long_at_a_replica_that_is_cut_off() {
+    // One that was told a slot and is cut off before it is told that the slot is chosen.
+    let mut waited = 0;
+    for delay in (0..3_000).step_by(100) {
+        let (mut c, table, shard, [follower, _]) = cluster();
+        c.set(table, "new");
+        let read = Read::Get { key: Bytes::from_static(b"k"), at: At::Newest };
+        let id = c.send(follower, shard, Body::Read { read, freshness: Freshness::Stale(0) });
+        c.run_for(delay);
+        c.isolate(follower);
+        c.run_for(300_000);
+        let replica = c.replica(follower, shard).unwrap();
+        let leader = c.leader(shard).unwrap();
+        waited += u32::from(replica.applied < c.replica(leader, shard).unwrap().applied);
+        c.run_for(SECOND);
+        let answered = c.await_answer(id);
+        assert!(matches!(answered, Ok(_) | Err(Refusal::NotLeader { leader: None, .. })), "{delay}: {answered:?}");
+    }
+    assert!(waited > 0, "it was never behind");
+}
