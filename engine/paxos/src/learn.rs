@@ -91,7 +91,12 @@ impl Replica {
     pub(crate) fn send_learn(&mut self, to: NodeId, after: Slot, io: &mut Io<'_>) {
         let commit = self.durable_commit();
         let Some(prev) = self.log.id_at(after) else {
-            io.out.push(Output::NeedSnapshot { to });
+            // A node that comes back says so to every replica: where a leader is heard that asks this member where it stands, one
+            // snapshot is enough.
+            let led = !self.is_leader() && self.leader_alive() && self.hard.membership.role_of(to).is_some();
+            if !led {
+                io.out.push(Output::NeedSnapshot { to });
+            }
             return;
         };
         let entries = match self.log.entries(io.log, after, commit, self.options.message_bytes) {

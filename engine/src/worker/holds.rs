@@ -72,10 +72,13 @@ impl<H: Host> Worker<H> {
         let before: BTreeSet<ShardId> = self.holds.followers.keys().map(|(shard, _)| *shard).collect();
         self.holds.followers.retain(|(id, member), follower| {
             let Some(shard) = shards.get(id).filter(|_| !full) else { return false };
-            if let Some(has) = shard.held_by(*member).filter(|has| *has > follower.has) {
+            let held = shard.held_by(*member);
+            if let Some(has) = held.filter(|has| *has > follower.has) {
                 *follower = Follower { has, moved_at: now };
             }
-            !shard.is_within(follower.has, keep / 2) && follower.moved_at.plus(unused_micros) > now
+            // Until it has installed a snapshot it has less than is held for it, however near the end of the log that is.
+            let caught_up = held >= Some(follower.has) && shard.is_within(follower.has, keep / 2);
+            !caught_up && follower.moved_at.plus(unused_micros) > now
         });
         for id in before {
             self.hold_log(id);

@@ -99,7 +99,7 @@ fn every_planted_fault_is_found() {
 #[test]
 fn a_log_that_is_let_go_too_early_is_found() {
     synod_engine::planted::plant(Some(synod_engine::planted::Fault::HoldEndsWithSnapshot));
-    let found = (0..20).find(|seed| scenarios::slow_catch_up(*seed).is_err());
+    let found = (0..200).find(|seed| scenarios::slow_catch_up(*seed).is_err());
     synod_engine::planted::plant(None);
     assert!(found.is_some(), "nobody needs a second snapshot of a shard");
 }
