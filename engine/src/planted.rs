@@ -47,6 +47,8 @@ pub enum Fault {
     SnapshotWithoutPromise,
     /// The hard state of an installed snapshot is the maker's alone.
     InstallForgetsPromise,
+    /// A replica whose state was gone begins its log anew behind the snapshot.
+    ReinstallForgetsLog,
     /// The pointer goes to a snapshot's rows before they are durable.
     InstallBeforeLoaded,
     /// The old rows go before the pointer away from them is durable.
@@ -86,6 +88,7 @@ impl Fault {
         Self::SnapshotWithoutSessions,
         Self::SnapshotWithoutPromise,
         Self::InstallForgetsPromise,
+        Self::ReinstallForgetsLog,
         Self::InstallBeforeLoaded,
         Self::OldSpaceRemovedEarly,
         Self::DamagedChunkAccepted,

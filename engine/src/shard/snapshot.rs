@@ -165,7 +165,7 @@ impl Shard {
             (hard.promised, hard.accepted) = (header.basis.promised, header.basis.id.origin);
         }
         let id = header.basis.id;
-        let keeps_log = replica.holds(id);
+        let keeps_log = replica.holds(id) && !planted!(ReinstallForgetsLog);
         let write = GroupWrite {
             shard: self.id,
             hard: Some(hard.clone()),

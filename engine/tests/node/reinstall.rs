@@ -4,9 +4,10 @@ use super::harness::{Cluster, Disk, N1, N2, N3};
 use super::snapshots::{cluster, installed, mem, write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 use synod_engine::StoreError;
-use synod_engine::host::{Body, Freshness, Read, Refusal, Scan};
+use synod_engine::host::{Body, Freshness, Input, Read, Refusal, Scan};
 use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::mem::MemDisk;
@@ -112,6 +113,31 @@ fn without_its_state_a_node_votes_and_accepts_but_neither_leads_nor_serves() {
     // What it accepted behind the snapshot's position it has kept: it counts.
     c.kill(rest);
     write(&mut c, table, 20);
+    c.check_equal(shard);
+}
+
+#[test]
+fn what_it_accepted_behind_the_snapshot_counts_when_it_is_reinstalled() {
+    let (mut c, table, shard) = mem();
+    trimmed(&mut c, table, shard);
+    c.deaf = true;
+    let victim = follower(&c, shard);
+    lose_state(&mut c, victim);
+    c.start(victim);
+    let leader = c.leader(shard).unwrap();
+    let gone = others(&c, victim).into_iter().find(|n| *n != leader).unwrap();
+    c.kill(gone);
+    let (told, built) = channel();
+    c.push(leader, Input::MakeSnapshot { shard, done: Box::new(move |made| told.send(made).unwrap()) });
+    c.run_until("a snapshot is made", |_| built.try_recv().is_ok_and(|made| made.is_ok()));
+    // Every one of these is acknowledged by the leader and the victim, and by nobody else.
+    let offsets: Vec<u64> = (0..60).map(|n| c.append(table, "late", &format!("value {n}"))).collect();
+    c.fetch(leader, victim, shard);
+    c.run_until("it is reinstalled", |c| installed(c, victim) == 1);
+    c.kill(leader);
+    c.start(gone);
+    let held: Vec<u64> = c.range(table, "late").iter().map(|record| record.offset.0).collect();
+    assert_eq!(held, offsets, "acknowledged records are gone");
     c.check_equal(shard);
 }
 

@@ -181,6 +181,12 @@ impl Tap {
         }
     }
 
+    /// An install takes what the log has behind the snapshot's very entry: it may be acknowledged.
+    pub(crate) fn forgot(&mut self, shard: ShardId, slot: Slot) {
+        let detail = format!("shard {shard}: installed at {slot}, entries behind it are gone");
+        self.broke("4: an install keeps the log that goes on behind its snapshot", detail);
+    }
+
     /// Whether a log is kept for a snapshot.
     pub(crate) fn holds_log(&self) -> bool {
         !self.held.is_empty()

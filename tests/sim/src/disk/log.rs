@@ -16,7 +16,7 @@ use synod_engine::codec::{applied, entry, hard, keys, node};
 use synod_engine::ids::{Entry, Incarnation, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::{GroupRecovered, GroupWrite, LogBatch, LogStore, NodeIdentity, NodeRecovered};
-use synod_paxos::types::{ConfigId, Payload};
+use synod_paxos::types::{ConfigId, EntryId, Payload};
 
 /// A process's log store.
 pub(crate) struct SimLog {
@@ -192,6 +192,9 @@ impl LogStore for SimLog {
                 let space = write.space.unwrap_or_else(|| self.taps.lock().space_of(write.shard));
                 let durable = self.durable_applied(space);
                 self.taps.lock().trimmed(write.shard, trim.slot, durable, write.space.is_some());
+                if write.space.is_some() && write.truncate_from.is_some() && self.reaches_behind(write.shard, trim) {
+                    self.taps.lock().forgot(write.shard, trim.slot);
+                }
             }
         }
         for &(peer, incarnation, seq) in &batch.seen {
@@ -258,6 +261,16 @@ impl SimLog {
         disk.settle_flushes(self.cursor.get());
         let row = disk.state.get(&keys::applied(space)).cloned();
         row.and_then(|row| applied::AppliedRow::decode(row).ok()).map_or(Slot(0), |row| row.slot)
+    }
+
+    /// Whether the log on disk goes on behind this very entry.
+    fn reaches_behind(&self, shard: ShardId, id: EntryId) -> bool {
+        let disk = self.disk.lock();
+        let row = disk.log.get(&keys::group_entry(shard, id.slot)[..]).cloned();
+        let held = row.and_then(|row| entry::decode(row).ok()).map(|entry| entry.id);
+        let row = disk.log.get(&keys::group_trim(shard)[..]).cloned();
+        let trimmed = row.and_then(|row| node::decode_trim(row).ok());
+        [held, trimmed].contains(&Some(id)) && disk.entries_of(shard, id.slot).next().is_some()
     }
 }
 
