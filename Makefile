@@ -7,7 +7,7 @@ BIN := $(CARGO_TARGET_DIR)/release/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits bench-tails bench-scale bench-raft bench-raft-check clean
+.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -108,6 +108,10 @@ bench-tails: build bench-peers-check
 # Ten thousand idle shards, a restart and a killed node with them, and writes to one shard, 64 and 1,000: five minutes.
 bench-scale: build
 	@SYNOD=$(BIN) sh scripts/bench-scale.sh
+
+# A hundred million records of 16 B on one node (RECORDS): the first minute beside the last, memory, a restart. 10 GB of disk.
+bench-records: build
+	@SYNOD=$(BIN) sh scripts/bench-records.sh
 
 # Synod's core beside that of raft-rs over one log store, transport and load, in one process; four minutes, results in
 # docs/benchmarks/raft. The feature adds crates and changes none, so RocksDB stays as it is compiled. ARGS="--help" says what can be set.

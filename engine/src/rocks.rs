@@ -4,7 +4,7 @@
 //! background error on its own.
 
 use crate::StoreError;
-use rocksdb::{BlockBasedOptions, Cache, DB, Error, ErrorKind, Options, ReadOptions, properties};
+use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DB, Error, ErrorKind, Options, ReadOptions, properties};
 use std::path::Path;
 
 /// Options of a database that reports every damage and stays failed once it failed; `more` is RocksDB's own options
@@ -26,9 +26,15 @@ pub(crate) fn strict_options(more: &str, cache_bytes: usize, bloom_bits: Option<
     table.set_block_size(16 << 10);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In parts: the filter of a file of small rows is 3 MB in one piece, more than a shard of the cache holds, and was read from
+    // the file and summed anew for every row looked up.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_metadata_block_size(4 << 10);
+    table.set_pin_top_level_index_and_filter(true);
     if let Some(bits) = bloom_bits {
         table.set_bloom_filter(bits, false);
         table.set_whole_key_filtering(true);
+        table.set_partition_filters(true);
     }
     options.set_block_based_table_factory(&table);
     Ok(options)

@@ -13,7 +13,7 @@ use synod_engine::codec::node::encode_format;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::{FORMAT, RocksShared, RocksState, StateOptions};
-use synod_engine::state::{FlushId, StateBatch, StateStore, StateView};
+use synod_engine::state::{BulkLoad, FlushId, StateBatch, StateStore, StateView};
 use tempfile::TempDir;
 
 /// Small files, so that one flush is several of them.
@@ -448,6 +448,30 @@ fn what_a_crash_left_in_staging_goes() {
     std::fs::write(&left, b"half a file").unwrap();
     drop(RocksShared::open(directory.path(), sizes()).unwrap());
     assert!(!left.exists());
+}
+
+/// Bytes that this thread has read from files so far.
+fn bytes_read() -> u64 {
+    let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_lookup_in_a_file_of_many_small_rows_reads_little_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let sizes = StateOptions { cache_bytes: 8 << 20, file_bytes: 64 << 20, ..StateOptions::default() };
+    let shared = RocksShared::open(directory.path(), sizes).unwrap();
+    let key = |n: u32| n.to_be_bytes().to_vec();
+    let rows: Vec<_> = (0..600_000).map(|n| (key(2 * n), Bytes::from_static(b"value"))).collect();
+    shared.load(&rows).unwrap();
+    let mut state = RocksState::new(shared, 1 << 20).unwrap();
+    let before = bytes_read();
+    for n in 0..1_000 {
+        let (there, missing) = (1_200 * n, 1_200 * n + 1);
+        assert!(state.get(&key(there)).unwrap().is_some() && state.get(&key(missing)).unwrap().is_none());
+    }
+    let each = (bytes_read() - before) / 2_000;
+    assert!(each < 32 << 10, "{each} bytes a lookup: a filter or an index is read as a whole");
 }
 
 #[test]
