@@ -94,7 +94,7 @@ async fn rest(pause: Pause, want: &Want<'_>) {
 impl Progress {
     pub(crate) fn new(core: &Core, want: &Want<'_>) -> Progress {
         let options = &core.options;
-        let turn = if !want.consistency.is_of_leader() { 0 } else { core.local_start };
+        let turn = if want.consistency.is_of_leader() { core.local_start } else { 0 };
         let pauses = (options.backoff_min, options.backoff_max);
         Progress { learnt: decide::Progress::new(options.attempt_timeout, pauses, turn), began: Instant::now() }
     }

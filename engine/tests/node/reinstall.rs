@@ -43,6 +43,17 @@ fn others(c: &Cluster, node: NodeId) -> Vec<NodeId> {
     c.ids().into_iter().filter(|n| *n != node).collect()
 }
 
+/// A cluster whose follower lost its state and is up again, without a snapshot: its questions for one are lost.
+fn without_state() -> (Cluster, TableId, ShardId, NodeId) {
+    let (mut c, table, shard) = mem();
+    trimmed(&mut c, table, shard);
+    c.deaf = true;
+    let victim = follower(&c, shard);
+    lose_state(&mut c, victim);
+    c.start(victim);
+    (c, table, shard, victim)
+}
+
 #[test]
 fn a_lost_state_comes_back_from_a_snapshot() {
     let (mut c, table, shard) = mem();
@@ -74,12 +85,7 @@ fn a_lost_state_comes_back_from_a_snapshot() {
 
 #[test]
 fn without_its_state_a_node_votes_and_accepts_but_neither_leads_nor_serves() {
-    let (mut c, table, shard) = mem();
-    trimmed(&mut c, table, shard);
-    c.deaf = true;
-    let victim = follower(&c, shard);
-    lose_state(&mut c, victim);
-    c.start(victim);
+    let (mut c, table, shard, victim) = without_state();
     // Its vote is needed now.
     let gone = others(&c, victim)[0];
     c.kill(gone);
@@ -118,12 +124,7 @@ fn without_its_state_a_node_votes_and_accepts_but_neither_leads_nor_serves() {
 
 #[test]
 fn what_it_accepted_behind_the_snapshot_counts_when_it_is_reinstalled() {
-    let (mut c, table, shard) = mem();
-    trimmed(&mut c, table, shard);
-    c.deaf = true;
-    let victim = follower(&c, shard);
-    lose_state(&mut c, victim);
-    c.start(victim);
+    let (mut c, table, shard, victim) = without_state();
     let leader = c.leader(shard).unwrap();
     let gone = others(&c, victim).into_iter().find(|n| *n != leader).unwrap();
     c.kill(gone);

@@ -266,11 +266,8 @@ impl SimLog {
     /// Whether the log on disk goes on behind this very entry.
     fn reaches_behind(&self, shard: ShardId, id: EntryId) -> bool {
         let disk = self.disk.lock();
-        let row = disk.log.get(&keys::group_entry(shard, id.slot)[..]).cloned();
-        let held = row.and_then(|row| entry::decode(row).ok()).map(|entry| entry.id);
-        let row = disk.log.get(&keys::group_trim(shard)[..]).cloned();
-        let trimmed = row.and_then(|row| node::decode_trim(row).ok());
-        [held, trimmed].contains(&Some(id)) && disk.entries_of(shard, id.slot).next().is_some()
+        [disk.entry_id(shard, id.slot), disk.trimmed(shard)].contains(&Some(id))
+            && disk.entries_of(shard, id.slot).next().is_some()
     }
 }
 
@@ -302,11 +299,9 @@ impl NodeDisk {
     /// Whether this entry is synced here by `at`, or lies below what is trimmed, or the replica that may have had it went.
     pub(crate) fn holds(&self, shard: ShardId, entry: &Entry, config: ConfigId, at: u64) -> bool {
         let disk = self.lock();
-        let key = keys::group_entry(shard, entry.id.slot).to_vec();
-        let row = disk.log.get(&key).filter(|_| !disk.is_unsynced(&key, at));
-        let same = row.is_some_and(|row| entry::decode(row.clone()).is_ok_and(|found| found.id == entry.id));
-        let trimmed = disk.log.get(&keys::group_trim(shard)[..]).cloned();
-        let trimmed = trimmed.and_then(|row| node::decode_trim(row).ok()).is_some_and(|id| id.slot >= entry.id.slot);
+        let unsynced = || disk.is_unsynced(&keys::group_entry(shard, entry.id.slot), at);
+        let same = disk.entry_id(shard, entry.id.slot) == Some(entry.id) && !unsynced();
+        let trimmed = disk.trimmed(shard).is_some_and(|id| id.slot >= entry.id.slot);
         same || trimmed || disk.gone_by(shard, config)
     }
 
@@ -327,8 +322,7 @@ impl NodeDisk {
     pub(crate) fn holds_of_epoch(&self, shard: ShardId, slot: Slot, config: ConfigId) -> bool {
         let disk = self.lock();
         let of_epoch = |row: &Bytes| entry::decode(row.clone()).is_ok_and(|entry| entry.id.origin.config >= config);
-        let trimmed = disk.log.get(&keys::group_trim(shard)[..]).cloned();
-        let trimmed = trimmed.and_then(|row| node::decode_trim(row).ok()).is_some_and(|id| id.origin.config >= config);
+        let trimmed = disk.trimmed(shard).is_some_and(|id| id.origin.config >= config);
         disk.entries_of(shard, slot).any(|(_, row)| of_epoch(row)) || trimmed || disk.gone_by(shard, config)
     }
 }
@@ -337,6 +331,17 @@ impl super::Inner {
     fn entries_of(&self, shard: ShardId, after: Slot) -> impl Iterator<Item = (&Vec<u8>, &Bytes)> {
         let (first, end) = (keys::group_entry(shard, after.next()).to_vec(), keys::group_entries_end(shard).to_vec());
         self.log.range(first..end)
+    }
+
+    /// The entry in a slot, where it is there and can be read.
+    fn entry_id(&self, shard: ShardId, slot: Slot) -> Option<EntryId> {
+        let row = self.log.get(&keys::group_entry(shard, slot)[..]).cloned()?;
+        entry::decode(row).ok().map(|entry| entry.id)
+    }
+
+    /// Up to which entry a log is trimmed.
+    fn trimmed(&self, shard: ShardId) -> Option<EntryId> {
+        node::decode_trim(self.log.get(&keys::group_trim(shard)[..]).cloned()?).ok()
     }
 
     /// Whether a replica of this epoch may have been here and went.
