@@ -203,6 +203,14 @@ fn a_wrong_entry_checksum_is_refused() {
 }
 
 #[test]
+fn an_acknowledgement_without_support_has_one_form() {
+    // `ReadAck { ballot: (200, 3, 1), probe: 199, support: 0 }` in the kind that carries support; found by the fuzzer.
+    let bytes: &[u8] = &[0x01, 0x14, 0xc8, 0x01, 0x03, 0x01, 0xc7, 0x01, 0x00, 0x44, 0x91, 0xca, 0x4f];
+    let refused = decode(Bytes::from_static(bytes)).unwrap_err();
+    assert_eq!((refused.what, refused.at), ("support of 0 in the kind with support", 8));
+}
+
+#[test]
 fn version_1_is_frozen() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/wire-v1.txt");
     let mut text = std::fs::read_to_string(&path).unwrap_or_default();

@@ -259,7 +259,7 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
                 },
                 kind::READ_PROBE => Message::ReadProbe { ballot, probe: input.var()? },
                 kind::READ_ACK => Message::ReadAck { ballot, probe: input.var()?, support: 0 },
-                kind::READ_ACK_SUPPORT => Message::ReadAck { ballot, probe: input.var()?, support: input.var()? },
+                kind::READ_ACK_SUPPORT => Message::ReadAck { ballot, probe: input.var()?, support: get_support(input)? },
                 kind::READ_REQUEST => Message::ReadRequest { ballot, read: ReadId(input.var()?) },
                 kind::READ_GRANTED => {
                     Message::ReadGranted { ballot, read: ReadId(input.var()?), slot: get_slot(input)? }
@@ -321,6 +321,15 @@ fn get_entries(tracked: &mut Tracked, prev: EntryId) -> Result<Vec<Entry>, Decod
 
 fn get_slot(input: &mut Reader) -> Result<Slot, DecodeError> {
     input.var().map(Slot)
+}
+
+/// One message has one form: an acknowledgement without support is a [`kind::READ_ACK`].
+fn get_support(input: &mut Reader) -> Result<u64, DecodeError> {
+    let none = input.error("support of 0 in the kind with support");
+    match input.var()? {
+        0 => Err(none),
+        support => Ok(support),
+    }
 }
 
 fn get_config(input: &mut Reader) -> Result<ConfigId, DecodeError> {
