@@ -1,6 +1,6 @@
 //! The encoding of a consensus message between nodes.
 //!
-//! Owns: version 1 of a message. Must never: panic or over-allocate on any input, copy a command on decode, or return a
+//! Owns: version 1 of a message. Must never: panic or over-allocate on any input, keep the frame it read in memory, or return a
 //! message whose checksums do not match or whose entries do not follow one another.
 //!
 //! A message is `version u8 | kind u8 | head | [count] | crc u32 | [entry…]`. The head is the kind's own fields in the order
@@ -13,7 +13,7 @@ use super::entry::{self, get_ballot, get_entry_id, put_ballot, put_entry_id};
 use crate::ids::{Ballot, Entry, EntryId, Run, Slot};
 use bytes::Bytes;
 use synod_paxos::message::Message;
-use synod_paxos::types::{ConfigId, ReadId};
+use synod_paxos::types::{ConfigId, Payload, ReadId};
 
 /// The version this module writes.
 pub const VERSION: u8 = 1;
@@ -203,7 +203,7 @@ fn put_head<'m>(message: &'m Message, out: &mut impl Put) -> Option<&'m [Entry]>
     None
 }
 
-/// Decodes what [`encode`] wrote. Commands share the memory of `data`.
+/// Decodes what [`encode`] wrote. Nothing of it shares the memory of `data`.
 pub fn decode(data: Bytes) -> Result<Message, DecodeError> {
     let mut input = Tracked { input: Reader::new(data.clone()), data };
     super::expect_version(&mut input.input, VERSION)?;
@@ -309,7 +309,11 @@ fn get_entries(tracked: &mut Tracked, prev: EntryId) -> Result<Vec<Entry>, Decod
     for _ in 0..count {
         let bytes = tracked.input.bytes()?;
         let at = tracked.input.position() - bytes.len();
-        let entry = entry::decode(bytes).map_err(|e| DecodeError { at: at + e.at, ..e })?;
+        let mut entry = entry::decode(bytes).map_err(|e| DecodeError { at: at + e.at, ..e })?;
+        if let Payload::Command(command) = &mut entry.payload {
+            // The newest entries and their records stay for long: each would keep all that was read from the connection with it.
+            *command = Bytes::copy_from_slice(command);
+        }
         if last.checked_add(1) != Some(entry.id.slot.0) {
             return Err(DecodeError { what: "entry out of order", at });
         }
