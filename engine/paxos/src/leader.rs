@@ -320,15 +320,18 @@ impl Replica {
     }
 
     fn notify_commit(&mut self, io: &mut Io<'_>) {
-        let commit = self.commit;
-        let Role::Leader(leader) = &self.role else { return };
-        let idle = |p: &Progress| p.mode == Mode::Pipeline && p.told < commit;
-        let nodes: Vec<NodeId> = leader.progress.iter().filter(|(_, p)| idle(p)).map(|(n, _)| *n).collect();
-        for node in nodes {
-            if self.alive.contains(&node) {
+        for node in self.peers() {
+            if self.is_uninformed(node, self.commit) {
                 self.probe(node, io);
             }
         }
+    }
+
+    /// Whether a member that is heard holds the log and was not told yet that it is chosen up to `slot`.
+    pub(crate) fn is_uninformed(&self, node: NodeId, slot: Slot) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let idle = |p: &Progress| p.mode == Mode::Pipeline && p.told < slot;
+        leader.progress.get(&node).is_some_and(idle) && self.alive.contains(&node)
     }
 
     /// Sends again to live members that owe something and have not moved for a while; stays armed while any owes.

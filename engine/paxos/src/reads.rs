@@ -126,15 +126,19 @@ impl Replica {
         }
     }
 
-    /// Tells whoever asked, here or elsewhere.
-    fn grant_reads(&self, readers: Vec<Reader>, slot: Slot, io: &mut Io<'_>) {
+    /// Tells whoever asked, here or elsewhere; a member that does not know that the slot is chosen could not read as of it.
+    fn grant_reads(&mut self, readers: Vec<Reader>, slot: Slot, io: &mut Io<'_>) {
         let Role::Leader(leader) = &self.role else { return };
+        let ballot = leader.ballot;
         let (own, others): (Vec<Reader>, Vec<Reader>) = readers.into_iter().partition(|reader| reader.at == self.me);
         if !own.is_empty() {
             io.out.push(Output::ReadReady { reads: own.into_iter().map(|reader| reader.read).collect(), slot });
         }
         for Reader { at, read } in others {
-            io.send(at, Message::ReadGranted { ballot: leader.ballot, read, slot });
+            if self.is_uninformed(at, slot) {
+                self.probe(at, io);
+            }
+            io.send(at, Message::ReadGranted { ballot, read, slot });
         }
     }
 
