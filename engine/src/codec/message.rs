@@ -259,7 +259,9 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
                 },
                 kind::READ_PROBE => Message::ReadProbe { ballot, probe: input.var()? },
                 kind::READ_ACK => Message::ReadAck { ballot, probe: input.var()?, support: 0 },
-                kind::READ_ACK_SUPPORT => Message::ReadAck { ballot, probe: input.var()?, support: get_support(input)? },
+                kind::READ_ACK_SUPPORT => {
+                    Message::ReadAck { ballot, probe: input.var()?, support: get_support(input)? }
+                }
                 kind::READ_REQUEST => Message::ReadRequest { ballot, read: ReadId(input.var()?) },
                 kind::READ_GRANTED => {
                     Message::ReadGranted { ballot, read: ReadId(input.var()?), slot: get_slot(input)? }
