@@ -10,6 +10,7 @@
 
 use super::flusher::{Flusher, UNFINISHED_MAX};
 use super::merge::{self, Layer, Range};
+use super::pace::Pace;
 use super::reclaim::Reclaimer;
 use super::rocks::RocksShared;
 use super::rows::{Found, RowMap};
@@ -51,6 +52,7 @@ pub struct FrontState {
     frozen: VecDeque<(FlushId, Arc<Frozen>)>,
     flusher: Flusher<Arc<Frozen>>,
     freeze_bytes: usize,
+    pace: Pace,
     reclaimer: Reclaimer,
 }
 
@@ -61,7 +63,9 @@ impl FrontState {
         let db = Arc::clone(&shared);
         let flusher = Flusher::spawn("state-flush", move |_, frozen: &Arc<Frozen>| frozen.flush(&db))?;
         let (active, frozen) = (RowMap::with_capacity(0), VecDeque::new());
-        Ok(Self { shared, active, frozen, flusher, freeze_bytes, reclaimer: Reclaimer::default() })
+        let fronts = 1 + UNFINISHED_MAX as usize;
+        let pace = Pace::new(shared.level_zero_files_max(), fronts * freeze_bytes);
+        Ok(Self { shared, active, frozen, flusher, freeze_bytes, pace, reclaimer: Reclaimer::default() })
     }
 
     /// Lets go of maps whose rows RocksDB has.
@@ -103,8 +107,13 @@ impl StateStore for FrontState {
 
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
         self.reap();
+        let mut bytes = 0;
         for (key, value) in batch.rows {
+            bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
             self.active.insert(key, value);
+        }
+        if let Some(wait) = self.pace.applied(bytes, || self.shared.level_zero_files())? {
+            std::thread::sleep(wait);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ mod flusher;
 pub mod front;
 pub mod mem;
 mod merge;
+mod pace;
 mod reclaim;
 pub mod rocks;
 mod rows;

@@ -38,7 +38,8 @@ pub struct StateOptions {
     /// A front's flush is cut into files of about this size, bytes: each is synced on its own, so a sync of the log
     /// waits behind at most one of them.
     pub file_bytes: usize,
-    /// Flushes of fronts wait while level 0 holds more files: compaction has fallen behind.
+    /// Flushes of fronts wait while level 0 holds more files: compaction has fallen behind. From three eighths on, what is
+    /// applied waits a little.
     pub level_zero_files_max: u64,
     /// Size of a memtable of [`RocksState`], bytes; well above what it freezes at.
     pub memtable_bytes: usize,
@@ -287,11 +288,21 @@ impl RocksShared {
         self.db.compact_range_opt(Some(first), Some(last), &options);
     }
 
+    /// Files that compaction has not taken yet.
+    pub(super) fn level_zero_files(&self) -> Result<u64, StoreError> {
+        let files = self.db.property_int_value(properties::num_files_at_level(0));
+        Ok(files.map_err(|e| self.error("read", &e))?.unwrap_or(0))
+    }
+
+    /// How many of them there may be.
+    pub(super) fn level_zero_files_max(&self) -> u64 {
+        self.sizes.level_zero_files_max
+    }
+
     /// Ingestion knows no back-pressure of its own: waits until compaction has caught up.
     fn wait_for_room(&self) -> Result<(), StoreError> {
         loop {
-            let files = self.db.property_int_value(properties::num_files_at_level(0));
-            if files.map_err(|e| self.error("read", &e))?.unwrap_or(0) <= self.sizes.level_zero_files_max {
+            if self.level_zero_files()? <= self.sizes.level_zero_files_max {
                 return Ok(());
             }
             self.health()?;
