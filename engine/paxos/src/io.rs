@@ -90,7 +90,7 @@ impl Default for Options {
             jitter_micros: 300_000,
             campaign_micros: 500_000,
             resend_micros: 200_000,
-            notice_micros: 5_000,
+            notice_micros: 20_000,
             transfer_micros: 1_000_000,
             lease: false,
             support_micros: 300_000,

@@ -74,7 +74,7 @@ fn cluster(world: &mut World, w: &mut Words) -> Result<()> {
     let membership = Membership { config: ConfigId(1), members, first_leader };
     let manual = w.take_str("apply").is_some_and(|how| how == "manual");
     // Without `lease=` nobody supports anybody, and a replica that begins waits for nothing.
-    let options = options(w, Options { lease: false, support_micros: 0, ..Options::default() })?;
+    let options = options(w, Options { lease: false, support_micros: 0, notice_micros: 5_000, ..Options::default() })?;
     *world = World::build(&membership, (1..=voters + learners + outside).map(NodeId), options);
     world.manual_apply = manual;
     Ok(())
