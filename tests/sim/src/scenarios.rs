@@ -233,7 +233,7 @@ pub fn slow_catch_up(seed: u64) -> Outcome {
         |w| {
             // An entry or two a round trip of some 45 ms, of a load of about 3 kB/s a shard: what came while a snapshot was on its way
             // takes longer than a snapshot stays without need. That is more than the 200 ms after which a leader asks where a
-            // member stands and its longest rounds (some 460 ms, waiting for the disk) together: it hears of the need no oftener.
+            // member stands and its longest rounds, waiting for the disk, together: it hears of the need no oftener.
             (w.plan.options.paxos.message_bytes, w.plan.options.paxos.inflight_messages) = (100, 1);
             w.plan.options.snapshot_unused_micros = 1_000_000;
             // A member counts as caught up within half of this: a stall of 300 ms must not undo that.
