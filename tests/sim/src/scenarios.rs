@@ -43,12 +43,8 @@ fn calm_world_of(seed: u64, change: impl FnOnce(&mut World)) -> Checked<World> {
 /// a snapshot before it can replace a leader's vote, and how long that takes is for other scenarios to say.
 fn settled_world(seed: u64) -> Checked<World> {
     let mut w = calm_world(seed)?;
-    let held = |w: &World, node| {
-        let shards = w.shards.iter().filter(|s| w.is_member(node, s.shard));
-        shards.map(|s| (s.shard, w.models[&s.shard].last())).collect::<Vec<_>>()
-    };
     for node in w.ids.clone() {
-        let upto = held(&w, node);
+        let upto = chosen_of(&w, node);
         let done = w.run_until(w.now + 12_000_000, |w| caught_up(w, node, &upto))?;
         check(done, "members of new tables catch up", || behind(&w, node, &upto))?;
     }
@@ -168,7 +164,13 @@ pub fn restart_of_all(seed: u64) -> Outcome {
     Ok(format!("{} µs", w.now - began))
 }
 
-/// Whether a node has observed what was chosen of every table by now.
+/// What is chosen by now of every table that a node is a member of.
+fn chosen_of(w: &World, node: NodeId) -> Vec<(ShardId, Slot)> {
+    let held = w.shards.iter().filter(|s| w.is_member(node, s.shard));
+    held.map(|s| (s.shard, w.models[&s.shard].last())).collect()
+}
+
+/// Whether a node has observed so much of each of these tables.
 fn caught_up(w: &World, node: NodeId, upto: &[(ShardId, Slot)]) -> bool {
     let observed = w.nodes[&node].up.as_ref().map(|up| &up.observed);
     observed.is_some_and(|observed| upto.iter().all(|(shard, slot)| observed.get(shard) >= Some(slot)))
@@ -194,8 +196,7 @@ fn left_behind_in(seed: u64, before: impl FnOnce(&mut World), founded: impl FnOn
     w.stop(victim, w.now, End::Silent);
     w.run_until(w.now + 6_000_000, |_| false)?;
     w.at(w.now, Event::Restart { node: victim });
-    let held = w.shards.iter().filter(|s| w.is_member(victim, s.shard));
-    let upto = held.map(|s| (s.shard, w.models[&s.shard].last())).collect();
+    let upto = chosen_of(&w, victim);
     Ok((w, victim, upto))
 }
 
