@@ -31,6 +31,8 @@ pub enum Fault {
     IdentityIgnored,
     /// Frames claim a write that is not yet durable.
     WriteClaimedEarly,
+    /// A write handed to the log writer's thread is taken for durable.
+    HandedOverCounts,
     /// An entry read back is not summed.
     ChecksumIgnored,
     /// A failed write of the log is taken for done.
@@ -80,6 +82,7 @@ impl Fault {
         Self::TrimAboveMembers,
         Self::IdentityIgnored,
         Self::WriteClaimedEarly,
+        Self::HandedOverCounts,
         Self::ChecksumIgnored,
         Self::FailedWriteGoesOn,
         Self::FailedFlushGoesOn,

@@ -146,6 +146,6 @@ fn run<H: Host>(mut worker: Worker<H>, queue: &Receiver<Input>, clock: MonotoneC
         }
         round.extend(queue.try_iter().take(ROUND_INPUTS - 1));
         // Behind the inputs' arrival: by a time before it a leader that was paused would serve reads from a lease that is over.
-        worker.handle(clock.now(), wall_us(), &mut round);
+        worker.handle(clock.now(), wall_us(), &mut round, &mut || !queue.is_empty());
     }
 }

@@ -132,6 +132,8 @@ pub struct Worker<H: Host> {
     stopped: bool,
     /// Of the write just synced; a buffer.
     done: Vec<(ShardId, Done)>,
+    /// What follows from the last write is left to the next round.
+    held_back: bool,
 }
 
 impl<H: Host> Worker<H> {
@@ -164,6 +166,7 @@ impl<H: Host> Worker<H> {
             scrubs: Scrubs::default(),
             stopped: false,
             done: Vec::new(),
+            held_back: false,
         };
         worker.sweep_removed()?;
         for shard in groups {
@@ -178,8 +181,14 @@ impl<H: Host> Worker<H> {
     }
 
     /// Carries out one round. `now` is the driver's monotone clock, `wall_us` its wall clock in microseconds. `inputs` is
-    /// emptied.
-    pub fn handle(&mut self, now: Micros, wall_us: u64, inputs: &mut Vec<crate::host::Input>) {
+    /// emptied; `more` tells whether others wait by then.
+    pub fn handle(
+        &mut self,
+        now: Micros,
+        wall_us: u64,
+        inputs: &mut Vec<crate::host::Input>,
+        more: &mut dyn FnMut() -> bool,
+    ) {
         self.node.now = self.node.now.max(now);
         self.node.wall_us = wall_us;
         self.node.metrics.round_inputs.set(level(inputs.len()));
@@ -195,7 +204,7 @@ impl<H: Host> Worker<H> {
                 }
             }
             self.keep_up();
-            self.settle();
+            self.settle(more);
             self.keep_scrubs();
             self.keep_snapshots();
             self.keep_members();
@@ -209,7 +218,7 @@ impl<H: Host> Worker<H> {
         if self.quarantined.is_some() || self.stopped {
             return None;
         }
-        if !self.node.work.is_empty() || !self.node.later.is_empty() {
+        if !self.node.work.is_empty() || !self.node.later.is_empty() || self.held_back {
             return Some(Micros(0));
         }
         let timer = self.node.timers.first().map(|(at, _)| *at);
@@ -244,8 +253,10 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// Works until nothing is left to do.
-    fn settle(&mut self) {
+    /// Works until nothing is left to do, or until a write is done and more inputs wait: what follows from it then joins what
+    /// follows from them, in fewer messages and fewer writes.
+    fn settle(&mut self, more: &mut dyn FnMut() -> bool) {
+        self.held_back = false;
         loop {
             while !self.node.work.is_empty() {
                 for id in std::mem::take(&mut self.node.work) {
@@ -265,6 +276,10 @@ impl<H: Host> Worker<H> {
             self.finish_writes(&mut done);
             self.done = done;
             if idle {
+                return;
+            }
+            if more() {
+                self.held_back = true;
                 return;
             }
         }

@@ -23,15 +23,30 @@ pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
 /// Told the number of a synced write; must not block.
 pub type Wake = Box<dyn Fn(u64) + Send>;
 
-/// Where synced writes happen.
+/// Where synced writes happen. A [`Wake`] is called after each synced write of the log's thread; the worker is to be handed
+/// [`crate::host::Input::Written`].
 pub enum WriterMode {
     /// On the worker's own thread: no hop between threads, the shortest way for a lone client.
     Inline,
     /// On a thread of their own: the worker goes on meanwhile.
-    Thread {
-        /// Called after each synced write; the worker is to be handed [`crate::host::Input::Written`].
-        wake: Wake,
-    },
+    Thread(Wake),
+    /// As `Thread` with a queue made elsewhere: for the simulation, which has no threads.
+    Queue(Box<dyn WriteQueue>),
+}
+
+/// Batches on their way to the log, written in order and one after the other.
+pub trait WriteQueue: Send {
+    /// Whether a batch can be submitted; who submits is alone, so room stays until it does.
+    fn has_room(&self) -> bool;
+
+    /// Hands a batch over; there must be room. Several that wait may become one synced write.
+    fn submit(&self, batch: LogBatch);
+
+    /// The last synced write of this queue.
+    ///
+    /// # Errors
+    /// A write failed: nothing may be acknowledged any more.
+    fn synced(&self) -> Result<NodeWriteSeq, StoreError>;
 }
 
 /// How the log writer is doing, for the pulse that peers hear: a disk that hangs must not look alive.
@@ -137,7 +152,8 @@ pub(crate) struct LogWriter {
     log: Arc<dyn LogStore>,
     gauges: Gauges,
     seen_table: Arc<SeenTable>,
-    thread: Option<LogThread>,
+    /// `None`: inline.
+    queue: Option<Box<dyn WriteQueue>>,
     /// What the next batch will hold.
     groups: Vec<GroupWrite>,
     done: Vec<(ShardId, Done)>,
@@ -163,15 +179,18 @@ impl LogWriter {
         clock: Clock,
     ) -> Result<Self, StoreError> {
         let gauges = Gauges { progress, metrics, clock };
-        let thread = match mode {
+        let queue: Option<Box<dyn WriteQueue>> = match mode {
             WriterMode::Inline => None,
-            WriterMode::Thread { wake } => Some(LogThread::spawn(Arc::clone(&log), gauges.clone(), recovered, wake)?),
+            WriterMode::Thread(wake) => {
+                Some(Box::new(LogThread::spawn(Arc::clone(&log), gauges.clone(), recovered, wake)?))
+            }
+            WriterMode::Queue(queue) => Some(queue),
         };
         Ok(Self {
             log,
             gauges,
             seen_table,
-            thread,
+            queue,
             groups: Vec::new(),
             done: Vec::new(),
             seen: BTreeMap::new(),
@@ -209,10 +228,10 @@ impl LogWriter {
     /// # Errors
     /// A write failed: nothing may be acknowledged any more.
     pub(crate) fn commit(&mut self, done: &mut Vec<(ShardId, Done)>) -> Result<(), StoreError> {
-        if !self.groups.is_empty() && self.thread.as_ref().is_none_or(LogThread::has_room) {
+        if !self.groups.is_empty() && self.queue.as_ref().is_none_or(|queue| queue.has_room()) {
             let (batch, flight) = self.take_batch();
-            match &self.thread {
-                Some(thread) => thread.submit(batch),
+            match &self.queue {
+                Some(queue) => queue.submit(batch),
                 None => {
                     self.gauges.write(&*self.log, &batch)?;
                     self.groups = batch.groups;
@@ -223,8 +242,8 @@ impl LogWriter {
             }
             self.flights.push_back(flight);
         }
-        if let Some(thread) = &self.thread {
-            let synced = thread.synced()?;
+        if let Some(queue) = &self.queue {
+            let synced = if planted!(HandedOverCounts) { self.issued } else { queue.synced()? };
             while self.flights.front().is_some_and(|flight| flight.seq <= synced) {
                 if let Some(flight) = self.flights.pop_front() {
                     self.land(flight, done);

@@ -21,7 +21,9 @@ impl Shard {
             self.pass_over(node);
             return false;
         }
-        if self.state.applied() >= self.committed || self.scrubs.is_marked() {
+        // While a snapshot is being installed the log it takes the place of is applied no further.
+        let running = matches!(self.core, Core::Running(_));
+        if !running || self.state.applied() >= self.committed || self.scrubs.is_marked() {
             return false;
         }
         let began = (node.clock)();
@@ -39,7 +41,7 @@ impl Shard {
 
     /// Applies the next entries that one reading gives; returns their size.
     fn apply_some<H: Host>(&mut self, node: &mut Node<H>) -> usize {
-        let Core::Running(replica) = &self.core else { return usize::MAX };
+        let Core::Running(replica) = &self.core else { return APPLY_BYTES };
         let log = ShardLog { log: &*node.log, shard: self.id };
         let entries = match replica.entries_to_apply(&log, self.state.applied(), self.committed, READ_BYTES) {
             Ok(entries) => entries,

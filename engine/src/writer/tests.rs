@@ -1,7 +1,7 @@
 use super::*;
 use crate::ids::{Ballot, EntryId, Incarnation, Slot};
 use crate::logstore::mem::MemLog;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use synod_paxos::types::{ConfigId, Entry, HardState, Member, MemberRole, Membership};
 
 fn write(slot: u64) -> GroupWrite {
@@ -64,7 +64,7 @@ fn the_thread_writes_in_order_and_reports_failure() {
     let log = Arc::new(MemLog::new());
     let (tell, told) = mpsc::channel();
     let wake = Box::new(move |seq| tell.send(seq).unwrap_or_default());
-    let (mut w, _) = writer(&log, WriterMode::Thread { wake });
+    let (mut w, _) = writer(&log, WriterMode::Thread(wake));
     let mut done = vec![];
     for slot in 1..=100 {
         w.add(write(slot), Some(Done::Persisted(WriteSeq(slot))));
@@ -83,4 +83,62 @@ fn the_thread_writes_in_order_and_reports_failure() {
     w.commit(&mut done).unwrap();
     while told.recv().unwrap() != u64::MAX {}
     assert!(w.commit(&mut done).is_err());
+}
+
+/// A queue that takes `room` batches and writes none until it is told to.
+#[derive(Clone)]
+struct Slow {
+    log: Arc<MemLog>,
+    room: usize,
+    waiting: Arc<Mutex<(VecDeque<LogBatch>, NodeWriteSeq)>>,
+}
+
+impl Slow {
+    fn new(log: &Arc<MemLog>, room: usize) -> Self {
+        Self { log: Arc::clone(log), room, waiting: Arc::new(Mutex::new((VecDeque::new(), NodeWriteSeq(7)))) }
+    }
+
+    fn write_one(&self) {
+        let mut waiting = self.waiting.lock().unwrap();
+        let batch = waiting.0.pop_front().unwrap();
+        self.log.write(&batch).unwrap();
+        waiting.1 = batch.seq;
+    }
+}
+
+impl WriteQueue for Slow {
+    fn has_room(&self) -> bool {
+        self.waiting.lock().unwrap().0.len() < self.room
+    }
+
+    fn submit(&self, batch: LogBatch) {
+        assert!(self.has_room());
+        self.waiting.lock().unwrap().0.push_back(batch);
+    }
+
+    fn synced(&self) -> Result<NodeWriteSeq, StoreError> {
+        Ok(self.waiting.lock().unwrap().1)
+    }
+}
+
+#[test]
+fn a_full_queue_gathers_and_nothing_is_told_early() {
+    let log = Arc::new(MemLog::new());
+    let slow = Slow::new(&log, 1);
+    let (mut w, _) = writer(&log, WriterMode::Queue(Box::new(slow.clone())));
+    let mut done = vec![];
+    for slot in 1..=3 {
+        w.add(write(slot), Some(Done::Persisted(WriteSeq(slot))));
+        w.commit(&mut done).unwrap();
+    }
+    assert!(done.is_empty());
+    assert_eq!((w.durable(), w.issued()), (NodeWriteSeq(7), NodeWriteSeq(8)), "one is on its way, two have gathered");
+    slow.write_one();
+    w.commit(&mut done).unwrap();
+    assert_eq!(done, [(ShardId(2), Done::Persisted(WriteSeq(1)))]);
+    assert_eq!((w.durable(), w.issued()), (NodeWriteSeq(8), NodeWriteSeq(9)));
+    slow.write_one();
+    w.commit(&mut done).unwrap();
+    assert_eq!(done.len(), 3);
+    assert_eq!((w.durable(), w.issued()), (NodeWriteSeq(9), NodeWriteSeq(9)));
 }

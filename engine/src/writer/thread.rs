@@ -3,7 +3,7 @@
 //! Owns: the queue to it and its progress. Must never: hold the worker up: a full queue is the worker's to see, and its
 //! next batch gathers meanwhile.
 
-use super::{Gauges, Wake};
+use super::{Gauges, Wake, WriteQueue};
 use crate::StoreError;
 use crate::ids::NodeWriteSeq;
 use crate::logstore::{LogBatch, LogStore};
@@ -55,14 +55,15 @@ impl LogThread {
             .map_err(|e| StoreError::Io { what: "start the log writer's thread".into(), why: e.to_string() })?;
         Ok(Self { jobs: Some(jobs), shared, thread: Some(thread) })
     }
+}
 
-    /// Whether a batch can be submitted. Only the worker submits, so room stays until it does.
-    pub(super) fn has_room(&self) -> bool {
+impl WriteQueue for LogThread {
+    fn has_room(&self) -> bool {
         self.jobs.as_ref().is_some_and(|jobs| !jobs.is_full())
     }
 
-    /// Hands a batch over. A thread that has ended is seen by [`LogThread::synced`].
-    pub(super) fn submit(&self, batch: LogBatch) {
+    /// A thread that has ended is seen by [`WriteQueue::synced`].
+    fn submit(&self, batch: LogBatch) {
         if let Some(jobs) = &self.jobs
             && jobs.try_send(batch).is_err()
         {
@@ -71,8 +72,7 @@ impl LogThread {
         }
     }
 
-    /// The last synced write.
-    pub(super) fn synced(&self) -> Result<NodeWriteSeq, StoreError> {
+    fn synced(&self) -> Result<NodeWriteSeq, StoreError> {
         match self.shared.synced.load(Ordering::Acquire) {
             u64::MAX => {
                 let failed = self.shared.failed.lock().expect("no holder of this lock panics").clone();

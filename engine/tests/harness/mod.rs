@@ -402,7 +402,7 @@ impl Cluster {
                 continue;
             }
             busy = true;
-            up.worker.handle(now, WALL + now.0, &mut up.inputs);
+            up.worker.handle(now, WALL + now.0, &mut up.inputs, &mut || false);
             let incarnation = up.incarnation;
             let (frames, maps, offers, asks) = {
                 let mut seen = sim.seen.lock().unwrap();

@@ -74,7 +74,7 @@ fn one_node(threaded: bool) {
         progress: Arc::clone(&progress),
         metrics: Arc::new(EngineMetrics::detached()),
         clock: clock.shared(),
-        mode: if threaded { WriterMode::Thread { wake: handle.wake() } } else { WriterMode::Inline },
+        mode: if threaded { WriterMode::Thread(handle.wake()) } else { WriterMode::Inline },
         options: WorkerOptions::default(),
     };
     let (led, stopped) = (Arc::default(), Arc::new(AtomicBool::new(false)));

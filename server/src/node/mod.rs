@@ -199,7 +199,7 @@ impl Node {
         let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
         let mode = match config.settings.storage.log_write {
             LogWrite::Inline => WriterMode::Inline,
-            LogWrite::Thread => WriterMode::Thread { wake: worker.wake() },
+            LogWrite::Thread => WriterMode::Thread(worker.wake()),
         };
         let setup = WorkerSetup {
             me,

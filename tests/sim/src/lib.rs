@@ -4,11 +4,11 @@
 //! Must never: touch a node other than through the engine's public contract, take time or randomness from anywhere but
 //! the seed, or leave a check out because it fails.
 //!
-//! Production code that runs here: worker, shards, log writer (in line), sessions, identity, state machine, queries, the
-//! consensus core, the codec of messages and of all rows, snapshot files (made, verified, received in parts, loaded), the
-//! server's failure detector, its decisions about offered snapshots and its words for refusals, and the client's reading of
-//! those and its decisions what to do next. Simulated: sockets (every message is encoded and decoded), the log DB, the state DB
-//! and the file system under their traits, clocks, and what of a client is not a decision.
+//! Production code that runs here: worker, shards, log writer (inline, or handing its batches over), sessions, identity,
+//! state machine, queries, the consensus core, the codec of messages and of all rows, snapshot files (made, verified, received
+//! in parts, loaded), the server's failure detector, its decisions about offered snapshots and its words for refusals, and the
+//! client's reading of those and its decisions what to do next. Simulated: sockets (every message is encoded and decoded), the
+//! log DB, the state DB and the file system under their traits, clocks, and what of a client is not a decision.
 //!
 //! A run is a pure function of its seed: [`run`] with the same seed and the same [`Planted`] gives the same trace. It has
 //! two phases. In the first, faults and clients act at random; in the second, faults stop, every node restarts, and within

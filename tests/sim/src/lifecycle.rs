@@ -41,10 +41,35 @@ impl World {
         self.harvest(id, process)?;
         match ended {
             None => {
+                self.begin_log_write(id, process);
                 self.wake(id);
                 Ok(())
             }
             Some(ended) => self.ended(id, ended, until),
+        }
+    }
+
+    /// The log writer's thread begins its next write, where it can.
+    fn begin_log_write(&mut self, id: NodeId, process: u64) {
+        let Some(up) = &self.node(id).up else { return };
+        if let Some((until, joined)) = up.writes.begin() {
+            self.coverage.count("log", "write beside the rounds");
+            self.coverage.add("log", "batches joined", joined as u64 - 1);
+            self.at(until, Event::LogWritten { node: id, process });
+        }
+    }
+
+    /// The write under way beside a process's rounds has ended. One of a process that stands still is told when it goes on.
+    pub(crate) fn log_written(&mut self, id: NodeId, process: u64) {
+        let now = self.now;
+        if !self.runs(id, process) {
+            return;
+        }
+        let Some(up) = &mut self.node(id).up else { return };
+        if let Some(seq) = up.writes.end(now) {
+            up.inputs.push(Input::Written(seq));
+            self.begin_log_write(id, process);
+            self.wake(id);
         }
     }
 
@@ -141,6 +166,7 @@ impl World {
         let Some(node) = nodes.get_mut(&id) else { return };
         let process = node.process;
         let Some(up) = node.up.take() else { return };
+        self.coverage.add("log", "batch lost on its way", up.writes.unfinished());
         for (what, count) in up.desk.unfinished() {
             self.coverage.add("snapshot", what, count);
         }
@@ -210,8 +236,8 @@ impl World {
         let Self { nodes, now, seed, plan, metrics, ids, .. } = self;
         let (now, seed) = (*now, *seed);
         let Some(node) = nodes.get_mut(&id) else { return Ok(()) };
-        let with =
-            Surroundings { now, seed, options: &plan.options, freeze_bytes: plan.freeze_bytes, metrics, peers: ids };
+        let (freeze_bytes, log_writes) = (plan.freeze_bytes, plan.log_writes);
+        let with = Surroundings { now, seed, options: &plan.options, freeze_bytes, log_writes, metrics, peers: ids };
         let started = node.start(&with);
         let (process, damaged, set_back) = (node.process, node.damaged, node.set_back);
         self.trace
@@ -269,6 +295,7 @@ impl World {
                 up.begun = (asked > 0).then_some((now, asked));
             }
             self.trace.note(self.now, "resume", &[id.0], || id.to_string());
+            self.log_written(id, process);
             self.wake(id);
         }
     }

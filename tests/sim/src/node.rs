@@ -4,8 +4,10 @@
 
 use crate::clock::{Cursor, NodeClock};
 use crate::detector::Detector;
-use crate::disk::{NodeDisk, SimFiles, SimLog, SimState, StateRows};
+use crate::dice::Dice;
+use crate::disk::{NodeDisk, SimFiles, SimLog, SimQueue, SimState, StateRows};
 use crate::host::{BUILT, Fatal, SimHost, SimSink, Taps};
+use crate::plan::LogWrites;
 use crate::snapshots::Desk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +50,8 @@ pub(crate) struct Process {
     pub(crate) taps: Taps,
     pub(crate) sink: Arc<SimSink>,
     pub(crate) rows: StateRows,
+    /// The log writer's thread.
+    pub(crate) writes: SimQueue,
     pub(crate) desk: Desk,
     /// The clock of the job on snapshot files that runs.
     pub(crate) job_clock: Cursor,
@@ -71,6 +75,8 @@ pub(crate) struct Process {
     pub(crate) observed: BTreeMap<ShardId, Slot>,
     /// Told to stop once drained.
     pub(crate) leaving: bool,
+    /// Whether more inputs are said to wait, whatever does.
+    more: Dice,
 }
 
 /// A node.
@@ -100,6 +106,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) seed: u64,
     pub(crate) options: &'a WorkerOptions,
     pub(crate) freeze_bytes: usize,
+    pub(crate) log_writes: LogWrites,
     pub(crate) metrics: &'a Arc<EngineMetrics>,
     pub(crate) peers: &'a [NodeId],
 }
@@ -166,7 +173,8 @@ impl SimNode {
         taps.lock().set_aside = self.disk.lock().set_damage_aside();
         let store = SimState::open(&self.disk, cursor, taps, with.freeze_bytes);
         let rows = store.rows();
-        let seen = Arc::new(SeenTable::default());
+        let (seen, progress) = (Arc::new(SeenTable::default()), Arc::new(WriterProgress::default()));
+        let writes = SimQueue::new(&log, cursor, clock, &progress, recovered.seq);
         let setup = WorkerSetup {
             me: self.id,
             recovered,
@@ -174,10 +182,13 @@ impl SimNode {
             log,
             store: Box::new(store),
             seen: Arc::clone(&seen),
-            progress: Arc::new(WriterProgress::default()),
+            progress,
             metrics: Arc::clone(with.metrics),
             clock: cursor.clock(clock),
-            mode: WriterMode::Inline,
+            mode: match with.log_writes {
+                LogWrites::Inline => WriterMode::Inline,
+                LogWrites::Beside => WriterMode::Queue(Box::new(writes.clone())),
+            },
             options: with.options.clone(),
         };
         let seed = with.seed ^ (self.id.0 << 48) ^ (self.process << 32);
@@ -197,6 +208,7 @@ impl SimNode {
             taps: taps.clone(),
             sink: Arc::new(SimSink::new(taps, cursor)),
             rows,
+            writes,
             desk: Desk::new(files),
             job_clock,
             seen,
@@ -210,6 +222,7 @@ impl SimNode {
             round_at: None,
             observed: BTreeMap::new(),
             leaving: false,
+            more: Dice::new(seed),
         })
     }
 }
@@ -239,8 +252,8 @@ impl Process {
         let read = if early_clock { self.ended } else { begun };
         let (local, wall) = (self.clock.local(read), self.clock.wall(read));
         let later = self.inputs.split_off(taken);
-        let (worker, inputs) = (&mut self.worker, &mut self.inputs);
-        let ran = catch_unwind(AssertUnwindSafe(|| worker.handle(local, wall, inputs)));
+        let (worker, inputs, dice) = (&mut self.worker, &mut self.inputs, &mut self.more);
+        let ran = catch_unwind(AssertUnwindSafe(|| worker.handle(local, wall, inputs, &mut || dice.chance(300))));
         self.inputs.extend(later);
         // Even an empty round takes its time.
         self.cursor.pass(2);

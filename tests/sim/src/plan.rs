@@ -103,6 +103,15 @@ pub(crate) enum Action {
     FailLoad,
 }
 
+/// Where nodes write their logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogWrites {
+    /// In the worker's round.
+    Inline,
+    /// Beside it, as the log writer's thread does.
+    Beside,
+}
+
 /// One run's shape.
 #[derive(Clone)]
 pub(crate) struct Plan {
@@ -128,6 +137,7 @@ pub(crate) struct Plan {
     pub(crate) delay: (u64, u64),
     /// Requests and answers of clients lost, ‰.
     pub(crate) client_loss: u64,
+    pub(crate) log_writes: LogWrites,
     /// Time of a sync, of a flush of the state, µs.
     pub(crate) sync: (u64, u64),
     pub(crate) flush: (u64, u64),
@@ -225,6 +235,7 @@ impl Plan {
             tells_spoilt: true,
             gather_bytes: dice.between((500, 6_000)) as usize,
             weights: Self::choose_weights(dice, planted),
+            log_writes: if dice.chance(500) { LogWrites::Beside } else { LogWrites::Inline },
             planted,
         }
     }

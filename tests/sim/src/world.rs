@@ -43,6 +43,8 @@ pub(crate) struct Origin {
 pub(crate) enum Event {
     /// A process's round is due.
     Round { node: NodeId, process: u64 },
+    /// The log write under way beside a process's rounds has ended.
+    LogWritten { node: NodeId, process: u64 },
     /// A process looks at its detector and (every other time) sends pulses.
     Beat { node: NodeId, process: u64, count: u64 },
     /// A pulse arrives.
@@ -250,6 +252,10 @@ impl World {
     fn take(&mut self, event: Event) -> Checked {
         match event {
             Event::Round { node, process } => self.round(node, process),
+            Event::LogWritten { node, process } => {
+                self.log_written(node, process);
+                Ok(())
+            }
             Event::Beat { node, process, count } => {
                 self.beat(node, process, count);
                 Ok(())

@@ -30,11 +30,11 @@ fn faults() -> Vec<(String, Planted)> {
     for fault in synod_engine::planted::Fault::ALL {
         faults.push((format!("{fault:?}"), Planted { engine: Some(*fault), ..Planted::default() }));
     }
-    // The others of the core are the explorer's: the log writer runs in line here, and what needs schedules of one group it
-    // finds sooner.
+    // The others of the core are the explorer's: what needs schedules of one group it finds sooner.
     for fault in [
         Core::AckBeforeDurable,
         Core::PromiseNotPersisted,
+        Core::OwnVoteBeforeSync,
         Core::StaleCommitIndex,
         Core::SkippedNoopRead,
         Core::B0Twice,

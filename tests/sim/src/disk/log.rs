@@ -46,8 +46,7 @@ impl SimLog {
     }
 
     fn put(&self, seq: NodeWriteSeq, changes: Vec<Change>) -> Result<(), StoreError> {
-        let written = self.disk.lock().write(self.cursor.get(), seq, changes);
-        let synced = written?;
+        let synced = self.disk.lock().write(self.cursor.get(), seq, changes)?;
         self.cursor.set(synced);
         Ok(())
     }
@@ -185,29 +184,9 @@ fn put_group(changes: &mut Vec<Change>, write: &GroupWrite) {
 
 impl LogStore for SimLog {
     fn write(&self, batch: &LogBatch) -> Result<(), StoreError> {
-        let mut changes = Vec::new();
-        for write in &batch.groups {
-            put_group(&mut changes, write);
-            if let Some(trim) = write.trim {
-                let space = write.space.unwrap_or_else(|| self.taps.lock().space_of(write.shard));
-                let durable = self.durable_applied(space);
-                self.taps.lock().trimmed(write.shard, trim.slot, durable, write.space.is_some());
-                if write.space.is_some() && write.truncate_from.is_some() && self.reaches_behind(write.shard, trim) {
-                    self.taps.lock().forgot(write.shard, trim.slot);
-                }
-            }
-        }
-        for &(peer, incarnation, seq) in &batch.seen {
-            changes.push(Change::Put(keys::node_seen(peer).to_vec(), node::encode_seen(incarnation, seq)));
-        }
-        changes.push(Change::Put(keys::NODE_WRITE_SEQ.to_vec(), node::encode_seq(batch.seq)));
-        self.wrote.store(true, Ordering::Relaxed);
-        self.put(batch.seq, changes)?;
-        let mut taps = self.taps.lock();
-        for write in &batch.groups {
-            let installed = write.space.map(|space| (space, self.disk.lock().rows_hash(space)));
-            taps.written(self.cursor.get(), write, installed);
-        }
+        let synced = self.begin_write(batch, self.cursor.get())?;
+        self.cursor.set(synced);
+        self.end_write(batch, synced);
         Ok(())
     }
 
@@ -255,10 +234,41 @@ impl LogStore for SimLog {
 }
 
 impl SimLog {
+    /// Hands a batch to the disk at `at`; when its sync ends.
+    pub(super) fn begin_write(&self, batch: &LogBatch, at: u64) -> Result<u64, StoreError> {
+        let mut changes = Vec::new();
+        for write in &batch.groups {
+            put_group(&mut changes, write);
+            if let Some(trim) = write.trim {
+                let space = write.space.unwrap_or_else(|| self.taps.lock().space_of(write.shard));
+                let durable = self.durable_applied(space, at);
+                self.taps.lock().trimmed(write.shard, trim.slot, durable, write.space.is_some());
+                if write.space.is_some() && write.truncate_from.is_some() && self.reaches_behind(write.shard, trim) {
+                    self.taps.lock().forgot(write.shard, trim.slot);
+                }
+            }
+        }
+        for &(peer, incarnation, seq) in &batch.seen {
+            changes.push(Change::Put(keys::node_seen(peer).to_vec(), node::encode_seen(incarnation, seq)));
+        }
+        changes.push(Change::Put(keys::NODE_WRITE_SEQ.to_vec(), node::encode_seq(batch.seq)));
+        self.wrote.store(true, Ordering::Relaxed);
+        self.disk.lock().write(at, batch.seq, changes)
+    }
+
+    /// Its sync has ended, at `at`.
+    pub(super) fn end_write(&self, batch: &LogBatch, at: u64) {
+        let mut taps = self.taps.lock();
+        for write in &batch.groups {
+            let installed = write.space.map(|space| (space, self.disk.lock().rows_hash(space)));
+            taps.written(at, write, installed);
+        }
+    }
+
     /// The position that a space's rows on disk stand at, by their own row.
-    fn durable_applied(&self, space: Space) -> Slot {
+    fn durable_applied(&self, space: Space, at: u64) -> Slot {
         let mut disk = self.disk.lock();
-        disk.settle_flushes(self.cursor.get());
+        disk.settle_flushes(at);
         let row = disk.state.get(&keys::applied(space)).cloned();
         row.and_then(|row| applied::AppliedRow::decode(row).ok()).map_or(Slot(0), |row| row.slot)
     }

@@ -10,10 +10,12 @@
 
 mod files;
 mod log;
+mod queue;
 mod state;
 
 pub(crate) use files::{LostFiles, SimFiles};
 pub(crate) use log::SimLog;
+pub(crate) use queue::SimQueue;
 pub(crate) use state::{SimState, StateRows, ViewRows, space_hash};
 
 use crate::dice::Dice;
