@@ -4,13 +4,19 @@ CARGO ?= cargo
 # One target directory for every clone, so that RocksDB is compiled once; set SYNOD_TARGET_DIR to move it.
 export CARGO_TARGET_DIR := $(or $(SYNOD_TARGET_DIR),$(HOME)/.cache/synod/target)
 BIN := $(CARGO_TARGET_DIR)/release/synod
+DIST := $(CARGO_TARGET_DIR)/dist/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
+.PHONY: build dist setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short bench bench-peers bench-peers-check bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
 
 build: setup
 	$(CARGO) build $(ALL)
+
+# The binary for production, linked as a whole and laid out by a profile: a quarter of an hour. All comparisons below measure it.
+dist: build
+	@CARGO=$(CARGO) sh scripts/dist.sh
+	@echo $(DIST)
 
 # clang compiles RocksDB, libclang reads its headers. Installed where that is allowed, else the command is printed.
 setup:
@@ -61,9 +67,9 @@ fuzz: build
 
 # What is too long for CI: every campaign as often as it is claimed, 10,000 seeds, the explorer wide, the model check's large
 # bounds, a minute of fuzzing a target; hours. A table at the end, kept in campaign-artefacts/summary.md. SEEDS, SCHEDULES,
-# REPEATS, MODELS and FUZZ_SECONDS make it less.
-verify-long: build
-	@CARGO=$(CARGO) SYNOD_BIN=$(BIN) MAKE=$(MAKE) sh scripts/verify-long.sh $(CARGO_TARGET_DIR)/release/campaign
+# REPEATS, MODELS and FUZZ_SECONDS make it less. Campaigns are run on what `make dist` makes.
+verify-long: dist
+	@CARGO=$(CARGO) SYNOD_BIN=$(DIST) MAKE=$(MAKE) sh scripts/verify-long.sh $(CARGO_TARGET_DIR)/release/campaign
 
 # The model check is a workspace of its own, with its own target directory: its dependencies would change how the others are
 # compiled. Short: its lints, small bounds to the end, every removed guard found; seconds once it is built.
@@ -84,8 +90,8 @@ bench: setup
 # directory of their own, since their dependencies would change how the workspace's are compiled; nothing there needs RocksDB.
 # ARGS="--help" says what else can be measured, ARGS=--resume goes on with a run that was interrupted.
 PEERS := --release -p synod-peers --features peers --target-dir $(CARGO_TARGET_DIR)/peers
-bench-peers: build bench-peers-check
-	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/peers/release/bench-peers $(ARGS)
+bench-peers: dist bench-peers-check
+	SYNOD_BIN=$(DIST) $(CARGO_TARGET_DIR)/peers/release/bench-peers $(ARGS)
 
 # Lints, tests and the binaries of the comparison.
 bench-peers-check:
@@ -95,23 +101,23 @@ bench-peers-check:
 	$(CARGO) build $(PEERS)
 
 # The limits of this machine, and Synod's share of them; results in docs/benchmarks/limits.
-bench-limits: build
+bench-limits: dist
 	@sh scripts/setup-peers.sh
 	$(CARGO) build $(PEERS)
 	$(CARGO) bench $(ALL:--release=) --profile release --bench log_writer
-	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/peers/release/bench-limits --criterion $(CARGO_TARGET_DIR)/criterion $(ARGS)
+	SYNOD_BIN=$(DIST) $(CARGO_TARGET_DIR)/peers/release/bench-limits --criterion $(CARGO_TARGET_DIR)/criterion $(ARGS)
 
 # The slowest operations while a backup, kills, restarts and transfers happen; two minutes, results in docs/benchmarks/tails.
-bench-tails: build bench-peers-check
-	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/peers/release/bench-tails $(ARGS)
+bench-tails: dist bench-peers-check
+	SYNOD_BIN=$(DIST) $(CARGO_TARGET_DIR)/peers/release/bench-tails $(ARGS)
 
 # Ten thousand idle shards, a restart and a killed node with them, and writes to one shard, 64 and 1,000: five minutes.
-bench-scale: build
-	@SYNOD=$(BIN) sh scripts/bench-scale.sh
+bench-scale: dist
+	@SYNOD=$(DIST) sh scripts/bench-scale.sh
 
 # A hundred million records of 16 B on one node (RECORDS): the first minute beside the last, memory, a restart. 10 GB of disk.
-bench-records: build
-	@SYNOD=$(BIN) sh scripts/bench-records.sh
+bench-records: dist
+	@SYNOD=$(DIST) sh scripts/bench-records.sh
 
 # Synod's core beside that of raft-rs over one log store, transport and load, in one process; four minutes, results in
 # docs/benchmarks/raft. The feature adds crates and changes none, so RocksDB stays as it is compiled. ARGS="--help" says what can be set.

@@ -5,7 +5,6 @@
 # `make build` compiled it, and not compiled again. KEEP=1 adds what reaches further to tests/fuzz/corpus.
 set -eu
 cd "$(dirname "$0")/.."
-: "${CARGO_TARGET_DIR:?is set by make}"
 CARGO=${CARGO:-cargo}
 seconds=$1
 shift
@@ -14,15 +13,7 @@ if ! "$CARGO" +nightly fuzz --version >/dev/null 2>&1; then
     echo "fuzzing needs: rustup toolchain install nightly --profile minimal; cargo install cargo-fuzz" >&2
     exit 2
 fi
-# The newest, where there are several.
-library=$(ls -t "$CARGO_TARGET_DIR"/release/build/librocksdb-sys-*/out/librocksdb.a 2>/dev/null | head -n 1)
-if [ -z "$library" ]; then
-    echo "no compiled RocksDB in $CARGO_TARGET_DIR: run \`make build\` first" >&2
-    exit 2
-fi
-ROCKSDB_LIB_DIR=$(dirname "$library")
-ROCKSDB_STATIC=1
-export ROCKSDB_LIB_DIR ROCKSDB_STATIC
+. scripts/rocksdb.sh
 
 # No sanitizer: the code is safe Rust, which an address sanitizer would only slow down; memory is held to its bound by the
 # targets themselves.

@@ -8,7 +8,7 @@ use crate::failover::{Gaps, Outages};
 use crate::machine::Machine;
 use crate::plan::{BATCH, RunSpec};
 use crate::plot::thousands;
-use crate::summary::{Row, Spread, closed};
+use crate::summary::{Row, Spread, closed, on_one_shard, scaling};
 use crate::systems::System;
 
 /// What a report is made of.
@@ -47,6 +47,7 @@ pub fn report(parts: &Parts<'_>) -> String {
     let _ = rates(&mut text, parts, true);
     let _ = latencies(&mut text, parts);
     let _ = rates(&mut text, parts, false);
+    let _ = one_shard(&mut text, parts);
     let _ = costs(&mut text, parts);
     let _ = shards(&mut text, parts);
     let _ = failovers(&mut text, parts);
@@ -217,13 +218,47 @@ fn costs(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
     })
 }
 
-fn shards(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
-    let rows: Vec<&Row> = parts.rows.iter().filter(|row| row.cell.shards.is_some()).collect();
-    let Some(one) = rows.iter().find(|row| row.cell.shards == Some(1)).and_then(|row| row.rate) else { return Ok(()) };
+/// Synod's tables have several shards, each a Paxos group; other systems replicate in one group, which this is beside.
+fn one_shard(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
+    let pairs = on_one_shard(parts.rows);
+    let beside: Vec<System> = System::ALL
+        .into_iter()
+        .filter(|s| pairs.iter().any(|(_, others)| others.iter().any(|o| o.system == *s)))
+        .collect();
+    if beside.is_empty() {
+        return Ok(());
+    }
     writeln!(
         text,
-        "\n## Shards at full load\n\nSynod, {}, a table of so many shards.\n",
-        rows.first().map_or("", |r| r.cell.work.as_str())
+        "\n## On one shard\n\nThe same closed loops on a table of one shard, which is one Paxos group as etcd is one Raft group, in the same run: what was done, p50 / p99 in milliseconds, and how many times as fast as each system above (Synod: as its own tables of {} shards).\n",
+        parts.shards
+    )?;
+    write!(text, "| work | Synod, one shard | p50 / p99 |")?;
+    beside.iter().try_for_each(|s| write!(text, " beside {} |", s.label()))?;
+    write!(text, "\n| --- | --- | --- |")?;
+    beside.iter().try_for_each(|_| write!(text, " --- |"))?;
+    writeln!(text)?;
+    let ms = |s: Option<Spread>| s.map_or("–".into(), |s| millis(s.median));
+    for (one, others) in pairs {
+        write!(text, "| {} | {} | {} / {} |", one.name, spread(one.rate, 0), ms(one.p50_us), ms(one.p99_us))?;
+        for system in &beside {
+            let times =
+                others.iter().find(|o| o.system == *system).and_then(|o| Some(one.rate?.median / o.rate?.median));
+            write!(text, " {} |", times.map_or("–".to_owned(), |times| format!("×{times:.2}")))?;
+        }
+        writeln!(text)?;
+    }
+    Ok(())
+}
+
+fn shards(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
+    let rows = scaling(parts.rows);
+    let Some(one_row) = rows.iter().find(|row| row.cell.shards == Some(1)) else { return Ok(()) };
+    let Some(one) = one_row.rate else { return Ok(()) };
+    writeln!(
+        text,
+        "\n## Shards at full load\n\nSynod, {} of {} clients, a table of so many shards.\n",
+        one_row.cell.work, one_row.cell.clients
     )?;
     writeln!(
         text,

@@ -7,7 +7,7 @@ use std::path::Path;
 use plotters::prelude::*;
 use synod_bench::Second;
 
-use crate::summary::{Row, closed};
+use crate::summary::{Row, closed, scaling};
 use crate::systems::System;
 use crate::{PeersError, Result};
 
@@ -69,7 +69,11 @@ pub fn draw(rows: &[Row], out: &Path) -> Result<Vec<(&'static str, String)>> {
             drawn.push(("Latency by percentile", file.to_owned()));
         }
     }
-    let lines = by_system(rows, |row| Some(vec![(f64::from(row.cell.shards?), row.rate?.median / 1e3)]));
+    let scaled = scaling(rows);
+    let lines = by_system(rows, |row| {
+        let row = scaled.iter().find(|scaled| std::ptr::eq(**scaled, row))?;
+        Some(vec![(f64::from(row.cell.shards?), row.rate?.median / 1e3)])
+    });
     if lines.iter().any(|line| line.points.len() > 1) {
         let title = "put at full load: rate by number of shards";
         let axes =

@@ -159,6 +159,27 @@ pub fn closed(cell: &Cell) -> bool {
     cell.load == Load::Closed
 }
 
+/// The rows of one load on tables of several numbers of shards, if there are any.
+#[must_use]
+pub fn scaling(rows: &[Row]) -> Vec<&Row> {
+    let Some(many) = rows.iter().find(|row| row.cell.shards.is_some_and(|n| n > 1)) else { return Vec::new() };
+    let alike = |row: &&Row| {
+        row.cell.shards.is_some() && (&row.cell.work, row.cell.clients) == (&many.cell.work, many.cell.clients)
+    };
+    rows.iter().filter(alike).collect()
+}
+
+/// What Synod did on one shard beside what each system did of the same load on what it is run with.
+#[must_use]
+pub fn on_one_shard(rows: &[Row]) -> Vec<(&Row, Vec<&Row>)> {
+    let ones = rows.iter().filter(|row| row.system == System::Synod && row.cell.shards == Some(1));
+    let beside = |one: &Row| {
+        let plain = Cell { shards: None, ..one.cell.clone() };
+        rows.iter().filter(|row| row.cell == plain).collect::<Vec<_>>()
+    };
+    ones.map(|one| (one, beside(one))).filter(|(_, others)| !others.is_empty()).collect()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -200,6 +221,28 @@ pub(crate) mod tests {
         assert_eq!(synod.failed, 6);
         assert_eq!(rows[1].synod_is, Some(10.0));
         assert_eq!(rows[1].behind, ["99/s offered of 100/s asked for, 5 arrivals never sent"]);
+    }
+
+    #[test]
+    fn one_shard_is_put_beside_the_others() {
+        let on = |shards: Option<u32>, system: System, ops_per_s: f64| {
+            let m = measured(system, 1, ops_per_s, End::Done);
+            Measured { cell: Cell { shards, ..m.cell.clone() }, ..m }
+        };
+        let all = [
+            on(None, System::Synod, 900.0),
+            on(None, System::Etcd, 100.0),
+            on(Some(1), System::Synod, 1000.0),
+            on(Some(4), System::Synod, 800.0),
+        ];
+        let rows = rows(&all);
+        let scaling: Vec<Option<u32>> = scaling(&rows).iter().map(|row| row.cell.shards).collect();
+        assert_eq!(scaling, [Some(1), Some(4)]);
+        let found = on_one_shard(&rows);
+        let [(one, others)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(one.cell.shards, Some(1));
+        assert_eq!(others.iter().map(|row| row.system).collect::<Vec<_>>(), [System::Synod, System::Etcd]);
+        assert!(on_one_shard(&rows[..2]).is_empty() && super::scaling(&rows[..3]).is_empty());
     }
 
     #[test]

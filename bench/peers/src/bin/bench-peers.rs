@@ -31,8 +31,8 @@ struct Args {
     /// What to measure: synod, etcd, nats, redis
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "synod,etcd,nats,redis")]
     systems: Vec<String>,
-    /// Sets of cells: core, open, sizes, mixes, shards, ycsb; none for none
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "core,shards")]
+    /// Sets of cells: core, open, sizes, mixes, shards, one-shard, ycsb; none for none
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "core,shards,one-shard")]
     set: Vec<String>,
     /// Only these workloads of the sets, or these alone where the sets have none of them
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
