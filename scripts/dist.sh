@@ -29,5 +29,6 @@ if [ -z "$(find "$profile" -newer "$counting" 2>/dev/null)" ]; then
     SYNOD=$counting LLVM_PROFILE_FILE=$training/counts/%m-%p.profraw sh scripts/train.sh
     "$merge" merge -o "$profile" "$training/counts"
 fi
+# What has not changed since keeps the profile it was built by, whose counts of it are as good.
 build "-Cprofile-use=$profile"
 cp "$CARGO_TARGET_DIR/$host/dist/synod" "$CARGO_TARGET_DIR/dist/synod"

@@ -21,12 +21,16 @@ use std::time::Duration;
 
 /// The reserve's file in the data directory.
 const RESERVE: &str = "reserve";
-/// The disk is looked at so often.
+/// The disk is looked at so often while there is room.
 const PACE: Duration = Duration::from_millis(200);
+/// And so often while it is low: the hard mark must be seen before a write fails.
+const PACE_LOW: Duration = Duration::from_millis(20);
+/// Every so many looks at a low disk it is told how much may still be taken.
+const TELL: u32 = 10;
 /// Low is left only once so much more than the low mark is free, as a part of it, so that it is not left and entered in turn.
 const HYSTERESIS: u64 = 16;
-/// So much can go between two looks: the beginning of a log file (70 MiB), the file that its predecessor is flushed to (64 MiB),
-/// and what is written meanwhile.
+/// So much can go between two looks while there is room: the beginning of a log file (70 MiB), the file that its predecessor
+/// is flushed to (64 MiB), and what is written meanwhile.
 const STEP: u64 = 192 << 20;
 
 /// The marks in force, bytes.
@@ -139,7 +143,7 @@ impl Disk {
         hard: impl FnOnce(String) + Send + 'static,
     ) -> Result<()> {
         let watching = move || {
-            loop {
+            for look in (0..TELL).cycle() {
                 let was = self.low;
                 let told = match self.look() {
                     Ok(Room::Enough) => !was || low(None),
@@ -153,10 +157,10 @@ impl Disk {
                 if !told {
                     self.low = was;
                 }
-                if self.low {
+                if self.low && look == 0 {
                     spare(self.spare.bytes());
                 }
-                std::thread::sleep(PACE);
+                std::thread::sleep(if self.low { PACE_LOW } else { PACE });
             }
         };
         std::thread::Builder::new().name("disk".into()).spawn(watching).context("cannot start the disk's watcher")?;
