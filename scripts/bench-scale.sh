@@ -5,37 +5,13 @@
 # usage: SYNOD=path/to/synod bench-scale.sh
 # SHARDS (10,000) idle ones, in tables of 1,000; LOADED ("1 64 1000") shards of a table under full load, SECONDS_EACH (10).
 set -eu
-SYNOD=${SYNOD:?path of the synod binary}
 SHARDS=${SHARDS:-10000}
 LOADED=${LOADED:-1 64 1000}
 SECONDS_EACH=${SECONDS_EACH:-10}
-PORT=${SCALE_PORT:-7460}
+name=bench-scale nodes="1 2 3" port=${SCALE_PORT:-7460}
+. "$(dirname "$0")/cluster.sh"
 
-dir=$(mktemp -d "${TMPDIR:-/tmp}/synod-scale.XXXXXX")
-pids=
-cleanup() {
-    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    for pid in $pids; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$dir"
-}
-trap cleanup EXIT INT TERM
-die() { printf 'bench-scale: %s\n' "$*" >&2; tail -n 5 "$dir"/log* >&2; exit 1; }
-
-peers=127.0.0.1:$((PORT + 1)),127.0.0.1:$((PORT + 2)),127.0.0.1:$((PORT + 3))
-export SYNOD_ENDPOINTS=$peers
-start() {
-    pids=
-    for n in 1 2 3; do
-        "$SYNOD" server --data-dir "$dir/node-$n" --listen "127.0.0.1:$((PORT + n))" --http "127.0.0.1:$((PORT + 10 + n))" "$@" \
-            >>"$dir/log-$n" 2>&1 &
-        pids="$pids $!"
-    done
-}
-stop() {
-    for pid in $pids; do kill "$pid"; done
-    for pid in $pids; do wait "$pid" || die "node $pid did not end in order"; done
-}
-metric() { curl -sf "127.0.0.1:$((PORT + 10 + $1))/metrics" | awk -v name="$2" '$1 == name { print $2; found = 1 } END { if (!found) print 0 }'; }
+metric() { curl -sf "127.0.0.1:$((port + 10 + $1))/metrics" | awk -v name="$2" '$1 == name { print $2; found = 1 } END { if (!found) print 0 }'; }
 # Waits until so many shards are led by the nodes named; how long that took, s.
 led() {
     want=$1
@@ -50,7 +26,7 @@ led() {
         [ "$tries" -lt 3000 ] || die "$sum of $want shards have a leader"
         sleep 0.05
     done
-    echo "$began $(date +%s.%N)" | awk '{ printf "%.2f s", $2 - $1 }'
+    since "$began"
 }
 memory() { for pid in $pids; do awk '/VmRSS/ { printf "%d ", $2 }' "/proc/$pid/status"; done; }
 ticks() { for pid in $pids; do awk '{ printf "%d ", $14 + $15 }' "/proc/$pid/stat"; done; }
@@ -61,13 +37,8 @@ idle() {
     echo "$before$(ticks)" | awk -v hz="$(getconf CLK_TCK)" '{ for (i = 1; i <= 3; i++) printf "%.1f %% ", ($(i + 3) - $i) * 10 / hz }'
 }
 
-start --bootstrap "$peers"
-tries=0
-until "$SYNOD" status >/dev/null 2>&1; do
-    tries=$((tries + 1))
-    [ "$tries" -lt 100 ] || die "the cluster did not come up"
-    sleep 0.1
-done
+start --bootstrap "$SYNOD_ENDPOINTS"
+until_works "$SYNOD" status >/dev/null
 empty=$(memory)
 echo "memory of the nodes, empty: ${empty}KiB"
 made=0
@@ -94,17 +65,11 @@ wait "$1" 2>/dev/null || true
 shift
 pids=$*
 stop
-pids=
 rm -rf "$dir"/node-*
 
 for shards in $LOADED; do
-    start --bootstrap "$peers"
-    tries=0
-    until "$SYNOD" table create bench --partition hash --shards "$shards" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 100 ] || die "no table of $shards shards"
-        sleep 0.1
-    done
+    start --bootstrap "$SYNOD_ENDPOINTS"
+    until_works "$SYNOD" table create bench --partition hash --shards "$shards" >/dev/null
     led $((shards + 1)) 1 2 3 >/dev/null
     for clients in 64 256; do
         found=$("$SYNOD" -o json bench put --clients "$clients" --warmup 2s --duration "${SECONDS_EACH}s" |
@@ -112,6 +77,5 @@ for shards in $LOADED; do
         echo "$shards shards, $clients clients: $(echo "$found" | awk '{ printf "%d puts/s, p50 %.1f ms, p99 %.1f ms", $1, $2 / 1000, $3 / 1000 }')"
     done
     stop
-    pids=
     rm -rf "$dir"/node-*
 done
