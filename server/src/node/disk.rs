@@ -25,8 +25,6 @@ const RESERVE: &str = "reserve";
 const PACE: Duration = Duration::from_millis(200);
 /// And so often while it is low: the hard mark must be seen before a write fails.
 const PACE_LOW: Duration = Duration::from_millis(20);
-/// Every so many looks at a low disk it is told how much may still be taken.
-const TELL: u32 = 10;
 /// Low is left only once so much more than the low mark is free, as a part of it, so that it is not left and entered in turn.
 const HYSTERESIS: u64 = 16;
 /// So much can go between two looks while there is room: the beginning of a log file (70 MiB), the file that its predecessor
@@ -143,7 +141,7 @@ impl Disk {
         hard: impl FnOnce(String) + Send + 'static,
     ) -> Result<()> {
         let watching = move || {
-            for look in (0..TELL).cycle() {
+            loop {
                 let was = self.low;
                 let told = match self.look() {
                     Ok(Room::Enough) => !was || low(None),
@@ -157,7 +155,7 @@ impl Disk {
                 if !told {
                     self.low = was;
                 }
-                if self.low && look == 0 {
+                if self.low {
                     spare(self.spare.bytes());
                 }
                 std::thread::sleep(if self.low { PACE_LOW } else { PACE });
