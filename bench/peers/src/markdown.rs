@@ -3,12 +3,13 @@
 //! Owns: its tables. Must never: leave out a run that did not go well, or call synced what is not.
 
 use std::fmt::Write;
+use std::iter;
 
 use crate::failover::{Gaps, Outages};
 use crate::machine::Machine;
 use crate::plan::{BATCH, RunSpec};
 use crate::plot::thousands;
-use crate::summary::{Row, Spread, closed, on_one_shard, scaling};
+use crate::summary::{Row, Spread, closed, on_one_shard, scaling, times};
 use crate::systems::System;
 
 /// What a report is made of.
@@ -111,6 +112,12 @@ fn shown(parts: &Parts<'_>, keep: impl Fn(&Row) -> bool) -> (Vec<System>, Vec<St
     (systems, names)
 }
 
+/// The head of a table.
+fn columns(text: &mut String, names: impl Iterator<Item = String>) -> std::fmt::Result {
+    let (names, lines): (Vec<String>, Vec<&str>) = names.map(|name| (name, "---")).unzip();
+    writeln!(text, "| {} |\n| {} |", names.join(" | "), lines.join(" | "))
+}
+
 /// A table with a row for each cell and a column for each system.
 fn table(
     text: &mut String,
@@ -119,11 +126,7 @@ fn table(
     cell: impl Fn(&Row) -> String,
 ) -> std::fmt::Result {
     let (systems, names) = shown(parts, &keep);
-    write!(text, "| work |")?;
-    systems.iter().try_for_each(|s| write!(text, " {} |", s.label()))?;
-    write!(text, "\n| --- |")?;
-    systems.iter().try_for_each(|_| write!(text, " --- |"))?;
-    writeln!(text)?;
+    columns(text, iter::once("work".to_owned()).chain(systems.iter().map(|s| s.label().to_owned())))?;
     for name in names {
         write!(text, "| {name} |")?;
         for system in &systems {
@@ -158,7 +161,6 @@ fn rates(text: &mut String, parts: &Parts<'_>, of_closed: bool) -> std::fmt::Res
     )?;
     table(text, parts, keep, |row| {
         let behind = if row.behind.is_empty() { "" } else { " ‡" };
-        let ms = |s: Option<Spread>| s.map_or("–".into(), |s| millis(s.median));
         format!(
             "{}/s: p50 {}, p99 {}, p99.9 {}, p99.99 {} ms{behind}",
             spread(row.rate, 0),
@@ -180,7 +182,6 @@ fn latencies(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
         "\n## Latency\n\nOf the same closed loops: p50 / p99 / p99.9, in milliseconds, medians of the repeats; in brackets the p99's least–greatest.\n"
     )?;
     table(text, parts, keep, |row| {
-        let ms = |s: Option<Spread>| s.map_or("–".into(), |s| millis(s.median));
         let range = row
             .p99_us
             .filter(|s| s.min < s.max)
@@ -233,17 +234,12 @@ fn one_shard(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
         "\n## On one shard\n\nThe same closed loops on a table of one shard, which is one Paxos group as etcd is one Raft group, in the same run: what was done, p50 / p99 in milliseconds, and how many times as fast as each system above (Synod: as its own tables of {} shards).\n",
         parts.shards
     )?;
-    write!(text, "| work | Synod, one shard | p50 / p99 |")?;
-    beside.iter().try_for_each(|s| write!(text, " beside {} |", s.label()))?;
-    write!(text, "\n| --- | --- | --- |")?;
-    beside.iter().try_for_each(|_| write!(text, " --- |"))?;
-    writeln!(text)?;
-    let ms = |s: Option<Spread>| s.map_or("–".into(), |s| millis(s.median));
+    let first = ["work", "Synod, one shard", "p50 / p99"].map(str::to_owned);
+    columns(text, first.into_iter().chain(beside.iter().map(|s| format!("beside {}", s.label()))))?;
     for (one, others) in pairs {
         write!(text, "| {} | {} | {} / {} |", one.name, spread(one.rate, 0), ms(one.p50_us), ms(one.p99_us))?;
         for system in &beside {
-            let times =
-                others.iter().find(|o| o.system == *system).and_then(|o| Some(one.rate?.median / o.rate?.median));
+            let times = others.iter().find(|o| o.system == *system).and_then(|other| times(one.rate, other.rate));
             write!(text, " {} |", times.map_or("–".to_owned(), |times| format!("×{times:.2}")))?;
         }
         writeln!(text)?;
@@ -267,7 +263,6 @@ fn shards(text: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
     for row in rows {
         let Some(rate) = row.rate else { continue };
         let share = 100.0 * rate.median / one.median;
-        let ms = |s: Option<Spread>| s.map_or("–".into(), |s| millis(s.median));
         writeln!(
             text,
             "| {} | {} | {share:.0} % | {} / {} |",
@@ -348,6 +343,11 @@ fn spread(spread: Option<Spread>, decimals: usize) -> String {
         Some(s) if s.min == s.max => number(s.median),
         Some(s) => format!("{} ({}–{})", number(s.median), number(s.min), number(s.max)),
     }
+}
+
+/// The median of microseconds, as milliseconds.
+fn ms(us: Option<Spread>) -> String {
+    us.map_or("–".into(), |us| millis(us.median))
 }
 
 /// Microseconds as milliseconds, with as many digits as say something.

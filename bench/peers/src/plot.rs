@@ -2,6 +2,7 @@
 //!
 //! Owns: their look. Must never: need a font of this system: text is left to whoever shows the file.
 
+use std::borrow::Borrow;
 use std::path::Path;
 
 use plotters::prelude::*;
@@ -69,11 +70,7 @@ pub fn draw(rows: &[Row], out: &Path) -> Result<Vec<(&'static str, String)>> {
             drawn.push(("Latency by percentile", file.to_owned()));
         }
     }
-    let scaled = scaling(rows);
-    let lines = by_system(rows, |row| {
-        let row = scaled.iter().find(|scaled| std::ptr::eq(**scaled, row))?;
-        Some(vec![(f64::from(row.cell.shards?), row.rate?.median / 1e3)])
-    });
+    let lines = by_system(&scaling(rows), |row| Some(vec![(f64::from(row.cell.shards?), row.rate?.median / 1e3)]));
     if lines.iter().any(|line| line.points.len() > 1) {
         let title = "put at full load: rate by number of shards";
         let axes =
@@ -84,12 +81,15 @@ pub fn draw(rows: &[Row], out: &Path) -> Result<Vec<(&'static str, String)>> {
     Ok(drawn)
 }
 
-fn by_system(rows: &[Row], points_of: impl Fn(&Row) -> Option<Vec<(f64, f64)>>) -> Vec<Line> {
+fn by_system<R: Borrow<Row>>(rows: &[R], points_of: impl Fn(&Row) -> Option<Vec<(f64, f64)>>) -> Vec<Line> {
     let line = |system: System| {
-        let points: Vec<(f64, f64)> =
-            rows.iter().filter(|row| row.system == system).filter_map(&points_of).flatten().collect();
-        let marked = rows.iter().filter(|row| row.system == system && points_of(row).is_some());
-        let marks = marked.map(|row| row.cell.clients.to_string()).collect();
+        let (mut points, mut marks) = (Vec::new(), Vec::new());
+        for row in rows.iter().map(Borrow::borrow).filter(|row| row.system == system) {
+            if let Some(of_row) = points_of(row) {
+                points.extend(of_row);
+                marks.push(row.cell.clients.to_string());
+            }
+        }
         Line { name: system.label().to_owned(), colour: colour(system), points, marks }
     };
     System::ALL.into_iter().map(line).filter(|line| !line.points.is_empty()).collect()

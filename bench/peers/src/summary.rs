@@ -105,7 +105,7 @@ pub fn rows(measured: &[Measured]) -> Vec<Row> {
         }
         let synod = rows[first..].iter().find(|r| r.system == System::Synod).and_then(|r| r.rate);
         for row in &mut rows[first..] {
-            row.synod_is = synod.and_then(|synod| Some(synod.median / row.rate?.median));
+            row.synod_is = times(synod, row.rate);
         }
     }
     rows
@@ -151,6 +151,12 @@ fn row(system: System, cell: &Cell, all: &[&Measured]) -> Row {
         marked: marked.collect(),
         curve: middle.map(|f| f.curve.clone()).unwrap_or_default(),
     }
+}
+
+/// How many times as fast `rate` is as `other`.
+#[must_use]
+pub fn times(rate: Option<Spread>, other: Option<Spread>) -> Option<f64> {
+    Some(rate?.median / other?.median)
 }
 
 /// Whether a cell's rate is what was measured, not what was asked for.
