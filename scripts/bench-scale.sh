@@ -72,8 +72,9 @@ for shards in $LOADED; do
     until_works "$SYNOD" table create bench --partition hash --shards "$shards" >/dev/null
     led $((shards + 1)) 1 2 3 >/dev/null
     for clients in 64 256; do
+        # Of the whole run: what stands behind the first bracket is of single seconds.
         found=$("$SYNOD" -o json bench put --clients "$clients" --warmup 2s --duration "${SECONDS_EACH}s" |
-            sed -n 's/.*"ops_per_s":\([0-9.]*\).*"p50_us":\([0-9]*\).*"p99_us":\([0-9]*\).*/\1 \2 \3/p')
+            sed -n 's/^[^[]*"ops_per_s":\([0-9.]*\)[^[]*"p50_us":\([0-9]*\)[^[]*"p99_us":\([0-9]*\).*/\1 \2 \3/p')
         echo "$shards shards, $clients clients: $(echo "$found" | awk '{ printf "%d puts/s, p50 %.1f ms, p99 %.1f ms", $1, $2 / 1000, $3 / 1000 }')"
     done
     stop
