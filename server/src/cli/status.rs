@@ -150,7 +150,7 @@ fn as_text(status: &json::Status) -> Vec<String> {
     let mut nodes = text::table(&["node", "address", "state", "leaders", "replicas", "uptime", "snapshots"]);
     for node in &status.nodes {
         let state = match &node.reason {
-            Some(reason) => format!("{} ({})", node.state, text::escape(reason.as_bytes())),
+            Some(reason) => format!("{} ({})", node.state, text::harmless(reason)),
             None => node.state.to_owned(),
         };
         let uptime =
@@ -167,7 +167,7 @@ fn as_text(status: &json::Status) -> Vec<String> {
     }
     lines.extend(text::lines(&nodes));
     let alarms = status.nodes.iter().flat_map(|node| &node.clock_alarms);
-    lines.extend(alarms.map(|alarm| text::escape(alarm.as_bytes())));
+    lines.extend(alarms.map(|alarm| text::harmless(alarm)));
     lines.push(String::new());
     lines.extend(shard_lines(&status.shards));
     lines.extend(status.shards.iter().filter_map(divergence));
