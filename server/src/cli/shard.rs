@@ -133,7 +133,7 @@ async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()>
     loop {
         if look().await?.leader == Some(target) {
             let done = serde_json::json!({ "shard": id, "leader": target, "from": shard.leader });
-            return context.out.value(&done, |_| vec![format!("node {target} leads shard {id}")]);
+            return context.out.done(&done, |_| vec![format!("node {target} leads shard {id}")]);
         }
         if started.elapsed() > limit {
             let message = format!("node {target} was asked to lead shard {id} and does not yet; see `synod status`");

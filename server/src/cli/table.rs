@@ -4,7 +4,7 @@
 //! nodes know those.
 
 use clap::{Args, Subcommand, ValueEnum};
-use synod_client::{Client, ClusterMap, Partitioning, Retention, ShardInfo, TableInfo, TableSpec};
+use synod_client::{ClusterMap, Partitioning, Retention, ShardInfo, TableInfo, TableSpec};
 use synod_client::{PartitionKind, limits};
 
 use super::bytes::{KeyEncoding, RawArg, raw_arg};
@@ -117,6 +117,9 @@ impl Create {
     }
 
     fn spec(&self, nodes: usize) -> Result<TableSpec> {
+        if self.replicas == Some(0) {
+            return Err(CliError::usage("--replicas", "a shard has at least 1 replica"));
+        }
         let retention = match self.retain {
             Retain::Latest => Retention::Latest,
             Retain::All => Retention::All,
@@ -134,19 +137,19 @@ pub async fn run(context: &mut Context, args: TableArgs) -> Result<()> {
             limits::check_table(&create.spec(3)?)?;
             let client = context.connect().await?;
             let info = client.create_table(create.spec(client.map().nodes.len())?).await?;
-            print(context, &client, &info)
+            context.out.done(&shown(&client.map(), &info), as_text)
         }
         TableCommand::List => list(context).await,
         TableCommand::Describe { name } => {
             let client = context.connect().await?;
             let info = client.table(&name).await?;
-            print(context, &client, &info)
+            context.out.value(&shown(&client.map(), &info), as_text)
         }
         TableCommand::Drop { name } => {
             let client = context.connect().await?;
             client.drop_table(&name).await?;
             let done = serde_json::json!({ "dropped": name });
-            context.out.value(&done, |_| vec![format!("dropped {name}")])
+            context.out.done(&done, |_| vec![format!("dropped {name}")])
         }
     }
 }
@@ -168,11 +171,6 @@ async fn list(context: &mut Context) -> Result<()> {
         ]);
     }
     text::lines(&rows).iter().try_for_each(|line| context.out.line(line))
-}
-
-fn print(context: &mut Context, client: &Client, info: &TableInfo) -> Result<()> {
-    let table = shown(&client.map(), info);
-    context.out.value(&table, as_text)
 }
 
 fn as_text(table: &json::Table) -> Vec<String> {
@@ -261,6 +259,7 @@ mod tests {
         assert!(refusal("--partition range --shards 4").contains("needs 3 split points"));
         assert!(refusal("--partition range --shards 0").contains("at least 1 shard"));
         assert!(refusal("--partition hash --shards 0").contains("at least 1 shard"));
+        assert_eq!(refusal("--partition hash --replicas 0"), "--replicas: a shard has at least 1 replica");
         assert!(refusal("--partition range --split-at b --split-at a").contains("not sorted"));
         assert!(refusal("--partition range --split-at a --split-at a").contains("repeated"));
     }

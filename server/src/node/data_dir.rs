@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The state stores' folder.
@@ -16,7 +17,8 @@ const LOCK: &str = "LOCK";
 /// An open data directory.
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    /// None where nothing can be written, and so no process can be at work.
+    _lock: Option<File>,
 }
 
 impl DataDir {
@@ -33,8 +35,13 @@ impl DataDir {
             .write(true)
             .open(&file)
             .with_context(|| format!("--data-dir: cannot open {}", file.display()))?;
+        Self::locked(path, lock)
+    }
+
+    fn locked(path: &Path, lock: File) -> Result<Self> {
+        let file = path.join(LOCK);
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => {
                 bail!("--data-dir {}: another process uses it (it holds {})", path.display(), file.display())
             }
@@ -44,7 +51,8 @@ impl DataDir {
         }
     }
 
-    /// Locks a directory that is there, for a look at it.
+    /// Locks a directory that is there, for a look at it. Writes nothing where a node has used it, so that one on a disk that
+    /// is mounted to be read only can be looked at.
     ///
     /// # Errors
     /// It is no data directory, or a process holds it.
@@ -52,7 +60,16 @@ impl DataDir {
         if !path.join(LOG).is_dir() {
             bail!("{}: no data directory (it has no folder `{LOG}`)", path.display());
         }
-        Self::open(path)
+        let lock = path.join(LOCK);
+        match File::open(&lock) {
+            Ok(lock) => Self::locked(path, lock),
+            Err(_) => match OpenOptions::new().create(true).truncate(false).write(true).open(&lock) {
+                Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+                    Ok(Self { path: path.to_path_buf(), _lock: None })
+                }
+                _ => Self::open(path),
+            },
+        }
     }
 
     /// The state's folder.
