@@ -8,9 +8,8 @@ use super::map::MapBook;
 use super::peer::SystemGate;
 use bytes::Bytes;
 use rand::RngExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
 use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
@@ -59,14 +58,52 @@ pub struct SystemDesk {
     worker: WorkerHandle,
     book: Arc<MapBook>,
     client: ClientId,
-    seq: AtomicU64,
+    names: Names,
+}
+
+/// Numbers of commands, and which of them may still be tried. Outcomes below the floor are kept no longer.
+#[derive(Default)]
+struct Names(Mutex<UnderWay>);
+
+#[derive(Default)]
+struct UnderWay {
+    last: u64,
+    tried: BTreeSet<u64>,
+}
+
+/// A command's number, while it is tried.
+struct Name<'a> {
+    names: &'a Names,
+    seq: ClientSeq,
+    floor: ClientSeq,
+}
+
+impl Names {
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Name<'_> {
+        let mut under_way = self.lock();
+        under_way.last += 1;
+        let seq = under_way.last;
+        under_way.tried.insert(seq);
+        let floor = under_way.tried.first().copied().unwrap_or(seq);
+        Name { names: self, seq: ClientSeq(seq), floor: ClientSeq(floor) }
+    }
+}
+
+impl Drop for Name<'_> {
+    fn drop(&mut self) {
+        self.names.lock().tried.remove(&self.seq.0);
+    }
 }
 
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
     pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>) -> Self {
-        Self { node, cluster, worker, book, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
+        Self { node, cluster, worker, book, client: ClientId(rand::random()), names: Names::default() }
     }
 
     /// Carries out one command, wherever the system shard's leader is.
@@ -74,10 +111,9 @@ impl SystemDesk {
     /// # Errors
     /// `Unavailable` where no attempt can have reached the leader; `Unknown` where one may have.
     pub async fn execute(&self, command: &SystemCommand) -> Result<SystemOutcome, Status> {
-        let seq = ClientSeq(self.seq.fetch_add(1, Ordering::Relaxed));
+        let name = self.names.next();
         let deadline_us = cluster_time_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
-        // Every command keeps its outcome until the client name expires: they are few.
-        let id = WriteId { client: self.client, seq, floor: ClientSeq(0), deadline_us };
+        let id = WriteId { client: self.client, seq: name.seq, floor: name.floor, deadline_us };
         let request = WriteRequest { id, op: Op::System(command.encode()) };
         let until = Instant::now() + PATIENCE;
         let mut sent = false;
@@ -192,6 +228,29 @@ impl SystemGate for SystemDesk {
                 Err(Status::failed_precondition("this node does not lead the system shard"))
             }
             Err(other) => Err(Status::unknown(other.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_of_commands_that_ended_are_not_kept() {
+        let names = Names::default();
+        let first = names.next();
+        let second = names.next();
+        assert_eq!(
+            (first.seq, first.floor, second.seq, second.floor),
+            (ClientSeq(1), ClientSeq(1), ClientSeq(2), ClientSeq(1))
+        );
+        drop(first);
+        assert_eq!(names.next().floor, ClientSeq(2));
+        drop(second);
+        for seq in 4..100_000 {
+            let name = names.next();
+            assert_eq!((name.seq, name.floor), (ClientSeq(seq), ClientSeq(seq)));
         }
     }
 }
