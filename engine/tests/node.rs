@@ -1,5 +1,7 @@
 //! Whole nodes: workers on their stores, talking to each other in one thread.
 
+#[path = "node/budgets.rs"]
+mod budgets;
 #[path = "node/disk.rs"]
 mod disk;
 #[path = "node/faults.rs"]
@@ -7,6 +9,8 @@ mod faults;
 mod harness;
 #[path = "node/members.rs"]
 mod members;
+#[path = "node/memory.rs"]
+mod memory;
 #[path = "node/reinstall.rs"]
 mod reinstall;
 #[path = "node/scrub.rs"]

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Micros, ReadId};
 
-/// Tails that may wait at one shard.
+/// Tails that may wait at one shard: each is looked at whenever something was applied there.
 const TAILS_MAX: usize = 4096;
 /// The longest a tail waits, µs.
 const TAIL_WAIT_MICROS: u64 = 60_000_000;
@@ -32,6 +32,15 @@ struct WaitingTail {
     until: Micros,
     poll: TailPoll,
     reply: Reply,
+}
+
+impl WaitingTail {
+    /// It is about to be answered, as any request is.
+    fn ends<H: Host>(self, node: &mut Node<H>) -> Self {
+        node.tails = node.tails.saturating_sub(1);
+        node.waiting += 1;
+        self
+    }
 }
 
 /// The reads of one shard that wait.
@@ -128,12 +137,15 @@ impl Reads {
         for tail in std::mem::take(&mut self.tails) {
             if tail.until > node.now {
                 self.tails.push(tail);
-            } else if tail.reply.sink.is_full() {
-                refuse_full(node, tail.reply);
+                continue;
+            }
+            let WaitingTail { poll, reply, .. } = tail.ends(node);
+            if reply.sink.is_full() {
+                refuse_full(node, reply);
             } else {
-                let replied = query::read(state, &mut *node.store, &Read::Tail(tail.poll));
+                let replied = query::read(state, &mut *node.store, &Read::Tail(poll));
                 let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
-                answer(node, tail.reply, replied);
+                answer(node, reply, replied);
             }
         }
         self.tails_until = self.tails.iter().map(|tail| tail.until).min();
@@ -143,8 +155,8 @@ impl Reads {
     pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         let asked = self.asked.drain(..).map(|question| question.reads);
         let waiting = asked.chain(self.ready.drain(..).map(|ready| ready.reads)).flatten().chain(self.queued.drain(..));
-        let replies: Vec<Reply> =
-            waiting.map(|(_, reply)| reply).chain(self.tails.drain(..).map(|t| t.reply)).collect();
+        let tails = self.tails.drain(..).map(|tail| tail.ends(node).reply);
+        let replies: Vec<Reply> = waiting.map(|(_, reply)| reply).chain(tails).collect();
         self.tails_until = None;
         for reply in replies {
             answer(node, reply, Err(why.clone()));
@@ -158,11 +170,15 @@ impl Reads {
         }
         for mut tail in std::mem::take(&mut self.tails) {
             if tail.reply.sink.is_full() {
+                let tail = tail.ends(node);
                 refuse_full(node, tail.reply);
                 continue;
             }
             match query::tail(state, &tail.poll) {
-                Some(found) => answer(node, tail.reply, Ok(found)),
+                Some(found) => {
+                    let tail = tail.ends(node);
+                    answer(node, tail.reply, Ok(found));
+                }
                 None => {
                     looked_through(state, &mut tail.poll);
                     self.tails.push(tail);
@@ -173,10 +189,21 @@ impl Reads {
     }
 
     fn wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, mut poll: TailPoll, reply: Reply) {
-        if self.tails.len() >= TAILS_MAX {
+        let too_many = |limit, place, knob| Some(Refusal::TooManyTails { limit, place, knob });
+        let refused = if node.tails >= node.tails_max {
+            too_many(node.tails_max, "node", "limits.node_tails_max")
+        } else if self.tails.len() >= TAILS_MAX {
+            too_many(TAILS_MAX, "shard", "fixed")
+        } else {
+            None
+        };
+        if let Some(why) = refused {
             node.metrics.overloaded_total.inc();
-            return answer(node, reply, Err(Refusal::Overloaded));
+            return answer(node, reply, Err(why));
         }
+        // From here on it is a tail that waits, and takes up no place of a request.
+        node.waiting = node.waiting.saturating_sub(1);
+        node.tails += 1;
         looked_through(state, &mut poll);
         let until = node.now.plus(poll.wait_micros.min(TAIL_WAIT_MICROS));
         self.tails_until = Some(self.tails_until.map_or(until, |at| at.min(until)));

@@ -18,6 +18,7 @@ use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
+use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::salvage;
 use synod_engine::scrub::{self, ScrubRequest};
@@ -203,6 +204,8 @@ pub struct Sim {
     pub snapshots: tempfile::TempDir,
     /// Of the process that runs, or ran last.
     pub metrics: Option<Arc<EngineMetrics>>,
+    /// And what it holds in memory.
+    pub memory: Option<Memory>,
     up: Option<Up>,
 }
 
@@ -221,6 +224,8 @@ pub struct Cluster {
     /// Called while a request is on its way.
     pub disturb: Option<fn(&mut Cluster)>,
     pub options: WorkerOptions,
+    /// What each node may hold in memory, bytes.
+    pub memory_max: usize,
     /// Questions for snapshots are lost.
     pub deaf: bool,
 }
@@ -254,13 +259,21 @@ impl Cluster {
             random: 1,
             disturb: None,
             options: WorkerOptions::default(),
+            memory_max: usize::MAX,
             deaf: false,
         };
         let founders: Vec<String> = (1..=disks.len()).map(|n| format!("host{n}:1")).collect();
         for (n, disk) in (1..).zip(disks) {
             cluster.nodes.insert(
                 NodeId(n),
-                Sim { disk, seen: Arc::default(), snapshots: tempfile::tempdir().unwrap(), metrics: None, up: None },
+                Sim {
+                    disk,
+                    seen: Arc::default(),
+                    snapshots: tempfile::tempdir().unwrap(),
+                    metrics: None,
+                    memory: None,
+                    up: None,
+                },
             );
         }
         let founding = SystemState::found(77, &founders);
@@ -306,6 +319,7 @@ impl Cluster {
             progress: Arc::new(WriterProgress::default()),
             metrics: Arc::clone(sim.metrics.insert(Arc::new(EngineMetrics::detached()))),
             clock: Arc::new(|| Micros(1)),
+            memory: sim.memory.insert(Memory::new(self.memory_max)).clone(),
             mode: WriterMode::Inline,
             options: self.options.clone(),
         };

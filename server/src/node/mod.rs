@@ -35,6 +35,7 @@ use synod_engine::identity;
 use synod_engine::ids::SYSTEM_SHARD;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{LogStore, NodeRecovered};
+use synod_engine::memory::{Holder, Memory};
 use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
 use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::front::FrontState;
@@ -173,7 +174,9 @@ impl Node {
             failed: watch::Sender::new(None),
             system_led: AtomicBool::new(false),
         });
-        let (worker, inputs) = runner::inputs(INBOX);
+        let memory = Memory::new(usize::try_from(config.settings.limits.memory_max.as_u64()).unwrap_or(usize::MAX));
+        memory.register(&registry)?;
+        let (worker, inputs) = runner::inputs_within(INBOX, memory.of(Holder::Inbox));
         let engine_progress = Arc::new(writer::WriterProgress::default());
         let peers = Peers::start(PeersSetup {
             local: Local { cluster, node: me, incarnation },
@@ -211,6 +214,7 @@ impl Node {
             progress: engine_progress,
             metrics: engine_metrics,
             clock: clock.shared(),
+            memory: memory.clone(),
             mode,
             options,
         };
@@ -240,6 +244,7 @@ impl Node {
             gate: way_in,
             book: Arc::clone(&book),
             limits: config.settings.limits.clone(),
+            memory,
             gateway: tokio::sync::OnceCell::new(),
             endpoint: config.advertised(),
         });
@@ -377,6 +382,7 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
+    options.tails_max = config.settings.limits.node_tails_max as usize;
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
     options.paxos.jitter_micros = timing.election_jitter_ms * 1000;

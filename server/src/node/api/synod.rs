@@ -14,6 +14,7 @@ use synod_client::{
     At, Client, Consistency, Expect, GetOptions, Header, Keys, NewRecord, OpKind, Record, ScanOptions, TailOptions,
     TailStart, WriteName, WriteOp,
 };
+use synod_engine::memory::Memory;
 use synod_engine::runner::WorkerHandle;
 use synod_proto::v1;
 use synod_proto::v1::synod_server::Synod;
@@ -34,6 +35,8 @@ pub struct Up {
     pub book: Arc<MapBook>,
     /// Sizes above which a request is refused.
     pub limits: Limits,
+    /// What all streams may hold.
+    pub memory: Memory,
     /// This node as a client of its cluster, for unary calls.
     pub gateway: tokio::sync::OnceCell<Client>,
     /// Where the gateway connects.
@@ -162,7 +165,13 @@ impl Synod for SynodService {
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let up = self.get()?;
-        let replies = session::serve(request.into_inner(), up.worker.clone(), up.gate.clone(), up.limits.clone());
+        let replies = session::serve(
+            request.into_inner(),
+            up.worker.clone(),
+            up.gate.clone(),
+            up.limits.clone(),
+            up.memory.clone(),
+        );
         Ok(Response::new(Box::pin(replies)))
     }
 
