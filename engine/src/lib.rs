@@ -40,6 +40,7 @@ mod shard;
 pub mod snapshot;
 pub mod state;
 pub mod system;
+pub mod wall;
 pub mod worker;
 pub mod writer;
 

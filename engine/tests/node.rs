@@ -1,5 +1,7 @@
 //! Whole nodes: workers on their stores, talking to each other in one thread.
 
+#[path = "node/clocks.rs"]
+mod clocks;
 #[path = "node/disk.rs"]
 mod disk;
 #[path = "node/faults.rs"]
@@ -11,6 +13,8 @@ mod members;
 mod reinstall;
 #[path = "node/scrub.rs"]
 mod scrub;
+#[path = "node/silent.rs"]
+mod silent;
 #[path = "node/snapshots.rs"]
 mod snapshots;
 #[path = "node/stale.rs"]

@@ -13,6 +13,7 @@ use crate::machine::overlay::Overlay;
 use crate::metrics::EngineMetrics;
 use crate::state::StateStore;
 use crate::system::SystemState;
+use crate::wall::WallClocks;
 use crate::writer::{Clock, LogWriter};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,8 +33,10 @@ pub(crate) struct Node<H> {
     pub(crate) paxos: Options,
     /// This round's time.
     pub(crate) now: Micros,
-    /// This round's wall clock, µs: a wish for timestamps.
-    pub(crate) wall_us: u64,
+    /// The wall clocks of this node, as of this round, and of its peers.
+    pub(crate) walls: WallClocks,
+    /// A write's deadline may lie so far ahead of its shard's time, µs.
+    pub(crate) deadline_ahead_micros: u64,
     /// Peers that are heard.
     pub(crate) live: BTreeSet<NodeId>,
     pub(crate) timers: BTreeSet<(Micros, ShardId)>,
@@ -91,7 +94,8 @@ impl<H: Host> Node<H> {
             clock,
             paxos: options.paxos,
             now: Micros(0),
-            wall_us: 0,
+            walls: WallClocks::default(),
+            deadline_ahead_micros: options.deadline_ahead_micros,
             live: BTreeSet::new(),
             timers: BTreeSet::new(),
             work: Vec::new(),

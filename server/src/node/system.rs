@@ -3,10 +3,11 @@
 //! Owns: the naming of commands, so that one sent twice executes once. Must never: report a command as failed whose outcome
 //! is not known.
 
-use super::api::session::cluster_time_us;
+use super::api::{convert, status};
 use super::map::MapBook;
-use super::peer::SystemGate;
+use super::peer::{Peers, SystemGate};
 use bytes::Bytes;
+use prost::Message as _;
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{SystemCommand, SystemOutcome};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
+use synod_proto::v1;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
@@ -58,6 +60,7 @@ pub struct SystemDesk {
     cluster: u128,
     worker: WorkerHandle,
     book: Arc<MapBook>,
+    peers: Arc<Peers>,
     client: ClientId,
     seq: AtomicU64,
 }
@@ -65,8 +68,8 @@ pub struct SystemDesk {
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
-    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>) -> Self {
-        Self { node, cluster, worker, book, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
+    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>, peers: Arc<Peers>) -> Self {
+        Self { node, cluster, worker, book, peers, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
     }
 
     /// Carries out one command, wherever the system shard's leader is.
@@ -74,17 +77,18 @@ impl SystemDesk {
     /// # Errors
     /// `Unavailable` where no attempt can have reached the leader; `Unknown` where one may have.
     pub async fn execute(&self, command: &SystemCommand) -> Result<SystemOutcome, Status> {
-        let seq = ClientSeq(self.seq.fetch_add(1, Ordering::Relaxed));
-        let deadline_us = cluster_time_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
-        // Every command keeps its outcome until the client name expires: they are few.
-        let id = WriteId { client: self.client, seq, floor: ClientSeq(0), deadline_us };
-        let request = WriteRequest { id, op: Op::System(command.encode()) };
         let until = Instant::now() + PATIENCE;
+        let mut request = self.name(command, self.peers.cluster_time_us());
         let mut sent = false;
         loop {
             match self.attempt(&request).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(Attempt::Final(status)) => return Err(status),
+                // The shard's time is ahead. What no attempt can have executed starts anew, with a deadline by that time.
+                Err(Attempt::Expired { shard_us }) if !sent && shard_us > 0 => request = self.name(command, shard_us),
+                Err(Attempt::Expired { .. }) => {
+                    return Err(Status::unknown("a later attempt came behind the command's deadline"));
+                }
                 Err(Attempt::Again { maybe }) => sent |= maybe,
             }
             if Instant::now() >= until {
@@ -94,6 +98,15 @@ impl SystemDesk {
             let pause = rand::rng().random_range(10..60);
             sleep(Duration::from_millis(pause)).await;
         }
+    }
+
+    /// A command under a new name, whose deadline is counted from `now_us`.
+    fn name(&self, command: &SystemCommand, now_us: u64) -> WriteRequest {
+        let seq = ClientSeq(self.seq.fetch_add(1, Ordering::Relaxed));
+        let deadline_us = now_us.saturating_add(u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX));
+        // Every command keeps its outcome until the client name expires: they are few.
+        let id = WriteId { client: self.client, seq, floor: ClientSeq(0), deadline_us };
+        WriteRequest { id, op: Op::System(command.encode()) }
     }
 
     async fn attempt(&self, request: &WriteRequest) -> Result<SystemOutcome, Attempt> {
@@ -107,6 +120,7 @@ impl SystemDesk {
             }
             Err(Refusal::WrongShard | Refusal::NotReady | Refusal::Overloaded) => None,
             Err(Refusal::Quarantined(why)) => return Err(Attempt::Final(Status::failed_precondition(why.to_string()))),
+            Err(Refusal::Expired { shard_us }) => return Err(Attempt::Expired { shard_us }),
             Err(other) => return Err(Attempt::Final(Status::unknown(other.to_string()))),
         };
         let leader = leader.or_else(|| self.book.leader(SYSTEM_SHARD)).filter(|n| *n != self.node);
@@ -147,10 +161,21 @@ impl SystemDesk {
         let proposal = SystemProposal { command, timeout_ms: 2000 };
         match timeout(ATTEMPT, PeerClient::new(channel).propose(proposal)).await {
             Err(_) => Err(Attempt::Again { maybe: true }),
-            Ok(Err(status)) => Err(Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition }),
+            Ok(Err(status)) => Err(match expired(&status) {
+                Some(shard_us) => Attempt::Expired { shard_us },
+                None => Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition },
+            }),
             Ok(Ok(reply)) => SystemOutcome::decode(reply.into_inner().outcome)
                 .map_err(|e| Attempt::Final(Status::internal(format!("outcome of the system shard: {e}")))),
         }
+    }
+}
+
+/// The shard's time, where a leader refused a command for its deadline.
+fn expired(status: &Status) -> Option<u64> {
+    match v1::Error::decode(status.details()).ok()?.kind? {
+        v1::error::Kind::Expired(expired) => Some(expired.shard_time_us),
+        _ => None,
     }
 }
 
@@ -158,6 +183,8 @@ impl SystemDesk {
 enum Attempt {
     /// Nothing will help.
     Final(Status),
+    /// Its deadline has passed by the shard's time: this attempt is not executed, now or ever.
+    Expired { shard_us: u64 },
     /// Try again; `maybe`: this one may have been executed.
     Again { maybe: bool },
 }
@@ -191,6 +218,7 @@ impl SystemGate for SystemDesk {
             Err(Refusal::NotLeader { maybe: false, .. } | Refusal::NotReady | Refusal::WrongShard) => {
                 Err(Status::failed_precondition("this node does not lead the system shard"))
             }
+            Err(expired @ Refusal::Expired { .. }) => Err(status(&convert::refusal_error(&expired))),
             Err(other) => Err(Status::unknown(other.to_string())),
         }
     }

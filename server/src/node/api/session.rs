@@ -6,6 +6,7 @@
 use super::convert;
 use super::gate::{self, Client, Gate};
 use crate::config::Limits;
+use crate::node::peer::Peers;
 use futures::Stream;
 use futures::task::AtomicWaker;
 use prost::Message as _;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 use synod_engine::host::{Answer, Input, Refusal, Reply, ReplySink, Request};
 use synod_engine::ids::ShardId;
 use synod_engine::runner::WorkerHandle;
@@ -32,13 +33,6 @@ const FRAME_BYTES_MAX: usize = 1 << 20;
 const BACKLOG_BYTES_MAX: usize = 32 << 20;
 /// Bytes of requests under way on a stream, above which no more are read.
 const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
-
-/// Wall clock, µs since 1970: this node's estimate of cluster time.
-#[must_use]
-pub fn cluster_time_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// What the reading half, the worker and the writing half of a stream share.
 struct Shared {
@@ -126,6 +120,7 @@ pub fn serve(
     worker: WorkerHandle,
     gate: Arc<Gate>,
     limits: Limits,
+    peers: Arc<Peers>,
 ) -> impl Stream<Item = Result<v1::ServerFrame, Status>> {
     let shared = Arc::new(Shared {
         ready: Mutex::new(Vec::new()),
@@ -136,7 +131,7 @@ pub fn serve(
         room: Notify::new(),
         ended: AtomicBool::new(false),
     });
-    let reader = tokio::spawn(read(requests, worker, gate, limits, shared.clone()));
+    let reader = tokio::spawn(read(requests, worker, gate, limits, peers, shared.clone()));
     Replies { shared, reader }
 }
 
@@ -145,6 +140,7 @@ async fn read(
     worker: WorkerHandle,
     gate: Arc<Gate>,
     limits: Limits,
+    peers: Arc<Peers>,
     shared: Arc<Shared>,
 ) {
     let most = limits.session_requests_max as usize;
@@ -158,7 +154,7 @@ async fn read(
         shared.under_way.fetch_add(frame.requests.len(), Ordering::AcqRel);
         shared.under_way_bytes.fetch_add(frame.encoded_len(), Ordering::AcqRel);
         let mut batch: Vec<Request> =
-            frame.requests.into_iter().filter_map(|request| admit(request, &limits, &shared)).collect();
+            frame.requests.into_iter().filter_map(|request| admit(request, &limits, &peers, &shared)).collect();
         let polls: Vec<Request> = batch.extract_if(.., |request| gate::waits(request)).collect();
         if !polls.is_empty()
             && let Err(Input::Requests(refused)) = worker.try_push(Input::Requests(polls))
@@ -177,7 +173,7 @@ async fn read(
 }
 
 /// Turns a wire request into the worker's, or answers it here.
-fn admit(request: v1::ShardRequest, limits: &Limits, shared: &Arc<Shared>) -> Option<Request> {
+fn admit(request: v1::ShardRequest, limits: &Limits, peers: &Peers, shared: &Arc<Shared>) -> Option<Request> {
     let id = request.id;
     let answer = |body| {
         shared.push(v1::ShardReply { id, body: Some(body) });
@@ -185,7 +181,7 @@ fn admit(request: v1::ShardRequest, limits: &Limits, shared: &Arc<Shared>) -> Op
     };
     match request.body {
         None => answer(v1::shard_reply::Body::Error(convert::invalid("body", "is missing"))),
-        Some(v1::shard_request::Body::Clock(_)) => answer(v1::shard_reply::Body::ClockUs(cluster_time_us())),
+        Some(v1::shard_request::Body::Clock(_)) => answer(v1::shard_reply::Body::ClockUs(peers.cluster_time_us())),
         Some(body) => match convert::body(body, limits) {
             Err(error) => answer(v1::shard_reply::Body::Error(error)),
             Ok(body) => {

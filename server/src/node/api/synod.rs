@@ -6,6 +6,7 @@ use super::gate::Gate;
 use super::{client_status, convert, session, status};
 use crate::config::Limits;
 use crate::node::map::MapBook;
+use crate::node::peer::Peers;
 use futures::{Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -32,6 +33,8 @@ pub struct Up {
     pub gate: Arc<Gate>,
     /// The map.
     pub book: Arc<MapBook>,
+    /// The peers, and with them the cluster's time.
+    pub peers: Arc<Peers>,
     /// Sizes above which a request is refused.
     pub limits: Limits,
     /// This node as a client of its cluster, for unary calls.
@@ -162,7 +165,8 @@ impl Synod for SynodService {
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let up = self.get()?;
-        let replies = session::serve(request.into_inner(), up.worker.clone(), up.gate.clone(), up.limits.clone());
+        let (worker, gate, limits) = (up.worker.clone(), up.gate.clone(), up.limits.clone());
+        let replies = session::serve(request.into_inner(), worker, gate, limits, up.peers.clone());
         Ok(Response::new(Box::pin(replies)))
     }
 
