@@ -6,7 +6,7 @@
 use super::WorkerSetup;
 use crate::StoreError;
 use crate::host::Host;
-use crate::ids::{NodeId, ShardId, Slot};
+use crate::ids::{ClusterVersion, NodeId, ShardId, Slot};
 use crate::logstore::LogStore;
 use crate::machine::Applied;
 use crate::machine::overlay::Overlay;
@@ -31,6 +31,9 @@ pub(crate) struct Node<H> {
     /// For measuring only; what is decided goes by `now`.
     pub(crate) clock: Clock,
     pub(crate) paxos: Options,
+    /// The cluster's version, as of the newest map. It may lag behind the cluster's and never runs ahead of it: what this
+    /// version has may be proposed, sent and written, what a later one has may already come in.
+    pub(crate) cluster_version: ClusterVersion,
     /// This round's time.
     pub(crate) now: Micros,
     /// The wall clocks of this node, as of this round, and of its peers.
@@ -93,6 +96,7 @@ impl<H: Host> Node<H> {
             metrics,
             clock,
             paxos: options.paxos,
+            cluster_version: ClusterVersion::FIRST,
             now: Micros(0),
             walls: WallClocks::default(),
             deadline_ahead_micros: options.deadline_ahead_micros,
