@@ -9,6 +9,7 @@ use crate::scrub::{ScrubError, ScrubRequest, Scrubbed};
 use crate::snapshot::Header;
 use crate::state::{BulkLoad, ViewJob};
 use crate::system::SystemState;
+use crate::wall::Reading;
 use bytes::Bytes;
 use std::sync::Arc;
 use synod_paxos::message::Message;
@@ -55,6 +56,13 @@ pub enum Input {
         node: NodeId,
         /// Whether it is.
         low: bool,
+    },
+    /// What a peer's wall clock showed when its pulse came.
+    PeerClock {
+        /// The peer.
+        node: NodeId,
+        /// Its clock.
+        reading: Reading,
     },
     /// A newer map, from the system shard here or elsewhere.
     Map(Arc<SystemState>),
@@ -419,9 +427,12 @@ pub enum Refusal {
         /// The setting that holds the limit, or "fixed".
         knob: &'static str,
     },
-    /// Past its deadline.
-    #[error("the write's deadline has passed")]
-    Expired,
+    /// Past its deadline, by the shard's time. It is not executed, now or ever.
+    #[error("the write's deadline has passed: the shard's time is {shard_us} µs")]
+    Expired {
+        /// The shard's time by which it was judged, µs: what a new deadline is to count from.
+        shard_us: u64,
+    },
     /// Below the client's floor: an earlier attempt's outcome is no longer kept.
     #[error("the write is below its client's floor")]
     BelowFloor,
@@ -594,6 +605,8 @@ pub struct ReplicaReport {
     pub trimmed: Slot,
     /// A leader's view: (node, slots not yet acknowledged).
     pub lag: Vec<(NodeId, u64)>,
+    /// A leader's view: by how much the shard's time is ahead of what a quorum's wall clocks have reached, µs.
+    pub ahead_us: u64,
     /// The last comparison of the replicas that this one took part in.
     pub scrub: Option<ScrubReport>,
 }

@@ -244,7 +244,7 @@ impl ShardState {
         let known = match self.sessions.judge(&request.id, ts) {
             Verdict::Known(outcome) => Ok(outcome),
             Verdict::BelowFloor => Err(Refusal::BelowFloor),
-            Verdict::Expired => Err(Refusal::Expired),
+            Verdict::Expired => Err(Refusal::Expired { shard_us: ts }),
             Verdict::Full => {
                 let why = format!("{OUTCOMES_MAX} outcomes of the client are kept; it must raise its floor first");
                 return Ok(Some(Err(Refusal::Invalid { field: "id.floor", why })));

@@ -77,6 +77,8 @@ pub struct EngineMetrics {
     pub disk_low: IntGauge,
     /// Writes refused for that.
     pub disk_refused_total: IntCounter,
+    /// By how much the time of a shard led here is ahead of what a quorum's wall clocks show, the greatest, s.
+    pub shard_time_ahead_seconds: IntGauge,
 }
 
 impl EngineMetrics {
@@ -145,6 +147,10 @@ impl EngineMetrics {
             state_memory_bytes: gauge("state_memory_bytes", "State in memory and not yet flushed, in bytes")?,
             disk_low: gauge("disk_low", "1 while the disk is below its low mark (storage.disk_low), else 0")?,
             disk_refused_total: counter("disk_refused_total", "Writes refused since the disk is low")?,
+            shard_time_ahead_seconds: gauge(
+                "shard_time_ahead_seconds",
+                "By how much the time of a shard led here is ahead of a quorum's wall clocks, the greatest, in seconds",
+            )?,
         })
     }
 

@@ -17,6 +17,7 @@ use crate::ids::{ShardId, Slot};
 use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
 use crate::machine::ShardState;
 use crate::memory::{Held, Holder, Memory};
+use crate::wall::ShardTime;
 use crate::worker::node::Node;
 use crate::writer::Done;
 use missing::Missing;
@@ -101,6 +102,7 @@ pub(crate) struct Shard {
     /// The state is gone: a snapshot must come first.
     missing: Option<Missing>,
     scrubs: Scrubs,
+    time: ShardTime,
 }
 
 impl Shard {
@@ -135,6 +137,7 @@ impl Shard {
             held: None,
             missing: None,
             scrubs: Scrubs::behind(last.slot),
+            time: ShardTime::default(),
         }
     }
 
@@ -306,6 +309,9 @@ impl Shard {
     pub(crate) fn timer_fired<H: Host>(&mut self, node: &mut Node<H>) {
         self.timer = None;
         self.reads.expire(node, &self.state);
+        if self.reads.has_queued() {
+            self.schedule(node);
+        }
         self.step(node, Input::Tick);
         self.arm(node);
     }
@@ -430,6 +436,7 @@ impl Shard {
             last: self.committed,
             trimmed: self.trimmed,
             lag: Vec::new(),
+            ahead_us: 0,
             scrub: self.scrubs.report(&self.members),
         };
         match (&self.core, self.status()) {

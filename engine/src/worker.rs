@@ -18,6 +18,7 @@ mod snapshots;
 mod upkeep;
 
 pub(crate) use groups::own_space;
+pub use upkeep::AHEAD_MICROS;
 
 use crate::StoreError;
 use crate::genesis::Genesis;
@@ -30,6 +31,7 @@ use crate::metrics::{EngineMetrics, level};
 use crate::shard::Shard;
 use crate::state::StateStore;
 use crate::system::SystemState;
+use crate::wall::Reading;
 use crate::writer::{Clock, Done, WriterMode, WriterProgress};
 use holds::Holds;
 use joining::Joining;
@@ -66,6 +68,8 @@ pub struct WorkerOptions {
     pub trim_slots_flushed: u64,
     /// The replicas of each shard are compared so often, µs; 0 is never.
     pub scrub_micros: u64,
+    /// A write whose deadline lies further ahead of its shard's time is refused, µs: its client's session is kept as long.
+    pub deadline_ahead_micros: u64,
     /// Of every consensus core.
     pub paxos: Options,
 }
@@ -83,6 +87,7 @@ impl Default for WorkerOptions {
             trim_slots: 4096,
             trim_slots_flushed: 1024,
             scrub_micros: 0,
+            deadline_ahead_micros: u64::MAX,
             paxos: Options::default(),
         }
     }
@@ -196,7 +201,7 @@ impl<H: Host> Worker<H> {
         more: &mut dyn FnMut() -> bool,
     ) {
         self.node.now = self.node.now.max(now);
-        self.node.wall_us = wall_us;
+        self.node.walls.note(self.node.me, Reading { at: self.node.now, wall_us });
         self.node.metrics.round_inputs.set(level(inputs.len()));
         for input in inputs.drain(..) {
             self.take(input);

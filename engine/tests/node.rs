@@ -2,6 +2,8 @@
 
 #[path = "node/budgets.rs"]
 mod budgets;
+#[path = "node/clocks.rs"]
+mod clocks;
 #[path = "node/disk.rs"]
 mod disk;
 #[path = "node/faults.rs"]
@@ -15,6 +17,8 @@ mod memory;
 mod reinstall;
 #[path = "node/scrub.rs"]
 mod scrub;
+#[path = "node/silent.rs"]
+mod silent;
 #[path = "node/snapshots.rs"]
 mod snapshots;
 #[path = "node/stale.rs"]

@@ -2,7 +2,8 @@
 //!
 //! Owns: reads that wait for the leadership to be confirmed, for a slot to be applied, or (tails) for something to be
 //! committed; and as of when the state here is known to be complete. Must never: answer a linearizable read from a state older
-//! than the slot the core named for it, or a stale one from a state not known to be complete as of its age.
+//! than the slot the core named for it, a stale one from a state not known to be complete as of its age, or tell a tail that
+//! there is nothing new from a state not known to be complete as of when its wait began.
 //!
 //! Every slot that the core names tells: all that was acknowledged before the question left stands at or below it. A stale read
 //! is served by the last such word while that is young enough, and asks for a new one where it is not. So the age is measured
@@ -134,21 +135,36 @@ impl Reads {
         if self.tails_until.is_none_or(|until| until > node.now) {
             return;
         }
-        for tail in std::mem::take(&mut self.tails) {
-            if tail.until > node.now {
-                self.tails.push(tail);
-                continue;
-            }
-            let WaitingTail { poll, reply, .. } = tail.ends(node);
-            if reply.sink.is_full() {
-                refuse_full(node, reply);
-            } else {
+        let tails = std::mem::take(&mut self.tails).into_iter();
+        let (ended, waiting): (Vec<WaitingTail>, Vec<WaitingTail>) = tails.partition(|tail| tail.until <= node.now);
+        self.tails = waiting;
+        self.tails_until = self.tails.iter().map(|tail| tail.until).min();
+        for tail in ended {
+            self.end_wait(node, state, tail);
+        }
+    }
+
+    /// The end of a tail's time. That there is nothing new must be known, and no older than the wait: from here where the last
+    /// word of the leader says so, else from a question to it. A replica that is cut off gets none, and its client moves on.
+    fn end_wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, tail: WaitingTail) {
+        let WaitingTail { mut poll, reply, .. } = tail.ends(node);
+        let since = Micros(node.now.0.saturating_sub(poll.wait_micros));
+        poll.wait_micros = 0;
+        match self.complete_as_of(since) {
+            Some(slot) if slot <= state.applied() && reply.sink.is_full() => refuse_full(node, reply),
+            Some(slot) if slot <= state.applied() => {
                 let replied = query::read(state, &mut *node.store, &Read::Tail(poll));
                 let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
                 answer(node, reply, replied);
             }
+            Some(slot) => self.wait_for_slot(slot, vec![(Read::Tail(poll), reply)], node.now),
+            None => self.wait_for_word(since, Read::Tail(poll), reply),
         }
-        self.tails_until = self.tails.iter().map(|tail| tail.until).min();
+    }
+
+    /// Whether a question is to be asked.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
     }
 
     /// Refuses everything that waits.
@@ -246,7 +262,7 @@ impl Shard {
         match body {
             Body::Write(write) => match self.take_write(node, write, reply) {
                 Ok(()) => self.schedule(node),
-                Err((why, reply)) => answer(node, reply, Err(why)),
+                Err((why, reply)) => self.send_away(node, reply, why),
             },
             Body::Read { read, freshness: Freshness::Local } => self.execute(node, read, reply),
             Body::Read { read, .. } if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
@@ -264,10 +280,20 @@ impl Shard {
                 self.schedule(node);
             }
             Body::Read { .. } => {
-                let leader = self.leader();
-                answer(node, reply, Err(Refusal::NotLeader { leader, maybe: false }));
+                let why = Refusal::NotLeader { leader: self.leader(), maybe: false };
+                self.send_away(node, reply, why);
             }
         }
+    }
+
+    /// Refuses a request. A client that came to the wrong node may have found the leader silent: the core asks that, a while
+    /// from now, whether it leads.
+    fn send_away<H: Host>(&mut self, node: &mut Node<H>, reply: Reply, why: Refusal) {
+        if matches!(why, Refusal::NotLeader { .. }) && !self.leading {
+            self.step(node, Input::Propose { commands: Vec::new() });
+            self.verdict = None;
+        }
+        answer(node, reply, Err(why));
     }
 
     /// Asks the core one question for all reads that queued.

@@ -15,6 +15,7 @@ use crate::metrics::EngineMetrics;
 use crate::share::level;
 use crate::state::StateStore;
 use crate::system::SystemState;
+use crate::wall::WallClocks;
 use crate::writer::{Clock, LogWriter};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -74,8 +75,10 @@ pub(crate) struct Node<H> {
     pub(crate) cluster_version: ClusterVersion,
     /// This round's time.
     pub(crate) now: Micros,
-    /// This round's wall clock, µs: a wish for timestamps.
-    pub(crate) wall_us: u64,
+    /// The wall clocks of this node, as of this round, and of its peers.
+    pub(crate) walls: WallClocks,
+    /// A write's deadline may lie so far ahead of its shard's time, µs.
+    pub(crate) deadline_ahead_micros: u64,
     /// Peers that are heard.
     pub(crate) live: BTreeSet<NodeId>,
     pub(crate) timers: BTreeSet<(Micros, ShardId)>,
@@ -151,7 +154,8 @@ impl<H: Host> Node<H> {
             paxos: options.paxos,
             cluster_version: ClusterVersion::FIRST,
             now: Micros(0),
-            wall_us: 0,
+            walls: WallClocks::default(),
+            deadline_ahead_micros: options.deadline_ahead_micros,
             live: BTreeSet::new(),
             timers: BTreeSet::new(),
             work: Vec::new(),

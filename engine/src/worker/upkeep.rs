@@ -21,6 +21,8 @@ const FLUSH_POLL_MICROS: u64 = 20_000;
 const DRAIN_RETRY_MICROS: u64 = 100_000;
 /// A node whose disk is low tries again so often to hand its leaderships over, µs.
 const SHED_RETRY_MICROS: u64 = 500_000;
+/// A shard's time that is further ahead of the clocks is told, µs.
+pub const AHEAD_MICROS: u64 = 10_000_000;
 /// It makes room that often where there is any to be made, µs.
 const ROOM_MICROS: u64 = 1_000_000;
 
@@ -48,6 +50,8 @@ pub(super) struct Upkeep {
     drain: Option<Drain>,
     shed_at: Micros,
     room_at: Micros,
+    /// The time of a shard led here was ahead of the clocks.
+    ahead: bool,
     /// Replicas may be waiting whose quorum has spoken meanwhile.
     pub(super) waiting: bool,
     /// Replicas wait that may start then without the voters that are still silent.
@@ -68,6 +72,7 @@ impl Upkeep {
             drain: None,
             shed_at: Micros(0),
             room_at: Micros(0),
+            ahead: false,
             waiting: false,
             grace_at: None,
         }
@@ -110,6 +115,7 @@ impl<H: Host> Worker<H> {
                 shard.trim(&mut self.node, self.upkeep.trim_slots);
             }
             self.propose_scrubs();
+            self.look_at_times();
             let bytes = self.node.store.memory_bytes();
             self.node.metrics.state_memory_bytes.set(level(bytes));
         }
@@ -146,6 +152,25 @@ impl<H: Host> Worker<H> {
         let rings = self.shards.values().map(|shard| shard.state().ring().bytes());
         if let Some(each) = share_tight(self.node.memory.of(Holder::Rings), rings) {
             self.shards.values_mut().for_each(|shard| shard.state_mut().ring_mut().shrink(each));
+        }
+    }
+
+    /// Tells of shards led here whose time is ahead of the clocks, once they are and once they are no more.
+    fn look_at_times(&mut self) {
+        let Self { node, shards, .. } = self;
+        let ahead = shards.iter_mut().map(|(id, shard)| (shard.is_ahead_by(node), *id)).max().unwrap_or_default();
+        let ((most, id), was) = (ahead, self.upkeep.ahead);
+        self.node.metrics.shard_time_ahead_seconds.set(i64::try_from(most / 1_000_000).unwrap_or(i64::MAX));
+        self.upkeep.ahead = most > AHEAD_MICROS;
+        match (was, self.upkeep.ahead) {
+            (false, true) => tracing::warn!(
+                shard = id.0,
+                ahead_s = most / 1_000_000,
+                "the time of shard {id} is {} s ahead of what a quorum's clocks show: its timestamps go on from there",
+                most / 1_000_000
+            ),
+            (true, false) => tracing::info!("the times of all shards led here are what the clocks show"),
+            _ => {}
         }
     }
 

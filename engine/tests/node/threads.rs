@@ -80,7 +80,7 @@ fn one_node(threaded: bool) {
     };
     let (led, stopped) = (Arc::default(), Arc::new(AtomicBool::new(false)));
     let host = Quiet { led: Arc::clone(&led), stopped: Arc::clone(&stopped) };
-    let thread = runner::spawn(Worker::new(setup, host).unwrap(), inputs, clock).unwrap();
+    let thread = runner::spawn(Worker::new(setup, host).unwrap(), inputs, clock, Arc::default()).unwrap();
     let founding = Box::new(SystemState::found(1, &["a:1".into()]));
     assert!(handle.try_push(Input::CreateSystemShard(founding)).is_ok());
     wait("the system shard is led", || led.lock().unwrap().contains(&SYSTEM_SHARD));

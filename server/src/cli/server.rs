@@ -67,7 +67,7 @@ pub fn run(args: ServerArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.settings.network.threads as usize)
         .enable_all()
-        .thread_name("synod-net")
+        .thread_name(crate::node::NETWORK_THREAD)
         .build()
         .map_err(|error| CliError::io("cannot start the runtime", &error))?;
     let ended = runtime.block_on(crate::node::run(config));

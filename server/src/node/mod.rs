@@ -12,6 +12,7 @@ pub mod host;
 mod http;
 pub mod map;
 pub mod metrics;
+mod panics;
 pub mod peer;
 pub mod snapshots;
 pub mod system;
@@ -25,7 +26,8 @@ use data_dir::DataDir;
 use disk::{Disk, Spare};
 use host::{NodeHost, Signals};
 use map::MapBook;
-use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, WorkerInbox, WriterProgress};
+pub use panics::NETWORK_THREAD;
+use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, WorkerInbox};
 use snapshots::SnapshotDesk;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -59,6 +61,8 @@ const DRAIN: Duration = Duration::from_secs(4);
 /// The longest message of a client, bytes: the greatest batch that any settings allow, so that one above this node's own limit
 /// is refused by name, and not with its connection.
 const CLIENT_MESSAGE: usize = 33 << 20;
+/// How far ahead of its shard's time a write's deadline may lie, µs: 10 minutes, and as much for clocks that differ.
+const DEADLINE_AHEAD: u64 = 20 * 60 * 1_000_000;
 /// How long it waits for its worker to flush.
 const FLUSH: Duration = Duration::from_secs(30);
 
@@ -73,6 +77,7 @@ impl WorkerInbox for WorkerHandle {
 /// # Errors
 /// Why the node could not start, in one line; nothing was changed then beyond an empty data directory.
 pub async fn run(config: ServerConfig) -> Result<()> {
+    panics::end_with_them();
     config.settings.check().map_err(anyhow::Error::msg)?;
     if !config.listen.ip().is_loopback() && !config.insecure {
         bail!(
@@ -116,6 +121,7 @@ struct Node {
     worker: WorkerHandle,
     thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     peers: Arc<Peers>,
+    progress: Arc<Progress>,
     book: Arc<MapBook>,
     signals: Arc<Signals>,
     registry: prometheus::Registry,
@@ -178,12 +184,14 @@ impl Node {
         memory.register(&registry)?;
         let (worker, inputs) = runner::inputs_within(INBOX, memory.of(Holder::Inbox));
         let engine_progress = Arc::new(writer::WriterProgress::default());
+        let rounds = Arc::new(runner::RoundProgress::default());
+        let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), Arc::clone(&rounds), clock));
         let peers = Peers::start(PeersSetup {
             local: Local { cluster, node: me, incarnation },
             timing: config.settings.timing.clone(),
             inbox: Arc::new(worker.clone()),
             seen,
-            progress: Arc::new(WriterProgress::over(Arc::clone(&engine_progress), clock)),
+            progress: Arc::clone(&progress),
             clock,
             drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
             desk,
@@ -218,12 +226,12 @@ impl Node {
             mode,
             options,
         };
-        let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock)?;
+        let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock, rounds)?;
         metrics::register(&registry, &worker)?;
         let way_in = Gate::new(worker.clone(), config.settings.limits.worker_requests_max as usize, &registry)?;
         peers.register(&registry)?;
 
-        let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
+        let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers)));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
         peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);
@@ -243,6 +251,7 @@ impl Node {
             worker: worker.clone(),
             gate: way_in,
             book: Arc::clone(&book),
+            peers: Arc::clone(&peers),
             limits: config.settings.limits.clone(),
             memory,
             gateway: tokio::sync::OnceCell::new(),
@@ -260,7 +269,7 @@ impl Node {
         };
         follower.start(founding);
         let (thread, serving) = (std::sync::Mutex::new(Some(thread)), std::sync::Mutex::new(Some(serving)));
-        Ok(Self { worker, thread, peers, book, signals, registry, serving })
+        Ok(Self { worker, thread, peers, progress, book, signals, registry, serving })
     }
 
     /// Serves until something fails.
@@ -277,6 +286,7 @@ impl Node {
             signals: Arc::clone(&self.signals),
             book: Arc::clone(&self.book),
             peers: Arc::clone(&self.peers),
+            progress: Arc::clone(&self.progress),
         };
         let http = async {
             match http {
@@ -383,6 +393,7 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
     options.tails_max = config.settings.limits.node_tails_max as usize;
+    options.deadline_ahead_micros = DEADLINE_AHEAD;
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
     options.paxos.jitter_micros = timing.election_jitter_ms * 1000;

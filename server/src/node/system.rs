@@ -3,10 +3,11 @@
 //! Owns: the naming of commands, so that one sent twice executes once. Must never: report a command as failed whose outcome
 //! is not known.
 
-use super::api::session::cluster_time_us;
+use super::api::{convert, status};
 use super::map::MapBook;
-use super::peer::SystemGate;
+use super::peer::{Peers, SystemGate};
 use bytes::Bytes;
+use prost::Message as _;
 use rand::RngExt;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{SystemCommand, SystemOutcome};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
+use synod_proto::v1;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
@@ -57,6 +59,7 @@ pub struct SystemDesk {
     cluster: u128,
     worker: WorkerHandle,
     book: Arc<MapBook>,
+    peers: Arc<Peers>,
     client: ClientId,
     names: Names,
 }
@@ -102,8 +105,8 @@ impl Drop for Name<'_> {
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
-    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>) -> Self {
-        Self { node, cluster, worker, book, client: ClientId(rand::random()), names: Names::default() }
+    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>, peers: Arc<Peers>) -> Self {
+        Self { node, cluster, worker, book, peers, client: ClientId(rand::random()), names: Names::default() }
     }
 
     /// Carries out one command, wherever the system shard's leader is.
@@ -111,16 +114,22 @@ impl SystemDesk {
     /// # Errors
     /// `Unavailable` where no attempt can have reached the leader; `Unknown` where one may have.
     pub async fn execute(&self, command: &SystemCommand) -> Result<SystemOutcome, Status> {
-        let name = self.names.next();
-        let deadline_us = cluster_time_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
-        let id = WriteId { client: self.client, seq: name.seq, floor: name.floor, deadline_us };
-        let request = WriteRequest { id, op: Op::System(command.encode()) };
         let until = Instant::now() + PATIENCE;
+        let mut name = self.names.next();
+        let mut request = self.request(command, &name, self.peers.cluster_time_us());
         let mut sent = false;
         loop {
             match self.attempt(&request).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(Attempt::Final(status)) => return Err(status),
+                // The shard's time is ahead. What no attempt can have executed starts anew, with a deadline by that time.
+                Err(Attempt::Expired { shard_us }) if !sent && shard_us > 0 => {
+                    name = self.names.next();
+                    request = self.request(command, &name, shard_us);
+                }
+                Err(Attempt::Expired { .. }) => {
+                    return Err(Status::unknown("a later attempt came behind the command's deadline"));
+                }
                 Err(Attempt::Again { maybe }) => sent |= maybe,
             }
             if Instant::now() >= until {
@@ -130,6 +139,13 @@ impl SystemDesk {
             let pause = rand::rng().random_range(10..60);
             sleep(Duration::from_millis(pause)).await;
         }
+    }
+
+    /// A command under a name, with a deadline that is counted from `now_us`.
+    fn request(&self, command: &SystemCommand, name: &Name<'_>, now_us: u64) -> WriteRequest {
+        let deadline_us = now_us.saturating_add(u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX));
+        let id = WriteId { client: self.client, seq: name.seq, floor: name.floor, deadline_us };
+        WriteRequest { id, op: Op::System(command.encode()) }
     }
 
     async fn attempt(&self, request: &WriteRequest) -> Result<SystemOutcome, Attempt> {
@@ -143,6 +159,7 @@ impl SystemDesk {
             }
             Err(Refusal::WrongShard | Refusal::NotReady | Refusal::Overloaded) => None,
             Err(Refusal::Quarantined(why)) => return Err(Attempt::Final(Status::failed_precondition(why.to_string()))),
+            Err(Refusal::Expired { shard_us }) => return Err(Attempt::Expired { shard_us }),
             Err(other) => return Err(Attempt::Final(Status::unknown(other.to_string()))),
         };
         let leader = leader.or_else(|| self.book.leader(SYSTEM_SHARD)).filter(|n| *n != self.node);
@@ -183,10 +200,21 @@ impl SystemDesk {
         let proposal = SystemProposal { command, timeout_ms: 2000 };
         match timeout(ATTEMPT, PeerClient::new(channel).propose(proposal)).await {
             Err(_) => Err(Attempt::Again { maybe: true }),
-            Ok(Err(status)) => Err(Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition }),
+            Ok(Err(status)) => Err(match expired(&status) {
+                Some(shard_us) => Attempt::Expired { shard_us },
+                None => Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition },
+            }),
             Ok(Ok(reply)) => SystemOutcome::decode(reply.into_inner().outcome)
                 .map_err(|e| Attempt::Final(Status::internal(format!("outcome of the system shard: {e}")))),
         }
+    }
+}
+
+/// The shard's time, where a leader refused a command for its deadline.
+fn expired(status: &Status) -> Option<u64> {
+    match v1::Error::decode(status.details()).ok()?.kind? {
+        v1::error::Kind::Expired(expired) => Some(expired.shard_time_us),
+        _ => None,
     }
 }
 
@@ -194,6 +222,8 @@ impl SystemDesk {
 enum Attempt {
     /// Nothing will help.
     Final(Status),
+    /// Its deadline has passed by the shard's time: this attempt is not executed, now or ever.
+    Expired { shard_us: u64 },
     /// Try again; `maybe`: this one may have been executed.
     Again { maybe: bool },
 }
@@ -231,6 +261,7 @@ impl SystemGate for SystemDesk {
             Err(Refusal::NotLeader { maybe: false, .. } | Refusal::NotReady | Refusal::WrongShard) => {
                 Err(Status::failed_precondition("this node does not lead the system shard"))
             }
+            Err(expired @ Refusal::Expired { .. }) => Err(status(&convert::refusal_error(&expired))),
             Err(other) => Err(Status::unknown(other.to_string())),
         }
     }

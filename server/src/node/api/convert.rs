@@ -15,9 +15,6 @@ use synod_engine::ids::{ClientId, ClientSeq, Offset, TableId};
 use synod_proto::v1;
 use v1::error::Kind;
 
-/// How far ahead of this node's clock a write's deadline may lie, µs: 10 minutes, and as much for clocks that differ. A
-/// client's session is kept until its last deadline.
-const DEADLINE_AHEAD_MAX_US: u64 = 20 * 60 * 1_000_000;
 /// Longest wait of a tail poll, milliseconds.
 const TAIL_WAIT_MS_MAX: u32 = 30_000;
 /// Most segments of a tail poll.
@@ -116,9 +113,6 @@ fn write_request(write: v1::Write, limits: &Limits) -> Result<WriteRequest, v1::
         floor: ClientSeq(id.floor),
         deadline_us: id.deadline_us,
     };
-    if id.deadline_us > super::session::cluster_time_us().saturating_add(DEADLINE_AHEAD_MAX_US) {
-        return Err(invalid("id.deadline_us", "it lies more than 10 minutes ahead of cluster time"));
-    }
     if write.ops.is_empty() {
         return Err(invalid("ops", "a write has at least one operation"));
     }

@@ -6,6 +6,7 @@
 use super::convert;
 use super::gate::{self, Client, Gate};
 use crate::config::Limits;
+use crate::node::peer::Peers;
 use futures::Stream;
 use futures::task::AtomicWaker;
 use prost::Message as _;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 use synod_engine::host::{Answer, Input, Refusal, Reply, ReplySink, Request};
 use synod_engine::ids::ShardId;
 use synod_engine::memory::{Holder, Memory};
@@ -33,13 +34,6 @@ const FRAME_BYTES_MAX: usize = 1 << 20;
 const BACKLOG_BYTES_MAX: usize = 32 << 20;
 /// Bytes of requests under way on a stream, above which no more are read.
 const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
-
-/// Wall clock, µs since 1970: this node's estimate of cluster time.
-#[must_use]
-pub fn cluster_time_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// What the reading half, the worker and the writing half of a stream share.
 struct Shared {
@@ -227,10 +221,11 @@ pub fn serve(
     worker: WorkerHandle,
     gate: Arc<Gate>,
     limits: Limits,
+    peers: Arc<Peers>,
     memory: Memory,
 ) -> impl Stream<Item = Result<v1::ServerFrame, Status>> {
     let shared = Arc::new(Shared::new(memory));
-    let reader = tokio::spawn(read(requests, worker, gate, limits, shared.clone()));
+    let reader = tokio::spawn(read(requests, worker, gate, limits, peers, shared.clone()));
     Replies { shared, reader }
 }
 
@@ -239,6 +234,7 @@ async fn read(
     worker: WorkerHandle,
     gate: Arc<Gate>,
     limits: Limits,
+    peers: Arc<Peers>,
     shared: Arc<Shared>,
 ) {
     let most = limits.session_requests_max as usize;
@@ -252,7 +248,7 @@ async fn read(
         let Ok(Some(frame)) = requests.message().await else { break };
         shared.begun(frame.requests.len(), frame.encoded_len());
         let mut batch: Vec<Request> =
-            frame.requests.into_iter().filter_map(|request| admit(request, &limits, &shared)).collect();
+            frame.requests.into_iter().filter_map(|request| admit(request, &limits, &peers, &shared)).collect();
         let polls = batch.extract_if(.., |request| gate::waits(request)).collect();
         let polls = let_wait(polls, &limits, &shared);
         if !polls.is_empty()
@@ -288,7 +284,7 @@ fn let_wait(polls: Vec<Request>, limits: &Limits, shared: &Arc<Shared>) -> Vec<R
 }
 
 /// Turns a wire request into the worker's, or answers it here.
-fn admit(request: v1::ShardRequest, limits: &Limits, shared: &Arc<Shared>) -> Option<Request> {
+fn admit(request: v1::ShardRequest, limits: &Limits, peers: &Peers, shared: &Arc<Shared>) -> Option<Request> {
     let id = request.id;
     let answer = |body| {
         shared.push(v1::ShardReply { id, body: Some(body) });
@@ -296,7 +292,7 @@ fn admit(request: v1::ShardRequest, limits: &Limits, shared: &Arc<Shared>) -> Op
     };
     match request.body {
         None => answer(v1::shard_reply::Body::Error(convert::invalid("body", "is missing"))),
-        Some(v1::shard_request::Body::Clock(_)) => answer(v1::shard_reply::Body::ClockUs(cluster_time_us())),
+        Some(v1::shard_request::Body::Clock(_)) => answer(v1::shard_reply::Body::ClockUs(peers.cluster_time_us())),
         Some(body) => match convert::body(body, limits) {
             Err(error) => answer(v1::shard_reply::Body::Error(error)),
             Ok(body) => {

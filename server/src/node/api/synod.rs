@@ -6,6 +6,7 @@ use super::gate::Gate;
 use super::{client_status, convert, session, status};
 use crate::config::Limits;
 use crate::node::map::MapBook;
+use crate::node::peer::Peers;
 use futures::{Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -33,6 +34,8 @@ pub struct Up {
     pub gate: Arc<Gate>,
     /// The map.
     pub book: Arc<MapBook>,
+    /// The peers, and with them the cluster's time.
+    pub peers: Arc<Peers>,
     /// Sizes above which a request is refused.
     pub limits: Limits,
     /// What all streams may hold.
@@ -165,13 +168,9 @@ impl Synod for SynodService {
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let up = self.get()?;
-        let replies = session::serve(
-            request.into_inner(),
-            up.worker.clone(),
-            up.gate.clone(),
-            up.limits.clone(),
-            up.memory.clone(),
-        );
+        let (worker, gate, limits) = (up.worker.clone(), up.gate.clone(), up.limits.clone());
+        let (peers, memory) = (up.peers.clone(), up.memory.clone());
+        let replies = session::serve(request.into_inner(), worker, gate, limits, peers, memory);
         Ok(Response::new(Box::pin(replies)))
     }
 

@@ -31,6 +31,7 @@ pub mod peers;
 pub mod progress;
 pub mod seen;
 pub mod service;
+mod walls;
 pub mod wire;
 
 mod detector;
@@ -54,7 +55,7 @@ pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};
 pub use outbox::Outbox;
 pub use peers::{Peers, PeersSetup};
-pub use progress::WriterProgress;
+pub use progress::Progress;
 pub use seen::SeenTable;
 pub use service::PeerService;
 

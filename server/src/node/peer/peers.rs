@@ -10,8 +10,9 @@ use super::drift::Clocks;
 use super::hello::Complaints;
 use super::lanes::Lanes;
 use super::outbox::{Outbox, Slot, Slots};
-use super::progress::WriterProgress;
+use super::progress::Progress;
 use super::seen::SeenTable;
+use super::walls::Walls;
 use super::{Local, WorkerInbox, link, lock, pulse};
 use crate::config::Timing;
 use arc_swap::ArcSwap;
@@ -53,7 +54,7 @@ pub struct PeersSetup {
     /// What was seen of others; the worker raises it.
     pub seen: Arc<SeenTable>,
     /// The log writer's progress.
-    pub progress: Arc<WriterProgress>,
+    pub progress: Arc<Progress>,
     /// The node's monotone clock.
     pub clock: MonotoneClock,
     /// By how much leases assume any node's clock to be off at most, millionths; none without leases.
@@ -68,11 +69,12 @@ pub(super) struct Shared {
     pub timing: Timing,
     pub inbox: Arc<dyn WorkerInbox>,
     pub seen: Arc<SeenTable>,
-    pub progress: Arc<WriterProgress>,
+    pub progress: Arc<Progress>,
     pub slots: Arc<ArcSwap<Slots>>,
     pub lanes: Lanes,
     pub counters: Arc<PeerCounters>,
     pub clocks: Clocks,
+    pub walls: Walls,
     pub phase: watch::Sender<Phase>,
     /// Revision of this node's map.
     pub map_revision: AtomicU64,
@@ -170,6 +172,7 @@ impl Peers {
         let pulse = Duration::from_millis(timing.pulse_ms);
         let detector = Detector::new(Instant::now(), pulse, Duration::from_millis(timing.dead_after_ms));
         let clocks = Clocks::new(local.node, clock, drift_ppm);
+        let walls = Walls::new(local.node, clock);
         let shared = Arc::new(Shared {
             local,
             timing,
@@ -180,6 +183,7 @@ impl Peers {
             lanes: Lanes::default(),
             counters: Arc::default(),
             clocks,
+            walls,
             phase: watch::Sender::new(Phase::Up),
             map_revision: AtomicU64::new(0),
             peer_map_revision: AtomicU64::new(0),
@@ -216,6 +220,7 @@ impl Peers {
             slots.remove(&node);
             self.shared.detect(|detector, _| detector.forget(node));
             self.shared.clocks.forget(node);
+            self.shared.walls.forget(node);
             self.shared.lanes.close(node);
         }
         let wanted: Vec<(NodeId, &str)> =
@@ -279,7 +284,8 @@ impl Peers {
     /// The registry holds metrics of the same names.
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         self.shared.counters.register(registry)?;
-        self.shared.clocks.register(registry)
+        self.shared.clocks.register(registry)?;
+        self.shared.walls.register(registry)
     }
 
     #[cfg(test)]
@@ -287,10 +293,18 @@ impl Peers {
         &self.shared.counters
     }
 
-    /// What is wrong with the peers' clocks beside this node's.
+    /// What is wrong with the clocks of this node and its peers.
     #[must_use]
     pub fn clock_alarms(&self) -> Vec<String> {
-        self.shared.clocks.alarms()
+        let mut alarms = self.shared.clocks.alarms();
+        alarms.extend(self.shared.walls.alarms());
+        alarms
+    }
+
+    /// The cluster's time, µs since 1970: what most of the wall clocks heard here show.
+    #[must_use]
+    pub fn cluster_time_us(&self) -> u64 {
+        self.shared.walls.cluster_time_us()
     }
 
     /// Whether `node` is held for alive.

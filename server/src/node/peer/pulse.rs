@@ -91,6 +91,7 @@ impl Shared {
         self.seen.meet(caller.node);
         self.peer_disk(caller.node, frame.disk_low);
         self.clocks.heard(caller.node, caller.incarnation, frame.monotone_us);
+        self.walls.heard(caller.node, frame.clock_us, &self.inbox);
         self.peer_map_revision.fetch_max(frame.map_revision, Ordering::Relaxed);
         let sign = Sign {
             incarnation: caller.incarnation,

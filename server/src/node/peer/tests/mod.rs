@@ -7,7 +7,7 @@ mod founding;
 mod links;
 
 use super::outbox::Outbox;
-use super::{Desk, Local, PeerService, Peers, PeersSetup, SeenTable, SystemGate, WorkerInbox, WriterProgress};
+use super::{Desk, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, SystemGate, WorkerInbox};
 use crate::config::{Settings, Timing};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +67,8 @@ impl WorkerInbox for Recorder {
             Input::Liveness { node, alive: true } => Told::Alive(node.0),
             Input::Liveness { node, alive: false } => Told::Dead(node.0),
             Input::IdentityAnswer { from, seen } => Told::Identity(from.0, (seen.0.0, seen.1.0)),
+            // With every pulse: told of apart.
+            Input::PeerClock { .. } => return true,
             _ => panic!("an input that peers never send"),
         };
         self.told.lock().unwrap().push(told);
@@ -136,7 +138,7 @@ struct Node {
     outbox: Outbox,
     inbox: Arc<Recorder>,
     seen: Arc<SeenTable>,
-    progress: Arc<WriterProgress>,
+    progress: Arc<Progress>,
 }
 
 impl Node {
@@ -149,7 +151,7 @@ impl Node {
         let service = PeerService::new(Arc::clone(&desk), &Settings::default());
         serve(&runtime, listener, Arc::clone(&service));
         let inbox = Arc::new(Recorder::default());
-        let progress = Arc::new(WriterProgress::default());
+        let progress = Arc::new(Progress::default());
         let setup = PeersSetup {
             local,
             timing,
