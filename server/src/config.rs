@@ -220,7 +220,8 @@ pub enum Lease {
 pub struct Network {
     /// Threads that serve connections.
     pub threads: u32,
-    /// Connections held at a time, peers' among them; one more is closed at once.
+    /// Connections of clients held at a time; one more is told so and closed. Peers have places of their own. Each takes a file
+    /// descriptor.
     pub connections_max: u32,
 }
 

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod data_dir;
+mod descriptors;
 mod disk;
 mod door;
 mod follow;
@@ -23,6 +24,7 @@ use api::gate::Gate;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
 use disk::{Disk, Spare};
+use door::Places;
 use host::{NodeHost, Signals};
 use map::MapBook;
 use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, WorkerInbox, WriterProgress};
@@ -49,6 +51,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 /// Inputs that may wait for the worker.
@@ -79,6 +82,7 @@ pub async fn run(config: ServerConfig) -> Result<()> {
             config.listen
         );
     }
+    descriptors::provide(config.settings.network.connections_max.into())?;
     let started = Instant::now();
     // The ports first: a second process on the same ports must not touch a data directory.
     let listener = bind(config.listen, "--listen").await?;
@@ -140,17 +144,23 @@ impl Node {
         let peer_service = PeerService::new(Arc::clone(&desk), &config.settings);
         let synod_service = SynodService::default();
         let admin_service = AdminService::default();
+        let connections = config.settings.network.connections_max as usize;
+        let places = Places::new(connections);
         // Before it belongs anywhere the node answers who it is, so that founders find each other.
         let serving = {
             let mut server = peer::tune_server(Server::builder());
             let longest = peer::frame_bytes_max(&config.settings);
+            let peers = Arc::clone(&peer_service);
+            let let_in = move |request| peers.let_in(request);
+            let synod = SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE);
+            let admin = AdminServer::new(admin_service.clone()).max_decoding_message_size(longest);
             let router = server
                 .add_service(Arc::clone(&peer_service).into_server())
-                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE))
-                .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(longest));
-            let connections = config.settings.network.connections_max as usize;
+                .add_service(InterceptedService::new(synod, let_in.clone()))
+                .add_service(InterceptedService::new(admin, let_in));
             let links = Arc::clone(&peer_service);
-            let incoming = door::incoming(listener, connections, move |connection| links.link(connection));
+            let incoming =
+                door::incoming(listener, Arc::clone(&places), connections, move |connection| links.link(connection));
             tokio::spawn(router.serve_with_incoming(incoming))
         };
 
@@ -162,6 +172,7 @@ impl Node {
         let founding = founding(&belonging, &recovered);
 
         let registry = prometheus::Registry::new();
+        places.register(&registry)?;
         let options = worker_options(config);
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let book = MapBook::open(&config.data_dir);

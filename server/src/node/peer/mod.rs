@@ -52,11 +52,12 @@ pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
 pub use counters::PeerCounters;
 pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};
+pub use hello::Complaints;
 pub use outbox::Outbox;
 pub use peers::{Peers, PeersSetup};
 pub use progress::WriterProgress;
 pub use seen::SeenTable;
-pub use service::PeerService;
+pub use service::{HELLO_METADATA, PeerService};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_engine::host::Input;

@@ -124,7 +124,8 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let router = super::tune_server(Server::builder()).add_service(Arc::clone(&service).into_server());
         let links = move |connection| service.link(connection);
-        router.serve_with_incoming(crate::node::door::incoming(listener, 1024, links)).await.unwrap();
+        let places = crate::node::door::Places::new(1024);
+        router.serve_with_incoming(crate::node::door::incoming(listener, places, 1024, links)).await.unwrap();
     });
 }
 
