@@ -11,6 +11,7 @@ mod door;
 mod follow;
 pub mod host;
 mod http;
+mod listen;
 pub mod map;
 pub mod metrics;
 pub mod peer;
@@ -76,18 +77,12 @@ impl WorkerInbox for WorkerHandle {
 /// Why the node could not start, in one line; nothing was changed then beyond an empty data directory.
 pub async fn run(config: ServerConfig) -> Result<()> {
     config.settings.check().map_err(anyhow::Error::msg)?;
-    if !config.listen.ip().is_loopback() && !config.insecure {
-        bail!(
-            "--listen {}: not a loopback address, and there is no TLS yet; say --insecure to listen there all the same",
-            config.listen
-        );
-    }
     descriptors::provide(config.settings.network.connections_max.into())?;
     let started = Instant::now();
     // The ports first: a second process on the same ports must not touch a data directory.
-    let listener = bind(config.listen, "--listen").await?;
-    let http = match config.http {
-        Some(addr) => Some(bind(addr, "--http").await?),
+    let listener = listen::bind(&config.listen, "--listen", config.insecure).await?;
+    let http = match &config.http {
+        Some(addr) => Some(listen::bind(addr, "--http", config.insecure).await?),
         None => None,
     };
     let data = DataDir::open(&config.data_dir)?;
@@ -108,10 +103,6 @@ pub async fn run(config: ServerConfig) -> Result<()> {
             bail!(why)
         }
     }
-}
-
-async fn bind(addr: std::net::SocketAddr, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
 }
 
 /// A node that is up.
@@ -194,7 +185,9 @@ impl Node {
             progress: Arc::new(WriterProgress::over(Arc::clone(&engine_progress), clock)),
             clock,
             drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
-            desk,
+            desk: Arc::clone(&desk),
+            advertised: config.advertised(),
+            hints: config.join.clone(),
         });
         let store = state_store(config, log.as_ref())?;
         let snapshots = SnapshotDesk::open(snapshots::Setup {
@@ -230,7 +223,8 @@ impl Node {
         let way_in = Gate::new(worker.clone(), config.settings.limits.worker_requests_max as usize, &registry)?;
         peers.register(&registry)?;
 
-        let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
+        let system =
+            Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(desk.addresses())));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
         peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);

@@ -5,7 +5,7 @@
 
 use super::api::session::cluster_time_us;
 use super::map::MapBook;
-use super::peer::SystemGate;
+use super::peer::{Addresses, SystemGate};
 use bytes::Bytes;
 use rand::RngExt;
 use std::sync::Arc;
@@ -58,6 +58,7 @@ pub struct SystemDesk {
     cluster: u128,
     worker: WorkerHandle,
     book: Arc<MapBook>,
+    addresses: Arc<Addresses>,
     client: ClientId,
     seq: AtomicU64,
 }
@@ -65,8 +66,14 @@ pub struct SystemDesk {
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
-    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>) -> Self {
-        Self { node, cluster, worker, book, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
+    pub fn new(
+        node: NodeId,
+        cluster: u128,
+        worker: WorkerHandle,
+        book: Arc<MapBook>,
+        addresses: Arc<Addresses>,
+    ) -> Self {
+        Self { node, cluster, worker, book, addresses, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
     }
 
     /// Carries out one command, wherever the system shard's leader is.
@@ -117,7 +124,7 @@ impl SystemDesk {
     }
 
     fn address(&self, node: NodeId) -> Option<String> {
-        self.book.get()?.nodes.get(&node).map(|n| n.addr.clone())
+        self.addresses.of(node)
     }
 
     /// A random other member of the system shard: it knows the leader, or will.
@@ -126,7 +133,7 @@ impl SystemDesk {
         let members: Vec<NodeId> =
             map.shards.get(&SYSTEM_SHARD)?.membership.voters().filter(|n| *n != self.node).collect();
         let pick = *members.get(rand::rng().random_range(0..members.len().max(1)))?;
-        map.nodes.get(&pick).map(|n| n.addr.clone())
+        self.address(pick)
     }
 
     async fn local(&self, request: WriteRequest) -> Result<SystemOutcome, Refusal> {

@@ -14,6 +14,7 @@
 //! | `lanes` | of incoming links one a peer, the newest wins |
 //! | `pulse`, `detector` | liveness: pulses both ways, and what they mean |
 //! | `hello` | who may talk to whom |
+//! | `addresses`, `seek` | where peers are: what the map says, what they say themselves, and asking where nobody is heard |
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
@@ -21,6 +22,7 @@
 //! | `desk`, `bootstrap`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
 //! | `peers` | starts and stops all of it as the map changes |
 
+pub mod addresses;
 pub mod bootstrap;
 pub mod bulk;
 pub mod counters;
@@ -44,10 +46,12 @@ mod lanes;
 mod link;
 mod pipe;
 mod pulse;
+mod seek;
 
 #[cfg(test)]
 mod tests;
 
+pub use addresses::{Addresses, is_address};
 pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
 pub use counters::PeerCounters;
 pub use desk::Desk;

@@ -130,6 +130,9 @@ impl PeerService {
             shared.complain(&format!("link of node {}: {}", caller.node, status.message()));
             return Some(status.message().to_owned());
         }
+        if let Ok((caller, _)) = &admitted {
+            shared.said_address(caller.node, caller.incarnation, hello.as_ref());
+        }
         match admitted {
             Err(refused) => Some(refused.to_string()),
             Ok(_) if !intake::reply(connection, String::new()).await => None,
@@ -191,6 +194,7 @@ impl Peer for PeerService {
         let first = first(&mut frames).await?;
         let caller = shared.greet(first.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
         take_place(pass.as_ref())?;
+        shared.said_address(caller.node, caller.incarnation, first.hello.as_ref());
         Ok(Response::new(Box::pin(pulse::answer(shared, caller, first, frames))))
     }
 

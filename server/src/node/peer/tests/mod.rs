@@ -142,6 +142,11 @@ struct Node {
 
 impl Node {
     fn start(local: Local, listener: TcpListener, timing: Timing) -> Self {
+        Self::start_with(local, listener, timing, Vec::new())
+    }
+
+    /// With addresses where others may be.
+    fn start_with(local: Local, listener: TcpListener, timing: Timing, hints: Vec<String>) -> Self {
         let addr = listener.local_addr().unwrap().to_string();
         let runtime = runtime();
         let seen = Arc::new(SeenTable::default());
@@ -160,6 +165,8 @@ impl Node {
             clock: MonotoneClock::default(),
             drift_ppm: None,
             desk,
+            advertised: addr.clone(),
+            hints,
         };
         let _entered = runtime.enter();
         let peers = Peers::start(setup);
