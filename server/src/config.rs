@@ -4,7 +4,6 @@
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Flags and settings of one node process.
@@ -12,15 +11,15 @@ use std::path::PathBuf;
 pub struct ServerConfig {
     /// Where the node keeps everything.
     pub data_dir: PathBuf,
-    /// Where it listens for gRPC.
-    pub listen: SocketAddr,
+    /// Where it listens for gRPC, HOST:PORT.
+    pub listen: String,
     /// The address others reach it by; `listen` where unset.
     pub advertise: Option<String>,
-    /// Where it serves `/livez`, `/readyz` and `/metrics`.
-    pub http: Option<SocketAddr>,
+    /// Where it serves `/livez`, `/readyz` and `/metrics`, HOST:PORT.
+    pub http: Option<String>,
     /// The founders' addresses, the same list on every founder.
     pub bootstrap: Vec<String>,
-    /// Members of a cluster to join.
+    /// Members of a cluster to join; for a node that belongs to one, addresses where some of its nodes may be.
     pub join: Vec<String>,
     /// Allows a non-loopback address without TLS.
     pub insecure: bool,
@@ -34,7 +33,7 @@ impl ServerConfig {
     /// The address other nodes and clients use.
     #[must_use]
     pub fn advertised(&self) -> String {
-        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+        self.advertise.clone().unwrap_or_else(|| self.listen.clone())
     }
 }
 
@@ -228,7 +227,8 @@ pub enum Lease {
 pub struct Network {
     /// Threads that serve connections.
     pub threads: u32,
-    /// Connections held at a time, peers' among them; one more is closed at once.
+    /// Connections of clients held at a time; one more is told so and closed. Peers have places of their own. Each takes a file
+    /// descriptor.
     pub connections_max: u32,
 }
 

@@ -5,7 +5,7 @@
 
 use super::api::{convert, status};
 use super::map::MapBook;
-use super::peer::{Peers, SystemGate};
+use super::peer::{Addresses, Peers, SystemGate};
 use bytes::Bytes;
 use prost::Message as _;
 use rand::RngExt;
@@ -60,6 +60,7 @@ pub struct SystemDesk {
     worker: WorkerHandle,
     book: Arc<MapBook>,
     peers: Arc<Peers>,
+    addresses: Arc<Addresses>,
     client: ClientId,
     names: Names,
 }
@@ -105,8 +106,16 @@ impl Drop for Name<'_> {
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
-    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>, peers: Arc<Peers>) -> Self {
-        Self { node, cluster, worker, book, peers, client: ClientId(rand::random()), names: Names::default() }
+    pub fn new(
+        node: NodeId,
+        cluster: u128,
+        worker: WorkerHandle,
+        book: Arc<MapBook>,
+        peers: Arc<Peers>,
+        addresses: Arc<Addresses>,
+    ) -> Self {
+        let (client, names) = (ClientId(rand::random()), Names::default());
+        Self { node, cluster, worker, book, peers, addresses, client, names }
     }
 
     /// Carries out one command, wherever the system shard's leader is.
@@ -170,7 +179,7 @@ impl SystemDesk {
     }
 
     fn address(&self, node: NodeId) -> Option<String> {
-        self.book.get()?.nodes.get(&node).map(|n| n.addr.clone())
+        self.addresses.of(node)
     }
 
     /// A random other member of the system shard: it knows the leader, or will.
@@ -179,7 +188,7 @@ impl SystemDesk {
         let members: Vec<NodeId> =
             map.shards.get(&SYSTEM_SHARD)?.membership.voters().filter(|n| *n != self.node).collect();
         let pick = *members.get(rand::rng().random_range(0..members.len().max(1)))?;
-        map.nodes.get(&pick).map(|n| n.addr.clone())
+        self.address(pick)
     }
 
     async fn local(&self, request: WriteRequest) -> Result<SystemOutcome, Refusal> {
