@@ -304,11 +304,17 @@ pub fn address_change(map: &SystemState, node: NodeId, advertised: &str) -> Opti
     (known.addr != advertised).then(|| SystemCommand::SetAddr { node, addr: advertised.to_owned() })
 }
 
-fn check_address(flag: &'static str, addr: &str) -> Result<(), BootstrapError> {
+/// Whether a node can be reached at `addr`: HOST:PORT.
+#[must_use]
+pub fn is_address(addr: &str) -> bool {
     let fine = addr.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|p| p > 0)
     });
-    if fine && format!("http://{addr}").parse::<tonic::transport::Uri>().is_ok() {
+    fine && format!("http://{addr}").parse::<tonic::transport::Uri>().is_ok()
+}
+
+fn check_address(flag: &'static str, addr: &str) -> Result<(), BootstrapError> {
+    if is_address(addr) {
         return Ok(());
     }
     Err(BootstrapError::BadAddress { flag, addr: addr.to_owned() })

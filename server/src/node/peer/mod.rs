@@ -48,7 +48,7 @@ mod pulse;
 #[cfg(test)]
 mod tests;
 
-pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
+pub use bootstrap::{Belonging, BootstrapError, How, address_change, is_address, settle};
 pub use counters::PeerCounters;
 pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};
