@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use super::config;
 use super::error::{CliError, Result};
 use crate::config::{ServerConfig, Settings};
+use crate::node::peer::is_address;
 
 const AFTER_HELP: &str = "\
 A cluster is founded by starting one to five nodes, each with the same --bootstrap list of all their addresses; a data \
@@ -117,10 +118,10 @@ fn configure(args: ServerArgs) -> Result<ServerConfig> {
     })
 }
 
-fn addresses(flag: &str, list: &[String]) -> Result<()> {
+/// Checks a list of nodes' addresses, of whichever flag: each is one, and none stands twice.
+pub fn addresses(flag: &str, list: &[String]) -> Result<()> {
     for (index, addr) in list.iter().enumerate() {
-        let port = addr.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-        if !matches!(port, Some(Ok(_))) {
+        if !is_address(addr) {
             return Err(CliError::usage(flag, format!("'{addr}' is not an address; write HOST:PORT[,HOST:PORT…]")));
         }
         if list[..index].contains(addr) {
@@ -163,5 +164,9 @@ mod tests {
         assert!(configured("--listen h").unwrap_err().message().starts_with("--listen"));
         assert!(configured("--listen h:1 --advertise h").unwrap_err().message().starts_with("--advertise"));
         assert!(configured("--listen 127.0.0.1:1 --join h:1,h:1").unwrap_err().message().contains("twice"));
+        for bad in ["h:0", "h:65536", ":1", "h:1,", "http://h:1", "h/x:1", "h\u{7}:1"] {
+            let why = addresses("--founders", &bad.split(',').map(str::to_owned).collect::<Vec<_>>()).unwrap_err();
+            assert!(why.message().contains("--founders") && why.message().contains("not an address"), "{bad}: {why}");
+        }
     }
 }

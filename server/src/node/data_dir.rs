@@ -1,6 +1,7 @@
-//! The data directory: its layout and its lock.
+//! The data directory: its layout, its lock, and the mark of a restore that is under way.
 //!
-//! Owns: the lock for the life of the process. Must never: be opened by two processes at once.
+//! Owns: the lock for the life of the process. Must never: be opened by two processes at once, or be taken for a node's while a
+//! restore into it has not ended.
 
 use anyhow::{Context, Result, bail};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -13,6 +14,8 @@ pub const STATE: &str = "state";
 pub const SNAPSHOTS: &str = "snapshots";
 const LOG: &str = "log";
 const LOCK: &str = "LOCK";
+/// There from before a restore writes anything until all of it is on disk.
+const RESTORING: &str = "RESTORING";
 
 /// Of a data directory: nobody else reads what is in it.
 const MODE: u32 = 0o700;
@@ -52,8 +55,76 @@ impl DataDir {
     /// Makes the directory where there is none, and locks it.
     ///
     /// # Errors
-    /// It cannot be made, or another process holds it.
+    /// It cannot be made, another process holds it, or a restore into it did not end.
     pub fn open(path: &Path) -> Result<Self> {
+        let data = Self::lock(path)?;
+        if path.join(RESTORING).exists() {
+            bail!(
+                "--data-dir {}: a restore into it did not end (it has the mark {RESTORING}), so nothing in it can be used; run \
+                 the same `synod restore` again, which begins anew, or remove the directory",
+                path.display()
+            );
+        }
+        Ok(data)
+    }
+
+    /// Locks a directory for a restore, and marks it: it is no node's until [`DataDir::restored`]. What a restore left there
+    /// that did not end is removed.
+    ///
+    /// # Errors
+    /// It holds anything else, cannot be written, or another process holds it.
+    pub fn open_to_restore(path: &Path) -> Result<Self> {
+        make(path).with_context(|| format!("{}: cannot be made", path.display()))?;
+        let marked = path.join(RESTORING).exists();
+        for entry in std::fs::read_dir(path).with_context(|| format!("{}: cannot be read", path.display()))? {
+            let name = entry.with_context(|| format!("{}: cannot be read", path.display()))?.file_name();
+            let name = name.to_string_lossy();
+            let own = name == LOCK || marked && [RESTORING, LOG, STATE].contains(&&*name);
+            if !own {
+                bail!("{} is not empty: it holds {name:?}", path.display());
+            }
+        }
+        let data = Self::lock(path)?;
+        data.mark().with_context(|| format!("{}: cannot be marked", path.display()))?;
+        for folder in [data.log(), data.state()] {
+            match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("{}: cannot be removed", folder.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(data)
+    }
+
+    fn mark(&self) -> std::io::Result<()> {
+        File::create(self.path.join(RESTORING))?.sync_all()?;
+        self.sync()
+    }
+
+    /// All that a restore wrote is on disk: the directory is a node's from now on.
+    ///
+    /// # Errors
+    /// The mark cannot be removed.
+    pub fn restored(self) -> Result<()> {
+        let gone =
+            self.sync().and_then(|()| std::fs::remove_file(self.path.join(RESTORING))).and_then(|()| self.sync());
+        gone.with_context(|| format!("{}: its mark {RESTORING} cannot be removed", self.path.display()))
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// What of the directory a node has written that knew where it belongs, though its log does not know that: the log is gone,
+    /// or another's.
+    #[must_use]
+    pub fn left_of_a_log(&self) -> Option<PathBuf> {
+        let holds = |folder: &PathBuf| std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+        [self.state(), self.snapshots()].into_iter().find(holds)
+    }
+
+    fn lock(path: &Path) -> Result<Self> {
         make(path).with_context(|| format!("--data-dir {}: cannot be made", path.display()))?;
         let file = path.join(LOCK);
         let lock = OpenOptions::new()
@@ -78,7 +149,7 @@ impl DataDir {
     /// # Errors
     /// It is no data directory, or a process holds it.
     pub fn open_existing(path: &Path) -> Result<Self> {
-        if !path.join(LOG).is_dir() {
+        if !path.join(LOG).is_dir() && !path.join(RESTORING).exists() {
             bail!("{}: no data directory (it has no folder `{LOG}`)", path.display());
         }
         Self::open(path)

@@ -95,6 +95,16 @@ pub async fn run(config: ServerConfig) -> Result<()> {
     let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
     let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
     let recovered = log.recover_node()?;
+    if recovered.identity.is_none()
+        && let Some(left) = data.left_of_a_log()
+    {
+        bail!(
+            "--data-dir {}: its log belongs to no cluster, but {} is there: the log of the node that wrote it is gone or was put \
+             elsewhere; put it back, or begin with an empty directory",
+            config.data_dir.display(),
+            left.display()
+        );
+    }
     let node = Node::start(&config, started, listener, log, recovered, disk.spare()).await?;
     node.watch(disk)?;
     tokio::select! {
