@@ -163,25 +163,36 @@ fn the_lines_on_nodes_work() {
     cluster.kill(3);
     let name = |addr: &str| format!("localhost:{}", addr.rsplit_once(':').expect("an address").1);
     let (h1, h2, base) = (name(&cluster.addr(1)), name(&cluster.addr(2)), free_ports());
+    let own = |number: u16| format!("localhost:{}", base + number);
+    let up = |cluster: &Cluster, number: u64| {
+        let is_up = |status: &Status| {
+            let node = status.value["nodes"].as_array().and_then(|nodes| nodes.iter().find(|n| n["id"] == number));
+            node.is_some_and(|node| node["state"] == "up")
+        };
+        until(PATIENCE, "the node is up", || cluster.status().filter(is_up)).unwrap();
+    };
     let mut nodes = Nodes::default();
     for line in block(NODES) {
-        // A line that names a node which is not there yet needs one to be started as the first line says.
-        let mut start = |number: u16| {
+        // A node that is not there yet is started as the first line says.
+        let mut join = |number: u16| {
             let data = cluster.dir().join(format!("joined-{number}")).display().to_string();
-            let own = format!("localhost:{}", base + number);
-            let line = &block(NODES)[0];
-            nodes.start(&placed(line, &[("D", &data), ("h4:7400", &own), ("h1:7400", &h1), ("h2:7400", &h2)]));
-            let joined = |status: &Status| {
-                let node = status.value["nodes"].as_array().and_then(|nodes| nodes.iter().find(|n| n["id"] == number));
-                node.is_some_and(|node| node["state"] == "up")
-            };
-            until(PATIENCE, "the node has joined", || cluster.status().filter(joined)).unwrap();
+            let places = [("D", &data[..]), ("h4:7400", &own(number)), ("h1:7400", &h1), ("h2:7400", &h2)];
+            nodes.start(&placed(&block(NODES)[0], &places));
+            up(&cluster, number.into());
         };
         match (line[1].as_str(), line[2].as_str()) {
-            ("server", _) => start(4),
+            ("server", _) if line.iter().any(|word| word == "h4:7400") => join(4),
+            ("server", _) => {
+                // One that comes back at another address, with the addresses of some others.
+                cluster.stop(2);
+                let data = cluster.data_dir(2).display().to_string();
+                let places = [("D", &data[..]), ("h2:7400", &own(2)), ("h1:7400", &h1), ("h3:7400", &own(4))];
+                nodes.start(&placed(&line, &places));
+                up(&cluster, 2);
+            }
             ("node", "replace" | "remove") | ("shard", "move") => {
                 if line.last().is_some_and(|last| last == "5") {
-                    start(5);
+                    join(5);
                 }
                 let args = placed(&line, &[]);
                 cluster.cli(&args.iter().map(String::as_str).collect::<Vec<_>>()).ok();

@@ -8,10 +8,10 @@ use crate::StoreError;
 use crate::codec::buf::{DecodeError, Put, Writer};
 use crate::codec::keys;
 use crate::genesis::Genesis;
-use crate::ids::{ClientId, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space};
+use crate::ids::{ClientId, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId};
 use crate::logstore::{GroupWrite, LogBatch, LogStore, NodeIdentity};
 use crate::state::BulkLoad;
-use crate::system::{ROW_CLUSTER, ROW_SHARD, SystemState};
+use crate::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_paxos::types::Slot;
@@ -44,14 +44,15 @@ pub type Files = BTreeMap<ShardId, SnapshotFile>;
 /// # Errors
 /// The file is damaged, or none of the system shard.
 pub fn metadata(file: &SnapshotFile) -> Result<SystemState, RestoreError> {
-    let unfit = |e: DecodeError| RestoreError::Unfit(format!("{}: its metadata: {e}", file.path().display()));
+    let unfit = |e: MetadataError| RestoreError::Unfit(format!("{}: its metadata: {e}", file.path().display()));
     let mut rows = Vec::new();
     for chunk in 0..file.chunks().len() {
         for (key, value) in file.rows_of(chunk)? {
             let row = in_space(Space(0), &key);
             if is_metadata(&row) {
-                let (_, kind, id) = keys::parse_system(&row).map_err(unfit)?;
-                let id = <[u8; 8]>::try_from(&id[..]).map_err(|_| unfit(DecodeError { what: "a row's id", at: 0 }))?;
+                let (_, kind, id) = keys::parse_system(&row).map_err(|e| unfit(e.into()))?;
+                let bad_id = DecodeError { what: "a row's id", at: 0 };
+                let id = <[u8; 8]>::try_from(&id[..]).map_err(|_| unfit(bad_id.into()))?;
                 rows.push((kind, u64::from_be_bytes(id), value));
             }
         }
@@ -90,14 +91,22 @@ pub fn name_of<'a>(parts: impl Iterator<Item = &'a str>) -> u128 {
     digest.digest128()
 }
 
-/// The metadata of the new cluster: the tables and shards of the backup, the founders as its nodes.
+/// The metadata of the new cluster: the tables and shards of the backup but for those of `dropped` tables, the founders as its
+/// nodes.
 ///
 /// # Errors
 /// A shard has no file.
-pub fn plan(files: &Files, cluster: u128, founders: &[String]) -> Result<SystemState, RestoreError> {
+pub fn plan(
+    files: &Files,
+    dropped: &[TableId],
+    cluster: u128,
+    founders: &[String],
+) -> Result<SystemState, RestoreError> {
     let system = files.get(&SYSTEM_SHARD);
     let system = system.ok_or_else(|| RestoreError::Unfit("the backup has no file of the system shard".into()))?;
-    let old = metadata(system)?;
+    let mut old = metadata(system)?;
+    old.tables.retain(|table, _| !dropped.contains(table));
+    old.shards.retain(|shard, descriptor| *shard == SYSTEM_SHARD || !dropped.contains(&descriptor.table));
     if let Some(missing) = old.shards.keys().find(|shard| !files.contains_key(shard)) {
         return Err(RestoreError::Unfit(format!("the backup has no file of shard {missing}")));
     }
