@@ -26,6 +26,7 @@ pub mod identity;
 pub mod ids;
 pub mod logstore;
 pub mod machine;
+pub mod memory;
 pub mod metrics;
 #[cfg(feature = "planted")]
 pub mod planted;
@@ -37,9 +38,11 @@ pub mod salvage;
 pub mod scrub;
 pub mod sessions;
 mod shard;
+pub mod share;
 pub mod snapshot;
 pub mod state;
 pub mod system;
+pub mod wall;
 pub mod worker;
 pub mod writer;
 
@@ -71,6 +74,14 @@ pub enum StoreError {
         found: u8,
         /// The greatest version known.
         known: u8,
+    },
+    /// The cluster has been raised to a version that this binary does not speak. Nothing is damaged.
+    #[error("{what}: {too_new}")]
+    ClusterTooNew {
+        /// Which row or entry says so.
+        what: String,
+        /// The versions.
+        too_new: system::TooNew,
     },
     /// The data directory belongs to another node or cluster.
     #[error(

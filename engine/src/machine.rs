@@ -15,10 +15,11 @@ use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_requests, is_marke
 use crate::genesis::Genesis;
 use crate::host::Refusal;
 use crate::ids::{Entry, ShardId, Slot, Space};
+use crate::memory::{Holder, Memory};
 use crate::ring::Ring;
 use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
 use crate::state::{StateBatch, StateStore};
-use crate::system::{Descriptor, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
+use crate::system::{Descriptor, MetadataError, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
 use bytes::Bytes;
 use overlay::{Overlay, Writes};
 use std::ops::ControlFlow;
@@ -82,6 +83,13 @@ impl ShardState {
         })
     }
 
+    /// The beginning of a shard that was made just now: there are no rows of it, and none are looked for. `None` for the system
+    /// shard, which begins with rows.
+    #[must_use]
+    pub fn beginning(space: Space, genesis: &Genesis) -> Option<Self> {
+        matches!(genesis, Genesis::Shard(_)).then(|| Self::missing(space, genesis)).flatten()
+    }
+
     /// Stands for a state that is not there: nothing is applied to it and nothing read from it. `None` where the beginning
     /// describes no shard.
     #[must_use]
@@ -107,6 +115,23 @@ impl ShardState {
         let row = store.get(&keys::applied(space))?.map(AppliedRow::decode).transpose();
         let row = row.map_err(|e| e.corrupt(format!("applied position of shard {shard}")))?;
         Ok(row.unwrap_or_default().slot)
+    }
+
+    /// Counts what it holds in memory in these accounts from now on.
+    pub fn share(&mut self, memory: &Memory) {
+        self.ring.share(memory.of(Holder::Rings));
+        self.sessions.share(memory.of(Holder::Outcomes));
+    }
+
+    /// The newest records, to be made fewer.
+    pub fn ring_mut(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    /// What is remembered of clients' writes.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     /// What the shard is.
@@ -219,7 +244,7 @@ impl ShardState {
         let known = match self.sessions.judge(&request.id, ts) {
             Verdict::Known(outcome) => Ok(outcome),
             Verdict::BelowFloor => Err(Refusal::BelowFloor),
-            Verdict::Expired => Err(Refusal::Expired),
+            Verdict::Expired => Err(Refusal::Expired { shard_us: ts }),
             Verdict::Full => {
                 let why = format!("{OUTCOMES_MAX} outcomes of the client are kept; it must raise its floor first");
                 return Ok(Some(Err(Refusal::Invalid { field: "id.floor", why })));
@@ -233,7 +258,7 @@ impl ShardState {
                         Some(outcome) => outcome,
                         None => return Ok(Some(Err(Refusal::WrongShard))),
                     },
-                    Op::System(command) => match self.execute_system(command, batch) {
+                    Op::System(command) => match self.execute_system(command, batch)? {
                         Ok(outcome) => outcome,
                         Err(refusal) => return Ok(Some(Err(refusal))),
                     },
@@ -265,16 +290,26 @@ impl ShardState {
         Ok(Some(outcome))
     }
 
-    fn execute_system(&mut self, command: Bytes, batch: &mut StateBatch) -> Result<Outcome, Refusal> {
+    fn execute_system(
+        &mut self,
+        command: Bytes,
+        batch: &mut StateBatch,
+    ) -> Result<Result<Outcome, Refusal>, StoreError> {
         let Some(system) = &mut self.system else {
-            return Err(Refusal::WrongShard);
+            return Ok(Err(Refusal::WrongShard));
         };
-        let command =
-            SystemCommand::decode(command).map_err(|e| Refusal::Invalid { field: "command", why: e.to_string() })?;
+        let command = match SystemCommand::decode(command) {
+            Ok(command) => command,
+            // Others speak that version and carry it out: this replica cannot follow them.
+            Err(error @ MetadataError::TooNew(_)) => {
+                return Err(error.corrupt(format!("slot {} of the system shard", self.applied)));
+            }
+            Err(error) => return Ok(Err(Refusal::Invalid { field: "command", why: error.to_string() })),
+        };
         let (outcome, changes) = system.execute(&command);
         self.system_changed |= !changes.is_empty();
         batch.rows.extend(changes.into_iter().map(|change| system_row(self.space, change)));
-        Ok(Outcome::System(outcome.encode()))
+        Ok(Ok(Outcome::System(outcome.encode())))
     }
 
     fn applied_row(&self) -> (Vec<u8>, Option<Bytes>) {
@@ -321,7 +356,8 @@ fn load_system(store: &mut dyn StateStore, space: Space) -> Result<SystemState, 
         Ok((kind, u64::from_be_bytes(id), value))
     };
     let rows: Result<Vec<_>, crate::codec::buf::DecodeError> = rows.into_iter().map(parse).collect();
-    rows.and_then(SystemState::from_rows).map_err(|e| e.corrupt("metadata rows of the system shard"))
+    let state = rows.map_err(MetadataError::from).and_then(SystemState::from_rows);
+    state.map_err(|e| e.corrupt("metadata rows of the system shard"))
 }
 
 fn load_sessions(store: &mut dyn StateStore, space: Space, descriptor: &Descriptor) -> Result<Sessions, StoreError> {

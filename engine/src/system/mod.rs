@@ -5,11 +5,14 @@
 
 mod codec;
 mod place;
+mod version;
 
 pub use codec::{decode_descriptor, encode_descriptor};
+pub use version::{MetadataError, TooNew};
 
-use crate::ids::{NodeId, SYSTEM_SHARD, ShardId, TableId};
+use crate::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use bytes::Bytes;
+use place::Load;
 use std::collections::BTreeMap;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
 
@@ -86,6 +89,8 @@ pub struct Descriptor {
 pub struct SystemState {
     /// Random name of the cluster.
     pub cluster: u128,
+    /// The version that the cluster is at.
+    pub version: ClusterVersion,
     /// Counts changes.
     pub revision: u64,
     /// The nodes.
@@ -111,6 +116,8 @@ pub enum SystemCommand {
         addr: String,
         /// The joiner's.
         nonce: u128,
+        /// What it says it speaks. Told only where the cluster is above the first version: the first has no place for it.
+        speaks: ClusterVersion,
     },
     /// A node's address changed.
     SetAddr {
@@ -150,6 +157,13 @@ pub enum SystemCommand {
     RemoveNode {
         /// The node.
         node: NodeId,
+    },
+    /// The cluster's version is raised, for good.
+    Upgrade {
+        /// The new version.
+        to: ClusterVersion,
+        /// The nodes that have said that they speak it, in rising order: every node of the cluster must be among them.
+        spoken_by: Vec<NodeId>,
     },
 }
 
@@ -208,6 +222,7 @@ impl SystemState {
         };
         Self {
             cluster,
+            version: ClusterVersion::FIRST,
             revision: 1,
             next_node: founders.len() as u64 + 1,
             nodes,
@@ -224,8 +239,11 @@ impl SystemState {
     pub fn refounded(&self, cluster: u128, founders: &[String], epochs: &BTreeMap<ShardId, ConfigId>) -> Self {
         let mut next = Self::found(cluster, founders);
         next.revision = self.revision + 1;
+        // What is restored was written under it.
+        next.version = self.version;
         (next.next_table, next.next_shard) = (self.next_table, self.next_shard);
         next.tables.clone_from(&self.tables);
+        let mut load = Load::of(&next);
         let epoch = |shard: &ShardId, old: &Descriptor| {
             epochs.get(shard).copied().unwrap_or_default().max(old.membership.config.next())
         };
@@ -234,8 +252,10 @@ impl SystemState {
                 Some(founded) => founded.clone(),
                 None => {
                     let replicas = self.tables.get(&old.table).map_or(1, |table| table.replicas as usize).max(1);
-                    let (nodes, leader) = place::choose(&next, replicas);
-                    Descriptor { membership: first_epoch(&nodes, leader), ..old.clone() }
+                    let (nodes, leader) = load.choose(replicas);
+                    let membership = first_epoch(&nodes, leader);
+                    load.add(&membership);
+                    Descriptor { membership, ..old.clone() }
                 }
             };
             let membership = Membership { config: epoch(shard, old), ..descriptor.membership };
@@ -253,8 +273,9 @@ impl SystemState {
     /// Carries out one command: deterministic, all or nothing. Returns its outcome and the rows that changed.
     pub fn execute(&mut self, command: &SystemCommand) -> (SystemOutcome, Vec<RowChange>) {
         let mut rows = Vec::new();
+        let version = self.version;
         let outcome = match command {
-            SystemCommand::AddNode { addr, nonce } => self.add_node(addr, *nonce, &mut rows),
+            SystemCommand::AddNode { addr, nonce, speaks } => self.add_node(addr, *nonce, *speaks, &mut rows),
             SystemCommand::SetAddr { node, addr } => self.set_addr(*node, addr, &mut rows),
             SystemCommand::CreateTable { name, partitioning, retention, shards, splits, replicas } => {
                 let bounds = check_name(name).and_then(|()| bounds(*partitioning, *shards, splits));
@@ -266,15 +287,26 @@ impl SystemState {
             SystemCommand::DropTable { name } => self.drop_table(name, &mut rows),
             SystemCommand::SetMembers { shard, membership } => self.set_members(*shard, membership, &mut rows),
             SystemCommand::RemoveNode { node } => self.remove_node(*node, &mut rows),
+            SystemCommand::Upgrade { to, spoken_by } => self.upgrade(*to, spoken_by),
         };
-        if !rows.is_empty() {
+        if !rows.is_empty() || self.version != version {
             self.revision += 1;
             rows.push((ROW_CLUSTER, 0, Some(self.encode_cluster())));
         }
         (outcome, rows)
     }
 
-    fn add_node(&mut self, addr: &str, nonce: u128, rows: &mut Vec<RowChange>) -> SystemOutcome {
+    fn add_node(
+        &mut self,
+        addr: &str,
+        nonce: u128,
+        speaks: ClusterVersion,
+        rows: &mut Vec<RowChange>,
+    ) -> SystemOutcome {
+        if speaks < self.version {
+            let why = version::too_old(speaks, self.version);
+            return SystemOutcome::Invalid { field: version::SPEAKS.into(), why };
+        }
         if let Some((id, _)) = self.nodes.iter().find(|(_, n)| n.nonce == nonce) {
             return SystemOutcome::Node(*id);
         }
@@ -356,10 +388,11 @@ impl SystemState {
         let table = TableInfo { name: name.into(), partitioning, retention, replicas };
         rows.push((ROW_TABLE, id.0.into(), Some(codec::encode_table(&table))));
         self.tables.insert(id, table);
+        let mut load = Load::of(self);
         for (from, to) in bounds {
             let shard = ShardId(self.next_shard);
             self.next_shard += 1;
-            let (members, leader) = place::choose(self, replicas as usize);
+            let (members, leader) = load.choose(replicas as usize);
             let descriptor = Descriptor {
                 shard,
                 table: id,
@@ -370,6 +403,7 @@ impl SystemState {
                 version: 1,
                 membership: first_epoch(&members, leader),
             };
+            load.add(&descriptor.membership);
             rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(&descriptor))));
             self.shards.insert(shard, descriptor);
         }

@@ -4,7 +4,8 @@
 //! restore into it has not ended.
 
 use anyhow::{Context, Result, bail};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The state stores' folder.
@@ -15,6 +16,34 @@ const LOG: &str = "log";
 const LOCK: &str = "LOCK";
 /// There from before a restore writes anything until all of it is on disk.
 const RESTORING: &str = "RESTORING";
+
+/// Of a data directory: nobody else reads what is in it.
+const MODE: u32 = 0o700;
+/// Everybody else's part of a mode.
+const OTHERS: u32 = 0o077;
+
+/// Makes the directory, for its owner alone. One that is there already is narrowed while nothing is in it; where something is,
+/// others were let in on purpose, or by an older version, and the log says so.
+fn make(path: &Path) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(MODE).create(path) {
+        Ok(()) => return Ok(()),
+        Err(_) if path.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    let narrowed = std::fs::read_dir(path)?.next().is_none()
+        && std::fs::set_permissions(path, Permissions::from_mode(MODE)).is_ok();
+    if !narrowed {
+        tracing::warn!(mode = format!("{:o}", mode & 0o777), dir = %path.display(), "others may read the data directory: chmod 700 ends that");
+    }
+    Ok(())
+}
 
 /// An open data directory.
 pub struct DataDir {
@@ -45,7 +74,7 @@ impl DataDir {
     /// # Errors
     /// It holds anything else, cannot be written, or another process holds it.
     pub fn open_to_restore(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path).with_context(|| format!("{}: cannot be made", path.display()))?;
+        make(path).with_context(|| format!("{}: cannot be made", path.display()))?;
         let marked = path.join(RESTORING).exists();
         for entry in std::fs::read_dir(path).with_context(|| format!("{}: cannot be read", path.display()))? {
             let name = entry.with_context(|| format!("{}: cannot be read", path.display()))?.file_name();
@@ -96,7 +125,7 @@ impl DataDir {
     }
 
     fn lock(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path).with_context(|| format!("--data-dir {}: cannot be made", path.display()))?;
+        make(path).with_context(|| format!("--data-dir {}: cannot be made", path.display()))?;
         let file = path.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)

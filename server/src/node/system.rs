@@ -4,20 +4,18 @@
 //! is not known.
 
 use super::api::refusals::{error, refusal_error};
-use super::api::session::cluster_time_us;
 use super::api::status;
 use super::map::MapBook;
-use super::peer::SystemGate;
+use super::peer::{Addresses, Peers, SystemGate};
 use bytes::Bytes;
 use prost::Message as _;
 use rand::RngExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
 use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
-use synod_engine::ids::{ClientId, ClientSeq, NodeId, SYSTEM_SHARD};
+use synod_engine::ids::{ClientId, ClientSeq, ClusterVersion, NodeId, SYSTEM_SHARD};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{SystemCommand, SystemOutcome};
 use synod_proto::peer::peer_client::PeerClient;
@@ -67,15 +65,63 @@ pub struct SystemDesk {
     cluster: u128,
     worker: WorkerHandle,
     book: Arc<MapBook>,
+    peers: Arc<Peers>,
+    addresses: Arc<Addresses>,
     client: ClientId,
-    seq: AtomicU64,
+    names: Names,
+}
+
+/// Numbers of commands, and which of them may still be tried. Outcomes below the floor are kept no longer.
+#[derive(Default)]
+struct Names(Mutex<UnderWay>);
+
+#[derive(Default)]
+struct UnderWay {
+    last: u64,
+    tried: BTreeSet<u64>,
+}
+
+/// A command's number, while it is tried.
+struct Name<'a> {
+    names: &'a Names,
+    seq: ClientSeq,
+    floor: ClientSeq,
+}
+
+impl Names {
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Name<'_> {
+        let mut under_way = self.lock();
+        under_way.last += 1;
+        let seq = under_way.last;
+        under_way.tried.insert(seq);
+        let floor = under_way.tried.first().copied().unwrap_or(seq);
+        Name { names: self, seq: ClientSeq(seq), floor: ClientSeq(floor) }
+    }
+}
+
+impl Drop for Name<'_> {
+    fn drop(&mut self) {
+        self.names.lock().tried.remove(&self.seq.0);
+    }
 }
 
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
-    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>) -> Self {
-        Self { node, cluster, worker, book, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
+    pub fn new(
+        node: NodeId,
+        cluster: u128,
+        worker: WorkerHandle,
+        book: Arc<MapBook>,
+        peers: Arc<Peers>,
+        addresses: Arc<Addresses>,
+    ) -> Self {
+        let (client, names) = (ClientId(rand::random()), Names::default());
+        Self { node, cluster, worker, book, peers, addresses, client, names }
     }
 
     /// Carries out one command under a name of this node's own, wherever the system shard's leader is.
@@ -83,11 +129,21 @@ impl SystemDesk {
     /// # Errors
     /// As [`SystemDesk::execute_as`].
     pub async fn execute(&self, command: &SystemCommand) -> Result<SystemOutcome, Status> {
-        let seq = ClientSeq(self.seq.fetch_add(1, Ordering::Relaxed));
-        let deadline_us = cluster_time_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
-        // Every command keeps its outcome until the client name expires: they are few.
-        let id = WriteId { client: self.client, seq, floor: ClientSeq(0), deadline_us };
-        self.execute_as(id, command).await
+        let until = Instant::now() + PATIENCE;
+        let mut now_us = self.peers.cluster_time_us();
+        loop {
+            let name = self.names.next();
+            let deadline_us = now_us.saturating_add(u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX));
+            let id = WriteId { client: self.client, seq: name.seq, floor: name.floor, deadline_us };
+            match self.execute_as(id, command).await {
+                // The shard's time is ahead, and no attempt can have been carried out: it starts anew, by that time.
+                Err(refused) if Instant::now() < until => match expired(&refused) {
+                    Some(shard_us) if shard_us > now_us => now_us = shard_us,
+                    _ => return Err(refused),
+                },
+                ended => return ended,
+            }
+        }
     }
 
     /// Carries out one command under this name, wherever the system shard's leader is: at most once, however often and
@@ -98,7 +154,7 @@ impl SystemDesk {
     /// `OutcomeUnknown` where an attempt may have been, or may yet be, carried out.
     pub async fn execute_as(&self, id: WriteId, command: &SystemCommand) -> Result<SystemOutcome, Status> {
         let request = WriteRequest { id, op: Op::System(command.encode()) };
-        let until = Instant::now() + patience(id.deadline_us.saturating_sub(cluster_time_us()));
+        let until = Instant::now() + patience(id.deadline_us.saturating_sub(self.peers.cluster_time_us()));
         let mut sent = false;
         loop {
             let limit = ATTEMPT.min(until.saturating_duration_since(Instant::now()));
@@ -138,7 +194,7 @@ impl SystemDesk {
     }
 
     fn address(&self, node: NodeId) -> Option<String> {
-        self.book.get()?.nodes.get(&node).map(|n| n.addr.clone())
+        self.addresses.of(node)
     }
 
     /// A random other member of the system shard: it knows the leader, or will.
@@ -147,7 +203,7 @@ impl SystemDesk {
         let members: Vec<NodeId> =
             map.shards.get(&SYSTEM_SHARD)?.membership.voters().filter(|n| *n != self.node).collect();
         let pick = *members.get(rand::rng().random_range(0..members.len().max(1)))?;
-        map.nodes.get(&pick).map(|n| n.addr.clone())
+        self.address(pick)
     }
 
     async fn local(&self, request: WriteRequest) -> Result<SystemOutcome, Refusal> {
@@ -190,6 +246,14 @@ fn patience(left_us: u64) -> Duration {
 /// The typed error in a status, where there is one.
 fn typed(status: &Status) -> Option<v1::Error> {
     v1::Error::decode(status.details()).ok().filter(|error| error.kind.is_some())
+}
+
+/// The shard's time, where a leader refused a command for its deadline alone.
+fn expired(status: &Status) -> Option<u64> {
+    match typed(status)?.kind? {
+        Kind::Expired(expired) => Some(expired.shard_time_us),
+        _ => None,
+    }
 }
 
 /// The wire's error of a refusal; where the command was carried out, that its outcome is unknown.
@@ -240,7 +304,11 @@ impl SystemGate for SystemDesk {
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status> {
         let nonce = <[u8; 16]>::try_from(&request.nonce[..])
             .map_err(|_| Status::invalid_argument("a join's nonce has 16 bytes"))?;
-        let command = SystemCommand::AddNode { addr: request.addr, nonce: u128::from_be_bytes(nonce) };
+        let command = SystemCommand::AddNode {
+            addr: request.addr,
+            nonce: u128::from_be_bytes(nonce),
+            speaks: ClusterVersion::FIRST,
+        };
         match self.execute(&command).await? {
             SystemOutcome::Node(node) => {
                 Ok(JoinReply { cluster: Bytes::copy_from_slice(&self.cluster.to_be_bytes()), node: node.0 })
@@ -275,4 +343,27 @@ fn not_proposed(refusal: &Refusal) -> Status {
         _ => tonic::Code::FailedPrecondition,
     };
     Status::with_details(code, typed.message(), Bytes::copy_from_slice(typed.details()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_of_commands_that_ended_are_not_kept() {
+        let names = Names::default();
+        let first = names.next();
+        let second = names.next();
+        assert_eq!(
+            (first.seq, first.floor, second.seq, second.floor),
+            (ClientSeq(1), ClientSeq(1), ClientSeq(2), ClientSeq(1))
+        );
+        drop(first);
+        assert_eq!(names.next().floor, ClientSeq(2));
+        drop(second);
+        for seq in 4..100_000 {
+            let name = names.next();
+            assert_eq!((name.seq, name.floor), (ClientSeq(seq), ClientSeq(seq)));
+        }
+    }
 }

@@ -42,6 +42,8 @@ pub struct World {
     /// Requests seen, with the node; clock requests left out.
     pub seen: Mutex<Vec<(u64, v1::ShardRequest)>>,
     pub frames: Mutex<usize>,
+    /// Connections made so far, to any node.
+    pub connections: Arc<Mutex<usize>>,
     commits: watch::Sender<u64>,
     /// What becomes of the admin calls that come next; those behind them are answered.
     pub admin: Mutex<VecDeque<AdminFault>>,
@@ -121,6 +123,7 @@ impl World {
             hook: Mutex::new(None),
             seen: Mutex::default(),
             frames: Mutex::default(),
+            connections: Arc::default(),
             commits: watch::Sender::new(0),
             admin: Mutex::default(),
             changes: Mutex::default(),
@@ -132,7 +135,11 @@ impl World {
                 .add_service(v1::synod_server::SynodServer::new(node.clone()))
                 .add_service(v1::admin_server::AdminServer::new(node));
             // Without this each small answer waits for the acknowledgement of the one before: 40 ms.
-            let incoming = TcpListenerStream::new(listener).inspect(|s| s.as_ref().unwrap().set_nodelay(true).unwrap());
+            let connections = world.connections.clone();
+            let incoming = TcpListenerStream::new(listener).inspect(move |stream| {
+                *connections.lock().unwrap() += 1;
+                stream.as_ref().unwrap().set_nodelay(true).unwrap();
+            });
             tokio::spawn(server.serve_with_incoming(incoming));
         }
         (world, addrs)

@@ -15,6 +15,7 @@ use synod_engine::host::{Input, MemberChange, NodeReport, Refusal, ReplicaReport
 use synod_engine::ids::{NodeId, ShardId, TableId};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
+use synod_engine::worker::AHEAD_MICROS;
 use synod_paxos::types::ConfigId;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
@@ -109,6 +110,8 @@ impl Admin for AdminService {
         let report = up.report().await?;
         let map = up.book.get();
         let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != up.node);
+        let mut clock_alarms = up.peers.clock_alarms();
+        clock_alarms.extend(report.replicas.iter().filter_map(ahead));
         let quarantined = up.signals.quarantined.borrow().clone().or(report.quarantined).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusReply {
             cluster: Bytes::copy_from_slice(&up.cluster.to_be_bytes()),
@@ -120,7 +123,7 @@ impl Admin for AdminService {
             peers: peers.map(|n| v1::PeerStatus { node: n.0, alive: up.peers.is_alive(*n) }).collect(),
             quarantined,
             disk_low: report.disk_low.unwrap_or_default(),
-            clock_alarms: up.peers.clock_alarms(),
+            clock_alarms,
             snapshots_made: report.snapshots_made,
             snapshots_installed: report.snapshots_installed,
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -256,6 +259,15 @@ fn create_command(request: &v1::CreateTableRequest) -> Result<SystemCommand, Sta
         shards: request.shards,
         splits: request.split_at.clone(),
         replicas: request.replicas,
+    })
+}
+
+/// What is said of a shard led here whose time is far ahead of the clocks.
+fn ahead(replica: &ReplicaReport) -> Option<String> {
+    let ahead = Duration::from_secs(replica.ahead_us / 1_000_000);
+    (replica.ahead_us > AHEAD_MICROS).then(|| {
+        let (shard, ahead) = (replica.shard, humantime::format_duration(ahead));
+        format!("the time of shard {shard} is {ahead} ahead of what most nodes' clocks show: its timestamps go on from there")
     })
 }
 
