@@ -104,7 +104,15 @@ pub fn check(log: &Path, state: &Path, snapshots: &[PathBuf]) -> Report {
         note_torn(folder, &mut report);
     }
     let (owners, cluster) = check_log(log, &mut report);
-    check_state(state, owners, &mut report);
+    match (cluster, state.exists()) {
+        // A node that has not yet found where it belongs has no state.
+        (None, false) if owners.is_empty() => {}
+        (None, true) if report.damages.is_empty() => {
+            let why = "it is there, but the log belongs to no cluster: the log of the node that wrote it is gone or elsewhere";
+            report.add(state.display().to_string(), why);
+        }
+        _ => check_state(state, owners, &mut report),
+    }
     for path in snapshots {
         report.snapshots += 1;
         let whole = SnapshotFile::open(path, cluster).and_then(|file| file.verify(&mut Throttle::new(0)));

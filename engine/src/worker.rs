@@ -26,6 +26,7 @@ use crate::host::Host;
 use crate::identity::{Identity, Mark, SeenTable};
 use crate::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId};
 use crate::logstore::{LogStore, NodeRecovered};
+use crate::memory::Memory;
 use crate::metrics::{EngineMetrics, level};
 use crate::shard::Shard;
 use crate::state::StateStore;
@@ -48,10 +49,12 @@ use upkeep::Upkeep;
 pub struct WorkerOptions {
     /// Requests that may wait for an answer on the node; above it new ones are refused as overloaded.
     pub waiting_max: usize,
+    /// Tails that may wait for news on the node. They are counted apart: idle ones keep nobody from writing.
+    pub tails_max: usize,
     /// The state is frozen at the latest after so many bytes of entries were applied: what a restart must replay.
     pub freeze_log_bytes: usize,
-    /// Each group's log keeps about so many bytes for members that are behind; one that is further behind needs a
-    /// snapshot. What every member has goes in any case.
+    /// The logs of all groups together keep about so many bytes for members that are behind, shared by need; one that is
+    /// further behind needs a snapshot. What every member has goes in any case. While the disk is low it is a sixteenth.
     pub log_keep_bytes: u64,
     /// A snapshot that nobody needed for so long goes, and with it the log's duty to begin there, µs.
     pub snapshot_unused_micros: u64,
@@ -75,8 +78,9 @@ impl Default for WorkerOptions {
     fn default() -> Self {
         Self {
             waiting_max: 100_000,
+            tails_max: 100_000,
             freeze_log_bytes: 256 << 20,
-            log_keep_bytes: 512 << 20,
+            log_keep_bytes: 4 << 30,
             snapshot_unused_micros: 60_000_000,
             drain_micros: 3_000_000,
             identity_grace_micros: 500_000,
@@ -109,6 +113,8 @@ pub struct WorkerSetup {
     pub metrics: Arc<EngineMetrics>,
     /// For measuring only; the same clock that the rounds' times come from.
     pub clock: Clock,
+    /// What may be held in memory.
+    pub memory: Memory,
     /// Where synced writes happen.
     pub mode: WriterMode,
     /// Limits.
@@ -215,6 +221,7 @@ impl<H: Host> Worker<H> {
             self.keep_members();
         }
         self.node.metrics.waiting_requests.set(level(self.node.waiting));
+        self.node.metrics.waiting_tails.set(level(self.node.tails));
     }
 
     /// When the next round is due without any input; `Micros(0)` where there is work left over.
@@ -307,6 +314,8 @@ impl<H: Host> Worker<H> {
                 }
             }
         }
+        // Once for all that were created or begun: thousands, where a large table is made.
+        self.start_cleared();
         for (id, seq) in persisted {
             if let Some(shard) = self.shards.get_mut(&id) {
                 shard.step(&mut self.node, Step::Persisted(seq));

@@ -1,5 +1,7 @@
 //! Whole nodes: workers on their stores, talking to each other in one thread.
 
+#[path = "node/budgets.rs"]
+mod budgets;
 #[path = "node/clocks.rs"]
 mod clocks;
 #[path = "node/disk.rs"]
@@ -9,6 +11,8 @@ mod faults;
 mod harness;
 #[path = "node/members.rs"]
 mod members;
+#[path = "node/memory.rs"]
+mod memory;
 #[path = "node/reinstall.rs"]
 mod reinstall;
 #[path = "node/scrub.rs"]

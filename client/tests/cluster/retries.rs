@@ -336,3 +336,22 @@ async fn a_write_whose_one_attempt_came_too_late_by_the_shards_time_starts_anew_
     let error = client.batch_as("kv", name, vec![WriteOp::put("d", "1")]).await.unwrap_err();
     assert_eq!((error, world.writes().len()), (Error::Expired { shard_time_us: AHEAD }, before + 1));
 }
+
+#[tokio::test]
+async fn maps_are_asked_for_on_connections_that_are_there() {
+    let (world, client) = cluster().await;
+    client.put("kv", "a", "1").await.unwrap();
+    let before = *world.connections.lock().unwrap();
+    for _ in 0..20 {
+        client.refresh_map().await.unwrap();
+    }
+    let storm = (0..200).map(|_| client.refresh_map());
+    for refreshed in futures::future::join_all(storm).await {
+        refreshed.unwrap();
+    }
+    let made = *world.connections.lock().unwrap() - before;
+    assert!(made <= 3, "{made} connections to three nodes for 220 questions");
+    // What changed is seen by who asks afterwards.
+    world.change_map(|map| map.tables[2].name = "renamed".into());
+    assert!(client.refresh_map().await.unwrap().tables.iter().any(|table| table.name == "renamed"));
+}

@@ -8,6 +8,8 @@ use crate::command::{Action, KEY_BYTES_MAX, KeyOp, Op, WriteRequest, encode_requ
 use crate::host::{Answer, Host, Refusal, Reply};
 use crate::ids::{NodeId, Slot};
 use crate::machine::{Applied, bounds};
+use crate::memory::Holder;
+use crate::sessions::OUTCOMES_BYTES_MAX;
 use crate::system::SystemCommand;
 use crate::worker::node::Node;
 use bytes::Bytes;
@@ -95,6 +97,10 @@ impl Shard {
         if let Err(why) = self.check_write(&request).and_then(|()| self.check_deadline(node, request.id.deadline_us)) {
             return Err((why, reply));
         }
+        if let Some(why) = self.keeps_too_much(node, &request) {
+            node.metrics.overloaded_total.inc();
+            return Err((Refusal::NoMemory(why), reply));
+        }
         if !frees(&request.op)
             && let Some(why) = self.lacks_room(node)
         {
@@ -104,6 +110,30 @@ impl Shard {
         self.proposals.queued.push(request);
         self.proposals.replies.push(reply);
         Ok(())
+    }
+
+    /// Why the outcome of a new write would be one too many to keep. Metadata commands pass: they are few.
+    fn keeps_too_much<H: Host>(&self, node: &Node<H>, request: &WriteRequest) -> Option<Arc<str>> {
+        let (before, kept) =
+            self.state.sessions().kept_beside(&request.id).filter(|_| self.state.system().is_none())?;
+        let all = node.memory.of(Holder::Outcomes);
+        if kept > OUTCOMES_BYTES_MAX {
+            let why = format!(
+                "outcomes of this client's writes take {kept} bytes in shard {}, {OUTCOMES_BYTES_MAX} is the most (fixed): it \
+                 must raise its floor (id.floor)",
+                self.id
+            );
+            return Some(why.into());
+        }
+        let why = || {
+            let (used, limit) = (all.used(), all.limit());
+            format!(
+                "outcomes kept for clients take {used} bytes of this node's memory, {limit} is the most (an eighth of \
+                 limits.memory_max): they go as clients raise their floors, or ten minutes after a client's last write"
+            )
+        };
+        // One that lets go of an outcome takes no more than it gives.
+        (all.is_over() && kept == before).then(|| why().into())
     }
 
     /// Why a write that needs room is not taken: this node's disk is low, or a quorum needs a voter whose disk is, since those with

@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Micros, ReadId};
 
-/// Tails that may wait at one shard.
+/// Tails that may wait at one shard: each is looked at whenever something was applied there.
 const TAILS_MAX: usize = 4096;
 /// The longest a tail waits, µs.
 const TAIL_WAIT_MICROS: u64 = 60_000_000;
@@ -33,6 +33,15 @@ struct WaitingTail {
     until: Micros,
     poll: TailPoll,
     reply: Reply,
+}
+
+impl WaitingTail {
+    /// It is about to be answered, as any request is.
+    fn ends<H: Host>(self, node: &mut Node<H>) -> Self {
+        node.tails = node.tails.saturating_sub(1);
+        node.waiting += 1;
+        self
+    }
 }
 
 /// The reads of one shard that wait.
@@ -138,7 +147,7 @@ impl Reads {
     /// The end of a tail's time. That there is nothing new must be known, and no older than the wait: from here where the last
     /// word of the leader says so, else from a question to it. A replica that is cut off gets none, and its client moves on.
     fn end_wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, tail: WaitingTail) {
-        let WaitingTail { mut poll, reply, .. } = tail;
+        let WaitingTail { mut poll, reply, .. } = tail.ends(node);
         let since = Micros(node.now.0.saturating_sub(poll.wait_micros));
         poll.wait_micros = 0;
         match self.complete_as_of(since) {
@@ -162,8 +171,8 @@ impl Reads {
     pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         let asked = self.asked.drain(..).map(|question| question.reads);
         let waiting = asked.chain(self.ready.drain(..).map(|ready| ready.reads)).flatten().chain(self.queued.drain(..));
-        let replies: Vec<Reply> =
-            waiting.map(|(_, reply)| reply).chain(self.tails.drain(..).map(|t| t.reply)).collect();
+        let tails = self.tails.drain(..).map(|tail| tail.ends(node).reply);
+        let replies: Vec<Reply> = waiting.map(|(_, reply)| reply).chain(tails).collect();
         self.tails_until = None;
         for reply in replies {
             answer(node, reply, Err(why.clone()));
@@ -177,11 +186,15 @@ impl Reads {
         }
         for mut tail in std::mem::take(&mut self.tails) {
             if tail.reply.sink.is_full() {
+                let tail = tail.ends(node);
                 refuse_full(node, tail.reply);
                 continue;
             }
             match query::tail(state, &tail.poll) {
-                Some(found) => answer(node, tail.reply, Ok(found)),
+                Some(found) => {
+                    let tail = tail.ends(node);
+                    answer(node, tail.reply, Ok(found));
+                }
                 None => {
                     looked_through(state, &mut tail.poll);
                     self.tails.push(tail);
@@ -192,10 +205,21 @@ impl Reads {
     }
 
     fn wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, mut poll: TailPoll, reply: Reply) {
-        if self.tails.len() >= TAILS_MAX {
+        let too_many = |limit, place, knob| Some(Refusal::TooManyTails { limit, place, knob });
+        let refused = if node.tails >= node.tails_max {
+            too_many(node.tails_max, "node", "limits.node_tails_max")
+        } else if self.tails.len() >= TAILS_MAX {
+            too_many(TAILS_MAX, "shard", "fixed")
+        } else {
+            None
+        };
+        if let Some(why) = refused {
             node.metrics.overloaded_total.inc();
-            return answer(node, reply, Err(Refusal::Overloaded));
+            return answer(node, reply, Err(why));
         }
+        // From here on it is a tail that waits, and takes up no place of a request.
+        node.waiting = node.waiting.saturating_sub(1);
+        node.tails += 1;
         looked_through(state, &mut poll);
         let until = node.now.plus(poll.wait_micros.min(TAIL_WAIT_MICROS));
         self.tails_until = Some(self.tails_until.map_or(until, |at| at.min(until)));

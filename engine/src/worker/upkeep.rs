@@ -5,7 +5,10 @@
 use super::{Worker, WorkerOptions};
 use crate::host::Host;
 use crate::ids::{NodeId, ShardId, Slot};
+use crate::memory::{Account, Holder};
 use crate::metrics::level;
+use crate::shard::Shard;
+use crate::share;
 use crate::state::FlushId;
 use std::collections::VecDeque;
 use synod_paxos::types::Micros;
@@ -83,6 +86,15 @@ impl Upkeep {
     }
 }
 
+/// What each may keep of an account that is nearly full, so that a quarter of it becomes free; `None` where there is room.
+fn share_tight(account: &Account, kept: impl Iterator<Item = usize>) -> Option<usize> {
+    if !account.is_tight() {
+        return None;
+    }
+    let mut kept: Vec<u64> = kept.map(|bytes| bytes as u64).collect();
+    Some(usize::try_from(share::level(&mut kept, account.limit() as u64 / 4 * 3)).unwrap_or(usize::MAX))
+}
+
 impl<H: Host> Worker<H> {
     /// Does what is due.
     pub(super) fn keep_up(&mut self) {
@@ -97,6 +109,8 @@ impl<H: Host> Worker<H> {
             self.upkeep.health_at = now.plus(HEALTH_MICROS);
             let health = self.node.log.health().and_then(|()| self.node.store.health());
             self.node.must(health);
+            self.share_log();
+            self.share_memory();
             for shard in self.shards.values_mut() {
                 shard.trim(&mut self.node, self.upkeep.trim_slots);
             }
@@ -115,6 +129,29 @@ impl<H: Host> Worker<H> {
         if self.node.disk_low.is_some() && self.upkeep.room_at <= now {
             self.upkeep.room_at = now.plus(ROOM_MICROS);
             self.make_room();
+        }
+    }
+
+    /// Shares what the logs may keep among the groups whose members are behind.
+    fn share_log(&mut self) {
+        let mut needs: Vec<u64> = self.shards.values().map(Shard::log_needed).collect();
+        self.node.metrics.log_kept_bytes.set(level(usize::try_from(needs.iter().sum::<u64>()).unwrap_or(usize::MAX)));
+        self.node.log_keep.share(&mut needs, self.node.disk_low.is_some());
+    }
+
+    /// Where the newest entries or records of all shards take much of what they may, those of shards that keep most are made fewer,
+    /// so that others have room.
+    fn share_memory(&mut self) {
+        let most = self.node.paxos.cache_bytes;
+        let entries = self.shards.values().map(Shard::cached);
+        let each = share_tight(self.node.memory.of(Holder::Entries), entries);
+        if each.is_some() || self.node.cache_each < most {
+            self.node.cache_each = each.unwrap_or(most).min(most);
+            self.shards.values_mut().for_each(|shard| shard.limit_cache(self.node.cache_each));
+        }
+        let rings = self.shards.values().map(|shard| shard.state().ring().bytes());
+        if let Some(each) = share_tight(self.node.memory.of(Holder::Rings), rings) {
+            self.shards.values_mut().for_each(|shard| shard.state_mut().ring_mut().shrink(each));
         }
     }
 

@@ -18,6 +18,7 @@ use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
+use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::salvage;
 use synod_engine::scrub::{self, ScrubRequest};
@@ -204,6 +205,8 @@ pub struct Sim {
     pub snapshots: tempfile::TempDir,
     /// Of the process that runs, or ran last.
     pub metrics: Option<Arc<EngineMetrics>>,
+    /// And what it holds in memory.
+    pub memory: Option<Memory>,
     up: Option<Up>,
 }
 
@@ -222,6 +225,8 @@ pub struct Cluster {
     /// Called while a request is on its way.
     pub disturb: Option<fn(&mut Cluster)>,
     pub options: WorkerOptions,
+    /// What each node may hold in memory, bytes.
+    pub memory_max: usize,
     /// Questions for snapshots are lost.
     pub deaf: bool,
     /// By how much nodes' wall clocks are off, µs.
@@ -257,6 +262,7 @@ impl Cluster {
             random: 1,
             disturb: None,
             options: WorkerOptions::default(),
+            memory_max: usize::MAX,
             deaf: false,
             wall_off: BTreeMap::new(),
         };
@@ -264,7 +270,14 @@ impl Cluster {
         for (n, disk) in (1..).zip(disks) {
             cluster.nodes.insert(
                 NodeId(n),
-                Sim { disk, seen: Arc::default(), snapshots: tempfile::tempdir().unwrap(), metrics: None, up: None },
+                Sim {
+                    disk,
+                    seen: Arc::default(),
+                    snapshots: tempfile::tempdir().unwrap(),
+                    metrics: None,
+                    memory: None,
+                    up: None,
+                },
             );
         }
         let founding = SystemState::found(77, &founders);
@@ -310,6 +323,7 @@ impl Cluster {
             progress: Arc::new(WriterProgress::default()),
             metrics: Arc::clone(sim.metrics.insert(Arc::new(EngineMetrics::detached()))),
             clock: Arc::new(|| Micros(1)),
+            memory: sim.memory.insert(Memory::new(self.memory_max)).clone(),
             mode: WriterMode::Inline,
             options: self.options.clone(),
         };

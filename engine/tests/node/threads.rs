@@ -74,6 +74,7 @@ fn one_node(threaded: bool) {
         progress: Arc::clone(&progress),
         metrics: Arc::new(EngineMetrics::detached()),
         clock: clock.shared(),
+        memory: synod_engine::memory::Memory::unlimited(),
         mode: if threaded { WriterMode::Thread(handle.wake()) } else { WriterMode::Inline },
         options: WorkerOptions::default(),
     };

@@ -5,11 +5,13 @@
 
 pub mod api;
 pub mod data_dir;
+mod descriptors;
 mod disk;
 mod door;
 mod follow;
 pub mod host;
 mod http;
+mod listen;
 pub mod map;
 pub mod metrics;
 mod panics;
@@ -24,6 +26,7 @@ use api::gate::Gate;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
 use disk::{Disk, Spare};
+use door::Places;
 use host::{NodeHost, Signals};
 use map::MapBook;
 pub use panics::NETWORK_THREAD;
@@ -37,6 +40,7 @@ use synod_engine::identity;
 use synod_engine::ids::SYSTEM_SHARD;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{LogStore, NodeRecovered};
+use synod_engine::memory::{Holder, Memory};
 use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
 use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::front::FrontState;
@@ -51,6 +55,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 /// Inputs that may wait for the worker.
@@ -78,23 +83,28 @@ impl WorkerInbox for WorkerHandle {
 pub async fn run(config: ServerConfig) -> Result<()> {
     panics::end_with_them();
     config.settings.check().map_err(anyhow::Error::msg)?;
-    if !config.listen.ip().is_loopback() && !config.insecure {
-        bail!(
-            "--listen {}: not a loopback address, and there is no TLS yet; say --insecure to listen there all the same",
-            config.listen
-        );
-    }
+    descriptors::provide(config.settings.network.connections_max.into())?;
     let started = Instant::now();
     // The ports first: a second process on the same ports must not touch a data directory.
-    let listener = bind(config.listen, "--listen").await?;
-    let http = match config.http {
-        Some(addr) => Some(bind(addr, "--http").await?),
+    let listener = listen::bind(&config.listen, "--listen", config.insecure).await?;
+    let http = match &config.http {
+        Some(addr) => Some(listen::bind(addr, "--http", config.insecure).await?),
         None => None,
     };
     let data = DataDir::open(&config.data_dir)?;
     let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
     let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
     let recovered = log.recover_node()?;
+    if recovered.identity.is_none()
+        && let Some(left) = data.left_of_a_log()
+    {
+        bail!(
+            "--data-dir {}: its log belongs to no cluster, but {} is there: the log of the node that wrote it is gone or was put \
+             elsewhere; put it back, or begin with an empty directory",
+            config.data_dir.display(),
+            left.display()
+        );
+    }
     let node = Node::start(&config, started, listener, log, recovered, disk.spare()).await?;
     node.watch(disk)?;
     tokio::select! {
@@ -109,10 +119,6 @@ pub async fn run(config: ServerConfig) -> Result<()> {
             bail!(why)
         }
     }
-}
-
-async fn bind(addr: std::net::SocketAddr, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
 }
 
 /// A node that is up.
@@ -146,17 +152,23 @@ impl Node {
         let peer_service = PeerService::new(Arc::clone(&desk), &config.settings);
         let synod_service = SynodService::default();
         let admin_service = AdminService::default();
+        let connections = config.settings.network.connections_max as usize;
+        let places = Places::new(connections);
         // Before it belongs anywhere the node answers who it is, so that founders find each other.
         let serving = {
             let mut server = peer::tune_server(Server::builder());
             let longest = peer::frame_bytes_max(&config.settings);
+            let peers = Arc::clone(&peer_service);
+            let let_in = move |request| peers.let_in(request);
+            let synod = SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE);
+            let admin = AdminServer::new(admin_service.clone()).max_decoding_message_size(longest);
             let router = server
                 .add_service(Arc::clone(&peer_service).into_server())
-                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE))
-                .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(longest));
-            let connections = config.settings.network.connections_max as usize;
+                .add_service(InterceptedService::new(synod, let_in.clone()))
+                .add_service(InterceptedService::new(admin, let_in));
             let links = Arc::clone(&peer_service);
-            let incoming = door::incoming(listener, connections, move |connection| links.link(connection));
+            let incoming =
+                door::incoming(listener, Arc::clone(&places), connections, move |connection| links.link(connection));
             tokio::spawn(router.serve_with_incoming(incoming))
         };
 
@@ -168,6 +180,7 @@ impl Node {
         let founding = founding(&belonging, &recovered);
 
         let registry = prometheus::Registry::new();
+        places.register(&registry)?;
         let options = worker_options(config);
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let book = MapBook::open(&config.data_dir);
@@ -179,7 +192,9 @@ impl Node {
             failed: watch::Sender::new(None),
             system_led: AtomicBool::new(false),
         });
-        let (worker, inputs) = runner::inputs(INBOX);
+        let memory = Memory::new(usize::try_from(config.settings.limits.memory_max.as_u64()).unwrap_or(usize::MAX));
+        memory.register(&registry)?;
+        let (worker, inputs) = runner::inputs_within(INBOX, memory.of(Holder::Inbox));
         let engine_progress = Arc::new(writer::WriterProgress::default());
         let rounds = Arc::new(runner::RoundProgress::default());
         let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), Arc::clone(&rounds), clock));
@@ -191,7 +206,9 @@ impl Node {
             progress: Arc::clone(&progress),
             clock,
             drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
-            desk,
+            desk: Arc::clone(&desk),
+            advertised: config.advertised(),
+            hints: config.join.clone(),
         });
         let store = state_store(config, log.as_ref())?;
         let snapshots = SnapshotDesk::open(snapshots::Setup {
@@ -219,6 +236,7 @@ impl Node {
             progress: engine_progress,
             metrics: engine_metrics,
             clock: clock.shared(),
+            memory: memory.clone(),
             mode,
             options,
         };
@@ -227,7 +245,9 @@ impl Node {
         let way_in = Gate::new(worker.clone(), config.settings.limits.worker_requests_max as usize, &registry)?;
         peers.register(&registry)?;
 
-        let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers)));
+        let addresses = Arc::clone(desk.addresses());
+        let system =
+            Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers), addresses));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
         peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);
@@ -249,6 +269,7 @@ impl Node {
             book: Arc::clone(&book),
             peers: Arc::clone(&peers),
             limits: config.settings.limits.clone(),
+            memory,
             gateway: tokio::sync::OnceCell::new(),
             endpoint: config.advertised(),
         });
@@ -387,6 +408,7 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
+    options.tails_max = config.settings.limits.node_tails_max as usize;
     options.deadline_ahead_micros = DEADLINE_AHEAD;
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();

@@ -19,6 +19,7 @@ use synod_engine::host::Input;
 use synod_engine::identity::SeenTable;
 use synod_engine::ids::{ClientId, Incarnation, NodeId, ShardId, Slot};
 use synod_engine::logstore::{LogStore, NodeIdentity};
+use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::snapshot::FileStore;
 use synod_engine::system::SystemState;
@@ -38,6 +39,11 @@ pub(crate) enum Ended {
     Fatal(String),
     /// Something panicked.
     Panic(String),
+}
+
+/// Where logs keep little, memory holds little of them, and of the newest records.
+fn memory_max(options: &WorkerOptions) -> usize {
+    if options.log_keep_bytes < 1 << 20 { 512 << 10 } else { usize::MAX }
 }
 
 /// What a node's process is made of.
@@ -201,6 +207,7 @@ impl SimNode {
             progress,
             metrics: Arc::clone(with.metrics),
             clock: cursor.clock(clock),
+            memory: Memory::new(memory_max(with.options)),
             mode: match with.log_writes {
                 LogWrites::Inline => WriterMode::Inline,
                 LogWrites::Beside => WriterMode::Queue(Box::new(writes.clone())),

@@ -144,6 +144,8 @@ impl Failure {
             Self::Refused(Refusal::NotLeader { .. }) => "not leader",
             Self::Refused(Refusal::WrongShard) => "wrong shard",
             Self::Refused(Refusal::Overloaded) => "overloaded",
+            Self::Refused(Refusal::NoMemory(_)) => "no memory",
+            Self::Refused(Refusal::TooManyTails { .. }) => "too many tails",
             Self::Refused(Refusal::Expired { .. }) => "expired",
             Self::Refused(Refusal::BelowFloor) => "below floor",
             Self::Refused(Refusal::Trimmed { .. }) => "trimmed",

@@ -104,15 +104,19 @@ fn check_key(key: &Bytes) -> Result<(), v1::Error> {
     Ok(())
 }
 
-fn write_request(write: v1::Write, limits: &Limits) -> Result<WriteRequest, v1::Error> {
-    let id = write.id.ok_or_else(|| invalid("id", "a write needs an id"))?;
+/// The engine's name of a write or of a change.
+pub fn write_id(id: &v1::WriteId) -> Result<WriteId, v1::Error> {
     let client = <[u8; 16]>::try_from(&id.client[..]).map_err(|_| invalid("id.client", "has 16 bytes"))?;
-    let id = WriteId {
+    Ok(WriteId {
         client: ClientId(u128::from_be_bytes(client)),
         seq: ClientSeq(id.seq),
         floor: ClientSeq(id.floor),
         deadline_us: id.deadline_us,
-    };
+    })
+}
+
+fn write_request(write: v1::Write, limits: &Limits) -> Result<WriteRequest, v1::Error> {
+    let id = write_id(&write.id.ok_or_else(|| invalid("id", "a write needs an id"))?)?;
     if write.ops.is_empty() {
         return Err(invalid("ops", "a write has at least one operation"));
     }

@@ -15,6 +15,7 @@ use synod_client::{
     At, Client, Consistency, Expect, GetOptions, Header, Keys, NewRecord, OpKind, Record, ScanOptions, TailOptions,
     TailStart, WriteName, WriteOp,
 };
+use synod_engine::memory::Memory;
 use synod_engine::runner::WorkerHandle;
 use synod_proto::v1;
 use synod_proto::v1::synod_server::Synod;
@@ -37,6 +38,8 @@ pub struct Up {
     pub peers: Arc<Peers>,
     /// Sizes above which a request is refused.
     pub limits: Limits,
+    /// What all streams may hold.
+    pub memory: Memory,
     /// This node as a client of its cluster, for unary calls.
     pub gateway: tokio::sync::OnceCell<Client>,
     /// Where the gateway connects.
@@ -166,7 +169,8 @@ impl Synod for SynodService {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let up = self.get()?;
         let (worker, gate, limits) = (up.worker.clone(), up.gate.clone(), up.limits.clone());
-        let replies = session::serve(request.into_inner(), worker, gate, limits, up.peers.clone());
+        let (peers, memory) = (up.peers.clone(), up.memory.clone());
+        let replies = session::serve(request.into_inner(), worker, gate, limits, peers, memory);
         Ok(Response::new(Box::pin(replies)))
     }
 

@@ -126,7 +126,8 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let router = super::tune_server(Server::builder()).add_service(Arc::clone(&service).into_server());
         let links = move |connection| service.link(connection);
-        router.serve_with_incoming(crate::node::door::incoming(listener, 1024, links)).await.unwrap();
+        let places = crate::node::door::Places::new(1024);
+        router.serve_with_incoming(crate::node::door::incoming(listener, places, 1024, links)).await.unwrap();
     });
 }
 
@@ -143,6 +144,11 @@ struct Node {
 
 impl Node {
     fn start(local: Local, listener: TcpListener, timing: Timing) -> Self {
+        Self::start_with(local, listener, timing, Vec::new())
+    }
+
+    /// With addresses where others may be.
+    fn start_with(local: Local, listener: TcpListener, timing: Timing, hints: Vec<String>) -> Self {
         let addr = listener.local_addr().unwrap().to_string();
         let runtime = runtime();
         let seen = Arc::new(SeenTable::default());
@@ -161,6 +167,8 @@ impl Node {
             clock: MonotoneClock::default(),
             drift_ppm: None,
             desk,
+            advertised: addr.clone(),
+            hints,
         };
         let _entered = runtime.enter();
         let peers = Peers::start(setup);
