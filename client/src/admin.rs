@@ -155,6 +155,33 @@ impl Client {
         Ok(())
     }
 
+    /// Raises the cluster's version to `to`, or to the greatest that every node says it speaks; with `dry_run` only says what
+    /// would be done. A refusal is an answer: it stands in `refused`, and nothing was changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where nothing was done; [`Error::OutcomeUnknown`] where the version may have been raised. Either
+    /// way the call may be repeated.
+    pub async fn upgrade(&self, to: Option<u32>, dry_run: bool) -> Result<v1::UpgradeReply> {
+        let ask = |to: u32, dry_run| {
+            move |channel: Channel| async move {
+                AdminClient::new(channel).upgrade(v1::UpgradeRequest { to, dry_run }).await
+            }
+        };
+        // First a question that changes nothing: what it meets with cannot leave an unknown outcome.
+        let asked = self.any_node(self.deadline(), &mut false, ask(to.unwrap_or(0), true)).await?;
+        if dry_run || !asked.refused.is_empty() || asked.from == asked.to {
+            return Ok(asked);
+        }
+        let mut unsure = false;
+        match self.any_node(self.deadline(), &mut unsure, ask(asked.to, false)).await {
+            // An earlier attempt may have raised it already.
+            Ok(raised) => Ok(v1::UpgradeReply { from: asked.from, ..raised }),
+            Err(Error::Unavailable { why }) if unsure => Err(Error::OutcomeUnknown { cause: why }),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn knows(&self, node: u64) -> Result<bool> {
         Ok(self.refresh_map().await?.nodes.iter().any(|n| n.id == node))
     }

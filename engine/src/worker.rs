@@ -23,7 +23,7 @@ use crate::StoreError;
 use crate::genesis::Genesis;
 use crate::host::Host;
 use crate::identity::{Identity, Mark, SeenTable};
-use crate::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId};
+use crate::ids::{ClusterVersion, Incarnation, NodeId, SYSTEM_SHARD, ShardId};
 use crate::logstore::{LogStore, NodeRecovered};
 use crate::metrics::{EngineMetrics, level};
 use crate::shard::Shard;
@@ -63,6 +63,9 @@ pub struct WorkerOptions {
     pub trim_slots_flushed: u64,
     /// The replicas of each shard are compared so often, µs; 0 is never.
     pub scrub_micros: u64,
+    /// The greatest cluster version that this node speaks; at most [`ClusterVersion::SPOKEN`]. Less than that keeps it as an
+    /// older binary is: it does not start in, or follow, a cluster above it.
+    pub speaks: ClusterVersion,
     /// Of every consensus core.
     pub paxos: Options,
 }
@@ -79,6 +82,7 @@ impl Default for WorkerOptions {
             trim_slots: 4096,
             trim_slots_flushed: 1024,
             scrub_micros: 0,
+            speaks: ClusterVersion::SPOKEN,
             paxos: Options::default(),
         }
     }

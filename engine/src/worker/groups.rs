@@ -9,11 +9,11 @@ use crate::StoreError;
 use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::{Host, Refusal};
-use crate::ids::{EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
+use crate::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::Shard;
-use crate::system::SystemState;
+use crate::system::{SystemState, TooNew};
 use crate::writer::Done;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -43,6 +43,11 @@ impl<H: Host> Worker<H> {
             return self.recover_without_state(id, found, space, &genesis, has);
         }
         let state = ShardState::load(&mut *self.node.store, space, genesis)?;
+        if let Some(system) = state.system() {
+            let what = || "metadata rows of the system shard".into();
+            let spoken = TooNew::check_for(system.version, self.node.speaks);
+            spoken.map_err(|too_new| StoreError::ClusterTooNew { what: what(), too_new })?;
+        }
         if state.applied() > found.last.slot {
             let (has, last) = (state.applied(), found.last.slot);
             return Err(corrupt("log", format!("it ends at slot {last}, but slot {has} was applied")));
@@ -107,7 +112,17 @@ impl<H: Host> Worker<H> {
         if self.map.as_ref().is_some_and(|known| known.revision >= map.revision) {
             return;
         }
-        self.node.cluster_version = self.node.cluster_version.max(map.version);
+        if let Err(too_new) = TooNew::check_for(map.version, self.node.speaks) {
+            self.node.host.fatal(format!("the map of revision {}: {too_new}", map.revision));
+        }
+        if map.version > self.node.cluster_version {
+            self.node.cluster_version = map.version;
+            // At the first version there is nothing that any binary does not know.
+            if map.version > ClusterVersion::FIRST {
+                let sealed = self.node.log.seal(map.version);
+                self.node.must(sealed);
+            }
+        }
         let me = self.node.me;
         // The system shard's beginning is no descriptor: it is created from its founders' state only.
         let first = |config| config == FIRST_EPOCH || planted!(JoinsWithNothing);

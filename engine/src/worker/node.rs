@@ -33,6 +33,8 @@ pub(crate) struct Node<H> {
     /// The cluster's version, as of the newest map. It may lag behind the cluster's and never runs ahead of it: what this
     /// version has may be proposed, sent and written, what a later one has may already come in.
     pub(crate) cluster_version: ClusterVersion,
+    /// The greatest version that this node speaks.
+    pub(crate) speaks: ClusterVersion,
     /// This round's time.
     pub(crate) now: Micros,
     /// This round's wall clock, µs: a wish for timestamps.
@@ -94,6 +96,7 @@ impl<H: Host> Node<H> {
             clock,
             paxos: options.paxos,
             cluster_version: ClusterVersion::FIRST,
+            speaks: options.speaks,
             now: Micros(0),
             wall_us: 0,
             live: BTreeSet::new(),

@@ -10,9 +10,9 @@ use super::system::SystemDesk;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_engine::host::Input;
-use synod_engine::ids::{NodeId, SYSTEM_SHARD};
+use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
 use synod_engine::runner::WorkerHandle;
-use synod_engine::system::{SystemCommand, SystemState};
+use synod_engine::system::{SystemCommand, SystemState, TooNew};
 use synod_proto::v1;
 use synod_proto::v1::synod_client::SynodClient;
 use tokio::time::sleep;
@@ -152,9 +152,18 @@ impl Follower {
         let mut client = SynodClient::new(channel).max_decoding_message_size(64 << 20);
         let mut maps = client.watch_map(request).await.map_err(|s| s.to_string())?.into_inner();
         while let Some(map) = maps.message().await.map_err(|s| s.to_string())? {
+            self.check_version(&map);
             self.take(&Arc::new(map::from_wire(map)?));
         }
         Ok(())
+    }
+
+    /// A node that does not speak its cluster's version goes down: it could not follow.
+    fn check_version(&self, map: &v1::ShardMap) {
+        let version = ClusterVersion::said(map.cluster_version);
+        if let Err(too_new) = TooNew::check_for(version, self.book.speaks()) {
+            self.signals.failed.send_replace(Some(too_new.to_string()));
+        }
     }
 
     /// Tells the system shard of members that changed. Said again by the worker until the map knows.

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod peer;
 pub mod snapshots;
 pub mod system;
+mod versions;
 
 use crate::config::{Lease, LogWrite, ServerConfig};
 use anyhow::{Context, Result, bail};
@@ -25,7 +26,9 @@ use data_dir::DataDir;
 use disk::{Disk, Spare};
 use host::{NodeHost, Signals};
 use map::MapBook;
-use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, WorkerInbox, WriterProgress};
+use peer::{
+    Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, Spoken, WorkerInbox, WriterProgress,
+};
 use snapshots::SnapshotDesk;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -39,7 +42,7 @@ use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
 use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::front::FrontState;
 use synod_engine::state::rocks::StateOptions;
-use synod_engine::system::SystemState;
+use synod_engine::system::{SystemState, TooNew};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{self, WriterMode};
 use synod_proto::v1::admin_server::AdminServer;
@@ -50,6 +53,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tonic::transport::Server;
+use versions::VersionDesk;
 
 /// Inputs that may wait for the worker.
 const INBOX: usize = 16_384;
@@ -90,6 +94,8 @@ pub async fn run(config: ServerConfig) -> Result<()> {
     let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
     let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
     let recovered = log.recover_node()?;
+    let speaks = config.settings.cluster.speaks();
+    TooNew::check_for(recovered.sealed, speaks).with_context(|| config.data_dir.display().to_string())?;
     let node = Node::start(&config, started, listener, log, recovered, disk.spare()).await?;
     node.watch(disk)?;
     tokio::select! {
@@ -157,6 +163,7 @@ impl Node {
         let belonging = peer::settle(config, log.as_ref(), &recovered, &desk).await?;
         let identity = belonging.identity.clone();
         let (cluster, me) = (identity.cluster.0, identity.node);
+        let speaks = config.settings.cluster.speaks();
         let incarnation = log.begin_incarnation()?;
         tracing::info!(node = me.0, cluster = format!("{cluster:032x}"), how = ?belonging.how, "belongs");
         let founding = founding(&belonging, &recovered);
@@ -164,7 +171,9 @@ impl Node {
         let registry = prometheus::Registry::new();
         let options = worker_options(config);
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
-        let book = MapBook::open(&config.data_dir);
+        let spoken = Arc::new(Spoken::default());
+        let local = Local { cluster, node: me, incarnation, speaks };
+        let book = MapBook::open(&config.data_dir, speaks, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
         let signals = Arc::new(Signals {
             maps: watch::Sender::new(None),
             drained: Notify::new(),
@@ -176,7 +185,7 @@ impl Node {
         let (worker, inputs) = runner::inputs(INBOX);
         let engine_progress = Arc::new(writer::WriterProgress::default());
         let peers = Peers::start(PeersSetup {
-            local: Local { cluster, node: me, incarnation },
+            local,
             timing: config.settings.timing.clone(),
             inbox: Arc::new(worker.clone()),
             seen,
@@ -184,11 +193,12 @@ impl Node {
             clock,
             drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
             desk,
+            spoken,
         });
         let store = state_store(config, log.as_ref())?;
         let snapshots = SnapshotDesk::open(snapshots::Setup {
             dir: config.data_dir.join(data_dir::SNAPSHOTS),
-            local: Local { cluster, node: me, incarnation },
+            local,
             worker: worker.clone(),
             book: Arc::clone(&book),
             max_rate: config.settings.snapshot.max_rate.as_u64(),
@@ -201,6 +211,7 @@ impl Node {
             LogWrite::Inline => WriterMode::Inline,
             LogWrite::Thread => WriterMode::Thread(worker.wake()),
         };
+        let node_log: Arc<dyn LogStore> = log.clone();
         let setup = WorkerSetup {
             me,
             recovered,
@@ -219,7 +230,9 @@ impl Node {
         let way_in = Gate::new(worker.clone(), config.settings.limits.worker_requests_max as usize, &registry)?;
         peers.register(&registry)?;
 
-        let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
+        let system = SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), node_log);
+        let system = Arc::new(system);
+        let versions = Arc::new(VersionDesk::new(local, Arc::clone(&book), Arc::clone(&peers), Arc::clone(&system)));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
         peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);
@@ -231,6 +244,7 @@ impl Node {
             book: Arc::clone(&book),
             peers: Arc::clone(&peers),
             system: Arc::clone(&system),
+            versions: Arc::clone(&versions),
             signals: Arc::clone(&signals),
             snapshots,
             started,
@@ -253,6 +267,9 @@ impl Node {
             signals: Arc::clone(&signals),
             system,
         };
+        if founding.is_some() {
+            tokio::spawn(versions.raise_new_cluster());
+        }
         follower.start(founding);
         let (thread, serving) = (std::sync::Mutex::new(Some(thread)), std::sync::Mutex::new(Some(serving)));
         Ok(Self { worker, thread, peers, book, signals, registry, serving })
@@ -377,6 +394,7 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
+    options.speaks = config.settings.cluster.speaks();
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
     options.paxos.jitter_micros = timing.election_jitter_ms * 1000;

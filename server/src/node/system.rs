@@ -15,8 +15,9 @@ use std::time::Duration;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
 use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
 use synod_engine::ids::{ClientId, ClientSeq, ClusterVersion, NodeId, SYSTEM_SHARD};
+use synod_engine::logstore::LogStore;
 use synod_engine::runner::WorkerHandle;
-use synod_engine::system::{SystemCommand, SystemOutcome};
+use synod_engine::system::{SPEAKS, SystemCommand, SystemOutcome, TooNew, too_old};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
 use tokio::sync::oneshot;
@@ -58,6 +59,7 @@ pub struct SystemDesk {
     cluster: u128,
     worker: WorkerHandle,
     book: Arc<MapBook>,
+    log: Arc<dyn LogStore>,
     client: ClientId,
     seq: AtomicU64,
 }
@@ -65,8 +67,8 @@ pub struct SystemDesk {
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
-    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>) -> Self {
-        Self { node, cluster, worker, book, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
+    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>, log: Arc<dyn LogStore>) -> Self {
+        Self { node, cluster, worker, book, log, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
     }
 
     /// Carries out one command, wherever the system shard's leader is.
@@ -167,17 +169,34 @@ impl SystemGate for SystemDesk {
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status> {
         let nonce = <[u8; 16]>::try_from(&request.nonce[..])
             .map_err(|_| Status::invalid_argument("a join's nonce has 16 bytes"))?;
-        let command = SystemCommand::AddNode {
-            addr: request.addr,
-            nonce: u128::from_be_bytes(nonce),
-            speaks: ClusterVersion::FIRST,
-        };
+        let (joiner, version) = (ClusterVersion::said(request.speaks), self.book.version());
+        if joiner < version {
+            return Err(Status::invalid_argument(too_old(joiner, version)));
+        }
+        // A cluster at its first version has no place for what a node speaks.
+        let speaks = if version > ClusterVersion::FIRST { joiner } else { ClusterVersion::FIRST };
+        let command = SystemCommand::AddNode { addr: request.addr, nonce: u128::from_be_bytes(nonce), speaks };
         match self.execute(&command).await? {
+            // The cluster was raised meanwhile: the joiner asks again.
+            SystemOutcome::Invalid { field, why } if field == SPEAKS && speaks < joiner => {
+                Err(Status::unavailable(why))
+            }
             SystemOutcome::Node(node) => {
                 Ok(JoinReply { cluster: Bytes::copy_from_slice(&self.cluster.to_be_bytes()), node: node.0 })
             }
             SystemOutcome::Invalid { field, why } => Err(Status::already_exists(format!("{field}: {why}"))),
             other => Err(Status::internal(format!("a join's outcome was {other:?}"))),
+        }
+    }
+
+    async fn seal(&self, version: ClusterVersion) -> Result<(), Status> {
+        let spoken = TooNew::check_for(version, self.book.speaks());
+        spoken.map_err(|too_new| Status::failed_precondition(too_new.to_string()))?;
+        let log = Arc::clone(&self.log);
+        match tokio::task::spawn_blocking(move || log.seal(version)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Status::internal(error.to_string())),
+            Err(_) => Err(Status::unavailable("the node is stopping")),
         }
     }
 

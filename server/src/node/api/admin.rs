@@ -8,11 +8,12 @@ use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
 use crate::node::snapshots::SnapshotDesk;
 use crate::node::system::SystemDesk;
+use crate::node::versions::{NodeVersion, VersionDesk};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use synod_engine::host::{Input, MemberChange, NodeReport, Refusal, ReplicaReport};
-use synod_engine::ids::{NodeId, ShardId, TableId};
+use synod_engine::ids::{ClusterVersion, NodeId, ShardId, TableId};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_paxos::types::ConfigId;
@@ -46,6 +47,8 @@ pub struct Up {
     pub peers: Arc<Peers>,
     /// The way to the system shard.
     pub system: Arc<SystemDesk>,
+    /// The cluster's version.
+    pub versions: Arc<VersionDesk>,
     /// The worker's signals.
     pub signals: Arc<Signals>,
     /// Snapshot files.
@@ -123,6 +126,8 @@ impl Admin for AdminService {
             clock_alarms: up.peers.clock_alarms(),
             snapshots_made: report.snapshots_made,
             snapshots_installed: report.snapshots_installed,
+            speaks: up.book.speaks().0,
+            cluster_version: up.book.version().0,
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }))
     }
@@ -201,6 +206,22 @@ impl Admin for AdminService {
             other => Err(Status::internal(format!("the outcome of a node's removal was {other:?}"))),
         }
     }
+
+    async fn upgrade(&self, request: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeReply>, Status> {
+        let v1::UpgradeRequest { to, dry_run } = request.into_inner();
+        let raised = self.get()?.versions.raise((to != 0).then_some(ClusterVersion(to)), dry_run).await?;
+        Ok(Response::new(v1::UpgradeReply {
+            from: raised.from.0,
+            to: raised.to.0,
+            nodes: raised.nodes.into_iter().map(version_to_wire).collect(),
+            refused: raised.refused.unwrap_or_default(),
+        }))
+    }
+}
+
+fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVersion {
+    let (speaks, ago) = said.map_or((0, Duration::ZERO), |(speaks, ago)| (speaks.0, ago));
+    v1::NodeVersion { node: node.0, addr, speaks, heard_ms_ago: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX) }
 }
 
 /// The request once more, marked so that its receiver does not send it on.
