@@ -8,7 +8,6 @@ use bytes::Bytes;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::transport::Channel;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::leader_of;
@@ -16,6 +15,7 @@ use crate::client::{Client, unexpected};
 use crate::error::{Error, Result};
 use crate::limits::{check_key, check_table, check_table_name};
 use crate::link::{channel, jitter};
+use crate::meant::Meant;
 use crate::router::{Place, table_info};
 use crate::types::{Explain, MemberChange, NodeInfo, NodeReport, PartitionKind, TableInfo, TableSpec};
 use crate::wire;
@@ -83,7 +83,9 @@ impl Client {
             async move {
                 let answer = async {
                     let channel = channel(&addr, &self.core.options).await?;
-                    let reply = AdminClient::new(channel).node_status(v1::NodeStatusRequest {}).await;
+                    let reply = AdminClient::new(self.core.links.stamp().on(channel))
+                        .node_status(v1::NodeStatusRequest {})
+                        .await;
                     reply.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
                 };
                 let answer = timeout_at(deadline, answer).await;
@@ -164,9 +166,7 @@ impl Client {
     /// way the call may be repeated.
     pub async fn upgrade(&self, to: Option<u32>, dry_run: bool) -> Result<v1::UpgradeReply> {
         let ask = |to: u32, dry_run| {
-            move |channel: Channel| async move {
-                AdminClient::new(channel).upgrade(v1::UpgradeRequest { to, dry_run }).await
-            }
+            move |channel: Meant| async move { AdminClient::new(channel).upgrade(v1::UpgradeRequest { to, dry_run }).await }
         };
         // First a question that changes nothing: what it meets with cannot leave an unknown outcome.
         let asked = self.any_node(self.deadline(), &mut false, ask(to.unwrap_or(0), true)).await?;
@@ -220,7 +220,7 @@ impl Client {
 
     /// Makes a unary call to one node after another until one answers it or the deadline passes. `unsure` is set once an
     /// attempt ended without an answer that says nothing was done.
-    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Channel) -> F) -> Result<T>
+    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Meant) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -235,7 +235,10 @@ impl Client {
             let attempt = async {
                 let channel = channel(&node.addr, &self.core.options).await?;
                 sent = true;
-                call(channel).await.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
+                call(self.core.links.stamp().on(channel))
+                    .await
+                    .map(tonic::Response::into_inner)
+                    .map_err(|s| Error::from_status(&s))
             };
             let answer = timeout_at(deadline, attempt).await;
             last = match answer {

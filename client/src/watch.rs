@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::error::{Error, Result};
 use crate::link::{Links, channel, endpoint, jitter, service};
+use crate::meant::{Stamp, belongs_elsewhere, check_map, hex};
 use crate::options::Options;
 use crate::router::MapView;
 
@@ -51,10 +52,10 @@ impl Maps {
         let mut last = String::from("no endpoint answered in time");
         let first = async {
             loop {
-                let mut asked: FuturesUnordered<_> = endpoints.iter().map(|addr| fetch(addr, &options)).collect();
-                while let Some(answer) = asked.next().await {
-                    match answer {
-                        Ok(map) => return map,
+                let mut asked: FuturesUnordered<_> = endpoints.iter().map(|addr| fetch_from(addr, &options)).collect();
+                while let Some((answer, addr)) = asked.next().await {
+                    match answer.and_then(|map| expected(map, addr, &options)) {
+                        Ok(map) => return (map, addr.to_owned()),
                         Err(error) => last = error.cause(),
                     }
                 }
@@ -62,10 +63,12 @@ impl Maps {
             }
         };
         let first = timeout_at(deadline, first).await;
-        let Ok(first) = first else {
+        let Ok((first, from)) = first else {
             let why = format!("no shard map from {}: {last}", endpoints.join(", "));
             return Err(Error::unavailable(why));
         };
+        links.belong_to(&first.cluster);
+        of_one_cluster(&endpoints, &first, &from, &options).await?;
         let view = MapView::build(first, None);
         let revision = watch::Sender::new(view.public.revision);
         Ok(Maps { options, endpoints, links, view: ArcSwap::from_pointee(view), revision, nudge: Notify::new() })
@@ -94,7 +97,8 @@ impl Maps {
     /// them, so what was answered to anybody before this is in it. Where none of them answers, any node will do.
     pub(crate) async fn refresh(&self) -> Result<()> {
         let keepers = self.keepers();
-        let fetch_one = |addr: String| async move { (fetch(&addr, &self.options).await, addr) };
+        let stamp = &self.links.stamp();
+        let fetch_one = |addr: String| async move { (fetch(&addr, &self.options, stamp).await, addr) };
         let mut asked: FuturesUnordered<_> = keepers.into_iter().map(fetch_one).collect();
         let mut patience: Option<Instant> = None;
         loop {
@@ -125,7 +129,7 @@ impl Maps {
         addrs.rotate_left(first);
         let mut last = Error::unavailable("no node is known");
         for addr in addrs {
-            match fetch(&addr, &self.options).await.and_then(|map| self.adopt(map, &addr)) {
+            match fetch(&addr, &self.options, &self.links.stamp()).await.and_then(|map| self.adopt(map, &addr)) {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
             }
@@ -143,9 +147,7 @@ impl Maps {
 
     fn adopt(&self, map: v1::ShardMap, from: &str) -> Result<()> {
         let current = self.view();
-        if map.cluster != current.public.cluster {
-            return Err(Error::unavailable(format!("{from} belongs to another cluster")));
-        }
+        check_map(&map.cluster, &current.public.cluster, from).map_err(Error::unavailable)?;
         let mut adopted = false;
         self.view.rcu(|current| {
             adopted = map.revision > current.public.revision;
@@ -190,7 +192,7 @@ impl Maps {
     async fn follow(&self, addr: &str, pause: &mut Duration) -> Error {
         let from_revision = self.view().public.revision;
         let opened = async {
-            let mut service = service(channel(addr, &self.options).await?);
+            let mut service = service(self.links.stamp().on(channel(addr, &self.options).await?));
             let stream = service.watch_map(v1::WatchMapRequest { from_revision }).await;
             stream.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
         };
@@ -221,10 +223,45 @@ fn random_below(n: usize) -> usize {
     if n == 0 { 0 } else { rand::random::<u64>() as usize % n }
 }
 
+/// The map of a node that may belong to any cluster.
+async fn fetch_from<'a>(addr: &'a str, options: &Options) -> (Result<v1::ShardMap>, &'a str) {
+    (fetch(addr, options, &Stamp::default()).await, addr)
+}
+
+/// The map, where it is of the cluster that the options name.
+fn expected(map: v1::ShardMap, addr: &str, options: &Options) -> Result<v1::ShardMap> {
+    match options.cluster {
+        Some(ours) if map.cluster != ours[..] => {
+            Err(Error::unavailable(belongs_elsewhere(addr, &hex(&map.cluster), &hex(&ours))))
+        }
+        _ => Ok(map),
+    }
+}
+
+/// Refuses endpoints of two clusters in one list: which of them answers first must not decide where records go. An endpoint that
+/// the map names is a node of its cluster; the others are asked, for a moment.
+async fn of_one_cluster(endpoints: &[String], map: &v1::ShardMap, from: &str, options: &Options) -> Result<()> {
+    let unnamed = |addr: &&String| **addr != from && !map.nodes.iter().any(|node| node.addr == **addr);
+    let mut asked: FuturesUnordered<_> =
+        endpoints.iter().filter(unnamed).map(|addr| fetch_from(addr, options)).collect();
+    let until = Instant::now() + REFRESH_PATIENCE;
+    while let Ok(Some((answer, addr))) = timeout_at(until, asked.next()).await {
+        if let Ok(other) = answer
+            && other.cluster != map.cluster
+        {
+            let (ours, theirs) = (hex(&map.cluster), hex(&other.cluster));
+            let why =
+                format!("{from} belongs to cluster {ours}, {addr} to cluster {theirs}; name nodes of one cluster");
+            return Err(Error::invalid("endpoints", why));
+        }
+    }
+    Ok(())
+}
+
 /// The newest map of one node.
-async fn fetch(addr: &str, options: &Options) -> Result<v1::ShardMap> {
+async fn fetch(addr: &str, options: &Options, stamp: &Stamp) -> Result<v1::ShardMap> {
     let ask = async {
-        let mut service = service(channel(addr, options).await?);
+        let mut service = service(stamp.on(channel(addr, options).await?));
         let mut stream = service
             .watch_map(v1::WatchMapRequest { from_revision: 0 })
             .await

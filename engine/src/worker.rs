@@ -23,7 +23,7 @@ use crate::StoreError;
 use crate::genesis::Genesis;
 use crate::host::Host;
 use crate::identity::{Identity, Mark, SeenTable};
-use crate::ids::{ClusterVersion, Incarnation, NodeId, SYSTEM_SHARD, ShardId};
+use crate::ids::{ClientId, ClusterVersion, Incarnation, NodeId, SYSTEM_SHARD, ShardId};
 use crate::logstore::{LogStore, NodeRecovered};
 use crate::metrics::{EngineMetrics, level};
 use crate::shard::Shard;
@@ -128,6 +128,8 @@ pub struct Worker<H: Host> {
     /// The greatest write heard of from each peer, durable here or not yet.
     seen: BTreeMap<NodeId, Mark>,
     map: Option<Arc<SystemState>>,
+    /// The cluster that the data directory belongs to, where that was named before this process began.
+    cluster: Option<ClientId>,
     quarantined: Option<Arc<str>>,
     upkeep: Upkeep,
     snapshots: Snapshots,
@@ -151,6 +153,7 @@ impl<H: Host> Worker<H> {
         let grace = setup.options.identity_grace_micros;
         let identity = Identity::new(setup.me, (recovered.incarnation, recovered.seq), setup.incarnation, grace);
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
+        let cluster = recovered.identity.as_ref().map(|identity| identity.cluster);
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
         let upkeep = Upkeep::new(&setup.options);
         let snapshots = Snapshots::new(setup.options.snapshot_unused_micros);
@@ -163,6 +166,7 @@ impl<H: Host> Worker<H> {
             identity,
             seen,
             map: None,
+            cluster,
             quarantined: None,
             upkeep,
             snapshots,

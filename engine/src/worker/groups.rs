@@ -107,8 +107,19 @@ impl<H: Host> Worker<H> {
         self.upkeep.grace_at = self.identity.grace_ends(now).filter(|_| left);
     }
 
+    /// Whether a map is of the cluster that this node belongs to.
+    fn is_ours(&self, map: &SystemState) -> bool {
+        let known = self.map.as_ref().map(|known| known.cluster);
+        let ours = self.cluster.map(|cluster| cluster.0).or(known);
+        ours.is_none_or(|ours| ours == map.cluster)
+    }
+
     /// Follows a newer map: creates what this node is a member of, removes what is gone.
     pub(super) fn adopt_map(&mut self, map: Arc<SystemState>) {
+        if !self.is_ours(&map) {
+            tracing::error!("a map of another cluster, {:032x}, is not taken", map.cluster);
+            return;
+        }
         if self.map.as_ref().is_some_and(|known| known.revision >= map.revision) {
             return;
         }

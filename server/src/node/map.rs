@@ -3,7 +3,7 @@
 //! Owns: the newest map, the leaders last heard of, and the map's copy in the data directory. Must never: go back to an
 //! older revision.
 
-use super::peer::Spoken;
+use super::peer::{Local, Spoken};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -26,25 +26,29 @@ pub struct MapBook {
     leaders: Mutex<BTreeMap<ShardId, NodeId>>,
     revision: watch::Sender<u64>,
     file: PathBuf,
-    /// The greatest cluster version that this node speaks.
-    speaks: ClusterVersion,
+    /// This node.
+    local: Local,
     spoken: Arc<Spoken>,
 }
 
 impl MapBook {
-    /// Begins with the copy in the data directory, where there is one that can be read: a hint of where others are. `speaks` is
-    /// what this node does, `spoken` what the others say.
+    /// Begins with the copy in the data directory, where there is one of this cluster that can be read: a hint of where others
+    /// are. `spoken` is what they say.
     ///
     /// # Errors
     /// The copy is of a cluster version that this node does not speak.
-    pub fn open(data_dir: &Path, speaks: ClusterVersion, spoken: Arc<Spoken>) -> Result<Arc<Self>, String> {
+    pub fn open(data_dir: &Path, local: &Local, said: Arc<Spoken>) -> Result<Arc<Self>, String> {
         let file = data_dir.join(FILE);
         let map = match std::fs::read(&file).ok().map(|data| SystemState::decode(Bytes::from(data))) {
             None => None,
             Some(Ok(map)) => {
-                let spoken = TooNew::check_for(map.version, speaks);
+                let spoken = TooNew::check_for(map.version, local.speaks);
                 spoken.map_err(|too_new| format!("{}: {too_new}", file.display()))?;
-                Some(map)
+                let (ours, theirs) = (local.cluster, map.cluster);
+                if ours != theirs {
+                    tracing::warn!(file = %file.display(), "the map's copy is of another cluster: of {theirs:032x}, not of {ours:032x}");
+                }
+                (ours == theirs).then_some(map)
             }
             Some(Err(too_new @ MetadataError::TooNew(_))) => return Err(format!("{}: {too_new}", file.display())),
             // Not needed: the node learns the map from its own log or from others.
@@ -59,15 +63,15 @@ impl MapBook {
             leaders: Mutex::new(BTreeMap::new()),
             revision: watch::Sender::new(revision),
             file,
-            speaks,
-            spoken,
+            local: *local,
+            spoken: said,
         }))
     }
 
     /// The greatest cluster version that this node speaks.
     #[must_use]
     pub fn speaks(&self) -> ClusterVersion {
-        self.speaks
+        self.local.speaks
     }
 
     /// The newest map, where any is known.
@@ -82,8 +86,11 @@ impl MapBook {
         self.get().map_or(ClusterVersion::FIRST, |map| map.version)
     }
 
-    /// Takes a map; `false` where it is not newer.
+    /// Takes a map; `false` where it is not newer, or of another cluster.
     pub fn offer(&self, map: &Arc<SystemState>) -> bool {
+        if map.cluster != self.local.cluster {
+            return false;
+        }
         let newer = self.revision.send_if_modified(|revision| {
             if map.revision <= *revision && self.map.load().is_some() {
                 return false;

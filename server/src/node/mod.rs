@@ -20,6 +20,7 @@ mod versions;
 use crate::config::{Lease, LogWrite, ServerConfig};
 use anyhow::{Context, Result, bail};
 use api::admin::{self, AdminService};
+use api::cluster::ClusterCheck;
 use api::gate::Gate;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
@@ -52,6 +53,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use versions::VersionDesk;
 
@@ -146,14 +148,21 @@ impl Node {
         let peer_service = PeerService::new(Arc::clone(&desk), &config.settings);
         let synod_service = SynodService::default();
         let admin_service = AdminService::default();
+        let meant_for = ClusterCheck::default();
         // Before it belongs anywhere the node answers who it is, so that founders find each other.
         let serving = {
             let mut server = peer::tune_server(Server::builder());
             let longest = peer::frame_bytes_max(&config.settings);
             let router = server
                 .add_service(Arc::clone(&peer_service).into_server())
-                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE))
-                .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(longest));
+                .add_service(InterceptedService::new(
+                    SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE),
+                    meant_for.clone(),
+                ))
+                .add_service(InterceptedService::new(
+                    AdminServer::new(admin_service.clone()).max_decoding_message_size(longest),
+                    meant_for.clone(),
+                ));
             let connections = config.settings.network.connections_max as usize;
             let links = Arc::clone(&peer_service);
             let incoming = door::incoming(listener, connections, move |connection| links.link(connection));
@@ -163,6 +172,7 @@ impl Node {
         let belonging = peer::settle(config, log.as_ref(), &recovered, &desk).await?;
         let identity = belonging.identity.clone();
         let (cluster, me) = (identity.cluster.0, identity.node);
+        meant_for.belong_to(cluster);
         let speaks = config.settings.cluster.speaks();
         let incarnation = log.begin_incarnation()?;
         tracing::info!(node = me.0, cluster = format!("{cluster:032x}"), how = ?belonging.how, "belongs");
@@ -173,7 +183,7 @@ impl Node {
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let spoken = Arc::new(Spoken::default());
         let local = Local { cluster, node: me, incarnation, speaks };
-        let book = MapBook::open(&config.data_dir, speaks, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
+        let book = MapBook::open(&config.data_dir, &local, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
         let signals = Arc::new(Signals {
             maps: watch::Sender::new(None),
             drained: Notify::new(),
@@ -211,12 +221,13 @@ impl Node {
             LogWrite::Inline => WriterMode::Inline,
             LogWrite::Thread => WriterMode::Thread(worker.wake()),
         };
-        let node_log: Arc<dyn LogStore> = log.clone();
+        let owned: Arc<dyn LogStore> = log;
+        let node_log = Arc::downgrade(&owned);
         let setup = WorkerSetup {
             me,
             recovered,
             incarnation,
-            log,
+            log: owned,
             store,
             seen: engine_seen,
             progress: engine_progress,
@@ -250,6 +261,7 @@ impl Node {
             started,
         });
         synod_service.up(synod::Up {
+            cluster,
             worker: worker.clone(),
             gate: way_in,
             book: Arc::clone(&book),
@@ -258,6 +270,7 @@ impl Node {
             endpoint: config.advertised(),
         });
         let follower = follow::Follower {
+            cluster,
             me,
             advertised: config.advertised(),
             join: config.join.clone(),

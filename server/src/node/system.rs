@@ -8,8 +8,8 @@ use super::map::MapBook;
 use super::peer::SystemGate;
 use bytes::Bytes;
 use rand::RngExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
@@ -59,7 +59,9 @@ pub struct SystemDesk {
     cluster: u128,
     worker: WorkerHandle,
     book: Arc<MapBook>,
-    log: Arc<dyn LogStore>,
+    /// The worker's. It is closed when the worker ends: an owner that outlives that would close it while the process exits, after
+    /// what RocksDB needs for it is gone.
+    log: Weak<dyn LogStore>,
     client: ClientId,
     seq: AtomicU64,
 }
@@ -67,7 +69,7 @@ pub struct SystemDesk {
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
-    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>, log: Arc<dyn LogStore>) -> Self {
+    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>, log: Weak<dyn LogStore>) -> Self {
         Self { node, cluster, worker, book, log, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
     }
 
@@ -146,7 +148,8 @@ impl SystemDesk {
             .connect_timeout(Duration::from_millis(500));
         let channel = endpoint.connect().await.map_err(|_| Attempt::Again { maybe: false })?;
         let command = encode_requests(std::iter::once(request), request.size());
-        let proposal = SystemProposal { command, timeout_ms: 2000 };
+        let cluster = Bytes::copy_from_slice(&self.cluster.to_be_bytes());
+        let proposal = SystemProposal { command, timeout_ms: 2000, cluster };
         match timeout(ATTEMPT, PeerClient::new(channel).propose(proposal)).await {
             Err(_) => Err(Attempt::Again { maybe: true }),
             Ok(Err(status)) => Err(Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition }),
@@ -192,16 +195,23 @@ impl SystemGate for SystemDesk {
     async fn seal(&self, version: ClusterVersion) -> Result<(), Status> {
         let spoken = TooNew::check_for(version, self.book.speaks());
         spoken.map_err(|too_new| Status::failed_precondition(too_new.to_string()))?;
-        let log = Arc::clone(&self.log);
-        match tokio::task::spawn_blocking(move || log.seal(version)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Status::internal(error.to_string())),
-            Err(_) => Err(Status::unavailable("the node is stopping")),
+        let log = Weak::clone(&self.log);
+        let sealed = tokio::task::spawn_blocking(move || log.upgrade().map(|log| log.seal(version)));
+        match sealed.await {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(error))) => Err(Status::internal(error.to_string())),
+            Ok(None) | Err(_) => Err(Status::unavailable("the node is stopping")),
         }
     }
 
     /// One attempt, here: the caller goes on looking for the leader.
     async fn propose(&self, proposal: SystemProposal) -> Result<SystemReply, Status> {
+        if !proposal.cluster.is_empty() && proposal.cluster[..] != self.cluster.to_be_bytes() {
+            let theirs: String = proposal.cluster.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+            let ours = self.cluster;
+            let why = format!("this node belongs to another cluster: to {ours:032x}, the proposal is for {theirs}");
+            return Err(Status::failed_precondition(why));
+        }
         let requests = decode_requests(proposal.command).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let [request] = &requests[..] else {
             return Err(Status::invalid_argument("a proposal has one command"));

@@ -2,7 +2,7 @@
 //!
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
-use super::{convert, status};
+use super::{cluster, convert, status};
 use crate::node::host::Signals;
 use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
@@ -141,7 +141,7 @@ impl Admin for AdminService {
             Ok(slot) => Ok(Response::new(v1::ScrubReply { slot: slot.0 })),
             Err(refusal) => {
                 let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.scrub(forward(wanted)).await
+                up.admin_of(leader).await?.scrub(up.forward(wanted)).await
             }
         }
     }
@@ -173,7 +173,7 @@ impl Admin for AdminService {
             Ok(()) => Ok(Response::new(v1::TransferLeaderReply {})),
             Err(refusal) => {
                 let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.transfer_leader(forward(wanted)).await
+                up.admin_of(leader).await?.transfer_leader(up.forward(wanted)).await
             }
         }
     }
@@ -190,7 +190,7 @@ impl Admin for AdminService {
             Ok(()) => Ok(Response::new(v1::ChangeMembersReply {})),
             Err(refusal) => {
                 let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.change_members(forward(wanted)).await
+                up.admin_of(leader).await?.change_members(up.forward(wanted)).await
             }
         }
     }
@@ -222,13 +222,6 @@ impl Admin for AdminService {
 fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVersion {
     let (speaks, ago) = said.map_or((0, Duration::ZERO), |(speaks, ago)| (speaks.0, ago));
     v1::NodeVersion { node: node.0, addr, speaks, heard_ms_ago: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX) }
-}
-
-/// The request once more, marked so that its receiver does not send it on.
-fn forward<T>(wanted: T) -> Request<T> {
-    let mut request = Request::new(wanted);
-    request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
-    request
 }
 
 /// The epoch that a change was made for: it must be named, since no epoch is 0.
@@ -297,6 +290,14 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
 }
 
 impl Up {
+    /// The request once more, marked so that its receiver does not send it on, for a node of this cluster.
+    fn forward<T>(&self, wanted: T) -> Request<T> {
+        let mut request = Request::new(wanted);
+        request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
+        cluster::stamp(request.metadata_mut(), self.cluster);
+        request
+    }
+
     async fn report(&self) -> Result<NodeReport, Status> {
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |report| {

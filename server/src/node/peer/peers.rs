@@ -333,6 +333,11 @@ impl Peers {
         self.shared.clocks.alarms()
     }
 
+    /// Logs what is wrong with others, once.
+    pub fn complain(&self, what: &str) {
+        self.shared.complain(what);
+    }
+
     /// What `node` last said it speaks, where it was ever heard.
     #[must_use]
     pub fn spoken(&self, node: NodeId) -> Option<Said> {
