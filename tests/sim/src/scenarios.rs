@@ -3,6 +3,7 @@
 //! Owns: what a random run cannot demand, since in it other faults may be in the way. Must never: wait longer than the
 //! bound it states.
 
+use crate::finish::GONE;
 use crate::lifecycle::End;
 use crate::node::SimNode;
 use crate::plan::Planted;
@@ -198,6 +199,49 @@ fn left_behind_in(seed: u64, before: impl FnOnce(&mut World), founded: impl FnOn
     w.at(w.now, Event::Restart { node: victim });
     let upto = chosen_of(&w, victim);
     Ok((w, victim, upto))
+}
+
+/// A majority that is up makes progress by itself although the others never come back and one of it is long behind: what is
+/// missing fits no queue, and after the power loss of all nobody knows what was chosen. With `damaged` the member that has
+/// everything has lost its state besides, and may not lead.
+///
+/// # Errors
+/// A shard takes no write in time.
+pub fn bare_majority(seed: u64, damaged: bool) -> Outcome {
+    let mut w = calm_world_of(seed, |w| {
+        (w.plan.bandwidth, w.plan.queue_bytes) = (Some(1_000_000), 8_000);
+        (w.plan.value_bytes, w.plan.mixed, w.plan.options.log_keep_bytes) = (300, false, 512 << 20);
+        (w.plan.options.trim_slots, w.plan.options.trim_slots_flushed) = (4, 2);
+    })?;
+    let (complete, _) = leader(&w);
+    let founders: Vec<NodeId> = w.ids.iter().copied().take(w.plan.nodes as usize).collect();
+    let others: Vec<NodeId> = founders.iter().copied().filter(|id| *id != complete).collect();
+    let (behind, quorum) = (others[0], founders.len() / 2 + 1);
+    w.stop(behind, w.now, End::Silent);
+    w.run_until(w.now + 8_000_000, |_| false)?;
+    for id in w.ids.clone() {
+        w.stop(id, w.now, End::Silent);
+    }
+    for id in &others[quorum - 1..] {
+        w.node(*id).out = Some(GONE);
+    }
+    if damaged {
+        let World { nodes, dice, .. } = &mut w;
+        let node = nodes.get_mut(&complete).expect("nodes are never removed");
+        node.damaged = node.disk.lock().flip(true, dice);
+    }
+    let before: Vec<(ShardId, u64)> = w.shards.iter().map(|s| (s.shard, executed(&w, s.shard))).collect();
+    for id in w.ids.clone() {
+        w.at(w.now + 100_000, Event::Restart { node: id });
+    }
+    let began = w.now;
+    let served = |w: &mut World| before.iter().all(|(shard, n)| executed(w, *shard) > *n + 3);
+    let done = w.run_until(began + 20_000_000, served)?;
+    check(done, "a bare majority serves by itself", || {
+        let now: Vec<_> = before.iter().map(|(shard, n)| (*shard, *n, executed(&w, *shard))).collect();
+        format!("node {behind} was behind, node {complete} has all: {now:?}\n{}\n{}", last_lines(&w), w.coverage)
+    })?;
+    Ok(format!("{} µs", w.now - began))
 }
 
 fn last_lines(w: &World) -> String {

@@ -6,6 +6,7 @@
 
 use crate::detector::Sign;
 use crate::host::Frame;
+use crate::network::Fate;
 use crate::node::PULSE;
 use crate::plan::DiskFault;
 use crate::trace::hash_bytes;
@@ -19,6 +20,11 @@ use synod_engine::host::Input;
 use synod_engine::identity::Mark;
 use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_engine::system::SystemState;
+
+/// What a message takes on a link beside its body, bytes.
+const ENVELOPE: u64 = 16;
+/// Frames of the usual greatest length that a full queue holds: as in the server, sixteen.
+const FRAMES_QUEUED: u64 = 16;
 
 impl World {
     /// A process looks at its detector; every other time it pulses.
@@ -120,17 +126,46 @@ impl World {
         }
     }
 
+    /// What a round has for one peer leaves a process: as the server's outbox does, in frames of a bounded size, and without the
+    /// messages that find no room.
+    pub(crate) fn send_frames(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
+        if self.plan.bandwidth.is_none() {
+            return self.send_frame(from, incarnation, frame);
+        }
+        let (room, longest) = (self.plan.queue_bytes, self.plan.queue_bytes / FRAMES_QUEUED);
+        let Frame { at, to, write_seq, messages, kinds } = frame;
+        let empty = || Frame { at, to, write_seq, messages: Vec::new(), kinds: Vec::new() };
+        let (mut last, mut last_bytes, mut before) = (empty(), 0, 0);
+        for (message, kind) in messages.into_iter().zip(kinds) {
+            let bytes = message.1.len() as u64;
+            if before > 0 && before + bytes > room {
+                self.coverage.count("network", "message dropped by a full queue");
+                continue;
+            }
+            if last_bytes > 0 && last_bytes + bytes > longest {
+                self.send_frame(from, incarnation, std::mem::replace(&mut last, empty()));
+                last_bytes = 0;
+            }
+            (before, last_bytes) = (before + bytes, last_bytes + bytes);
+            last.messages.push(message);
+            last.kinds.push(kind);
+        }
+        self.send_frame(from, incarnation, last);
+    }
+
     /// A frame leaves a process.
-    pub(crate) fn send_frame(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
+    fn send_frame(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
         let Frame { at, to, write_seq, mut messages, kinds } = frame;
         self.frames += 1;
         for kind in &kinds {
             self.coverage.count("messages", kind);
         }
+        let bytes = messages.iter().map(|(_, body)| body.len() as u64 + ENVELOPE).sum();
         let Self { net, plan, dice, .. } = self;
-        let Some(passage) = net.pass((from.node, to), at, plan, dice) else {
-            self.coverage.count("network", "frame lost");
-            return;
+        let passage = match net.pass((from.node, to), at, bytes, plan, dice) {
+            Fate::Passes(passage) => passage,
+            Fate::Lost => return self.coverage.count("network", "frame lost"),
+            Fate::Dropped => return self.coverage.count("network", "frame dropped by a full queue"),
         };
         if let Some(again) = passage.again {
             self.coverage.count("network", "frame came twice");

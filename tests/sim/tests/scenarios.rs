@@ -75,3 +75,13 @@ fn a_snapshot_that_is_damaged_at_its_maker_is_made_anew() {
     let unheard = (0..20).any(|seed| scenarios::damaged_at_its_maker(seed, false).is_err());
     assert!(unheard, "it is made anew whether its maker hears of the damage or not");
 }
+
+#[test]
+fn a_bare_majority_serves_though_one_of_it_is_long_behind() {
+    hold("a_bare_majority_serves", 20, |seed| scenarios::bare_majority(seed, false));
+}
+
+#[test]
+fn a_bare_majority_serves_though_the_one_that_has_all_has_lost_its_state() {
+    hold("a_bare_majority_serves_though_the_one_that", 20, |seed| scenarios::bare_majority(seed, true));
+}
