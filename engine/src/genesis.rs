@@ -5,7 +5,7 @@
 
 use crate::codec::buf::DecodeError;
 use crate::ids::{SYSTEM_SHARD, ShardId};
-use crate::system::{Descriptor, SystemState, decode_descriptor, encode_descriptor};
+use crate::system::{Descriptor, MetadataError, SystemState, decode_descriptor, encode_descriptor};
 use bytes::{BufMut, Bytes, BytesMut};
 
 const KIND_SHARD: u8 = 0;
@@ -46,20 +46,21 @@ impl Genesis {
     /// Reads back what [`Genesis::encode`] wrote for the group `shard`.
     ///
     /// # Errors
-    /// The bytes are damaged, of an unknown kind, or those of another group.
-    pub fn decode(mut data: Bytes, shard: ShardId) -> Result<Self, DecodeError> {
+    /// The bytes are damaged, of an unknown kind, or those of another group; or the cluster began at a version that this
+    /// binary does not speak.
+    pub fn decode(mut data: Bytes, shard: ShardId) -> Result<Self, MetadataError> {
         if data.is_empty() {
-            return Err(DecodeError { what: "end of bytes, a kind of group expected", at: 0 });
+            return Err(DecodeError { what: "end of bytes, a kind of group expected", at: 0 }.into());
         }
         let body = data.split_off(1);
         let genesis = match data[0] {
             KIND_SHARD => Self::Shard(decode_descriptor(body)?),
             KIND_SYSTEM => Self::System(Box::new(SystemState::decode(body)?)),
-            _ => return Err(DecodeError { what: "unknown kind of group", at: 0 }),
+            _ => return Err(DecodeError { what: "unknown kind of group", at: 0 }.into()),
         };
         match genesis.descriptor() {
             Some(descriptor) if descriptor.shard == shard => Ok(genesis),
-            _ => Err(DecodeError { what: "the beginning of another group", at: 1 }),
+            _ => Err(DecodeError { what: "the beginning of another group", at: 1 }.into()),
         }
     }
 }

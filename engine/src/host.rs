@@ -3,7 +3,7 @@
 //! Owns: inputs, requests, replies and the [`Host`] trait. Must never: block, or know what a socket is.
 
 use crate::command::{Outcome, WriteRequest};
-use crate::ids::{Incarnation, NodeId, NodeWriteSeq, Offset, ShardId, Slot, Space, TableId};
+use crate::ids::{ClusterVersion, Incarnation, NodeId, NodeWriteSeq, Offset, ShardId, Slot, Space, TableId};
 use crate::scrub::{ScrubError, ScrubRequest, Scrubbed};
 use crate::snapshot::Header;
 use crate::state::{BulkLoad, ViewJob};
@@ -565,6 +565,8 @@ pub struct NodeReport {
     pub disk_low: Option<String>,
     /// Revision of the map the worker holds.
     pub map_revision: u64,
+    /// The cluster's version, as of that map.
+    pub cluster_version: ClusterVersion,
     /// Snapshots made here since the process began.
     pub snapshots_made: u64,
     /// Replicas here that a snapshot took the place of since the process began.

@@ -53,5 +53,40 @@ id!(
     Incarnation(u64)
 );
 
+/// What all nodes of a cluster understand of each other: entries, messages, commands and rows. A node speaks every version
+/// from [`Self::FIRST`] to [`Self::SPOKEN`]; the cluster is at one of them, which only ever rises.
+///
+/// Nothing that an older version does not understand, or would apply differently, is proposed, sent or written before the
+/// cluster is at the version that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterVersion(pub u32);
+
+impl ClusterVersion {
+    /// The version of every cluster and node that names none.
+    pub const FIRST: Self = Self(1);
+    /// The second version: the cluster's version itself is stored and changed.
+    pub const SECOND: Self = Self(2);
+    /// The greatest version that this binary speaks.
+    pub const SPOKEN: Self = Self::SECOND;
+
+    /// The version that a message names; 0 is silence, and silence is the first.
+    #[must_use]
+    pub fn said(version: u32) -> Self {
+        Self(version.max(Self::FIRST.0))
+    }
+}
+
+impl Default for ClusterVersion {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+impl fmt::Display for ClusterVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// The system shard: nodes, tables, shard descriptors, id allocation.
 pub const SYSTEM_SHARD: ShardId = ShardId(1);

@@ -72,6 +72,14 @@ pub enum StoreError {
         /// The greatest version known.
         known: u8,
     },
+    /// The cluster has been raised to a version that this binary does not speak. Nothing is damaged.
+    #[error("{what}: {too_new}")]
+    ClusterTooNew {
+        /// Which row or entry says so.
+        what: String,
+        /// The versions.
+        too_new: system::TooNew,
+    },
     /// The data directory belongs to another node or cluster.
     #[error(
         "the data directory belongs to node {found_node} of cluster {found_cluster:032x}, not to node {node} of cluster {cluster:032x}"

@@ -18,7 +18,7 @@ use crate::ids::{Entry, ShardId, Slot, Space};
 use crate::ring::Ring;
 use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
 use crate::state::{StateBatch, StateStore};
-use crate::system::{Descriptor, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
+use crate::system::{Descriptor, MetadataError, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
 use bytes::Bytes;
 use overlay::{Overlay, Writes};
 use std::ops::ControlFlow;
@@ -233,7 +233,7 @@ impl ShardState {
                         Some(outcome) => outcome,
                         None => return Ok(Some(Err(Refusal::WrongShard))),
                     },
-                    Op::System(command) => match self.execute_system(command, batch) {
+                    Op::System(command) => match self.execute_system(command, batch)? {
                         Ok(outcome) => outcome,
                         Err(refusal) => return Ok(Some(Err(refusal))),
                     },
@@ -265,16 +265,26 @@ impl ShardState {
         Ok(Some(outcome))
     }
 
-    fn execute_system(&mut self, command: Bytes, batch: &mut StateBatch) -> Result<Outcome, Refusal> {
+    fn execute_system(
+        &mut self,
+        command: Bytes,
+        batch: &mut StateBatch,
+    ) -> Result<Result<Outcome, Refusal>, StoreError> {
         let Some(system) = &mut self.system else {
-            return Err(Refusal::WrongShard);
+            return Ok(Err(Refusal::WrongShard));
         };
-        let command =
-            SystemCommand::decode(command).map_err(|e| Refusal::Invalid { field: "command", why: e.to_string() })?;
+        let command = match SystemCommand::decode(command) {
+            Ok(command) => command,
+            // Others speak that version and carry it out: this replica cannot follow them.
+            Err(error @ MetadataError::TooNew(_)) => {
+                return Err(error.corrupt(format!("slot {} of the system shard", self.applied)));
+            }
+            Err(error) => return Ok(Err(Refusal::Invalid { field: "command", why: error.to_string() })),
+        };
         let (outcome, changes) = system.execute(&command);
         self.system_changed |= !changes.is_empty();
         batch.rows.extend(changes.into_iter().map(|change| system_row(self.space, change)));
-        Ok(Outcome::System(outcome.encode()))
+        Ok(Ok(Outcome::System(outcome.encode())))
     }
 
     fn applied_row(&self) -> (Vec<u8>, Option<Bytes>) {
@@ -321,7 +331,8 @@ fn load_system(store: &mut dyn StateStore, space: Space) -> Result<SystemState, 
         Ok((kind, u64::from_be_bytes(id), value))
     };
     let rows: Result<Vec<_>, crate::codec::buf::DecodeError> = rows.into_iter().map(parse).collect();
-    rows.and_then(SystemState::from_rows).map_err(|e| e.corrupt("metadata rows of the system shard"))
+    let state = rows.map_err(MetadataError::from).and_then(SystemState::from_rows);
+    state.map_err(|e| e.corrupt("metadata rows of the system shard"))
 }
 
 fn load_sessions(store: &mut dyn StateStore, space: Space, descriptor: &Descriptor) -> Result<Sessions, StoreError> {

@@ -16,7 +16,7 @@ use crate::ids::{ShardId, Slot, Space};
 use crate::logstore::LogStore;
 use crate::state::BulkLoad;
 use crate::state::rocks::{RocksShared, StateOptions};
-use crate::system::{ROW_CLUSTER, ROW_SHARD, SystemState};
+use crate::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
 use bytes::Bytes;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -200,9 +200,10 @@ fn copy(old: &RocksShared, new: &RocksShared, mut group: Group) -> Result<Result
         Ok(())
     });
     let whole = match copied {
-        Ok(Ok(())) => {
-            system.into_values().try_for_each(|rows| SystemState::from_rows(rows).map(drop)).map_err(|e| e.to_string())
-        }
+        Ok(Ok(())) => match system.into_values().try_for_each(|rows| SystemState::from_rows(rows).map(drop)) {
+            Err(error @ MetadataError::TooNew(_)) => return Err(error.corrupt("metadata rows of the system shard")),
+            read => read.map_err(|e| e.to_string()),
+        },
         Ok(Err(Ok(why))) => Err(why),
         Ok(Err(Err(error))) => return Err(error),
         Err(StoreError::Corrupt { what, why }) => Err(format!("{what}: {why}")),

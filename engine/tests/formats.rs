@@ -16,6 +16,7 @@ use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry, hard, node};
 use synod_engine::ids::*;
 use synod_engine::logstore::NodeIdentity;
+use synod_engine::system::{MetadataError, Partitioning, Retention, SystemCommand, SystemState};
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
 
 /// One format: a value, and both directions. Kept as closures, so that all formats go through the same checks.
@@ -73,6 +74,35 @@ fn command() -> Payload {
     Payload::Command(Bytes::from_static(b"a command of the state machine"))
 }
 
+/// The metadata of a cluster of three nodes with two tables and members that changed, at this version.
+fn system(version: ClusterVersion) -> SystemState {
+    let founders: Vec<String> = (1..=3).map(|n| format!("node{n}.example:7400")).collect();
+    let mut state = SystemState::found(0x0123_4567_89ab_cdef_0011_2233_4455_6677, &founders);
+    let table = |name: &str, partitioning, retention, shards, splits: &[&'static str]| SystemCommand::CreateTable {
+        name: name.into(),
+        partitioning,
+        retention,
+        shards,
+        splits: splits.iter().map(|split| Bytes::from_static(split.as_bytes())).collect(),
+        replicas: 3,
+    };
+    state.execute(&table("events", Partitioning::Hash, Retention::All, 2, &[]));
+    state.execute(&table("users", Partitioning::Range, Retention::Latest, 0, &["m"]));
+    let Membership { members, .. } = state.shards[&ShardId(2)].membership.clone();
+    let membership = Membership { config: ConfigId(2), members, first_leader: NodeId(3) };
+    state.execute(&SystemCommand::SetMembers { shard: ShardId(2), membership });
+    state.execute(&SystemCommand::Upgrade { to: version, spoken_by: (1..=3).map(NodeId).collect() });
+    assert_eq!(state.version, version);
+    state
+}
+
+fn decode_system(row: Bytes) -> Result<SystemState, DecodeError> {
+    SystemState::decode(row).map_err(|error| match error {
+        MetadataError::Decode(error) => error,
+        MetadataError::TooNew(_) => DecodeError { what: "a version that is not spoken", at: 0 },
+    })
+}
+
 fn formats() -> Vec<Format> {
     let entry = |name, payload| {
         let value = Entry::new(id(1 << 40), 1_790_000_000_000_125, 1_790_000_000_000_000, payload);
@@ -111,6 +141,8 @@ fn formats() -> Vec<Format> {
         format("record-history-v1", record(), Record::encode, Record::decode),
         format("record-history-deleted-v1", tombstone(), Record::encode, Record::decode),
         format("session-v1", session(), SessionRow::encode, SessionRow::decode),
+        format("system-v1", system(ClusterVersion::FIRST), SystemState::encode, decode_system),
+        format("system-v2", system(ClusterVersion::SECOND), SystemState::encode, decode_system),
         format("applied-v1", AppliedRow { slot: Slot(1 << 35), last_ts: 9 }, AppliedRow::encode, AppliedRow::decode),
     ]
 }

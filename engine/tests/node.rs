@@ -17,6 +17,8 @@ mod snapshots;
 mod stale;
 #[path = "node/threads.rs"]
 mod threads;
+#[path = "node/versions.rs"]
+mod versions;
 
 use bytes::Bytes;
 use harness::{Cluster, Disk, N1, N2, N3, append, expecting};

@@ -1,7 +1,7 @@
 use super::*;
 use crate::codec::record::Newest;
 use crate::command::{Action, Expect, NewRecord, OpResult, WriteId, encode_requests};
-use crate::ids::{ClientId, ClientSeq, EntryId, Offset, SYSTEM_SHARD, ShardId, TableId};
+use crate::ids::{ClientId, ClientSeq, ClusterVersion, EntryId, Offset, SYSTEM_SHARD, ShardId, TableId};
 use crate::state::mem::{MemDisk, MemState};
 use crate::system::{Partitioning, Retention, SystemOutcome};
 
@@ -275,6 +275,32 @@ fn the_system_shard_executes_commands_and_survives_a_freeze() {
     let loaded = ShardState::load(&mut b.store, Space(2), Genesis::System(Box::new(found))).unwrap();
     assert_eq!(loaded.system(), Some(&changed));
     assert_eq!(loaded.applied(), Slot(2));
+}
+
+/// A replica whose binary is too old for its cluster says so; it neither takes that for damage nor goes on.
+#[test]
+fn a_replica_that_does_not_speak_the_clusters_version_names_both() {
+    let found = SystemState::found(7, &["a:1".into()]);
+    let mut b = Bench::with(Genesis::System(Box::new(found.clone())));
+    let beyond = ClusterVersion(7);
+    let command = SystemCommand::Upgrade { to: beyond, spoken_by: vec![] };
+    let request = WriteRequest { id: b.id(), op: Op::System(command.encode()) };
+    let id = EntryId { slot: Slot(1), ..EntryId::ZERO };
+    let entry = Entry::new(id, 1, 0, Payload::Command(encode_requests([&request].into_iter(), 0)));
+    let error = b.state.apply(&mut b.store, &mut b.overlay, &entry, None).unwrap_err();
+    assert!(matches!(error, StoreError::ClusterTooNew { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.starts_with("slot 1 of the system shard: the cluster is at version 7, this binary speaks"), "{text}");
+
+    let (row, key) = ([&[2, 7, 0, 0, 0][..], b"whatever"].concat(), keys::system(Space(2), ROW_CLUSTER, &[0; 8]));
+    let row = Bytes::from([&row[..], &crc32fast::hash(&row).to_le_bytes()].concat());
+    let applied = AppliedRow { slot: Slot(1), last_ts: 1 }.encode();
+    let rows = vec![(key, Some(row)), (keys::applied(Space(2)), Some(applied))];
+    b.store.apply(StateBatch { rows }).unwrap();
+    let error = ShardState::load(&mut b.store, Space(2), Genesis::System(Box::new(found))).err().unwrap();
+    let text = error.to_string();
+    let words = "metadata rows of the system shard: the cluster is at version 7, this binary speaks versions 1 to";
+    assert!(text.starts_with(words), "{text}");
 }
 
 #[test]

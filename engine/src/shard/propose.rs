@@ -8,6 +8,7 @@ use crate::command::{Action, KEY_BYTES_MAX, KeyOp, Op, WriteRequest, encode_requ
 use crate::host::{Answer, Host, Refusal, Reply};
 use crate::ids::{NodeId, Slot};
 use crate::machine::{Applied, bounds};
+use crate::system::SystemCommand;
 use crate::worker::node::Node;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -135,7 +136,11 @@ impl Shard {
         let descriptor = self.state.descriptor();
         let is_system = self.state.system().is_some();
         match &request.op {
-            Op::System(_) if is_system => {}
+            // What this binary does not understand is not for it to propose.
+            Op::System(command) if is_system => {
+                let decoded = SystemCommand::decode(command.clone());
+                decoded.map_err(|e| Refusal::Invalid { field: "command", why: e.to_string() })?;
+            }
             Op::Write { table, ops } if !is_system && *table == descriptor.table => {
                 if ops.is_empty() {
                     return Err(Refusal::Invalid { field: "ops", why: "a write has at least one operation".into() });

@@ -11,7 +11,7 @@ use crate::genesis::Genesis;
 use crate::ids::{ClientId, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space};
 use crate::logstore::{GroupWrite, LogBatch, LogStore, NodeIdentity};
 use crate::state::BulkLoad;
-use crate::system::{ROW_CLUSTER, ROW_SHARD, SystemState};
+use crate::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_paxos::types::Slot;
@@ -44,14 +44,15 @@ pub type Files = BTreeMap<ShardId, SnapshotFile>;
 /// # Errors
 /// The file is damaged, or none of the system shard.
 pub fn metadata(file: &SnapshotFile) -> Result<SystemState, RestoreError> {
-    let unfit = |e: DecodeError| RestoreError::Unfit(format!("{}: its metadata: {e}", file.path().display()));
+    let unfit = |e: MetadataError| RestoreError::Unfit(format!("{}: its metadata: {e}", file.path().display()));
     let mut rows = Vec::new();
     for chunk in 0..file.chunks().len() {
         for (key, value) in file.rows_of(chunk)? {
             let row = in_space(Space(0), &key);
             if is_metadata(&row) {
-                let (_, kind, id) = keys::parse_system(&row).map_err(unfit)?;
-                let id = <[u8; 8]>::try_from(&id[..]).map_err(|_| unfit(DecodeError { what: "a row's id", at: 0 }))?;
+                let (_, kind, id) = keys::parse_system(&row).map_err(|e| unfit(e.into()))?;
+                let bad_id = DecodeError { what: "a row's id", at: 0 };
+                let id = <[u8; 8]>::try_from(&id[..]).map_err(|_| unfit(bad_id.into()))?;
                 rows.push((kind, u64::from_be_bytes(id), value));
             }
         }

@@ -1,18 +1,48 @@
 //! The bytes of metadata: rows of the system shard, commands and outcomes.
 //!
-//! Owns: their formats, each with a version byte; rows end in a CRC-32. Must never: panic on any input.
+//! Owns: their formats, each with a version byte; rows end in a CRC-32. Must never: panic on any input, or change a byte of
+//! what a cluster at its first version writes.
+//!
+//! The cluster row and the whole state have a second format, for a cluster above its first version: there, and in every later
+//! format, the cluster's version follows the format byte, so that a node which does not speak it can say so.
 
 use super::{
-    Descriptor, NodeInfo, Partitioning, ROW_CLUSTER, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention, RowChange,
-    SystemCommand, SystemOutcome, SystemState, TableInfo,
+    Descriptor, MetadataError, NodeInfo, Partitioning, ROW_CLUSTER, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention,
+    RowChange, SystemCommand, SystemOutcome, SystemState, TableInfo, TooNew,
 };
 use crate::codec::buf::{DecodeError, Put, Reader, Writer};
-use crate::ids::{NodeId, ShardId, TableId};
+use crate::ids::{ClusterVersion, NodeId, ShardId, TableId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
 
 const VERSION: u8 = 1;
+/// The format of a cluster row and of a state that name the cluster's version.
+const NAMES_CLUSTER_VERSION: u8 = 2;
+
+/// The first bytes of a cluster row or a state.
+fn put_cluster_version(w: &mut Writer, version: ClusterVersion) {
+    if version == ClusterVersion::FIRST {
+        w.u8(VERSION);
+    } else {
+        w.u8(NAMES_CLUSTER_VERSION);
+        w.u32(version.0);
+    }
+}
+
+/// Reads what [`put_cluster_version`] wrote; a format that is not known yet names its version in the same place.
+fn cluster_version(r: &mut Reader) -> Result<ClusterVersion, MetadataError> {
+    let unknown = r.error("metadata format version");
+    match r.u8()? {
+        VERSION => Ok(ClusterVersion::FIRST),
+        0 => Err(unknown.into()),
+        format => {
+            let version = TooNew::check(ClusterVersion(r.u32()?))?;
+            let known = format == NAMES_CLUSTER_VERSION && version > ClusterVersion::FIRST;
+            if known { Ok(version) } else { Err(unknown.into()) }
+        }
+    }
+}
 
 fn version(r: &mut Reader) -> Result<(), DecodeError> {
     if r.u8()? == VERSION { Ok(()) } else { Err(r.error("metadata format version")) }
@@ -159,7 +189,7 @@ pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
 impl SystemState {
     pub(super) fn encode_cluster(&self) -> Bytes {
         let mut w = Writer::new();
-        w.u8(VERSION);
+        put_cluster_version(&mut w, self.version);
         w.u128(self.cluster);
         w.u64(self.revision);
         w.u64(self.next_node);
@@ -181,10 +211,12 @@ impl SystemState {
     /// The state from its rows.
     ///
     /// # Errors
-    /// A row is damaged, of an unknown kind or stands in another's place, or the cluster row is missing.
-    pub fn from_rows(rows: impl IntoIterator<Item = (u8, u64, Bytes)>) -> Result<Self, DecodeError> {
+    /// A row is damaged, of an unknown kind or stands in another's place, or the cluster row is missing; or the cluster is at
+    /// a version that this binary does not speak.
+    pub fn from_rows(rows: impl IntoIterator<Item = (u8, u64, Bytes)>) -> Result<Self, MetadataError> {
         let mut state = Self {
             cluster: 0,
+            version: ClusterVersion::FIRST,
             revision: 0,
             nodes: BTreeMap::new(),
             tables: BTreeMap::new(),
@@ -195,21 +227,8 @@ impl SystemState {
         };
         for (kind, id, data) in rows {
             match kind {
-                ROW_CLUSTER if id != 0 => return Err(DecodeError { what: "a second cluster row", at: 0 }),
-                ROW_CLUSTER => {
-                    let mut r = Reader::checked(data)?;
-                    version(&mut r)?;
-                    state.cluster = r.u128()?;
-                    state.revision = counter(&mut r)?;
-                    state.next_node = counter(&mut r)?;
-                    let beyond = r.error("a table id that no cluster comes to");
-                    state.next_table = r.u32()?;
-                    state.next_shard = counter(&mut r)?;
-                    r.finish()?;
-                    if state.next_table > u32::MAX >> 1 {
-                        return Err(beyond);
-                    }
-                }
+                ROW_CLUSTER if id != 0 => return Err(DecodeError { what: "a second cluster row", at: 0 }.into()),
+                ROW_CLUSTER => state.decode_cluster(data)?,
                 ROW_NODE => drop(state.nodes.insert(NodeId(id), decode_node(data)?)),
                 ROW_TABLE => {
                     let id = u32::try_from(id).map_err(|_| DecodeError { what: "table id", at: 0 })?;
@@ -218,17 +237,30 @@ impl SystemState {
                 ROW_SHARD => {
                     let descriptor = decode_descriptor(data)?;
                     if descriptor.shard != ShardId(id) {
-                        return Err(DecodeError { what: "the descriptor of another shard", at: 0 });
+                        return Err(DecodeError { what: "the descriptor of another shard", at: 0 }.into());
                     }
                     state.shards.insert(descriptor.shard, descriptor);
                 }
-                _ => return Err(DecodeError { what: "metadata row kind", at: 0 }),
+                _ => return Err(DecodeError { what: "metadata row kind", at: 0 }.into()),
             }
         }
         if state.revision == 0 {
-            return Err(DecodeError { what: "cluster row", at: 0 });
+            return Err(DecodeError { what: "cluster row", at: 0 }.into());
         }
         Ok(state)
+    }
+
+    fn decode_cluster(&mut self, data: Bytes) -> Result<(), MetadataError> {
+        let mut r = Reader::checked(data)?;
+        self.version = cluster_version(&mut r)?;
+        self.cluster = r.u128()?;
+        self.revision = counter(&mut r)?;
+        self.next_node = counter(&mut r)?;
+        let beyond = r.error("a table id that no cluster comes to");
+        self.next_table = r.u32()?;
+        self.next_shard = counter(&mut r)?;
+        r.finish()?;
+        if self.next_table > u32::MAX >> 1 { Err(beyond.into()) } else { Ok(()) }
     }
 
     /// All rows in one buffer: a genesis, or a map on its way to another node.
@@ -236,7 +268,7 @@ impl SystemState {
     pub fn encode(&self) -> Bytes {
         let rows = self.rows();
         let mut w = Writer::new();
-        w.u8(VERSION);
+        put_cluster_version(&mut w, self.version);
         w.var(rows.len() as u64);
         for (kind, id, data) in rows {
             w.u8(kind);
@@ -249,21 +281,24 @@ impl SystemState {
     /// Reads back what [`Self::encode`] wrote.
     ///
     /// # Errors
-    /// The bytes are damaged, of an unknown version, or not in the one order that is written.
-    pub fn decode(data: Bytes) -> Result<Self, DecodeError> {
+    /// The bytes are damaged, of an unknown version, or not in the one order that is written; or the cluster is at a version
+    /// that this binary does not speak.
+    pub fn decode(data: Bytes) -> Result<Self, MetadataError> {
         let mut r = Reader::checked(data)?;
-        version(&mut r)?;
+        let named = r.error("another cluster version than its rows'");
+        let version = cluster_version(&mut r)?;
         let mut rows: Vec<(u8, u64, Bytes)> = Vec::new();
         for _ in 0..r.count(10)? {
             let out_of_order = r.error("rows out of order");
             let row = (r.u8()?, r.u64()?, r.bytes()?);
             if rows.last().is_some_and(|last| (last.0, last.1) >= (row.0, row.1)) {
-                return Err(out_of_order);
+                return Err(out_of_order.into());
             }
             rows.push(row);
         }
         r.finish()?;
-        Self::from_rows(rows)
+        let state = Self::from_rows(rows)?;
+        if state.version == version { Ok(state) } else { Err(named.into()) }
     }
 }
 
@@ -274,10 +309,13 @@ impl SystemCommand {
         let mut w = Writer::new();
         w.u8(VERSION);
         match self {
-            Self::AddNode { addr, nonce } => {
-                w.u8(1);
+            Self::AddNode { addr, nonce, speaks } => {
+                w.u8(if *speaks == ClusterVersion::FIRST { 1 } else { 8 });
                 w.bytes(addr.as_bytes());
                 w.u128(*nonce);
+                if *speaks != ClusterVersion::FIRST {
+                    w.u32(speaks.0);
+                }
             }
             Self::SetAddr { node, addr } => {
                 w.u8(2);
@@ -309,6 +347,14 @@ impl SystemCommand {
                 w.u8(6);
                 w.u64(node.0);
             }
+            Self::Upgrade { to, spoken_by } => {
+                w.u8(7);
+                w.u32(to.0);
+                w.var(spoken_by.len() as u64);
+                for node in spoken_by {
+                    w.u64(node.0);
+                }
+            }
         }
         w.into_bytes()
     }
@@ -316,12 +362,12 @@ impl SystemCommand {
     /// Reads a command back.
     ///
     /// # Errors
-    /// The bytes are no command of a known version.
-    pub fn decode(data: Bytes) -> Result<Self, DecodeError> {
+    /// The bytes are no command of a known version, or raise the cluster to one that this binary does not speak.
+    pub fn decode(data: Bytes) -> Result<Self, MetadataError> {
         let mut r = Reader::new(data);
         version(&mut r)?;
         let command = match r.u8()? {
-            1 => Self::AddNode { addr: string(&mut r)?, nonce: r.u128()? },
+            1 => Self::AddNode { addr: string(&mut r)?, nonce: r.u128()?, speaks: ClusterVersion::FIRST },
             2 => Self::SetAddr { node: NodeId(r.u64()?), addr: string(&mut r)? },
             3 => {
                 let name = string(&mut r)?;
@@ -333,11 +379,34 @@ impl SystemCommand {
             4 => Self::DropTable { name: string(&mut r)? },
             5 => Self::SetMembers { shard: ShardId(r.u64()?), membership: membership(&mut r)? },
             6 => Self::RemoveNode { node: NodeId(r.u64()?) },
-            _ => return Err(r.error("metadata command")),
+            7 => upgrade(&mut r)?,
+            8 => {
+                let (addr, nonce, first) = (string(&mut r)?, r.u128()?, r.error("a version above the first"));
+                let speaks = ClusterVersion(r.u32()?);
+                if speaks <= ClusterVersion::FIRST {
+                    return Err(first.into());
+                }
+                Self::AddNode { addr, nonce, speaks }
+            }
+            _ => return Err(r.error("metadata command").into()),
         };
         r.finish()?;
         Ok(command)
     }
+}
+
+fn upgrade(r: &mut Reader) -> Result<SystemCommand, MetadataError> {
+    let to = TooNew::check(ClusterVersion(r.u32()?))?;
+    let mut spoken_by: Vec<NodeId> = Vec::new();
+    for _ in 0..r.count(8)? {
+        let out_of_order = r.error("nodes out of order");
+        let node = NodeId(r.u64()?);
+        if spoken_by.last().is_some_and(|last| *last >= node) {
+            return Err(out_of_order.into());
+        }
+        spoken_by.push(node);
+    }
+    Ok(SystemCommand::Upgrade { to, spoken_by })
 }
 
 impl SystemOutcome {

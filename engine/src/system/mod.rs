@@ -5,10 +5,12 @@
 
 mod codec;
 mod place;
+mod version;
 
 pub use codec::{decode_descriptor, encode_descriptor};
+pub use version::{MetadataError, TooNew};
 
-use crate::ids::{NodeId, SYSTEM_SHARD, ShardId, TableId};
+use crate::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
@@ -86,6 +88,8 @@ pub struct Descriptor {
 pub struct SystemState {
     /// Random name of the cluster.
     pub cluster: u128,
+    /// The version that the cluster is at.
+    pub version: ClusterVersion,
     /// Counts changes.
     pub revision: u64,
     /// The nodes.
@@ -111,6 +115,8 @@ pub enum SystemCommand {
         addr: String,
         /// The joiner's.
         nonce: u128,
+        /// What it says it speaks. Told only where the cluster is above the first version: the first has no place for it.
+        speaks: ClusterVersion,
     },
     /// A node's address changed.
     SetAddr {
@@ -150,6 +156,13 @@ pub enum SystemCommand {
     RemoveNode {
         /// The node.
         node: NodeId,
+    },
+    /// The cluster's version is raised, for good.
+    Upgrade {
+        /// The new version.
+        to: ClusterVersion,
+        /// The nodes that have said that they speak it, in rising order: every node of the cluster must be among them.
+        spoken_by: Vec<NodeId>,
     },
 }
 
@@ -208,6 +221,7 @@ impl SystemState {
         };
         Self {
             cluster,
+            version: ClusterVersion::FIRST,
             revision: 1,
             next_node: founders.len() as u64 + 1,
             nodes,
@@ -224,6 +238,8 @@ impl SystemState {
     pub fn refounded(&self, cluster: u128, founders: &[String], epochs: &BTreeMap<ShardId, ConfigId>) -> Self {
         let mut next = Self::found(cluster, founders);
         next.revision = self.revision + 1;
+        // What is restored was written under it.
+        next.version = self.version;
         (next.next_table, next.next_shard) = (self.next_table, self.next_shard);
         next.tables.clone_from(&self.tables);
         let epoch = |shard: &ShardId, old: &Descriptor| {
@@ -253,8 +269,9 @@ impl SystemState {
     /// Carries out one command: deterministic, all or nothing. Returns its outcome and the rows that changed.
     pub fn execute(&mut self, command: &SystemCommand) -> (SystemOutcome, Vec<RowChange>) {
         let mut rows = Vec::new();
+        let version = self.version;
         let outcome = match command {
-            SystemCommand::AddNode { addr, nonce } => self.add_node(addr, *nonce, &mut rows),
+            SystemCommand::AddNode { addr, nonce, speaks } => self.add_node(addr, *nonce, *speaks, &mut rows),
             SystemCommand::SetAddr { node, addr } => self.set_addr(*node, addr, &mut rows),
             SystemCommand::CreateTable { name, partitioning, retention, shards, splits, replicas } => {
                 let bounds = check_name(name).and_then(|()| bounds(*partitioning, *shards, splits));
@@ -266,15 +283,26 @@ impl SystemState {
             SystemCommand::DropTable { name } => self.drop_table(name, &mut rows),
             SystemCommand::SetMembers { shard, membership } => self.set_members(*shard, membership, &mut rows),
             SystemCommand::RemoveNode { node } => self.remove_node(*node, &mut rows),
+            SystemCommand::Upgrade { to, spoken_by } => self.upgrade(*to, spoken_by),
         };
-        if !rows.is_empty() {
+        if !rows.is_empty() || self.version != version {
             self.revision += 1;
             rows.push((ROW_CLUSTER, 0, Some(self.encode_cluster())));
         }
         (outcome, rows)
     }
 
-    fn add_node(&mut self, addr: &str, nonce: u128, rows: &mut Vec<RowChange>) -> SystemOutcome {
+    fn add_node(
+        &mut self,
+        addr: &str,
+        nonce: u128,
+        speaks: ClusterVersion,
+        rows: &mut Vec<RowChange>,
+    ) -> SystemOutcome {
+        if speaks < self.version {
+            let why = version::too_old(speaks, self.version);
+            return SystemOutcome::Invalid { field: version::SPEAKS.into(), why };
+        }
         if let Some((id, _)) = self.nodes.iter().find(|(_, n)| n.nonce == nonce) {
             return SystemOutcome::Node(*id);
         }

@@ -16,6 +16,10 @@ fn create(partitioning: Partitioning, shards: u32, splits: &[&str], replicas: u3
     }
 }
 
+fn add(addr: &str, nonce: u128, speaks: ClusterVersion) -> SystemCommand {
+    SystemCommand::AddNode { addr: addr.into(), nonce, speaks }
+}
+
 #[test]
 fn replicas_and_first_leaders_are_spread() {
     let mut state = founded(5);
@@ -80,7 +84,9 @@ fn rows_and_buffers_read_back() {
     assert_eq!(rows.iter().filter(|(_, _, data)| data.is_none()).count(), 4);
     for command in [
         create(Partitioning::Range, 0, &["g"], 1),
-        SystemCommand::AddNode { addr: "h:1".into(), nonce: 9 },
+        add("h:1", 9, ClusterVersion::FIRST),
+        add("h:1", 9, ClusterVersion::SECOND),
+        SystemCommand::Upgrade { to: ClusterVersion::SECOND, spoken_by: vec![NodeId(1), NodeId(4)] },
         SystemCommand::SetAddr { node: NodeId(2), addr: "h:1".into() },
         SystemCommand::DropTable { name: "x".into() },
         SystemCommand::SetMembers { shard: ShardId(2), membership: members(3, &[2, 3], 3) },
@@ -93,10 +99,10 @@ fn rows_and_buffers_read_back() {
 #[test]
 fn a_repeated_join_gets_the_same_id() {
     let mut state = founded(3);
-    let join = SystemCommand::AddNode { addr: "127.0.0.1:7409".into(), nonce: 99 };
+    let join = add("127.0.0.1:7409", 99, ClusterVersion::FIRST);
     assert_eq!(state.execute(&join).0, SystemOutcome::Node(NodeId(4)));
     assert_eq!(state.execute(&join).0, SystemOutcome::Node(NodeId(4)));
-    let other = SystemCommand::AddNode { addr: "127.0.0.1:7409".into(), nonce: 100 };
+    let other = add("127.0.0.1:7409", 100, ClusterVersion::FIRST);
     assert!(matches!(state.execute(&other).0, SystemOutcome::Invalid { .. }));
 }
 
@@ -147,7 +153,7 @@ fn members_go_forward_only_and_a_node_goes_once_it_holds_nothing() {
     assert_eq!(state.execute(&system).0, SystemOutcome::Done);
     assert_eq!(state.execute(&remove(1)).0, SystemOutcome::Done);
     assert!(matches!(state.execute(&remove(1)).0, SystemOutcome::Invalid { .. }));
-    let back = SystemCommand::AddNode { addr: "127.0.0.1:7401".into(), nonce: 5 };
+    let back = add("127.0.0.1:7401", 5, ClusterVersion::FIRST);
     assert_eq!(state.execute(&back).0, SystemOutcome::Node(NodeId(5)), "its number is never used again");
 }
 
@@ -161,4 +167,78 @@ fn a_cluster_without_nodes_takes_no_table() {
         assert!(matches!(&outcome, SystemOutcome::Invalid { field, .. } if field == "replicas"), "{outcome:?}");
         assert!(rows.is_empty() && state == before);
     }
+}
+
+fn upgrade(to: u32, spoken_by: &[u64]) -> SystemCommand {
+    SystemCommand::Upgrade { to: ClusterVersion(to), spoken_by: spoken_by.iter().map(|&n| NodeId(n)).collect() }
+}
+
+#[test]
+fn the_version_rises_once_every_node_speaks_the_next_and_never_falls() {
+    let mut state = founded(3);
+    assert_eq!((state.version, state.encode()[0]), (ClusterVersion::FIRST, 1), "a new cluster's bytes are as ever");
+    let before = state.clone();
+    // A node that is not known to speak it, one that this binary has no word of, and one from beyond what is known.
+    for (command, part, words) in [
+        (upgrade(2, &[1, 3]), "speaks", "nodes 2"),
+        (upgrade(2, &[]), "speaks", "nodes 1, 2, 3"),
+        (upgrade(99, &[1, 2, 3]), "to", "speaks versions 1 to 2"),
+    ] {
+        let (outcome, rows) = state.execute(&command);
+        let SystemOutcome::Invalid { field, why } = &outcome else { panic!("{command:?}: {outcome:?}") };
+        assert!(field == part && why.contains(words), "{command:?}: {field}: {why}");
+        assert!(rows.is_empty() && state == before);
+    }
+    assert_eq!(state.execute(&upgrade(1, &[])), (SystemOutcome::Done, vec![]), "it is there already");
+
+    let (outcome, rows) = state.execute(&upgrade(2, &[1, 2, 3, 9]));
+    assert_eq!((outcome, state.version, state.revision), (SystemOutcome::Done, ClusterVersion::SECOND, 2));
+    assert!(matches!(&rows[..], [(ROW_CLUSTER, 0, Some(row))] if row[0] == 2), "{rows:?}");
+    let read = SystemState::from_rows(state.rows().into_iter().map(|(kind, id, row)| (kind, id, row.unwrap())));
+    assert_eq!(read.as_ref(), Ok(&state));
+    assert_eq!(SystemState::decode(state.encode()).as_ref(), Ok(&state));
+
+    assert_eq!(state.execute(&upgrade(2, &[])), (SystemOutcome::Done, vec![]), "it may be said again");
+    let lower = state.execute(&upgrade(1, &[1, 2, 3])).0;
+    assert!(matches!(&lower, SystemOutcome::Invalid { field, why } if field == "to" && why.contains("never lowered")));
+
+    let old = state.execute(&add("127.0.0.1:7404", 4, ClusterVersion::FIRST)).0;
+    let SystemOutcome::Invalid { field, why } = old else { panic!("{old:?}") };
+    assert!(field == "speaks" && why.contains("up to 1") && why.contains("at version 2"), "{why}");
+    assert_eq!(state.execute(&add("127.0.0.1:7404", 4, ClusterVersion::SECOND)).0, SystemOutcome::Node(NodeId(4)));
+    assert_eq!(state.refounded(8, &["a:1".into()], &BTreeMap::new()).version, ClusterVersion::SECOND);
+}
+
+/// A row, a state and a command of a version from beyond: the error names both versions, whatever else stands there.
+#[test]
+fn a_version_that_is_not_spoken_is_named() {
+    use crate::codec::buf::{Put, Writer};
+    let beyond = |format: u8, rest: &[u8]| {
+        let mut w = Writer::new();
+        w.u8(format);
+        w.u32(7);
+        w.raw(rest);
+        w
+    };
+    let named = |error: MetadataError| {
+        assert_eq!(error, TooNew { found: ClusterVersion(7) }.into());
+        let text = error.to_string();
+        assert!(text.contains("the cluster is at version 7, this binary speaks versions 1 to 2"), "{text}");
+        assert!(matches!(error.corrupt("x"), crate::StoreError::ClusterTooNew { .. }));
+    };
+    for format in [2, 3, 255] {
+        named(SystemState::decode(beyond(format, b"of some later format").into_checked()).unwrap_err());
+        let row = beyond(format, b"of some later format").into_checked();
+        named(SystemState::from_rows([(ROW_CLUSTER, 0, row)]).unwrap_err());
+    }
+    named(SystemCommand::decode(upgrade(7, &[1]).encode()).unwrap_err());
+    // One form for each state: the first version is not written in the second format.
+    let mut again = Writer::new();
+    again.u8(2);
+    again.u32(1);
+    again.raw(&founded(1).encode_cluster()[1..]);
+    let row = again.0[..again.0.len() - 4].to_vec();
+    let crc = crc32fast::hash(&row).to_le_bytes();
+    let row = Bytes::from([&row[..], &crc].concat());
+    assert!(matches!(SystemState::from_rows([(ROW_CLUSTER, 0, row)]), Err(MetadataError::Decode(_))));
 }

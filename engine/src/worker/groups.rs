@@ -35,7 +35,8 @@ impl<H: Host> Worker<H> {
         let Some(found) = self.node.log.recover_group(id)? else {
             return Err(corrupt("log", "the group is named but not there".into()));
         };
-        let genesis = Genesis::decode(found.genesis.clone(), id).map_err(|e| corrupt("genesis", e.to_string()))?;
+        let genesis =
+            Genesis::decode(found.genesis.clone(), id).map_err(|e| e.corrupt(format!("genesis of shard {id}")))?;
         let space = found.space.unwrap_or_else(|| own_space(id));
         let has = ShardState::position(&mut *self.node.store, space, id)?;
         if has < found.trimmed.slot {
@@ -106,6 +107,7 @@ impl<H: Host> Worker<H> {
         if self.map.as_ref().is_some_and(|known| known.revision >= map.revision) {
             return;
         }
+        self.node.cluster_version = self.node.cluster_version.max(map.version);
         let me = self.node.me;
         // The system shard's beginning is no descriptor: it is created from its founders' state only.
         let first = |config| config == FIRST_EPOCH || planted!(JoinsWithNothing);

@@ -196,6 +196,7 @@ impl<H: Host> Worker<H> {
             quarantined: self.quarantined.as_deref().map(str::to_owned),
             disk_low: self.node.disk_low.as_deref().map(str::to_owned),
             map_revision: self.map.as_ref().map_or(0, |map| map.revision),
+            cluster_version: self.node.cluster_version,
             snapshots_made: self.node.metrics.snapshots_built_total.get(),
             snapshots_installed: self.node.metrics.snapshots_installed_total.get(),
         }

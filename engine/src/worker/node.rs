@@ -6,7 +6,7 @@
 use super::WorkerSetup;
 use crate::StoreError;
 use crate::host::Host;
-use crate::ids::{NodeId, ShardId, Slot};
+use crate::ids::{ClusterVersion, NodeId, ShardId, Slot};
 use crate::logstore::LogStore;
 use crate::machine::Applied;
 use crate::machine::overlay::Overlay;
@@ -30,6 +30,9 @@ pub(crate) struct Node<H> {
     /// For measuring only; what is decided goes by `now`.
     pub(crate) clock: Clock,
     pub(crate) paxos: Options,
+    /// The cluster's version, as of the newest map. It may lag behind the cluster's and never runs ahead of it: what this
+    /// version has may be proposed, sent and written, what a later one has may already come in.
+    pub(crate) cluster_version: ClusterVersion,
     /// This round's time.
     pub(crate) now: Micros,
     /// This round's wall clock, µs: a wish for timestamps.
@@ -90,6 +93,7 @@ impl<H: Host> Node<H> {
             metrics,
             clock,
             paxos: options.paxos,
+            cluster_version: ClusterVersion::FIRST,
             now: Micros(0),
             wall_us: 0,
             live: BTreeSet::new(),

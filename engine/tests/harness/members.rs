@@ -4,15 +4,27 @@ use super::{Cluster, Disk, Sim};
 use std::sync::{Arc, Mutex};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::{Body, Input, MemberChange, Refusal};
-use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId};
+use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
 use synod_engine::system::{SystemCommand, SystemOutcome};
 use synod_paxos::types::{ConfigId, Membership};
 
 impl Cluster {
+    /// Raises the cluster to the greatest version there is.
+    pub fn upgrade(&mut self) {
+        let spoken_by = self.map().nodes.keys().copied().collect();
+        let command = SystemCommand::Upgrade { to: ClusterVersion::SPOKEN, spoken_by };
+        assert_eq!(self.system(&command), SystemOutcome::Done);
+        self.run_until("every node knows the cluster's version", |c| {
+            let nodes: Vec<NodeId> = c.ids().into_iter().filter(|n| c.is_up(*n)).collect();
+            nodes.into_iter().all(|node| c.report(node).cluster_version == ClusterVersion::SPOKEN)
+        });
+    }
+
     /// A further node, which holds nothing.
     pub fn join(&mut self) -> NodeId {
         let n = self.nodes.len() as u64 + 1;
-        let command = SystemCommand::AddNode { addr: format!("host{n}:1"), nonce: u128::from(n) << 64 };
+        let speaks = self.map().version;
+        let command = SystemCommand::AddNode { addr: format!("host{n}:1"), nonce: u128::from(n) << 64, speaks };
         assert_eq!(self.system(&command), SystemOutcome::Node(NodeId(n)));
         let snapshots = tempfile::tempdir().unwrap();
         let sim = Sim { disk: Disk::mem(1 << 12), seen: Arc::default(), snapshots, metrics: None, up: None };

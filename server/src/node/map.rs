@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use synod_engine::codec::COUNTER_MAX;
-use synod_engine::ids::{NodeId, ShardId, TableId};
-use synod_engine::system::{Descriptor, NodeInfo, Partitioning, Retention, SystemState, TableInfo};
+use synod_engine::ids::{ClusterVersion, NodeId, ShardId, TableId};
+use synod_engine::system::{Descriptor, NodeInfo, Partitioning, Retention, SystemState, TableInfo, TooNew};
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
 use synod_proto::v1;
 use tokio::sync::watch;
@@ -102,6 +102,7 @@ impl MapBook {
             tables: map.tables.iter().map(|(id, t)| table_to_wire(*id, t)).collect(),
             shards: map.shards.values().map(|d| shard_to_wire(d, leaders.get(&d.shard).copied())).collect(),
             next_shard: map.next_shard,
+            cluster_version: map.version.0,
         })
     }
 }
@@ -151,6 +152,7 @@ fn learners(membership: &Membership) -> impl Iterator<Item = NodeId> + '_ {
 /// # Errors
 /// A part that cannot be.
 pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
+    let version = TooNew::check(ClusterVersion::said(map.cluster_version)).map_err(|e| e.to_string())?;
     let counters = map.shards.iter().flat_map(|shard| [shard.version, shard.config]);
     if let Some(beyond) = counters.chain([map.revision, map.next_shard]).find(|counter| *counter > COUNTER_MAX) {
         return Err(format!("no cluster comes to a revision, shard, version or epoch {beyond}"));
@@ -197,6 +199,7 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
     let cluster = u128::from_be_bytes(cluster);
     Ok(SystemState {
         cluster,
+        version,
         revision: map.revision,
         nodes,
         tables,

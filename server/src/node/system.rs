@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
 use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
-use synod_engine::ids::{ClientId, ClientSeq, NodeId, SYSTEM_SHARD};
+use synod_engine::ids::{ClientId, ClientSeq, ClusterVersion, NodeId, SYSTEM_SHARD};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{SystemCommand, SystemOutcome};
 use synod_proto::peer::peer_client::PeerClient;
@@ -167,7 +167,11 @@ impl SystemGate for SystemDesk {
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status> {
         let nonce = <[u8; 16]>::try_from(&request.nonce[..])
             .map_err(|_| Status::invalid_argument("a join's nonce has 16 bytes"))?;
-        let command = SystemCommand::AddNode { addr: request.addr, nonce: u128::from_be_bytes(nonce) };
+        let command = SystemCommand::AddNode {
+            addr: request.addr,
+            nonce: u128::from_be_bytes(nonce),
+            speaks: ClusterVersion::FIRST,
+        };
         match self.execute(&command).await? {
             SystemOutcome::Node(node) => {
                 Ok(JoinReply { cluster: Bytes::copy_from_slice(&self.cluster.to_be_bytes()), node: node.0 })

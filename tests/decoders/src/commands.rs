@@ -55,7 +55,12 @@ pub fn system_codec(data: &[u8]) -> bool {
 fn with_checksums(data: &[u8]) -> Option<Vec<u8>> {
     let mut input = Reader::new(Bytes::copy_from_slice(data));
     let mut out = Writer::new();
-    out.u8(input.u8().ok()?);
+    let format = input.u8().ok()?;
+    out.u8(format);
+    if format == 2 {
+        // The cluster's version.
+        out.u32(input.u32().ok()?);
+    }
     let count = input.count(10).ok()?;
     out.var(count as u64);
     for _ in 0..count {

@@ -9,7 +9,7 @@ use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::Input;
-use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId};
+use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemState};
 
 /// Whoever has the first word: the administrator is client 0.
@@ -44,7 +44,8 @@ impl World {
         }
         self.until_led("the system shard is led", vec![SYSTEM_SHARD])?;
         for id in joiners {
-            self.command(&SystemCommand::AddNode { addr: address(&id), nonce: id.0.into() })?;
+            let speaks = ClusterVersion::FIRST;
+            self.command(&SystemCommand::AddNode { addr: address(&id), nonce: id.0.into(), speaks })?;
             self.restart(id)?;
         }
         let hash = SystemCommand::CreateTable {

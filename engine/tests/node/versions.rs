@@ -1,0 +1,45 @@
+//! The cluster's version: raised once, for good, and known to every node.
+
+use super::harness::{Cluster, N1, N2, N3};
+use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
+use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
+
+fn upgrade(spoken_by: &[NodeId]) -> SystemCommand {
+    SystemCommand::Upgrade { to: ClusterVersion::SPOKEN, spoken_by: spoken_by.to_vec() }
+}
+
+#[test]
+fn a_cluster_begins_at_the_first_version_and_is_raised_for_good() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 2);
+    c.append(table, "k", "before");
+    for node in c.ids() {
+        assert_eq!(c.report(node).cluster_version, ClusterVersion::FIRST);
+    }
+    let early = c.system(&upgrade(&[N1, N3]));
+    assert!(matches!(&early, SystemOutcome::Invalid { why, .. } if why.contains("nodes 2")), "{early:?}");
+    // A node that sleeps through it finds it on its way back.
+    c.kill(N2);
+    assert_eq!(c.system(&upgrade(&[N1, N2, N3])), SystemOutcome::Done);
+    c.append(table, "k", "after");
+    c.start(N2);
+    c.run_until("node 2 knows it", |c| c.report(N2).cluster_version == ClusterVersion::SPOKEN);
+    // Once more is no harm.
+    c.upgrade();
+    let n4 = c.join();
+    c.run_until("a new node knows it", |c| c.report(n4).cluster_version == ClusterVersion::SPOKEN);
+    for node in c.ids() {
+        c.kill(node);
+    }
+    for node in c.ids() {
+        c.start(node);
+    }
+    c.append(table, "k", "after a restart of all");
+    assert_eq!(c.map().version, ClusterVersion::SPOKEN);
+    for node in c.ids() {
+        assert_eq!(c.report(node).cluster_version, ClusterVersion::SPOKEN, "node {node}");
+    }
+    for shard in [c.shards_of(table), vec![SYSTEM_SHARD]].concat() {
+        c.check_equal(shard);
+    }
+}
