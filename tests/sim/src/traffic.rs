@@ -4,11 +4,13 @@
 //! consensus link only after the peer has told what it has seen of this node, an identity answer once a pulse call. Must
 //! never: hand a worker a message that was not decoded from bytes.
 
+use crate::clock::WALL_US;
 use crate::detector::Sign;
+use crate::faults::WALL_MAX;
 use crate::host::Frame;
 use crate::network::Fate;
 use crate::node::PULSE;
-use crate::plan::DiskFault;
+use crate::plan::{DiskFault, WALL_PPM, WrongClocks};
 use crate::trace::hash_bytes;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Origin, World};
@@ -20,6 +22,7 @@ use synod_engine::host::Input;
 use synod_engine::identity::Mark;
 use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_engine::system::SystemState;
+use synod_engine::wall::Reading;
 
 /// What a message takes on a link beside its body, bytes.
 const ENVELOPE: u64 = 16;
@@ -42,7 +45,8 @@ impl World {
         let stalled = node.disk.stalled(now);
         let Some(up) = &mut node.up else { return };
         up.detect(now, |_, _| ());
-        let (incarnation, table) = (up.incarnation, Arc::clone(&up.seen));
+        let stalled = stalled.max(up.round_age(now));
+        let (incarnation, table, wall_us) = (up.incarnation, Arc::clone(&up.seen), up.clock.wall(now));
         self.wake(id);
         self.follow_others(id, process, count);
         if count % 2 == 1 {
@@ -53,7 +57,7 @@ impl World {
             let delay = self.dice.between(self.plan.delay);
             if self.net.reaches((id, to)) {
                 let seen = table.get(to);
-                self.at(now + delay, Event::Pulse { from, to, incarnation, stalled, seen });
+                self.at(now + delay, Event::Pulse { from, to, incarnation, stalled, wall_us, seen });
             }
         }
     }
@@ -63,8 +67,7 @@ impl World {
         &mut self,
         from: Origin,
         to: NodeId,
-        incarnation: Incarnation,
-        stalled: u64,
+        (incarnation, stalled, wall_us): (Incarnation, u64, u64),
         seen: Mark,
     ) {
         let (now, peer) = (self.now, from.node);
@@ -84,6 +87,8 @@ impl World {
             opened = true;
         }
         if !older {
+            let reading = Reading { at: up.clock.local(now), wall_us };
+            up.inputs.push(Input::PeerClock { node: peer, reading });
             let sign = Sign { incarnation, stalled: Duration::from_micros(stalled), leaving: false };
             up.detect(now, |detector, now| detector.heard(peer, sign, now));
         }
@@ -140,6 +145,7 @@ impl World {
             let bytes = message.1.len() as u64;
             if before > 0 && before + bytes > room {
                 self.coverage.count("network", "message dropped by a full queue");
+                self.tell_dropped(from, to, &[message.0]);
                 continue;
             }
             if last_bytes > 0 && last_bytes + bytes > longest {
@@ -151,6 +157,14 @@ impl World {
             last.kinds.push(kind);
         }
         self.send_frame(from, incarnation, last);
+    }
+
+    /// What found no room is told to the worker by its host, as the server's outbox does.
+    fn tell_dropped(&mut self, from: Origin, to: NodeId, shards: &[ShardId]) {
+        let node = self.node(from.node);
+        if let Some(up) = node.up.as_ref().filter(|_| node.process == from.process) {
+            up.taps.lock().dropped.extend(shards.iter().map(|shard| (to, *shard)));
+        }
     }
 
     /// A frame leaves a process.
@@ -165,7 +179,11 @@ impl World {
         let passage = match net.pass((from.node, to), at, bytes, plan, dice) {
             Fate::Passes(passage) => passage,
             Fate::Lost => return self.coverage.count("network", "frame lost"),
-            Fate::Dropped => return self.coverage.count("network", "frame dropped by a full queue"),
+            Fate::Dropped => {
+                self.coverage.count("network", "frame dropped by a full queue");
+                let shards: Vec<ShardId> = messages.iter().map(|(shard, _)| *shard).collect();
+                return self.tell_dropped(from, to, &shards);
+            }
         };
         if let Some(again) = passage.again {
             self.coverage.count("network", "frame came twice");
@@ -258,10 +276,23 @@ impl World {
         Ok(())
     }
 
+    /// An entry's timestamp is of a clock that is right, or follows one: no quorum confirms a wrong one, save where all are.
+    fn check_time(&self, shard: ShardId, entry: &Entry, at: u64) -> Checked {
+        if self.plan.wrong_clocks == WrongClocks::Alls {
+            return Ok(());
+        }
+        let gained = at * WALL_PPM / 1_000_000;
+        let latest = WALL_US + at + gained + WALL_MAX.unsigned_abs();
+        check(entry.ts <= latest, "22: no timestamp follows a clock that no quorum confirms", || {
+            format!("shard {shard} slot {}: {} µs after every right clock", entry.id.slot, entry.ts - latest)
+        })
+    }
+
     fn applied_one(&mut self, from: Origin, shard: ShardId, entry: &Entry) -> Checked {
         let Some(model) = self.models.get_mut(&shard) else { return Ok(()) };
         let members = model.members().cloned().filter(|_| entry.id.slot > model.last());
         model.applied(from.node, entry)?;
+        self.check_time(shard, entry, from.stamp)?;
         match members {
             Some(members) => self.check_chosen(&members, shard, entry, from.stamp),
             None => Ok(()),
