@@ -29,11 +29,11 @@ pub enum Error {
         table: String,
     },
     /// The key was not as `expect` said; nothing was written.
-    #[error("expectation failed: the key's next offset is {actual} (operation {op_index})")]
+    #[error("expectation failed: the key's next offset is {actual} (operation {})", u64::from(*op_index) + 1)]
     ExpectationFailed {
         /// The key's next offset.
         actual: u64,
-        /// Which operation of the batch, from 0.
+        /// Which operation of the batch, from 0; the message counts from 1.
         op_index: u32,
     },
     /// The records asked for are gone.
@@ -62,8 +62,14 @@ pub enum Error {
         retry_after: Duration,
     },
     /// The write's deadline passed before it was executed; nothing was written.
-    #[error("expired: the write's deadline passed before it was executed; nothing was written")]
-    Expired,
+    #[error(
+        "expired: the write's deadline passed before it was executed, by the shard's time of {shard_time_us} µs; nothing was \
+         written"
+    )]
+    Expired {
+        /// The shard's time, µs: what a new deadline is to count from. 0 where the node did not say.
+        shard_time_us: u64,
+    },
     /// The write may or may not have been executed; it was sent, and no answer says which.
     #[error("outcome unknown: {cause}; the write may or may not have been executed")]
     OutcomeUnknown {
@@ -121,7 +127,7 @@ impl Error {
         matches!(
             self,
             Error::Overloaded { .. }
-                | Error::Expired
+                | Error::Expired { .. }
                 | Error::DiskFull { .. }
                 | Error::Quarantined { .. }
                 | Error::OtherCluster { .. }
@@ -139,7 +145,7 @@ impl Error {
             Error::CrossShard => "cross_shard",
             Error::TooLarge { .. } => "too_large",
             Error::Overloaded { .. } => "overloaded",
-            Error::Expired => "expired",
+            Error::Expired { .. } => "expired",
             Error::OutcomeUnknown { .. } => "outcome_unknown",
             Error::DiskFull { .. } => "disk_full",
             Error::Quarantined { .. } => "quarantined",
@@ -223,7 +229,7 @@ impl Refusal {
             Kind::Trimmed(e) => Refusal::Final(Error::Trimmed { first: e.first }),
             Kind::CrossShard(_) => Refusal::Final(Error::CrossShard),
             Kind::TooLarge(e) => Refusal::Final(Error::TooLarge { what: e.what, limit: e.limit, knob: e.knob }),
-            Kind::Expired(_) => Refusal::Final(Error::Expired),
+            Kind::Expired(e) => Refusal::Final(Error::Expired { shard_time_us: e.shard_time_us }),
             Kind::OutcomeUnknown(_) => sort(Error::OutcomeUnknown { cause: message }),
             Kind::DiskFull(_) => sort(Error::DiskFull { message }),
             Kind::Quarantined(e) => sort(Error::Quarantined { why: e.why }),
@@ -274,7 +280,7 @@ mod tests {
     #[test]
     fn only_what_changed_nothing_is_retryable() {
         assert!(!Error::OutcomeUnknown { cause: "x".into() }.retryable());
-        assert!(Error::Expired.retryable());
+        assert!(Error::Expired { shard_time_us: 0 }.retryable());
         assert!(!Error::CrossShard.retryable());
     }
 }

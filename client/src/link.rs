@@ -32,6 +32,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Pauses between attempts to reconnect.
 const RECONNECT_MIN: Duration = Duration::from_millis(10);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
+/// The longest pause where the node has no place for one more client.
+const FULL_MAX: Duration = Duration::from_secs(5);
 
 /// Why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +73,14 @@ pub(crate) async fn channel(addr: &str, options: &Options) -> Result<Channel> {
 /// Checks and prepares an address.
 pub(crate) fn endpoint(addr: &str, options: &Options) -> Result<Endpoint> {
     let bad = |why: String| Error::invalid("endpoints", format!("{addr:?}: {why}"));
-    let authority = addr.strip_prefix("http://").unwrap_or(addr);
+    let (scheme, authority) = addr.split_once("://").unwrap_or(("http", addr));
+    if scheme.eq_ignore_ascii_case("https") {
+        return Err(bad("there is no TLS yet; an endpoint is host:port".into()));
+    }
+    if !scheme.eq_ignore_ascii_case("http") {
+        return Err(bad(format!("{scheme:?} is no protocol of Synod's; an endpoint is host:port")));
+    }
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
     if !authority.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
         return Err(bad("an endpoint is host:port".into()));
     }
@@ -101,6 +110,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 
 /// One open session stream.
 pub(crate) struct Conn {
+    channel: Channel,
     queue: mpsc::Sender<Outgoing>,
     waiting: Arc<Waiting>,
     pub(crate) clock: Clock,
@@ -125,6 +135,11 @@ impl Conn {
             Err(TrySendError::Closed(_)) => return Err(lost()),
         }
         answer.await.map_err(|_| lost())
+    }
+
+    /// The connection that the stream is on.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Whether the node has answered anything within this time.
@@ -201,7 +216,7 @@ async fn keep_open(
 ) {
     let mut pause = RECONNECT_MIN;
     loop {
-        let why = match open(&addr, &options, &stamp).await {
+        let unopened = match open(&addr, &options, &stamp).await {
             Ok((conn, inbound, waiting)) => {
                 tracing::debug!(addr, "session open");
                 let conn = Arc::new(conn);
@@ -212,45 +227,66 @@ async fn keep_open(
                 slot.store(None);
                 phase.send_replace(Phase::Down(why.clone()));
                 waiting.close();
-                why
+                Unopened { why, longest: RECONNECT_MAX }
             }
-            Err(error) => error,
+            Err(unopened) => unopened,
         };
+        let Unopened { why, longest } = unopened;
         tracing::debug!(addr, why, "session closed");
         phase.send_replace(Phase::Down(why));
         sleep(jitter(pause)).await;
-        pause = (pause * 2).min(RECONNECT_MAX);
+        pause = (pause * 2).min(longest);
     }
 }
 
 type Opened = (Conn, Streaming<v1::ServerFrame>, Arc<Waiting>);
 
+/// Why there is no session, and the longest pause before the next attempt.
+struct Unopened {
+    why: String,
+    longest: Duration,
+}
+
+impl Unopened {
+    fn new(addr: &str, why: impl std::fmt::Display) -> Unopened {
+        Unopened { why: format!("{addr}: {why}"), longest: RECONNECT_MAX }
+    }
+
+    fn told(addr: &str, status: &tonic::Status) -> Unopened {
+        let full = status.code() == tonic::Code::ResourceExhausted;
+        let longest = if full { FULL_MAX } else { RECONNECT_MAX };
+        Unopened { longest, ..Unopened::new(addr, status.message()) }
+    }
+}
+
 /// Opens a session and waits until the node has told its time: only then is it known to answer. Before that the node has said
 /// which cluster it belongs to, so that no request is sent to another's.
-async fn open(addr: &str, options: &Options, stamp: &Stamp) -> std::result::Result<Opened, String> {
-    let channel = channel(addr, options).await.map_err(|e| e.cause())?;
+async fn open(addr: &str, options: &Options, stamp: &Stamp) -> std::result::Result<Opened, Unopened> {
+    let unreached = |error: Error| Unopened { why: error.cause(), longest: RECONNECT_MAX };
+    let channel = channel(addr, options).await.map_err(unreached)?;
     let (queue, requests) = mpsc::channel(options.max_queued_requests);
     let waiting = Arc::new(Waiting::default());
     let frames = Frames::new(requests, waiting.clone(), options.max_frame_requests, options.max_frame_bytes);
-    let conn = Conn { queue, waiting: waiting.clone(), clock: Clock::default() };
-    let mut asked = ask_clock(&conn).ok_or("the queue is closed")?;
+    let conn = Conn { channel: channel.clone(), queue, waiting: waiting.clone(), clock: Clock::default() };
+    let mut asked = ask_clock(&conn).ok_or_else(|| Unopened::new(addr, "the queue is closed"))?;
     let greet = async {
-        let answer = service(stamp.on(channel)).session(frames).await.map_err(|s| s.message().to_string())?;
-        stamp.check(answer.metadata(), addr)?;
+        let session = service(stamp.on(channel)).session(frames).await;
+        let answer = session.map_err(|s| Unopened::told(addr, &s))?;
+        stamp.check(answer.metadata(), addr).map_err(|why| Unopened { why, longest: RECONNECT_MAX })?;
         let mut inbound = answer.into_inner();
         loop {
-            let frame = inbound.message().await.map_err(|s| s.message().to_string())?;
-            waiting.answer(frame.ok_or("the node closed the stream")?.replies);
+            let frame = inbound.message().await.map_err(|s| Unopened::told(addr, &s))?;
+            let frame = frame.ok_or_else(|| Unopened::new(addr, "the node closed the stream"))?;
+            waiting.answer(frame.replies);
             if let Ok(answer) = asked.1.try_recv() {
                 take_clock(&conn, asked.0, &answer);
-                return Ok::<_, String>(inbound);
+                return Ok::<_, Unopened>(inbound);
             }
         }
     };
     let wait = options.connect_timeout;
-    let inbound =
-        timeout(wait, greet).await.map_err(|_| format!("{addr}: no session within {} ms", wait.as_millis()))?;
-    let inbound = inbound.map_err(|why| format!("{addr}: {why}"))?;
+    let late = |_| Unopened::new(addr, format_args!("no session within {} ms", wait.as_millis()));
+    let inbound = timeout(wait, greet).await.map_err(late)??;
     Ok((conn, inbound, waiting))
 }
 
@@ -330,6 +366,12 @@ impl Links {
         link
     }
 
+    /// The connection to the node at this address, where its link is up.
+    pub(crate) fn channel_at(&self, addr: &str) -> Option<Channel> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().find(|link| link.addr == addr)?.ready().map(|conn| conn.channel())
+    }
+
     /// Closes the links to nodes that left or moved.
     pub(crate) fn retain(&self, addr_of: impl Fn(u64) -> Option<String>) {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
@@ -344,13 +386,16 @@ mod tests {
     #[test]
     fn addresses_are_host_and_port() {
         let options = Options::default();
-        for good in ["127.0.0.1:7401", "localhost:1", "http://h:80", "[::1]:7401"] {
+        for good in ["127.0.0.1:7401", "localhost:1", "http://h:80", "HTTP://h:80/", "[::1]:7401"] {
             assert!(endpoint(good, &options).is_ok(), "{good}");
         }
-        for bad in ["", "localhost", ":7401", "h:99999", "h:", "a b:1"] {
+        for bad in
+            ["", "localhost", ":7401", "h:99999", "h:", "a b:1", "https://h:1", "grpc://h:1", "http://h:1/x", "h:1/x"]
+        {
             let error = endpoint(bad, &options).unwrap_err();
             assert_eq!(error.code(), "invalid_argument", "{bad}: {error}");
         }
+        assert!(endpoint("https://h:1", &options).unwrap_err().to_string().contains("no TLS"));
     }
 
     #[test]

@@ -39,6 +39,13 @@ fn open(row: Bytes, version: u8) -> Result<Reader, DecodeError> {
     Ok(input)
 }
 
+/// Opens a row as [`open`] does, to read its first `len` bytes at most.
+fn open_start(row: &[u8], version: u8, len: usize) -> Result<Reader, DecodeError> {
+    let mut input = Reader::checked_start(row, len)?;
+    expect_version(&mut input, version)?;
+    Ok(input)
+}
+
 /// Reads a version byte and refuses every version but the one known.
 fn expect_version(input: &mut Reader, version: u8) -> Result<(), DecodeError> {
     let at = input.error("unknown format version");

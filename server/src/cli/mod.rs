@@ -7,6 +7,7 @@
 
 mod args;
 mod backup;
+mod backup_dir;
 mod batch;
 mod bench;
 mod bytes;
@@ -19,17 +20,22 @@ mod data;
 pub mod decoders;
 mod dev;
 mod error;
+mod escape;
 mod explain;
 mod load;
 mod members;
 pub mod output;
+mod restore;
 mod server;
 mod shard;
 mod status;
 mod table;
+mod tail;
+mod time;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
@@ -43,7 +49,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error, wants_json(&args)),
+        Err(error) => return refuse(&with_pieces(error, &args), wants_json(&args)),
     };
     let json = cli.global.output == output::Format::Json;
     match execute(cli) {
@@ -77,7 +83,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Read(args) => data::read(context, args).await,
         Command::Trim(args) => data::trim(context, args).await,
         Command::Scan(args) => data::scan(context, args).await,
-        Command::Tail(args) => data::tail(context, args).await,
+        Command::Tail(args) => tail::run(context, args).await,
         Command::Batch(args) => batch::run(context, args).await,
         Command::Load(args) => load::run(context, args).await,
         Command::Table(args) => table::run(context, args).await,
@@ -91,7 +97,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Config(args) => config::run(context, args),
         Command::Check(args) => check::run(context, &args),
         Command::Backup(args) => backup::backup(context, args).await,
-        Command::Restore(args) => backup::restore(context, &args),
+        Command::Restore(args) => restore::restore(context, &args),
         Command::Completions(args) => completions(args.shell),
         Command::Server(_) => Err(CliError::failed("internal", "`server` has its own runtime")),
     }
@@ -112,6 +118,14 @@ fn report(error: &CliError, json: bool) -> u8 {
         let _ = writeln!(io::stderr(), "{line}");
     }
     error.exit().code()
+}
+
+/// The same error about arguments that are escaped and shortened: what it quotes of them, the library prints without the parts
+/// that a terminal would obey.
+fn with_pieces(error: clap::Error, args: &[OsString]) -> clap::Error {
+    let piece = |arg: &OsString| OsString::from(escape::piece(arg.as_bytes()));
+    let pieces = Cli::try_parse_from(args.iter().map(piece));
+    pieces.err().filter(|pieces| pieces.kind() == error.kind()).unwrap_or(error)
 }
 
 /// Whether the command line asks for JSON, though it does not parse.
@@ -181,6 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn an_argument_in_an_error_is_escaped_and_bounded() {
+        let line = |args: &[&str]| {
+            let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+            let error = with_pieces(Cli::try_parse_from(&args).err().unwrap(), &args);
+            command_line_error(&error).render(false).unwrap()
+        };
+        assert!(line(&["synod", "a\nb\u{1b}[31m"]).contains("'a\\nb\\u{1b}[31m'"));
+        assert!(line(&["synod", "a\\nb"]).contains("'a\\\\nb'"), "unlike a newline");
+        let wide = "y".repeat(100_000);
+        let wide = line(&["synod", "get", "t", "k", "--time", &wide]);
+        assert!(wide.len() < 2_100 && wide.contains("(100000 bytes)") && wide.contains("--time"), "{wide}");
+    }
+
+    #[test]
     fn an_unknown_command_is_one_line_with_the_nearest_known_one() {
         let line = command_line_error(&parse("synod statsu").err().unwrap()).render(false).unwrap();
         assert!(line.contains("'status'") && !line.contains('\n'), "{line}");
@@ -226,6 +254,10 @@ mod tests {
             "synod server --data-dir d --listen 127.0.0.1:1 --bootstrap 127.0.0.1:1,127.0.0.1:2 --http 127.0.0.1:3",
             "synod config default",
             "synod backup d",
+            "synod backup d --resume",
+            "synod backup d --replace",
+            "synod table create t --partition hash --if-not-exists",
+            "synod table drop t --if-exists",
             "synod restore d --data-dir n1 --founders a:1,b:1,c:1 --node 1",
             "synod -o json check d",
             "synod completions bash",
@@ -236,6 +268,7 @@ mod tests {
             "synod put t k",
             "synod cluster upgrade --to 0",
             "synod put t k v --value-file f",
+            "synod backup d --resume --replace",
             "synod load t f --format lines",
             "synod load t f --format csv --key a --key-regex b",
             "synod scan t --prefix a --from b",

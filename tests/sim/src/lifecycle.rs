@@ -122,7 +122,7 @@ impl World {
             self.at(stamp, Event::Map { from: Origin { node: id, process, stamp }, map });
         }
         for frame in frames {
-            self.send_frame(Origin { node: id, process, stamp: frame.at }, incarnation, frame);
+            self.send_frames(Origin { node: id, process, stamp: frame.at }, incarnation, frame);
         }
         for (stamp, attempt, answer) in replies {
             self.send_reply(Origin { node: id, process, stamp }, attempt, answer);
@@ -233,6 +233,7 @@ impl World {
             return Ok(());
         }
         self.audit_disk(id)?;
+        let options = self.plan.options_of_a_process(&mut self.dice);
         self.node(id).speaks = self.versions.next();
         self.check_readable(id)?;
         let first = self.nodes[&id].speaks == ClusterVersion::FIRST;
@@ -241,7 +242,7 @@ impl World {
         let (now, seed) = (*now, *seed);
         let Some(node) = nodes.get_mut(&id) else { return Ok(()) };
         let (freeze_bytes, log_writes) = (plan.freeze_bytes, plan.log_writes);
-        let with = Surroundings { now, seed, options: &plan.options, freeze_bytes, log_writes, metrics, peers: ids };
+        let with = Surroundings { now, seed, options: &options, freeze_bytes, log_writes, metrics, peers: ids };
         let started = node.start(&with);
         let (process, damaged, set_back) = (node.process, node.damaged, node.set_back);
         self.trace

@@ -4,10 +4,13 @@
 //! consensus link only after the peer has told what it has seen of this node, an identity answer once a pulse call. Must
 //! never: hand a worker a message that was not decoded from bytes.
 
+use crate::clock::WALL_US;
 use crate::detector::Sign;
+use crate::faults::WALL_MAX;
 use crate::host::Frame;
+use crate::network::Fate;
 use crate::node::PULSE;
-use crate::plan::DiskFault;
+use crate::plan::{DiskFault, WALL_PPM, WrongClocks};
 use crate::trace::hash_bytes;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Origin, World};
@@ -19,6 +22,12 @@ use synod_engine::host::Input;
 use synod_engine::identity::Mark;
 use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_engine::system::SystemState;
+use synod_engine::wall::Reading;
+
+/// What a message takes on a link beside its body, bytes.
+const ENVELOPE: u64 = 16;
+/// Frames of the usual greatest length that a full queue holds: as in the server, sixteen.
+const FRAMES_QUEUED: u64 = 16;
 
 impl World {
     /// A process looks at its detector; every other time it pulses.
@@ -36,7 +45,8 @@ impl World {
         let stalled = node.disk.stalled(now);
         let Some(up) = &mut node.up else { return };
         up.detect(now, |_, _| ());
-        let (incarnation, table) = (up.incarnation, Arc::clone(&up.seen));
+        let stalled = stalled.max(up.round_age(now));
+        let (incarnation, table, wall_us) = (up.incarnation, Arc::clone(&up.seen), up.clock.wall(now));
         self.wake(id);
         self.follow_others(id, process, count);
         if count % 2 == 1 {
@@ -47,7 +57,7 @@ impl World {
             let delay = self.dice.between(self.plan.delay);
             if self.net.reaches((id, to)) {
                 let seen = table.get(to);
-                self.at(now + delay, Event::Pulse { from, to, incarnation, stalled, seen });
+                self.at(now + delay, Event::Pulse { from, to, incarnation, stalled, wall_us, seen });
             }
         }
     }
@@ -57,8 +67,7 @@ impl World {
         &mut self,
         from: Origin,
         to: NodeId,
-        incarnation: Incarnation,
-        stalled: u64,
+        (incarnation, stalled, wall_us): (Incarnation, u64, u64),
         seen: Mark,
     ) {
         let (now, peer) = (self.now, from.node);
@@ -78,6 +87,8 @@ impl World {
             opened = true;
         }
         if !older {
+            let reading = Reading { at: up.clock.local(now), wall_us };
+            up.inputs.push(Input::PeerClock { node: peer, reading });
             let sign = Sign { incarnation, stalled: Duration::from_micros(stalled), leaving: false };
             up.detect(now, |detector, now| detector.heard(peer, sign, now));
         }
@@ -120,17 +131,59 @@ impl World {
         }
     }
 
+    /// What a round has for one peer leaves a process: as the server's outbox does, in frames of a bounded size, and without the
+    /// messages that find no room.
+    pub(crate) fn send_frames(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
+        if self.plan.bandwidth.is_none() {
+            return self.send_frame(from, incarnation, frame);
+        }
+        let (room, longest) = (self.plan.queue_bytes, self.plan.queue_bytes / FRAMES_QUEUED);
+        let Frame { at, to, write_seq, messages, kinds } = frame;
+        let empty = || Frame { at, to, write_seq, messages: Vec::new(), kinds: Vec::new() };
+        let (mut last, mut last_bytes, mut before) = (empty(), 0, 0);
+        for (message, kind) in messages.into_iter().zip(kinds) {
+            let bytes = message.1.len() as u64;
+            if before > 0 && before + bytes > room {
+                self.coverage.count("network", "message dropped by a full queue");
+                self.tell_dropped(from, to, &[message.0]);
+                continue;
+            }
+            if last_bytes > 0 && last_bytes + bytes > longest {
+                self.send_frame(from, incarnation, std::mem::replace(&mut last, empty()));
+                last_bytes = 0;
+            }
+            (before, last_bytes) = (before + bytes, last_bytes + bytes);
+            last.messages.push(message);
+            last.kinds.push(kind);
+        }
+        self.send_frame(from, incarnation, last);
+    }
+
+    /// What found no room is told to the worker by its host, as the server's outbox does.
+    fn tell_dropped(&mut self, from: Origin, to: NodeId, shards: &[ShardId]) {
+        let node = self.node(from.node);
+        if let Some(up) = node.up.as_ref().filter(|_| node.process == from.process) {
+            up.taps.lock().dropped.extend(shards.iter().map(|shard| (to, *shard)));
+        }
+    }
+
     /// A frame leaves a process.
-    pub(crate) fn send_frame(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
+    fn send_frame(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
         let Frame { at, to, write_seq, mut messages, kinds } = frame;
         self.frames += 1;
         for kind in &kinds {
             self.coverage.count("messages", kind);
         }
+        let bytes = messages.iter().map(|(_, body)| body.len() as u64 + ENVELOPE).sum();
         let Self { net, plan, dice, .. } = self;
-        let Some(passage) = net.pass((from.node, to), at, plan, dice) else {
-            self.coverage.count("network", "frame lost");
-            return;
+        let passage = match net.pass((from.node, to), at, bytes, plan, dice) {
+            Fate::Passes(passage) => passage,
+            Fate::Lost => return self.coverage.count("network", "frame lost"),
+            Fate::Dropped => {
+                self.coverage.count("network", "frame dropped by a full queue");
+                let shards: Vec<ShardId> = messages.iter().map(|(shard, _)| *shard).collect();
+                return self.tell_dropped(from, to, &shards);
+            }
         };
         if let Some(again) = passage.again {
             self.coverage.count("network", "frame came twice");
@@ -226,10 +279,23 @@ impl World {
         Ok(())
     }
 
+    /// An entry's timestamp is of a clock that is right, or follows one: no quorum confirms a wrong one, save where all are.
+    fn check_time(&self, shard: ShardId, entry: &Entry, at: u64) -> Checked {
+        if self.plan.wrong_clocks == WrongClocks::Alls {
+            return Ok(());
+        }
+        let gained = at * WALL_PPM / 1_000_000;
+        let latest = WALL_US + at + gained + WALL_MAX.unsigned_abs();
+        check(entry.ts <= latest, "22: no timestamp follows a clock that no quorum confirms", || {
+            format!("shard {shard} slot {}: {} µs after every right clock", entry.id.slot, entry.ts - latest)
+        })
+    }
+
     fn applied_one(&mut self, from: Origin, shard: ShardId, entry: &Entry) -> Checked {
         let Some(model) = self.models.get_mut(&shard) else { return Ok(()) };
         let members = model.members().cloned().filter(|_| entry.id.slot > model.last());
         model.applied(from.node, entry)?;
+        self.check_time(shard, entry, from.stamp)?;
         match members {
             Some(members) => self.check_chosen(&members, shard, entry, from.stamp),
             None => Ok(()),

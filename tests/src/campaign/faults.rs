@@ -32,7 +32,7 @@ pub(super) fn can(fault: Fault) -> Result<(), String> {
             has("mkfs.ext4", "-V", "e2fsprogs")?;
             has("mount", "-V", "mount")
         }
-        Fault::Drift => drift::can(),
+        Fault::Drift => crate::shim::can(),
         Fault::Upgrade => upgrade::old().map(drop),
         Fault::Partition => {
             inside()?;

@@ -134,6 +134,8 @@ pub fn hello(local: &Local, to: NodeId) -> Hello {
         incarnation: local.incarnation.0,
         protocol: PROTOCOL,
         speaks: local.speaks.0,
+        // Said where it is known and of use: on links and pulses.
+        addr: String::new(),
     }
 }
 
