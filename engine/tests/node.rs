@@ -7,6 +7,8 @@ mod faults;
 mod harness;
 #[path = "node/members.rs"]
 mod members;
+#[path = "node/pace.rs"]
+mod pace;
 #[path = "node/reinstall.rs"]
 mod reinstall;
 #[path = "node/scrub.rs"]
@@ -17,6 +19,8 @@ mod snapshots;
 mod stale;
 #[path = "node/threads.rs"]
 mod threads;
+#[path = "node/trims.rs"]
+mod trims;
 #[path = "node/versions.rs"]
 mod versions;
 
@@ -39,7 +43,7 @@ fn text(bytes: &Bytes) -> String {
 
 fn tail_poll(after: u64, wait_micros: u64) -> TailPoll {
     let segments = vec![(Bytes::new(), Bytes::new(), after)];
-    TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros }
+    TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros, tells_trimmed: true }
 }
 
 /// Tables of both kinds, and every way to read them.

@@ -39,6 +39,14 @@ fn open(row: Bytes, version: u8) -> Result<Reader, DecodeError> {
     Ok(input)
 }
 
+/// Opens a row of any version from 1 to `newest`, and says which it is of.
+fn open_upto(row: Bytes, newest: u8) -> Result<(u8, Reader), DecodeError> {
+    let mut input = Reader::checked(row)?;
+    let unknown = input.error("unknown format version");
+    let version = input.u8()?;
+    if (1..=newest).contains(&version) { Ok((version, input)) } else { Err(unknown) }
+}
+
 /// Reads a version byte and refuses every version but the one known.
 fn expect_version(input: &mut Reader, version: u8) -> Result<(), DecodeError> {
     let at = input.error("unknown format version");

@@ -124,6 +124,10 @@ fn begin(
     }
     passed.begin(&row[..row.len() - 1]);
     let head = decode_head(walk.state, value).map_err(Stop::Failed)?;
+    if walk.lacks(&parsed.key, &head) {
+        page.trimmed = Some(head.first);
+        return Err(full(walk, &parsed.key, None));
+    }
     let wanted = walk.key_wanted(&parsed.key) && head.newest_ts_us().is_some_and(|ts| ts > walk.scan.after_ts);
     let found = here.insert(Here { key: parsed.key, head, wanted });
     match &found.head.newest {
