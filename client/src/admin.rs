@@ -1,10 +1,16 @@
 //! Calls about the cluster itself: tables, nodes, leadership.
 //!
-//! Owns: the unary calls of the admin service. Must never: go through a session; these are rare and any node answers.
+//! Owns: the unary calls of the admin service, and how each ends: done, refused, or with an outcome that nobody knows. Must
+//! never: report a change as refused that may have been, or may yet be, carried out.
+//!
+//! A change of the metadata has a name, as a write has: sent again to the next node it is carried out at most once. The other
+//! calls may be repeated as they are.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message as _;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -13,12 +19,15 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::leader_of;
 use crate::client::{Client, unexpected};
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::limits::{check_key, check_table, check_table_name};
-use crate::link::{channel, jitter};
+use crate::link::{Broken, channel, jitter};
 use crate::router::{Place, table_info};
 use crate::types::{Explain, MemberChange, NodeInfo, NodeReport, PartitionKind, TableInfo, TableSpec};
 use crate::wire;
+
+/// How long one node is waited for, with the call's deadline further away: the call is safe to repeat.
+const ATTEMPT: Duration = Duration::from_secs(4);
 
 impl Client {
     /// Creates a table; returns once this client's map has it.
@@ -27,27 +36,35 @@ impl Client {
         let request = wire::create_table(spec);
         let deadline = self.deadline();
         let mut unsure = false;
-        let created = self.any_node(deadline, &mut unsure, |channel| {
-            let request = request.clone();
+        let created = self.change(deadline, &mut unsure, |channel, id| {
+            let request = v1::CreateTableRequest { id: Some(id), ..request.clone() };
             async move { AdminClient::new(channel).create_table(request).await }
         });
         let created = match created.await {
             Ok(created) => table_info(&created).ok_or_else(unexpected)?,
-            // An earlier attempt without an answer may have made it; then it looks as asked for.
+            // A node of an earlier version does not look at the change's name: an earlier attempt without an answer may have
+            // made the table; then it looks as asked for.
             Err(error @ Error::TableExists { .. }) if unsure => {
-                self.refresh_map().await?;
-                let there = self.table(&request.name).await?;
-                if looks_like(&there, &request) { there } else { return Err(error) }
+                let there = match self.refresh_map().await {
+                    Ok(_) => self.table(&request.name).await,
+                    Err(why) => Err(why),
+                };
+                match there {
+                    Ok(there) if looks_like(&there, &request) => there,
+                    Ok(_) => return Err(error),
+                    Err(why) => return Err(Error::OutcomeUnknown { cause: why.cause() }),
+                }
             }
             Err(error) => return Err(error),
         };
         let there = self.core.maps.until(|view| view.table(&created.name).is_some_and(|t| t.info.id == created.id));
         if timeout(Duration::from_millis(500), there).await.is_err() {
-            self.refresh_map().await?;
+            // The table is made whether or not the map has come round yet.
+            let _ = self.refresh_map().await;
         }
         let there = self.core.maps.until(|view| view.table(&created.name).is_some_and(|t| t.info.id == created.id));
         match timeout_at(deadline, there).await {
-            Ok(()) => self.table(&created.name).await,
+            Ok(()) => Ok(self.table(&created.name).await.unwrap_or(created)),
             Err(_) => Ok(created),
         }
     }
@@ -58,8 +75,8 @@ impl Client {
         let deadline = self.deadline();
         let old = self.core.maps.view().table(name).map(|t| t.info.id);
         let mut unsure = false;
-        let dropped = self.any_node(deadline, &mut unsure, |channel| {
-            let request = v1::DropTableRequest { name: name.into() };
+        let dropped = self.change(deadline, &mut unsure, |channel, id| {
+            let request = v1::DropTableRequest { name: name.into(), id: Some(id) };
             async move { AdminClient::new(channel).drop_table(request).await }
         });
         match dropped.await {
@@ -107,7 +124,7 @@ impl Client {
                 format!("node {to} is no voter of shard {shard}; they are {:?}", info.voters),
             ));
         }
-        self.any_node(self.deadline(), &mut false, |channel| {
+        self.any_node(self.deadline(), &mut false, |channel, _| {
             let request = v1::TransferLeaderRequest { shard, to };
             async move { AdminClient::new(channel).transfer_leader(request).await }
         })
@@ -129,7 +146,7 @@ impl Client {
             MemberChange::Promote { node, instead_of } => (Change::Promote(node), instead_of.unwrap_or(0)),
             MemberChange::Remove(node) => (Change::Remove(node), 0),
         };
-        self.any_node(self.deadline(), &mut false, |channel| {
+        self.any_node(self.deadline(), &mut false, |channel, _| {
             let request =
                 v1::ChangeMembersRequest { shard, instead_of, expected_config: expected, change: Some(change) };
             async move { AdminClient::new(channel).change_members(request).await }
@@ -141,28 +158,29 @@ impl Client {
     /// Takes a node that holds no replica out of the cluster for good.
     pub async fn remove_node(&self, node: u64) -> Result<()> {
         let mut unsure = false;
-        let removed = self.any_node(self.deadline(), &mut unsure, |channel| {
-            let request = v1::RemoveNodeRequest { node };
+        let removed = self.change(self.deadline(), &mut unsure, |channel, id| {
+            let request = v1::RemoveNodeRequest { node, id: Some(id) };
             async move { AdminClient::new(channel).remove_node(request).await }
         });
         match removed.await {
             Ok(_) => {}
             // An earlier attempt without an answer removed it.
-            Err(Error::InvalidArgument { .. }) if unsure && !self.knows(node).await? => {}
+            Err(error @ Error::InvalidArgument { .. }) if unsure => match self.refresh_map().await {
+                Ok(map) if map.nodes.iter().any(|n| n.id == node) => return Err(error),
+                Ok(_) => {}
+                Err(why) => return Err(Error::OutcomeUnknown { cause: why.cause() }),
+            },
             Err(error) => return Err(error),
         }
-        self.refresh_map().await?;
+        // The node is gone whether or not a newer map can be had.
+        let _ = self.refresh_map().await;
         Ok(())
-    }
-
-    async fn knows(&self, node: u64) -> Result<bool> {
-        Ok(self.refresh_map().await?.nodes.iter().any(|n| n.id == node))
     }
 
     /// Has the replicas of a shard compared; returns the slot at which. The outcome stands in [`Client::status`].
     pub async fn scrub(&self, shard: u64) -> Result<u64> {
         let mut unsure = false;
-        let reply = self.any_node(self.deadline(), &mut unsure, |channel| {
+        let reply = self.any_node(self.deadline(), &mut unsure, |channel, _| {
             let request = v1::ScrubRequest { shard };
             async move { AdminClient::new(channel).scrub(request).await }
         });
@@ -191,9 +209,31 @@ impl Client {
         })
     }
 
-    /// Makes a unary call to one node after another until one answers it or the deadline passes. `unsure` is set once an
-    /// attempt ended without an answer that says nothing was done.
-    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Channel) -> F) -> Result<T>
+    /// Makes a call that changes the metadata, under one name at whichever node. `unsure` as in [`Client::any_node`].
+    async fn change<T, F>(
+        &self,
+        deadline: Instant,
+        unsure: &mut bool,
+        call: impl Fn(Channel, v1::WriteId) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let ticket = self.core.identity.begin();
+        // By the clock of the node asked first; the others are told the same, since it is part of the name.
+        let good_until = OnceLock::new();
+        self.any_node(deadline, unsure, |channel, now_us| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let good_until = *good_until.get_or_init(|| now_us + left.as_micros() as u64);
+            call(channel, ticket.id(good_until))
+        })
+        .await
+    }
+
+    /// Makes a unary call to one node after another until one answers it or the deadline passes; the call is told the node's
+    /// time. `unsure` is set once an attempt ended without an answer that says nothing was done: then no error but an outcome
+    /// is the call's.
+    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Channel, u64) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -202,27 +242,74 @@ impl Client {
         let mut turn = self.core.local_start;
         while Instant::now() < deadline {
             let map = self.map();
-            let Some(node) = map.nodes.get(turn % map.nodes.len().max(1)) else { return Err(last) };
+            let Some(node) = map.nodes.get(turn % map.nodes.len().max(1)) else { break };
             turn = turn.wrapping_add(1);
+            let until = deadline.min(Instant::now() + ATTEMPT);
             let mut sent = false;
             let attempt = async {
-                let channel = channel(&node.addr, &self.core.options).await?;
+                let now_us = self.time_at(node).await.map_err(|why| (why, false))?;
+                let channel = channel(&node.addr, &self.core.options).await.map_err(|why| (why, false))?;
                 sent = true;
-                call(channel).await.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
+                call(channel, now_us).await.map(tonic::Response::into_inner).map_err(|s| why_not(&s))
             };
-            let answer = timeout_at(deadline, attempt).await;
-            last = match answer {
+            let answer = timeout_at(until, attempt).await;
+            let (error, maybe) = match answer {
                 Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(error)) if !error.retryable() => return Err(error),
-                Ok(Err(error)) => error,
-                Err(_) => Error::unavailable(format!("{} did not answer in time", node.addr)),
+                Ok(Err(failed)) => failed,
+                Err(_) => (Error::unavailable(format!("{} did not answer in time", node.addr)), sent),
             };
-            *unsure |= sent && matches!(last, Error::Unavailable { .. });
+            *unsure |= maybe;
+            if !maybe && !error.retryable() {
+                return if *unsure && !is_outcome(&error) { Err(unknown(&error)) } else { Err(error) };
+            }
+            last = error;
             sleep(jitter(pause).min(deadline.saturating_duration_since(Instant::now()))).await;
             pause = (pause * 2).min(self.core.options.backoff_max);
         }
-        Err(last)
+        if *unsure { Err(unknown(&last)) } else { Err(last) }
     }
+
+    /// The cluster's time as a node tells it; one that tells none is down.
+    async fn time_at(&self, node: &NodeInfo) -> Result<u64> {
+        let link = self.core.links.get(node.id, &node.addr);
+        let conn = link.conn().await.map_err(|Broken(why)| Error::unavailable(why))?;
+        Ok(conn.clock.now_us())
+    }
+}
+
+/// What an attempt's status says, and whether the attempt may have been carried out all the same.
+fn why_not(status: &tonic::Status) -> (Error, bool) {
+    let typed = v1::Error::decode(status.details()).ok().filter(|error| error.kind.is_some());
+    match typed.map(Refusal::from_wire) {
+        Some(Refusal::NotLeader { maybe, .. }) => (Error::unavailable(status.message()), maybe),
+        Some(Refusal::WrongShard) => (Error::unavailable(status.message()), false),
+        Some(Refusal::Overloaded(retry_after)) => (Error::Overloaded { retry_after }, false),
+        Some(Refusal::Later(error) | Refusal::Final(error)) => {
+            let maybe = matches!(error, Error::OutcomeUnknown { .. });
+            (error, maybe)
+        }
+        // The connection's end, or a node of an earlier version.
+        None => {
+            let error = Error::from_status(status);
+            let maybe = error.retryable();
+            (error, maybe)
+        }
+    }
+}
+
+/// Whether an error says what became of the change, whichever attempt made it: its outcome is kept with its name.
+fn is_outcome(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::TableExists { .. }
+            | Error::TableNotFound { .. }
+            | Error::InvalidArgument { .. }
+            | Error::WrongEpoch { .. }
+    )
+}
+
+fn unknown(last: &Error) -> Error {
+    Error::OutcomeUnknown { cause: last.cause() }
 }
 
 fn looks_like(table: &TableInfo, request: &v1::CreateTableRequest) -> bool {

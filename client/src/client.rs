@@ -11,7 +11,8 @@ use synod_proto::v1;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use crate::call::{Core, Want};
+use crate::call::{Core, Got, Want};
+use crate::decide;
 use crate::error::{Error, Result};
 use crate::frames::{Answer, Ask};
 use crate::identity::Identity;
@@ -27,6 +28,10 @@ use crate::types::{
 };
 use crate::watch::Maps;
 use crate::wire;
+
+/// A write starts anew so many times because a shard's time was ahead of its deadline: the second time it has the deadline by
+/// that time, so more are due only where the shard's time jumps meanwhile.
+const RENEWALS_MAX: u32 = 3;
 
 /// A handle on a cluster. Cheap to clone; clones share connections, the shard map and the identity of writes. Needs a
 /// tokio runtime with its timer; its tasks end when the last clone is dropped.
@@ -154,7 +159,7 @@ impl Client {
 
     /// A [batch](Client::batch) under a name of the caller's own, for one that retries across processes: under the same name
     /// it executes at most once, whichever client and node it goes through. What an earlier attempt may have done is the
-    /// caller's to remember: `Expired` says that this attempt was not executed.
+    /// caller's to remember: `Expired` says that this attempt was not executed, and what the shard's time is.
     ///
     /// # Errors
     /// As of a batch; [`Error::InvalidArgument`] for a name whose floor lies above its number.
@@ -303,9 +308,7 @@ impl Client {
     async fn write(&self, table: &str, ops: Vec<WriteOp>, name: Option<WriteName>) -> Result<Vec<v1::OpResult>> {
         check_table_name(table)?;
         self.core.options.limits.check_write(&ops)?;
-        let mut want = self.want(table, Place::Key(&[]), Consistency::Linearizable);
-        want.write = true;
-        let deadline = want.deadline;
+        let deadline = self.deadline();
         let _permit = match timeout_at(deadline, self.core.writes.acquire()).await {
             Ok(Ok(permit)) => permit,
             _ => {
@@ -316,33 +319,67 @@ impl Client {
         let count = ops.len();
         let ops: Vec<v1::WriteOp> = ops.into_iter().map(wire::op).collect();
         let key = ops.first().map(|op| op.key.clone()).unwrap_or_default();
-        want.place = Place::Key(&key);
-        let ticket = name.is_none().then(|| self.core.identity.begin());
-        // Fixed by the first attempt, kept by the others: the deadline is part of the write's name.
-        let mut deadline_us = None;
-        let got = self.core.call(want, |table, shard, conn| {
-            let elsewhere =
-                |op: &v1::WriteOp| table.locate(Place::Key(&op.key)).is_none_or(|s| s.info.id != shard.info.id);
-            if count > 1 && ops.iter().any(elsewhere) {
-                return Err(Error::CrossShard);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let id = match (&name, &ticket) {
-                (Some(name), _) => Some(wire::write_id(name)),
-                (None, Some(ticket)) => {
-                    Some(ticket.id(*deadline_us.get_or_insert_with(|| conn.clock.now_us() + left.as_micros() as u64)))
+        let mut shard_time_us = None;
+        let mut renewals = 0;
+        let got = loop {
+            let want = Want { place: Place::Key(&key), ..self.want_by(table, deadline) };
+            let called = self.call_write(want, &ops, name.as_ref(), shard_time_us).await;
+            // Under another name, and only what cannot have been executed; a name that the caller gave is the caller's.
+            match called.as_ref().err().and_then(decide::renewal) {
+                Some(at_us) if name.is_none() && renewals < RENEWALS_MAX => {
+                    shard_time_us = Some(at_us);
+                    renewals += 1;
                 }
-                (None, None) => None,
-            };
-            Ok(Ask::Write(v1::Write { table_id: table.info.id, ops: ops.clone(), id }))
-        });
-        match got.await?.answer {
+                _ => break called,
+            }
+        };
+        match got?.answer {
             Answer::Write(v1::WriteResult { failed: Some(failed), .. }) => {
                 Err(Error::ExpectationFailed { actual: failed.actual, op_index: failed.op_index })
             }
             Answer::Write(v1::WriteResult { results, .. }) if results.len() == count => Ok(results),
             _ => Err(Error::OutcomeUnknown { cause: "the node's answer does not fit the request".into() }),
         }
+    }
+}
+
+impl Client {
+    /// What a write wants that must be done by `deadline`.
+    fn want_by<'a>(&self, table: &'a str, deadline: Instant) -> Want<'a> {
+        Want { write: true, deadline, ..self.want(table, Place::Key(&[]), Consistency::Linearizable) }
+    }
+
+    /// Makes the call of a write under one name: the caller's, or a new one of this client's. The deadline in that is counted
+    /// from `shard_time_us` where it is known, else by the clock of the node that the first attempt goes to.
+    async fn call_write(
+        &self,
+        want: Want<'_>,
+        ops: &[v1::WriteOp],
+        name: Option<&WriteName>,
+        shard_time_us: Option<u64>,
+    ) -> Result<Got> {
+        let ticket = name.is_none().then(|| self.core.identity.begin());
+        let deadline = want.deadline;
+        // Fixed by the first attempt, kept by the others: the deadline is part of the write's name.
+        let mut deadline_us = None;
+        let call = self.core.call(want, |table, shard, conn| {
+            let elsewhere =
+                |op: &v1::WriteOp| table.locate(Place::Key(&op.key)).is_none_or(|s| s.info.id != shard.info.id);
+            if ops.len() > 1 && ops.iter().any(elsewhere) {
+                return Err(Error::CrossShard);
+            }
+            let left = deadline.saturating_duration_since(Instant::now()).as_micros() as u64;
+            let from = || shard_time_us.unwrap_or_else(|| conn.clock.now_us());
+            let id = match (name, &ticket) {
+                (Some(name), _) => Some(wire::write_id(name)),
+                (None, Some(ticket)) => {
+                    Some(ticket.id(*deadline_us.get_or_insert_with(|| from().saturating_add(left))))
+                }
+                (None, None) => None,
+            };
+            Ok(Ask::Write(v1::Write { table_id: table.info.id, ops: ops.to_vec(), id }))
+        });
+        call.await
     }
 }
 

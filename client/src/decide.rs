@@ -6,7 +6,9 @@
 //!
 //! Whether a write may have been executed: an attempt counts as *possibly delivered* once it may have left and was not
 //! answered by a refusal that says nothing was proposed (`Overloaded`, `WrongShard`, `DiskFull`, `Quarantined`, or a
-//! final error). `NotLeader` says itself whether the write had been proposed before the leadership was lost.
+//! final error). `NotLeader` says itself whether the write had been proposed before the leadership was lost. Once an attempt
+//! was possibly delivered, no refusal of a later one says what became of the write: nodes differ in their limits, and a
+//! session that is over tells no outcome any more.
 
 use std::time::Duration;
 
@@ -104,6 +106,17 @@ pub enum Next {
     LookUp,
     /// None: the call fails with this.
     End(Error),
+}
+
+/// The shard's time, µs, where a write that ended so may start anew under another name: its one possible execution was refused
+/// for its deadline, by a shard whose time is ahead of the clock that the deadline was made by. Every other ending says nothing,
+/// or that the write may have been executed: made anew it might execute a second time.
+#[must_use]
+pub fn renewal(ended: &Error) -> Option<u64> {
+    match ended {
+        Error::Expired { shard_time_us } if *shard_time_us > 0 => Some(*shard_time_us),
+        _ => None,
+    }
 }
 
 /// What a call has learnt from its attempts. Times are the caller's, since whatever moment it likes.
@@ -326,12 +339,10 @@ impl Progress {
         }
     }
 
-    /// The error of a call that cannot go on: for a write that was possibly delivered before, its outcome is unknown. An
-    /// error that lies in the request itself stands: every attempt was the same request.
+    /// The error of a call that cannot go on: for a write that was possibly delivered before, its outcome is unknown, whatever
+    /// a later attempt was refused for. What the client itself checks of a request it checks before the first attempt.
     pub fn settle(&self, write: bool, error: Error) -> Error {
-        let of_the_request =
-            matches!(error, Error::InvalidArgument { .. } | Error::TooLarge { .. } | Error::CrossShard);
-        if write && self.maybe && !of_the_request { unknown("a retry was refused", Some(&error)) } else { error }
+        if write && self.maybe { unknown("a retry was refused", Some(&error)) } else { error }
     }
 
     /// [`Progress::settle`] for a result.
@@ -403,8 +414,16 @@ mod tests {
         ] {
             let (mut progress, said) = (progress(), format!("{failure:?}"));
             assert!(matches!(fail(&mut progress, failure, 1), Next::Again { .. }), "{said}");
-            let end = fail(&mut progress, refused(Refusal::Final(Error::Expired)), 1);
-            assert_eq!(matches!(end, Next::End(Error::OutcomeUnknown { .. })), unknown, "{said}: {end:?}");
+            let late = Error::Expired { shard_time_us: 7 };
+            let large = Error::TooLarge { what: "the batch".into(), limit: 7, knob: "limits.batch_bytes_max".into() };
+            for error in [late, large, Error::invalid("ops", "bad"), Error::CrossShard] {
+                let end = fail(&mut progress, refused(Refusal::Final(error.clone())), 1);
+                let Next::End(end) = end else { panic!("{said}: {end:?}") };
+                assert_eq!(matches!(end, Error::OutcomeUnknown { .. }), unknown, "{said}: {end:?}");
+                // Only what cannot have been executed starts anew.
+                let anew = (error.code() == "expired" && !unknown).then_some(7);
+                assert_eq!(renewal(&end), anew, "{said}: {end:?}");
+            }
             let late = progress.out_of_time(true);
             assert_eq!(matches!(late, Error::OutcomeUnknown { .. }), unknown, "{said}: {late:?}");
         }

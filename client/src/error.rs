@@ -62,8 +62,14 @@ pub enum Error {
         retry_after: Duration,
     },
     /// The write's deadline passed before it was executed; nothing was written.
-    #[error("expired: the write's deadline passed before it was executed; nothing was written")]
-    Expired,
+    #[error(
+        "expired: the write's deadline passed before it was executed, by the shard's time of {shard_time_us} µs; nothing was \
+         written"
+    )]
+    Expired {
+        /// The shard's time, µs: what a new deadline is to count from. 0 where the node did not say.
+        shard_time_us: u64,
+    },
     /// The write may or may not have been executed; it was sent, and no answer says which.
     #[error("outcome unknown: {cause}; the write may or may not have been executed")]
     OutcomeUnknown {
@@ -115,7 +121,7 @@ impl Error {
         matches!(
             self,
             Error::Overloaded { .. }
-                | Error::Expired
+                | Error::Expired { .. }
                 | Error::DiskFull { .. }
                 | Error::Quarantined { .. }
                 | Error::Unavailable { .. }
@@ -132,7 +138,7 @@ impl Error {
             Error::CrossShard => "cross_shard",
             Error::TooLarge { .. } => "too_large",
             Error::Overloaded { .. } => "overloaded",
-            Error::Expired => "expired",
+            Error::Expired { .. } => "expired",
             Error::OutcomeUnknown { .. } => "outcome_unknown",
             Error::DiskFull { .. } => "disk_full",
             Error::Quarantined { .. } => "quarantined",
@@ -215,7 +221,7 @@ impl Refusal {
             Kind::Trimmed(e) => Refusal::Final(Error::Trimmed { first: e.first }),
             Kind::CrossShard(_) => Refusal::Final(Error::CrossShard),
             Kind::TooLarge(e) => Refusal::Final(Error::TooLarge { what: e.what, limit: e.limit, knob: e.knob }),
-            Kind::Expired(_) => Refusal::Final(Error::Expired),
+            Kind::Expired(e) => Refusal::Final(Error::Expired { shard_time_us: e.shard_time_us }),
             Kind::OutcomeUnknown(_) => sort(Error::OutcomeUnknown { cause: message }),
             Kind::DiskFull(_) => sort(Error::DiskFull { message }),
             Kind::Quarantined(e) => sort(Error::Quarantined { why: e.why }),
@@ -265,7 +271,7 @@ mod tests {
     #[test]
     fn only_what_changed_nothing_is_retryable() {
         assert!(!Error::OutcomeUnknown { cause: "x".into() }.retryable());
-        assert!(Error::Expired.retryable());
+        assert!(Error::Expired { shard_time_us: 0 }.retryable());
         assert!(!Error::CrossShard.retryable());
     }
 }

@@ -31,6 +31,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Pauses between attempts to reconnect.
 const RECONNECT_MIN: Duration = Duration::from_millis(10);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
+/// The longest pause where the node has no place for one more client.
+const FULL_MAX: Duration = Duration::from_secs(5);
 
 /// Why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +102,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 
 /// One open session stream.
 pub(crate) struct Conn {
+    channel: Channel,
     queue: mpsc::Sender<Outgoing>,
     waiting: Arc<Waiting>,
     pub(crate) clock: Clock,
@@ -124,6 +127,11 @@ impl Conn {
             Err(TrySendError::Closed(_)) => return Err(lost()),
         }
         answer.await.map_err(|_| lost())
+    }
+
+    /// The connection that the stream is on.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Whether the node has answered anything within this time.
@@ -194,7 +202,7 @@ impl Link {
 async fn keep_open(addr: String, options: Arc<Options>, slot: Arc<ArcSwapOption<Conn>>, phase: watch::Sender<Phase>) {
     let mut pause = RECONNECT_MIN;
     loop {
-        let why = match open(&addr, &options).await {
+        let unopened = match open(&addr, &options).await {
             Ok((conn, inbound, waiting)) => {
                 tracing::debug!(addr, "session open");
                 let conn = Arc::new(conn);
@@ -205,42 +213,63 @@ async fn keep_open(addr: String, options: Arc<Options>, slot: Arc<ArcSwapOption<
                 slot.store(None);
                 phase.send_replace(Phase::Down(why.clone()));
                 waiting.close();
-                why
+                Unopened { why, longest: RECONNECT_MAX }
             }
-            Err(error) => error,
+            Err(unopened) => unopened,
         };
+        let Unopened { why, longest } = unopened;
         tracing::debug!(addr, why, "session closed");
         phase.send_replace(Phase::Down(why));
         sleep(jitter(pause)).await;
-        pause = (pause * 2).min(RECONNECT_MAX);
+        pause = (pause * 2).min(longest);
     }
 }
 
 type Opened = (Conn, Streaming<v1::ServerFrame>, Arc<Waiting>);
 
+/// Why there is no session, and the longest pause before the next attempt.
+struct Unopened {
+    why: String,
+    longest: Duration,
+}
+
+impl Unopened {
+    fn new(addr: &str, why: impl std::fmt::Display) -> Unopened {
+        Unopened { why: format!("{addr}: {why}"), longest: RECONNECT_MAX }
+    }
+
+    fn told(addr: &str, status: &tonic::Status) -> Unopened {
+        let full = status.code() == tonic::Code::ResourceExhausted;
+        let longest = if full { FULL_MAX } else { RECONNECT_MAX };
+        Unopened { longest, ..Unopened::new(addr, status.message()) }
+    }
+}
+
 /// Opens a session and waits until the node has told its time: only then is it known to answer.
-async fn open(addr: &str, options: &Options) -> std::result::Result<Opened, String> {
-    let channel = channel(addr, options).await.map_err(|e| e.cause())?;
+async fn open(addr: &str, options: &Options) -> std::result::Result<Opened, Unopened> {
+    let unreached = |error: Error| Unopened { why: error.cause(), longest: RECONNECT_MAX };
+    let channel = channel(addr, options).await.map_err(unreached)?;
     let (queue, requests) = mpsc::channel(options.max_queued_requests);
     let waiting = Arc::new(Waiting::default());
     let frames = Frames::new(requests, waiting.clone(), options.max_frame_requests, options.max_frame_bytes);
-    let conn = Conn { queue, waiting: waiting.clone(), clock: Clock::default() };
-    let mut asked = ask_clock(&conn).ok_or("the queue is closed")?;
+    let conn = Conn { channel: channel.clone(), queue, waiting: waiting.clone(), clock: Clock::default() };
+    let mut asked = ask_clock(&conn).ok_or_else(|| Unopened::new(addr, "the queue is closed"))?;
     let greet = async {
-        let mut inbound = service(channel).session(frames).await.map_err(|s| s.message().to_string())?.into_inner();
+        let session = service(channel).session(frames).await;
+        let mut inbound = session.map_err(|s| Unopened::told(addr, &s))?.into_inner();
         loop {
-            let frame = inbound.message().await.map_err(|s| s.message().to_string())?;
-            waiting.answer(frame.ok_or("the node closed the stream")?.replies);
+            let frame = inbound.message().await.map_err(|s| Unopened::told(addr, &s))?;
+            let frame = frame.ok_or_else(|| Unopened::new(addr, "the node closed the stream"))?;
+            waiting.answer(frame.replies);
             if let Ok(answer) = asked.1.try_recv() {
                 take_clock(&conn, asked.0, &answer);
-                return Ok::<_, String>(inbound);
+                return Ok::<_, Unopened>(inbound);
             }
         }
     };
     let wait = options.connect_timeout;
-    let inbound =
-        timeout(wait, greet).await.map_err(|_| format!("{addr}: no session within {} ms", wait.as_millis()))?;
-    let inbound = inbound.map_err(|why| format!("{addr}: {why}"))?;
+    let late = |_| Unopened::new(addr, format_args!("no session within {} ms", wait.as_millis()));
+    let inbound = timeout(wait, greet).await.map_err(late)??;
     Ok((conn, inbound, waiting))
 }
 
@@ -306,6 +335,12 @@ impl Links {
         let link = Arc::new(Link::open(addr.to_string(), self.options.clone()));
         open.insert(node, link.clone());
         link
+    }
+
+    /// The connection to the node at this address, where its link is up.
+    pub(crate) fn channel_at(&self, addr: &str) -> Option<Channel> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().find(|link| link.addr == addr)?.ready().map(|conn| conn.channel())
     }
 
     /// Closes the links to nodes that left or moved.

@@ -1,9 +1,11 @@
 //! The shard map, kept up to date.
 //!
 //! Owns: the newest map seen and the task that watches for the next one on whichever node answers. Must never: go back to
-//! an older revision, or take the map of another cluster.
+//! an older revision, take the map of another cluster, or connect to a node anew for each question.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,6 +14,7 @@ use futures::stream::FuturesUnordered;
 use synod_proto::v1;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::transport::Channel;
 
 use crate::error::{Error, Result};
 use crate::link::{Links, channel, endpoint, jitter, service};
@@ -32,6 +35,12 @@ pub(crate) struct Maps {
     view: ArcSwap<MapView>,
     revision: watch::Sender<u64>,
     nudge: Notify,
+    /// Connections to nodes that no link of this client leads to.
+    dialled: Mutex<HashMap<String, Channel>>,
+    /// The refreshes begun so far.
+    begun: AtomicU64,
+    /// Held by the refresh under way: the number of the last one, and what became of it.
+    last: tokio::sync::Mutex<(u64, Result<()>)>,
 }
 
 impl Maps {
@@ -51,7 +60,7 @@ impl Maps {
         let mut last = String::from("no endpoint answered in time");
         let first = async {
             loop {
-                let mut asked: FuturesUnordered<_> = endpoints.iter().map(|addr| fetch(addr, &options)).collect();
+                let mut asked: FuturesUnordered<_> = endpoints.iter().map(|addr| first_map(addr, &options)).collect();
                 while let Some(answer) = asked.next().await {
                     match answer {
                         Ok(map) => return map,
@@ -68,7 +77,17 @@ impl Maps {
         };
         let view = MapView::build(first, None);
         let revision = watch::Sender::new(view.public.revision);
-        Ok(Maps { options, endpoints, links, view: ArcSwap::from_pointee(view), revision, nudge: Notify::new() })
+        Ok(Maps {
+            options,
+            endpoints,
+            links,
+            view: ArcSwap::from_pointee(view),
+            revision,
+            nudge: Notify::new(),
+            dialled: Mutex::default(),
+            begun: AtomicU64::new(0),
+            last: tokio::sync::Mutex::new((0, Ok(()))),
+        })
     }
 
     pub(crate) fn view(&self) -> Arc<MapView> {
@@ -91,10 +110,23 @@ impl Maps {
     }
 
     /// Asks all nodes with a replica of the system shard for their newest map and takes the newest: its leader is one of
-    /// them, so what was answered to anybody before this is in it. Where none of them answers, any node will do.
+    /// them, so what was answered to anybody before this is in it. Where none of them answers, any node will do. Callers that
+    /// come while others are being answered share the next round of questions.
     pub(crate) async fn refresh(&self) -> Result<()> {
+        let asked = self.begun.load(Ordering::Acquire);
+        let mut last = self.last.lock().await;
+        if last.0 > asked {
+            return last.1.clone();
+        }
+        let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let outcome = self.ask_keepers().await;
+        *last = (number, outcome.clone());
+        outcome
+    }
+
+    async fn ask_keepers(&self) -> Result<()> {
         let keepers = self.keepers();
-        let fetch_one = |addr: String| async move { (fetch(&addr, &self.options).await, addr) };
+        let fetch_one = |addr: String| async move { (self.fetch(&addr).await, addr) };
         let mut asked: FuturesUnordered<_> = keepers.into_iter().map(fetch_one).collect();
         let mut patience: Option<Instant> = None;
         loop {
@@ -125,7 +157,7 @@ impl Maps {
         addrs.rotate_left(first);
         let mut last = Error::unavailable("no node is known");
         for addr in addrs {
-            match fetch(&addr, &self.options).await.and_then(|map| self.adopt(map, &addr)) {
+            match self.fetch(&addr).await.and_then(|map| self.adopt(map, &addr)) {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
             }
@@ -154,6 +186,8 @@ impl Maps {
         if adopted {
             let view = self.view();
             self.links.retain(|node| view.addr(node).map(str::to_string));
+            let known = |addr: &String| view.public.nodes.iter().any(|node| node.addr == *addr);
+            self.dialled().retain(|addr, _| known(addr) || self.endpoints.contains(addr));
             self.revision.send_replace(view.public.revision);
         }
         Ok(())
@@ -175,12 +209,17 @@ impl Maps {
             }
         };
         let refreshing = async {
+            let mut pause = REFRESH_PAUSE;
             loop {
                 self.nudge.notified().await;
-                if let Err(error) = self.refresh().await {
-                    tracing::debug!(%error, "map refresh failed");
-                }
-                sleep(REFRESH_PAUSE).await;
+                pause = match self.refresh().await {
+                    Ok(()) => REFRESH_PAUSE,
+                    Err(error) => {
+                        tracing::debug!(%error, "map refresh failed");
+                        (pause * 2).min(self.options.backoff_max.max(REFRESH_PAUSE))
+                    }
+                };
+                sleep(jitter(pause)).await;
             }
         };
         futures::future::join::<_, _>(watching, refreshing).await;
@@ -190,17 +229,20 @@ impl Maps {
     async fn follow(&self, addr: &str, pause: &mut Duration) -> Error {
         let from_revision = self.view().public.revision;
         let opened = async {
-            let mut service = service(channel(addr, &self.options).await?);
+            let mut service = service(self.channel(addr).await?);
             let stream = service.watch_map(v1::WatchMapRequest { from_revision }).await;
             stream.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
         };
         let opened = match timeout(self.options.connect_timeout * 2, opened).await {
             Ok(opened) => opened,
-            Err(_) => return Error::unavailable(format!("{addr} did not answer in time")),
+            Err(_) => Err(Error::unavailable(format!("{addr} did not answer in time"))),
         };
         let mut stream = match opened {
             Ok(stream) => stream,
-            Err(error) => return error,
+            Err(error) => {
+                self.dialled().remove(addr);
+                return error;
+            }
         };
         *pause = self.options.backoff_min;
         loop {
@@ -217,24 +259,67 @@ impl Maps {
     }
 }
 
+impl Maps {
+    fn dialled(&self) -> std::sync::MutexGuard<'_, HashMap<String, Channel>> {
+        self.dialled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection to a node that there is: of its link, or one that was dialled for maps.
+    fn existing_channel(&self, addr: &str) -> Option<Channel> {
+        let linked = self.links.channel_at(addr);
+        let mut dialled = self.dialled();
+        if linked.is_some() {
+            dialled.remove(addr);
+            return linked;
+        }
+        dialled.get(addr).cloned()
+    }
+
+    /// The connection to a node, made where there is none.
+    async fn channel(&self, addr: &str) -> Result<Channel> {
+        if let Some(channel) = self.existing_channel(addr) {
+            return Ok(channel);
+        }
+        let channel = channel(addr, &self.options).await?;
+        self.dialled().insert(addr.to_owned(), channel.clone());
+        Ok(channel)
+    }
+
+    /// The newest map of one node.
+    async fn fetch(&self, addr: &str) -> Result<v1::ShardMap> {
+        if let Some(channel) = self.existing_channel(addr) {
+            match ask_map(channel, addr, self.options.connect_timeout).await {
+                Ok(map) => return Ok(map),
+                // It may have broken just now.
+                Err(_) => drop(self.dialled().remove(addr)),
+            }
+        }
+        let channel = channel(addr, &self.options).await?;
+        let map = ask_map(channel.clone(), addr, self.options.connect_timeout).await?;
+        if self.links.channel_at(addr).is_none() {
+            self.dialled().insert(addr.to_owned(), channel);
+        }
+        Ok(map)
+    }
+}
+
 fn random_below(n: usize) -> usize {
     if n == 0 { 0 } else { rand::random::<u64>() as usize % n }
 }
 
-/// The newest map of one node.
-async fn fetch(addr: &str, options: &Options) -> Result<v1::ShardMap> {
+/// The map of an endpoint, on a connection of its own.
+async fn first_map(addr: &str, options: &Options) -> Result<v1::ShardMap> {
+    ask_map(channel(addr, options).await?, addr, options.connect_timeout).await
+}
+
+/// The newest map of the node at the end of a connection.
+async fn ask_map(channel: Channel, addr: &str, wait: Duration) -> Result<v1::ShardMap> {
     let ask = async {
-        let mut service = service(channel(addr, options).await?);
-        let mut stream = service
-            .watch_map(v1::WatchMapRequest { from_revision: 0 })
-            .await
-            .map_err(|s| Error::from_status(&s))?
-            .into_inner();
-        let map = stream.message().await.map_err(|s| Error::from_status(&s))?;
+        let request = v1::WatchMapRequest { from_revision: 0 };
+        let stream = service(channel).watch_map(request).await.map_err(|s| Error::from_status(&s))?;
+        let map = stream.into_inner().message().await.map_err(|s| Error::from_status(&s))?;
         map.ok_or_else(|| Error::unavailable(format!("{addr} gave no map")))
     };
-    let wait = options.connect_timeout * 2;
-    timeout(wait, ask)
-        .await
-        .map_err(|_| Error::unavailable(format!("{addr}: no map within {} ms", wait.as_millis())))?
+    let late = || Error::unavailable(format!("{addr}: no map within {} ms", wait.as_millis()));
+    timeout(wait, ask).await.map_err(|_| late())?
 }

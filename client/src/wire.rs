@@ -88,5 +88,6 @@ pub(crate) fn create_table(spec: TableSpec) -> v1::CreateTableRequest {
         split_at,
         retention: Some(v1::Retention { kind: Some(kind) }),
         replicas: spec.replicas,
+        id: None,
     }
 }

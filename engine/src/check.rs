@@ -10,7 +10,7 @@ use crate::codec::keys::{self, RecordRow};
 use crate::codec::record::{Head, Record};
 use crate::codec::session::SessionRow;
 use crate::genesis::Genesis;
-use crate::ids::{ClientId, Slot, Space};
+use crate::ids::{ClientId, ShardId, Slot, Space};
 use crate::logstore::LogStore;
 use crate::logstore::rocks::RocksLog;
 use crate::snapshot::{SnapshotFile, Throttle};
@@ -44,6 +44,8 @@ pub struct Report {
     pub rows: u64,
     /// Snapshot files that were verified.
     pub snapshots: u64,
+    /// The time of each shard: the greatest timestamp in its log or state, µs since 1970.
+    pub times: BTreeMap<ShardId, u64>,
     /// What is wrong.
     pub damages: Vec<Damage>,
     /// What may be wrong, or may be what a crash leaves behind.
@@ -80,12 +82,14 @@ pub(crate) struct Owner {
     /// Where its log begins and ends.
     log: (Slot, Slot),
     applied: bool,
+    /// The greatest timestamp applied, µs.
+    last_ts: u64,
 }
 
 impl Owner {
     /// A group whose log is what is left behind the first slot, up to the second.
     pub(crate) fn new(descriptor: Descriptor, log: (Slot, Slot)) -> Self {
-        Self { descriptor, log, applied: false }
+        Self { descriptor, log, applied: false, last_ts: 0 }
     }
 }
 
@@ -100,7 +104,15 @@ pub fn check(log: &Path, state: &Path, snapshots: &[PathBuf]) -> Report {
         note_torn(folder, &mut report);
     }
     let (owners, cluster) = check_log(log, &mut report);
-    check_state(state, owners, &mut report);
+    match (cluster, state.exists()) {
+        // A node that has not yet found where it belongs has no state.
+        (None, false) if owners.is_empty() => {}
+        (None, true) if report.damages.is_empty() => {
+            let why = "it is there, but the log belongs to no cluster: the log of the node that wrote it is gone or elsewhere";
+            report.add(state.display().to_string(), why);
+        }
+        _ => check_state(state, owners, &mut report),
+    }
     for path in snapshots {
         report.snapshots += 1;
         let whole = SnapshotFile::open(path, cluster).and_then(|file| file.verify(&mut Throttle::new(0)));
@@ -162,6 +174,7 @@ fn check_log(path: &Path, report: &mut Report) -> (BTreeMap<Space, Owner>, Optio
                 let own = u32::try_from(id.0).map(Space).unwrap_or_default();
                 if let Some(descriptor) = genesis.descriptor().cloned() {
                     let log = (found.trimmed.slot, found.last.slot);
+                    report.times.insert(id, found.last_ts);
                     owners.insert(found.space.unwrap_or(own), Owner::new(descriptor, log));
                 }
             }
@@ -188,6 +201,10 @@ fn check_state(path: &Path, mut owners: BTreeMap<Space, Owner>, report: &mut Rep
         ControlFlow::Continue(())
     });
     report.note(scanned);
+    for owner in owners.values() {
+        let time = report.times.entry(owner.descriptor.shard).or_default();
+        *time = owner.last_ts.max(*time);
+    }
     for rows in system.into_values() {
         if let Err(error) = SystemState::from_rows(rows) {
             report.add("metadata rows of the system shard", error.to_string());
@@ -210,7 +227,8 @@ pub(crate) fn check_row(
     let name = |what: &'static str| move |error: DecodeError| (what.to_owned(), error.to_string());
     if key == keys::applied(space) {
         owner.applied = true;
-        let slot = AppliedRow::decode(value).map_err(name("applied position"))?.slot;
+        let AppliedRow { slot, last_ts } = AppliedRow::decode(value).map_err(name("applied position"))?;
+        owner.last_ts = last_ts;
         let (from, to) = owner.log;
         if slot < from || slot > to {
             return Err(("applied position".into(), format!("slot {slot}, but its log is ({from}, {to}]")));

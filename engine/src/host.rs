@@ -2,12 +2,14 @@
 //!
 //! Owns: inputs, requests, replies and the [`Host`] trait. Must never: block, or know what a socket is.
 
+use crate::codec::message::size_hint;
 use crate::command::{Outcome, WriteRequest};
 use crate::ids::{ClusterVersion, Incarnation, NodeId, NodeWriteSeq, Offset, ShardId, Slot, Space, TableId};
 use crate::scrub::{ScrubError, ScrubRequest, Scrubbed};
 use crate::snapshot::Header;
 use crate::state::{BulkLoad, ViewJob};
 use crate::system::SystemState;
+use crate::wall::Reading;
 use bytes::Bytes;
 use std::sync::Arc;
 use synod_paxos::message::Message;
@@ -54,6 +56,13 @@ pub enum Input {
         node: NodeId,
         /// Whether it is.
         low: bool,
+    },
+    /// What a peer's wall clock showed when its pulse came.
+    PeerClock {
+        /// The peer.
+        node: NodeId,
+        /// Its clock.
+        reading: Reading,
     },
     /// A newer map, from the system shard here or elsewhere.
     Map(Arc<SystemState>),
@@ -155,6 +164,21 @@ pub enum Input {
     Stop,
 }
 
+impl Input {
+    /// What it takes while it waits, bytes: its messages or requests, and what holds them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let more = match self {
+            Self::Requests(requests) => requests.iter().map(Request::bytes).sum(),
+            Self::Peer { messages, .. } => {
+                messages.iter().map(|(_, message)| size_of::<(ShardId, Message)>() + size_hint(message)).sum()
+            }
+            _ => 0,
+        };
+        size_of::<Self>() + more
+    }
+}
+
 /// A change of a group's members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberChange {
@@ -181,6 +205,18 @@ pub struct Request {
     pub body: Body,
     /// Where the answer goes.
     pub reply: Reply,
+}
+
+impl Request {
+    /// What it takes while it waits, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let body = match &self.body {
+            Body::Write(write) => write.size(),
+            Body::Read { read, .. } => read.bytes(),
+        };
+        size_of::<Self>() + body
+    }
 }
 
 /// What is asked.
@@ -231,6 +267,24 @@ pub enum Read {
     Scan(Scan),
     /// A long poll for commits.
     Tail(TailPoll),
+}
+
+impl Read {
+    /// Bytes of keys and bounds in it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Get { key, .. } | Self::Range { key, .. } => key.len(),
+            Self::Scan(scan) => {
+                [&scan.from, &scan.to, &scan.pos_from, &scan.pos_to, &scan.cursor].iter().map(|part| part.len()).sum()
+            }
+            Self::Tail(poll) => {
+                let segment =
+                    |(from, to, _): &(Bytes, Bytes, u64)| size_of::<(Bytes, Bytes, u64)>() + from.len() + to.len();
+                poll.from.len() + poll.to.len() + poll.segments.iter().map(segment).sum::<usize>()
+            }
+        }
+    }
 }
 
 /// Which of a key's records.
@@ -364,9 +418,25 @@ pub enum Refusal {
     /// Too much is waiting.
     #[error("overloaded")]
     Overloaded,
-    /// Past its deadline.
-    #[error("the write's deadline has passed")]
-    Expired,
+    /// Part of the node's memory is full; says which, how much it may be, and the knob. Nothing was proposed.
+    #[error("{0}")]
+    NoMemory(Arc<str>),
+    /// As many tails wait as may. They may be asked elsewhere, or again a little later.
+    #[error("{limit} tails wait on this {place} already ({knob}): ask another node, or again later")]
+    TooManyTails {
+        /// How many may wait.
+        limit: usize,
+        /// Where: "node", "shard" or "stream".
+        place: &'static str,
+        /// The setting that holds the limit, or "fixed".
+        knob: &'static str,
+    },
+    /// Past its deadline, by the shard's time. It is not executed, now or ever.
+    #[error("the write's deadline has passed: the shard's time is {shard_us} µs")]
+    Expired {
+        /// The shard's time by which it was judged, µs: what a new deadline is to count from.
+        shard_us: u64,
+    },
     /// Below the client's floor: an earlier attempt's outcome is no longer kept.
     #[error("the write is below its client's floor")]
     BelowFloor,
@@ -539,6 +609,8 @@ pub struct ReplicaReport {
     pub trimmed: Slot,
     /// A leader's view: (node, slots not yet acknowledged).
     pub lag: Vec<(NodeId, u64)>,
+    /// A leader's view: by how much the shard's time is ahead of what a quorum's wall clocks have reached, µs.
+    pub ahead_us: u64,
     /// The last comparison of the replicas that this one took part in.
     pub scrub: Option<ScrubReport>,
 }

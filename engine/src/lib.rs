@@ -26,6 +26,7 @@ pub mod identity;
 pub mod ids;
 pub mod logstore;
 pub mod machine;
+pub mod memory;
 pub mod metrics;
 #[cfg(feature = "planted")]
 pub mod planted;
@@ -37,9 +38,11 @@ pub mod salvage;
 pub mod scrub;
 pub mod sessions;
 mod shard;
+pub mod share;
 pub mod snapshot;
 pub mod state;
 pub mod system;
+pub mod wall;
 pub mod worker;
 pub mod writer;
 

@@ -16,6 +16,7 @@ use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_entry, is_marker};
 use crate::genesis::Genesis;
 use crate::host::Refusal;
 use crate::ids::{Entry, ShardId, Slot, Space};
+use crate::memory::{Holder, Memory};
 use crate::ring::Ring;
 use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
 use crate::state::{StateBatch, StateStore};
@@ -87,6 +88,13 @@ impl ShardState {
         })
     }
 
+    /// The beginning of a shard that was made just now: there are no rows of it, and none are looked for. `None` for the system
+    /// shard, which begins with rows.
+    #[must_use]
+    pub fn beginning(space: Space, genesis: &Genesis) -> Option<Self> {
+        matches!(genesis, Genesis::Shard(_)).then(|| Self::missing(space, genesis)).flatten()
+    }
+
     /// Stands for a state that is not there: nothing is applied to it and nothing read from it. `None` where the beginning
     /// describes no shard.
     #[must_use]
@@ -113,6 +121,23 @@ impl ShardState {
         let row = store.get(&keys::applied(space))?.map(AppliedRow::decode).transpose();
         let row = row.map_err(|e| e.corrupt(format!("applied position of shard {shard}")))?;
         Ok(row.unwrap_or_default().slot)
+    }
+
+    /// Counts what it holds in memory in these accounts from now on.
+    pub fn share(&mut self, memory: &Memory) {
+        self.ring.share(memory.of(Holder::Rings));
+        self.sessions.share(memory.of(Holder::Outcomes));
+    }
+
+    /// The newest records, to be made fewer.
+    pub fn ring_mut(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    /// What is remembered of clients' writes.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     /// What the shard is.
@@ -240,7 +265,7 @@ impl ShardState {
         let known = match self.sessions.judge(&request.id, ts) {
             Verdict::Known(outcome) => Ok(outcome),
             Verdict::BelowFloor => Err(Refusal::BelowFloor),
-            Verdict::Expired => Err(Refusal::Expired),
+            Verdict::Expired => Err(Refusal::Expired { shard_us: ts }),
             Verdict::Full => {
                 let why = format!("{OUTCOMES_MAX} outcomes of the client are kept; it must raise its floor first");
                 return Ok(Some(Err(Refusal::Invalid { field: "id.floor", why })));

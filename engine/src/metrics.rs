@@ -63,10 +63,14 @@ pub struct EngineMetrics {
     pub replicas: IntGauge,
     /// Requests taken and not yet answered.
     pub waiting_requests: IntGauge,
+    /// Tails that wait for news; not counted among the requests.
+    pub waiting_tails: IntGauge,
     /// Inputs taken by the worker in its last round.
     pub round_inputs: IntGauge,
     /// Batches handed to the log writer's thread and not yet synced.
     pub log_queue_batches: IntGauge,
+    /// Bytes of logs kept for members that are behind, all groups.
+    pub log_kept_bytes: IntGauge,
     /// State held in memory and not yet flushed, bytes.
     pub state_memory_bytes: IntGauge,
     /// Bytes of rows removed by trims and with tables and copies that still take room, about.
@@ -75,6 +79,8 @@ pub struct EngineMetrics {
     pub disk_low: IntGauge,
     /// Writes refused for that.
     pub disk_refused_total: IntCounter,
+    /// By how much the time of a shard led here is ahead of what a quorum's wall clocks show, the greatest, s.
+    pub shard_time_ahead_seconds: IntGauge,
 }
 
 impl EngineMetrics {
@@ -132,9 +138,14 @@ impl EngineMetrics {
             scrub_diverged: gauge("scrub_diverged", "Shards whose replicas differed when last compared")?,
             leaders: gauge("leaders", "Shards led by this node")?,
             replicas: gauge("replicas", "Replicas held by this node")?,
-            waiting_requests: gauge("waiting_requests", "Requests taken and not yet answered")?,
+            waiting_requests: gauge("waiting_requests", "Requests taken and not yet answered, waiting tails left out")?,
+            waiting_tails: gauge("waiting_tails", "Tails that wait for news (limits.node_tails_max)")?,
             round_inputs: gauge("round_inputs", "Inputs taken by the worker in its last round")?,
             log_queue_batches: gauge("log_queue_batches", "Batches with the log writer's thread, not yet synced")?,
+            log_kept_bytes: gauge(
+                "log_kept_bytes",
+                "Logs kept for members that are behind, in bytes (storage.log_keep)",
+            )?,
             state_memory_bytes: gauge("state_memory_bytes", "State in memory and not yet flushed, in bytes")?,
             state_removed_bytes: gauge(
                 "state_removed_bytes",
@@ -142,6 +153,10 @@ impl EngineMetrics {
             )?,
             disk_low: gauge("disk_low", "1 while the disk is below its low mark (storage.disk_low), else 0")?,
             disk_refused_total: counter("disk_refused_total", "Writes refused since the disk is low")?,
+            shard_time_ahead_seconds: gauge(
+                "shard_time_ahead_seconds",
+                "By how much the time of a shard led here is ahead of a quorum's wall clocks, the greatest, in seconds",
+            )?,
         })
     }
 

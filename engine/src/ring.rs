@@ -4,7 +4,9 @@
 //! deleted or overwritten stays in it until it leaves with its timestamp: whoever reads the ring asks the keys' heads.
 
 use crate::host::KeyedRecord;
+use crate::memory::{Account, Held};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Most bytes kept a shard.
 const BYTES_MAX: usize = 1 << 20;
@@ -12,7 +14,7 @@ const BYTES_MAX: usize = 1 << 20;
 /// The records of a window of timestamps.
 pub struct Ring {
     records: VecDeque<KeyedRecord>,
-    bytes: usize,
+    held: Held,
     /// Every record with a greater timestamp is here.
     floor_ts: u64,
     /// No record with a greater timestamp was trimmed.
@@ -21,14 +23,17 @@ pub struct Ring {
 
 fn size(record: &KeyedRecord) -> usize {
     let r = &record.record;
-    record.key.len() + r.value.len() + 96 + r.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>()
+    record.key.len()
+        + r.value.len()
+        + size_of::<KeyedRecord>()
+        + r.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>()
 }
 
 impl Ring {
     /// A window that begins after `floor_ts`.
     #[must_use]
     pub fn new(floor_ts: u64) -> Self {
-        Self { records: VecDeque::new(), bytes: 0, floor_ts, dropped_ts: 0 }
+        Self { records: VecDeque::new(), held: Held::default(), floor_ts, dropped_ts: 0 }
     }
 
     /// Records with a greater timestamp are all here.
@@ -50,19 +55,36 @@ impl Ring {
 
     /// Adds a record; timestamps never fall.
     pub fn push(&mut self, record: KeyedRecord) {
-        self.bytes += size(&record);
+        self.held.set(self.held.bytes() + size(&record));
         self.records.push_back(record);
-        while self.bytes > BYTES_MAX {
-            let Some(gone) = self.records.pop_front() else { break };
-            self.bytes -= size(&gone);
-            self.floor_ts = gone.record.ts_us;
-            // A timestamp goes whole.
-            while self.records.front().is_some_and(|r| r.record.ts_us == self.floor_ts) {
-                if let Some(rest) = self.records.pop_front() {
-                    self.bytes -= size(&rest);
-                }
-            }
+        while (self.held.bytes() > BYTES_MAX || self.held.is_over()) && self.drop_oldest() {}
+    }
+
+    /// Forgets the oldest timestamp; whether there was one.
+    fn drop_oldest(&mut self) -> bool {
+        let Some(oldest) = self.records.front().map(|r| r.record.ts_us) else { return false };
+        self.floor_ts = oldest;
+        // A timestamp goes whole.
+        while let Some(gone) = self.records.pop_front_if(|r| r.record.ts_us == oldest) {
+            self.held.set(self.held.bytes() - size(&gone));
         }
+        true
+    }
+
+    /// Counts what it holds in this account from now on, and holds no more than that has room for.
+    pub fn share(&mut self, account: &Arc<Account>) {
+        self.held.move_to(account);
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.held.bytes()
+    }
+
+    /// Forgets the oldest above so many bytes.
+    pub fn shrink(&mut self, bytes: usize) {
+        while self.held.bytes() > bytes && self.drop_oldest() {}
     }
 
     /// The records with a timestamp above `after_ts`, in order.

@@ -44,7 +44,25 @@ pub(crate) fn strict_options(more: &str, cache_bytes: usize, bloom_bits: Option<
 pub(crate) fn open_db(options: &Options, path: &Path) -> Result<DB, StoreError> {
     let opening = || format!("open {}", path.display());
     std::fs::create_dir_all(path).map_err(|e| StoreError::Io { what: opening(), why: e.to_string() })?;
+    let current = path.join("CURRENT");
+    if !current.exists() && holds_data(path).map_err(|e| StoreError::Io { what: opening(), why: e.to_string() })? {
+        // RocksDB would make a new, empty database here and remove what the old one had written.
+        let why = "missing, while other files of the database are there".into();
+        return Err(StoreError::Corrupt { what: current.display().to_string(), why });
+    }
     DB::open(options, path).map_err(|e| io(opening(), &e))
+}
+
+/// Whether a directory has files that are there only once a database has been made whole: tables, or a write-ahead log.
+fn holds_data(path: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".sst") || name.ends_with(".log") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Opens a database without the right to change it; what its write-ahead log holds is read, and not flushed.

@@ -1,15 +1,17 @@
 //! The thread that runs a worker.
 //!
-//! Owns: the bounded queue of inputs, the monotone and the wall clock. Must never: decide anything; all that the worker
-//! does follows from what it is handed here.
+//! Owns: the queue of inputs, bounded in number and in bytes, the monotone and the wall clock, and the age of the round under
+//! way. Must never: decide anything; all that the worker does follows from what it is handed here.
 
 use crate::StoreError;
 use crate::host::{Host, Input};
+use crate::memory::Account;
 use crate::worker::Worker;
 use crate::writer::{Clock, Wake};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_paxos::types::Micros;
@@ -20,17 +22,33 @@ const ROUND_INPUTS: usize = 1024;
 /// Pushes inputs to a worker. Cheap to clone; used from any thread.
 #[derive(Clone)]
 pub struct WorkerHandle {
-    inputs: Sender<Input>,
+    inputs: Sender<Queued>,
+    account: Arc<Account>,
+}
+
+/// An input that waits, and what it takes meanwhile.
+struct Queued {
+    input: Input,
+    bytes: usize,
 }
 
 impl WorkerHandle {
-    /// Queues an input, or gives it back where the queue is full or the worker has ended. Never blocks.
+    /// Queues an input, or gives it back where the queue is full, of inputs or of bytes, or the worker has ended. Never blocks.
     ///
     /// # Errors
     /// The input itself.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
     pub fn try_push(&self, input: Input) -> Result<(), Input> {
-        self.inputs.try_send(input).map_err(TrySendError::into_inner)
+        let bytes = input.bytes();
+        if !self.account.try_add(bytes) {
+            return Err(input);
+        }
+        self.inputs.try_send(Queued { input, bytes }).map_err(|refused| self.give_back(refused.into_inner()))
+    }
+
+    fn give_back(&self, queued: Queued) -> Input {
+        self.account.sub(queued.bytes);
+        queued.input
     }
 
     /// Queues an input, waiting for room: for what must not be lost, from threads that may block.
@@ -39,7 +57,10 @@ impl WorkerHandle {
     /// The input itself, where the worker has ended.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
     pub fn push(&self, input: Input) -> Result<(), Input> {
-        self.inputs.send(input).map_err(|e| e.0)
+        // Few and small: they are counted, and wait for places only.
+        let bytes = input.bytes();
+        self.account.add(bytes);
+        self.inputs.send(Queued { input, bytes }).map_err(|refused| self.give_back(refused.0))
     }
 
     /// Inputs that wait.
@@ -59,14 +80,29 @@ impl WorkerHandle {
 
 /// The worker's end of its queue.
 pub struct WorkerInputs {
-    queue: Receiver<Input>,
+    queue: Receiver<Queued>,
+    account: Arc<Account>,
 }
 
-/// A queue of `capacity` inputs.
+impl WorkerInputs {
+    fn taken(&self, queued: Queued) -> Input {
+        self.account.sub(queued.bytes);
+        queued.input
+    }
+}
+
+/// A queue of `capacity` inputs, of any size.
 #[must_use]
 pub fn inputs(capacity: usize) -> (WorkerHandle, WorkerInputs) {
+    inputs_within(capacity, &Account::unlimited())
+}
+
+/// A queue of `capacity` inputs whose bytes are counted in this account: there is no room in it once that is full.
+#[must_use]
+pub fn inputs_within(capacity: usize, account: &Arc<Account>) -> (WorkerHandle, WorkerInputs) {
     let (inputs, queue) = bounded(capacity);
-    (WorkerHandle { inputs }, WorkerInputs { queue })
+    let (handle, queued) = (Arc::clone(account), Arc::clone(account));
+    (WorkerHandle { inputs, account: handle }, WorkerInputs { queue, account: queued })
 }
 
 /// Runs on while the machine sleeps: else a leader that slept would take its lease for good.
@@ -111,6 +147,37 @@ pub fn wall_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// The name of the worker's thread.
+pub const THREAD: &str = "worker";
+
+/// How the worker's rounds are getting on, for pulses and probes: a worker that hangs in whatever it does must not look alive.
+#[derive(Debug, Default)]
+pub struct RoundProgress {
+    /// 0: no round is under way.
+    started_us: AtomicU64,
+}
+
+impl RoundProgress {
+    /// When the round under way began, by the driver's monotone clock.
+    #[must_use]
+    pub fn round_started(&self) -> Option<Micros> {
+        match self.started_us.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(Micros(at)),
+        }
+    }
+
+    /// A round begins; for the worker's thread, and for tests that play it.
+    pub fn begin(&self, now: Micros) {
+        self.started_us.store(now.0.max(1), Ordering::Relaxed);
+    }
+
+    /// It is done.
+    pub fn end(&self) {
+        self.started_us.store(0, Ordering::Relaxed);
+    }
+}
+
 /// Runs the worker on a thread of its own until it is stopped, or until every handle is gone.
 ///
 /// # Errors
@@ -119,14 +186,16 @@ pub fn spawn<H: Host + 'static>(
     worker: Worker<H>,
     inputs: WorkerInputs,
     clock: MonotoneClock,
+    progress: Arc<RoundProgress>,
 ) -> Result<JoinHandle<()>, StoreError> {
     std::thread::Builder::new()
-        .name("worker".into())
-        .spawn(move || run(worker, &inputs.queue, clock))
+        .name(THREAD.into())
+        .spawn(move || run(worker, &inputs, clock, &progress))
         .map_err(|e| StoreError::Io { what: "start the worker's thread".into(), why: e.to_string() })
 }
 
-fn run<H: Host>(mut worker: Worker<H>, queue: &Receiver<Input>, clock: MonotoneClock) {
+fn run<H: Host>(mut worker: Worker<H>, inputs: &WorkerInputs, clock: MonotoneClock, progress: &RoundProgress) {
+    let queue = &inputs.queue;
     let mut round = Vec::with_capacity(ROUND_INPUTS);
     while !worker.stopped() {
         let first = match worker.next_deadline() {
@@ -140,12 +209,54 @@ fn run<H: Host>(mut worker: Worker<H>, queue: &Receiver<Input>, clock: MonotoneC
             },
         };
         match first {
-            Ok(input) => round.push(input),
+            Ok(queued) => round.push(inputs.taken(queued)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => round.push(Input::Stop),
         }
-        round.extend(queue.try_iter().take(ROUND_INPUTS - 1));
+        round.extend(queue.try_iter().take(ROUND_INPUTS - 1).map(|queued| inputs.taken(queued)));
         // Behind the inputs' arrival: by a time before it a leader that was paused would serve reads from a lease that is over.
-        worker.handle(clock.now(), wall_us(), &mut round, &mut || !queue.is_empty());
+        let now = clock.now();
+        progress.begin(now);
+        worker.handle(now, wall_us(), &mut round, &mut || !queue.is_empty());
+        progress.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{At, Body, Freshness, Read, Refusal, Reply, ReplySink, Request};
+    use crate::ids::ShardId;
+    use crate::memory::{Holder, Memory};
+    use bytes::Bytes;
+
+    struct Nobody;
+
+    impl ReplySink for Nobody {
+        fn reply(&self, _id: u64, _answer: Result<crate::host::Answer, Refusal>) {}
+    }
+
+    fn requests(bytes: usize) -> Input {
+        let read = Read::Get { key: Bytes::from(vec![0; bytes]), at: At::Newest };
+        let body = Body::Read { read, freshness: Freshness::Local };
+        let reply = Reply { sink: Arc::new(Nobody), id: 1 };
+        Input::Requests(vec![Request { shard: ShardId(2), epoch: None, body, reply }])
+    }
+
+    #[test]
+    fn the_queue_is_full_of_bytes_long_before_it_is_full_of_inputs() {
+        let memory = Memory::new(8 << 20);
+        let account = memory.of(Holder::Inbox);
+        let (handle, inputs) = inputs_within(1000, account);
+        let taken = (0..1000).take_while(|_| handle.try_push(requests(100_000)).is_ok()).count();
+        assert_eq!(taken, 10, "of 1 MiB");
+        assert!(account.used() <= account.limit());
+        assert!(handle.try_push(Input::Drain).is_ok(), "a small one still fits");
+        // What is taken out makes room; what is larger than all of it passes alone.
+        while let Ok(queued) = inputs.queue.try_recv() {
+            inputs.taken(queued);
+        }
+        assert_eq!(account.used(), 0);
+        assert!(handle.try_push(requests(5 << 20)).is_ok() && handle.try_push(requests(1)).is_err());
     }
 }

@@ -5,14 +5,30 @@
 //! client whose last deadline has passed.
 
 use crate::codec::session::SessionRow;
-use crate::command::{Outcome, WriteId};
+use crate::command::{OpResult, Outcome, WriteId};
 use crate::ids::{ClientId, ClientSeq};
+use crate::memory::{Account, Held};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Outcomes kept of one client: it must raise its floor before it writes more. The client library stays far below.
 pub const OUTCOMES_MAX: usize = 1 << 16;
+
+/// Bytes of outcomes kept of one client above which a leader proposes no more of its writes until it raises its floor. What was
+/// proposed by then is executed and kept all the same: it is for the leader to say, so that every replica applies the same.
+pub const OUTCOMES_BYTES_MAX: usize = 4 << 20;
+
+/// What a kept outcome takes, bytes.
+fn size(outcome: &Outcome) -> usize {
+    let more = match outcome {
+        Outcome::Written(results) => results.len() * size_of::<OpResult>(),
+        Outcome::System(outcome) => outcome.len(),
+        Outcome::ExpectationFailed { .. } => 0,
+    };
+    size_of::<(ClientSeq, Outcome)>() + more
+}
 
 /// What a client's session says of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +51,12 @@ struct Session {
     last_deadline: u64,
     /// Sorted by seq, all at or above the floor; short, since clients raise the floor as answers arrive.
     outcomes: VecDeque<(ClientSeq, Outcome)>,
+    /// Of these.
+    bytes: usize,
 }
+
+/// What a session takes beside its outcomes, bytes.
+const SESSION_BYTES: usize = size_of::<Session>() + 32;
 
 /// The sessions of one shard.
 #[derive(Default)]
@@ -43,6 +64,8 @@ pub struct Sessions {
     clients: HashMap<ClientId, Session>,
     /// Changed (or dropped) since the last freeze.
     dirty: HashSet<ClientId>,
+    /// All sessions with their outcomes.
+    held: Held,
 }
 
 impl Sessions {
@@ -76,28 +99,62 @@ impl Sessions {
 
     /// Stores the outcome of a write that was executed, raises the floor and drops what lies below it.
     pub fn store(&mut self, id: &WriteId, outcome: Outcome) {
-        let session = self.clients.entry(id.client).or_default();
+        let mut held = self.held.bytes();
+        let session = self.clients.entry(id.client).or_insert_with(|| {
+            held += SESSION_BYTES;
+            Session::default()
+        });
+        held -= session.bytes;
+        session.bytes += size(&outcome);
         let at = session.outcomes.partition_point(|(seq, _)| *seq < id.seq);
         session.outcomes.insert(at, (id.seq, outcome));
         session.last_deadline = session.last_deadline.max(id.deadline_us);
         // A write may not name a floor above itself: its own outcome must stay knowable.
         session.floor = session.floor.max(id.floor.min(id.seq));
-        while session.outcomes.front().is_some_and(|(seq, _)| *seq < session.floor) {
-            session.outcomes.pop_front();
+        while let Some((_, gone)) = session.outcomes.pop_front_if(|(seq, _)| *seq < session.floor) {
+            session.bytes -= size(&gone);
         }
+        self.held.set(held + session.bytes);
         self.dirty.insert(id.client);
     }
 
     /// Drops clients whose last deadline lies before `now_us`: no write of theirs can be fresh again.
     pub fn expire(&mut self, now_us: u64) {
         let dirty = &mut self.dirty;
+        let mut held = self.held.bytes();
         self.clients.retain(|client, session| {
             let keep = session.last_deadline >= now_us;
             if !keep {
+                held -= SESSION_BYTES + session.bytes;
                 dirty.insert(*client);
             }
             keep
         });
+        self.held.set(held);
+    }
+
+    /// Counts what is kept in this account from now on.
+    pub fn share(&mut self, account: &Arc<Account>) {
+        self.held.move_to(account);
+    }
+
+    /// Bytes kept for all clients.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.held.bytes()
+    }
+
+    /// Bytes kept for a write's client now, and with the floor that it brings, where the write is a new one; `None` where it is
+    /// none, and needs no room.
+    #[must_use]
+    pub fn kept_beside(&self, id: &WriteId) -> Option<(usize, usize)> {
+        let Some(session) = self.clients.get(&id.client) else { return Some((0, 0)) };
+        let known = session.outcomes.binary_search_by_key(&id.seq, |(seq, _)| *seq).is_ok();
+        if known || id.seq < session.floor {
+            return None;
+        }
+        let let_go = session.outcomes.iter().take_while(|(seq, _)| *seq < id.floor.min(id.seq));
+        Some((session.bytes, session.bytes - let_go.map(|(_, outcome)| size(outcome)).sum::<usize>()))
     }
 
     /// Number of clients remembered.
@@ -125,10 +182,12 @@ impl Sessions {
     /// The row, or an outcome in it, cannot be decoded.
     pub fn load(&mut self, client: ClientId, row: Bytes) -> Result<(), crate::codec::buf::DecodeError> {
         let row = SessionRow::decode(row)?;
-        let outcomes =
+        let outcomes: VecDeque<_> =
             row.outcomes.into_iter().map(|(seq, o)| Ok((seq, Outcome::decode(o)?))).collect::<Result<_, _>>()?;
-        let session = Session { floor: row.floor, last_deadline: row.last_deadline, outcomes };
-        self.clients.insert(client, session);
+        let bytes = outcomes.iter().map(|(_, outcome)| size(outcome)).sum();
+        let session = Session { floor: row.floor, last_deadline: row.last_deadline, outcomes, bytes };
+        let before = self.clients.insert(client, session).map_or(0, |session| SESSION_BYTES + session.bytes);
+        self.held.set(self.held.bytes() + SESSION_BYTES + bytes - before);
         Ok(())
     }
 }
@@ -181,6 +240,36 @@ mod tests {
         assert_eq!(s.judge(&id(most + 1, 1, 100), 1), Verdict::Full);
         assert_eq!(s.judge(&id(most, 0, 100), 1), Verdict::Known(outcome(most)));
         assert_eq!(s.judge(&id(most + 1, 2, 100), 1), Verdict::Fresh);
+    }
+
+    #[test]
+    fn what_is_kept_is_counted_and_given_back() {
+        let account = Account::unlimited();
+        let mut s = Sessions::default();
+        s.store(&id(1, 0, 100), outcome(1));
+        s.share(&account);
+        let one = account.used();
+        assert!(one > size(&outcome(1)));
+        let batch = || Outcome::Written(vec![OpResult { offset: Offset(0), ts_us: 0 }; 10_000]);
+        let mut seq = 1;
+        while s.kept_beside(&id(seq + 1, 0, 100)).unwrap().1 <= OUTCOMES_BYTES_MAX {
+            seq += 1;
+            s.store(&id(seq, 0, 100), batch());
+        }
+        assert_eq!(account.used(), s.bytes());
+        assert!((OUTCOMES_BYTES_MAX..OUTCOMES_BYTES_MAX + 300_000).contains(&account.used()), "{}", account.used());
+        // One that is known, or too old, needs no room; one that raises the floor makes some.
+        assert_eq!(s.kept_beside(&id(seq, 0, 100)), None);
+        assert!(s.kept_beside(&id(seq + 1, seq, 100)).unwrap().1 < 200_000);
+        s.store(&id(seq + 1, seq + 1, 100), outcome(1));
+        assert_eq!(account.used(), one);
+        let mut again = Sessions::default();
+        for (client, row) in s.take_dirty() {
+            again.load(client, row.unwrap()).unwrap();
+        }
+        assert_eq!(again.bytes(), one);
+        s.expire(101);
+        assert_eq!(account.used(), 0);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::host::{Host, Refusal, ReplicaReport, Reply};
 use crate::ids::{ShardId, Slot};
 use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
 use crate::machine::ShardState;
+use crate::memory::{Held, Holder, Memory};
+use crate::wall::ShardTime;
 use crate::worker::node::Node;
 use crate::writer::Done;
 use missing::Missing;
@@ -56,6 +58,10 @@ enum Verdict {
     Refused(Refused),
 }
 
+/// Bytes of applied entries that a core may keep in memory where all together keep too much. Stop-signs are shorter: one that is
+/// the last entry stays.
+const CACHE_LEAST: usize = 4 << 10;
+
 /// The epoch that a group begins in.
 const FIRST_EPOCH: ConfigId = ConfigId(1);
 
@@ -89,18 +95,21 @@ pub(crate) struct Shard {
     /// The last entry applied and its timestamp, once known.
     position: Option<(EntryId, u64)>,
     sizes: LogSizes,
+    /// Bytes of entries that the core has in memory.
+    cached: Held,
     /// Not trimmed beyond this: a snapshot of that position is on its way.
     held: Option<Slot>,
     /// The state is gone: a snapshot must come first.
     missing: Option<Missing>,
     scrubs: Scrubs,
+    time: ShardTime,
 }
 
 impl Shard {
     /// A replica that waits for the node's identity to be clear.
     pub(crate) fn new(id: ShardId, recovered: GroupRecovered, state: ShardState) -> Self {
         let applied = state.applied();
-        let GroupRecovered { genesis, hard, trimmed, runs, last, last_ts, .. } = recovered;
+        let GroupRecovered { genesis, hard, trimmed, runs, last, last_ts, sizes, .. } = recovered;
         // Where the whole log is trimmed, the state knows best how far its timestamps had come.
         let last_ts = if planted!(TimestampsForgotten) { last_ts } else { last_ts.max(state.last_ts()) };
         let position = (applied == trimmed.slot).then_some((trimmed, last_ts));
@@ -123,10 +132,12 @@ impl Shard {
             meet_members: false,
             genesis,
             position,
-            sizes: LogSizes::default(),
+            sizes: LogSizes::recovered(sizes, applied),
+            cached: Held::default(),
             held: None,
             missing: None,
             scrubs: Scrubs::behind(last.slot),
+            time: ShardTime::default(),
         }
     }
 
@@ -138,6 +149,25 @@ impl Shard {
     /// The state machine.
     pub(crate) fn state(&self) -> &ShardState {
         &self.state
+    }
+
+    /// Counts what the replica holds in memory in these accounts from now on.
+    pub(crate) fn share(&mut self, memory: &Memory) {
+        self.state.share(memory);
+        self.cached.move_to(memory.of(Holder::Entries));
+    }
+
+    /// Bytes of entries that the core has in memory.
+    pub(crate) fn cached(&self) -> usize {
+        self.cached.bytes()
+    }
+
+    /// The core keeps no more than so many bytes of applied entries in memory.
+    pub(crate) fn limit_cache(&mut self, bytes: usize) {
+        if let Core::Running(replica) = &mut self.core {
+            replica.limit_cache(bytes);
+            self.cached.set(replica.cached_bytes());
+        }
     }
 
     /// Whether `node` is a member of the group.
@@ -178,6 +208,8 @@ impl Shard {
         let log = ShardLog { log: &*node.log, shard: self.id };
         let ctx = Ctx { now: node.now, random: node.host.random(), log: &log };
         replica.step(&ctx, input, &mut outputs);
+        replica.limit_cache(if self.cached.is_over() { CACHE_LEAST } else { node.cache_each });
+        self.cached.set(replica.cached_bytes());
         for output in outputs.drain(..) {
             self.carry_out(node, output);
         }
@@ -277,6 +309,9 @@ impl Shard {
     pub(crate) fn timer_fired<H: Host>(&mut self, node: &mut Node<H>) {
         self.timer = None;
         self.reads.expire(node, &self.state);
+        if self.reads.has_queued() {
+            self.schedule(node);
+        }
         self.step(node, Input::Tick);
         self.arm(node);
     }
@@ -335,18 +370,18 @@ impl Shard {
     }
 
     /// Trims the log where at least `step` slots, or many bytes, can go that are flushed here, and that every member has or
-    /// that more than the node's `log_keep_bytes` lie behind.
+    /// that more than the group's share of what the node keeps lies behind.
     pub(crate) fn trim<H: Host>(&mut self, node: &mut Node<H>, step: u64) {
         if self.missing.is_some() {
             return;
         }
         let durable = if planted!(TrimAboveDurable) { self.state.applied() } else { self.durable_applied };
-        let far = self.sizes.behind(node.log_keep_bytes);
+        let far = self.sizes.behind(node.log_keep.each());
         let held = self.held.filter(|_| !planted!(TrimAboveSnapshot)).unwrap_or(Slot(u64::MAX));
         let kept = self.trim_to.max(far).min(held).min(self.scrubs.keeps_log());
         let target = if planted!(TrimAboveMembers) { durable } else { kept.min(durable) };
         let Core::Running(replica) = &mut self.core else { return };
-        let enough = snapshot::TRIM_BYTES.min(node.log_keep_bytes);
+        let enough = snapshot::TRIM_BYTES.min(node.log_keep.each());
         let worth = target.0 >= self.trimmed.0 + step || self.sizes.freed(target) >= enough;
         if target <= self.trimmed || !worth {
             return;
@@ -367,6 +402,11 @@ impl Shard {
         self.sizes.trimmed(target);
         let write = GroupWrite { shard: self.id, trim: Some(entry.id), ..GroupWrite::default() };
         node.writer.add(write, None);
+    }
+
+    /// Bytes of its log that the replica keeps for members that are behind, or would.
+    pub(crate) fn log_needed(&self) -> u64 {
+        self.sizes.since(self.trim_to.max(self.trimmed))
     }
 
     /// Answers everything that waits: the replica goes, the node stops or is quarantined.
@@ -396,6 +436,7 @@ impl Shard {
             last: self.committed,
             trimmed: self.trimmed,
             lag: Vec::new(),
+            ahead_us: 0,
             scrub: self.scrubs.report(&self.members),
         };
         match (&self.core, self.status()) {

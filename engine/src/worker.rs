@@ -19,6 +19,7 @@ mod snapshots;
 mod upkeep;
 
 pub(crate) use groups::own_space;
+pub use upkeep::AHEAD_MICROS;
 
 use crate::StoreError;
 use crate::genesis::Genesis;
@@ -26,10 +27,12 @@ use crate::host::Host;
 use crate::identity::{Identity, Mark, SeenTable};
 use crate::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId};
 use crate::logstore::{LogStore, NodeRecovered};
+use crate::memory::Memory;
 use crate::metrics::{EngineMetrics, level};
 use crate::shard::Shard;
 use crate::state::StateStore;
 use crate::system::SystemState;
+use crate::wall::Reading;
 use crate::writer::{Clock, Done, WriterMode, WriterProgress};
 use holds::Holds;
 use joining::Joining;
@@ -47,10 +50,12 @@ use upkeep::Upkeep;
 pub struct WorkerOptions {
     /// Requests that may wait for an answer on the node; above it new ones are refused as overloaded.
     pub waiting_max: usize,
+    /// Tails that may wait for news on the node. They are counted apart: idle ones keep nobody from writing.
+    pub tails_max: usize,
     /// The state is frozen at the latest after so many bytes of entries were applied: what a restart must replay.
     pub freeze_log_bytes: usize,
-    /// Each group's log keeps about so many bytes for members that are behind; one that is further behind needs a
-    /// snapshot. What every member has goes in any case.
+    /// The logs of all groups together keep about so many bytes for members that are behind, shared by need; one that is
+    /// further behind needs a snapshot. What every member has goes in any case. While the disk is low it is a sixteenth.
     pub log_keep_bytes: u64,
     /// A snapshot that nobody needed for so long goes, and with it the log's duty to begin there, µs.
     pub snapshot_unused_micros: u64,
@@ -64,6 +69,8 @@ pub struct WorkerOptions {
     pub trim_slots_flushed: u64,
     /// The replicas of each shard are compared so often, µs; 0 is never.
     pub scrub_micros: u64,
+    /// A write whose deadline lies further ahead of its shard's time is refused, µs: its client's session is kept as long.
+    pub deadline_ahead_micros: u64,
     /// Of every consensus core.
     pub paxos: Options,
 }
@@ -72,14 +79,16 @@ impl Default for WorkerOptions {
     fn default() -> Self {
         Self {
             waiting_max: 100_000,
+            tails_max: 100_000,
             freeze_log_bytes: 256 << 20,
-            log_keep_bytes: 512 << 20,
+            log_keep_bytes: 4 << 30,
             snapshot_unused_micros: 60_000_000,
             drain_micros: 3_000_000,
             identity_grace_micros: 500_000,
             trim_slots: 4096,
             trim_slots_flushed: 1024,
             scrub_micros: 0,
+            deadline_ahead_micros: u64::MAX,
             paxos: Options::default(),
         }
     }
@@ -105,6 +114,8 @@ pub struct WorkerSetup {
     pub metrics: Arc<EngineMetrics>,
     /// For measuring only; the same clock that the rounds' times come from.
     pub clock: Clock,
+    /// What may be held in memory.
+    pub memory: Memory,
     /// Where synced writes happen.
     pub mode: WriterMode,
     /// Limits.
@@ -191,7 +202,7 @@ impl<H: Host> Worker<H> {
         more: &mut dyn FnMut() -> bool,
     ) {
         self.node.now = self.node.now.max(now);
-        self.node.wall_us = wall_us;
+        self.node.walls.note(self.node.me, Reading { at: self.node.now, wall_us });
         self.node.metrics.round_inputs.set(level(inputs.len()));
         // Before the inputs: a shard that gets new work in every round must not come first in every round.
         for id in self.node.pace.take_due(self.node.now) {
@@ -217,6 +228,7 @@ impl<H: Host> Worker<H> {
             self.keep_members();
         }
         self.node.metrics.waiting_requests.set(level(self.node.waiting));
+        self.node.metrics.waiting_tails.set(level(self.node.tails));
     }
 
     /// When the next round is due without any input; `Micros(0)` where there is work left over.
@@ -309,6 +321,8 @@ impl<H: Host> Worker<H> {
                 }
             }
         }
+        // Once for all that were created or begun: thousands, where a large table is made.
+        self.start_cleared();
         for (id, seq) in persisted {
             if let Some(shard) = self.shards.get_mut(&id) {
                 shard.step(&mut self.node, Step::Persisted(seq));

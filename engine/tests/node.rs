@@ -1,5 +1,9 @@
 //! Whole nodes: workers on their stores, talking to each other in one thread.
 
+#[path = "node/budgets.rs"]
+mod budgets;
+#[path = "node/clocks.rs"]
+mod clocks;
 #[path = "node/disk.rs"]
 mod disk;
 #[path = "node/faults.rs"]
@@ -7,12 +11,16 @@ mod faults;
 mod harness;
 #[path = "node/members.rs"]
 mod members;
+#[path = "node/memory.rs"]
+mod memory;
 #[path = "node/pace.rs"]
 mod pace;
 #[path = "node/reinstall.rs"]
 mod reinstall;
 #[path = "node/scrub.rs"]
 mod scrub;
+#[path = "node/silent.rs"]
+mod silent;
 #[path = "node/snapshots.rs"]
 mod snapshots;
 #[path = "node/stale.rs"]

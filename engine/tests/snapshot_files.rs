@@ -1,10 +1,12 @@
 //! Snapshot files: a fixture of every version, damage of every kind, parts that are received.
 
 use bytes::Bytes;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
 use synod_engine::StoreError;
 use synod_engine::ids::*;
+use synod_engine::snapshot::files::{FileStore, OsFiles, StoredFile};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::writer::SnapshotWriter;
 use synod_engine::snapshot::{Header, SnapshotFile, Throttle, install};
@@ -46,6 +48,61 @@ fn whole(path: &Path) -> Result<SnapshotFile, String> {
     let file = SnapshotFile::open(path, Some(CLUSTER)).map_err(|e| e.to_string())?;
     file.verify(&mut Throttle::new(0)).map_err(|e| e.to_string())?;
     Ok(file)
+}
+
+/// Files whose rows are gathered into chunks of one row each.
+#[derive(Debug)]
+struct RowByRow(OsFiles);
+
+impl FileStore for RowByRow {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>> {
+        self.0.create(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StoredFile>> {
+        self.0.open(path)
+    }
+
+    fn open_or_create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>> {
+        self.0.open_or_create(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_directory(path)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn names(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        self.0.names(directory)
+    }
+
+    fn gather_bytes(&self) -> usize {
+        1
+    }
+}
+
+/// As many chunks of long keys as a shard of some 17 GiB has.
+#[test]
+fn the_index_of_a_large_shard_of_long_keys_fits_into_its_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.snap");
+    let files: Arc<dyn FileStore> = Arc::new(RowByRow(OsFiles));
+    let mut writer = SnapshotWriter::create_in(&files, &path, &header()).unwrap();
+    let rows = 17_000u32;
+    for n in 0..rows {
+        let key = [&n.to_be_bytes()[..], &[b'k'; 4096]].concat();
+        writer.row(&key, b"v").unwrap();
+    }
+    writer.finish().unwrap();
+    let file = whole(&path).unwrap();
+    assert_eq!(file.rows(), u64::from(rows));
 }
 
 #[test]

@@ -4,7 +4,6 @@
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Flags and settings of one node process.
@@ -12,15 +11,15 @@ use std::path::PathBuf;
 pub struct ServerConfig {
     /// Where the node keeps everything.
     pub data_dir: PathBuf,
-    /// Where it listens for gRPC.
-    pub listen: SocketAddr,
+    /// Where it listens for gRPC, HOST:PORT.
+    pub listen: String,
     /// The address others reach it by; `listen` where unset.
     pub advertise: Option<String>,
-    /// Where it serves `/livez`, `/readyz` and `/metrics`.
-    pub http: Option<SocketAddr>,
+    /// Where it serves `/livez`, `/readyz` and `/metrics`, HOST:PORT.
+    pub http: Option<String>,
     /// The founders' addresses, the same list on every founder.
     pub bootstrap: Vec<String>,
-    /// Members of a cluster to join.
+    /// Members of a cluster to join; for a node that belongs to one, addresses where some of its nodes may be.
     pub join: Vec<String>,
     /// Allows a non-loopback address without TLS.
     pub insecure: bool,
@@ -34,7 +33,7 @@ impl ServerConfig {
     /// The address other nodes and clients use.
     #[must_use]
     pub fn advertised(&self) -> String {
-        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+        self.advertise.clone().unwrap_or_else(|| self.listen.clone())
     }
 }
 
@@ -70,8 +69,13 @@ pub struct Limits {
     pub batch_bytes_max: ByteSize,
     /// Requests of one session stream under way at once.
     pub session_requests_max: u32,
-    /// Requests under way on the whole node; above it the answer is `Overloaded`.
+    /// Requests under way on the whole node; above it the answer is `Overloaded`. Tails that wait for news are not among them.
     pub node_requests_max: u32,
+    /// Tails that wait for news on the whole node; above it more are refused by name.
+    pub node_tails_max: u32,
+    /// Memory for what waits between clients, peers and the shard worker, and for what is kept in memory of logs, records and
+    /// outcomes; state_memory and block_cache come beside.
+    pub memory_max: ByteSize,
     /// Requests that the shard worker has at a time; others wait in their stream's line, and lines take turns.
     pub worker_requests_max: u32,
 }
@@ -84,6 +88,8 @@ impl Default for Limits {
             batch_bytes_max: ByteSize::mib(4),
             session_requests_max: 16_384,
             node_requests_max: 65_536,
+            node_tails_max: 65_536,
+            memory_max: ByteSize::mib(512),
             worker_requests_max: 1024,
         }
     }
@@ -97,7 +103,8 @@ pub struct Storage {
     pub state_memory: ByteSize,
     /// RocksDB's block cache.
     pub block_cache: ByteSize,
-    /// Each shard's log keeps about so much for members that are behind; one that is further behind gets a snapshot.
+    /// The logs of all shards together keep about so much for members that are behind, shared by need; one that is further
+    /// behind gets a snapshot. While the disk is low it is a sixteenth. (It was counted for each shard at first.)
     pub log_keep: ByteSize,
     /// Below so much room on the disk a node hands its leaderships over and takes deletions and trims only. Unset: 1 GiB, at
     /// most a tenth of the file system.
@@ -118,7 +125,7 @@ impl Default for Storage {
         Self {
             state_memory: ByteSize::mib(64),
             block_cache: ByteSize::mib(128),
-            log_keep: ByteSize::mib(512),
+            log_keep: ByteSize::gib(4),
             disk_low: None,
             disk_hard: None,
             disk_reserve: None,
@@ -220,7 +227,8 @@ pub enum Lease {
 pub struct Network {
     /// Threads that serve connections.
     pub threads: u32,
-    /// Connections held at a time, peers' among them; one more is closed at once.
+    /// Connections of clients held at a time; one more is told so and closed. Peers have places of their own. Each takes a file
+    /// descriptor.
     pub connections_max: u32,
 }
 
@@ -244,6 +252,8 @@ impl Settings {
             ("limits.batch_bytes_max", self.limits.batch_bytes_max.as_u64(), 1, 32 << 20),
             ("limits.session_requests_max", self.limits.session_requests_max.into(), 1, 1 << 20),
             ("limits.node_requests_max", self.limits.node_requests_max.into(), 1, 1 << 20),
+            ("limits.node_tails_max", self.limits.node_tails_max.into(), 1, 1 << 20),
+            ("limits.memory_max", self.limits.memory_max.as_u64(), 64 << 20, 1 << 40),
             ("limits.worker_requests_max", self.limits.worker_requests_max.into(), 1, 1 << 20),
             ("storage.state_memory", self.storage.state_memory.as_u64(), 1 << 20, 64 << 30),
             ("storage.block_cache", self.storage.block_cache.as_u64(), 1 << 20, 1 << 40),

@@ -22,12 +22,16 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const PORTS: u16 = 20;
 /// Node i's HTTP port above its gRPC port.
 const HTTP: u16 = 10;
+/// How far the ports may move, at most.
+const MOVED: u16 = 5;
 
 /// A cluster. Nodes have the numbers 1, 2, 3, … in the order of the founding list.
 pub struct Cluster {
     dir: TempDir,
     base: u16,
     founders: u16,
+    /// How far every port that a node is started at lies above the one it had first; see [`Cluster::move_ports`].
+    moved: u16,
     /// The settings file of every node, where there is one.
     settings: Option<PathBuf>,
     /// Where node i + 1 is; those beyond the end are where a node is by default.
@@ -100,7 +104,7 @@ impl Cluster {
     /// A cluster of this many founders, none of which runs yet.
     pub fn empty(founders: u16) -> Cluster {
         let dir = tempfile::Builder::new().prefix("synod-e2e-").tempdir().expect("a temporary directory");
-        Cluster { dir, base: free_ports(), founders, settings: None, sites: Vec::new(), nodes: Vec::new() }
+        Cluster { dir, base: free_ports(), founders, moved: 0, settings: None, sites: Vec::new(), nodes: Vec::new() }
     }
 
     /// Starts a founder for the first time.
@@ -141,12 +145,27 @@ impl Cluster {
 
     /// Where a node listens.
     pub fn addr(&self, number: u16) -> String {
-        format!("{}:{}", self.host(number), self.base + number)
+        format!("{}:{}", self.host(number), self.base + self.moved + number)
     }
 
     /// Where a node answers HTTP.
     pub fn http(&self, number: u16) -> String {
-        format!("{}:{}", self.host(number), self.base + HTTP + number)
+        format!("{}:{}", self.host(number), self.base + self.moved + HTTP + number)
+    }
+
+    /// Gives all nodes other ports, this far above the first ones (at most 5): they are to be down, and have them when they are
+    /// started next.
+    pub fn move_ports(&mut self, moved: u16) {
+        assert!(moved <= MOVED, "ports belong to other clusters");
+        assert!(self.nodes.iter().all(|node| node.child.is_none()), "a node runs");
+        self.moved = moved;
+    }
+
+    /// Starts a node that is down, with other flags than it had first beside those that say where it is.
+    #[track_caller]
+    pub fn restart_with(&mut self, number: u16, flags: &[&str]) {
+        self.node(number).origin = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.restart(number);
     }
 
     fn site(&self, number: u16) -> Option<&Site> {
@@ -188,7 +207,7 @@ impl Cluster {
         let mut args: Vec<String> =
             ["server", "--data-dir", &data, "--listen", &listen, "--http", &http].map(String::from).to_vec();
         args.extend_from_slice(origin);
-        if self.site(number).is_some_and(|site| site.host.is_some()) {
+        if !matches!(self.host(number), "127.0.0.1" | "localhost") {
             args.push("--insecure".into());
         }
         args.extend(self.settings.iter().flat_map(|file| ["--config".to_owned(), file.display().to_string()]));

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod run;
+pub mod shim;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};

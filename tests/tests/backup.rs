@@ -3,10 +3,16 @@
 //! Owns: the claims about backups. Must never: compare less than every record of every table.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use synod_tests::cluster::Cluster;
+use synod_tests::alone;
+use synod_tests::cluster::{Cluster, PATIENCE};
+use synod_tests::run::{Ran, command, finish, run, until, wait_for};
 
 /// Everything in the tables, as the leaders have it.
 fn contents(cluster: &Cluster) -> String {
@@ -120,4 +126,204 @@ fn foreign(bytes: &mut Vec<u8>) {
     let mut manifest: Value = serde_json::from_str(&text).expect("JSON");
     manifest["cluster"] = "00000000000000000000000000000001".into();
     *bytes = serde_json::to_vec(&manifest).expect("JSON");
+}
+
+/// Makes a table with this many shards, and a record in it.
+fn table(cluster: &Cluster, name: &str, shards: &str) {
+    cluster.cli(&["table", "create", name, "--partition", "hash", "--shards", shards]).ok();
+    cluster.cli(&["put", name, "key", name]).ok();
+}
+
+#[test]
+fn tables_come_and_go_beside_a_backup() {
+    let _turn = alone();
+    let cluster = Cluster::start();
+    table(&cluster, "kept", "3");
+    let over = AtomicBool::new(false);
+    let (mut dropped, mut backups) = (0, Vec::new());
+    thread::scope(|scope| {
+        for writer in 0..2 {
+            let (cluster, over) = (&cluster, &over);
+            scope.spawn(move || {
+                for turn in 0.. {
+                    let name = format!("t-{writer}-{turn}");
+                    table(cluster, &name, "4");
+                    cluster.cli(&["table", "drop", &name]).ok();
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+        for number in 0..8 {
+            let dir = cluster.dir().join(format!("backup-{number}"));
+            let ran = cluster.cli(&["-o", "json", "backup", &dir.display().to_string()]);
+            over.store(ran.code != 0 || number == 7, Ordering::Relaxed);
+            dropped += ran.ok().json()["dropped"].as_array().map_or(0, Vec::len);
+            backups.push(dir);
+        }
+    });
+    println!("{dropped} tables were dropped while they were read, in {} backups", backups.len());
+    assert!(dropped > 0, "nothing was shown: no table was dropped while a backup went on");
+    let mut new = Cluster::empty(1);
+    for dir in backups {
+        let without =
+            serde_json::from_str::<Value>(&fs::read_to_string(dir.join("manifest.json")).expect("it is there"));
+        let without = without.expect("JSON")["dropped"].as_array().map_or(0, Vec::len);
+        let at = new.dir().join(dir.file_name().expect("a name"));
+        restore(&dir, &at, &new.founders()).ok();
+        let check = new.cli(&["-o", "json", "check", &at.display().to_string()]).ok().json();
+        assert_eq!(check["damages"].as_array().map(Vec::len), Some(0), "{check}");
+        if without > 0 && !new.data_dir(1).exists() {
+            fs::rename(&at, new.data_dir(1)).expect("the same disk");
+        }
+    }
+    new.add_restored(1);
+    new.wait_up();
+    assert_eq!(new.cli(&["get", "kept", "key"]).ok().stdout.trim_end(), "kept");
+    for listed in new.cli(&["-o", "json", "table", "list"]).ok().json_lines() {
+        let name = listed["name"].as_str().expect("a name");
+        // Without a record where the backup was made before it was written, and whole in any case.
+        assert!([0, 1].contains(&new.cli(&["scan", name]).ok().stdout.lines().count()), "{name}");
+    }
+    table(&new, "fresh", "2");
+}
+
+fn restore(from: &Path, to: &Path, founders: &str) -> Ran {
+    run(&restore_args(from, to, founders))
+}
+
+fn restore_args(from: &Path, to: &Path, founders: &str) -> Vec<String> {
+    let (from, to) = (from.display().to_string(), to.display().to_string());
+    ["restore", &from, "--data-dir", &to, "--founders", founders, "--node", "1"].map(str::to_owned).to_vec()
+}
+
+/// Starts the binary and kills it as soon as `seen`; whether it was still at work.
+fn killed(mut command: std::process::Command, seen: impl Fn() -> bool) -> bool {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
+    let began = Instant::now();
+    while !seen() && began.elapsed() < PATIENCE && matches!(child.try_wait(), Ok(None)) {
+        thread::sleep(Duration::from_micros(200));
+    }
+    child.kill().expect("it is our child");
+    let ended = wait_for(&mut child, PATIENCE).expect("it was killed");
+    ended.code().is_none()
+}
+
+fn snapshots(dir: &Path) -> usize {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    names.filter(|entry| entry.file_name().to_string_lossy().ends_with(".snap")).count()
+}
+
+/// A cluster with something in it whose snapshots take a while.
+fn slow() -> Cluster {
+    let cluster = Cluster::start_with("[snapshot]\nmax_rate = \"1MiB\"\n");
+    cluster.cli(&["table", "create", "all", "--partition", "hash", "--shards", "3", "--retain", "all"]).ok();
+    cluster.cli(&["table", "create", "latest", "--partition", "range", "--split-at", "key-3"]).ok();
+    for n in 0..14 {
+        cluster.cli(&["append", "all", &format!("key-{}", n % 7), &"value ".repeat(20_000)]).ok();
+        cluster.cli(&["put", "latest", &format!("key-{n}"), &format!("value {n}")]).ok();
+    }
+    cluster
+}
+
+#[test]
+fn half_a_backup_is_named_and_goes_on_or_begins_anew() {
+    let _turn = alone();
+    let cluster = slow();
+    let whole = cluster.dir().join("whole");
+    let content = |manifest: &Value| shards(manifest).into_iter().map(|(shard, _, content)| (shard, content)).collect();
+    let expected: Vec<(u64, String)> = content(&cluster.json(&["backup", &whole.display().to_string()]));
+    for flag in ["--resume", "--replace"] {
+        let half = cluster.dir().join(format!("half{flag}"));
+        let dir = half.display().to_string();
+        assert!(killed(cluster.command(&["backup", &dir]), || snapshots(&half) >= 2), "it was done already");
+        let kept = snapshots(&half);
+        cluster.cli(&["backup", &dir]).refused(2, &["half a backup", "--resume", "--replace"]);
+        restore(&half, &cluster.dir().join("never"), "h:1").refused(1, &["half a backup"]);
+        assert!(!cluster.dir().join("never").exists());
+        let one = half.join("shard-1.snap");
+        let written = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).expect("a file");
+        let before = written(&one);
+        let manifest = cluster.json(&["backup", &dir, flag]);
+        assert_eq!(content(&manifest), expected, "{flag}");
+        assert_eq!(written(&one) == before, flag == "--resume", "{flag}: {kept} files were there");
+        let names: Vec<_> = fs::read_dir(&half).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(names.len(), 7, "six shards and the manifest: {names:?}");
+        cluster.cli(&["backup", &dir, flag]).refused(2, &["is not empty", "whole backup"]);
+        restore(&half, &cluster.dir().join(format!("restored{flag}")), "h:1").ok();
+    }
+    // A file that is no part of a backup is left alone.
+    let mine = cluster.dir().join("mine");
+    fs::create_dir(&mine).expect("a folder");
+    fs::write(mine.join("notes"), "mine").expect("a file");
+    cluster.cli(&["backup", &mine.display().to_string(), "--replace"]).refused(2, &["is not empty", "notes"]);
+}
+
+#[test]
+fn half_a_restore_is_no_node() {
+    let _turn = alone();
+    let cluster = slow();
+    let backup = cluster.dir().join("backup");
+    cluster.cli(&["backup", &backup.display().to_string()]).ok();
+    let mut new = Cluster::empty(1);
+    let (data, addr) = (new.data_dir(1), new.addr(1));
+    let dir = data.display().to_string();
+    let args = restore_args(&backup, &data, &new.founders());
+    // Killed with the log there, or the state, or later.
+    for there in ["log/CURRENT", "state/FORMAT", "state/staging", "state/db/CURRENT"] {
+        // What an earlier turn left would be taken for this one's.
+        let _ = fs::remove_dir_all(&data);
+        let caught = until(PATIENCE, "a restore is caught half way", || {
+            let caught = killed(command(&args), || data.join(there).exists());
+            if !caught || !data.join("RESTORING").exists() {
+                fs::remove_dir_all(&data).expect("it is there");
+            }
+            data.exists().then_some(())
+        });
+        caught.unwrap_or_else(|why| panic!("{why}"));
+        for origin in [&[][..], &["--bootstrap", &addr], &["--join", "127.0.0.1:1"]] {
+            let server: Vec<&str> =
+                ["server", "--data-dir", &dir, "--listen", &addr].iter().chain(origin).copied().collect();
+            let said = run(&server);
+            assert!(said.code == 1 && said.stderr.contains("a restore into it did not end"), "{}: {said:?}", said.code);
+        }
+        new.cli(&["check", &dir]).refused(1, &["a restore into it did not end"]);
+        fs::write(data.join("notes"), "mine").expect("a file");
+        finish(command(&args), None).refused(2, &["is not empty", "notes"]);
+        fs::remove_file(data.join("notes")).expect("it is there");
+    }
+    finish(command(&args), None).ok();
+    new.cli(&["check", &dir]).ok();
+    finish(command(&args), None).refused(2, &["is not empty"]);
+    new.add_restored(1);
+    new.wait_up();
+    assert_eq!(contents(&new), contents(&cluster));
+}
+
+#[test]
+fn the_founders_of_a_restored_cluster_are_checked() {
+    let room = tempfile::tempdir().expect("a temporary directory");
+    let data = room.path().join("node");
+    let cases = [
+        ("nonsense", "not an address"),
+        ("127.0.0.1:7401,", "not an address"),
+        (",127.0.0.1:7401", "not an address"),
+        ("127.0.0.1:7401,127.0.0.1:7401", "twice"),
+        ("127.0.0.1:0", "not an address"),
+        ("127.0.0.1:70000", "not an address"),
+        ("http://127.0.0.1:7401", "not an address"),
+        ("127.0.0.1:7401,h 2:7401", "not an address"),
+    ];
+    for (founders, said) in cases {
+        // Before the backup is looked at: this one is not there.
+        let line = restore(&room.path().join("none"), &data, founders).refused(2, &["--founders", said]);
+        let server = run(&["server", "--data-dir", "d", "--listen", "127.0.0.1:7401", "--bootstrap", founders]);
+        assert_eq!(
+            server.refused(2, &["--bootstrap", said]),
+            line.replace("--founders", "--bootstrap"),
+            "as a node says"
+        );
+        assert!(!data.exists());
+    }
 }

@@ -40,6 +40,16 @@ fn kill() {
 }
 
 #[test]
+fn plain_kill() {
+    passes("plain-kill", 4);
+}
+
+#[test]
+fn plain_transfer() {
+    passes("plain-transfer", 2);
+}
+
+#[test]
 fn kill_all() {
     passes("kill-all", 1);
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use synod_client::proto as v1;
-use synod_client::{Client, Consistency, Error, Expect, GetOptions, NewRecord, Options};
+use synod_client::{Client, Consistency, Error, Expect, GetOptions, NewRecord, Options, WriteName, WriteOp};
 use v1::error::Kind;
 
 use crate::fake::{Action, error, not_leader};
@@ -142,14 +142,15 @@ async fn overload_is_waited_out_and_is_no_unknown_outcome() {
 #[tokio::test]
 async fn expired_is_plain_at_first_and_unknown_after_a_lost_attempt() {
     let (world, client) = cluster().await;
-    world.hook(|_, _| answer(Kind::Expired(v1::Expired {})));
-    assert_eq!(client.put("kv", "a", "1").await.unwrap_err(), Error::Expired);
+    // A node of an older version does not say what the shard's time is.
+    world.hook(|_, _| answer(Kind::Expired(v1::Expired { shard_time_us: 0 })));
+    assert_eq!(client.put("kv", "a", "1").await.unwrap_err(), Error::Expired { shard_time_us: 0 });
     let mut first = true;
     world.hook(move |_, _| {
         if std::mem::take(&mut first) {
             Action::Break { executed: false }
         } else {
-            answer(Kind::Expired(v1::Expired {}))
+            answer(Kind::Expired(v1::Expired { shard_time_us: 9_000_000_000 }))
         }
     });
     assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "outcome_unknown");
@@ -276,7 +277,7 @@ async fn too_many_outstanding_writes_wait_for_room() {
 }
 
 #[tokio::test]
-async fn after_a_leader_stepped_down_a_bad_request_is_still_a_bad_request() {
+async fn after_a_leader_stepped_down_no_refusal_says_what_became_of_the_write() {
     let (world, client) = cluster().await;
     let refusal = |kind: Kind| {
         let mut first = true;
@@ -286,9 +287,71 @@ async fn after_a_leader_stepped_down_a_bad_request_is_still_a_bad_request() {
         }
     };
     let large = v1::TooLarge { what: "the batch".into(), limit: 7, knob: "limits.batch_bytes_max".into() };
-    world.hook(refusal(Kind::TooLarge(large)));
-    assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "too_large");
-    // But a leader that stepped down may have proposed the write.
-    world.hook(refusal(Kind::Expired(v1::Expired {})));
-    assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "outcome_unknown");
+    // A leader that stepped down may have proposed the write, and its limits may be others.
+    let bad = v1::InvalidArgument { field: "ops".into(), why: "bad".into() };
+    let late = v1::Expired { shard_time_us: 9_000_000_000 };
+    let (large, bad, late) = (Kind::TooLarge(large), Kind::InvalidArgument(bad), Kind::Expired(late));
+    for kind in [large, bad, Kind::CrossShard(v1::CrossShard {}), late] {
+        world.hook(refusal(kind.clone()));
+        assert_eq!(client.put("kv", "a", "1").await.unwrap_err().code(), "outcome_unknown", "{kind:?}");
+    }
+    // What the client itself refuses was never sent.
+    let before = world.writes().len();
+    let error = client.put("kv", "a", vec![0; (1 << 20) + 1]).await.unwrap_err();
+    assert_eq!((error.code(), world.writes().len()), ("too_large", before));
+}
+
+#[tokio::test]
+async fn a_write_whose_one_attempt_came_too_late_by_the_shards_time_starts_anew_by_that_time() {
+    const AHEAD: u64 = 4_000_000_000_000_000;
+    let (world, client) = cluster().await;
+    let by_shard = |_: u64, r: &v1::ShardRequest| match &r.body {
+        Some(v1::shard_request::Body::Write(w)) if w.id.as_ref().unwrap().deadline_us < AHEAD => {
+            answer(Kind::Expired(v1::Expired { shard_time_us: AHEAD }))
+        }
+        _ => Action::Normal,
+    };
+    world.hook(by_shard);
+    assert_eq!(client.put("kv", "a", "1").await.unwrap().offset, 0);
+    let ids: Vec<v1::WriteId> = world.writes().into_iter().map(|(_, w)| w.id.unwrap()).collect();
+    let [old, new] = &ids[..] else { panic!("{ids:?}") };
+    assert_ne!((&old.client, old.seq), (&new.client, new.seq));
+    assert!(new.deadline_us > AHEAD && new.deadline_us < AHEAD + 60_000_000, "{new:?}");
+    // A redirect says that nothing was proposed: what follows it is still the one attempt.
+    let mut first = true;
+    world.hook(move |node, r| if std::mem::take(&mut first) { not_leader(1, false) } else { by_shard(node, r) });
+    client.put("kv", "b", "1").await.unwrap();
+    assert_eq!(world.state.lock().unwrap().executed, 2);
+    // A shard whose time runs away from every deadline ends it.
+    let mut time = AHEAD;
+    world.hook(move |_, _| {
+        time *= 2;
+        answer(Kind::Expired(v1::Expired { shard_time_us: time.min(u64::MAX / 4) }))
+    });
+    assert_eq!(client.put("kv", "c", "1").await.unwrap_err().code(), "expired");
+    // A name that the caller gave is the caller's: it is not changed.
+    let before = world.writes().len();
+    world.hook(by_shard);
+    let name = WriteName { client: 7, seq: 1, floor: 1, deadline_us: 5 };
+    let error = client.batch_as("kv", name, vec![WriteOp::put("d", "1")]).await.unwrap_err();
+    assert_eq!((error, world.writes().len()), (Error::Expired { shard_time_us: AHEAD }, before + 1));
+}
+
+#[tokio::test]
+async fn maps_are_asked_for_on_connections_that_are_there() {
+    let (world, client) = cluster().await;
+    client.put("kv", "a", "1").await.unwrap();
+    let before = *world.connections.lock().unwrap();
+    for _ in 0..20 {
+        client.refresh_map().await.unwrap();
+    }
+    let storm = (0..200).map(|_| client.refresh_map());
+    for refreshed in futures::future::join_all(storm).await {
+        refreshed.unwrap();
+    }
+    let made = *world.connections.lock().unwrap() - before;
+    assert!(made <= 3, "{made} connections to three nodes for 220 questions");
+    // What changed is seen by who asks afterwards.
+    world.change_map(|map| map.tables[2].name = "renamed".into());
+    assert!(client.refresh_map().await.unwrap().tables.iter().any(|table| table.name == "renamed"));
 }

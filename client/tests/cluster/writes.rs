@@ -1,10 +1,12 @@
 //! Writes, checks before sending, tables.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use synod_client::{Error, Expect, GetOptions, NewRecord, Retention, TableSpec, WriteName, WriteOp};
 
 use crate::cluster;
+use crate::fake::AdminFault;
 
 #[tokio::test]
 async fn put_get_delete() {
@@ -95,6 +97,62 @@ async fn tables_are_made_seen_and_dropped() {
     client.drop_table("new").await.unwrap();
     assert_eq!(client.table("new").await.unwrap_err().code(), "table_not_found");
     assert_eq!(client.drop_table("new").await.unwrap_err().code(), "table_not_found");
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_is_lost_is_made_once() {
+    let (world, client) = cluster().await;
+    let spec = || TableSpec::hash("new", 1, Retention::Latest);
+    let lose = |times: usize| world.admin.lock().unwrap().extend(vec![AdminFault::Lost { executed: true }; times]);
+    lose(2);
+    client.create_table(spec()).await.unwrap();
+    lose(1);
+    // Somebody makes a table of the same name between the change and its repetition: that one is left alone.
+    let dropping = client.drop_table("new");
+    let remaking = async {
+        while client.tables().iter().any(|t| t.name == "new") {
+            client.refresh_map().await.unwrap();
+        }
+        world.change_map(|map| map.tables.push(v1_table(99, "new")));
+    };
+    let (dropped, ()) = futures::future::join(dropping, remaking).await;
+    dropped.unwrap();
+    assert_eq!(client.table("new").await.unwrap().id, 99);
+    let changes = world.changes.lock().unwrap();
+    let names: Vec<_> = changes.iter().map(|id| (id.client.clone(), id.seq, id.deadline_us)).collect();
+    assert_eq!(names.len(), 5);
+    assert!(names[0] == names[1] && names[1] == names[2], "one change, one name: {names:?}");
+    assert!(names[3] == names[4] && names[3].1 != names[0].1, "another change, another name: {names:?}");
+}
+
+#[tokio::test]
+async fn a_change_ends_as_refused_only_where_nothing_was_done() {
+    let (world, client) = cluster().await;
+    let client = client.with_timeout(Duration::from_millis(400));
+    let spec = || TableSpec::hash("new", 1, Retention::Latest);
+    let faults = |fault: AdminFault| *world.admin.lock().unwrap() = vec![fault; 1000].into();
+    faults(AdminFault::Unavailable);
+    let refused = client.create_table(spec()).await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused}");
+    faults(AdminFault::Lost { executed: false });
+    let unknown = client.create_table(spec()).await.unwrap_err();
+    assert!(matches!(unknown, Error::OutcomeUnknown { .. }), "{unknown}");
+    let unknown = client.drop_table("kv").await.unwrap_err();
+    assert!(matches!(unknown, Error::OutcomeUnknown { .. }), "{unknown}");
+    // One lost answer is enough, whatever is said after it.
+    faults(AdminFault::Unavailable);
+    world.admin.lock().unwrap().push_front(AdminFault::Lost { executed: true });
+    let unknown = client.create_table(spec()).await.unwrap_err();
+    assert!(matches!(unknown, Error::OutcomeUnknown { .. }), "{unknown}");
+    world.admin.lock().unwrap().clear();
+    assert_eq!(client.create_table(spec()).await.unwrap_err(), Error::TableExists { table: "new".into() });
+}
+
+fn v1_table(id: u32, name: &str) -> synod_client::proto::Table {
+    use synod_client::proto as v1;
+    let retention = Some(v1::Retention { kind: Some(v1::retention::Kind::Latest(true)) });
+    let partitioning = v1::Partitioning::Hash.into();
+    v1::Table { id, name: name.into(), partitioning, retention, replicas: 3 }
 }
 
 #[tokio::test]

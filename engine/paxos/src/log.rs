@@ -170,6 +170,11 @@ impl Log {
         }
     }
 
+    /// Bytes of the bodies in memory.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cache_bytes
+    }
+
     /// The driver removed the log up to here.
     pub(crate) fn trim(&mut self, upto: Slot) {
         if upto <= self.trimmed.slot {

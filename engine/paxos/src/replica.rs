@@ -352,6 +352,18 @@ impl Replica {
         }
     }
 
+    /// Keeps no more than so many bytes of entries in memory that are durable, chosen and applied, until told otherwise.
+    pub fn limit_cache(&mut self, bytes: usize) {
+        self.options.cache_bytes = bytes;
+        self.log.shrink(bytes, self.applied);
+    }
+
+    /// Bytes of entries in memory.
+    #[must_use]
+    pub fn cached_bytes(&self) -> usize {
+        self.log.cached_bytes()
+    }
+
     fn on_applied(&mut self, slot: Slot) {
         assert!(slot <= self.committed, "applied {slot} beyond what is committed here, {}", self.committed);
         self.applied = self.applied.max(slot);

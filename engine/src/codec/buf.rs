@@ -169,6 +169,18 @@ impl Reader {
         }
     }
 
+    /// Checks the trailing CRC-32 as [`Reader::checked`] does, and reads the first `len` bytes at most: no more are copied.
+    pub fn checked_start(row: &[u8], len: usize) -> Result<Self, DecodeError> {
+        let Some((body, crc)) = row.split_last_chunk::<4>() else {
+            return Err(DecodeError { what: "too short for a checksum", at: row.len() });
+        };
+        if crc32fast::hash(body) == u32::from_le_bytes(*crc) {
+            Ok(Self::new(Bytes::copy_from_slice(&body[..len.min(body.len())])))
+        } else {
+            Err(DecodeError { what: "checksum mismatch", at: body.len() })
+        }
+    }
+
     /// An error at the current position.
     #[must_use]
     pub fn error(&self, what: &'static str) -> DecodeError {

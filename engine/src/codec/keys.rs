@@ -151,7 +151,7 @@ const AREA_RECORDS: u8 = 0x10;
 const AREA_SYSTEM: u8 = 0x20;
 
 const KIND_HEAD: u8 = 0x00;
-const KIND_HISTORY: u8 = 0x01;
+pub(crate) const KIND_HISTORY: u8 = 0x01;
 
 fn area(space: Space, area: u8, room: usize) -> Vec<u8> {
     let mut key = Vec::with_capacity(5 + room);

@@ -26,6 +26,9 @@ const HISTORY_PLAIN: u8 = 1;
 /// The version of a history record that says what stands before it.
 const HISTORY_TOTALS: u8 = 2;
 
+/// What stands before a record's headers, bytes at most.
+const START_BYTES: usize = 128;
+
 const TOMBSTONE: u8 = 1;
 const NEWEST_INLINE: u8 = 1 << 1;
 const NEWEST_IN_HISTORY: u8 = 2 << 1;
@@ -136,7 +139,15 @@ impl Head {
 
     /// Decodes what [`Head::encode`] wrote. Values share the memory of `row`.
     pub fn decode(row: Bytes) -> Result<Self, DecodeError> {
-        let (version, mut input) = super::open_upto(row, HEAD_TOTALS)?;
+        Self::read(super::open_upto(row, HEAD_TOTALS)?, true)
+    }
+
+    /// Decodes a row without the headers and the value of a record that stands in it: these are checked and not copied.
+    pub fn decode_brief(row: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(super::open_start(row, HEAD_TOTALS, START_BYTES)?, false)
+    }
+
+    fn read((version, mut input): (u8, Reader), whole: bool) -> Result<Self, DecodeError> {
         let unknown = input.error("unknown flags");
         let flags = input.u8()?;
         let tombstone = flags & TOMBSTONE != 0;
@@ -147,11 +158,13 @@ impl Head {
         }
         head.newest = match flags & !TOMBSTONE {
             0 if !tombstone => Newest::None,
-            NEWEST_INLINE => Newest::Inline(get_record(&mut input, tombstone)?),
+            NEWEST_INLINE => Newest::Inline(get_record(&mut input, tombstone, whole)?),
             NEWEST_IN_HISTORY => Newest::InHistory { ts_us: input.var()?, tombstone },
             _ => return Err(unknown),
         };
-        input.finish()?;
+        if whole {
+            input.finish()?;
+        }
         Ok(head)
     }
 }
@@ -178,21 +191,31 @@ impl Record {
 
     /// Decodes what [`Record::encode_at`] wrote, with what it says stands before. Values share the memory of `row`.
     pub fn decode_at(row: Bytes) -> Result<(Self, Option<u64>), DecodeError> {
-        let (version, mut input) = super::open_upto(row, HISTORY_TOTALS)?;
+        Self::read(super::open_upto(row, HISTORY_TOTALS)?, true)
+    }
+
+    /// Decodes a history row of any version. Values share the memory of `row`.
+    pub fn decode(row: Bytes) -> Result<Self, DecodeError> {
+        Self::decode_at(row).map(|(record, _)| record)
+    }
+
+    /// Decodes a row without its headers and its value: these are checked and not copied.
+    pub fn decode_brief(row: &[u8]) -> Result<Self, DecodeError> {
+        Self::read(super::open_start(row, HISTORY_TOTALS, START_BYTES)?, false).map(|(record, _)| record)
+    }
+
+    fn read((version, mut input): (u8, Reader), whole: bool) -> Result<(Self, Option<u64>), DecodeError> {
         let unknown = input.error("unknown flags");
         let flags = input.u8()?;
         if flags & !TOMBSTONE != 0 {
             return Err(unknown);
         }
         let before = if version == HISTORY_TOTALS { Some(input.var()?) } else { None };
-        let record = get_record(&mut input, flags & TOMBSTONE != 0)?;
-        input.finish()?;
+        let record = get_record(&mut input, flags & TOMBSTONE != 0, whole)?;
+        if whole {
+            input.finish()?;
+        }
         Ok((record, before))
-    }
-
-    /// Decodes a history row of any version. Values share the memory of `row`.
-    pub fn decode(row: Bytes) -> Result<Self, DecodeError> {
-        Self::decode_at(row).map(|(record, _)| record)
     }
 }
 
@@ -211,12 +234,45 @@ fn put_record(out: &mut Writer, record: &Record) {
     out.bytes(&record.value);
 }
 
-fn get_record(input: &mut Reader, tombstone: bool) -> Result<Record, DecodeError> {
+/// Where it is not wanted whole, its headers and value are left out.
+fn get_record(input: &mut Reader, tombstone: bool, whole: bool) -> Result<Record, DecodeError> {
     let ts_us = input.var()?;
+    if !whole {
+        return Ok(Record { ts_us, tombstone, ..Record::default() });
+    }
     let count = input.count(2)?;
     let mut headers = Vec::with_capacity(count);
     for _ in 0..count {
         headers.push((input.bytes()?, input.bytes()?));
     }
     Ok(Record { ts_us, headers, value: input.bytes()?, tombstone })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_brief_look_says_the_same_of_a_record_and_checks_as_much() {
+        for value in [0, 10, 63, 64, 65, 100_000] {
+            for tombstone in [false, true] {
+                let headers = vec![(Bytes::from_static(b"name"), Bytes::from(vec![7; value / 2]))];
+                let record = Record { ts_us: u64::MAX / 3, headers, value: vec![1; value].into(), tombstone };
+                let row = record.encode();
+                let brief = Record::decode_brief(&row).unwrap();
+                assert_eq!(brief, Record { ts_us: record.ts_us, tombstone, ..Record::default() });
+                let (next, first) = (Offset(u64::MAX / 7), Offset(u64::MAX / 8));
+                let head = Head { next, first, newest: Newest::Inline(record), ..Head::default() };
+                let found = Head::decode_brief(&head.encode()).unwrap();
+                assert_eq!(found, Head { newest: Newest::Inline(brief), ..head.clone() });
+                for row in [row, head.encode()] {
+                    for at in [0, 1, row.len() / 2, row.len() - 1] {
+                        let mut bad = row.to_vec();
+                        bad[at] ^= 4;
+                        assert!(Record::decode_brief(&bad).is_err() && Head::decode_brief(&bad).is_err(), "byte {at}");
+                    }
+                }
+            }
+        }
+    }
 }

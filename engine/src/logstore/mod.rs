@@ -108,6 +108,8 @@ pub struct GroupRecovered {
     pub last: EntryId,
     /// Timestamp of the last entry, 0 where there is none.
     pub last_ts: u64,
+    /// Slots now and then, the last one among them, and how many bytes the retained entries up to each have.
+    pub sizes: Vec<(Slot, u64)>,
 }
 
 /// The log of a node. One writer; readers on any thread.

@@ -7,6 +7,9 @@ use crate::StoreError;
 use crate::ids::{Entry, EntryId, HardState, Run, ShardId, Slot, Space};
 use bytes::Bytes;
 
+/// Sizes are noted so far apart, bytes.
+const SIZES_STEP: u64 = 256 << 10;
+
 /// Takes a group's entries in slot order and checks that none is missing.
 pub(super) struct GroupScan {
     shard: ShardId,
@@ -14,13 +17,15 @@ pub(super) struct GroupScan {
     runs: Vec<Run>,
     last: EntryId,
     last_ts: u64,
+    bytes: u64,
+    sizes: Vec<(Slot, u64)>,
 }
 
 impl GroupScan {
     /// A scan that begins behind the trim mark.
     pub(super) fn new(shard: ShardId, trimmed: Option<EntryId>) -> Self {
         let trimmed = trimmed.unwrap_or(EntryId::ZERO);
-        Self { shard, trimmed, runs: Vec::new(), last: trimmed, last_ts: 0 }
+        Self { shard, trimmed, runs: Vec::new(), last: trimmed, last_ts: 0, bytes: 0, sizes: Vec::new() }
     }
 
     /// The next entry, found under `slot`; its checksum was checked.
@@ -36,6 +41,10 @@ impl GroupScan {
         }
         self.last = entry.id;
         self.last_ts = entry.ts;
+        self.bytes += entry.size() as u64;
+        if self.sizes.last().is_none_or(|(_, at)| self.bytes - at >= SIZES_STEP) {
+            self.sizes.push((slot, self.bytes));
+        }
         Ok(())
     }
 
@@ -46,10 +55,11 @@ impl GroupScan {
         hard: Option<HardState>,
         space: Option<Space>,
     ) -> Result<Option<GroupRecovered>, StoreError> {
-        let Self { shard, trimmed, runs, last, last_ts } = self;
+        let Self { shard, trimmed, runs, last, last_ts, bytes, mut sizes } = self;
+        sizes.push((last.slot, bytes));
         let why = match (genesis, hard) {
             (Some(genesis), Some(hard)) => {
-                return Ok(Some(GroupRecovered { genesis, hard, space, trimmed, runs, last, last_ts }));
+                return Ok(Some(GroupRecovered { genesis, hard, space, trimmed, runs, last, last_ts, sizes }));
             }
             (None, None) if last == EntryId::ZERO => return Ok(None),
             (None, None) => "entries without a hard state",

@@ -96,7 +96,8 @@ pub fn record(
     }
 }
 
-/// The lowest offset at or above `head.first` whose record has a timestamp above `ts_us`; `head.next` where none has.
+/// The lowest offset at or above `head.first` whose record has a timestamp above `ts_us`; `head.next` where none has. Looks at
+/// records one at a time, from the newest back in steps that double: at few of them where few are newer, as for most tails.
 pub fn first_after(
     store: &mut dyn StateStore,
     descriptor: &Descriptor,
@@ -110,6 +111,16 @@ pub fn first_after(
     }
     let (mut low, mut high) = (head.first.0, head.next.0.saturating_sub(1));
     // Below `low` all are at or below `ts_us`; the record at `high` is above it.
+    let mut step = 1;
+    while low < high {
+        let at = high.saturating_sub(step).max(low);
+        if record(store, descriptor, space, key, head, Offset(at))?.ts_us <= ts_us {
+            low = at + 1;
+            break;
+        }
+        high = at;
+        step *= 2;
+    }
     while low < high {
         let middle = low + (high - low) / 2;
         if record(store, descriptor, space, key, head, Offset(middle))?.ts_us > ts_us {

@@ -1,16 +1,17 @@
 //! Scans: pages of a shard's records in position order.
 //!
-//! Owns: the walk over rows, its filters and its cursor. Must never: look at more rows than a page may, or step through a
-//! long history row by row when it wants none of it.
+//! Owns: the walk over rows, its filters and its cursor. Must never: read more bytes than a page may give and one record
+//! beside, or step through what is long where it wants none of it.
 //!
 //! A cursor is opaque to clients: `1 | position` goes on at that position (below it, where the scan is reversed), `2 |
 //! offset u64 | position` goes on inside a key's history.
 
 mod history;
+mod newest;
 
-use super::{PAGE_ROWS_MAX, Page, Replied};
+use super::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page, Replied};
 use crate::StoreError;
-use crate::codec::keys::{self, Bounds, RecordRow};
+use crate::codec::keys::{self, Bounds};
 use crate::codec::record::{Head, Record, Totals};
 use crate::host::{Answer, KeyedRecord, Refusal, Scan};
 use crate::ids::Offset;
@@ -18,10 +19,11 @@ use crate::machine::{ShardState, bounds, rows};
 use crate::state::StateStore;
 use crate::system::{Partitioning, Retention};
 use bytes::{BufMut, Bytes, BytesMut};
-use std::ops::ControlFlow;
 
 /// So many unwanted rows of one key are stepped over before the walk seeks behind them.
 const STEP_OVER_MAX: usize = 32;
+/// And so many bytes of them: a seek costs about as much as reading these.
+const STEP_OVER_BYTES_MAX: usize = 8 << 10;
 
 const CURSOR_POSITION: u8 = 1;
 const CURSOR_OFFSET: u8 = 2;
@@ -56,7 +58,7 @@ pub(super) fn scan(state: &ShardState, store: &mut dyn StateStore, scan: &Scan) 
         }
         history::page(&walk, store, bounds, inside, &mut page)?
     } else {
-        walk.newest_page(store, bounds, &mut page)?
+        newest::page(&walk, store, bounds, &mut page)?
     };
     if let Some(first) = page.trimmed {
         return Ok(Err(Refusal::Trimmed { first }));
@@ -100,21 +102,29 @@ impl Cursor {
     }
 }
 
-/// A key met on the walk.
-struct KeyHead {
-    key: Bytes,
-    head: Head,
-    /// The newest record, where it is in the history and the walk passed over it.
-    newest: Option<Record>,
+/// What a page has looked at so far.
+#[derive(Default)]
+struct Spent {
+    rows: usize,
+    /// Of these rows, keys and values.
+    bytes: usize,
 }
 
-/// The keys of a stretch of rows.
-struct Stretch {
-    keys: Vec<KeyHead>,
-    /// Where the walk goes on: the first row (the end, reversed) of what it has not seen. `None`: it saw all.
-    rest: Option<Vec<u8>>,
-    /// Rows looked at.
-    visited: usize,
+impl Spent {
+    fn row(&mut self, row: &[u8], value: &[u8]) {
+        self.rows += 1;
+        self.bytes += row.len() + value.len();
+    }
+
+    /// Whether so many rows were looked at that the page ends, whatever it found.
+    fn rows_over(&self) -> bool {
+        self.rows >= PAGE_ROWS_MAX
+    }
+
+    /// Whether the page ends with the key it is at.
+    fn over(&self) -> bool {
+        self.rows_over() || self.bytes >= PAGE_BYTES_MAX
+    }
 }
 
 /// What is walked, and by which wishes.
@@ -189,123 +199,13 @@ impl Walk<'_> {
         }
         page.push(KeyedRecord { key: key.clone(), offset, record });
     }
+}
 
-    /// The newest record of each key. Returns where the next page begins.
-    fn newest_page(
-        &self,
-        store: &mut dyn StateStore,
-        (mut start, mut end): Bounds,
-        page: &mut Page,
-    ) -> Result<Option<Cursor>, StoreError> {
-        let mut visited = 0;
-        loop {
-            // One key more than the page takes: whether there is a next page.
-            let stretch = self.stretch(store, &start, &end, page.limit + 1, PAGE_ROWS_MAX.saturating_sub(visited))?;
-            visited += stretch.visited;
-            let keys = stretch.keys.len();
-            for (n, found) in stretch.keys.into_iter().enumerate() {
-                let key = found.key.clone();
-                self.take_newest(store, found, page)?;
-                let more = n + 1 < keys || stretch.rest.is_some();
-                let spent = n + 1 == keys && visited >= PAGE_ROWS_MAX;
-                if more && (page.full() || spent) {
-                    let mut position = self.position(&key);
-                    if !self.scan.reverse {
-                        position.push(0);
-                    }
-                    return Ok(Some(Cursor { position, offset: None }));
-                }
-            }
-            match stretch.rest {
-                None => return Ok(None),
-                Some(row) if self.scan.reverse => end = row,
-                Some(row) => start = row,
-            }
-        }
-    }
-
-    fn take_newest(&self, store: &mut dyn StateStore, found: KeyHead, page: &mut Page) -> Result<(), StoreError> {
-        let KeyHead { key, head, newest } = found;
-        let Some(ts_us) = head.newest_ts_us() else { return Ok(()) };
-        let tombstone = head.tombstone();
-        if !self.key_wanted(&key) || !self.ts_wanted(ts_us) || (tombstone && !self.scan.tombstones) {
-            return Ok(());
-        }
-        let offset = Offset(head.next.0.saturating_sub(1));
-        let record = match newest {
-            Some(record) => record,
-            None if self.scan.keys_only => Record { ts_us, tombstone, ..Record::default() },
-            None => rows::record(store, self.state.descriptor(), self.state.space(), &key, &head, offset)?,
-        };
-        self.push(page, &key, offset, record);
-        Ok(())
-    }
-
-    /// Walks rows until `keys_max` keys were met or `rows_max` rows visited, always at least one key.
-    fn stretch(
-        &self,
-        store: &mut dyn StateStore,
-        start: &[u8],
-        end: &[u8],
-        keys_max: usize,
-        rows_max: usize,
-    ) -> Result<Stretch, StoreError> {
-        let mut out = Stretch { keys: Vec::new(), rest: None, visited: 0 };
-        let mut failed = None;
-        let mut passed = Passed::default();
-        store.scan(start, end, self.scan.reverse, &mut |row, value| {
-            out.visited += 1;
-            match self.step(&mut out, &mut passed, row, value) {
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-                Ok(true) if out.keys.len() >= keys_max || out.visited >= rows_max => {
-                    let prefix = row[..row.len() - 1].to_vec();
-                    out.rest = Some(if self.scan.reverse { prefix } else { keys::after_prefix(prefix) });
-                    ControlFlow::Break(())
-                }
-                Ok(_) if out.rest.is_some() => ControlFlow::Break(()),
-                Ok(_) => ControlFlow::Continue(()),
-            }
-        })?;
-        failed.map_or(Ok(out), Err)
-    }
-
-    /// Takes one row; whether it was a head. Sets `rest` where it pays to seek.
-    fn step(&self, out: &mut Stretch, passed: &mut Passed, row: &[u8], value: &[u8]) -> Result<bool, StoreError> {
-        if let Some(offset) = passed.history_of(row) {
-            if self.scan.reverse {
-                if passed.rows == 0 {
-                    passed.newest = Some((offset, decode_record(self.state, row, value)?));
-                }
-            } else if let Some(key) = out.keys.last_mut()
-                && key.head.next.0 == offset.0 + 1
-            {
-                key.newest = Some(decode_record(self.state, row, value)?);
-            }
-            passed.rows += 1;
-            if passed.rows > STEP_OVER_MAX {
-                let mut rest = passed.prefix.clone();
-                // Reversed, the head is all that is left of the key: it lies below the first history row.
-                rest.push(1);
-                out.rest = Some(if self.scan.reverse { rest } else { keys::after_prefix(passed.prefix.clone()) });
-            }
-            return Ok(false);
-        }
-        let parsed = keys::parse_record(row, self.hashed).map_err(|e| e.corrupt(row_name(self.state)))?;
-        let RecordRow::Head = parsed.row else {
-            // Reversed, a key begins with its newest history row.
-            passed.begin(&row[..row.len() - 9]);
-            return self.step(out, passed, row, value);
-        };
-        let head = decode_head(self.state, value)?;
-        let next = head.next.0;
-        let newest = passed.newest.take().filter(|(offset, _)| passed.is_of(row) && offset.0 + 1 == next);
-        out.keys.push(KeyHead { key: parsed.key, head, newest: newest.map(|(_, record)| record) });
-        passed.begin(&row[..row.len() - 1]);
-        Ok(true)
-    }
+/// Whether stepping over all but the newest record of a key would read more than a seek costs.
+fn is_long(head: &Head) -> bool {
+    let records = head.next.0.saturating_sub(head.first.0);
+    let older = head.bytes / records.max(1) * records.saturating_sub(1);
+    records > STEP_OVER_MAX as u64 || older > STEP_OVER_BYTES_MAX as u64
 }
 
 /// The key whose history rows the walk is passing over.
@@ -313,17 +213,40 @@ impl Walk<'_> {
 struct Passed {
     /// What the rows of the key start with.
     prefix: Vec<u8>,
-    /// History rows passed so far.
+    /// History rows passed since the walk began or sought here, and their bytes.
     rows: usize,
-    newest: Option<(Offset, Record)>,
+    bytes: usize,
 }
 
 impl Passed {
     fn begin(&mut self, prefix: &[u8]) {
         self.prefix.clear();
         self.prefix.extend_from_slice(prefix);
-        self.rows = 0;
-        self.newest = None;
+        self.sought();
+    }
+
+    /// The walk goes on elsewhere in the key's history.
+    fn sought(&mut self) {
+        (self.rows, self.bytes) = (0, 0);
+    }
+
+    /// A row that is not wanted; whether it pays to seek behind those that follow.
+    fn pass(&mut self, value: &[u8]) -> bool {
+        self.rows += 1;
+        self.bytes += value.len();
+        self.rows > STEP_OVER_MAX || self.bytes > STEP_OVER_BYTES_MAX
+    }
+
+    /// Where the key's history row at an offset stands.
+    fn history_row(&self, offset: Offset) -> Vec<u8> {
+        let mut row = [&self.prefix[..], &[keys::KIND_HISTORY]].concat();
+        row.extend_from_slice(&offset.0.to_be_bytes());
+        row
+    }
+
+    /// The first row behind all of the key's.
+    fn end(&self) -> Vec<u8> {
+        keys::after_prefix(self.prefix.clone())
     }
 
     fn is_of(&self, head_row: &[u8]) -> bool {
@@ -341,12 +264,21 @@ fn row_name(state: &ShardState) -> String {
     format!("a record's row in shard {}", state.descriptor().shard)
 }
 
-fn decode_head(state: &ShardState, value: &[u8]) -> Result<Head, StoreError> {
-    Head::decode(Bytes::copy_from_slice(value))
-        .map_err(|e| e.corrupt(format!("a head in shard {}", state.descriptor().shard)))
+/// A head; without the value and headers of a record that stands in it, where `value_wanted` is not set: it is not copied then.
+fn decode_head(state: &ShardState, row: &[u8], value_wanted: bool) -> Result<Head, StoreError> {
+    let head = if value_wanted { Head::decode(Bytes::copy_from_slice(row)) } else { Head::decode_brief(row) };
+    head.map_err(|e| e.corrupt(format!("a head in shard {}", state.descriptor().shard)))
 }
 
 fn decode_record(state: &ShardState, row: &[u8], value: &[u8]) -> Result<Record, StoreError> {
-    let name = || format!("record {} of a key in shard {}", rows::history_offset(row), state.descriptor().shard);
-    Record::decode(Bytes::copy_from_slice(value)).map_err(|e| e.corrupt(name()))
+    Record::decode(Bytes::copy_from_slice(value)).map_err(|e| e.corrupt(record_name(state, row)))
+}
+
+/// A record without its value and headers: they are checked and not copied.
+fn decode_record_brief(state: &ShardState, row: &[u8], value: &[u8]) -> Result<Record, StoreError> {
+    Record::decode_brief(value).map_err(|e| e.corrupt(record_name(state, row)))
+}
+
+fn record_name(state: &ShardState, row: &[u8]) -> String {
+    format!("record {} of a key in shard {}", rows::history_offset(row), state.descriptor().shard)
 }

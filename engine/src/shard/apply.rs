@@ -71,7 +71,7 @@ impl Shard {
             }
             *bytes += entry.size();
             self.position = Some((entry.id, entry.ts));
-            self.sizes.applied(entry.id.slot, entry.size(), node.log_keep_bytes / 16);
+            self.sizes.applied(entry.id.slot, entry.size(), node.log_keep.step());
             let mine = if self.proposed_upto(entry.id.slot) { self.proposals.applied(node, &entry) } else { None };
             let mut results = std::mem::take(&mut node.results);
             let wanted = mine.is_some().then_some(&mut results);

@@ -53,7 +53,8 @@ impl Shard {
         let membership = Membership { config: self.members.config.next(), members, first_leader };
         tracing::info!(shard = self.id.0, ?membership, "a change of members is proposed");
         self.verdict = None;
-        self.step(node, Input::ChangeConfig { membership, ts: node.wall_us });
+        let ts = self.timestamp(node);
+        self.step(node, Input::ChangeConfig { membership, ts });
         match self.verdict.take() {
             Some(Verdict::Refused(why)) => Err(refusal(why)),
             _ => Ok(()),

@@ -8,6 +8,8 @@ use crate::command::{Action, KEY_BYTES_MAX, KeyOp, Op, RowFormat, WriteRequest, 
 use crate::host::{Answer, Host, Refusal, Reply};
 use crate::ids::{NodeId, Slot};
 use crate::machine::{Applied, bounds};
+use crate::memory::Holder;
+use crate::sessions::OUTCOMES_BYTES_MAX;
 use crate::system::SystemCommand;
 use crate::worker::node::Node;
 use bytes::Bytes;
@@ -92,8 +94,12 @@ impl Shard {
         request: WriteRequest,
         reply: Reply,
     ) -> Result<(), (Refusal, Reply)> {
-        if let Err(why) = self.check_write(&request) {
+        if let Err(why) = self.check_write(&request).and_then(|()| self.check_deadline(node, request.id.deadline_us)) {
             return Err((why, reply));
+        }
+        if let Some(why) = self.keeps_too_much(node, &request) {
+            node.metrics.overloaded_total.inc();
+            return Err((Refusal::NoMemory(why), reply));
         }
         if !frees(&request.op)
             && let Some(why) = self.lacks_room(node)
@@ -104,6 +110,30 @@ impl Shard {
         self.proposals.queued.push(request);
         self.proposals.replies.push(reply);
         Ok(())
+    }
+
+    /// Why the outcome of a new write would be one too many to keep. Metadata commands pass: they are few.
+    fn keeps_too_much<H: Host>(&self, node: &Node<H>, request: &WriteRequest) -> Option<Arc<str>> {
+        let (before, kept) =
+            self.state.sessions().kept_beside(&request.id).filter(|_| self.state.system().is_none())?;
+        let all = node.memory.of(Holder::Outcomes);
+        if kept > OUTCOMES_BYTES_MAX {
+            let why = format!(
+                "outcomes of this client's writes take {kept} bytes in shard {}, {OUTCOMES_BYTES_MAX} is the most (fixed): it \
+                 must raise its floor (id.floor)",
+                self.id
+            );
+            return Some(why.into());
+        }
+        let why = || {
+            let (used, limit) = (all.used(), all.limit());
+            format!(
+                "outcomes kept for clients take {used} bytes of this node's memory, {limit} is the most (an eighth of \
+                 limits.memory_max): they go as clients raise their floors, or ten minutes after a client's last write"
+            )
+        };
+        // One that lets go of an outcome takes no more than it gives.
+        (all.is_over() && kept == before).then(|| why().into())
     }
 
     /// Why a write that needs room is not taken: this node's disk is low, or a quorum needs a voter whose disk is, since those with
@@ -157,6 +187,40 @@ impl Shard {
         if self.leading { Ok(()) } else { Err(Refusal::NotLeader { leader: self.leader(), maybe: false }) }
     }
 
+    /// The wish of the next entry for its timestamp, µs: what a quorum of the voters' wall clocks have reached.
+    pub(super) fn timestamp<H: Host>(&mut self, node: &Node<H>) -> u64 {
+        self.look_at_clocks(node);
+        self.time.wish(self.state.last_ts(), node.now)
+    }
+
+    fn look_at_clocks<H: Host>(&mut self, node: &Node<H>) {
+        let reached = node.walls.reached(self.members.voters(), self.members.quorum(), node.now);
+        self.time.observe(reached, node.now);
+    }
+
+    /// By how much the time of a shard led here is ahead of what a quorum's wall clocks have reached, µs.
+    pub(crate) fn is_ahead_by<H: Host>(&mut self, node: &Node<H>) -> u64 {
+        if !self.leading {
+            return 0;
+        }
+        self.look_at_clocks(node);
+        self.time.is_ahead_by(self.state.last_ts(), node.now)
+    }
+
+    /// A client's session is kept until its last deadline: one that lies too far ahead is refused.
+    fn check_deadline<H: Host>(&mut self, node: &Node<H>, deadline_us: u64) -> Result<(), Refusal> {
+        let most = node.deadline_ahead_micros;
+        // Of most writes this says enough, without asking for the clocks.
+        if deadline_us <= self.state.last_ts().saturating_add(most) {
+            return Ok(());
+        }
+        if deadline_us <= self.timestamp(node).saturating_add(most) || !self.time.is_known() {
+            return Ok(());
+        }
+        let why = format!("it lies more than {} minutes ahead of the shard's time", most / 60_000_000);
+        Err(Refusal::Invalid { field: "id.deadline_us", why })
+    }
+
     /// Proposes everything that queued, in as few entries as their size allows.
     pub(super) fn propose<H: Host>(&mut self, node: &mut Node<H>) {
         if self.proposals.queued.is_empty() {
@@ -164,7 +228,7 @@ impl Shard {
         }
         let queued = std::mem::take(&mut self.proposals.queued);
         let mut replies = std::mem::take(&mut self.proposals.replies);
-        let now = (node.clock)();
+        let (now, ts) = ((node.clock)(), self.timestamp(node));
         // The system shard's rows have no totals, and its leader of any version must be able to carry its commands out.
         let format = if self.state.system().is_some() { RowFormat::Plain } else { node.row_format() };
         let mut commands: Vec<(u64, Bytes)> = Vec::new();
@@ -176,7 +240,7 @@ impl Shard {
             let (count, size) = fill_entry(rest);
             let (entry, others) = rest.split_at(count);
             rest = others;
-            commands.push((node.wall_us, encode_entry(format, entry.iter(), size)));
+            commands.push((ts, encode_entry(format, entry.iter(), size)));
             counts.push(waiting.by_ref().take(count).collect());
             bytes += size;
             if rest.is_empty() || bytes >= PROPOSE_BYTES {

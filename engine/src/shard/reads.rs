@@ -2,7 +2,8 @@
 //!
 //! Owns: reads that wait for the leadership to be confirmed, for a slot to be applied, or (tails) for something to be
 //! committed; and as of when the state here is known to be complete. Must never: answer a linearizable read from a state older
-//! than the slot the core named for it, or a stale one from a state not known to be complete as of its age.
+//! than the slot the core named for it, a stale one from a state not known to be complete as of its age, or tell a tail that
+//! there is nothing new from a state not known to be complete as of when its wait began.
 //!
 //! Every slot that the core names tells: all that was acknowledged before the question left stands at or below it. A stale read
 //! is served by the last such word while that is young enough, and asks for a new one where it is not. So the age is measured
@@ -19,7 +20,7 @@ use std::collections::VecDeque;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Micros, ReadId};
 
-/// Tails that may wait at one shard.
+/// Tails that may wait at one shard: each is looked at whenever something was applied there.
 const TAILS_MAX: usize = 4096;
 /// The longest a tail waits, µs.
 const TAIL_WAIT_MICROS: u64 = 60_000_000;
@@ -32,6 +33,15 @@ struct WaitingTail {
     until: Micros,
     poll: TailPoll,
     reply: Reply,
+}
+
+impl WaitingTail {
+    /// It is about to be answered, as any request is.
+    fn ends<H: Host>(self, node: &mut Node<H>) -> Self {
+        node.tails = node.tails.saturating_sub(1);
+        node.waiting += 1;
+        self
+    }
 }
 
 /// The reads of one shard that wait.
@@ -125,26 +135,44 @@ impl Reads {
         if self.tails_until.is_none_or(|until| until > node.now) {
             return;
         }
-        for tail in std::mem::take(&mut self.tails) {
-            if tail.until > node.now {
-                self.tails.push(tail);
-            } else if tail.reply.sink.is_full() {
-                refuse_full(node, tail.reply);
-            } else {
-                let replied = query::read(state, &mut *node.store, &Read::Tail(tail.poll));
-                let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
-                answer(node, tail.reply, replied);
-            }
-        }
+        let tails = std::mem::take(&mut self.tails).into_iter();
+        let (ended, waiting): (Vec<WaitingTail>, Vec<WaitingTail>) = tails.partition(|tail| tail.until <= node.now);
+        self.tails = waiting;
         self.tails_until = self.tails.iter().map(|tail| tail.until).min();
+        for tail in ended {
+            self.end_wait(node, state, tail);
+        }
+    }
+
+    /// The end of a tail's time. That there is nothing new must be known, and no older than the wait: from here where the last
+    /// word of the leader says so, else from a question to it. A replica that is cut off gets none, and its client moves on.
+    fn end_wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, tail: WaitingTail) {
+        let WaitingTail { mut poll, reply, .. } = tail.ends(node);
+        let since = Micros(node.now.0.saturating_sub(poll.wait_micros));
+        poll.wait_micros = 0;
+        match self.complete_as_of(since) {
+            Some(slot) if slot <= state.applied() && reply.sink.is_full() => refuse_full(node, reply),
+            Some(slot) if slot <= state.applied() => {
+                let replied = query::read(state, &mut *node.store, &Read::Tail(poll));
+                let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
+                answer(node, reply, replied);
+            }
+            Some(slot) => self.wait_for_slot(slot, vec![(Read::Tail(poll), reply)], node.now),
+            None => self.wait_for_word(since, Read::Tail(poll), reply),
+        }
+    }
+
+    /// Whether a question is to be asked.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
     }
 
     /// Refuses everything that waits.
     pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         let asked = self.asked.drain(..).map(|question| question.reads);
         let waiting = asked.chain(self.ready.drain(..).map(|ready| ready.reads)).flatten().chain(self.queued.drain(..));
-        let replies: Vec<Reply> =
-            waiting.map(|(_, reply)| reply).chain(self.tails.drain(..).map(|t| t.reply)).collect();
+        let tails = self.tails.drain(..).map(|tail| tail.ends(node).reply);
+        let replies: Vec<Reply> = waiting.map(|(_, reply)| reply).chain(tails).collect();
         self.tails_until = None;
         for reply in replies {
             answer(node, reply, Err(why.clone()));
@@ -159,12 +187,16 @@ impl Reads {
         let mut firsts = query::Firsts::default();
         for mut tail in std::mem::take(&mut self.tails) {
             if tail.reply.sink.is_full() {
+                let tail = tail.ends(node);
                 refuse_full(node, tail.reply);
                 continue;
             }
             let found = query::tail(state, &mut *node.store, &mut firsts, &tail.poll);
             match found.unwrap_or_else(|error| node.state_failed(&error)) {
-                Some(found) => answer(node, tail.reply, found),
+                Some(found) => {
+                    let tail = tail.ends(node);
+                    answer(node, tail.reply, found);
+                }
                 None => {
                     looked_through(state, &mut tail.poll);
                     self.tails.push(tail);
@@ -175,10 +207,21 @@ impl Reads {
     }
 
     fn wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, mut poll: TailPoll, reply: Reply) {
-        if self.tails.len() >= TAILS_MAX {
+        let too_many = |limit, place, knob| Some(Refusal::TooManyTails { limit, place, knob });
+        let refused = if node.tails >= node.tails_max {
+            too_many(node.tails_max, "node", "limits.node_tails_max")
+        } else if self.tails.len() >= TAILS_MAX {
+            too_many(TAILS_MAX, "shard", "fixed")
+        } else {
+            None
+        };
+        if let Some(why) = refused {
             node.metrics.overloaded_total.inc();
-            return answer(node, reply, Err(Refusal::Overloaded));
+            return answer(node, reply, Err(why));
         }
+        // From here on it is a tail that waits, and takes up no place of a request.
+        node.waiting = node.waiting.saturating_sub(1);
+        node.tails += 1;
         looked_through(state, &mut poll);
         let until = node.now.plus(poll.wait_micros.min(TAIL_WAIT_MICROS));
         self.tails_until = Some(self.tails_until.map_or(until, |at| at.min(until)));
@@ -221,7 +264,7 @@ impl Shard {
         match body {
             Body::Write(write) => match self.take_write(node, write, reply) {
                 Ok(()) => self.schedule(node),
-                Err((why, reply)) => answer(node, reply, Err(why)),
+                Err((why, reply)) => self.send_away(node, reply, why),
             },
             Body::Read { read, freshness: Freshness::Local } => self.execute(node, read, reply),
             Body::Read { read, .. } if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
@@ -239,10 +282,20 @@ impl Shard {
                 self.schedule(node);
             }
             Body::Read { .. } => {
-                let leader = self.leader();
-                answer(node, reply, Err(Refusal::NotLeader { leader, maybe: false }));
+                let why = Refusal::NotLeader { leader: self.leader(), maybe: false };
+                self.send_away(node, reply, why);
             }
         }
+    }
+
+    /// Refuses a request. A client that came to the wrong node may have found the leader silent: the core asks that, a while
+    /// from now, whether it leads.
+    fn send_away<H: Host>(&mut self, node: &mut Node<H>, reply: Reply, why: Refusal) {
+        if matches!(why, Refusal::NotLeader { .. }) && !self.leading {
+            self.step(node, Input::Propose { commands: Vec::new() });
+            self.verdict = None;
+        }
+        answer(node, reply, Err(why));
     }
 
     /// Asks the core one question for all reads that queued.

@@ -196,7 +196,8 @@ impl Shard {
             return Err(Refusal::NotLeader { leader: self.leader(), maybe: false });
         }
         self.verdict = None;
-        self.step(node, Input::Propose { commands: vec![(node.wall_us, marker())] });
+        let ts = self.timestamp(node);
+        self.step(node, Input::Propose { commands: vec![(ts, marker())] });
         match self.verdict.take() {
             Some(Verdict::Proposed { first, .. }) => {
                 self.scrubs.due = next;

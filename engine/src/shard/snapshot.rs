@@ -20,7 +20,7 @@ use synod_paxos::types::{Ballot, Basis};
 /// The log is trimmed at once where so many bytes of it can go, however few slots they are.
 pub(super) const TRIM_BYTES: u64 = 16 << 20;
 
-/// About how many bytes of entries lie behind each slot, counted since this process began.
+/// About how many bytes of entries lie behind each slot, of what is left of the log.
 #[derive(Debug, Default)]
 pub(super) struct LogSizes {
     total: u64,
@@ -31,6 +31,18 @@ pub(super) struct LogSizes {
 }
 
 impl LogSizes {
+    /// Of a log that was found with these marks, applied up to `applied`: what lies above is counted as it is applied.
+    pub(super) fn recovered(marks: Vec<(Slot, u64)>, applied: Slot) -> Self {
+        let marks: VecDeque<_> = marks.into_iter().take_while(|(slot, _)| *slot <= applied).collect();
+        Self { total: marks.back().map_or(0, |(_, total)| *total), marks, trimmed: 0 }
+    }
+
+    /// Bytes behind `slot`, at least.
+    pub(super) fn since(&self, slot: Slot) -> u64 {
+        let next = self.marks.partition_point(|(mark, _)| *mark < slot);
+        self.marks.get(next).map_or(0, |(_, at)| self.total - at)
+    }
+
     /// An entry was applied; a mark is set at least every `step` bytes.
     pub(super) fn applied(&mut self, slot: Slot, bytes: usize, step: u64) {
         self.total += bytes as u64;
@@ -49,7 +61,7 @@ impl LogSizes {
         self.marks.iter().take_while(|(mark, _)| *mark <= slot).last().map_or(self.trimmed, |(_, total)| *total)
     }
 
-    /// Whether at most `bytes` lie behind `slot`; of what was applied before this process nobody knows.
+    /// Whether at most `bytes` lie behind `slot`; not so where no mark is left below it.
     pub(super) fn within(&self, slot: Slot, bytes: u64) -> bool {
         let at = self.marks.iter().take_while(|(mark, _)| *mark <= slot).last();
         at.is_some_and(|(_, at)| self.total - at <= bytes)
@@ -175,6 +187,7 @@ impl Shard {
             ..GroupWrite::default()
         };
         self.answer_all(node, &Refusal::NotReady);
+        self.cached.set(0);
         self.core = Core::Installing(Box::new(Install { hard, id, ts: header.ts, space, keeps_log }));
         node.writer.add(write, Some(Done::Installed));
     }
@@ -194,6 +207,7 @@ impl Shard {
                 runs: Vec::new(),
                 last: install.id,
                 last_ts: install.ts,
+                sizes: Vec::new(),
             }
         };
         self.answer_all(node, &Refusal::NotReady);
@@ -209,6 +223,18 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_found_at_the_start_counts_as_far_as_it_is_applied() {
+        let mut sizes = LogSizes::recovered(vec![(Slot(10), 500), (Slot(20), 1000), (Slot(30), 1500)], Slot(25));
+        assert_eq!((sizes.since(Slot(0)), sizes.since(Slot(15)), sizes.since(Slot(25))), (500, 0, 0));
+        for slot in 21..=30 {
+            sizes.applied(Slot(slot), 50, 100);
+        }
+        assert_eq!(sizes.since(Slot(10)), 1000);
+        assert_eq!(sizes.behind(900), Slot(10));
+        assert_eq!(sizes.behind(500), Slot(20));
+    }
 
     #[test]
     fn sizes_tell_what_may_go() {

@@ -32,6 +32,27 @@ pub const CHUNK_BYTES: usize = 1 << 20;
 /// No block's body is longer, bytes: a chunk ends with the row that passes [`CHUNK_BYTES`], a row is at most a value of
 /// 16 MiB and its key.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
+/// With each so many bytes of the index, chunks become twice as long: the index of a large shard of long keys fits into its block
+/// with all the same.
+const INDEX_STEP_BYTES: usize = 4 << 20;
+/// But no longer than this: a chunk ends with the row that passes it, and that must fit as well.
+const CHUNK_BYTES_MAX: usize = 32 << 20;
+
+/// How long chunks should be that are usually `usual` bytes, behind an index of so many bytes so far.
+#[must_use]
+pub fn chunk_bytes(usual: usize, index_bytes: usize) -> usize {
+    match index_bytes / INDEX_STEP_BYTES {
+        0 => usual,
+        steps => usual.max((CHUNK_BYTES << steps.min(8)).min(CHUNK_BYTES_MAX)),
+    }
+}
+
+/// What a chunk takes in the index, bytes at most.
+#[must_use]
+pub fn place_bytes(first: &[u8]) -> usize {
+    4 * 10 + first.len()
+}
+
 /// What a block has around its body, bytes.
 pub const BLOCK_EXTRA_BYTES: usize = 9;
 /// Length of the footer.

@@ -8,7 +8,7 @@ use crate::StoreError;
 use crate::codec::buf::{DecodeError, Put, Writer};
 use crate::codec::keys;
 use crate::genesis::Genesis;
-use crate::ids::{ClientId, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space};
+use crate::ids::{ClientId, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId};
 use crate::logstore::{GroupWrite, LogBatch, LogStore, NodeIdentity};
 use crate::state::BulkLoad;
 use crate::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
@@ -91,14 +91,22 @@ pub fn name_of<'a>(parts: impl Iterator<Item = &'a str>) -> u128 {
     digest.digest128()
 }
 
-/// The metadata of the new cluster: the tables and shards of the backup, the founders as its nodes.
+/// The metadata of the new cluster: the tables and shards of the backup but for those of `dropped` tables, the founders as its
+/// nodes.
 ///
 /// # Errors
 /// A shard has no file.
-pub fn plan(files: &Files, cluster: u128, founders: &[String]) -> Result<SystemState, RestoreError> {
+pub fn plan(
+    files: &Files,
+    dropped: &[TableId],
+    cluster: u128,
+    founders: &[String],
+) -> Result<SystemState, RestoreError> {
     let system = files.get(&SYSTEM_SHARD);
     let system = system.ok_or_else(|| RestoreError::Unfit("the backup has no file of the system shard".into()))?;
-    let old = metadata(system)?;
+    let mut old = metadata(system)?;
+    old.tables.retain(|table, _| !dropped.contains(table));
+    old.shards.retain(|shard, descriptor| *shard == SYSTEM_SHARD || !dropped.contains(&descriptor.table));
     if let Some(missing) = old.shards.keys().find(|shard| !files.contains_key(shard)) {
         return Err(RestoreError::Unfit(format!("the backup has no file of shard {missing}")));
     }

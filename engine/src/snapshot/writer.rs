@@ -41,6 +41,7 @@ pub struct SnapshotWriter {
     digest: Xxh3,
     at: u64,
     chunks: Vec<ChunkPlace>,
+    index_bytes: usize,
     body: Vec<u8>,
     first: Bytes,
     rows_in_chunk: u64,
@@ -74,6 +75,7 @@ impl SnapshotWriter {
             digest: Xxh3::new(),
             at: 0,
             chunks: Vec::new(),
+            index_bytes: 0,
             body: Vec::with_capacity(chunk_bytes + (64 << 10)),
             first: Bytes::new(),
             rows_in_chunk: 0,
@@ -114,7 +116,8 @@ impl SnapshotWriter {
         self.last.extend_from_slice(key);
         self.rows_in_chunk += 1;
         self.rows += 1;
-        if self.body.len() >= self.chunk_bytes { self.end_chunk() } else { Ok(0) }
+        let enough = format::chunk_bytes(self.chunk_bytes, self.index_bytes);
+        if self.body.len() >= enough { self.end_chunk() } else { Ok(0) }
     }
 
     fn end_chunk(&mut self) -> Result<u64, SnapshotError> {
@@ -125,6 +128,7 @@ impl SnapshotWriter {
         let (offset, bytes) = (self.at, block.len() as u64);
         self.put(&block)?;
         let (rows, first) = (std::mem::take(&mut self.rows_in_chunk), std::mem::take(&mut self.first));
+        self.index_bytes += format::place_bytes(&first);
         self.chunks.push(ChunkPlace { offset, bytes, rows, first });
         self.body.clear();
         Ok(bytes)

@@ -12,6 +12,7 @@ pub use version::{MetadataError, TooNew};
 
 use crate::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use bytes::Bytes;
+use place::Load;
 use std::collections::BTreeMap;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
 
@@ -242,6 +243,7 @@ impl SystemState {
         next.version = self.version;
         (next.next_table, next.next_shard) = (self.next_table, self.next_shard);
         next.tables.clone_from(&self.tables);
+        let mut load = Load::of(&next);
         let epoch = |shard: &ShardId, old: &Descriptor| {
             epochs.get(shard).copied().unwrap_or_default().max(old.membership.config.next())
         };
@@ -250,8 +252,10 @@ impl SystemState {
                 Some(founded) => founded.clone(),
                 None => {
                     let replicas = self.tables.get(&old.table).map_or(1, |table| table.replicas as usize).max(1);
-                    let (nodes, leader) = place::choose(&next, replicas);
-                    Descriptor { membership: first_epoch(&nodes, leader), ..old.clone() }
+                    let (nodes, leader) = load.choose(replicas);
+                    let membership = first_epoch(&nodes, leader);
+                    load.add(&membership);
+                    Descriptor { membership, ..old.clone() }
                 }
             };
             let membership = Membership { config: epoch(shard, old), ..descriptor.membership };
@@ -384,10 +388,11 @@ impl SystemState {
         let table = TableInfo { name: name.into(), partitioning, retention, replicas };
         rows.push((ROW_TABLE, id.0.into(), Some(codec::encode_table(&table))));
         self.tables.insert(id, table);
+        let mut load = Load::of(self);
         for (from, to) in bounds {
             let shard = ShardId(self.next_shard);
             self.next_shard += 1;
-            let (members, leader) = place::choose(self, replicas as usize);
+            let (members, leader) = load.choose(replicas as usize);
             let descriptor = Descriptor {
                 shard,
                 table: id,
@@ -398,6 +403,7 @@ impl SystemState {
                 version: 1,
                 membership: first_epoch(&members, leader),
             };
+            load.add(&descriptor.membership);
             rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(&descriptor))));
             self.shards.insert(shard, descriptor);
         }

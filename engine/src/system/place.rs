@@ -6,24 +6,39 @@
 use super::SystemState;
 use crate::ids::NodeId;
 use std::collections::BTreeMap;
+use synod_paxos::types::Membership;
 
-/// The `replicas` nodes that hold the fewest replicas, and of these the one that is first leader of the fewest shards;
-/// ties go to the lower id.
-pub(super) fn choose(state: &SystemState, replicas: usize) -> (Vec<NodeId>, NodeId) {
-    let mut load: BTreeMap<NodeId, (usize, usize)> = state.nodes.keys().map(|&n| (n, (0, 0))).collect();
-    for shard in state.shards.values() {
-        for node in shard.membership.voters() {
-            if let Some((held, _)) = load.get_mut(&node) {
+/// How many replicas each node holds, and of how many shards it is the first leader. Counted once for all shards of a table.
+pub(super) struct Load(BTreeMap<NodeId, (usize, usize)>);
+
+impl Load {
+    pub(super) fn of(state: &SystemState) -> Self {
+        let mut load = Self(state.nodes.keys().map(|&n| (n, (0, 0))).collect());
+        for shard in state.shards.values() {
+            load.add(&shard.membership);
+        }
+        load
+    }
+
+    /// A shard with these members was placed.
+    pub(super) fn add(&mut self, membership: &Membership) {
+        for node in membership.voters() {
+            if let Some((held, _)) = self.0.get_mut(&node) {
                 *held += 1;
             }
         }
-        if let Some((_, led)) = load.get_mut(&shard.membership.first_leader) {
+        if let Some((_, led)) = self.0.get_mut(&membership.first_leader) {
             *led += 1;
         }
     }
-    let mut nodes: Vec<NodeId> = load.keys().copied().collect();
-    nodes.sort_by_key(|n| (load[n].0, *n));
-    nodes.truncate(replicas);
-    let leader = nodes.iter().copied().min_by_key(|n| (load[n].1, *n)).expect("a shard has at least one replica");
-    (nodes, leader)
+
+    /// The `replicas` nodes that hold the fewest replicas, and of these the one that is first leader of the fewest shards;
+    /// ties go to the lower id.
+    pub(super) fn choose(&self, replicas: usize) -> (Vec<NodeId>, NodeId) {
+        let mut nodes: Vec<NodeId> = self.0.keys().copied().collect();
+        nodes.sort_by_key(|n| (self.0[n].0, *n));
+        nodes.truncate(replicas);
+        let leader = nodes.iter().copied().min_by_key(|n| (self.0[n].1, *n)).expect("a shard has at least one replica");
+        (nodes, leader)
+    }
 }

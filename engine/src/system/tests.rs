@@ -33,6 +33,39 @@ fn replicas_and_first_leaders_are_spread() {
     }
 }
 
+/// The choice as it is meant: everything counted anew for each shard.
+fn chosen(state: &SystemState, before: ShardId, replicas: usize) -> (Vec<NodeId>, NodeId) {
+    let others = || state.shards.values().filter(|d| d.shard < before);
+    let held = |n: NodeId| others().filter(|d| d.membership.voters().any(|v| v == n)).count();
+    let led = |n: NodeId| others().filter(|d| d.membership.first_leader == n).count();
+    let mut nodes: Vec<NodeId> = state.nodes.keys().copied().collect();
+    nodes.sort_by_key(|n| (held(*n), *n));
+    nodes.truncate(replicas);
+    let leader = *nodes.iter().min_by_key(|n| (led(**n), **n)).unwrap();
+    (nodes, leader)
+}
+
+#[test]
+fn each_shard_goes_where_those_before_it_leave_most_room() {
+    let mut state = founded(7);
+    let tables = [("a", 23, 3), ("b", 1, 5), ("c", 40, 2), ("d", 9, 7)];
+    for (name, shards, replicas) in tables {
+        let SystemCommand::CreateTable { partitioning, retention, splits, .. } = create(Partitioning::Hash, 1, &[], 0)
+        else {
+            unreachable!()
+        };
+        let name = name.to_owned();
+        state.execute(&SystemCommand::CreateTable { name, partitioning, retention, shards, splits, replicas });
+    }
+    for descriptor in state.shards.values().filter(|d| d.shard != SYSTEM_SHARD) {
+        let replicas = state.tables[&descriptor.table].replicas as usize;
+        let (mut nodes, leader) = chosen(&state, descriptor.shard, replicas);
+        nodes.sort_unstable();
+        let placed: Vec<NodeId> = descriptor.membership.voters().collect();
+        assert_eq!((placed, descriptor.membership.first_leader), (nodes, leader), "shard {}", descriptor.shard);
+    }
+}
+
 #[test]
 fn hash_bounds_cover_the_ring_in_equal_parts() {
     let parts = bounds(Partitioning::Hash, 4, &[]).unwrap();

@@ -77,7 +77,8 @@ impl<H: Host> Worker<H> {
         Ok(())
     }
 
-    pub(super) fn insert(&mut self, id: ShardId, shard: Shard) {
+    pub(super) fn insert(&mut self, id: ShardId, mut shard: Shard) {
+        shard.share(&self.node.memory);
         self.node.metrics.replicas.inc();
         self.shards.insert(id, shard);
         self.upkeep.waiting = true;
@@ -161,9 +162,15 @@ impl<H: Host> Worker<H> {
             runs: Vec::new(),
             last: EntryId::ZERO,
             last_ts: 0,
+            sizes: Vec::new(),
         };
-        let state = ShardState::load(&mut *self.node.store, own_space(id), genesis);
-        let state = self.node.must(state);
+        let state = match ShardState::beginning(own_space(id), &genesis) {
+            Some(state) => state,
+            None => {
+                let state = ShardState::load(&mut *self.node.store, own_space(id), genesis);
+                self.node.must(state)
+            }
+        };
         self.insert(id, Shard::new(id, found, state));
         if self.map.as_ref().is_some_and(|map| vanished(map, id)) {
             return self.remove(id, GONE);
@@ -171,7 +178,6 @@ impl<H: Host> Worker<H> {
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
         }
-        self.start_cleared();
     }
 
     /// Removes a replica: first its log, then, once that is durable, its rows.

@@ -8,7 +8,7 @@
 //! log lasts. So nothing of the log goes from the moment the member says so: whichever of the shard's replicas makes the snapshot
 //! that it installs, the log goes on behind it here. Then what is kept follows the member, until
 //!
-//! - it has caught up so far that what the log keeps in any case (`log_keep_bytes`) reaches twice as far back;
+//! - it has caught up so far that what the log keeps in any case (its share of `log_keep_bytes`) reaches twice as far back;
 //! - or it neither asked for a snapshot nor came on for `snapshot_unused_micros`: it is down, cut off or stuck;
 //! - or this node's disk is below its low mark: room goes before speed, and the member begins anew.
 //!
@@ -67,7 +67,7 @@ impl<H: Host> Worker<H> {
         }
         self.holds.look_at = now.plus(LOOK_MICROS);
         let unused_micros = self.snapshots.unused_micros();
-        let (shards, keep) = (&self.shards, self.node.log_keep_bytes);
+        let (shards, keep) = (&self.shards, self.node.log_keep.each());
         let full = self.node.disk_low.is_some();
         let before: BTreeSet<ShardId> = self.holds.followers.keys().map(|(shard, _)| *shard).collect();
         self.holds.followers.retain(|(id, member), follower| {

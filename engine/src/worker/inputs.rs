@@ -5,9 +5,10 @@
 
 use super::Worker;
 use crate::genesis::Genesis;
-use crate::host::{Host, Input, MemberChange, NodeReport, Refusal, Request};
+use crate::host::{Host, Input, MemberChange, NodeReport, Refusal, ReplicaReport, Request};
 use crate::identity::Mark;
 use crate::ids::{NodeId, SYSTEM_SHARD, ShardId};
+use crate::shard::Shard;
 use std::sync::Arc;
 use synod_paxos::io::Input as Step;
 use synod_paxos::message::Message;
@@ -22,6 +23,7 @@ impl<H: Host> Worker<H> {
                 self.take_messages(from, (incarnation, write_seq), messages);
             }
             Input::Liveness { node, alive } => self.take_liveness(node, alive),
+            Input::PeerClock { node, reading } => self.node.walls.note(node, reading),
             Input::DiskLow(why) => self.take_disk_low(why),
             Input::DiskSpare(bytes) => self.node.disk_spare = bytes,
             Input::PeerDisk { node, low: true } => drop(self.node.low_peers.insert(node)),
@@ -184,8 +186,10 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    fn report(&self) -> NodeReport {
-        let mut replicas: Vec<_> = self.shards.values().map(crate::shard::Shard::report).collect();
+    fn report(&mut self) -> NodeReport {
+        let node = &self.node;
+        let report = |shard: &mut Shard| ReplicaReport { ahead_us: shard.is_ahead_by(node), ..shard.report() };
+        let mut replicas: Vec<_> = self.shards.values_mut().map(report).collect();
         if self.quarantined.is_some() {
             for replica in &mut replicas {
                 (replica.role, replica.leader) = ("waiting", None);

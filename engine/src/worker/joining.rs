@@ -143,6 +143,7 @@ impl<H: Host> Worker<H> {
             runs: Vec::new(),
             last: header.basis.id,
             last_ts: header.ts,
+            sizes: Vec::new(),
         };
         self.joining.beginning.insert(id, found);
         self.node.writer.add(write, Some(Done::Begun));
@@ -177,6 +178,5 @@ impl<H: Host> Worker<H> {
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
         }
-        self.start_cleared();
     }
 }

@@ -12,14 +12,51 @@ use crate::ids::{ClusterVersion, NodeId, ShardId, Slot};
 use crate::logstore::LogStore;
 use crate::machine::Applied;
 use crate::machine::overlay::Overlay;
+use crate::memory::Memory;
 use crate::metrics::EngineMetrics;
+use crate::share::level;
 use crate::state::StateStore;
 use crate::system::SystemState;
+use crate::wall::WallClocks;
 use crate::writer::{Clock, LogWriter};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use synod_paxos::io::{Options, Output};
 use synod_paxos::types::{Micros, ReadId};
+
+/// How many bytes of their logs groups keep for members that are behind.
+pub(crate) struct LogKeep {
+    /// All groups together.
+    budget: u64,
+    /// Each group at most, by what all needed when that was last looked at.
+    each: u64,
+}
+
+impl LogKeep {
+    /// A low disk leaves this part of the budget.
+    const LOW_PART: u64 = 16;
+
+    fn new(budget: u64) -> Self {
+        Self { budget, each: budget }
+    }
+
+    /// Each group's share.
+    pub(crate) fn each(&self) -> u64 {
+        self.each
+    }
+
+    /// How close together the sizes of logs are noted, bytes: a sixteenth of what is kept, or 64 KiB, and no closer than
+    /// makes 65,536 notes on the node.
+    pub(crate) fn step(&self) -> u64 {
+        (self.each / 16).min(64 << 10).max(self.budget >> 16)
+    }
+
+    /// Shares the budget anew among groups that need so much each.
+    pub(super) fn share(&mut self, needs: &mut [u64], disk_low: bool) {
+        let budget = if disk_low { self.budget / Self::LOW_PART } else { self.budget };
+        self.each = level(needs, budget);
+    }
+}
 
 /// What all shards of a worker share.
 pub(crate) struct Node<H> {
@@ -32,13 +69,18 @@ pub(crate) struct Node<H> {
     /// For measuring only; what is decided goes by `now`.
     pub(crate) clock: Clock,
     pub(crate) paxos: Options,
+    pub(crate) memory: Memory,
+    /// Bytes of applied entries that each core may keep in memory, by what all kept when that was last looked at.
+    pub(crate) cache_each: usize,
     /// The cluster's version, as of the newest map. It may lag behind the cluster's and never runs ahead of it: what this
     /// version has may be proposed, sent and written, what a later one has may already come in.
     pub(crate) cluster_version: ClusterVersion,
     /// This round's time.
     pub(crate) now: Micros,
-    /// This round's wall clock, µs: a wish for timestamps.
-    pub(crate) wall_us: u64,
+    /// The wall clocks of this node, as of this round, and of its peers.
+    pub(crate) walls: WallClocks,
+    /// A write's deadline may lie so far ahead of its shard's time, µs.
+    pub(crate) deadline_ahead_micros: u64,
     /// Peers that are heard.
     pub(crate) live: BTreeSet<NodeId>,
     pub(crate) timers: BTreeSet<(Micros, ShardId)>,
@@ -49,9 +91,12 @@ pub(crate) struct Node<H> {
     /// The name last given to a question about reads. None is given twice, by no process of this node: an answer that comes late
     /// must not be taken for another's.
     last_read: ReadId,
-    /// Requests taken and not yet answered.
+    /// Requests taken and not yet answered, save tails that wait for news.
     pub(crate) waiting: usize,
     pub(crate) waiting_max: usize,
+    /// Tails that wait for news.
+    pub(crate) tails: usize,
+    pub(crate) tails_max: usize,
     /// Groups led here whose epoch the map may not know yet.
     pub(crate) changed_members: BTreeSet<ShardId>,
     /// Members that lack what was trimmed here, or their state, and the slot below which a snapshot is of no use to them.
@@ -64,8 +109,8 @@ pub(crate) struct Node<H> {
     pub(crate) low_peers: BTreeSet<NodeId>,
     /// Shards that have applied a marker and wait for their state to be frozen.
     pub(crate) marked: Vec<ShardId>,
-    /// The log keeps so many bytes for members that are behind.
-    pub(crate) log_keep_bytes: u64,
+    /// What the logs keep for members that are behind.
+    pub(crate) log_keep: LogKeep,
     /// Bytes of entries applied since the last freeze.
     pub(crate) applied_bytes: usize,
     /// Holds back what is applied while the store is behind.
@@ -81,7 +126,19 @@ pub(crate) struct Node<H> {
 impl<H: Host> Node<H> {
     pub(super) fn new(setup: WorkerSetup, host: H) -> Result<Self, StoreError> {
         let WorkerSetup {
-            me, recovered, incarnation, log, store, seen, progress, metrics, clock, mode, options, ..
+            me,
+            recovered,
+            incarnation,
+            log,
+            store,
+            seen,
+            progress,
+            metrics,
+            clock,
+            memory,
+            mode,
+            options,
+            ..
         } = setup;
         for (node, incarnation, seq) in recovered.seen {
             seen.raise(node, (incarnation, seq));
@@ -96,10 +153,13 @@ impl<H: Host> Node<H> {
             writer,
             metrics,
             clock,
+            cache_each: options.paxos.cache_bytes,
+            memory,
             paxos: options.paxos,
             cluster_version: ClusterVersion::FIRST,
             now: Micros(0),
-            wall_us: 0,
+            walls: WallClocks::default(),
+            deadline_ahead_micros: options.deadline_ahead_micros,
             live: BTreeSet::new(),
             timers: BTreeSet::new(),
             work: Vec::new(),
@@ -107,13 +167,15 @@ impl<H: Host> Node<H> {
             last_read: ReadId(incarnation.0 << 32),
             waiting: 0,
             waiting_max: options.waiting_max,
+            tails: 0,
+            tails_max: options.tails_max,
             changed_members: BTreeSet::new(),
             snapshots_wanted: Vec::new(),
             disk_low: None,
             disk_spare: 0,
             low_peers: BTreeSet::new(),
             marked: Vec::new(),
-            log_keep_bytes: options.log_keep_bytes,
+            log_keep: LogKeep::new(options.log_keep_bytes),
             applied_bytes: 0,
             pace: Pace::default(),
             published: None,

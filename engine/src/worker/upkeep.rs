@@ -5,7 +5,10 @@
 use super::{Worker, WorkerOptions};
 use crate::host::Host;
 use crate::ids::{NodeId, ShardId, Slot};
+use crate::memory::{Account, Holder};
 use crate::metrics::level;
+use crate::shard::Shard;
+use crate::share;
 use crate::state::FlushId;
 use std::collections::VecDeque;
 use synod_paxos::types::Micros;
@@ -18,6 +21,8 @@ const FLUSH_POLL_MICROS: u64 = 20_000;
 const DRAIN_RETRY_MICROS: u64 = 100_000;
 /// A node whose disk is low tries again so often to hand its leaderships over, µs.
 const SHED_RETRY_MICROS: u64 = 500_000;
+/// A shard's time that is further ahead of the clocks is told, µs.
+pub const AHEAD_MICROS: u64 = 10_000_000;
 /// It makes room that often where there is any to be made, µs.
 const ROOM_MICROS: u64 = 1_000_000;
 
@@ -45,6 +50,8 @@ pub(super) struct Upkeep {
     drain: Option<Drain>,
     shed_at: Micros,
     room_at: Micros,
+    /// The time of a shard led here was ahead of the clocks.
+    ahead: bool,
     /// Replicas may be waiting whose quorum has spoken meanwhile.
     pub(super) waiting: bool,
     /// Replicas wait that may start then without the voters that are still silent.
@@ -65,6 +72,7 @@ impl Upkeep {
             drain: None,
             shed_at: Micros(0),
             room_at: Micros(0),
+            ahead: false,
             waiting: false,
             grace_at: None,
         }
@@ -76,6 +84,15 @@ impl Upkeep {
         let drain = self.drain.as_ref().map(|drain| drain.retry_at.min(drain.until));
         [poll, drain, self.grace_at].into_iter().flatten().fold(self.health_at, Micros::min)
     }
+}
+
+/// What each may keep of an account that is nearly full, so that a quarter of it becomes free; `None` where there is room.
+fn share_tight(account: &Account, kept: impl Iterator<Item = usize>) -> Option<usize> {
+    if !account.is_tight() {
+        return None;
+    }
+    let mut kept: Vec<u64> = kept.map(|bytes| bytes as u64).collect();
+    Some(usize::try_from(share::level(&mut kept, account.limit() as u64 / 4 * 3)).unwrap_or(usize::MAX))
 }
 
 impl<H: Host> Worker<H> {
@@ -92,10 +109,13 @@ impl<H: Host> Worker<H> {
             self.upkeep.health_at = now.plus(HEALTH_MICROS);
             let health = self.node.log.health().and_then(|()| self.node.store.health());
             self.node.must(health);
+            self.share_log();
+            self.share_memory();
             for shard in self.shards.values_mut() {
                 shard.trim(&mut self.node, self.upkeep.trim_slots);
             }
             self.propose_scrubs();
+            self.look_at_times();
             let bytes = self.node.store.memory_bytes();
             self.node.metrics.state_memory_bytes.set(level(bytes));
             self.tidy();
@@ -110,6 +130,48 @@ impl<H: Host> Worker<H> {
         if self.node.disk_low.is_some() && self.upkeep.room_at <= now {
             self.upkeep.room_at = now.plus(ROOM_MICROS);
             self.make_room();
+        }
+    }
+
+    /// Shares what the logs may keep among the groups whose members are behind.
+    fn share_log(&mut self) {
+        let mut needs: Vec<u64> = self.shards.values().map(Shard::log_needed).collect();
+        self.node.metrics.log_kept_bytes.set(level(usize::try_from(needs.iter().sum::<u64>()).unwrap_or(usize::MAX)));
+        self.node.log_keep.share(&mut needs, self.node.disk_low.is_some());
+    }
+
+    /// Where the newest entries or records of all shards take much of what they may, those of shards that keep most are made fewer,
+    /// so that others have room.
+    fn share_memory(&mut self) {
+        let most = self.node.paxos.cache_bytes;
+        let entries = self.shards.values().map(Shard::cached);
+        let each = share_tight(self.node.memory.of(Holder::Entries), entries);
+        if each.is_some() || self.node.cache_each < most {
+            self.node.cache_each = each.unwrap_or(most).min(most);
+            self.shards.values_mut().for_each(|shard| shard.limit_cache(self.node.cache_each));
+        }
+        let rings = self.shards.values().map(|shard| shard.state().ring().bytes());
+        if let Some(each) = share_tight(self.node.memory.of(Holder::Rings), rings) {
+            self.shards.values_mut().for_each(|shard| shard.state_mut().ring_mut().shrink(each));
+        }
+    }
+
+    /// Tells of shards led here whose time is ahead of the clocks, once they are and once they are no more.
+    fn look_at_times(&mut self) {
+        let Self { node, shards, .. } = self;
+        let ahead = shards.iter_mut().map(|(id, shard)| (shard.is_ahead_by(node), *id)).max().unwrap_or_default();
+        let ((most, id), was) = (ahead, self.upkeep.ahead);
+        self.node.metrics.shard_time_ahead_seconds.set(i64::try_from(most / 1_000_000).unwrap_or(i64::MAX));
+        self.upkeep.ahead = most > AHEAD_MICROS;
+        match (was, self.upkeep.ahead) {
+            (false, true) => tracing::warn!(
+                shard = id.0,
+                ahead_s = most / 1_000_000,
+                "the time of shard {id} is {} s ahead of what a quorum's clocks show: its timestamps go on from there",
+                most / 1_000_000
+            ),
+            (true, false) => tracing::info!("the times of all shards led here are what the clocks show"),
+            _ => {}
         }
     }
 

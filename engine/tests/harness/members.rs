@@ -27,7 +27,8 @@ impl Cluster {
         let command = SystemCommand::AddNode { addr: format!("host{n}:1"), nonce: u128::from(n) << 64, speaks };
         assert_eq!(self.system(&command), SystemOutcome::Node(NodeId(n)));
         let snapshots = tempfile::tempdir().unwrap();
-        let sim = Sim { disk: Disk::mem(1 << 12), seen: Arc::default(), snapshots, metrics: None, up: None };
+        let sim =
+            Sim { disk: Disk::mem(1 << 12), seen: Arc::default(), snapshots, metrics: None, memory: None, up: None };
         self.nodes.insert(NodeId(n), sim);
         self.start(NodeId(n));
         NodeId(n)

@@ -20,6 +20,7 @@ use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
+use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::salvage;
 use synod_engine::scrub::{self, ScrubRequest};
@@ -29,6 +30,7 @@ use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::StateOptions;
 use synod_engine::state::{BulkLoad, StateStore, ViewJob};
 use synod_engine::system::{Descriptor, SystemState};
+use synod_engine::wall::Reading;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
 use synod_paxos::message::Message;
@@ -220,6 +222,8 @@ pub struct Sim {
     pub snapshots: tempfile::TempDir,
     /// Of the process that runs, or ran last.
     pub metrics: Option<Arc<EngineMetrics>>,
+    /// And what it holds in memory.
+    pub memory: Option<Memory>,
     up: Option<Up>,
 }
 
@@ -238,8 +242,12 @@ pub struct Cluster {
     /// Called while a request is on its way.
     pub disturb: Option<fn(&mut Cluster)>,
     pub options: WorkerOptions,
+    /// What each node may hold in memory, bytes.
+    pub memory_max: usize,
     /// Questions for snapshots are lost.
     pub deaf: bool,
+    /// By how much nodes' wall clocks are off, µs.
+    pub wall_off: BTreeMap<NodeId, i64>,
 }
 
 pub const N1: NodeId = NodeId(1);
@@ -271,13 +279,22 @@ impl Cluster {
             random: 1,
             disturb: None,
             options: WorkerOptions::default(),
+            memory_max: usize::MAX,
             deaf: false,
+            wall_off: BTreeMap::new(),
         };
         let founders: Vec<String> = (1..=disks.len()).map(|n| format!("host{n}:1")).collect();
         for (n, disk) in (1..).zip(disks) {
             cluster.nodes.insert(
                 NodeId(n),
-                Sim { disk, seen: Arc::default(), snapshots: tempfile::tempdir().unwrap(), metrics: None, up: None },
+                Sim {
+                    disk,
+                    seen: Arc::default(),
+                    snapshots: tempfile::tempdir().unwrap(),
+                    metrics: None,
+                    memory: None,
+                    up: None,
+                },
             );
         }
         let founding = SystemState::found(77, &founders);
@@ -323,6 +340,7 @@ impl Cluster {
             progress: Arc::new(WriterProgress::default()),
             metrics: Arc::clone(sim.metrics.insert(Arc::new(EngineMetrics::detached()))),
             clock: Arc::new(|| Micros(1)),
+            memory: sim.memory.insert(Memory::new(self.memory_max)).clone(),
             mode: WriterMode::Inline,
             options: self.options.clone(),
         };
@@ -383,12 +401,20 @@ impl Cluster {
                 let seen = self.nodes[&peer].up.as_ref().map(|up| up.table.get(node));
                 if let Some(seen) = seen.filter(|_| !self.cut.contains(&(peer, node))) {
                     self.push(node, Input::IdentityAnswer { from: peer, seen });
+                    let reading = Reading { at: self.now, wall_us: self.wall_us(peer) };
+                    self.push(node, Input::PeerClock { node: peer, reading });
                     if let Some(up) = &mut self.nodes.get_mut(&node).unwrap().up {
                         up.told_by.insert(peer);
                     }
                 }
             }
         }
+    }
+
+    /// What a node's wall clock shows, µs.
+    pub fn wall_us(&self, node: NodeId) -> u64 {
+        let off = self.wall_off.get(&node).copied().unwrap_or(0);
+        (WALL + self.now.0).saturating_add_signed(off)
     }
 
     /// The cluster's randomness begins here.
@@ -411,7 +437,7 @@ impl Cluster {
     pub fn step(&mut self) -> bool {
         let mut busy = false;
         for node in self.ids() {
-            let now = self.now;
+            let (now, wall_us) = (self.now, self.wall_us(node));
             let sim = self.nodes.get_mut(&node).unwrap();
             let Some(up) = &mut sim.up else { continue };
             up.inputs.append(&mut sim.seen.lock().unwrap().told);
@@ -419,7 +445,7 @@ impl Cluster {
                 continue;
             }
             busy = true;
-            up.worker.handle(now, WALL + now.0, &mut up.inputs, &mut || false);
+            up.worker.handle(now, wall_us, &mut up.inputs, &mut || false);
             let incarnation = up.incarnation;
             let (frames, maps, offers, asks) = {
                 let mut seen = sim.seen.lock().unwrap();

@@ -74,12 +74,13 @@ fn one_node(threaded: bool) {
         progress: Arc::clone(&progress),
         metrics: Arc::new(EngineMetrics::detached()),
         clock: clock.shared(),
+        memory: synod_engine::memory::Memory::unlimited(),
         mode: if threaded { WriterMode::Thread(handle.wake()) } else { WriterMode::Inline },
         options: WorkerOptions::default(),
     };
     let (led, stopped) = (Arc::default(), Arc::new(AtomicBool::new(false)));
     let host = Quiet { led: Arc::clone(&led), stopped: Arc::clone(&stopped) };
-    let thread = runner::spawn(Worker::new(setup, host).unwrap(), inputs, clock).unwrap();
+    let thread = runner::spawn(Worker::new(setup, host).unwrap(), inputs, clock, Arc::default()).unwrap();
     let founding = Box::new(SystemState::found(1, &["a:1".into()]));
     assert!(handle.try_push(Input::CreateSystemShard(founding)).is_ok());
     wait("the system shard is led", || led.lock().unwrap().contains(&SYSTEM_SHARD));

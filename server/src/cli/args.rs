@@ -11,7 +11,7 @@ use synod_client::{At, Consistency, Expect};
 use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
 use super::output::Format;
-use super::{backup, batch, bench, check, config, dev, explain, load, members, server, shard, table};
+use super::{backup, batch, bench, check, config, dev, explain, load, members, restore, server, shard, table};
 
 /// Where `synod dev` listens unless told otherwise.
 const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
@@ -122,7 +122,7 @@ pub enum Command {
     /// Write the whole cluster's state to a folder: a snapshot file for each shard
     Backup(backup::BackupArgs),
     /// Make a data directory for a node of a new cluster from a backup
-    Restore(backup::RestoreArgs),
+    Restore(restore::RestoreArgs),
     /// Print a shell's completion script
     Completions(Completions),
 }

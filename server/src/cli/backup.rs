@@ -1,128 +1,197 @@
-//! `synod backup` and `synod restore`: a cluster's state as snapshot files, and a new cluster from them.
+//! `synod backup`: a cluster's state as snapshot files, one of each shard.
 //!
-//! Owns the folder of a backup: `manifest.json`, and `shard-N.snap` for each shard, the system shard among them. Must never
-//! call a backup done before every file of it was verified, or restore into a directory that holds anything.
+//! Owns: who is asked for which shard, and what becomes of tables that are made and dropped meanwhile. Must never: call a
+//! backup done before every file of it was verified, or leave a shard out whose table is there.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
-use serde::{Deserialize, Serialize};
-use synod_engine::ids::{ClientId, NodeId, SYSTEM_SHARD, ShardId};
-use synod_engine::logstore::rocks::{LogOptions, RocksLog};
+use synod_client::{Client, ClusterMap};
+use synod_engine::ids::{ClientId, SYSTEM_SHARD, ShardId, TableId};
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::partial::Partial;
-use synod_engine::snapshot::restore::{Files, content, metadata, name_of, plan, restore as fill};
+use synod_engine::snapshot::restore::{content, metadata};
 use synod_engine::snapshot::{SnapshotFile, Throttle, file_name};
-use synod_engine::state::rocks::{RocksShared, StateOptions};
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
+use tokio::time::{Instant, sleep};
+use tonic::transport::{Channel, Endpoint};
 
+use super::backup_dir::{Entry, Folder, Half, Manifest, failed};
 use super::context::Context;
-use super::error::{CliError, Result};
+use super::error::Result;
+use super::output::json;
 use super::status;
-use crate::node::data_dir::DataDir;
 
-const MANIFEST: &str = "manifest.json";
-const VERSION: u32 = 1;
+/// How long one shard is tried, where `--timeout` does not say.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between attempts.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long a node may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// `backup`.
 #[derive(Args, Debug)]
 pub struct BackupArgs {
     /// Where the backup goes: a folder that is empty or not there
     dir: PathBuf,
+    /// Go on with half a backup that is there: shards that it holds whole are not read again
+    #[arg(long, conflicts_with = "replace")]
+    resume: bool,
+    /// Begin anew where half a backup is there
+    #[arg(long)]
+    replace: bool,
 }
 
-/// `restore`.
-#[derive(Args, Debug)]
-pub struct RestoreArgs {
-    /// The backup
-    dir: PathBuf,
-    /// The new node's data directory: empty or not there
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
-    /// The new cluster's nodes, the same list for each: HOST:PORT in the order of their numbers
-    #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
-    founders: Vec<String>,
-    /// Which of them this directory is for: 1 is the first
-    #[arg(long, value_name = "N")]
-    node: u64,
-}
-
-/// What a backup holds.
-#[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    version: u32,
-    cluster: String,
-    shards: Vec<Entry>,
-}
-
-/// One shard of it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Entry {
-    shard: u64,
-    /// The last slot in it.
-    slot: u64,
-    /// That entry's timestamp.
-    ts_us: u64,
-    rows: u64,
-    bytes: u64,
-    /// Of the file.
-    digest: String,
-    /// Of the records alone: equal in every copy of them.
-    content: String,
-}
-
-fn failed(why: impl std::fmt::Display) -> CliError {
-    CliError::failed("backup", why.to_string())
+impl BackupArgs {
+    fn half(&self) -> Half {
+        match (self.resume, self.replace) {
+            (true, _) => Half::Resume,
+            (_, true) => Half::Replace,
+            _ => Half::Refuse,
+        }
+    }
 }
 
 /// Runs `backup`.
 pub async fn backup(context: &mut Context, args: BackupArgs) -> Result<()> {
-    let dir = args.dir.as_path();
-    make_empty(dir)?;
-    let mut entries = Vec::new();
-    let system = fetch(context, dir, SYSTEM_SHARD, None).await?;
-    let cluster = system.header().cluster;
-    let shards: Vec<ShardId> = metadata(&system).map_err(failed)?.shards.into_keys().collect();
-    entries.push(entry(&system)?);
-    for shard in shards.into_iter().filter(|shard| *shard != SYSTEM_SHARD) {
-        let file = fetch(context, dir, shard, Some(cluster)).await?;
-        entries.push(entry(&file)?);
-    }
-    let manifest = Manifest { version: VERSION, cluster: format!("{:032x}", cluster.0), shards: entries };
-    write_manifest(dir, &manifest)?;
-    context.out.value(&manifest, |manifest| manifest_lines(dir, manifest))
+    let source = Source::connect(context).await?;
+    let mut folder = Folder::open(&args.dir, args.half())?;
+    folder.begin(source.cluster)?;
+    let manifest = match make(source, &folder).await {
+        Ok(manifest) => manifest,
+        Err(error) => return Err(folder.left_behind(error)),
+    };
+    folder.finish(&manifest)?;
+    context.out.value(&manifest, |manifest| manifest_lines(&args.dir, manifest))
 }
 
-/// Fetches one shard's snapshot from its leader, and verifies it.
-async fn fetch(context: &Context, dir: &Path, shard: ShardId, cluster: Option<ClientId>) -> Result<SnapshotFile> {
-    let found = status::fetch(context).await?;
-    let leader = found.shards.iter().find(|s| s.id == shard.0).and_then(|s| s.leader);
-    let node = found.nodes.iter().find(|node| Some(node.id) == leader);
-    let node = node.ok_or_else(|| failed(format!("shard {shard} is not there, or has no leader")).retryable())?;
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", node.addr)).map_err(failed)?;
-    let channel = endpoint.connect().await.map_err(|e| failed(format!("{}: {e}", node.addr)).retryable())?;
-    let most = BODY_BYTES_MAX + BLOCK_EXTRA_BYTES + (1 << 20);
-    let mut client = AdminClient::new(channel).max_decoding_message_size(most);
-    let request = v1::SnapshotRequest { shard: shard.0 };
-    let answer = client.snapshot(request).await.map_err(|s| failed(s.message()).retryable())?;
-    let mut parts = answer.into_inner();
-    let (mut partial, mut digest) = (None, 0);
-    while let Some(part) = parts.message().await.map_err(|s| failed(s.message()).retryable())? {
-        if partial.is_none() {
-            let name: Option<[u8; 16]> = part.digest.as_ref().try_into().ok();
-            digest = u128::from_be_bytes(name.ok_or_else(|| failed("the node did not name its snapshot"))?);
-            partial = Some(Partial::open(&dir.join(file_name(shard)), digest).map_err(failed)?);
+/// Every shard of the metadata, as of when it is read. A table that is dropped before the last of its shards was read is left
+/// out; one that is made after the metadata was read is not in it.
+async fn make(mut source: Source, folder: &Folder) -> Result<Manifest> {
+    let cluster = source.cluster;
+    let system = match folder.kept(SYSTEM_SHARD, cluster)? {
+        Some(file) => file,
+        None => {
+            let file = source.shard(folder, SYSTEM_SHARD, None).await?;
+            file.ok_or_else(|| failed("the system shard is not there").retryable())?
         }
-        let Some(partial) = &mut partial else { continue };
-        partial.take(&part.data).map_err(failed)?;
+    };
+    let metadata = metadata(&system).map_err(failed)?;
+    let (mut entries, mut dropped) = (BTreeMap::from([(SYSTEM_SHARD, entry(&system)?)]), BTreeSet::new());
+    for (shard, descriptor) in metadata.shards.iter().filter(|(shard, _)| **shard != SYSTEM_SHARD) {
+        if dropped.contains(&descriptor.table) {
+            continue;
+        }
+        let file = match folder.kept(*shard, cluster)? {
+            Some(file) => Some(file),
+            None => source.shard(folder, *shard, Some((descriptor.table, metadata.revision))).await?,
+        };
+        match file {
+            Some(file) => drop(entries.insert(*shard, entry(&file)?)),
+            None => drop(dropped.insert(descriptor.table)),
+        }
     }
-    let partial = partial.ok_or_else(|| failed(format!("nothing came of shard {shard}")).retryable())?;
-    let of = cluster.unwrap_or_else(|| ClientId(u128::from_str_radix(&found.cluster, 16).unwrap_or_default()));
-    partial.finish(of, digest, &mut Throttle::new(0)).map_err(failed)
+    for (shard, _) in metadata.shards.iter().filter(|(_, descriptor)| dropped.contains(&descriptor.table)) {
+        entries.remove(shard);
+        folder.remove(*shard)?;
+    }
+    Ok(Manifest::new(cluster, entries.into_values().collect(), dropped.into_iter().map(|table| table.0).collect()))
+}
+
+/// Where shards are read from.
+struct Source {
+    client: Client,
+    cluster: ClientId,
+    patience: Duration,
+    /// The cluster as it was last looked at.
+    seen: json::Status,
+    channels: BTreeMap<u64, Channel>,
+}
+
+impl Source {
+    async fn connect(context: &Context) -> Result<Source> {
+        let client = context.connect().await?;
+        let map = client.refresh_map().await?;
+        let seen = status::combine(&map, &client.status().await);
+        let cluster = ClientId(u128::from_str_radix(&seen.cluster, 16).map_err(failed)?);
+        let patience = context.options(PATIENCE).call_timeout;
+        Ok(Source { client, cluster, patience, seen, channels: BTreeMap::new() })
+    }
+
+    /// One shard's snapshot from its leader, verified; nothing where its table, which was there at a revision of the map, has
+    /// been dropped. What fails is tried again: leaderships move, connections break, a shard just made is not everywhere.
+    async fn shard(
+        &mut self,
+        folder: &Folder,
+        shard: ShardId,
+        table: Option<(TableId, u64)>,
+    ) -> Result<Option<SnapshotFile>> {
+        let started = Instant::now();
+        loop {
+            // What an earlier attempt left: nodes send a file from its beginning.
+            folder.remove(shard)?;
+            let error = match self.attempt(folder.dir(), shard).await {
+                Ok(file) => return Ok(Some(file)),
+                Err(error) if !error.is_retryable() => return Err(error),
+                Err(error) => error,
+            };
+            self.channels.clear();
+            // Where the cluster cannot be looked at for now nothing is known of the table either.
+            if let Ok(map) = self.client.refresh_map().await {
+                if table.is_some_and(|(table, revision)| is_dropped(&map, table, revision)) {
+                    return Ok(None);
+                }
+                self.seen = status::combine(&map, &self.client.status().await);
+            }
+            if started.elapsed() > self.patience {
+                let patience = humantime::format_duration(self.patience);
+                return Err(error.followed_by(format!("tried for {patience} (--timeout)")));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn attempt(&mut self, dir: &Path, shard: ShardId) -> Result<SnapshotFile> {
+        let channel = self.channel(shard).await?;
+        let most = BODY_BYTES_MAX + BLOCK_EXTRA_BYTES + (1 << 20);
+        let mut client = AdminClient::new(channel).max_decoding_message_size(most);
+        let told = |status: tonic::Status| failed(format!("shard {shard}: {}", status.message())).retryable();
+        let mut parts = client.snapshot(v1::SnapshotRequest { shard: shard.0 }).await.map_err(told)?.into_inner();
+        let (mut partial, mut digest) = (None, 0);
+        while let Some(part) = parts.message().await.map_err(told)? {
+            if partial.is_none() {
+                let name: Option<[u8; 16]> = part.digest.as_ref().try_into().ok();
+                digest = u128::from_be_bytes(name.ok_or_else(|| failed("the node did not name its snapshot"))?);
+                partial = Some(Partial::open(&dir.join(file_name(shard)), digest).map_err(failed)?);
+            }
+            let Some(partial) = &mut partial else { continue };
+            partial.take(&part.data).map_err(failed)?;
+        }
+        let partial = partial.ok_or_else(|| failed(format!("nothing came of shard {shard}")).retryable())?;
+        partial.finish(self.cluster, digest, &mut Throttle::new(0)).map_err(failed)
+    }
+
+    /// A connection to the shard's leader.
+    async fn channel(&mut self, shard: ShardId) -> Result<Channel> {
+        let leader = self.seen.shards.iter().find(|s| s.id == shard.0).and_then(|s| s.leader);
+        let node = self.seen.nodes.iter().find(|node| Some(node.id) == leader);
+        let node = node.ok_or_else(|| failed(format!("shard {shard} is not there, or has no leader")).retryable())?;
+        if let Some(channel) = self.channels.get(&node.id) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{}", node.addr)).map_err(failed)?.connect_timeout(CONNECT);
+        let channel = endpoint.connect().await.map_err(|e| failed(format!("{}: {e}", node.addr)).retryable())?;
+        self.channels.insert(node.id, channel.clone());
+        Ok(channel)
+    }
+}
+
+/// Whether a map that is no older than `revision`, where the table was there, is without it: numbers are given once.
+fn is_dropped(map: &ClusterMap, table: TableId, revision: u64) -> bool {
+    map.revision >= revision && map.tables.iter().all(|info| info.id != table.0)
 }
 
 fn entry(file: &SnapshotFile) -> Result<Entry> {
@@ -138,92 +207,11 @@ fn entry(file: &SnapshotFile) -> Result<Entry> {
     })
 }
 
-fn make_empty(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| CliError::io(dir.display(), &e))?;
-    let mut entries = fs::read_dir(dir).map_err(|e| CliError::io(dir.display(), &e))?;
-    match entries.next() {
-        None => Ok(()),
-        Some(_) => Err(CliError::usage("DIR", format!("{} is not empty", dir.display()))),
-    }
-}
-
-/// Last, synced: a folder without it is no backup.
-fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<()> {
-    let text = serde_json::to_string_pretty(manifest).map_err(failed)?;
-    let path = dir.join(MANIFEST);
-    let written = File::create(&path).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        File::open(dir)?.sync_all()
-    });
-    written.map_err(|e| CliError::io(path.display(), &e))
-}
-
 fn manifest_lines(dir: &Path, manifest: &Manifest) -> Vec<String> {
     let line = |e: &Entry| format!("shard {}: slot {}, {} rows, {} bytes", e.shard, e.slot, e.rows, e.bytes);
     let mut lines: Vec<String> = manifest.shards.iter().map(line).collect();
+    let gone = |table: &u32| format!("table {table}: dropped meanwhile, left out");
+    lines.extend(manifest.dropped.iter().map(gone));
     lines.push(format!("{}: {} shards of cluster {}", dir.display(), manifest.shards.len(), manifest.cluster));
     lines
-}
-
-/// Reads a backup and verifies every byte of it.
-fn open(dir: &Path) -> Result<(Manifest, Files)> {
-    let path = dir.join(MANIFEST);
-    let text = fs::read_to_string(&path).map_err(|e| CliError::io(path.display(), &e))?;
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|e| failed(format!("{}: {e}, at byte 0", path.display())))?;
-    if manifest.version > VERSION {
-        return Err(failed(format!("{}: written by a newer version (format {})", path.display(), manifest.version)));
-    }
-    let cluster = u128::from_str_radix(&manifest.cluster, 16).map_err(failed)?;
-    let mut files = BTreeMap::new();
-    for entry in &manifest.shards {
-        let shard = ShardId(entry.shard);
-        let file = SnapshotFile::open(&dir.join(file_name(shard)), Some(ClientId(cluster))).map_err(failed)?;
-        file.verify(&mut Throttle::new(0)).map_err(failed)?;
-        if format!("{:032x}", file.digest()) != entry.digest || file.header().shard != shard {
-            return Err(failed(format!("{}: not the file that the manifest names", file.path().display())));
-        }
-        files.insert(shard, file);
-    }
-    Ok((manifest, files))
-}
-
-#[derive(Serialize)]
-struct Restored {
-    cluster: String,
-    node: u64,
-    data_dir: String,
-    shards: Vec<u64>,
-}
-
-/// Runs `restore`.
-pub fn restore(context: &mut Context, args: &RestoreArgs) -> Result<()> {
-    let RestoreArgs { dir, data_dir, founders, node } = args;
-    if *node == 0 || *node > founders.len() as u64 {
-        return Err(CliError::usage("--node", format!("{node} is none of the {} founders", founders.len())));
-    }
-    let (manifest, files) = open(dir)?;
-    // A name of its own, the same for each of its nodes: the old cluster's replicas are strangers to it.
-    let named = manifest.shards.iter().map(|entry| entry.digest.as_str()).chain(founders.iter().map(String::as_str));
-    let cluster = name_of(named);
-    let plan = plan(&files, cluster, founders).map_err(failed)?;
-    make_empty(data_dir)?;
-    let data = DataDir::open(data_dir).map_err(|e| failed(format!("{e:#}")))?;
-    let log = RocksLog::open(&data.log(), &LogOptions::default()).map_err(failed)?;
-    let state = RocksShared::open(&data.state(), StateOptions::default()).map_err(failed)?;
-    let shards = fill(NodeId(*node), &files, &plan, &log, &*state).map_err(failed)?;
-    let restored = Restored {
-        cluster: format!("{cluster:032x}"),
-        node: *node,
-        data_dir: data_dir.display().to_string(),
-        shards: shards.iter().map(|shard| shard.0).collect(),
-    };
-    context.out.value(&restored, |r| {
-        let addr = &founders[usize::try_from(*node - 1).unwrap_or(0)];
-        vec![
-            format!("{}: node {} of the new cluster {}, {} shards", r.data_dir, r.node, r.cluster, r.shards.len()),
-            format!("start it with: synod server --data-dir {} --listen {addr}", r.data_dir),
-        ]
-    })
 }

@@ -3,10 +3,14 @@
 //! Owns how damage is told. Must never change a byte of the directory, or look at one that a process uses.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 use synod_engine::check::{self, Report, check, is_snapshot};
+use synod_engine::ids::ShardId;
+use synod_engine::runner::wall_us;
+use synod_engine::worker::AHEAD_MICROS;
 
 use super::context::Context;
 use super::error::{CliError, Result};
@@ -46,10 +50,12 @@ pub fn run(context: &mut Context, args: &CheckArgs) -> Result<()> {
     for folder in ["built", "fetched"] {
         files.extend(snapshots(&data.snapshots().join(folder)));
     }
-    let Report { groups, entries, rows, snapshots, damages, notes, unlisted } =
+    let Report { groups, entries, rows, snapshots, times, damages, notes, unlisted } =
         check(&data.log(), &data.state(), &files);
     let told = |list: Vec<check::Damage>| list.into_iter().map(|d| Damage { what: d.what, why: d.why }).collect();
-    let (damages, notes): (Vec<Damage>, Vec<Damage>) = (told(damages), told(notes));
+    let (damages, mut notes): (Vec<Damage>, Vec<Damage>) = (told(damages), told(notes));
+    let now = wall_us();
+    notes.extend(times.into_iter().filter_map(|(shard, time)| ahead(shard, time, now)));
     let count = damages.len() as u64 + unlisted;
     let data_dir = args.data_dir.display().to_string();
     let checked = Checked { data_dir, groups, entries, rows, snapshots, damages, notes, unlisted };
@@ -59,6 +65,25 @@ pub fn run(context: &mut Context, args: &CheckArgs) -> Result<()> {
     }
     let message = format!("{}: {count} damaged", checked.data_dir);
     Err(CliError::failed("damaged", message).with("data_dir", checked.data_dir).with("damages", count))
+}
+
+/// No date has a longer year, µs since 1970.
+const YEAR_10000: u64 = 253_402_300_800_000_000;
+
+/// What is said of a shard whose time is far ahead of this machine's clock.
+fn ahead(shard: ShardId, time_us: u64, now_us: u64) -> Option<Damage> {
+    let by = time_us.checked_sub(now_us).filter(|by| *by > AHEAD_MICROS)?;
+    let time = if time_us < YEAR_10000 {
+        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_micros(time_us)).to_string()
+    } else {
+        format!("{time_us} µs")
+    };
+    let by = humantime::format_duration(Duration::from_secs(by / 1_000_000));
+    let why = format!(
+        "its time is {time}, {by} ahead of this machine's clock: the clocks of a majority of its nodes were ahead once, or this \
+         one is behind. It takes writes all the same, and its timestamps go on from there"
+    );
+    Some(Damage { what: format!("shard {shard}"), why })
 }
 
 fn snapshots(folder: &Path) -> Vec<PathBuf> {

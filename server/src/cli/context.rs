@@ -78,6 +78,12 @@ impl Context {
     }
 }
 
+/// The error of a change; where nobody knows its outcome, with the way to find out.
+pub fn to_be_repeated(error: Error, how: &str) -> CliError {
+    let error = CliError::from(error);
+    if error.exit() == Exit::Unknown { error.followed_by(how) } else { error }
+}
+
 impl From<Error> for CliError {
     fn from(error: Error) -> Self {
         let base = Self::failed(error.code(), error.to_string());

@@ -19,7 +19,7 @@ pub enum Exit {
     Usage = 2,
     /// The expectation given with `--expect` (or in a batch) did not hold; nothing was written.
     Expectation = 3,
-    /// The deadline passed before the outcome of a write was known.
+    /// The deadline passed before the outcome of a write or a change was known.
     Unknown = 4,
 }
 
@@ -48,6 +48,11 @@ impl CliError {
     /// A failure (exit code 1) of this kind; the kind is what JSON shows as `error`.
     pub fn failed(kind: &str, message: impl Into<String>) -> Self {
         Self::new(kind, message, Exit::Failed)
+    }
+
+    /// A change that was asked for and may yet be carried out, or may be already (exit code 4).
+    pub fn unknown(kind: &str, message: impl Into<String>) -> Self {
+        Self::new(kind, message, Exit::Unknown)
     }
 
     /// An argument that cannot be used (exit code 2): its name, and what is wrong with it.

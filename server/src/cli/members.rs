@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use synod_client::{Client, ClusterMap, MemberChange, ShardInfo};
+use synod_client::{Client, ClusterMap, Error, MemberChange, ShardInfo};
 use tokio::time::{Instant, sleep};
 
-use super::context::Context;
+use super::context::{Context, to_be_repeated};
 use super::error::{CliError, Result};
 use super::output::json;
 use super::status;
@@ -51,7 +51,10 @@ pub async fn run(context: &mut Context, args: NodeArgs) -> Result<()> {
     match args.command {
         NodeCommand::Replace { node, with } => replace(context, node, with).await,
         NodeCommand::Remove { node } => {
-            context.connect().await?.remove_node(node).await?;
+            let removed = context.connect().await?.remove_node(node).await;
+            let how =
+                format!("`synod status` shows whether node {node} is still there; the same command can be repeated");
+            removed.map_err(|error| to_be_repeated(error, &how))?;
             let done = serde_json::json!({ "removed": node });
             context.out.value(&done, |_| vec![format!("node {node} is no node of the cluster any more")])
         }
@@ -185,8 +188,7 @@ fn overtaken(shard: &ShardInfo, Move { from, to, .. }: Move) -> CliError {
 
 /// Whether the leader and the map seen here know different things: it does not know a node that has just joined, or the map
 /// does not tell of the epoch that it is in.
-fn is_behind(error: &synod_client::Error) -> bool {
-    use synod_client::Error;
+fn is_behind(error: &Error) -> bool {
     matches!(error, Error::InvalidArgument { field, .. } if field == "node")
         || matches!(error, Error::WrongEpoch { .. })
 }
@@ -198,32 +200,50 @@ async fn take(context: &Context, client: &Client, wanted: Move) -> Result<()> {
     let mut last = (0, None);
     let mut moved = Instant::now();
     let mut trouble: Option<CliError> = None;
+    // Whether a change was asked for here that the map does not show yet.
+    let mut asked = false;
     loop {
-        let map = client.refresh_map().await?;
-        let shard = find(&map, id)?;
-        let status = status::combine(&map, &client.status().await);
-        let seen = status.shards.iter().find(|shard| shard.id == id);
-        let step = next(shard, seen, wanted);
-        let at = (shard.config, if let Step::Wait(lag) = &step { *lag } else { None });
-        if at != last {
-            (last, moved) = (at, Instant::now());
-            context.progress(&told(&step, wanted));
-        }
-        match step {
-            Step::Done => return Ok(()),
-            Step::Overtaken => return Err(overtaken(shard, wanted)),
-            Step::Wait(_) => {}
-            Step::Change(change) => match client.change_members(id, shard.config, change).await {
-                Ok(()) => trouble = None,
-                // The leadership is changing, or the last change is not in force everywhere: the map will tell.
-                Err(error) if error.retryable() || is_behind(&error) => trouble = Some(error.into()),
-                Err(error) => return Err(error.into()),
-            },
+        // A look that fails says nothing of the move.
+        match client.refresh_map().await {
+            Err(error) if error.retryable() => trouble = Some(error.into()),
+            Err(error) => return Err(error.into()),
+            Ok(map) => {
+                let shard = find(&map, id)?;
+                let status = status::combine(&map, &client.status().await);
+                let seen = status.shards.iter().find(|shard| shard.id == id);
+                let step = next(shard, seen, wanted);
+                let at = (shard.config, if let Step::Wait(lag) = &step { *lag } else { None });
+                if at != last {
+                    (last, moved, asked) = (at, Instant::now(), false);
+                    context.progress(&told(&step, wanted));
+                }
+                match step {
+                    Step::Done => return Ok(()),
+                    Step::Overtaken => return Err(overtaken(shard, wanted)),
+                    Step::Wait(_) => {}
+                    Step::Change(change) => {
+                        let changed = client.change_members(id, shard.config, change).await;
+                        asked |= matches!(changed, Ok(()) | Err(Error::OutcomeUnknown { .. }));
+                        trouble = in_the_way(changed)?;
+                    }
+                }
+            }
         }
         if moved.elapsed() > patience {
-            return Err(stuck(wanted, patience, trouble));
+            return Err(stuck(wanted, patience, trouble, asked));
         }
         sleep(PACE).await;
+    }
+}
+
+/// What keeps a change from being made for now; an error is one that time does not mend.
+fn in_the_way(changed: std::result::Result<(), Error>) -> Result<Option<CliError>> {
+    match changed {
+        Ok(()) => Ok(None),
+        // The leadership is changing, or the last change is not in force everywhere: the map will tell.
+        Err(error) if error.retryable() || is_behind(&error) => Ok(Some(error.into())),
+        Err(error @ Error::OutcomeUnknown { .. }) => Ok(Some(error.into())),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -240,14 +260,16 @@ fn told(step: &Step, Move { shard, from, to }: Move) -> String {
     }
 }
 
-fn stuck(Move { shard, from, to }: Move, patience: Duration, trouble: Option<CliError>) -> CliError {
+/// A step that was asked for may yet be taken; where none was, nothing is left to come.
+fn stuck(Move { shard, from, to }: Move, patience: Duration, trouble: Option<CliError>, asked: bool) -> CliError {
     let node = to.unwrap_or(from);
     let why = trouble.map(|error| format!(": {error}")).unwrap_or_default();
     let message = format!(
         "shard {shard}: node {node} did not get on for {}{why}; nothing is lost: the same command goes on from here",
         humantime::format_duration(patience)
     );
-    CliError::failed("not_moved", message).with("shard", shard).with("to", node).retryable()
+    let error = if asked { CliError::unknown("not_moved", message) } else { CliError::failed("not_moved", message) };
+    error.with("shard", shard).with("to", node).retryable()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod args;
 mod backup;
+mod backup_dir;
 mod batch;
 mod bench;
 mod bytes;
@@ -22,6 +23,7 @@ mod explain;
 mod load;
 mod members;
 pub mod output;
+mod restore;
 mod server;
 mod shard;
 mod status;
@@ -89,7 +91,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Config(args) => config::run(context, args),
         Command::Check(args) => check::run(context, &args),
         Command::Backup(args) => backup::backup(context, args).await,
-        Command::Restore(args) => backup::restore(context, &args),
+        Command::Restore(args) => restore::restore(context, &args),
         Command::Completions(args) => completions(args.shell),
         Command::Server(_) => Err(CliError::failed("internal", "`server` has its own runtime")),
     }
@@ -222,6 +224,10 @@ mod tests {
             "synod server --data-dir d --listen 127.0.0.1:1 --bootstrap 127.0.0.1:1,127.0.0.1:2 --http 127.0.0.1:3",
             "synod config default",
             "synod backup d",
+            "synod backup d --resume",
+            "synod backup d --replace",
+            "synod table create t --partition hash --if-not-exists",
+            "synod table drop t --if-exists",
             "synod restore d --data-dir n1 --founders a:1,b:1,c:1 --node 1",
             "synod -o json check d",
             "synod completions bash",
@@ -231,6 +237,7 @@ mod tests {
         for line in [
             "synod put t k",
             "synod put t k v --value-file f",
+            "synod backup d --resume --replace",
             "synod load t f --format lines",
             "synod load t f --format csv --key a --key-regex b",
             "synod scan t --prefix a --from b",

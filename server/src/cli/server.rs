@@ -12,11 +12,14 @@ use tracing_subscriber::EnvFilter;
 use super::config;
 use super::error::{CliError, Result};
 use crate::config::{ServerConfig, Settings};
+use crate::node::peer::is_address;
 
 const AFTER_HELP: &str = "\
 A cluster is founded by starting one to five nodes, each with the same --bootstrap list of all their addresses; a data \
 directory that belongs to a cluster already is started again, whatever the flag says. A later node joins with --join \
-and the addresses of some members. SIGTERM and SIGINT hand leadership over, write everything out and end the node with \
+and the addresses of some members. To a node that belongs to a cluster, --join tells where some of the others are now: \
+nodes that moved find each other that way, also when all of them did. Better are addresses with names (h1:7400), which \
+are looked up whenever a connection is made. SIGTERM and SIGINT hand leadership over, write everything out and end the node with \
 exit code 0.
 
 SYNOD_LOG sets what is logged to standard error: error, warn, info (the default), debug or trace, also for parts, such \
@@ -30,20 +33,20 @@ pub struct ServerArgs {
     /// Where the node keeps everything
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// IP:PORT to listen on, for clients and for other nodes
+    /// HOST:PORT to listen on, for clients and for other nodes
     #[arg(long, value_name = "ADDR")]
-    listen: SocketAddr,
+    listen: String,
     /// HOST:PORT others reach this node by [default: the address it listens on]
     #[arg(long, value_name = "ADDR")]
     advertise: Option<String>,
-    /// IP:PORT for /livez, /readyz and /metrics [default: none]
+    /// HOST:PORT for /livez, /readyz and /metrics [default: none]
     #[arg(long, value_name = "ADDR")]
-    http: Option<SocketAddr>,
+    http: Option<String>,
     /// Found a cluster of the nodes at these addresses, this one among them
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     bootstrap: Vec<String>,
-    /// Join the cluster that the nodes at these addresses belong to
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    /// Join the cluster that the nodes at these addresses belong to; for a node that belongs to it already: find it there
+    #[arg(long, visible_alias = "peers", value_name = "LIST", value_delimiter = ',')]
     join: Vec<String>,
     /// Settings file; `synod config default` prints one
     #[arg(long, value_name = "FILE")]
@@ -67,7 +70,7 @@ pub fn run(args: ServerArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.settings.network.threads as usize)
         .enable_all()
-        .thread_name("synod-net")
+        .thread_name(crate::node::NETWORK_THREAD)
         .build()
         .map_err(|error| CliError::io("cannot start the runtime", &error))?;
     let ended = runtime.block_on(crate::node::run(config));
@@ -80,7 +83,15 @@ fn configure(args: ServerArgs) -> Result<ServerConfig> {
         Some(file) => config::read(file)?,
         None => Settings::default(),
     };
-    for (flag, addr) in [("--listen", Some(args.listen)), ("--http", args.http)] {
+    let single =
+        [("--listen", Some(&args.listen)), ("--http", args.http.as_ref()), ("--advertise", args.advertise.as_ref())];
+    for (flag, addr) in single {
+        addresses(flag, addr.map_or(&[], std::slice::from_ref))?;
+    }
+    // A name is looked up when the node starts.
+    let literal = |addr: &String| addr.parse::<SocketAddr>().ok();
+    let listen = literal(&args.listen);
+    for (flag, addr) in [("--listen", listen), ("--http", args.http.as_ref().and_then(literal))] {
         let Some(addr) = addr else { continue };
         if !addr.ip().is_loopback() && !args.insecure {
             let why = format!("{addr} can be reached from other machines and there is no TLS; --insecure allows it");
@@ -90,7 +101,7 @@ fn configure(args: ServerArgs) -> Result<ServerConfig> {
     for (flag, list) in [("--bootstrap", &args.bootstrap), ("--join", &args.join)] {
         addresses(flag, list)?;
     }
-    if args.advertise.is_none() && args.listen.ip().is_unspecified() {
+    if args.advertise.is_none() && listen.is_some_and(|addr| addr.ip().is_unspecified()) {
         let why = format!("--listen {} is no address others can use; say which one they reach it by", args.listen);
         return Err(CliError::usage("--advertise", why));
     }
@@ -107,10 +118,10 @@ fn configure(args: ServerArgs) -> Result<ServerConfig> {
     })
 }
 
-fn addresses(flag: &str, list: &[String]) -> Result<()> {
+/// Checks a list of nodes' addresses, of whichever flag: each is one, and none stands twice.
+pub fn addresses(flag: &str, list: &[String]) -> Result<()> {
     for (index, addr) in list.iter().enumerate() {
-        let port = addr.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-        if !matches!(port, Some(Ok(_))) {
+        if !is_address(addr) {
             return Err(CliError::usage(flag, format!("'{addr}' is not an address; write HOST:PORT[,HOST:PORT…]")));
         }
         if list[..index].contains(addr) {
@@ -149,6 +160,13 @@ mod tests {
     fn lists_of_addresses_are_checked() {
         assert!(configured("--listen 127.0.0.1:1 --bootstrap 127.0.0.1:1,h:2").is_ok());
         assert!(configured("--listen 127.0.0.1:1 --bootstrap h").unwrap_err().message().contains("not an address"));
+        assert!(configured("--listen h:1 --advertise h:2 --http h:3 --peers g:1").is_ok());
+        assert!(configured("--listen h").unwrap_err().message().starts_with("--listen"));
+        assert!(configured("--listen h:1 --advertise h").unwrap_err().message().starts_with("--advertise"));
         assert!(configured("--listen 127.0.0.1:1 --join h:1,h:1").unwrap_err().message().contains("twice"));
+        for bad in ["h:0", "h:65536", ":1", "h:1,", "http://h:1", "h/x:1", "h\u{7}:1"] {
+            let why = addresses("--founders", &bad.split(',').map(str::to_owned).collect::<Vec<_>>()).unwrap_err();
+            assert!(why.message().contains("--founders") && why.message().contains("not an address"), "{bad}: {why}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use synod_client::Error;
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
@@ -127,17 +128,25 @@ async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()>
         Some(node) => node,
         None => next_leader(&shard)?,
     };
-    client.transfer_leader(id, target).await?;
+    match client.transfer_leader(id, target).await {
+        // Asked for, perhaps: whether it comes about is seen below.
+        Ok(()) | Err(Error::OutcomeUnknown { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     let limit = client_patience(context);
     let started = Instant::now();
     loop {
-        if look().await?.leader == Some(target) {
+        // A look that fails says nothing of the transfer.
+        if look().await.is_ok_and(|shard| shard.leader == Some(target)) {
             let done = serde_json::json!({ "shard": id, "leader": target, "from": shard.leader });
             return context.out.value(&done, |_| vec![format!("node {target} leads shard {id}")]);
         }
         if started.elapsed() > limit {
-            let message = format!("node {target} was asked to lead shard {id} and does not yet; see `synod status`");
-            return Err(CliError::failed("not_transferred", message).with("shard", id).with("to", target).retryable());
+            let message = format!(
+                "node {target} was asked to lead shard {id} and does not yet; `synod status` shows whether it comes to it, \
+                 and the same command can be repeated"
+            );
+            return Err(CliError::unknown("not_transferred", message).with("shard", id).with("to", target).retryable());
         }
         sleep(Duration::from_millis(50)).await;
     }
@@ -186,22 +195,28 @@ async fn scrubbed(
     let limit = context.options(Duration::from_secs(600)).call_timeout;
     let at = client.scrub(id).await?;
     let (started, mut asked) = (Instant::now(), Instant::now());
+    let mut shard = find(look().await?, id)?;
     loop {
         if asked.elapsed() > SCRUB_AGAIN {
-            // A replica that was still being read passed the marker over.
-            client.scrub(id).await?;
+            // A replica that was still being read passed the marker over. Where that cannot be asked for now it is next time.
+            let _ = client.scrub(id).await;
             asked = Instant::now();
         }
-        let shard = find(look().await?, id)?;
+        // A look that fails says nothing of the comparison; a shard that went does.
+        if let Ok(status) = look().await {
+            shard = find(status, id)?;
+        }
         let answering = shard.replicas.iter().filter(|r| r.applied.is_some() && r.role != "reinstalling").count();
         let compared = shard.scrub.as_ref().filter(|scrub| scrub.slot >= at).map_or(0, |scrub| scrub.compared.len());
         if compared >= answering.max(1) {
             return Ok(shard);
         }
         if started.elapsed() > limit {
-            let message =
-                format!("shard {id}: {compared} of {answering} replicas were read in time; see `synod status`");
-            return Err(CliError::failed("not_scrubbed", message).with("shard", id).retryable());
+            let message = format!(
+                "shard {id}: {compared} of {answering} replicas were read in time; `synod status` shows what comes of it, and \
+                 the same command can be repeated"
+            );
+            return Err(CliError::unknown("not_scrubbed", message).with("shard", id).retryable());
         }
         sleep(Duration::from_millis(50)).await;
     }

@@ -3,7 +3,7 @@
 //! Owns how the shard map and the nodes' own reports become one picture: a leader is one that says so itself. Must
 //! never fail because some nodes do not answer; it says which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use synod_client::proto::{NodeStatusReply, ReplicaStatus};
 use synod_client::{ClusterMap, NodeReport};
@@ -166,8 +166,9 @@ fn as_text(status: &json::Status) -> Vec<String> {
         ]);
     }
     lines.extend(text::lines(&nodes));
-    let alarms = status.nodes.iter().flat_map(|node| &node.clock_alarms);
-    lines.extend(alarms.map(|alarm| text::escape(alarm.as_bytes())));
+    // Several nodes may tell the same.
+    let alarms: BTreeSet<&String> = status.nodes.iter().flat_map(|node| &node.clock_alarms).collect();
+    lines.extend(alarms.into_iter().map(|alarm| text::escape(alarm.as_bytes())));
     lines.push(String::new());
     lines.extend(shard_lines(&status.shards));
     lines.extend(status.shards.iter().filter_map(divergence));
@@ -264,7 +265,7 @@ mod tests {
     fn the_leader_is_who_says_so_and_the_system_shard_is_listed() {
         let mut leader = replica(5, "leader", 9);
         leader.lag = vec![ReplicaLag { node: 2, slots: 3 }];
-        let down = NodeReport { id: 2, addr: "b".into(), status: Err(Error::Expired) };
+        let down = NodeReport { id: 2, addr: "b".into(), status: Err(Error::Expired { shard_time_us: 0 }) };
         let status = combine(&map(), &[up(1, vec![leader, replica(1, "follower", 4)]), down]);
         assert_eq!(status.shards.iter().map(|shard| shard.id).collect::<Vec<_>>(), [1, 5]);
         assert_eq!((status.shards[0].table.as_deref(), status.shards[0].leader), (None, None));

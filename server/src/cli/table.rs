@@ -4,11 +4,11 @@
 //! nodes know those.
 
 use clap::{Args, Subcommand, ValueEnum};
-use synod_client::{Client, ClusterMap, Partitioning, Retention, ShardInfo, TableInfo, TableSpec};
+use synod_client::{Client, ClusterMap, Error, Partitioning, Retention, ShardInfo, TableInfo, TableSpec};
 use synod_client::{PartitionKind, limits};
 
 use super::bytes::{KeyEncoding, RawArg, raw_arg};
-use super::context::Context;
+use super::context::{Context, to_be_repeated};
 use super::error::{CliError, Result};
 use super::output::{json, text};
 
@@ -37,6 +37,9 @@ enum TableCommand {
     Drop {
         /// The table
         name: String,
+        /// Succeed where there is no such table, so that the command can be repeated
+        #[arg(long)]
+        if_exists: bool,
     },
 }
 
@@ -84,6 +87,9 @@ struct Create {
     /// Replicas of each shard [default: 3, or as many as there are nodes if fewer]
     #[arg(long)]
     replicas: Option<u32>,
+    /// Succeed where the table is there just as asked for, so that the command can be repeated
+    #[arg(long)]
+    if_not_exists: bool,
 }
 
 impl Create {
@@ -130,10 +136,8 @@ impl Create {
 /// Runs `table`.
 pub async fn run(context: &mut Context, args: TableArgs) -> Result<()> {
     match args.command {
-        TableCommand::Create(create) => {
-            limits::check_table(&create.spec(3)?)?;
-            let client = context.connect().await?;
-            let info = client.create_table(create.spec(client.map().nodes.len())?).await?;
+        TableCommand::Create(wanted) => {
+            let (client, info) = create(context, &wanted).await?;
             print(context, &client, &info)
         }
         TableCommand::List => list(context).await,
@@ -142,12 +146,67 @@ pub async fn run(context: &mut Context, args: TableArgs) -> Result<()> {
             let info = client.table(&name).await?;
             print(context, &client, &info)
         }
-        TableCommand::Drop { name } => {
-            let client = context.connect().await?;
-            client.drop_table(&name).await?;
-            let done = serde_json::json!({ "dropped": name });
-            context.out.value(&done, |_| vec![format!("dropped {name}")])
+        TableCommand::Drop { name, if_exists } => drop_table(context, &name, if_exists).await,
+    }
+}
+
+/// Creates a table, or finds it there as it was asked for.
+async fn create(context: &Context, wanted: &Create) -> Result<(Client, TableInfo)> {
+    limits::check_table(&wanted.spec(3)?)?;
+    let client = context.connect().await?;
+    let spec = wanted.spec(client.map().nodes.len())?;
+    match client.create_table(spec.clone()).await {
+        Ok(made) => Ok((client, made)),
+        Err(Error::TableExists { table }) if wanted.if_not_exists => {
+            client.refresh_map().await?;
+            let there = client.table(&table).await?;
+            match difference(&client.map(), &there, &spec) {
+                None => Ok((client, there)),
+                Some(what) => {
+                    Err(CliError::from(Error::TableExists { table }).followed_by(format!("its {what} differs")))
+                }
+            }
         }
+        Err(error) => Err(to_be_repeated(error, "with --if-not-exists the same command finishes it or finds it done")),
+    }
+}
+
+async fn drop_table(context: &mut Context, name: &str, if_exists: bool) -> Result<()> {
+    let client = context.connect().await?;
+    let dropped = match client.drop_table(name).await {
+        Ok(()) => true,
+        Err(Error::TableNotFound { .. }) if if_exists => false,
+        Err(error) => {
+            let how = "with --if-exists the same command finishes it or finds it done";
+            return Err(to_be_repeated(error, how));
+        }
+    };
+    let done = serde_json::json!({ "dropped": dropped.then_some(name) });
+    context
+        .out
+        .value(&done, |_| vec![if dropped { format!("dropped {name}") } else { format!("there is no table {name}") }])
+}
+
+/// What of a table is not as `spec` asks.
+fn difference(map: &ClusterMap, there: &TableInfo, spec: &TableSpec) -> Option<&'static str> {
+    let shards: Vec<&ShardInfo> = map.shards.iter().filter(|shard| shard.table_id == there.id).collect();
+    let kind = match &spec.partitioning {
+        Partitioning::Hash { shards: wanted } if *wanted as usize != shards.len() => return Some("number of shards"),
+        Partitioning::Hash { .. } => PartitionKind::Hash,
+        Partitioning::Range { split_at } => {
+            let mut points: Vec<_> = shards.iter().map(|shard| &shard.from).filter(|from| !from.is_empty()).collect();
+            points.sort_unstable();
+            if there.partitioning == PartitionKind::Range && !points.into_iter().eq(split_at) {
+                return Some("list of split points");
+            }
+            PartitionKind::Range
+        }
+    };
+    match () {
+        () if kind != there.partitioning => Some("partitioning"),
+        () if spec.retention != there.retention => Some("retention"),
+        () if spec.replicas != 0 && spec.replicas != there.replicas => Some("number of replicas"),
+        () => None,
     }
 }
 

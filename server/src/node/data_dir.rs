@@ -1,9 +1,11 @@
-//! The data directory: its layout and its lock.
+//! The data directory: its layout, its lock, and the mark of a restore that is under way.
 //!
-//! Owns: the lock for the life of the process. Must never: be opened by two processes at once.
+//! Owns: the lock for the life of the process. Must never: be opened by two processes at once, or be taken for a node's while a
+//! restore into it has not ended.
 
 use anyhow::{Context, Result, bail};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The state stores' folder.
@@ -12,6 +14,36 @@ pub const STATE: &str = "state";
 pub const SNAPSHOTS: &str = "snapshots";
 const LOG: &str = "log";
 const LOCK: &str = "LOCK";
+/// There from before a restore writes anything until all of it is on disk.
+const RESTORING: &str = "RESTORING";
+
+/// Of a data directory: nobody else reads what is in it.
+const MODE: u32 = 0o700;
+/// Everybody else's part of a mode.
+const OTHERS: u32 = 0o077;
+
+/// Makes the directory, for its owner alone. One that is there already is narrowed while nothing is in it; where something is,
+/// others were let in on purpose, or by an older version, and the log says so.
+fn make(path: &Path) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(MODE).create(path) {
+        Ok(()) => return Ok(()),
+        Err(_) if path.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    let narrowed = std::fs::read_dir(path)?.next().is_none()
+        && std::fs::set_permissions(path, Permissions::from_mode(MODE)).is_ok();
+    if !narrowed {
+        tracing::warn!(mode = format!("{:o}", mode & 0o777), dir = %path.display(), "others may read the data directory: chmod 700 ends that");
+    }
+    Ok(())
+}
 
 /// An open data directory.
 pub struct DataDir {
@@ -23,9 +55,77 @@ impl DataDir {
     /// Makes the directory where there is none, and locks it.
     ///
     /// # Errors
-    /// It cannot be made, or another process holds it.
+    /// It cannot be made, another process holds it, or a restore into it did not end.
     pub fn open(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path).with_context(|| format!("--data-dir {}: cannot be made", path.display()))?;
+        let data = Self::lock(path)?;
+        if path.join(RESTORING).exists() {
+            bail!(
+                "--data-dir {}: a restore into it did not end (it has the mark {RESTORING}), so nothing in it can be used; run \
+                 the same `synod restore` again, which begins anew, or remove the directory",
+                path.display()
+            );
+        }
+        Ok(data)
+    }
+
+    /// Locks a directory for a restore, and marks it: it is no node's until [`DataDir::restored`]. What a restore left there
+    /// that did not end is removed.
+    ///
+    /// # Errors
+    /// It holds anything else, cannot be written, or another process holds it.
+    pub fn open_to_restore(path: &Path) -> Result<Self> {
+        make(path).with_context(|| format!("{}: cannot be made", path.display()))?;
+        let marked = path.join(RESTORING).exists();
+        for entry in std::fs::read_dir(path).with_context(|| format!("{}: cannot be read", path.display()))? {
+            let name = entry.with_context(|| format!("{}: cannot be read", path.display()))?.file_name();
+            let name = name.to_string_lossy();
+            let own = name == LOCK || marked && [RESTORING, LOG, STATE].contains(&&*name);
+            if !own {
+                bail!("{} is not empty: it holds {name:?}", path.display());
+            }
+        }
+        let data = Self::lock(path)?;
+        data.mark().with_context(|| format!("{}: cannot be marked", path.display()))?;
+        for folder in [data.log(), data.state()] {
+            match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("{}: cannot be removed", folder.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(data)
+    }
+
+    fn mark(&self) -> std::io::Result<()> {
+        File::create(self.path.join(RESTORING))?.sync_all()?;
+        self.sync()
+    }
+
+    /// All that a restore wrote is on disk: the directory is a node's from now on.
+    ///
+    /// # Errors
+    /// The mark cannot be removed.
+    pub fn restored(self) -> Result<()> {
+        let gone =
+            self.sync().and_then(|()| std::fs::remove_file(self.path.join(RESTORING))).and_then(|()| self.sync());
+        gone.with_context(|| format!("{}: its mark {RESTORING} cannot be removed", self.path.display()))
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// What of the directory a node has written that knew where it belongs, though its log does not know that: the log is gone,
+    /// or another's.
+    #[must_use]
+    pub fn left_of_a_log(&self) -> Option<PathBuf> {
+        let holds = |folder: &PathBuf| std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+        [self.state(), self.snapshots()].into_iter().find(holds)
+    }
+
+    fn lock(path: &Path) -> Result<Self> {
+        make(path).with_context(|| format!("--data-dir {}: cannot be made", path.display()))?;
         let file = path.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
@@ -49,7 +149,7 @@ impl DataDir {
     /// # Errors
     /// It is no data directory, or a process holds it.
     pub fn open_existing(path: &Path) -> Result<Self> {
-        if !path.join(LOG).is_dir() {
+        if !path.join(LOG).is_dir() && !path.join(RESTORING).exists() {
             bail!("{}: no data directory (it has no folder `{LOG}`)", path.display());
         }
         Self::open(path)

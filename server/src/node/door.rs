@@ -1,225 +1,185 @@
-//! The door: how many connections the node holds, and which of them are links of its peers.
+//! The door: who gets in at the node's ports, and which of the connections are links of its peers.
 //!
-//! Owns: the permits of both ports. Must never: let an accept that failed end the server, or hold so many connections that
-//! the stores find no file descriptors.
+//! Owns: what happens to a connection until it is known how it begins. Must never: let an accept that failed end the server, or
+//! wait without an end for somebody who does not say how it begins.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `pass` | places for clients and for peers, and what who finds none is told |
+//! | `guarded` | a connection to the gRPC port |
+//! | `http` | connections to the HTTP port |
+
+mod guarded;
+mod http;
+mod pass;
+
+pub use guarded::{BROKEN_STREAMS, Guarded, PENDING_RESETS};
+pub use http::{HTTP_PLACES, HttpDoor};
+pub use pass::{ENTRANCE_PLACES, PEER_PLACES, Pass, Places};
 
 use super::peer::wire;
 use futures::{Stream, StreamExt};
+use guarded::Beginning;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::TcpIncoming;
 
-/// Connections the HTTP port holds: probes and scrapers are few.
-const HTTP_CONNECTIONS: usize = 64;
-/// File descriptors that are left to the stores: each of the two opens 1,024 files at most.
-const STORES_FILES: usize = 2300;
-/// How long a connection may take to say anything.
-const SILENCE: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process has no file descriptor left.
 const REST: Duration = Duration::from_millis(50);
 
-/// A connection with its permit.
-pub struct Guarded {
-    stream: TcpStream,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// What may be held of `wanted` connections by a process with so many file descriptors.
-fn allowed(wanted: usize, descriptors: usize) -> usize {
-    wanted.min(descriptors.saturating_sub(STORES_FILES).max(descriptors / 8))
-}
-
-/// The process's limit of file descriptors, where the system tells.
-fn descriptors() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(usize::MAX)
-}
-
-/// The gRPC port's connections, at most `most` at a time: one more is closed at once. Those that begin as a link are given to
-/// `links` instead. Without delay: a server's own setting for that is ignored by `serve_with_incoming`, and small frames would
-/// wait for acknowledgements.
+/// The gRPC port's connections. Those that begin as a link are given to `links` instead. Without delay: a server's own setting
+/// for that is ignored by `serve_with_incoming`, and small frames would wait for acknowledgements.
 pub fn incoming(
     listener: TcpListener,
+    places: Arc<Places>,
     most: usize,
     links: impl Fn(Guarded),
 ) -> impl Stream<Item = io::Result<Guarded>> {
-    let allowed = allowed(most, descriptors());
-    if allowed < most {
-        tracing::warn!(
-            allowed,
-            "fewer connections than network.connections_max: too few open files are allowed (ulimit -n)"
-        );
-    }
-    let permits = Arc::new(Semaphore::new(allowed));
     let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
     let admitted = accepted.filter_map(move |accepted| {
-        let admitted = admit(&permits, accepted);
+        let admitted = admit(&places, accepted);
         async move {
-            if matches!(admitted, Admitted::Failed) {
-                tokio::time::sleep(REST).await;
+            match admitted {
+                Ok(connection) => connection,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection was not accepted");
+                    tokio::time::sleep(REST).await;
+                    None
+                }
             }
-            if let Admitted::Here(connection) = admitted { Some(connection) } else { None }
         }
     });
-    // The permits bound them: one more place, so that the door never stands closed.
-    let begun = admitted.map(begin).buffer_unordered(allowed + 1);
+    // The places bound them: one more, so that the door never stands closed.
+    let begun = admitted.map(begin).buffer_unordered(most + ENTRANCE_PLACES + PEER_PLACES + 1);
     begun.filter_map(move |begun| {
         let grpc = match begun {
-            Some((connection, true)) => {
+            Some((connection, Beginning::Link)) => {
                 links(connection);
                 None
             }
-            Some((connection, false)) => Some(Ok(connection)),
-            None => None,
+            Some((connection, Beginning::Http2)) => Some(Ok(connection)),
+            _ => None,
         };
         async move { grpc }
     })
 }
 
-/// Waits for a connection's first byte: whether it begins as a link. Who is silent for [`SILENCE`] is let go.
-async fn begin(connection: Guarded) -> Option<(Guarded, bool)> {
-    let mut first = [0];
-    match timeout(SILENCE, connection.stream.peek(&mut first)).await {
-        Ok(Ok(1)) => Some((connection, first[0] == wire::PREFACE[0])),
-        _ => None,
-    }
-}
-
-enum Admitted {
-    Here(Guarded),
-    OneTooMany,
-    Failed,
-}
-
-/// A stream with its permit, unless it is one too many, or the accept failed: the next may succeed.
-fn admit(permits: &Arc<Semaphore>, accepted: io::Result<TcpStream>) -> Admitted {
-    match accepted {
-        Ok(stream) => match Arc::clone(permits).try_acquire_owned() {
-            Ok(_permit) => Admitted::Here(Guarded { stream, _permit }),
-            Err(_) => Admitted::OneTooMany,
-        },
-        Err(error) => {
-            tracing::debug!(%error, "a connection was not accepted");
-            Admitted::Failed
+/// Waits until it is known how a connection begins, and no longer than its place allows.
+async fn begin((places, mut connection): (Arc<Places>, Guarded)) -> Option<(Guarded, Beginning)> {
+    let patience = connection.pass().handshake();
+    match timeout(patience, connection.begin(wire::PREFACE[0])).await {
+        Ok(begun) => Some((connection, begun.ok()?)),
+        Err(_) => {
+            places.count_unfinished();
+            None
         }
     }
 }
 
-/// The HTTP port.
-pub struct HttpDoor {
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
-}
-
-impl HttpDoor {
-    /// Over this listener.
-    pub fn new(listener: TcpListener) -> Self {
-        Self { listener, permits: Arc::new(Semaphore::new(HTTP_CONNECTIONS)) }
-    }
-}
-
-impl axum::serve::Listener for HttpDoor {
-    type Io = Guarded;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Guarded, SocketAddr) {
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, addr)) => {
-                    if let Ok(_permit) = Arc::clone(&self.permits).try_acquire_owned() {
-                        return (Guarded { stream, _permit }, addr);
-                    }
-                }
-                Err(_) => tokio::time::sleep(REST).await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-impl Connected for Guarded {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Guarded {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+/// A connection with its place, where there is one. An accept that failed is an error: the next may succeed.
+fn admit(places: &Arc<Places>, accepted: io::Result<TcpStream>) -> io::Result<Option<(Arc<Places>, Guarded)>> {
+    let stream = accepted?;
+    Ok(places.admit().map(|pass| (Arc::clone(places), Guarded::new(stream, pass))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures::future;
+    use std::pin::pin;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    #[test]
-    fn the_stores_keep_their_files() {
-        assert_eq!(allowed(1024, 20_000), 1024);
-        assert_eq!(allowed(1024, 3000), 700);
-        assert_eq!(allowed(1024, 1024), 128);
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    #[tokio::test]
+    async fn what_was_read_at_the_door_is_read_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let linked = std::sync::Mutex::new(Vec::new());
+        let mut door = pin!(incoming(listener, Places::new(8), 8, |link| linked.lock().unwrap().push(link)));
+        let call = |bytes: &'static [u8]| async move {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            stream
+        };
+        let _link = call(b"\0synod\0Lrest").await;
+        let mut stranger = call(b"GET / HTTP/1.1\r\n\r\n").await;
+        let begins = async {
+            let mut stream = call(&PREFACE[..5]).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            stream.write_all(&[&PREFACE[5..], b"more"].concat()).await.unwrap();
+            stream
+        };
+        let (connection, _client) = future::join(door.next(), begins).await;
+        let mut whole = [0; 28];
+        connection.unwrap().unwrap().read_exact(&mut whole).await.unwrap();
+        assert_eq!(&whole[..], [PREFACE, b"more"].concat());
+        assert_eq!(stranger.read(&mut [0]).await.unwrap_or(0), 0, "what begins otherwise is closed");
+        let mut links = std::mem::take(&mut *linked.lock().unwrap());
+        let mut whole = [0; 12];
+        links[0].read_exact(&mut whole).await.unwrap();
+        assert_eq!(&whole, b"\0synod\0Lrest");
     }
 
     #[tokio::test]
-    async fn one_connection_too_many_is_closed_and_its_place_is_free_again() {
+    async fn who_finds_no_place_has_to_leave_and_who_is_vouched_for_stays() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut door = std::pin::pin!(incoming(listener, 1, |_| panic!("no link")));
-        let mut first = TcpStream::connect(addr).await.unwrap();
-        first.write_all(b"PRI").await.unwrap();
-        let held = door.next().await.unwrap().unwrap();
-        let mut second = TcpStream::connect(addr).await.unwrap();
-        let third = async {
-            assert_eq!(second.read(&mut [0]).await.unwrap_or(0), 0, "the second is closed");
-            drop(held);
-            let mut third = TcpStream::connect(addr).await.unwrap();
-            third.write_all(b"PRI").await.unwrap();
-            third
-        };
-        let (admitted, _third) = future::join(door.next(), third).await;
-        assert!(admitted.unwrap().is_ok(), "the third has the first one's place");
-        drop(first);
+        let mut door = pin!(incoming(listener, Places::new(1), 1, |_| panic!("no link")));
+        let mut callers = Vec::new();
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(PREFACE).await.unwrap();
+            callers.push(stream);
+            held.push(door.next().await.unwrap().unwrap());
+        }
+        let mut whole = [0; 24];
+        for connection in &mut held {
+            connection.read_exact(&mut whole).await.unwrap();
+        }
+        assert!(held[0].pass().serve_client().is_ok());
+        assert!(held[1].pass().serve_client().is_err(), "the second is told why");
+        assert!(held[2].pass().vouch(), "the third is a peer's");
+        let ended = timeout(Duration::from_secs(2), held[1].read(&mut whole)).await;
+        assert_eq!(ended.expect("it has to leave").unwrap(), 0);
+        let stays = timeout(Duration::from_millis(500), held[2].read(&mut whole)).await;
+        assert!(stays.is_err(), "a peer stays");
+    }
+
+    #[tokio::test]
+    async fn what_comes_without_an_end_is_read_in_stretches() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let caller = tokio::spawn(async move {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(PREFACE).await.unwrap();
+            stream.write_all(&vec![7; 4 << 20]).await.unwrap();
+            stream
+        });
+        let mut door = pin!(incoming(listener, Places::new(1), 1, |_| panic!("no link")));
+        let mut connection = door.next().await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (mut all, mut stretch, mut longest) = (0, 0, 0);
+        let mut some = vec![0; 16 << 10];
+        while all < (4 << 20) + PREFACE.len() {
+            let polled = futures::poll!(pin!(connection.read(&mut some)));
+            match polled {
+                std::task::Poll::Ready(n) => {
+                    let n = n.unwrap();
+                    (all, stretch) = (all + n, stretch + n);
+                    longest = longest.max(stretch);
+                }
+                std::task::Poll::Pending => {
+                    stretch = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        assert!(longest < (256 << 10) + (32 << 10), "{longest} bytes without a rest");
+        caller.await.unwrap();
     }
 }

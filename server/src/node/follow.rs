@@ -5,7 +5,7 @@
 
 use super::host::Signals;
 use super::map::{self, MapBook};
-use super::peer::{Peers, address_change};
+use super::peer::{HELLO_METADATA, Peers, address_change};
 use super::system::SystemDesk;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use synod_engine::system::{SystemCommand, SystemState};
 use synod_proto::v1;
 use synod_proto::v1::synod_client::SynodClient;
 use tokio::time::sleep;
+use tonic::metadata::MetadataValue;
 
 /// Pause after a source of maps failed.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -59,6 +60,7 @@ impl Follower {
         tokio::spawn(self.clone().follow_here());
         tokio::spawn(self.clone().follow_others());
         tokio::spawn(self.clone().tell_members());
+        tokio::spawn(self.clone().correct_address());
         tokio::spawn(self.leave_when_quarantined());
     }
 
@@ -75,18 +77,24 @@ impl Follower {
         tracing::info!(revision = map.revision, nodes = map.nodes.len(), shards = map.shards.len(), "map");
         self.peers.update(map);
         self.tell(Input::Map(Arc::clone(map)));
-        self.correct_address(map);
     }
 
-    /// A node that came back under another address says so.
-    fn correct_address(&self, map: &SystemState) {
-        if let Some(command) = address_change(map, self.me, &self.advertised) {
-            let system = Arc::clone(&self.system);
-            tokio::spawn(async move {
-                if let Err(status) = system.execute(&command).await {
-                    tracing::warn!(%status, "the change of this node's address was not taken");
+    /// A node that came back under another address says so, until the map has it.
+    async fn correct_address(self) {
+        let mut complaint = String::new();
+        loop {
+            let change = self.book.get().and_then(|map| address_change(&map, self.me, &self.advertised));
+            if let Some(command) = change {
+                match self.system.execute(&command).await {
+                    Ok(_) => tracing::info!(addr = self.advertised, "the map is told where this node is now"),
+                    Err(status) if complaint == status.message() => {}
+                    Err(status) => {
+                        tracing::warn!(%status, "the change of this node's address was not taken yet");
+                        status.message().clone_into(&mut complaint);
+                    }
                 }
-            });
+            }
+            sleep(BEHIND).await;
         }
     }
 
@@ -116,8 +124,8 @@ impl Follower {
                 }
             }
             let sources = self.sources();
-            if let Some(addr) = sources.get(turn % sources.len().max(1))
-                && let Err(why) = self.watch(addr).await
+            if let Some((node, addr)) = sources.get(turn % sources.len().max(1))
+                && let Err(why) = self.watch(*node, addr).await
             {
                 tracing::debug!(%addr, why, "no maps from there");
             }
@@ -132,14 +140,16 @@ impl Follower {
     }
 
     /// Nodes to ask: the members of the system shard, or the addresses given to join by.
-    fn sources(&self) -> Vec<String> {
-        let Some(map) = self.book.get() else { return self.join.clone() };
-        let Some(system) = map.shards.get(&SYSTEM_SHARD) else { return self.join.clone() };
-        let addr = |n: NodeId| map.nodes.get(&n).map(|info| info.addr.clone());
-        system.membership.voters().filter(|n| *n != self.me).filter_map(addr).collect()
+    fn sources(&self) -> Vec<(Option<NodeId>, String)> {
+        let map = self.book.get();
+        let Some(system) = map.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD)) else {
+            return self.join.iter().map(|addr| (None, addr.clone())).collect();
+        };
+        let source = |n: NodeId| Some((Some(n), self.peers.address(n)?));
+        system.membership.voters().filter(|n| *n != self.me).filter_map(source).collect()
     }
 
-    async fn watch(&self, addr: &str) -> Result<(), String> {
+    async fn watch(&self, node: Option<NodeId>, addr: &str) -> Result<(), String> {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{addr}"))
             .map_err(|e| e.to_string())?
             .connect_timeout(Duration::from_secs(1))
@@ -148,7 +158,11 @@ impl Follower {
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
         let from_revision = self.book.get().map_or(0, |m| m.revision);
-        let request = v1::WatchMapRequest { from_revision };
+        let mut request = tonic::Request::new(v1::WatchMapRequest { from_revision });
+        if let Some(node) = node {
+            let hello = MetadataValue::from_bytes(&self.peers.credentials(node));
+            request.metadata_mut().insert_bin(HELLO_METADATA, hello);
+        }
         let mut client = SynodClient::new(channel).max_decoding_message_size(64 << 20);
         let mut maps = client.watch_map(request).await.map_err(|s| s.to_string())?.into_inner();
         while let Some(map) = maps.message().await.map_err(|s| s.to_string())? {

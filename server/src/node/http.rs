@@ -5,7 +5,7 @@
 use super::door::HttpDoor;
 use super::host::Signals;
 use super::map::MapBook;
-use super::peer::Peers;
+use super::peer::{Peers, Progress};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,6 +13,7 @@ use axum::routing::get;
 use prometheus::{Encoder, Registry, TextEncoder};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use synod_engine::ids::SYSTEM_SHARD;
 use tokio::net::TcpListener;
 
@@ -27,16 +28,33 @@ pub struct Pages {
     pub book: Arc<MapBook>,
     /// The peers.
     pub peers: Arc<Peers>,
+    /// The worker's and the log writer's progress.
+    pub progress: Arc<Progress>,
 }
 
 /// Serves the pages until the listener fails.
 pub async fn serve(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
     let app = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(pages);
     axum::serve(HttpDoor::new(listener), app).await
+}
+
+/// A worker's round, or a log write, that takes longer is no work any more: the process is to be started anew.
+const HUNG: Duration = Duration::from_secs(10);
+
+/// Alive: the worker's round and the log write under way, where there are such, end in time.
+async fn livez(State(pages): State<Pages>) -> (StatusCode, String) {
+    let stalled = pages.progress.stalled();
+    if stalled <= HUNG {
+        return (StatusCode::OK, "ok\n".into());
+    }
+    let what = if pages.progress.round() > HUNG { "round of the worker" } else { "write of the log" };
+    let (for_s, most_s) = (stalled.as_secs(), HUNG.as_secs());
+    let why = format!("the {what} under way has taken {for_s} s, more than {most_s} s: is the disk hung?\n");
+    (StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// Ready: takes part, has a map, and knows a leader of the system shard.

@@ -5,13 +5,16 @@
 
 pub mod api;
 pub mod data_dir;
+mod descriptors;
 mod disk;
 mod door;
 mod follow;
 pub mod host;
 mod http;
+mod listen;
 pub mod map;
 pub mod metrics;
+mod panics;
 pub mod peer;
 pub mod snapshots;
 pub mod system;
@@ -23,9 +26,11 @@ use api::gate::Gate;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
 use disk::{Disk, Spare};
+use door::Places;
 use host::{NodeHost, Signals};
 use map::MapBook;
-use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, SeenTable, WorkerInbox, WriterProgress};
+pub use panics::NETWORK_THREAD;
+use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, WorkerInbox};
 use snapshots::SnapshotDesk;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -35,6 +40,7 @@ use synod_engine::identity;
 use synod_engine::ids::SYSTEM_SHARD;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{LogStore, NodeRecovered};
+use synod_engine::memory::{Holder, Memory};
 use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
 use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::front::FrontState;
@@ -49,6 +55,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 /// Inputs that may wait for the worker.
@@ -58,6 +65,8 @@ const DRAIN: Duration = Duration::from_secs(4);
 /// The longest message of a client, bytes: the greatest batch that any settings allow, so that one above this node's own limit
 /// is refused by name, and not with its connection.
 const CLIENT_MESSAGE: usize = 33 << 20;
+/// How far ahead of its shard's time a write's deadline may lie, µs: 10 minutes, and as much for clocks that differ.
+const DEADLINE_AHEAD: u64 = 20 * 60 * 1_000_000;
 /// How long it waits for its worker to flush.
 const FLUSH: Duration = Duration::from_secs(30);
 
@@ -72,24 +81,30 @@ impl WorkerInbox for WorkerHandle {
 /// # Errors
 /// Why the node could not start, in one line; nothing was changed then beyond an empty data directory.
 pub async fn run(config: ServerConfig) -> Result<()> {
+    panics::end_with_them();
     config.settings.check().map_err(anyhow::Error::msg)?;
-    if !config.listen.ip().is_loopback() && !config.insecure {
-        bail!(
-            "--listen {}: not a loopback address, and there is no TLS yet; say --insecure to listen there all the same",
-            config.listen
-        );
-    }
+    descriptors::provide(config.settings.network.connections_max.into())?;
     let started = Instant::now();
     // The ports first: a second process on the same ports must not touch a data directory.
-    let listener = bind(config.listen, "--listen").await?;
-    let http = match config.http {
-        Some(addr) => Some(bind(addr, "--http").await?),
+    let listener = listen::bind(&config.listen, "--listen", config.insecure).await?;
+    let http = match &config.http {
+        Some(addr) => Some(listen::bind(addr, "--http", config.insecure).await?),
         None => None,
     };
     let data = DataDir::open(&config.data_dir)?;
     let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
     let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
     let recovered = log.recover_node()?;
+    if recovered.identity.is_none()
+        && let Some(left) = data.left_of_a_log()
+    {
+        bail!(
+            "--data-dir {}: its log belongs to no cluster, but {} is there: the log of the node that wrote it is gone or was put \
+             elsewhere; put it back, or begin with an empty directory",
+            config.data_dir.display(),
+            left.display()
+        );
+    }
     let node = Node::start(&config, started, listener, log, recovered, disk.spare()).await?;
     node.watch(disk)?;
     tokio::select! {
@@ -106,15 +121,12 @@ pub async fn run(config: ServerConfig) -> Result<()> {
     }
 }
 
-async fn bind(addr: std::net::SocketAddr, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr}: cannot listen there"))
-}
-
 /// A node that is up.
 struct Node {
     worker: WorkerHandle,
     thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     peers: Arc<Peers>,
+    progress: Arc<Progress>,
     book: Arc<MapBook>,
     signals: Arc<Signals>,
     registry: prometheus::Registry,
@@ -140,17 +152,23 @@ impl Node {
         let peer_service = PeerService::new(Arc::clone(&desk), &config.settings);
         let synod_service = SynodService::default();
         let admin_service = AdminService::default();
+        let connections = config.settings.network.connections_max as usize;
+        let places = Places::new(connections);
         // Before it belongs anywhere the node answers who it is, so that founders find each other.
         let serving = {
             let mut server = peer::tune_server(Server::builder());
             let longest = peer::frame_bytes_max(&config.settings);
+            let peers = Arc::clone(&peer_service);
+            let let_in = move |request| peers.let_in(request);
+            let synod = SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE);
+            let admin = AdminServer::new(admin_service.clone()).max_decoding_message_size(longest);
             let router = server
                 .add_service(Arc::clone(&peer_service).into_server())
-                .add_service(SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE))
-                .add_service(AdminServer::new(admin_service.clone()).max_decoding_message_size(longest));
-            let connections = config.settings.network.connections_max as usize;
+                .add_service(InterceptedService::new(synod, let_in.clone()))
+                .add_service(InterceptedService::new(admin, let_in));
             let links = Arc::clone(&peer_service);
-            let incoming = door::incoming(listener, connections, move |connection| links.link(connection));
+            let incoming =
+                door::incoming(listener, Arc::clone(&places), connections, move |connection| links.link(connection));
             tokio::spawn(router.serve_with_incoming(incoming))
         };
 
@@ -162,6 +180,7 @@ impl Node {
         let founding = founding(&belonging, &recovered);
 
         let registry = prometheus::Registry::new();
+        places.register(&registry)?;
         let options = worker_options(config);
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let book = MapBook::open(&config.data_dir);
@@ -173,17 +192,23 @@ impl Node {
             failed: watch::Sender::new(None),
             system_led: AtomicBool::new(false),
         });
-        let (worker, inputs) = runner::inputs(INBOX);
+        let memory = Memory::new(usize::try_from(config.settings.limits.memory_max.as_u64()).unwrap_or(usize::MAX));
+        memory.register(&registry)?;
+        let (worker, inputs) = runner::inputs_within(INBOX, memory.of(Holder::Inbox));
         let engine_progress = Arc::new(writer::WriterProgress::default());
+        let rounds = Arc::new(runner::RoundProgress::default());
+        let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), Arc::clone(&rounds), clock));
         let peers = Peers::start(PeersSetup {
             local: Local { cluster, node: me, incarnation },
             timing: config.settings.timing.clone(),
             inbox: Arc::new(worker.clone()),
             seen,
-            progress: Arc::new(WriterProgress::over(Arc::clone(&engine_progress), clock)),
+            progress: Arc::clone(&progress),
             clock,
             drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
-            desk,
+            desk: Arc::clone(&desk),
+            advertised: config.advertised(),
+            hints: config.join.clone(),
         });
         let store = state_store(config, log.as_ref())?;
         let snapshots = SnapshotDesk::open(snapshots::Setup {
@@ -211,15 +236,18 @@ impl Node {
             progress: engine_progress,
             metrics: engine_metrics,
             clock: clock.shared(),
+            memory: memory.clone(),
             mode,
             options,
         };
-        let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock)?;
+        let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock, rounds)?;
         metrics::register(&registry, &worker)?;
         let way_in = Gate::new(worker.clone(), config.settings.limits.worker_requests_max as usize, &registry)?;
         peers.register(&registry)?;
 
-        let system = Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book)));
+        let addresses = Arc::clone(desk.addresses());
+        let system =
+            Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers), addresses));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
         peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);
@@ -239,7 +267,9 @@ impl Node {
             worker: worker.clone(),
             gate: way_in,
             book: Arc::clone(&book),
+            peers: Arc::clone(&peers),
             limits: config.settings.limits.clone(),
+            memory,
             gateway: tokio::sync::OnceCell::new(),
             endpoint: config.advertised(),
         });
@@ -255,7 +285,7 @@ impl Node {
         };
         follower.start(founding);
         let (thread, serving) = (std::sync::Mutex::new(Some(thread)), std::sync::Mutex::new(Some(serving)));
-        Ok(Self { worker, thread, peers, book, signals, registry, serving })
+        Ok(Self { worker, thread, peers, progress, book, signals, registry, serving })
     }
 
     /// Serves until something fails.
@@ -272,6 +302,7 @@ impl Node {
             signals: Arc::clone(&self.signals),
             book: Arc::clone(&self.book),
             peers: Arc::clone(&self.peers),
+            progress: Arc::clone(&self.progress),
         };
         let http = async {
             match http {
@@ -377,6 +408,8 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
+    options.tails_max = config.settings.limits.node_tails_max as usize;
+    options.deadline_ahead_micros = DEADLINE_AHEAD;
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
     options.paxos.jitter_micros = timing.election_jitter_ms * 1000;

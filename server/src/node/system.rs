@@ -3,14 +3,15 @@
 //! Owns: the naming of commands, so that one sent twice executes once. Must never: report a command as failed whose outcome
 //! is not known.
 
-use super::api::session::cluster_time_us;
+use super::api::refusals::{error, refusal_error};
+use super::api::status;
 use super::map::MapBook;
-use super::peer::SystemGate;
+use super::peer::{Addresses, Peers, SystemGate};
 use bytes::Bytes;
+use prost::Message as _;
 use rand::RngExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
 use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
@@ -19,15 +20,20 @@ use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{SystemCommand, SystemOutcome};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
+use synod_proto::v1;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tonic::transport::Endpoint;
+use v1::error::Kind;
 
 /// How long a command is tried.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// What is invalid where a command was carried out and what came of it cannot be read.
+const OUTCOME: &str = "outcome";
 
 /// A reply slot for one request of the node's own.
 struct OneReply(Mutex<Option<oneshot::Sender<Result<Answer, Refusal>>>>);
@@ -49,7 +55,8 @@ pub async fn ask(worker: &WorkerHandle, shard: synod_engine::ids::ShardId, body:
     if worker.try_push(Input::Requests(vec![request])).is_err() {
         return Err(Refusal::Overloaded);
     }
-    receiver.await.unwrap_or(Err(Refusal::NotReady))
+    // The worker had it, and ends: what it did with it nobody tells.
+    receiver.await.unwrap_or(Err(Refusal::NotLeader { leader: None, maybe: true }))
 }
 
 /// Proposes metadata commands.
@@ -58,66 +65,136 @@ pub struct SystemDesk {
     cluster: u128,
     worker: WorkerHandle,
     book: Arc<MapBook>,
+    peers: Arc<Peers>,
+    addresses: Arc<Addresses>,
     client: ClientId,
-    seq: AtomicU64,
+    names: Names,
+}
+
+/// Numbers of commands, and which of them may still be tried. Outcomes below the floor are kept no longer.
+#[derive(Default)]
+struct Names(Mutex<UnderWay>);
+
+#[derive(Default)]
+struct UnderWay {
+    last: u64,
+    tried: BTreeSet<u64>,
+}
+
+/// A command's number, while it is tried.
+struct Name<'a> {
+    names: &'a Names,
+    seq: ClientSeq,
+    floor: ClientSeq,
+}
+
+impl Names {
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Name<'_> {
+        let mut under_way = self.lock();
+        under_way.last += 1;
+        let seq = under_way.last;
+        under_way.tried.insert(seq);
+        let floor = under_way.tried.first().copied().unwrap_or(seq);
+        Name { names: self, seq: ClientSeq(seq), floor: ClientSeq(floor) }
+    }
+}
+
+impl Drop for Name<'_> {
+    fn drop(&mut self) {
+        self.names.lock().tried.remove(&self.seq.0);
+    }
 }
 
 impl SystemDesk {
     /// A desk of this node.
     #[must_use]
-    pub fn new(node: NodeId, cluster: u128, worker: WorkerHandle, book: Arc<MapBook>) -> Self {
-        Self { node, cluster, worker, book, client: ClientId(rand::random()), seq: AtomicU64::new(1) }
+    pub fn new(
+        node: NodeId,
+        cluster: u128,
+        worker: WorkerHandle,
+        book: Arc<MapBook>,
+        peers: Arc<Peers>,
+        addresses: Arc<Addresses>,
+    ) -> Self {
+        let (client, names) = (ClientId(rand::random()), Names::default());
+        Self { node, cluster, worker, book, peers, addresses, client, names }
     }
 
-    /// Carries out one command, wherever the system shard's leader is.
+    /// Carries out one command under a name of this node's own, wherever the system shard's leader is.
     ///
     /// # Errors
-    /// `Unavailable` where no attempt can have reached the leader; `Unknown` where one may have.
+    /// As [`SystemDesk::execute_as`].
     pub async fn execute(&self, command: &SystemCommand) -> Result<SystemOutcome, Status> {
-        let seq = ClientSeq(self.seq.fetch_add(1, Ordering::Relaxed));
-        let deadline_us = cluster_time_us() + u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
-        // Every command keeps its outcome until the client name expires: they are few.
-        let id = WriteId { client: self.client, seq, floor: ClientSeq(0), deadline_us };
-        let request = WriteRequest { id, op: Op::System(command.encode()) };
         let until = Instant::now() + PATIENCE;
-        let mut sent = false;
+        let mut now_us = self.peers.cluster_time_us();
         loop {
-            match self.attempt(&request).await {
-                Ok(outcome) => return Ok(outcome),
-                Err(Attempt::Final(status)) => return Err(status),
-                Err(Attempt::Again { maybe }) => sent |= maybe,
+            let name = self.names.next();
+            let deadline_us = now_us.saturating_add(u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX));
+            let id = WriteId { client: self.client, seq: name.seq, floor: name.floor, deadline_us };
+            match self.execute_as(id, command).await {
+                // The shard's time is ahead, and no attempt can have been carried out: it starts anew, by that time.
+                Err(refused) if Instant::now() < until => match expired(&refused) {
+                    Some(shard_us) if shard_us > now_us => now_us = shard_us,
+                    _ => return Err(refused),
+                },
+                ended => return ended,
             }
-            if Instant::now() >= until {
-                let why = "the system shard did not answer in time: is a majority of its replicas up?";
-                return Err(if sent { Status::unknown(why) } else { Status::unavailable(why) });
-            }
-            let pause = rand::rng().random_range(10..60);
-            sleep(Duration::from_millis(pause)).await;
         }
     }
 
-    async fn attempt(&self, request: &WriteRequest) -> Result<SystemOutcome, Attempt> {
-        let leader = match self.local(request.clone()).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(Refusal::NotLeader { leader, maybe }) => {
-                if maybe {
-                    return Err(Attempt::Again { maybe });
+    /// Carries out one command under this name, wherever the system shard's leader is: at most once, however often and
+    /// through however many nodes it is tried.
+    ///
+    /// # Errors
+    /// With the typed error in its details: a refusal, or `Unavailable`, where nothing was done and nothing will be;
+    /// `OutcomeUnknown` where an attempt may have been, or may yet be, carried out.
+    pub async fn execute_as(&self, id: WriteId, command: &SystemCommand) -> Result<SystemOutcome, Status> {
+        let request = WriteRequest { id, op: Op::System(command.encode()) };
+        let until = Instant::now() + patience(id.deadline_us.saturating_sub(self.peers.cluster_time_us()));
+        let mut sent = false;
+        loop {
+            let limit = ATTEMPT.min(until.saturating_duration_since(Instant::now()));
+            let refused = match self.attempt(&request, limit).await {
+                Ok(outcome) => return Ok(outcome),
+                // What was sent before may be carried out all the same.
+                Err(Attempt::Final(error)) if sent => return Err(status(&unknown(&error.message))),
+                Err(Attempt::Final(error)) => return Err(status(&error)),
+                Err(Attempt::Again { maybe, why }) => {
+                    sent |= maybe;
+                    why
                 }
-                leader
+            };
+            let pause = rand::rng().random_range(10..60);
+            sleep(Duration::from_millis(pause)).await;
+            // An attempt that has no time to be answered would add nothing but doubt.
+            if Instant::now() >= until {
+                return Err(status(&out_of_time(sent, refused)));
             }
-            Err(Refusal::WrongShard | Refusal::NotReady | Refusal::Overloaded) => None,
-            Err(Refusal::Quarantined(why)) => return Err(Attempt::Final(Status::failed_precondition(why.to_string()))),
-            Err(other) => return Err(Attempt::Final(Status::unknown(other.to_string()))),
+        }
+    }
+
+    async fn attempt(&self, request: &WriteRequest, limit: Duration) -> Result<SystemOutcome, Attempt> {
+        let leader = match timeout(limit, self.local(request.clone())).await {
+            Ok(Ok(outcome)) => return Ok(outcome),
+            // A leader that no majority answers waits too.
+            Err(_) => return Err(Attempt::Again { maybe: true, why: None }),
+            Ok(Err(Refusal::NotLeader { leader, maybe: false })) => leader,
+            Ok(Err(Refusal::WrongShard | Refusal::NotReady | Refusal::Overloaded)) => None,
+            Ok(Err(refusal)) => return Err(Attempt::of(wire_error(&refusal))),
         };
         let leader = leader.or_else(|| self.book.leader(SYSTEM_SHARD)).filter(|n| *n != self.node);
         let Some(addr) = leader.and_then(|n| self.address(n)).or_else(|| self.any_member()) else {
-            return Err(Attempt::Again { maybe: false });
+            return Err(Attempt::Again { maybe: false, why: None });
         };
-        self.remote(&addr, request).await
+        self.remote(&addr, request, limit).await
     }
 
     fn address(&self, node: NodeId) -> Option<String> {
-        self.book.get()?.nodes.get(&node).map(|n| n.addr.clone())
+        self.addresses.of(node)
     }
 
     /// A random other member of the system shard: it knows the leader, or will.
@@ -126,40 +203,100 @@ impl SystemDesk {
         let members: Vec<NodeId> =
             map.shards.get(&SYSTEM_SHARD)?.membership.voters().filter(|n| *n != self.node).collect();
         let pick = *members.get(rand::rng().random_range(0..members.len().max(1)))?;
-        map.nodes.get(&pick).map(|n| n.addr.clone())
+        self.address(pick)
     }
 
     async fn local(&self, request: WriteRequest) -> Result<SystemOutcome, Refusal> {
         match ask(&self.worker, SYSTEM_SHARD, Body::Write(request)).await? {
             Answer::Outcome(Outcome::System(outcome)) => {
-                SystemOutcome::decode(outcome).map_err(|e| Refusal::Invalid { field: "outcome", why: e.to_string() })
+                SystemOutcome::decode(outcome).map_err(|e| Refusal::Invalid { field: OUTCOME, why: e.to_string() })
             }
-            other => Err(Refusal::Invalid { field: "outcome", why: format!("{other:?}") }),
+            other => Err(Refusal::Invalid { field: OUTCOME, why: format!("{other:?}") }),
         }
     }
 
-    async fn remote(&self, addr: &str, request: &WriteRequest) -> Result<SystemOutcome, Attempt> {
+    async fn remote(&self, addr: &str, request: &WriteRequest, limit: Duration) -> Result<SystemOutcome, Attempt> {
+        let internal = |why: String| Attempt::Final(error(Kind::Unavailable(v1::Unavailable {}), false, why));
         let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-            .map_err(|e| Attempt::Final(Status::internal(e.to_string())))?
+            .map_err(|e| internal(e.to_string()))?
             .connect_timeout(Duration::from_millis(500));
-        let channel = endpoint.connect().await.map_err(|_| Attempt::Again { maybe: false })?;
+        let channel = endpoint.connect().await.map_err(|_| Attempt::Again { maybe: false, why: None })?;
         let command = encode_requests(std::iter::once(request), request.size());
         let proposal = SystemProposal { command, timeout_ms: 2000 };
-        match timeout(ATTEMPT, PeerClient::new(channel).propose(proposal)).await {
-            Err(_) => Err(Attempt::Again { maybe: true }),
-            Ok(Err(status)) => Err(Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition }),
+        match timeout(limit, PeerClient::new(channel).propose(proposal)).await {
+            Err(_) => Err(Attempt::Again { maybe: true, why: None }),
+            Ok(Err(status)) => Err(match typed(&status) {
+                Some(error) => Attempt::of(error),
+                // A node of an earlier version says no more than this.
+                None => Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition, why: None },
+            }),
+            // It was carried out, and what came of it cannot be read.
             Ok(Ok(reply)) => SystemOutcome::decode(reply.into_inner().outcome)
-                .map_err(|e| Attempt::Final(Status::internal(format!("outcome of the system shard: {e}")))),
+                .map_err(|e| Attempt::Final(unknown(&format!("outcome of the system shard: {e}")))),
         }
+    }
+}
+
+/// How long a command is tried whose name is good for so many µs: a little less, so that its caller, who waits as long, is told
+/// what became of it.
+fn patience(left_us: u64) -> Duration {
+    PATIENCE.min(Duration::from_micros(left_us - left_us / 10))
+}
+
+/// The typed error in a status, where there is one.
+fn typed(status: &Status) -> Option<v1::Error> {
+    v1::Error::decode(status.details()).ok().filter(|error| error.kind.is_some())
+}
+
+/// The shard's time, where a leader refused a command for its deadline alone.
+fn expired(status: &Status) -> Option<u64> {
+    match typed(status)?.kind? {
+        Kind::Expired(expired) => Some(expired.shard_time_us),
+        _ => None,
+    }
+}
+
+/// The wire's error of a refusal; where the command was carried out, that its outcome is unknown.
+fn wire_error(refusal: &Refusal) -> v1::Error {
+    match refusal {
+        Refusal::Invalid { field: OUTCOME, why } => unknown(&format!("outcome of the system shard: {why}")),
+        refusal => refusal_error(refusal),
+    }
+}
+
+fn unknown(why: &str) -> v1::Error {
+    error(Kind::OutcomeUnknown(v1::OutcomeUnknown {}), true, why)
+}
+
+fn out_of_time(sent: bool, refused: Option<v1::Error>) -> v1::Error {
+    let why = "the system shard did not answer in time: is a majority of its replicas up?";
+    match refused {
+        _ if sent => unknown(why),
+        Some(refused) => refused,
+        None => error(Kind::Unavailable(v1::Unavailable {}), true, why),
     }
 }
 
 /// What an attempt that brought no outcome means.
 enum Attempt {
-    /// Nothing will help.
-    Final(Status),
-    /// Try again; `maybe`: this one may have been executed.
-    Again { maybe: bool },
+    /// Nothing will help; this attempt was not carried out, unless the error says that nobody knows.
+    Final(v1::Error),
+    /// Try again; `maybe`: this one may have been carried out, or may yet be. `why` says what kept it from it.
+    Again { maybe: bool, why: Option<v1::Error> },
+}
+
+impl Attempt {
+    fn of(error: v1::Error) -> Self {
+        match &error.kind {
+            Some(Kind::NotLeader(why)) => Self::Again { maybe: why.maybe, why: None },
+            Some(Kind::WrongShard(_)) => Self::Again { maybe: false, why: None },
+            Some(Kind::OutcomeUnknown(_)) if error.retryable => Self::Again { maybe: true, why: None },
+            Some(Kind::Unavailable(_) | Kind::Overloaded(_) | Kind::DiskFull(_)) => {
+                Self::Again { maybe: false, why: Some(error) }
+            }
+            _ => Self::Final(error),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -192,10 +329,41 @@ impl SystemGate for SystemDesk {
         }
         match self.local(request.clone()).await {
             Ok(outcome) => Ok(SystemReply { outcome: outcome.encode() }),
-            Err(Refusal::NotLeader { maybe: false, .. } | Refusal::NotReady | Refusal::WrongShard) => {
-                Err(Status::failed_precondition("this node does not lead the system shard"))
-            }
-            Err(other) => Err(Status::unknown(other.to_string())),
+            Err(refusal) => Err(not_proposed(&refusal)),
+        }
+    }
+}
+
+/// The code tells a caller of any version whether the command may have been proposed, the details tell why it was not.
+fn not_proposed(refusal: &Refusal) -> Status {
+    let typed = status(&wire_error(refusal));
+    let code = match refusal {
+        Refusal::NotLeader { maybe: true, .. } | Refusal::BelowFloor => tonic::Code::Unknown,
+        Refusal::Invalid { field: OUTCOME, .. } => tonic::Code::Unknown,
+        _ => tonic::Code::FailedPrecondition,
+    };
+    Status::with_details(code, typed.message(), Bytes::copy_from_slice(typed.details()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_of_commands_that_ended_are_not_kept() {
+        let names = Names::default();
+        let first = names.next();
+        let second = names.next();
+        assert_eq!(
+            (first.seq, first.floor, second.seq, second.floor),
+            (ClientSeq(1), ClientSeq(1), ClientSeq(2), ClientSeq(1))
+        );
+        drop(first);
+        assert_eq!(names.next().floor, ClientSeq(2));
+        drop(second);
+        for seq in 4..100_000 {
+            let name = names.next();
+            assert_eq!((name.seq, name.floor), (ClientSeq(seq), ClientSeq(seq)));
         }
     }
 }

@@ -178,7 +178,7 @@ fn as_backup(file: SnapshotFile) {
         return;
     }
     let files = BTreeMap::from([(SYSTEM_SHARD, file)]);
-    if let Ok(plan) = restore::plan(&files, 7, &["a:1".to_owned(), "b:1".to_owned()]) {
+    if let Ok(plan) = restore::plan(&files, &[], 7, &["a:1".to_owned(), "b:1".to_owned()]) {
         assert_eq!(synod_engine::system::SystemState::decode(plan.encode()), Ok(plan));
     }
 }

@@ -156,6 +156,12 @@ impl Client {
         }
     }
 
+    /// Names a write that starts anew, with a deadline by the shard's time.
+    pub(crate) fn rename(&mut self, old: ClientSeq, deadline_us: u64) -> WriteId {
+        self.finished(old);
+        WriteId { deadline_us, ..self.name(0) }
+    }
+
     pub(crate) fn finished(&mut self, seq: ClientSeq) {
         self.outstanding.remove(&seq.0);
     }

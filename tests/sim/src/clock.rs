@@ -17,8 +17,9 @@ pub(crate) struct NodeClock {
     pub(crate) boot: u64,
     /// Its oscillator's error, parts per million.
     pub(crate) ppm: i64,
-    /// Its wall clock's error, µs.
+    /// Its wall clock's error, µs, and what that gains, parts per million.
     pub(crate) wall_offset: i64,
+    pub(crate) wall_ppm: i64,
 }
 
 impl NodeClock {
@@ -36,7 +37,8 @@ impl NodeClock {
 
     /// What its wall clock shows, µs.
     pub(crate) fn wall(&self, at: u64) -> u64 {
-        (WALL_US + at).saturating_add_signed(self.wall_offset)
+        let gained = i128::from(at) * i128::from(self.wall_ppm) / 1_000_000;
+        (WALL_US + at).saturating_add_signed(self.wall_offset + gained as i64)
     }
 }
 
@@ -71,7 +73,7 @@ mod tests {
     #[test]
     fn a_deadline_has_passed_at_its_world_time_and_not_before() {
         for ppm in [-10_000, -37, 0, 1, 9_999] {
-            let clock = NodeClock { boot: 777, ppm, wall_offset: 0 };
+            let clock = NodeClock { boot: 777, ppm, wall_offset: 0, wall_ppm: 0 };
             for local in [1u64, 2, 3, 1000, 999_983, 123_456_789] {
                 let at = clock.world(Micros(local));
                 assert!(clock.local(at) >= Micros(local), "{ppm} {local}");

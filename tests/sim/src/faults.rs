@@ -4,7 +4,7 @@
 //! lose; anything else may strike any number of nodes at once.
 
 use crate::lifecycle::End;
-use crate::plan::{Action, DiskFault};
+use crate::plan::{Action, DiskFault, WrongClocks};
 use crate::violation::Checked;
 use crate::world::{Event, World};
 use synod_engine::host::Input;
@@ -12,8 +12,10 @@ use synod_engine::ids::{NodeId, NodeWriteSeq};
 
 /// Until a disk that was set back must be found out, µs.
 const EXPULSION: u64 = 4_000_000;
-/// The most that a wall clock is off after jumps, µs.
-const WALL_MAX: i64 = 5_000_000;
+/// An hour, µs.
+const HOUR: u64 = 3_600_000_000;
+/// The most that a clock which is not wrong is off after jumps, µs.
+pub(crate) const WALL_MAX: i64 = 5_000_000;
 
 impl World {
     /// The first phase.
@@ -107,13 +109,7 @@ impl World {
             Action::FlipLog | Action::FlipState => self.flip(action, victim),
             Action::SetBack => self.set_back(victim)?,
             Action::ClockJump => {
-                let jump = self.dice.between((0, 4_000_000)) as i64 - 2_000_000;
-                let node = self.node(victim);
-                node.wall_offset = (node.wall_offset + jump).clamp(-WALL_MAX, WALL_MAX);
-                let offset = node.wall_offset;
-                if let Some(up) = &mut node.up {
-                    up.clock.wall_offset = offset;
-                }
+                self.wall_jumps(victim);
                 true
             }
             Action::Transfer => up && self.transfer(victim),
@@ -138,6 +134,29 @@ impl World {
                 up
             }
         })
+    }
+
+    /// A wall clock jumps: a little, or by hours where the plan has such clocks.
+    fn wall_jumps(&mut self, victim: NodeId) {
+        let jump = self.dice.between((0, 4_000_000)) as i64 - 2_000_000;
+        let far = self.dice.between((HOUR, 24 * HOUR)) as i64;
+        let far = if self.dice.chance(500) { far } else { -far };
+        // Half of the jumps of a wrong clock set it right.
+        let far = if self.dice.chance(500) { far } else { 0 };
+        let wrong = match self.plan.wrong_clocks {
+            WrongClocks::Nobodys => vec![],
+            WrongClocks::Ones => self.ids.first().copied().into_iter().collect(),
+            WrongClocks::Alls => self.ids.clone(),
+        };
+        for id in &wrong {
+            let node = self.node(*id);
+            node.set_wall(node.wall_offset, far);
+        }
+        if !wrong.is_empty() {
+            self.coverage.count("fault", if far == 0 { "wrong clocks set right" } else { "clocks hours off" });
+        }
+        let node = self.node(victim);
+        node.set_wall((node.wall_offset + jump).clamp(-WALL_MAX, WALL_MAX), node.wall_wrong);
     }
 
     pub(crate) fn crash(&mut self, victim: NodeId, action: Action) -> bool {

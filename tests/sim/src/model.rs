@@ -16,6 +16,9 @@ use synod_paxos::types::{ConfigId, Membership, Payload};
 
 const AGREEMENT: &str = "1: at most one value is chosen per slot, and slots chosen never change";
 
+/// Sessions whose writes have all expired end at every multiple of this slot: the production's own number.
+const EXPIRE_SLOTS: u64 = 4096;
+
 /// A write's name.
 pub(crate) type WriteName = (ClientId, ClientSeq);
 
@@ -80,6 +83,10 @@ pub(crate) struct ShardModel {
     /// Executed writes.
     pub(crate) executed: BTreeMap<WriteName, (Slot, Outcome)>,
     floors: BTreeMap<ClientId, ClientSeq>,
+    /// The latest deadline of a client's executed writes.
+    deadlines: BTreeMap<ClientId, u64>,
+    /// Where a client's session ended last: of what it had executed before, the shard knows nothing any more.
+    forgotten: BTreeMap<ClientId, Slot>,
     /// Writes that a client was told have expired, or that an entry met expired.
     expired: BTreeSet<WriteName>,
     /// Writes that a client was told have failed.
@@ -122,6 +129,8 @@ impl ShardModel {
             hashes: vec![0],
             executed: BTreeMap::new(),
             floors: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             expired: BTreeSet::new(),
             failed: BTreeSet::new(),
             counts: Counts::default(),
@@ -185,6 +194,7 @@ impl ShardModel {
             Payload::Noop => self.counts.noops += 1,
             Payload::Config(_) => {}
         }
+        self.end_sessions(entry);
         self.hashes.push(self.hash);
         Ok(true)
     }
@@ -206,6 +216,18 @@ impl ShardModel {
             self.members = Some(next.clone());
         }
         Ok(())
+    }
+
+    /// At every so many slots the sessions end whose writes have all expired.
+    fn end_sessions(&mut self, entry: &Entry) {
+        if !entry.id.slot.0.is_multiple_of(EXPIRE_SLOTS) {
+            return;
+        }
+        let now = self.last_ts.max(entry.ts);
+        for (client, _) in self.deadlines.extract_if(.., |_, deadline| *deadline < now) {
+            self.floors.remove(&client);
+            self.forgotten.insert(client, entry.id.slot);
+        }
     }
 
     fn take(&mut self, request: WriteRequest, entry_ts: u64) -> Checked {
@@ -246,6 +268,8 @@ impl ShardModel {
         self.executed.insert(name, (slot, outcome));
         let floor = self.floors.entry(id.client).or_default();
         *floor = (*floor).max(id.floor.min(id.seq));
+        let deadline = self.deadlines.entry(id.client).or_default();
+        *deadline = (*deadline).max(id.deadline_us);
         Ok(())
     }
 
@@ -319,13 +343,33 @@ impl ShardModel {
         Ok(())
     }
 
-    /// A client was told that its write has expired.
+    /// A client was told that its write has expired: it was not executed, or its session was over by then, which remembers
+    /// nothing.
     pub(crate) fn told_expired(&mut self, name: WriteName) -> Checked {
         let done = self.executed.get(&name);
-        check(done.is_none(), "20: what is called expired was not executed", || {
-            format!("shard {}: {name:?} was executed: {done:?}", self.shard)
+        let over = self.forgotten.get(&name.0);
+        check(done.is_none_or(|(slot, _)| over >= Some(slot)), "20: what is called expired was not executed", || {
+            format!("shard {}: {name:?} was executed: {done:?}, its session ended at {over:?}", self.shard)
         })?;
-        self.expired.insert(name);
+        if done.is_none() {
+            self.expired.insert(name);
+        }
+        Ok(())
+    }
+
+    /// Whether a write was executed and its session is over.
+    pub(crate) fn has_forgotten(&self, name: WriteName) -> bool {
+        let done = self.executed.get(&name).map(|(slot, _)| slot);
+        done.is_some() && self.forgotten.get(&name.0) >= done
+    }
+
+    /// A client made its write anew under another name: this one was never executed.
+    pub(crate) fn started_anew(&mut self, name: WriteName) -> Checked {
+        let done = self.executed.get(&name);
+        check(done.is_none(), "a write executes at most once, under whatever name", || {
+            format!("shard {}: {name:?} was executed and is made anew: {done:?}", self.shard)
+        })?;
+        self.failed.insert(name);
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use synod_engine::host::Input;
 use synod_engine::identity::SeenTable;
 use synod_engine::ids::{ClientId, Incarnation, NodeId, ShardId, Slot};
 use synod_engine::logstore::{LogStore, NodeIdentity};
+use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::snapshot::FileStore;
 use synod_engine::system::SystemState;
@@ -38,6 +39,11 @@ pub(crate) enum Ended {
     Fatal(String),
     /// Something panicked.
     Panic(String),
+}
+
+/// Where logs keep little, memory holds little of them, and of the newest records.
+fn memory_max(options: &WorkerOptions) -> usize {
+    if options.log_keep_bytes < 1 << 20 { 512 << 10 } else { usize::MAX }
 }
 
 /// What a node's process is made of.
@@ -61,6 +67,8 @@ pub(crate) struct Process {
     epoch: Instant,
     /// Peers that have told what they saw of this node, on the pulse call under way.
     pub(crate) identified: BTreeSet<NodeId>,
+    /// When the last round began.
+    pub(crate) round_began: u64,
     /// No round begins before.
     pub(crate) busy_until: u64,
     /// The process stands still.
@@ -95,7 +103,10 @@ pub(crate) struct SimNode {
     /// Its disk was set back or wiped: it must be quarantined.
     pub(crate) set_back: bool,
     pub(crate) ppm: i64,
+    /// Its wall clock's error, µs: what an ordinary clock may be off, and what a wrong one is.
     pub(crate) wall_offset: i64,
+    pub(crate) wall_wrong: i64,
+    pub(crate) wall_ppm: i64,
     /// The newest map it knows: a copy on disk that a process begins with.
     pub(crate) book: Option<Arc<SystemState>>,
 }
@@ -124,6 +135,8 @@ impl SimNode {
             set_back: false,
             ppm,
             wall_offset,
+            wall_wrong: 0,
+            wall_ppm: 0,
             book: None,
         }
     }
@@ -137,6 +150,14 @@ impl SimNode {
         newer
     }
 
+    /// Sets the wall clock's error, of which so much is a wrong clock's, µs.
+    pub(crate) fn set_wall(&mut self, offset: i64, wrong: i64) {
+        (self.wall_offset, self.wall_wrong) = (offset, wrong);
+        if let Some(up) = &mut self.up {
+            up.clock.wall_offset = offset + wrong;
+        }
+    }
+
     /// Whether what process `number` sent at `stamp` has left.
     pub(crate) fn has_left(&self, number: u64, stamp: u64) -> bool {
         self.deaths.get(&number).is_none_or(|death| stamp <= *death)
@@ -145,7 +166,8 @@ impl SimNode {
     /// Starts a process on what the disk holds.
     pub(crate) fn start(&mut self, with: &Surroundings<'_>) -> Result<(), Ended> {
         self.process += 1;
-        let clock = NodeClock { boot: with.now, ppm: self.ppm, wall_offset: self.wall_offset };
+        let wall_offset = self.wall_offset + self.wall_wrong;
+        let clock = NodeClock { boot: with.now, ppm: self.ppm, wall_offset, wall_ppm: self.wall_ppm };
         let (cursor, taps) = (Cursor::default(), Taps::default());
         cursor.set(with.now);
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(with, clock, &cursor, &taps)));
@@ -185,6 +207,7 @@ impl SimNode {
             progress,
             metrics: Arc::clone(with.metrics),
             clock: cursor.clock(clock),
+            memory: Memory::new(memory_max(with.options)),
             mode: match with.log_writes {
                 LogWrites::Inline => WriterMode::Inline,
                 LogWrites::Beside => WriterMode::Queue(Box::new(writes.clone())),
@@ -215,6 +238,7 @@ impl SimNode {
             detector,
             epoch,
             identified: BTreeSet::new(),
+            round_began: cursor.get(),
             busy_until: cursor.get(),
             paused: false,
             begun: None,
@@ -248,6 +272,7 @@ impl Process {
     /// One round, from `now` on.
     pub(crate) fn round(&mut self, now: u64, early_clock: bool) -> Result<(), Ended> {
         self.cursor.set(now);
+        self.round_began = now;
         let (begun, taken) = self.begun.take().unwrap_or((now, self.inputs.len()));
         let read = if early_clock { self.ended } else { begun };
         let (local, wall) = (self.clock.local(read), self.clock.wall(read));
@@ -260,6 +285,11 @@ impl Process {
         self.busy_until = self.cursor.get();
         self.ended = self.busy_until;
         ran.map_err(ended)
+    }
+
+    /// How long the round under way has taken, µs.
+    pub(crate) fn round_age(&self, now: u64) -> u64 {
+        if now < self.busy_until { now.saturating_sub(self.round_began) } else { 0 }
     }
 
     /// When the next round is due, where one is.

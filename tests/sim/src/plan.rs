@@ -11,6 +11,9 @@ use synod_paxos::io::Options;
 /// What a monotone clock may gain or lose, millionths: leases assume no more, and many clocks do so much.
 pub(crate) const DRIFT_PPM: u64 = 10_000;
 
+/// What a wall clock may gain or lose at most, millionths: no more than its error within a run's length.
+pub(crate) const WALL_PPM: u64 = 50_000;
+
 /// A defect that the simulation itself plants under the production code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskFault {
@@ -48,6 +51,19 @@ pub struct Planted {
     pub forgetful_clients: bool,
     /// A round's time is read before its inputs are awaited: a lease outlives a pause.
     pub early_clock: bool,
+    /// The clients make a write that came too late anew though an earlier attempt may have been executed.
+    pub renewing_clients: bool,
+}
+
+/// Whose wall clocks may be hours off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WrongClocks {
+    /// Nobody's.
+    Nobodys,
+    /// Those of one node, which no quorum confirms.
+    Ones,
+    /// All, at once and for a while: timestamps follow them.
+    Alls,
 }
 
 /// What may happen next.
@@ -144,6 +160,9 @@ pub(crate) struct Plan {
     /// Greatest drift of a monotone clock, ppm; greatest error of a wall clock, µs.
     pub(crate) drift_ppm: u64,
     pub(crate) wall_error: u64,
+    /// What a wall clock may gain or lose, ppm.
+    pub(crate) wall_ppm: u64,
+    pub(crate) wrong_clocks: WrongClocks,
     /// Time between faults, length of an outage, µs.
     pub(crate) act: (u64, u64),
     pub(crate) outage: (u64, u64),
@@ -220,6 +239,8 @@ impl Plan {
             flush: (500, [3_000, 60_000, 900_000][dice.below(3) as usize]),
             drift_ppm: [0, 200, DRIFT_PPM][dice.below(3) as usize],
             wall_error: [0, 50_000, 2_000_000][dice.below(3) as usize],
+            wall_ppm: [0, 500, WALL_PPM][dice.below(3) as usize],
+            wrong_clocks: [WrongClocks::Nobodys, WrongClocks::Ones, WrongClocks::Alls][dice.below(3) as usize],
             act: (20_000, dice.between((150_000, 1_200_000))),
             outage: (50_000, dice.between(if short { (1_000_000, 5_000_000) } else { (400_000, 3_000_000) })),
             clients: 8,

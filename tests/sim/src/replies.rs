@@ -47,7 +47,7 @@ impl World {
                 self.end(op, Ending::Answered)?;
             }
             Err(refusal) => {
-                if let (Refusal::Expired, Some(id)) = (&refusal, id)
+                if let (Refusal::Expired { .. }, Some(id)) = (&refusal, id)
                     && let Some(model) = self.models.get_mut(&shard)
                 {
                     model.told_expired((id.client, id.seq))?;

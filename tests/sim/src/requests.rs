@@ -188,7 +188,8 @@ impl World {
         let client = &mut self.clients[operation.client];
         let mut leader = client.leaders.get(&operation.shard).copied();
         let (shard, voters, write) = (operation.shard, operation.voters.len(), operation.kind.is_write());
-        let failed = Failed { node, shard, voters, write };
+        let renews = self.plan.planted.renewing_clients;
+        let failed = Failed { node, shard, voters, write, renews };
         let next = operation.retry.failed(now, &failed, failure, &mut leader, &mut self.dice);
         match leader {
             Some(leader) => drop(client.leaders.insert(operation.shard, leader)),
@@ -200,9 +201,27 @@ impl World {
                 self.at(at, Event::Attempt { op });
                 Ok(())
             }
+            Next::Anew(shard_us) => self.start_anew(op, shard_us),
             Next::Unknown => self.end(op, Ending::Unknown),
             Next::Failed => self.end(op, Ending::Failed),
         }
+    }
+
+    /// A write whose deadline had passed by the shard's time gets another name, and a deadline by that time.
+    fn start_anew(&mut self, op: u64, shard_us: u64) -> Checked {
+        let now = self.now;
+        let Some(operation) = self.ops.get_mut(&op) else { return Ok(()) };
+        let (left, shard, client) = (operation.deadline.saturating_sub(now), operation.shard, operation.client);
+        let Kind::Write(request) = &mut operation.kind else { return self.end(op, Ending::Failed) };
+        let old = request.id;
+        request.id = self.clients[client].rename(old.seq, shard_us.saturating_add(left));
+        operation.retry = Retry::new(client);
+        if let Some(model) = self.models.get_mut(&shard) {
+            model.started_anew((old.client, old.seq))?;
+        }
+        self.coverage.count("operation", "started anew");
+        self.at(now, Event::Attempt { op });
+        Ok(())
     }
 
     /// An operation is over.

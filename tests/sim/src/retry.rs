@@ -30,6 +30,8 @@ pub(crate) enum Failure {
 pub(crate) enum Next {
     /// The next attempt after this pause, µs.
     Again(u64),
+    /// A write starts anew under another name; the shard's time, µs.
+    Anew(u64),
     /// The operation ends: what became of it is not known.
     Unknown,
     /// The operation ends: it was not executed.
@@ -42,6 +44,8 @@ pub(crate) struct Failed {
     pub(crate) shard: ShardId,
     pub(crate) voters: usize,
     pub(crate) write: bool,
+    /// The planted fault: it starts anew whatever may have become of an earlier attempt.
+    pub(crate) renews: bool,
 }
 
 /// What an operation has learnt from its attempts.
@@ -56,6 +60,9 @@ fn time(now: u64) -> Duration {
 }
 
 fn verdict(error: &Error) -> Next {
+    if let Some(shard_us) = decide::renewal(error) {
+        return Next::Anew(shard_us);
+    }
     if matches!(error, Error::OutcomeUnknown { .. }) { Next::Unknown } else { Next::Failed }
 }
 
@@ -89,6 +96,9 @@ impl Retry {
         leader: &mut Option<NodeId>,
         dice: &mut Dice,
     ) -> Next {
+        if let (true, Failure::Refused(Refusal::Expired { shard_us })) = (failed.renews, &failure) {
+            return Next::Anew(*shard_us);
+        }
         let may_have_left = !matches!(failure, Failure::Unreached);
         let failure = match failure {
             Failure::Refused(why) => decide::Failure::Refused(decide::Refusal::from_wire(refusal_error(&why))),
@@ -134,7 +144,9 @@ impl Failure {
             Self::Refused(Refusal::NotLeader { .. }) => "not leader",
             Self::Refused(Refusal::WrongShard) => "wrong shard",
             Self::Refused(Refusal::Overloaded) => "overloaded",
-            Self::Refused(Refusal::Expired) => "expired",
+            Self::Refused(Refusal::NoMemory(_)) => "no memory",
+            Self::Refused(Refusal::TooManyTails { .. }) => "too many tails",
+            Self::Refused(Refusal::Expired { .. }) => "expired",
             Self::Refused(Refusal::BelowFloor) => "below floor",
             Self::Refused(Refusal::Trimmed { .. }) => "trimmed",
             Self::Refused(Refusal::Quarantined(_)) => "quarantined",

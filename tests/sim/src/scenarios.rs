@@ -3,13 +3,19 @@
 //! Owns: what a random run cannot demand, since in it other faults may be in the way. Must never: wait longer than the
 //! bound it states.
 
+use crate::clients::Kind;
+use crate::clock::WALL_US;
 use crate::lifecycle::End;
 use crate::node::SimNode;
 use crate::plan::Planted;
+use crate::retry::Failure;
+use crate::setup::ADMIN;
 use crate::trace::Trace;
 use crate::violation::{Checked, Violation, check};
 use crate::world::{Event, World};
+use bytes::Bytes;
 use std::sync::Arc;
+use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteRequest};
 use synod_engine::ids::{NodeId, ShardId, Slot};
 use synod_engine::metrics::EngineMetrics;
 
@@ -92,6 +98,22 @@ pub fn hung_disk(seed: u64) -> Outcome {
     let took = taken_over(&mut w, victim, &shards, 4_000_000)?;
     check(took >= 500_000, "the detector gives the node up first", || format!("taken over after {took} µs"))?;
     check(w.nodes[&victim].up.is_some(), "a hung process lives", String::new)?;
+    Ok(format!("{took} µs"))
+}
+
+/// A worker that hangs in the middle of a round, whatever it does there, loses its leaderships though its node pulses on.
+///
+/// # Errors
+/// It does not.
+pub fn hung_worker(seed: u64) -> Outcome {
+    let mut w = calm_world(seed)?;
+    let (victim, shards) = leader(&w);
+    let now = w.now;
+    if let Some(up) = &mut w.node(victim).up {
+        (up.round_began, up.busy_until, up.round_at) = (now, now + 20_000_000, None);
+    }
+    w.wake(victim);
+    let took = taken_over(&mut w, victim, &shards, 4_000_000)?;
     Ok(format!("{took} µs"))
 }
 
@@ -280,4 +302,70 @@ pub fn damaged_at_its_maker(seed: u64, tells: bool) -> Outcome {
     let done = w.run_until(w.now + 20_000_000, |w| caught_up(w, victim, &upto))?;
     check(done, "a node left behind catches up", || behind(&w, victim, &upto))?;
     Ok(format!("{} µs", w.now - began))
+}
+
+/// All clocks go an hour ahead and back: every shard goes on taking writes at once.
+///
+/// # Errors
+/// One does not.
+pub fn all_clocks_wrong(seed: u64) -> Outcome {
+    let mut w = calm_world(seed)?;
+    set_all(&mut w, HOUR);
+    w.run_until(w.now + 1_000_000, |_| false)?;
+    set_all(&mut w, 0);
+    w.run_until(w.now + 200_000, |_| false)?;
+    let (began, anew) = (w.now, w.coverage.of("operation", "started anew"));
+    let before: Vec<(ShardId, u64)> = w.shards.iter().map(|s| (s.shard, executed(&w, s.shard))).collect();
+    let served = |w: &mut World| before.iter().all(|(shard, n)| executed(w, *shard) > *n + 3);
+    let done = w.run_until(began + 2_000_000, served)?;
+    check(done, "a shard whose time is ahead takes writes at once", || format!("{before:?}\n{}", last_lines(&w)))?;
+    let anew = w.coverage.of("operation", "started anew") - anew;
+    check(anew > 0, "deadlines had passed by the shards' time", || w.coverage.to_string())?;
+    Ok(format!("{} µs, {anew} started anew", w.now - began))
+}
+
+/// An hour, µs.
+const HOUR: i64 = 3_600_000_000;
+
+fn set_all(w: &mut World, wrong: i64) {
+    for id in w.ids.clone() {
+        let node = w.node(id);
+        node.set_wall(node.wall_offset, wrong);
+    }
+}
+
+/// A write that was executed, whose answer was lost and whose session is over when it is asked again, does not start anew:
+/// that it came too late says nothing then. Clients that do so all the same (`renewing_clients`) execute it twice.
+///
+/// # Errors
+/// It was executed twice, or its session is not over.
+pub fn executed_and_forgotten(seed: u64, renewing_clients: bool) -> Outcome {
+    let mut w = calm_world(seed)?;
+    (w.plan.hot, w.plan.planted.renewing_clients) = (1_000, renewing_clients);
+    let shard = w.shards.first().cloned().expect("there are tables");
+    let (deadline, op) = (w.now + 120_000_000, Op::Write { table: shard.table, ops: vec![put(&shard.keys[0])] });
+    let id = w.clients[ADMIN].name(WALL_US + w.now + 10_000_000);
+    let request = Kind::Write(WriteRequest { id, op });
+    let op = w.begin(ADMIN, request, shard.shard, Some(shard.version), shard.voters, deadline);
+    let name = (id.client, id.seq);
+    let done = w.run_until(w.now + 5_000_000, |w| w.models[&shard.shard].executed.contains_key(&name))?;
+    check(done, "a calm world takes a write", || last_lines(&w))?;
+    // The answer is lost, and nobody asks again until the session is over.
+    let attempt = w.ops.get_mut(&op).and_then(|operation| operation.attempt.take());
+    set_all(&mut w, HOUR);
+    let over = |w: &mut World| w.models[&shard.shard].has_forgotten(name);
+    let done = w.run_until(w.now + 60_000_000, over)?;
+    check(done, "sessions end", || format!("{} slots", w.models[&shard.shard].last()))?;
+    if let (Some(operation), Some(attempt)) = (w.ops.get_mut(&op), attempt) {
+        operation.attempt = Some(attempt);
+        w.attempt_failed(attempt, Failure::Silent)?;
+    }
+    let done = w.run_until(w.now + 10_000_000, |w| w.ops[&op].done)?;
+    check(done && !w.ops[&op].retry.succeeded, "what became of it is not known", || last_lines(&w))?;
+    Ok(format!("{} slots", w.models[&shard.shard].last()))
+}
+
+fn put(key: &Bytes) -> KeyOp {
+    let record = NewRecord { headers: Vec::new(), value: Bytes::from_static(b"once") };
+    KeyOp { key: key.clone(), expect: Expect::Any, action: Action::Append(vec![record]) }
 }

@@ -4,10 +4,12 @@
 //! consensus link only after the peer has told what it has seen of this node, an identity answer once a pulse call. Must
 //! never: hand a worker a message that was not decoded from bytes.
 
+use crate::clock::WALL_US;
 use crate::detector::Sign;
+use crate::faults::WALL_MAX;
 use crate::host::Frame;
 use crate::node::PULSE;
-use crate::plan::DiskFault;
+use crate::plan::{DiskFault, WALL_PPM, WrongClocks};
 use crate::trace::hash_bytes;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Origin, World};
@@ -19,6 +21,7 @@ use synod_engine::host::Input;
 use synod_engine::identity::Mark;
 use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_engine::system::SystemState;
+use synod_engine::wall::Reading;
 
 impl World {
     /// A process looks at its detector; every other time it pulses.
@@ -36,7 +39,8 @@ impl World {
         let stalled = node.disk.stalled(now);
         let Some(up) = &mut node.up else { return };
         up.detect(now, |_, _| ());
-        let (incarnation, table) = (up.incarnation, Arc::clone(&up.seen));
+        let stalled = stalled.max(up.round_age(now));
+        let (incarnation, table, wall_us) = (up.incarnation, Arc::clone(&up.seen), up.clock.wall(now));
         self.wake(id);
         self.follow_others(id, process, count);
         if count % 2 == 1 {
@@ -47,7 +51,7 @@ impl World {
             let delay = self.dice.between(self.plan.delay);
             if self.net.reaches((id, to)) {
                 let seen = table.get(to);
-                self.at(now + delay, Event::Pulse { from, to, incarnation, stalled, seen });
+                self.at(now + delay, Event::Pulse { from, to, incarnation, stalled, wall_us, seen });
             }
         }
     }
@@ -57,8 +61,7 @@ impl World {
         &mut self,
         from: Origin,
         to: NodeId,
-        incarnation: Incarnation,
-        stalled: u64,
+        (incarnation, stalled, wall_us): (Incarnation, u64, u64),
         seen: Mark,
     ) {
         let (now, peer) = (self.now, from.node);
@@ -78,6 +81,8 @@ impl World {
             opened = true;
         }
         if !older {
+            let reading = Reading { at: up.clock.local(now), wall_us };
+            up.inputs.push(Input::PeerClock { node: peer, reading });
             let sign = Sign { incarnation, stalled: Duration::from_micros(stalled), leaving: false };
             up.detect(now, |detector, now| detector.heard(peer, sign, now));
         }
@@ -223,10 +228,23 @@ impl World {
         Ok(())
     }
 
+    /// An entry's timestamp is of a clock that is right, or follows one: no quorum confirms a wrong one, save where all are.
+    fn check_time(&self, shard: ShardId, entry: &Entry, at: u64) -> Checked {
+        if self.plan.wrong_clocks == WrongClocks::Alls {
+            return Ok(());
+        }
+        let gained = at * WALL_PPM / 1_000_000;
+        let latest = WALL_US + at + gained + WALL_MAX.unsigned_abs();
+        check(entry.ts <= latest, "22: no timestamp follows a clock that no quorum confirms", || {
+            format!("shard {shard} slot {}: {} µs after every right clock", entry.id.slot, entry.ts - latest)
+        })
+    }
+
     fn applied_one(&mut self, from: Origin, shard: ShardId, entry: &Entry) -> Checked {
         let Some(model) = self.models.get_mut(&shard) else { return Ok(()) };
         let members = model.members().cloned().filter(|_| entry.id.slot > model.last());
         model.applied(from.node, entry)?;
+        self.check_time(shard, entry, from.stamp)?;
         match members {
             Some(members) => self.check_chosen(&members, shard, entry, from.stamp),
             None => Ok(()),

@@ -48,7 +48,7 @@ pub(crate) enum Event {
     /// A process looks at its detector and (every other time) sends pulses.
     Beat { node: NodeId, process: u64, count: u64 },
     /// A pulse arrives.
-    Pulse { from: Origin, to: NodeId, incarnation: Incarnation, stalled: u64, seen: Mark },
+    Pulse { from: Origin, to: NodeId, incarnation: Incarnation, stalled: u64, wall_us: u64, seen: Mark },
     /// Consensus messages arrive. `number`: of their connection; `None` for those that come a second time.
     Frame {
         from: Origin,
@@ -174,7 +174,9 @@ impl World {
             disk.lock().files.gather_bytes = plan.gather_bytes;
             let sign = |dice: &mut Dice, most: u64| dice.between((0, 2 * most)) as i64 - most as i64;
             let (ppm, wall) = (sign(&mut dice, plan.drift_ppm), sign(&mut dice, plan.wall_error));
-            nodes.insert(*id, SimNode::new(*id, disk, ppm, wall));
+            let mut node = SimNode::new(*id, disk, ppm, wall);
+            node.wall_ppm = sign(&mut dice, plan.wall_ppm);
+            nodes.insert(*id, node);
         }
         let clients = (0..=plan.clients).map(|n| Client::new(n + 1, &mut dice)).collect();
         Self {
@@ -260,8 +262,8 @@ impl World {
                 self.beat(node, process, count);
                 Ok(())
             }
-            Event::Pulse { from, to, incarnation, stalled, seen } => {
-                self.pulse_arrives(from, to, incarnation, stalled, seen);
+            Event::Pulse { from, to, incarnation, stalled, wall_us, seen } => {
+                self.pulse_arrives(from, to, (incarnation, stalled, wall_us), seen);
                 Ok(())
             }
             Event::Frame { from, to, incarnation, write_seq, number, messages } => {

@@ -36,6 +36,11 @@ fn a_disk_that_hangs_loses_its_leaderships_though_its_network_lives() {
 }
 
 #[test]
+fn a_worker_that_hangs_loses_its_leaderships_though_its_node_pulses_on() {
+    hold("a_worker_that_hangs", 20, scenarios::hung_worker);
+}
+
+#[test]
 fn a_killed_leader_is_replaced_at_once_and_a_silent_one_soon() {
     hold("a_killed_leader", 20, scenarios::leader_gone);
 }
@@ -74,4 +79,14 @@ fn a_snapshot_that_is_damaged_at_its_maker_is_made_anew() {
     // And only since the maker hears of it.
     let unheard = (0..20).any(|seed| scenarios::damaged_at_its_maker(seed, false).is_err());
     assert!(unheard, "it is made anew whether its maker hears of the damage or not");
+}
+
+#[test]
+fn a_shard_whose_time_is_ahead_takes_writes_at_once() {
+    hold("a_shard_whose_time_is_ahead", 10, scenarios::all_clocks_wrong);
+}
+
+#[test]
+fn a_write_that_was_executed_and_forgotten_does_not_start_anew() {
+    hold("a_write_that_was_executed_and_forgotten", 3, |seed| scenarios::executed_and_forgotten(seed, false));
 }

@@ -98,6 +98,6 @@ fn all(artefacts: &Path, turns: impl Fn(&Campaign) -> usize) -> ExitCode {
 
 fn usage(why: &str) -> ExitCode {
     eprintln!("campaign: {why}\nusage: campaign [--long] NAME|all [REPEATS]");
-    CAMPAIGNS.iter().for_each(|Campaign { name, what, .. }| eprintln!("  {name:<14} {what}"));
+    CAMPAIGNS.iter().for_each(|Campaign { name, what, .. }| eprintln!("  {name:<18} {what}"));
     ExitCode::from(2)
 }

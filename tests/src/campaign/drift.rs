@@ -3,8 +3,6 @@
 //! Owns: the library that makes it so, and what must be noticed. Must never: ask for a sound history of a node whose clock is
 //! beyond the bound and whose leadership is taken: none is promised.
 
-use std::fs;
-use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,6 +13,7 @@ use super::load::Load;
 use crate::cluster::{Cluster, PATIENCE};
 use crate::http;
 use crate::run::until;
+use crate::shim;
 
 /// By how much the clock is faster, millionths, in turn. Leases assume 100,000 at most.
 const RATES: [i64; 4] = [90_000, 300_000, -90_000, -180_000];
@@ -23,26 +22,6 @@ const BOUND: u64 = 100_000;
 const NOTICED: Duration = Duration::from_secs(75);
 /// How wrong an estimate may be, millionths: 0.3 s in 20.
 const ERROR: u64 = 15_000;
-
-const LIBRARY: &str = include_str!("../../shims/fast_clock.c");
-
-/// Whether the library can be made; the error says what is missing.
-pub(super) fn can() -> Result<(), String> {
-    let found = Command::new("cc").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    found.map(drop).map_err(|_| "skipped: cc is not installed (apt-get install gcc)".into())
-}
-
-fn library(cluster: &Cluster) -> Result<String, String> {
-    let (source, library) = (cluster.dir().join("fast_clock.c"), cluster.dir().join("fast_clock.so"));
-    if !library.exists() {
-        fs::write(&source, LIBRARY).map_err(|error| error.to_string())?;
-        let made = Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
-        if !made.is_ok_and(|status| status.success()) {
-            return Err("cc did not make the library of the clock".into());
-        }
-    }
-    Ok(library.display().to_string())
-}
 
 /// What `node` measured of a peer's clock, millionths.
 fn measured(cluster: &Cluster, node: u16, peer: u64) -> Option<i64> {
@@ -61,7 +40,7 @@ fn alarmed(cluster: &Cluster, node: u16) -> Option<bool> {
 pub(super) fn turn(cluster: &mut Cluster, load: &Load, victim: u16, number: usize) -> Result<Turn, String> {
     let ppm = RATES[number % RATES.len()];
     let beyond = ppm.unsigned_abs() > BOUND;
-    let library = library(cluster)?;
+    let library = shim::library(cluster.dir(), "fast_clock", shim::CLOCK)?;
     let began = Instant::now();
     cluster.kill(victim);
     cluster.restart_by(victim, &["env".into(), format!("LD_PRELOAD={library}"), format!("SYNOD_CLOCK_PPM={ppm}")]);

@@ -31,7 +31,7 @@ pub(super) fn can(fault: Fault) -> Result<(), String> {
             has("mkfs.ext4", "-V", "e2fsprogs")?;
             has("mount", "-V", "mount")
         }
-        Fault::Drift => drift::can(),
+        Fault::Drift => crate::shim::can(),
         Fault::Partition => {
             inside()?;
             has("ip", "-V", "iproute2")

@@ -31,13 +31,14 @@ const BULK: &str = "bulk";
 
 /// Each attack: its name and what does it.
 type Attack = (&'static str, fn(&Runtime, &Target));
-const ATTACKS: [Attack; 6] = [
+const ATTACKS: [Attack; 7] = [
     ("garbage on every port", garbage),
     ("messages of 100 MiB", large_messages),
     ("10,000 streams on one connection", many_streams),
     ("4,000 connections that say nothing", many_connections),
     ("streams that are never read", slow_readers),
     ("writes without end on 64 streams", greedy_writers),
+    ("calls that are reset at once, without end", rapid_resets),
 ];
 
 /// What is attacked.
@@ -176,6 +177,40 @@ fn append(value: Bytes) -> v1::WriteOp {
 
 fn frame(id: u64, shard: u64, epoch: u64, body: v1::shard_request::Body) -> v1::ClientFrame {
     v1::ClientFrame { requests: vec![v1::ShardRequest { id, shard, epoch, body: Some(body) }] }
+}
+
+/// The shortest call there is (POST /), and its end at once; 10,000 of them from the one with this number on.
+fn reset_calls(first: u32) -> Vec<u8> {
+    let call = |number: u32| {
+        let stream = (2 * number + 1).to_be_bytes();
+        let head = [&[0, 0, 3, 1, 4][..], &stream, &[0x83, 0x86, 0x84]].concat();
+        [&head[..], &[0, 0, 4, 3, 0], &stream, &[0, 0, 0, 8]].concat()
+    };
+    (first..first + 10_000).flat_map(call).collect()
+}
+
+/// Each node ends such a connection soon; another one takes its place.
+fn rapid_resets(_: &Runtime, target: &Target) {
+    let attacks = target.grpc.iter().map(|addr| {
+        let addr = addr.clone();
+        std::thread::spawn(move || {
+            let began = Instant::now();
+            while began.elapsed() < LASTS {
+                let Ok(mut stream) = TcpStream::connect(&addr) else { continue };
+                let mut sent = stream.write_all(&[PREFACE, SETTINGS].concat());
+                for round in 0.. {
+                    if sent.is_err() || began.elapsed() > LASTS {
+                        break;
+                    }
+                    sent = stream.write_all(&reset_calls(round * 10_000));
+                }
+            }
+        })
+    });
+    let attacks: Vec<_> = attacks.collect();
+    for attack in attacks {
+        attack.join().expect("no panic");
+    }
 }
 
 /// As a unary call and on a session stream, to each node at once.

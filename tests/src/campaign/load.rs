@@ -1,7 +1,7 @@
 //! The default load of a campaign, with everything that was asked and answered.
 //!
-//! Owns: its clients and their recorder. Must never: retry or hide an error: the client library does what retrying there
-//! is.
+//! Owns: its clients and their recorder. Must never: retry or hide an error: what retrying there is the caller does, be it the
+//! client library or plain calls.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use synod_client::{Client, Error, Expect, GetOptions, NewRecord, Options, Retention, TableSpec};
-use synod_lincheck::{Call, History, Outcome, Record, Recorder, Seen};
+use synod_client::{Client, Options, Retention, TableSpec};
+use synod_lincheck::{Call, Expect, History, Outcome, Record, Recorder};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use super::caller::{Answer, Caller, Found, Kind, Wanted};
+use super::plain;
 use crate::cluster::Cluster;
 use crate::run::until;
 
@@ -52,19 +54,32 @@ pub(super) struct Load {
 
 impl Load {
     /// Creates the table and starts the clients. That a disk is full is an error unless that may be.
-    pub(super) fn start(cluster: &Cluster, may_be_full: bool) -> Load {
+    pub(super) fn start(cluster: &Cluster, kind: Kind, may_be_full: bool) -> Load {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let shared = Arc::new(Shared { may_be_full, ..Shared::default() });
-        let connect = || Client::connect(cluster.endpoints(), Options { call_timeout: CALL, ..Options::default() });
+        let endpoints = cluster.endpoints();
+        let split_at = SHARDS[1..].iter().map(|letter| Bytes::from(letter.to_string())).collect();
+        if kind == Kind::Plain {
+            let created = runtime.block_on(plain::create_table(&endpoints, TABLE, split_at));
+            created.expect("the table can be created");
+        } else {
+            let created = async {
+                let client = Client::connect(endpoints.clone(), Options::default()).await?;
+                client.create_table(TableSpec::range(TABLE, split_at, Retention::All)).await
+            };
+            runtime.block_on(created).expect("the table can be created");
+        }
         let clients = (0..CLIENTS).map(|number| {
-            let client = runtime.block_on(connect()).expect("the cluster can be reached");
-            if number == 0 {
-                let split_at = SHARDS[1..].iter().map(|letter| Bytes::from(letter.to_string())).collect();
-                let table = client.create_table(TableSpec::range(TABLE, split_at, Retention::All));
-                runtime.block_on(table).expect("the table can be created");
-            }
-            runtime.spawn(work(client, number, Arc::clone(&shared)))
+            let caller = match kind {
+                Kind::Plain => Caller::plain(endpoints.clone(), TABLE, number, CALL),
+                Kind::Library => {
+                    let options = Options { call_timeout: CALL, ..Options::default() };
+                    let client = runtime.block_on(Client::connect(endpoints.clone(), options));
+                    Caller::Library(client.expect("the cluster can be reached"))
+                }
+            };
+            runtime.spawn(work(caller, number, Arc::clone(&shared)))
         });
         let clients = clients.collect();
         Load { runtime, shared, clients }
@@ -139,7 +154,7 @@ impl Load {
     }
 }
 
-async fn work(client: Client, number: u64, shared: Arc<Shared>) {
+async fn work(mut client: Caller, number: u64, shared: Arc<Shared>) {
     let mut rng = ChaCha8Rng::seed_from_u64(number);
     // The next offset of each key as last heard, for conditions that hold now and then.
     let mut heard: BTreeMap<String, u64> = BTreeMap::new();
@@ -150,52 +165,13 @@ async fn work(client: Client, number: u64, shared: Arc<Shared>) {
         let shard = rng.random_range(0..SHARDS.len());
         let key = format!("{}{:02}", SHARDS[shard], rng.random_range(0..KEYS));
         let next = heard.get(&key).copied().unwrap_or(0);
+        let values = || (0..1 + turn % 3).map(|n| format!("{number}#{turn}.{n}")).collect();
         match rng.random_range(0..10) {
-            0..3 => get(&client, number, &key, &shared, &mut heard).await,
+            0..3 => get(&mut client, number, &key, &shared, &mut heard).await,
+            3 => write(&mut client, number, (shard, key), Wanted::Delete, &shared, &mut heard).await,
             kind => {
-                let values: Vec<String> = (0..1 + turn % 3).map(|n| format!("{number}#{turn}.{n}")).collect();
-                let (call, op) = match kind {
-                    3 => (Call::Delete { expect: synod_lincheck::Expect::Any }, None),
-                    4..6 => {
-                        let expect = synod_lincheck::Expect::Next(next);
-                        (Call::Append { values: values.clone(), expect }, Some((values, Expect::NextOffset(next))))
-                    }
-                    _ => {
-                        let expect = synod_lincheck::Expect::Any;
-                        (Call::Append { values: values.clone(), expect }, Some((values, Expect::Any)))
-                    }
-                };
-                let needs_room = op.is_some();
-                let (sent, pending) = (Instant::now(), shared.recorder.invoked(number, key.clone(), call));
-                let count = op.as_ref().map_or(1, |(values, _)| values.len() as u64);
-                let answer = match op {
-                    None => client.delete(TABLE, key.clone(), Expect::Any).await,
-                    Some((values, expect)) => {
-                        let records = values.into_iter().map(NewRecord::new).collect();
-                        client.append(TABLE, key.clone(), records, expect).await
-                    }
-                };
-                let outcome = match answer {
-                    Ok(written) => {
-                        heard.insert(key, written.offset + count);
-                        if needs_room {
-                            lock(&shared.acked).push((shard, sent, Instant::now()));
-                        }
-                        Outcome::Written { offset: written.offset }
-                    }
-                    Err(Error::ExpectationFailed { actual, .. }) => {
-                        heard.insert(key, actual);
-                        Outcome::ExpectationFailed { actual }
-                    }
-                    Err(Error::DiskFull { .. }) if needs_room && shared.may_be_full => Outcome::NotExecuted,
-                    Err(error) => {
-                        lock(&shared.errors).push(error.to_string());
-                        // An error of another kind says that nothing was executed.
-                        let unknown = matches!(error, Error::OutcomeUnknown { .. });
-                        if unknown { Outcome::Unknown } else { Outcome::NotExecuted }
-                    }
-                };
-                shared.recorder.returned(pending, outcome);
+                let wanted = Wanted::Append { values: values(), next: (kind < 6).then_some(next) };
+                write(&mut client, number, (shard, key), wanted, &shared, &mut heard).await;
             }
         }
         // Steady, not the most there can be: the nodes share the machine with the clients.
@@ -203,18 +179,58 @@ async fn work(client: Client, number: u64, shared: Arc<Shared>) {
     }
 }
 
-async fn get(client: &Client, number: u64, key: &str, shared: &Shared, heard: &mut BTreeMap<String, u64>) {
-    let pending = shared.recorder.invoked(number, key, Call::Get);
-    match client.get_full(TABLE, key.to_owned(), GetOptions::default()).await {
-        Ok(full) => {
-            heard.insert(key.to_owned(), full.next_offset);
-            let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
-            let newest = full.record.filter(|record| !record.tombstone);
-            let newest = newest.map(|record| Seen { offset: record.offset, value: text(&record.value) });
-            shared.recorder.returned(pending, Outcome::Found { newest, next: Some(full.next_offset) });
+async fn write(
+    client: &mut Caller,
+    number: u64,
+    (shard, key): (usize, String),
+    wanted: Wanted,
+    shared: &Shared,
+    heard: &mut BTreeMap<String, u64>,
+) {
+    let (call, count) = match &wanted {
+        Wanted::Delete => (Call::Delete { expect: Expect::Any }, 1),
+        Wanted::Append { values, next } => {
+            let expect = next.map_or(Expect::Any, Expect::Next);
+            (Call::Append { values: values.clone(), expect }, values.len() as u64)
         }
-        Err(error) => {
-            lock(&shared.errors).push(format!("get: {error}"));
+    };
+    let needs_room = matches!(wanted, Wanted::Append { .. });
+    let (sent, pending) = (Instant::now(), shared.recorder.invoked(number, key.clone(), call));
+    let answer = client.write(TABLE, &key, &wanted).await;
+    let outcome = match answer {
+        Answer::Written { offset } => {
+            heard.insert(key, offset + count);
+            if needs_room {
+                lock(&shared.acked).push((shard, sent, Instant::now()));
+            }
+            Outcome::Written { offset }
+        }
+        Answer::Expectation { actual } => {
+            heard.insert(key, actual);
+            Outcome::ExpectationFailed { actual }
+        }
+        Answer::NoRoom(_) if needs_room && shared.may_be_full => Outcome::NotExecuted,
+        Answer::NoRoom(why) | Answer::NotExecuted(why) => {
+            lock(&shared.errors).push(why);
+            Outcome::NotExecuted
+        }
+        Answer::Unknown(why) => {
+            lock(&shared.errors).push(why);
+            Outcome::Unknown
+        }
+    };
+    shared.recorder.returned(pending, outcome);
+}
+
+async fn get(client: &mut Caller, number: u64, key: &str, shared: &Shared, heard: &mut BTreeMap<String, u64>) {
+    let pending = shared.recorder.invoked(number, key, Call::Get);
+    match client.get(TABLE, key).await {
+        Ok(Found { newest, next }) => {
+            heard.insert(key.to_owned(), next);
+            shared.recorder.returned(pending, Outcome::Found { newest, next: Some(next) });
+        }
+        Err(why) => {
+            lock(&shared.errors).push(format!("get: {why}"));
             shared.recorder.returned(pending, Outcome::Unknown);
         }
     }

@@ -4,9 +4,10 @@
 //! not do its fault, or excuse an error that a client saw.
 //!
 //! Every campaign runs the default load (three nodes, four shards of a range table, eight clients, sixteen hot keys a
-//! shard, appends, conditional appends, deletes and gets) and passes when the history is linearizable, no acknowledged
+//! shard, appends, conditional appends, deletes and gets; through the client library, or by plain gRPC) and passes when the history is linearizable, no acknowledged
 //! record is lost or doubled, no client saw an error other than an unknown outcome, and writes resumed in time.
 
+mod caller;
 mod crash;
 mod crash_points;
 mod damage;
@@ -21,6 +22,7 @@ mod load;
 mod network;
 mod overload;
 mod partition;
+mod plain;
 mod power;
 mod report;
 mod retry;
@@ -35,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use synod_lincheck::{History, check, journal};
 
+pub use caller::Kind;
 pub use report::{Report, Turn, row};
 
 use crate::cluster::{Cluster, PATIENCE};
@@ -105,6 +108,8 @@ pub struct Campaign {
     pub name: &'static str,
     /// What it does, again and again.
     pub fault: Fault,
+    /// What its clients call through.
+    pub load: Kind,
     /// How often `make verify-long` does so.
     pub repeats: usize,
     /// In words.
@@ -112,11 +117,17 @@ pub struct Campaign {
 }
 
 const fn campaign(name: &'static str, fault: Fault, repeats: usize, what: &'static str) -> Campaign {
-    Campaign { name, fault, repeats, what }
+    Campaign { name, fault, load: Kind::Library, repeats, what }
+}
+
+/// The same under a load of plain gRPC.
+const fn plain(name: &'static str, fault: Fault, repeats: usize) -> Campaign {
+    let what = "the same fault under plain gRPC calls, no client library: unary ones and sessions";
+    Campaign { name, fault, load: Kind::Plain, repeats, what }
 }
 
 /// Every campaign.
-pub const CAMPAIGNS: [Campaign; 21] = [
+pub const CAMPAIGNS: [Campaign; 29] = [
     campaign("kill", Fault::Kill, 200, "SIGKILL of a node, every second one a leader"),
     campaign("kill-leader", Fault::KillLeader, 50, "SIGKILL of a leader"),
     campaign("kill-all", Fault::KillAll, 50, "SIGKILL of all nodes at once"),
@@ -173,6 +184,14 @@ pub const CAMPAIGNS: [Campaign; 21] = [
         1,
         "up to four times what the cluster can do; a greedy client beside a modest one",
     ),
+    plain("plain-kill", Fault::Kill, 100),
+    plain("plain-kill-leader", Fault::KillLeader, 20),
+    plain("plain-kill-all", Fault::KillAll, 20),
+    plain("plain-pause", Fault::Pause, 20),
+    plain("plain-transfer", Fault::Transfer, 20),
+    plain("plain-hang", Fault::Hang, 10),
+    plain("plain-power-loss", Fault::PowerLoss, 20),
+    plain("plain-partition", Fault::Partition, 26),
 ];
 
 /// The campaign of a name; the error lists those there are.
@@ -194,12 +213,12 @@ pub fn isolate(campaign: &Campaign) -> Result<(), String> {
 /// Runs a campaign of so many turns; `Err` says why it could not be run. What a failure left behind is put under
 /// `artefacts`: the history, every node's log, and the disks where the campaign made them.
 pub fn run(name: &str, repeats: usize, artefacts: &Path, progress: impl FnMut(&str)) -> Result<Report, String> {
-    let Campaign { name, fault, .. } = find(name)?;
+    let Campaign { name, fault, load, .. } = find(name)?;
     faults::can(*fault)?;
     let mut report = Report::new(name);
     let rig = Rig::new(*fault)?;
     let mut cluster = rig.cluster();
-    let load = Load::start(&cluster, *fault == Fault::DiskFull);
+    let load = Load::start(&cluster, *load, *fault == Fault::DiskFull);
     load.wait_flowing(PATIENCE);
     match fault {
         Fault::Damage => damage::prepare(&mut cluster),

@@ -3,7 +3,7 @@
 //! Owns: what the wire contract promises, as simply as possible, and hooks to break it. Must never: be clever; where the
 //! client needs more than the contract says, the test belongs elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,7 +42,24 @@ pub struct World {
     /// Requests seen, with the node; clock requests left out.
     pub seen: Mutex<Vec<(u64, v1::ShardRequest)>>,
     pub frames: Mutex<usize>,
+    /// Connections made so far, to any node.
+    pub connections: Arc<Mutex<usize>>,
     commits: watch::Sender<u64>,
+    /// What becomes of the admin calls that come next; those behind them are answered.
+    pub admin: Mutex<VecDeque<AdminFault>>,
+    /// The names of the changes that came, in order.
+    pub changes: Mutex<Vec<v1::WriteId>>,
+    /// What was answered to each change, by client and number.
+    done: Mutex<HashMap<(Bytes, u64), Result<v1::Table, Status>>>,
+}
+
+/// What keeps an admin call from its answer.
+#[derive(Clone, Copy, Debug)]
+pub enum AdminFault {
+    /// The connection breaks; before that the change is made, or not.
+    Lost { executed: bool },
+    /// The node says that nothing was done.
+    Unavailable,
 }
 
 pub fn error(kind: v1::error::Kind) -> Answer {
@@ -106,7 +123,11 @@ impl World {
             hook: Mutex::new(None),
             seen: Mutex::default(),
             frames: Mutex::default(),
+            connections: Arc::default(),
             commits: watch::Sender::new(0),
+            admin: Mutex::default(),
+            changes: Mutex::default(),
+            done: Mutex::default(),
         });
         for (listener, id) in listeners.into_iter().zip(1..) {
             let node = Node { id, world: world.clone() };
@@ -114,7 +135,11 @@ impl World {
                 .add_service(v1::synod_server::SynodServer::new(node.clone()))
                 .add_service(v1::admin_server::AdminServer::new(node));
             // Without this each small answer waits for the acknowledgement of the one before: 40 ms.
-            let incoming = TcpListenerStream::new(listener).inspect(|s| s.as_ref().unwrap().set_nodelay(true).unwrap());
+            let connections = world.connections.clone();
+            let incoming = TcpListenerStream::new(listener).inspect(move |stream| {
+                *connections.lock().unwrap() += 1;
+                stream.as_ref().unwrap().set_nodelay(true).unwrap();
+            });
             tokio::spawn(server.serve_with_incoming(incoming));
         }
         (world, addrs)
@@ -281,30 +306,60 @@ fn refuse(kind: v1::error::Kind) -> Status {
     Status::with_details(tonic::Code::FailedPrecondition, "by the test", Bytes::from(error.encode_to_vec()))
 }
 
+impl Node {
+    /// Makes a change, under one name once.
+    fn change(
+        &self,
+        id: Option<v1::WriteId>,
+        make: impl FnOnce() -> Result<v1::Table, Status>,
+    ) -> Result<Response<v1::Table>, Status> {
+        let id = id.expect("the client names its changes");
+        self.world.changes.lock().unwrap().push(id.clone());
+        let fault = self.world.admin.lock().unwrap().pop_front();
+        match fault {
+            Some(AdminFault::Unavailable) => {
+                return Err(refuse(v1::error::Kind::Unavailable(v1::Unavailable {})));
+            }
+            Some(AdminFault::Lost { executed: false }) => return Err(Status::unavailable("broken by the test")),
+            _ => {}
+        }
+        let outcome = self.world.done.lock().unwrap().entry((id.client, id.seq)).or_insert_with(make).clone();
+        match fault {
+            Some(_) => Err(Status::unavailable("broken by the test")),
+            None => outcome.map(Response::new),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl v1::admin_server::Admin for Node {
     async fn create_table(&self, request: Request<v1::CreateTableRequest>) -> Result<Response<v1::Table>, Status> {
         let r = request.into_inner();
-        if self.world.map.borrow().tables.iter().any(|t| t.name == r.name) {
-            return Err(refuse(v1::error::Kind::TableExists(v1::TableExists { table: r.name })));
-        }
-        let id = self.world.map.borrow().tables.iter().map(|t| t.id).max().unwrap_or(0) + 1;
-        let made =
-            v1::Table { id, name: r.name, partitioning: r.partitioning, retention: r.retention, replicas: r.replicas };
-        self.world.change_map(|map| {
-            map.tables.push(made.clone());
-            map.shards.push(shard(100 + u64::from(id), id, b"", b""));
-        });
-        Ok(Response::new(made))
+        self.change(r.id.clone(), || {
+            if self.world.map.borrow().tables.iter().any(|t| t.name == r.name) {
+                return Err(refuse(v1::error::Kind::TableExists(v1::TableExists { table: r.name })));
+            }
+            let id = self.world.map.borrow().tables.iter().map(|t| t.id).max().unwrap_or(0) + 1;
+            let (partitioning, retention, replicas) = (r.partitioning, r.retention, r.replicas);
+            let made = v1::Table { id, name: r.name, partitioning, retention, replicas };
+            self.world.change_map(|map| {
+                map.tables.push(made.clone());
+                map.shards.push(shard(100 + u64::from(id), id, b"", b""));
+            });
+            Ok(made)
+        })
     }
 
     async fn drop_table(&self, request: Request<v1::DropTableRequest>) -> Result<Response<v1::DropTableReply>, Status> {
-        let name = request.into_inner().name;
-        if !self.world.map.borrow().tables.iter().any(|t| t.name == name) {
-            return Err(refuse(v1::error::Kind::TableNotFound(v1::TableNotFound { table: name })));
-        }
-        self.world.change_map(|map| map.tables.retain(|t| t.name != name));
-        Ok(Response::new(v1::DropTableReply {}))
+        let v1::DropTableRequest { name, id } = request.into_inner();
+        let dropped = self.change(id, || {
+            if !self.world.map.borrow().tables.iter().any(|t| t.name == name) {
+                return Err(refuse(v1::error::Kind::TableNotFound(v1::TableNotFound { table: name })));
+            }
+            self.world.change_map(|map| map.tables.retain(|t| t.name != name));
+            Ok(v1::Table::default())
+        });
+        dropped.map(|_| Response::new(v1::DropTableReply {}))
     }
 
     async fn node_status(&self, _: Request<v1::NodeStatusRequest>) -> Result<Response<v1::NodeStatusReply>, Status> {

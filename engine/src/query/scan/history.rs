@@ -3,10 +3,10 @@
 //! Owns: the walk through histories and its seeks. Must never: take a record whose timestamp is not wanted, or end a page
 //! where the next one would not find its way.
 
-use super::{Cursor, PAGE_ROWS_MAX, Page, Passed, STEP_OVER_MAX, Walk, decode_head, decode_record, row_name};
+use super::{Cursor, Page, Passed, Spent, Walk, decode_head, decode_record, decode_record_brief, is_long, row_name};
 use crate::StoreError;
 use crate::codec::keys::{self, Bounds, RecordRow};
-use crate::codec::record::{Head, Newest, Record};
+use crate::codec::record::{Head, Newest};
 use crate::ids::Offset;
 use crate::machine::{bounds, rows};
 use crate::state::StateStore;
@@ -39,18 +39,15 @@ pub(super) fn page(
     page: &mut Page,
 ) -> Result<Option<Cursor>, StoreError> {
     let (descriptor, space) = (walk.state.descriptor(), walk.state.space());
-    let mut passed = Passed::default();
-    let mut here = None;
+    let mut at = Place { walk, page, spent: Spent::default(), passed: Passed::default(), here: None };
     if let Some((key, head)) = inside {
-        passed.begin(&keys::record_prefix(space, descriptor.table, bounds::row_hash(descriptor, &key), &key));
-        here = Some(Here { wanted: walk.key_wanted(&key), key, head });
+        at.passed.begin(&keys::record_prefix(space, descriptor.table, bounds::row_hash(descriptor, &key), &key));
+        at.here = Some(Here { wanted: walk.key_wanted(&key), key, head });
     }
-    let mut visited = 0;
     loop {
         let mut stop = None;
         store.scan(&start, &end, false, &mut |row, value| {
-            visited += 1;
-            stop = step(walk, &mut here, &mut passed, page, row, value, visited).err();
+            stop = at.row(row, value).err();
             if stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         match stop {
@@ -59,103 +56,110 @@ pub(super) fn page(
             Some(Stop::Full(cursor)) => return Ok(Some(cursor)),
             Some(Stop::Seek(row)) => start = row,
             Some(Stop::SeekTime) => {
-                let Some(Here { key, head, .. }) = &here else { return Ok(None) };
+                let Some(Here { key, head, .. }) = &at.here else { return Ok(None) };
                 let offset = rows::first_after(store, descriptor, space, key, head, walk.scan.after_ts)?;
-                let hash = bounds::row_hash(descriptor, key);
-                start = keys::record_history(space, descriptor.table, hash, key, offset);
-                passed.rows = 0;
+                start = at.passed.history_row(offset);
             }
         }
+        at.passed.sought();
     }
 }
 
-fn step(
-    walk: &Walk,
-    here: &mut Option<Here>,
-    passed: &mut Passed,
-    page: &mut Page,
-    row: &[u8],
-    value: &[u8],
-    visited: usize,
-) -> Result<(), Stop> {
-    let Some(offset) = passed.history_of(row) else {
-        return begin(walk, here, passed, page, row, value, visited);
-    };
-    let Some(here) = here else { return Ok(()) };
-    if visited > PAGE_ROWS_MAX {
-        return Err(full(walk, &here.key, Some(offset)));
-    }
-    let mut old = false;
-    if here.wanted {
-        let record = decode_record(walk.state, row, value).map_err(Stop::Failed)?;
-        old = record.ts_us <= walk.scan.after_ts;
-        if walk.ts_wanted(record.ts_us) {
-            passed.rows = 0;
-            return take(walk, here, page, offset, record, Some(offset));
+/// Where the walk is.
+struct Place<'a, 'w> {
+    walk: &'a Walk<'w>,
+    page: &'a mut Page,
+    spent: Spent,
+    /// The key whose rows are walked.
+    passed: Passed,
+    here: Option<Here>,
+}
+
+impl Place<'_, '_> {
+    fn row(&mut self, row: &[u8], value: &[u8]) -> Result<(), Stop> {
+        match self.passed.history_of(row) {
+            Some(offset) => self.record(offset, row, value),
+            None => self.begin(row, value),
         }
-        // Timestamps rise with the offsets: past the upper bound nothing of this key is wanted.
-        here.wanted = old;
     }
-    passed.rows += 1;
-    if passed.rows <= STEP_OVER_MAX {
-        return Ok(());
-    }
-    Err(if old { Stop::SeekTime } else { Stop::Seek(keys::after_prefix(passed.prefix.clone())) })
-}
 
-/// Takes a key's head.
-fn begin(
-    walk: &Walk,
-    here: &mut Option<Here>,
-    passed: &mut Passed,
-    page: &mut Page,
-    row: &[u8],
-    value: &[u8],
-    visited: usize,
-) -> Result<(), Stop> {
-    let parsed = keys::parse_record(row, walk.hashed);
-    let parsed = parsed.map_err(|e| Stop::Failed(e.corrupt(row_name(walk.state))))?;
-    let RecordRow::Head = parsed.row else {
-        let why = "a history row without a head".into();
-        return Err(Stop::Failed(StoreError::Corrupt { what: row_name(walk.state), why }));
-    };
-    if visited > PAGE_ROWS_MAX {
-        return Err(full(walk, &parsed.key, None));
-    }
-    passed.begin(&row[..row.len() - 1]);
-    let head = decode_head(walk.state, value).map_err(Stop::Failed)?;
-    if walk.lacks(&parsed.key, &head) {
-        page.trimmed = Some(head.first);
-        return Err(full(walk, &parsed.key, None));
-    }
-    let wanted = walk.key_wanted(&parsed.key) && head.newest_ts_us().is_some_and(|ts| ts > walk.scan.after_ts);
-    let found = here.insert(Here { key: parsed.key, head, wanted });
-    match &found.head.newest {
-        Newest::Inline(record) if wanted && walk.ts_wanted(record.ts_us) => {
-            let (record, offset) = (record.clone(), Offset(found.head.next.0.saturating_sub(1)));
-            take(walk, found, page, offset, record, None)
+    /// A history row of the current key.
+    fn record(&mut self, offset: Offset, row: &[u8], value: &[u8]) -> Result<(), Stop> {
+        let Some(here) = &mut self.here else { return Ok(()) };
+        if offset < here.head.first {
+            return Err(Stop::Seek(self.passed.history_row(here.head.first)));
         }
-        _ => Ok(()),
+        if self.spent.rows_over() {
+            return Err(full(self.walk, &here.key, Some(offset)));
+        }
+        let mut old = false;
+        if here.wanted {
+            let brief = decode_record_brief(self.walk.state, row, value).map_err(Stop::Failed)?;
+            old = brief.ts_us <= self.walk.scan.after_ts;
+            if self.walk.ts_wanted(brief.ts_us) {
+                self.passed.sought();
+                return self.take(offset, brief.tombstone, row, value);
+            }
+            // Timestamps rise with the offsets: past the upper bound nothing of this key is wanted.
+            here.wanted = old;
+        }
+        self.spent.row(row, value);
+        if !self.passed.pass(value) {
+            return Ok(());
+        }
+        Err(if old { Stop::SeekTime } else { Stop::Seek(self.passed.end()) })
     }
-}
 
-/// Adds a record, or ends the page where it has no room; `resume` is the cursor's offset then.
-fn take(
-    walk: &Walk,
-    here: &Here,
-    page: &mut Page,
-    offset: Offset,
-    record: Record,
-    resume: Option<Offset>,
-) -> Result<(), Stop> {
-    if record.tombstone && !walk.scan.tombstones {
-        return Ok(());
+    /// Adds a history record, or ends the page where it has no room for it.
+    fn take(&mut self, offset: Offset, tombstone: bool, row: &[u8], value: &[u8]) -> Result<(), Stop> {
+        let Some(here) = &self.here else { return Ok(()) };
+        let gives = !tombstone || self.walk.scan.tombstones;
+        if gives && (self.page.full() || (self.spent.over() && !self.page.records.is_empty())) {
+            return Err(full(self.walk, &here.key, Some(offset)));
+        }
+        self.spent.row(row, value);
+        if gives {
+            let record = decode_record(self.walk.state, row, value).map_err(Stop::Failed)?;
+            self.walk.push(self.page, &here.key, offset, record);
+        }
+        Ok(())
     }
-    if page.full() {
-        return Err(full(walk, &here.key, resume));
+
+    /// A key begins.
+    fn begin(&mut self, row: &[u8], value: &[u8]) -> Result<(), Stop> {
+        let parsed = keys::parse_record(row, self.walk.hashed);
+        let parsed = parsed.map_err(|e| Stop::Failed(e.corrupt(row_name(self.walk.state))))?;
+        let RecordRow::Head = parsed.row else {
+            let why = "a history row without a head".into();
+            return Err(Stop::Failed(StoreError::Corrupt { what: row_name(self.walk.state), why }));
+        };
+        if self.page.full() || self.spent.over() {
+            return Err(full(self.walk, &parsed.key, None));
+        }
+        self.spent.row(row, value);
+        self.passed.begin(&row[..row.len() - 1]);
+        let head = decode_head(self.walk.state, value, !self.walk.scan.keys_only).map_err(Stop::Failed)?;
+        if self.walk.lacks(&parsed.key, &head) {
+            self.page.trimmed = Some(head.first);
+            return Err(full(self.walk, &parsed.key, None));
+        }
+        let newest = head.newest_ts_us().unwrap_or(0);
+        let wanted = self.walk.key_wanted(&parsed.key) && newest > self.walk.scan.after_ts;
+        let here = self.here.insert(Here { key: parsed.key, head, wanted });
+        if let Newest::Inline(record) = &mut here.head.newest
+            && wanted
+            && self.walk.ts_wanted(record.ts_us)
+            && (!record.tombstone || self.walk.scan.tombstones)
+        {
+            let (record, offset) = (std::mem::take(record), Offset(here.head.next.0.saturating_sub(1)));
+            self.walk.push(self.page, &here.key, offset, record);
+        } else if is_long(&here.head) && !wanted {
+            return Err(Stop::Seek(self.passed.end()));
+        } else if is_long(&here.head) && self.walk.scan.after_ts > 0 {
+            return Err(Stop::SeekTime);
+        }
+        Ok(())
     }
-    walk.push(page, &here.key, offset, record);
-    Ok(())
 }
 
 fn full(walk: &Walk, key: &[u8], offset: Option<Offset>) -> Stop {

@@ -15,6 +15,7 @@ use synod_engine::host::{Input, MemberChange, NodeReport, Refusal, ReplicaReport
 use synod_engine::ids::{NodeId, ShardId, TableId};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
+use synod_engine::worker::AHEAD_MICROS;
 use synod_paxos::types::ConfigId;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
@@ -68,7 +69,7 @@ impl AdminService {
     }
 
     fn get(&self) -> Result<&Up, Status> {
-        self.up.get().ok_or_else(|| Status::unavailable("the node is starting"))
+        self.up.get().ok_or_else(|| unavailable("the node is starting"))
     }
 }
 
@@ -78,7 +79,7 @@ impl Admin for AdminService {
         let up = self.get()?;
         let request = request.into_inner();
         let command = create_command(&request)?;
-        match up.system.execute(&command).await? {
+        match up.change(request.id.as_ref(), &command).await? {
             SystemOutcome::Table(id) => Ok(Response::new(up.created(id, request).await)),
             SystemOutcome::TableExists(table) => {
                 let message = format!("table {table:?} exists already");
@@ -90,8 +91,8 @@ impl Admin for AdminService {
     }
 
     async fn drop_table(&self, request: Request<v1::DropTableRequest>) -> Result<Response<v1::DropTableReply>, Status> {
-        let name = request.into_inner().name;
-        match self.get()?.system.execute(&SystemCommand::DropTable { name }).await? {
+        let v1::DropTableRequest { name, id } = request.into_inner();
+        match self.get()?.change(id.as_ref(), &SystemCommand::DropTable { name }).await? {
             SystemOutcome::Done => Ok(Response::new(v1::DropTableReply {})),
             SystemOutcome::TableNotFound(table) => {
                 let message = format!("table {table:?} does not exist");
@@ -109,6 +110,8 @@ impl Admin for AdminService {
         let report = up.report().await?;
         let map = up.book.get();
         let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != up.node);
+        let mut clock_alarms = up.peers.clock_alarms();
+        clock_alarms.extend(report.replicas.iter().filter_map(ahead));
         let quarantined = up.signals.quarantined.borrow().clone().or(report.quarantined).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusReply {
             cluster: Bytes::copy_from_slice(&up.cluster.to_be_bytes()),
@@ -120,7 +123,7 @@ impl Admin for AdminService {
             peers: peers.map(|n| v1::PeerStatus { node: n.0, alive: up.peers.is_alive(*n) }).collect(),
             quarantined,
             disk_low: report.disk_low.unwrap_or_default(),
-            clock_alarms: up.peers.clock_alarms(),
+            clock_alarms,
             snapshots_made: report.snapshots_made,
             snapshots_installed: report.snapshots_installed,
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -194,13 +197,19 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::RemoveNodeRequest>,
     ) -> Result<Response<v1::RemoveNodeReply>, Status> {
-        let command = SystemCommand::RemoveNode { node: NodeId(request.into_inner().node) };
-        match self.get()?.system.execute(&command).await? {
+        let v1::RemoveNodeRequest { node, id } = request.into_inner();
+        let command = SystemCommand::RemoveNode { node: NodeId(node) };
+        match self.get()?.change(id.as_ref(), &command).await? {
             SystemOutcome::Done => Ok(Response::new(v1::RemoveNodeReply {})),
             SystemOutcome::Invalid { field, why } => Err(status(&convert::invalid(&field, why))),
             other => Err(Status::internal(format!("the outcome of a node's removal was {other:?}"))),
         }
     }
+}
+
+/// Nothing was done; asked again, here or elsewhere, it may be.
+fn unavailable(why: impl Into<String>) -> Status {
+    status(&convert::error(Kind::Unavailable(v1::Unavailable {}), true, why))
 }
 
 /// The request once more, marked so that its receiver does not send it on.
@@ -253,6 +262,15 @@ fn create_command(request: &v1::CreateTableRequest) -> Result<SystemCommand, Sta
     })
 }
 
+/// What is said of a shard led here whose time is far ahead of the clocks.
+fn ahead(replica: &ReplicaReport) -> Option<String> {
+    let ahead = Duration::from_secs(replica.ahead_us / 1_000_000);
+    (replica.ahead_us > AHEAD_MICROS).then(|| {
+        let (shard, ahead) = (replica.shard, humantime::format_duration(ahead));
+        format!("the time of shard {shard} is {ahead} ahead of what most nodes' clocks show: its timestamps go on from there")
+    })
+}
+
 fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
     v1::ReplicaStatus {
         shard: r.shard.0,
@@ -289,6 +307,14 @@ impl Up {
         }
     }
 
+    /// Carries out a change of the metadata under its caller's name, or under one of this node's own.
+    async fn change(&self, id: Option<&v1::WriteId>, command: &SystemCommand) -> Result<SystemOutcome, Status> {
+        match id {
+            Some(id) => self.system.execute_as(convert::write_id(id).map_err(|e| status(&e))?, command).await,
+            None => self.system.execute(command).await,
+        }
+    }
+
     /// Has the worker do what it answers with success or a refusal.
     async fn asked<T: Send + 'static>(
         &self,
@@ -299,16 +325,20 @@ impl Up {
             // A caller that went away needs no answer.
             let _ = sender.send(result);
         });
-        self.worker.try_push(input(done)).map_err(|_| Status::resource_exhausted("the node is overloaded"))?;
+        self.worker.try_push(input(done)).map_err(|_| status(&convert::overloaded(20)))?;
         match timeout(WORKER_PATIENCE, receiver).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) | Err(_) => Err(Status::unavailable("the node's worker does not answer: is its disk hung?")),
+            // It has the request and may come to it.
+            Ok(Err(_)) | Err(_) => {
+                let why = "the node's worker does not answer: is its disk hung?";
+                Err(status(&convert::error(Kind::OutcomeUnknown(v1::OutcomeUnknown {}), true, why)))
+            }
         }
     }
 
     /// Who leads a shard that has no replica here, as far as the map says.
     fn leader_of(&self, shard: u64) -> Result<Option<NodeId>, Status> {
-        let map = self.book.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
+        let map = self.book.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
         let Some(descriptor) = map.shards.get(&ShardId(shard)) else {
             return Err(status(&convert::invalid("shard", format!("there is no shard {shard}"))));
         };
@@ -318,9 +348,9 @@ impl Up {
 
     /// A client of the leader's admin service.
     async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
-        let map = self.book.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
-        let node = map.nodes.get(&leader).ok_or_else(|| Status::unavailable("the leader is not in the map"))?;
-        let failed = |e: tonic::transport::Error| Status::unavailable(format!("node {leader} at {}: {e}", node.addr));
+        let map = self.book.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
+        let node = map.nodes.get(&leader).ok_or_else(|| unavailable("the leader is not in the map"))?;
+        let failed = |e: tonic::transport::Error| unavailable(format!("node {leader} at {}: {e}", node.addr));
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", node.addr)).map_err(failed)?;
         Ok(AdminClient::new(endpoint.connect().await.map_err(failed)?))
     }
@@ -358,6 +388,6 @@ impl Up {
             retention: request.retention,
             replicas: request.replicas,
         };
-        timeout(Duration::from_secs(2), known).await.unwrap_or(asked)
+        timeout(Duration::from_millis(500), known).await.unwrap_or(asked)
     }
 }

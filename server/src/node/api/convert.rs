@@ -15,9 +15,6 @@ use synod_engine::ids::{ClientId, ClientSeq, Offset, TableId};
 use synod_proto::v1;
 use v1::error::Kind;
 
-/// How far ahead of this node's clock a write's deadline may lie, µs: 10 minutes, and as much for clocks that differ. A
-/// client's session is kept until its last deadline.
-const DEADLINE_AHEAD_MAX_US: u64 = 20 * 60 * 1_000_000;
 /// Longest wait of a tail poll, milliseconds.
 const TAIL_WAIT_MS_MAX: u32 = 30_000;
 /// Most segments of a tail poll.
@@ -109,18 +106,19 @@ fn check_key(key: &Bytes) -> Result<(), v1::Error> {
     Ok(())
 }
 
-fn write_request(write: v1::Write, limits: &Limits) -> Result<WriteRequest, v1::Error> {
-    let id = write.id.ok_or_else(|| invalid("id", "a write needs an id"))?;
+/// The engine's name of a write or of a change.
+pub fn write_id(id: &v1::WriteId) -> Result<WriteId, v1::Error> {
     let client = <[u8; 16]>::try_from(&id.client[..]).map_err(|_| invalid("id.client", "has 16 bytes"))?;
-    let id = WriteId {
+    Ok(WriteId {
         client: ClientId(u128::from_be_bytes(client)),
         seq: ClientSeq(id.seq),
         floor: ClientSeq(id.floor),
         deadline_us: id.deadline_us,
-    };
-    if id.deadline_us > super::session::cluster_time_us().saturating_add(DEADLINE_AHEAD_MAX_US) {
-        return Err(invalid("id.deadline_us", "it lies more than 10 minutes ahead of cluster time"));
-    }
+    })
+}
+
+fn write_request(write: v1::Write, limits: &Limits) -> Result<WriteRequest, v1::Error> {
+    let id = write_id(&write.id.ok_or_else(|| invalid("id", "a write needs an id"))?)?;
     if write.ops.is_empty() {
         return Err(invalid("ops", "a write has at least one operation"));
     }

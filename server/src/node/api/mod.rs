@@ -50,7 +50,7 @@ pub fn client_error(error: &synod_client::Error) -> v1::Error {
             let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
             Kind::Overloaded(v1::Overloaded { retry_after_ms })
         }
-        Error::Expired => Kind::Expired(v1::Expired {}),
+        Error::Expired { shard_time_us } => Kind::Expired(v1::Expired { shard_time_us }),
         Error::OutcomeUnknown { .. } => Kind::OutcomeUnknown(v1::OutcomeUnknown {}),
         Error::DiskFull { .. } => Kind::DiskFull(v1::DiskFull {}),
         Error::Quarantined { why } => Kind::Quarantined(v1::Quarantined { why }),

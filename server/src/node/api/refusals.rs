@@ -39,7 +39,10 @@ pub fn refusal_error(refusal: &Refusal) -> v1::Error {
         }
         Refusal::WrongShard => error(Kind::WrongShard(v1::WrongShard {}), true, message),
         Refusal::Overloaded => overloaded(20),
-        Refusal::Expired => error(Kind::Expired(v1::Expired {}), false, message),
+        Refusal::NoMemory(_) | Refusal::TooManyTails { .. } => {
+            error(Kind::Unavailable(v1::Unavailable {}), true, message)
+        }
+        Refusal::Expired { shard_us } => error(Kind::Expired(v1::Expired { shard_time_us: *shard_us }), false, message),
         Refusal::BelowFloor => error(Kind::OutcomeUnknown(v1::OutcomeUnknown {}), false, message),
         Refusal::Trimmed { first } => error(Kind::Trimmed(v1::Trimmed { first: first.0 }), false, message),
         Refusal::DiskFull(_) => error(Kind::DiskFull(v1::DiskFull {}), true, message),

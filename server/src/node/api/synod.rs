@@ -6,6 +6,7 @@ use super::gate::Gate;
 use super::{client_status, convert, session, status};
 use crate::config::Limits;
 use crate::node::map::MapBook;
+use crate::node::peer::Peers;
 use futures::{Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -14,6 +15,7 @@ use synod_client::{
     At, Client, Consistency, Expect, GetOptions, Header, Keys, NewRecord, OpKind, Record, ScanOptions, TailOptions,
     TailStart, WriteName, WriteOp,
 };
+use synod_engine::memory::Memory;
 use synod_engine::runner::WorkerHandle;
 use synod_proto::v1;
 use synod_proto::v1::synod_server::Synod;
@@ -32,8 +34,12 @@ pub struct Up {
     pub gate: Arc<Gate>,
     /// The map.
     pub book: Arc<MapBook>,
+    /// The peers, and with them the cluster's time.
+    pub peers: Arc<Peers>,
     /// Sizes above which a request is refused.
     pub limits: Limits,
+    /// What all streams may hold.
+    pub memory: Memory,
     /// This node as a client of its cluster, for unary calls.
     pub gateway: tokio::sync::OnceCell<Client>,
     /// Where the gateway connects.
@@ -162,7 +168,9 @@ impl Synod for SynodService {
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let up = self.get()?;
-        let replies = session::serve(request.into_inner(), up.worker.clone(), up.gate.clone(), up.limits.clone());
+        let (worker, gate, limits) = (up.worker.clone(), up.gate.clone(), up.limits.clone());
+        let (peers, memory) = (up.peers.clone(), up.memory.clone());
+        let replies = session::serve(request.into_inner(), worker, gate, limits, peers, memory);
         Ok(Response::new(Box::pin(replies)))
     }
 

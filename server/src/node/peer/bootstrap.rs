@@ -6,6 +6,7 @@
 //! The order of writes: the founding list, then the identity, each synced; only then does this node call itself a member.
 //! So a crash anywhere leaves either a fresh directory or one that knows its founders.
 
+use super::addresses::is_address;
 use super::desk::Desk;
 use super::dial::dial_lazily;
 use super::files;
@@ -84,8 +85,8 @@ pub enum BootstrapError {
     },
     /// The directory belongs to a cluster of another list.
     #[error(
-        "data directory {dir} belongs to node {node} of cluster {cluster:032x} ({}), not to a cluster of --bootstrap {}; \
-         start it without --bootstrap to run that node",
+        "data directory {dir} belongs to node {node} of cluster {cluster:032x} ({}), not to a cluster of --bootstrap {}; to run \
+         that node, start it without --bootstrap; if nodes moved, with --join and where some of the others are now",
         founders_text(founders), list.join(",")
     )]
     OtherList {
@@ -102,8 +103,8 @@ pub enum BootstrapError {
     },
     /// The directory belongs to another node of the cluster.
     #[error(
-        "data directory {dir} belongs to node {node} of cluster {cluster:032x}, whose address is {own}, not {addr}; a node \
-         that moved starts without --bootstrap"
+        "data directory {dir} belongs to node {node} of cluster {cluster:032x}, whose address is {own}, not {addr}; if that \
+         node moved, start it without --bootstrap, and with --join and where some of the others are now"
     )]
     OtherNode {
         /// The directory.
@@ -305,10 +306,7 @@ pub fn address_change(map: &SystemState, node: NodeId, advertised: &str) -> Opti
 }
 
 fn check_address(flag: &'static str, addr: &str) -> Result<(), BootstrapError> {
-    let fine = addr.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|p| p > 0)
-    });
-    if fine && format!("http://{addr}").parse::<tonic::transport::Uri>().is_ok() {
+    if is_address(addr) {
         return Ok(());
     }
     Err(BootstrapError::BadAddress { flag, addr: addr.to_owned() })

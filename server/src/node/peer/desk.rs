@@ -2,20 +2,21 @@
 //!
 //! Owns: what this node says of itself to a fresh node. Must never: claim a cluster before its identity is durable.
 
+use super::addresses::Addresses;
 use super::lock;
 use super::seen::SeenTable;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use synod_engine::ids::NodeId;
 use synod_engine::logstore::NodeIdentity;
 use synod_engine::system::SystemState;
-use synod_proto::peer::{IdentifyReply, IdentifyRequest};
+use synod_proto::peer::{IdentifyReply, IdentifyRequest, NodeAddress};
 use tonic::Status;
 
 /// The state behind `Identify`.
 #[derive(Debug)]
 pub struct Desk {
     seen: Arc<SeenTable>,
+    addresses: Arc<Addresses>,
     state: Mutex<State>,
 }
 
@@ -26,14 +27,14 @@ enum State {
     /// Belongs to no cluster.
     Fresh { bootstrap: Vec<String>, nonce: u64 },
     /// Belongs to one.
-    Member { identity: NodeIdentity, founders: Vec<String>, addresses: BTreeMap<String, NodeId> },
+    Member { identity: NodeIdentity, founders: Vec<String> },
 }
 
 impl Desk {
     /// A desk that knows nothing yet, beside what was seen of others.
     #[must_use]
     pub fn new(seen: Arc<SeenTable>) -> Arc<Self> {
-        Arc::new(Self { seen, state: Mutex::new(State::Starting) })
+        Arc::new(Self { seen, addresses: Arc::default(), state: Mutex::new(State::Starting) })
     }
 
     /// This node belongs to no cluster and was given this list; `nonce` names this process.
@@ -43,16 +44,17 @@ impl Desk {
 
     /// This node belongs to a cluster, durably. `founders` is empty where it did not found it.
     pub(super) fn member(&self, identity: &NodeIdentity, founders: &[String]) {
-        let state =
-            State::Member { identity: identity.clone(), founders: founders.to_vec(), addresses: BTreeMap::new() };
-        *lock(&self.state) = state;
+        *lock(&self.state) = State::Member { identity: identity.clone(), founders: founders.to_vec() };
     }
 
     /// Learns where nodes are.
     pub(super) fn learn(&self, map: &SystemState) {
-        if let State::Member { addresses, .. } = &mut *lock(&self.state) {
-            *addresses = map.nodes.iter().map(|(node, info)| (info.addr.clone(), *node)).collect();
-        }
+        self.addresses.learn(map);
+    }
+
+    /// Where nodes are.
+    pub fn addresses(&self) -> &Arc<Addresses> {
+        &self.addresses
     }
 
     /// The answer to `request`. `node` is whom this node takes the asker for (0: nobody), `ready` whether that node was
@@ -66,9 +68,9 @@ impl Desk {
             State::Fresh { bootstrap, .. } => {
                 Ok(IdentifyReply { bootstrap: bootstrap.clone(), ..IdentifyReply::default() })
             }
-            State::Member { identity, founders, addresses } => {
+            State::Member { identity, founders } => {
                 let founder = (1..).zip(founders).find(|(_, addr)| **addr == request.addr).map(|(id, _)| NodeId(id));
-                let node = addresses.get(&request.addr).copied().or(founder);
+                let node = self.addresses.mapped_at(&request.addr).or(founder);
                 // Also under the address it had as a founder: its votes are no less given.
                 let met = |node: Option<NodeId>| node.is_some_and(|n| n == identity.node || self.seen.has_met(n));
                 Ok(IdentifyReply {
@@ -77,6 +79,13 @@ impl Desk {
                     bootstrap: Vec::new(),
                     founders: founders.clone(),
                     ready: met(node) || met(founder),
+                    me: identity.node.0,
+                    known: self
+                        .addresses
+                        .all()
+                        .into_iter()
+                        .map(|(node, addr)| NodeAddress { node: node.0, addr })
+                        .collect(),
                 })
             }
         }

@@ -3,6 +3,7 @@
 //! Owns: the transport's settings on both ends, the pause between attempts. Must never: retry by itself.
 
 use crate::config::Settings;
+use crate::node::door::{BROKEN_STREAMS, PENDING_RESETS};
 use rand::RngExt;
 use std::error::Error;
 use std::io::ErrorKind;
@@ -29,7 +30,8 @@ const KEEPALIVE_WAIT: Duration = Duration::from_secs(2);
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_millis(500);
 
-/// The settings a node's gRPC server needs: windows, frames, keepalive.
+/// The settings a node's gRPC server needs: windows, frames, keepalive, and how much of what is cheap to ask for and dear to
+/// answer a connection may have.
 #[must_use]
 pub fn tune_server(server: Server) -> Server {
     server
@@ -39,6 +41,8 @@ pub fn tune_server(server: Server) -> Server {
         .max_concurrent_streams(CONNECTION_STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(BROKEN_STREAMS))
 }
 
 /// Longest message a node takes: one message may hold one entry as long as the longest batch.

@@ -117,6 +117,8 @@ pub fn hello(local: &Local, to: NodeId) -> Hello {
         to: to.0,
         incarnation: local.incarnation.0,
         protocol: PROTOCOL,
+        // Said where it is known and of use: on links and pulses.
+        addr: String::new(),
     }
 }
 

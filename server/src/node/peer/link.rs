@@ -9,7 +9,6 @@
 
 use super::counters::add;
 use super::dial::{self, Backoff};
-use super::hello::hello;
 use super::outbox::Slot;
 use super::peers::Shared;
 use super::pipe::{Pipe, Sent};
@@ -34,19 +33,15 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const UNANSWERED: u32 = 3;
 
 /// Keeps a link to `node` open until the task is aborted.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    node: NodeId,
-    addr: String,
-    slot: Arc<Slot>,
-    mut identified: watch::Receiver<bool>,
-) {
+pub(super) async fn run(shared: Arc<Shared>, node: NodeId, slot: Arc<Slot>, mut identified: watch::Receiver<bool>) {
     if identified.wait_for(|told| *told).await.is_err() {
         return;
     }
     let mut backoff = Backoff::default();
     let mut complaint = String::new();
+    let mut failed = 0;
     loop {
+        let Some(addr) = shared.addresses.pick(node, failed) else { return };
         let began = Instant::now();
         let why = carry(&shared, node, &addr, &slot).await;
         if why != complaint {
@@ -55,6 +50,9 @@ pub(super) async fn run(
         }
         if began.elapsed() > LASTED {
             backoff.reset();
+            failed = 0;
+        } else {
+            failed += 1;
         }
         backoff.wait().await;
     }
@@ -86,11 +84,8 @@ async fn carry(shared: &Shared, node: NodeId, addr: &str, slot: &Slot) -> String
 /// Connects and says hello; returns once the peer has accepted the link.
 async fn call(shared: &Shared, node: NodeId, addr: &str) -> Result<(TcpStream, Frames), String> {
     let mut stream = dial::connect(addr).await?;
-    let hello = PeerFrame {
-        hello: Some(hello(&shared.local, node)),
-        incarnation: shared.local.incarnation.0,
-        ..PeerFrame::default()
-    };
+    let hello =
+        PeerFrame { hello: Some(shared.hello(node)), incarnation: shared.local.incarnation.0, ..PeerFrame::default() };
     let greeting = [&wire::PREFACE[..], &wire::frame(&hello)].concat();
     stream.write_all(&greeting).await.map_err(|error| error.to_string())?;
     let mut replies = Frames::default();

@@ -14,6 +14,7 @@
 //! | `lanes` | of incoming links one a peer, the newest wins |
 //! | `pulse`, `detector` | liveness: pulses both ways, and what they mean |
 //! | `hello` | who may talk to whom |
+//! | `addresses`, `seek` | where peers are: what the map says, what they say themselves, and asking where nobody is heard |
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
@@ -21,6 +22,7 @@
 //! | `desk`, `bootstrap`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
 //! | `peers` | starts and stops all of it as the map changes |
 
+pub mod addresses;
 pub mod bootstrap;
 pub mod bulk;
 pub mod counters;
@@ -31,6 +33,7 @@ pub mod peers;
 pub mod progress;
 pub mod seen;
 pub mod service;
+mod walls;
 pub mod wire;
 
 mod detector;
@@ -44,19 +47,22 @@ mod lanes;
 mod link;
 mod pipe;
 mod pulse;
+mod seek;
 
 #[cfg(test)]
 mod tests;
 
+pub use addresses::{Addresses, is_address};
 pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
 pub use counters::PeerCounters;
 pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};
+pub use hello::Complaints;
 pub use outbox::Outbox;
 pub use peers::{Peers, PeersSetup};
-pub use progress::WriterProgress;
+pub use progress::Progress;
 pub use seen::SeenTable;
-pub use service::PeerService;
+pub use service::{HELLO_METADATA, PeerService};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_engine::host::Input;

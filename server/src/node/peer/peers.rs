@@ -3,27 +3,31 @@
 //! Owns: the tasks, and what they share. Must never: hold a task for a node the map does not name, or keep one running
 //! towards an address that changed.
 
+use super::addresses::Addresses;
 use super::counters::PeerCounters;
 use super::desk::Desk;
 use super::detector::Detector;
 use super::drift::Clocks;
-use super::hello::Complaints;
+use super::hello::{self, Complaints};
 use super::lanes::Lanes;
 use super::outbox::{Outbox, Slot, Slots};
-use super::progress::WriterProgress;
+use super::progress::Progress;
 use super::seen::SeenTable;
-use super::{Local, WorkerInbox, link, lock, pulse};
+use super::walls::Walls;
+use super::{Local, WorkerInbox, link, lock, pulse, seek};
 use crate::config::Timing;
 use arc_swap::ArcSwap;
 use prometheus::Registry;
+use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
-use synod_engine::ids::NodeId;
+use synod_engine::ids::{Incarnation, NodeId};
 use synod_engine::runner::MonotoneClock;
 use synod_engine::system::SystemState;
+use synod_proto::peer::Hello;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -53,26 +57,35 @@ pub struct PeersSetup {
     /// What was seen of others; the worker raises it.
     pub seen: Arc<SeenTable>,
     /// The log writer's progress.
-    pub progress: Arc<WriterProgress>,
+    pub progress: Arc<Progress>,
     /// The node's monotone clock.
     pub clock: MonotoneClock,
     /// By how much leases assume any node's clock to be off at most, millionths; none without leases.
     pub drift_ppm: Option<u64>,
-    /// Answers `Identify`; learns addresses from the map.
+    /// Answers `Identify`; its addresses are those that peers are tried at.
     pub desk: Arc<Desk>,
+    /// The address others reach this node by.
+    pub advertised: String,
+    /// Addresses where nodes of the cluster may be, whatever the map says.
+    pub hints: Vec<String>,
 }
 
 /// What every task of this module holds.
 pub(super) struct Shared {
     pub local: Local,
+    /// The address others reach this node by.
+    pub advertised: String,
+    /// Where peers are.
+    pub addresses: Arc<Addresses>,
     pub timing: Timing,
     pub inbox: Arc<dyn WorkerInbox>,
     pub seen: Arc<SeenTable>,
-    pub progress: Arc<WriterProgress>,
+    pub progress: Arc<Progress>,
     pub slots: Arc<ArcSwap<Slots>>,
     pub lanes: Lanes,
     pub counters: Arc<PeerCounters>,
     pub clocks: Clocks,
+    pub walls: Walls,
     pub phase: watch::Sender<Phase>,
     /// Revision of this node's map.
     pub map_revision: AtomicU64,
@@ -93,6 +106,26 @@ impl Shared {
 
     pub fn dead_after(&self) -> Duration {
         Duration::from_millis(self.timing.dead_after_ms)
+    }
+
+    /// Our hello to `to`, with the address others reach this node by.
+    pub fn hello(&self, to: NodeId) -> Hello {
+        Hello { addr: self.advertised.clone(), ..hello::hello(&self.local, to) }
+    }
+
+    /// A process of `node`, whose hello was checked, says where others reach it.
+    pub fn said_address(&self, node: NodeId, incarnation: Incarnation, hello: Option<&Hello>) {
+        // A node of an older version does not say.
+        let Some(addr) = hello.map(|hello| hello.addr.as_str()).filter(|addr| !addr.is_empty()) else { return };
+        if self.seen.get(node).0 <= incarnation && self.addresses.told(node, Some(incarnation), addr) {
+            tracing::info!(%node, addr, "a peer says that it is where the map does not have it");
+        }
+    }
+
+    /// Nodes of the map that are not held for alive.
+    pub fn missing(&self) -> BTreeSet<NodeId> {
+        let (now, detector) = (Instant::now(), lock(&self.detector));
+        self.slots.load().keys().copied().filter(|node| !detector.is_alive(*node, now)).collect()
     }
 
     /// Whether the map names `node`.
@@ -160,18 +193,22 @@ pub struct Peers {
     desk: Arc<Desk>,
     tasks: Mutex<BTreeMap<NodeId, Tasks>>,
     ticker: JoinHandle<()>,
+    seeker: JoinHandle<()>,
 }
 
 impl Peers {
     /// Starts with no peers; [`Peers::update`] brings them. Must be called on the async runtime.
     #[must_use]
     pub fn start(setup: PeersSetup) -> Arc<Self> {
-        let PeersSetup { local, timing, inbox, seen, progress, clock, drift_ppm, desk } = setup;
+        let PeersSetup { local, timing, inbox, seen, progress, clock, drift_ppm, desk, advertised, hints } = setup;
         let pulse = Duration::from_millis(timing.pulse_ms);
         let detector = Detector::new(Instant::now(), pulse, Duration::from_millis(timing.dead_after_ms));
         let clocks = Clocks::new(local.node, clock, drift_ppm);
+        let walls = Walls::new(local.node, clock);
         let shared = Arc::new(Shared {
             local,
+            advertised,
+            addresses: Arc::clone(desk.addresses()),
             timing,
             inbox,
             seen,
@@ -180,6 +217,7 @@ impl Peers {
             lanes: Lanes::default(),
             counters: Arc::default(),
             clocks,
+            walls,
             phase: watch::Sender::new(Phase::Up),
             map_revision: AtomicU64::new(0),
             peer_map_revision: AtomicU64::new(0),
@@ -189,7 +227,8 @@ impl Peers {
             complaints: Complaints::default(),
         });
         let ticker = tokio::spawn(tick(Arc::clone(&shared), pulse / TICKS_A_PULSE));
-        Arc::new(Self { shared, desk, tasks: Mutex::default(), ticker })
+        let seeker = tokio::spawn(seek::run(Arc::clone(&shared), hints));
+        Arc::new(Self { shared, desk, tasks: Mutex::default(), ticker, seeker })
     }
 
     /// The worker's end. One a node: it lives on the worker's thread.
@@ -201,6 +240,7 @@ impl Peers {
     /// Takes a map: new nodes get their tasks, lost ones lose them, moved ones get new ones.
     pub fn update(&self, map: &SystemState) {
         self.shared.map_revision.fetch_max(map.revision, Ordering::Relaxed);
+        let before = self.shared.addresses.all();
         self.desk.learn(map);
         let mut tasks = lock(&self.tasks);
         if *self.shared.phase.borrow() == Phase::Stopped {
@@ -216,6 +256,7 @@ impl Peers {
             slots.remove(&node);
             self.shared.detect(|detector, _| detector.forget(node));
             self.shared.clocks.forget(node);
+            self.shared.walls.forget(node);
             self.shared.lanes.close(node);
         }
         let wanted: Vec<(NodeId, &str)> =
@@ -227,7 +268,11 @@ impl Peers {
         // First the slots, so that a link that opens at once is known to the worker.
         self.shared.slots.store(Arc::new(slots.clone()));
         for (node, addr) in wanted {
-            if tasks.get(&node).is_some_and(|running| running.addr == addr) {
+            if let Some(running) = tasks.get_mut(&node)
+                && (running.addr == addr || before.get(&node).is_some_and(|before| before == addr))
+            {
+                // It is tried there already: the map says what the peer said before.
+                addr.clone_into(&mut running.addr);
                 continue;
             }
             if let Some(moved) = tasks.remove(&node) {
@@ -241,8 +286,8 @@ impl Peers {
 
     fn begin(&self, node: NodeId, addr: String, slot: Arc<Slot>) -> Tasks {
         let (identified, told) = watch::channel(false);
-        let link = tokio::spawn(link::run(Arc::clone(&self.shared), node, addr.clone(), slot, told));
-        let pulse = tokio::spawn(pulse::run(Arc::clone(&self.shared), node, addr.clone(), identified));
+        let link = tokio::spawn(link::run(Arc::clone(&self.shared), node, slot, told));
+        let pulse = tokio::spawn(pulse::run(Arc::clone(&self.shared), node, identified));
         Tasks { addr, link, pulse }
     }
 
@@ -266,6 +311,19 @@ impl Peers {
         }
         self.shared.lanes.close_all();
         self.ticker.abort();
+        self.seeker.abort();
+    }
+
+    /// Where a peer most likely is.
+    #[must_use]
+    pub fn address(&self, node: NodeId) -> Option<String> {
+        self.shared.addresses.of(node)
+    }
+
+    /// Our hello to `to`, encoded.
+    #[must_use]
+    pub fn credentials(&self, to: NodeId) -> Vec<u8> {
+        self.shared.hello(to).encode_to_vec()
     }
 
     /// Has the next pulses say whether this node's disk is low.
@@ -279,7 +337,8 @@ impl Peers {
     /// The registry holds metrics of the same names.
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         self.shared.counters.register(registry)?;
-        self.shared.clocks.register(registry)
+        self.shared.clocks.register(registry)?;
+        self.shared.walls.register(registry)
     }
 
     #[cfg(test)]
@@ -287,10 +346,18 @@ impl Peers {
         &self.shared.counters
     }
 
-    /// What is wrong with the peers' clocks beside this node's.
+    /// What is wrong with the clocks of this node and its peers.
     #[must_use]
     pub fn clock_alarms(&self) -> Vec<String> {
-        self.shared.clocks.alarms()
+        let mut alarms = self.shared.clocks.alarms();
+        alarms.extend(self.shared.walls.alarms());
+        alarms
+    }
+
+    /// The cluster's time, µs since 1970: what most of the wall clocks heard here show.
+    #[must_use]
+    pub fn cluster_time_us(&self) -> u64 {
+        self.shared.walls.cluster_time_us()
     }
 
     /// Whether `node` is held for alive.

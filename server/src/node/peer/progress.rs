@@ -1,25 +1,28 @@
-//! How the log writer is getting on, for the pulses: a disk that hangs must not look like a node that lives.
+//! How the worker and the log writer are getting on, for pulses and probes: a node whose worker or disk hangs must not look like
+//! one that lives.
 //!
-//! Owns: nothing; it reads the engine's progress by the engine's clock. Must never: lock, for the writer touches it around
-//! every write.
+//! Owns: nothing; it reads the engine's progress by the engine's clock. Must never: lock, for it is touched around every round
+//! and every write.
 
 use std::sync::Arc;
 use std::time::Duration;
-use synod_engine::runner::MonotoneClock;
+use synod_engine::runner::{MonotoneClock, RoundProgress};
 use synod_engine::writer;
+use synod_paxos::types::Micros;
 
-/// The log writer's progress as the pulses tell it.
+/// The progress of the log writer and of the worker's rounds as the pulses tell it.
 #[derive(Debug, Default)]
-pub struct WriterProgress {
+pub struct Progress {
     writer: Arc<writer::WriterProgress>,
+    rounds: Arc<RoundProgress>,
     clock: MonotoneClock,
 }
 
-impl WriterProgress {
-    /// Of the writer that measures by `clock`.
+impl Progress {
+    /// Of the writer and the rounds that are measured by `clock`.
     #[must_use]
-    pub fn over(writer: Arc<writer::WriterProgress>, clock: MonotoneClock) -> Self {
-        Self { writer, clock }
+    pub fn over(writer: Arc<writer::WriterProgress>, rounds: Arc<RoundProgress>, clock: MonotoneClock) -> Self {
+        Self { writer, rounds, clock }
     }
 
     /// Writes done since the start of the process.
@@ -28,16 +31,27 @@ impl WriterProgress {
         self.writer.writes_done()
     }
 
-    /// How long the write under way has taken; zero where there is none.
+    /// How long the log write under way or the worker's round under way has taken, whichever began first: a round may read the
+    /// state, freeze it or apply to it, and answers nobody meanwhile. Zero where there is neither.
     #[must_use]
     pub fn stalled(&self) -> Duration {
+        self.age(self.writer.write_started()).max(self.round())
+    }
+
+    /// How long the worker's round under way has taken; zero where there is none.
+    #[must_use]
+    pub fn round(&self) -> Duration {
+        self.age(self.rounds.round_started())
+    }
+
+    fn age(&self, began: Option<Micros>) -> Duration {
         let now = self.clock.now().0;
-        self.writer.write_started().map_or(Duration::ZERO, |at| Duration::from_micros(now.saturating_sub(at.0)))
+        began.map_or(Duration::ZERO, |at| Duration::from_micros(now.saturating_sub(at.0)))
     }
 }
 
 #[cfg(test)]
-impl WriterProgress {
+impl Progress {
     /// What the writer does before a write.
     pub(super) fn begin(&self) {
         self.writer.begin(self.clock.now());
@@ -46,5 +60,15 @@ impl WriterProgress {
     /// What it does behind one.
     pub(super) fn end(&self) {
         self.writer.end();
+    }
+
+    /// What the worker's thread does around a round.
+    pub(super) fn rounds(&self) -> &RoundProgress {
+        &self.rounds
+    }
+
+    /// The time that it goes by.
+    pub(super) fn now(&self) -> Micros {
+        self.clock.now()
     }
 }

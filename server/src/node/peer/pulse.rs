@@ -9,7 +9,7 @@
 
 use super::detector::Sign;
 use super::dial::{self, Backoff};
-use super::hello::{self, Caller, hello};
+use super::hello::{self, Caller};
 use super::peers::{Phase, Shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,7 +61,7 @@ impl Shared {
         let (seen_incarnation, seen_write_seq) = self.seen.get(to);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         PulseFrame {
-            hello: first.then(|| hello(&self.local, to)),
+            hello: first.then(|| self.hello(to)),
             incarnation: self.local.incarnation.0,
             seen_incarnation: seen_incarnation.0,
             seen_write_seq: seen_write_seq.0,
@@ -91,6 +91,7 @@ impl Shared {
         self.seen.meet(caller.node);
         self.peer_disk(caller.node, frame.disk_low);
         self.clocks.heard(caller.node, caller.incarnation, frame.monotone_us);
+        self.walls.heard(caller.node, frame.clock_us, &self.inbox);
         self.peer_map_revision.fetch_max(frame.map_revision, Ordering::Relaxed);
         let sign = Sign {
             incarnation: caller.incarnation,
@@ -103,11 +104,14 @@ impl Shared {
 }
 
 /// Keeps a pulse call to `node` open until the task is aborted.
-pub(super) async fn run(shared: Arc<Shared>, node: NodeId, addr: String, identified: watch::Sender<bool>) {
+pub(super) async fn run(shared: Arc<Shared>, node: NodeId, identified: watch::Sender<bool>) {
     let mut backoff = Backoff::default();
     let mut complaint = String::new();
     let mut broken = false;
+    let mut failed = 0;
     loop {
+        let Some(addr) = shared.addresses.pick(node, failed) else { return };
+        failed += 1;
         let why = match dial::dial(&addr).await {
             Err(error) => {
                 if broken && error.refused {
@@ -123,6 +127,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, addr: String, identif
                 if why.heard {
                     backoff.reset();
                     broken = true;
+                    failed = 0;
                 }
                 if broken && began.elapsed() > shared.pulse_every() {
                     continue;
@@ -193,6 +198,7 @@ async fn talk(
                 }
                 Ok(caller) => {
                     talked.heard = true;
+                    shared.said_address(caller.node, caller.incarnation, frame.hello.as_ref());
                     untold = Some((Incarnation(frame.seen_incarnation), NodeWriteSeq(frame.seen_write_seq)));
                     *peer.insert(caller)
                 }

@@ -11,7 +11,8 @@ use super::peers::{Peers, Phase, Shared};
 use super::wire::{Frames, WireError};
 use super::{SnapshotGate, SystemGate, intake, pulse};
 use crate::config::Settings;
-use crate::node::door::Guarded;
+use crate::node::door::{Guarded, Pass};
+use prost::Message;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use synod_engine::ids::NodeId;
@@ -24,6 +25,9 @@ use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+
+/// A node's calls as a client bear its encoded hello under this name, so that they find a peer's place.
+pub const HELLO_METADATA: &str = "synod-hello-bin";
 
 /// The service; made before the node knows where it belongs.
 pub struct PeerService {
@@ -56,8 +60,13 @@ impl PeerService {
         let _ = self.snapshots.set(gate);
     }
 
-    fn snapshots(&self, hello: Option<&Hello>) -> Result<(NodeId, &Arc<dyn SnapshotGate>), Status> {
+    fn snapshots<T>(
+        &self,
+        request: &Request<T>,
+        hello: Option<&Hello>,
+    ) -> Result<(NodeId, &Arc<dyn SnapshotGate>), Status> {
         let caller = self.get()?.shared.greet(hello).map_err(|refused| Status::from(&refused))?;
+        take_place(pass(request).as_ref())?;
         let gate = self.snapshots.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
         Ok((caller.node, gate))
     }
@@ -67,6 +76,23 @@ impl PeerService {
     pub fn into_server(self: Arc<Self>) -> PeerServer<Self> {
         let longest = self.frame_bytes_max;
         PeerServer::from_arc(self).max_decoding_message_size(longest)
+    }
+
+    /// Lets a client's call in, unless its connection found no place; that of a node, which bears its hello, finds a peer's.
+    ///
+    /// # Errors
+    /// There is no place for it.
+    pub fn let_in(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(pass) = pass(&request) else { return Ok(request) };
+        let hello = request.metadata().get_bin(HELLO_METADATA).and_then(|hello| hello.to_bytes().ok());
+        if let (Some(hello), Ok(up)) = (hello.and_then(|bytes| Hello::decode(bytes).ok()), self.get())
+            && up.shared.greet(Some(&hello)).is_ok()
+        {
+            take_place(Some(&pass))?;
+        } else {
+            pass.serve_client()?;
+        }
+        Ok(request)
     }
 
     /// Takes a connection that begins as a link, on a task of its own.
@@ -100,6 +126,13 @@ impl PeerService {
             let turn = intake::admit(&shared, caller).map_err(|refused| shared.turn_away(refused))?;
             Ok((caller, turn))
         });
+        if let (Ok((caller, _)), Err(status)) = (&admitted, take_place(Some(connection.pass()))) {
+            shared.complain(&format!("link of node {}: {}", caller.node, status.message()));
+            return Some(status.message().to_owned());
+        }
+        if let Ok((caller, _)) = &admitted {
+            shared.said_address(caller.node, caller.incarnation, hello.as_ref());
+        }
         match admitted {
             Err(refused) => Some(refused.to_string()),
             Ok(_) if !intake::reply(connection, String::new()).await => None,
@@ -130,6 +163,16 @@ impl Shared {
     }
 }
 
+/// What the connection of a request is counted as; none in a test without a door.
+fn pass<T>(request: &Request<T>) -> Option<Arc<Pass>> {
+    request.extensions().get::<Arc<Pass>>().cloned()
+}
+
+/// Gives a connection, whose hello was checked, a peer's place.
+fn take_place(pass: Option<&Arc<Pass>>) -> Result<(), Status> {
+    pass.map_or(Ok(()), |pass| pass.serve_peer())
+}
+
 /// The first frame of a stream.
 async fn first<T>(frames: &mut Streaming<T>) -> Result<T, Status> {
     match timeout(HELLO_WAIT, frames.message()).await {
@@ -146,9 +189,12 @@ impl Peer for PeerService {
 
     async fn pulse(&self, request: Request<Streaming<PulseFrame>>) -> Result<Response<Self::PulseStream>, Status> {
         let shared = Arc::clone(&self.get()?.shared);
+        let pass = pass(&request);
         let mut frames = request.into_inner();
         let first = first(&mut frames).await?;
         let caller = shared.greet(first.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
+        take_place(pass.as_ref())?;
+        shared.said_address(caller.node, caller.incarnation, first.hello.as_ref());
         Ok(Response::new(Box::pin(pulse::answer(shared, caller, first, frames))))
     }
 
@@ -163,23 +209,23 @@ impl Peer for PeerService {
     type FetchSnapshotStream = ReceiverStream<Result<SnapshotPart, Status>>;
 
     async fn offer_snapshot(&self, request: Request<SnapshotOffer>) -> Result<Response<SnapshotOfferReply>, Status> {
-        let offer = request.into_inner();
-        let (from, gate) = self.snapshots(offer.hello.as_ref())?;
-        Arc::clone(gate).offered(from, &offer);
+        let offer = request.get_ref();
+        let (from, gate) = self.snapshots(&request, offer.hello.as_ref())?;
+        Arc::clone(gate).offered(from, offer);
         Ok(Response::new(SnapshotOfferReply {}))
     }
 
     async fn ask_snapshot(&self, request: Request<SnapshotAsk>) -> Result<Response<SnapshotAskReply>, Status> {
-        let ask = request.into_inner();
-        let (by, gate) = self.snapshots(ask.hello.as_ref())?;
-        gate.asked(by, &ask);
+        let ask = request.get_ref();
+        let (by, gate) = self.snapshots(&request, ask.hello.as_ref())?;
+        gate.asked(by, ask);
         Ok(Response::new(SnapshotAskReply {}))
     }
 
     async fn tell_scrub(&self, request: Request<ScrubTold>) -> Result<Response<ScrubToldReply>, Status> {
-        let told = request.into_inner();
-        let (from, gate) = self.snapshots(told.hello.as_ref())?;
-        gate.scrub_told(from, &told);
+        let told = request.get_ref();
+        let (from, gate) = self.snapshots(&request, told.hello.as_ref())?;
+        gate.scrub_told(from, told);
         Ok(Response::new(ScrubToldReply {}))
     }
 
@@ -187,9 +233,9 @@ impl Peer for PeerService {
         &self,
         request: Request<SnapshotFetch>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
-        let fetch = request.into_inner();
-        let (to, gate) = self.snapshots(fetch.hello.as_ref())?;
-        gate.parts(to, &fetch).map(|parts| Response::new(ReceiverStream::new(parts)))
+        let fetch = request.get_ref();
+        let (to, gate) = self.snapshots(&request, fetch.hello.as_ref())?;
+        gate.parts(to, fetch).map(|parts| Response::new(ReceiverStream::new(parts)))
     }
 
     async fn propose(&self, request: Request<SystemProposal>) -> Result<Response<SystemReply>, Status> {

@@ -105,6 +105,14 @@ fn a_log_that_is_let_go_too_early_is_found() {
 }
 
 #[test]
+fn a_renewal_that_executes_twice_is_found() {
+    for seed in 0..3 {
+        let found = scenarios::executed_and_forgotten(seed, true).err().map(|violation| violation.invariant);
+        assert_eq!(found, Some("a write executes at most once, under whatever name"), "seed {seed}");
+    }
+}
+
+#[test]
 fn the_unharmed_code_is_not_blamed() {
     for number in 1..=SEARCHES {
         let report = search(BASE * number..BASE * number + 20, Planted::default(), 1, |_| ());

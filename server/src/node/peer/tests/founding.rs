@@ -17,7 +17,7 @@ fn config(dir: &Path, addr: &str, bootstrap: &[&str], join: &[&str]) -> ServerCo
     let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
     ServerConfig {
         data_dir: dir.to_owned(),
-        listen: addr.parse().unwrap(),
+        listen: addr.to_owned(),
         advertise: None,
         http: None,
         bootstrap: strings(bootstrap),
@@ -289,6 +289,8 @@ fn a_join_is_repeated_until_answered_and_gives_one_id() {
         clock: MonotoneClock::default(),
         drift_ppm: None,
         desk: Desk::new(Arc::default()),
+        advertised: member.clone(),
+        hints: Vec::new(),
     };
     let entered = seed.runtime.as_ref().unwrap().enter();
     let peers = Peers::start(setup);

@@ -46,6 +46,37 @@ fn frames_pulses_and_identity_answers_cross() {
 }
 
 #[test]
+fn nodes_that_all_moved_find_each_other_by_one_address() {
+    let ((one, a), (two, b), (three, c)) = (socket(), socket(), socket());
+    // The map has each where nobody is, and node 3 where node 2 is now.
+    let old = map(&["127.0.0.1:1", "127.0.0.1:2", &b]);
+    let mut one = Node::start(local(1, 1), one, quick());
+    let mut two = Node::start_with(local(2, 2), two, quick(), vec![a.clone()]);
+    let mut three = Node::start_with(local(3, 3), three, quick(), vec![a.clone(), c.clone()]);
+    for node in [&one, &two, &three] {
+        node.learn(&old);
+    }
+    carried(&mut one, &two, 1);
+    carried(&mut two, &one, 2);
+    carried(&mut three, &one, 3);
+    // These two were told nothing of each other.
+    carried(&mut two, &three, 4);
+    carried(&mut three, &two, 5);
+    assert_eq!(one.peers.address(NodeId(2)), Some(b.clone()));
+    assert_eq!(two.peers.address(NodeId(3)), Some(c.clone()));
+    // The map is corrected: nothing changes.
+    for node in [&one, &two, &three] {
+        node.learn(&map(&[&a, &b, &c]));
+    }
+    carried(&mut two, &three, 6);
+    let stranger = Node::start_with(Local { cluster: 0xbad, ..local(2, 9) }, socket().0, quick(), vec![a.clone()]);
+    stranger.learn(&old);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(stranger.peers.address(NodeId(1)), Some("127.0.0.1:1".into()), "another cluster's node is no hint");
+    assert_eq!(one.peers.address(NodeId(2)), Some(b));
+}
+
+#[test]
 fn wrong_cluster_wrong_target_and_strangers_are_refused() {
     let ((one, a), (two, b), (three, c)) = (socket(), socket(), socket());
     let one = Node::start(local(1, 1), one, quick());
@@ -96,7 +127,7 @@ fn a_killed_process_is_dead_at_once_and_the_next_one_alive() {
 }
 
 #[test]
-fn a_hung_log_writer_and_a_leaving_node_are_dead() {
+fn a_hung_log_writer_a_hung_worker_and_a_leaving_node_are_dead() {
     let (one, two) = pair(&Timing { dead_after_ms: 300, ..quick() });
     until("alive", || one.inbox.has(&Told::Alive(2)));
     two.progress.begin();
@@ -104,6 +135,12 @@ fn a_hung_log_writer_and_a_leaving_node_are_dead() {
     let before = one.inbox.count(&Told::Alive(2));
     two.progress.end();
     until("its disk is back", || one.inbox.count(&Told::Alive(2)) > before);
+    let (dead, before) = (one.inbox.count(&Told::Dead(2)), one.inbox.count(&Told::Alive(2)));
+    // In a read of the state, say: no log write is under way.
+    two.progress.rounds().begin(two.progress.now());
+    until("its worker hangs", || one.inbox.count(&Told::Dead(2)) > dead);
+    two.progress.rounds().end();
+    until("its worker goes on", || one.inbox.count(&Told::Alive(2)) > before);
     let dead = one.inbox.count(&Told::Dead(2));
     two.peers.leaving();
     until("it leaves", || one.inbox.count(&Told::Dead(2)) > dead);

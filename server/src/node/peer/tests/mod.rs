@@ -7,7 +7,7 @@ mod founding;
 mod links;
 
 use super::outbox::Outbox;
-use super::{Desk, Local, PeerService, Peers, PeersSetup, SeenTable, SystemGate, WorkerInbox, WriterProgress};
+use super::{Desk, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, SystemGate, WorkerInbox};
 use crate::config::{Settings, Timing};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +67,8 @@ impl WorkerInbox for Recorder {
             Input::Liveness { node, alive: true } => Told::Alive(node.0),
             Input::Liveness { node, alive: false } => Told::Dead(node.0),
             Input::IdentityAnswer { from, seen } => Told::Identity(from.0, (seen.0.0, seen.1.0)),
+            // With every pulse: told of apart.
+            Input::PeerClock { .. } => return true,
             _ => panic!("an input that peers never send"),
         };
         self.told.lock().unwrap().push(told);
@@ -124,7 +126,8 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let router = super::tune_server(Server::builder()).add_service(Arc::clone(&service).into_server());
         let links = move |connection| service.link(connection);
-        router.serve_with_incoming(crate::node::door::incoming(listener, 1024, links)).await.unwrap();
+        let places = crate::node::door::Places::new(1024);
+        router.serve_with_incoming(crate::node::door::incoming(listener, places, 1024, links)).await.unwrap();
     });
 }
 
@@ -136,11 +139,16 @@ struct Node {
     outbox: Outbox,
     inbox: Arc<Recorder>,
     seen: Arc<SeenTable>,
-    progress: Arc<WriterProgress>,
+    progress: Arc<Progress>,
 }
 
 impl Node {
     fn start(local: Local, listener: TcpListener, timing: Timing) -> Self {
+        Self::start_with(local, listener, timing, Vec::new())
+    }
+
+    /// With addresses where others may be.
+    fn start_with(local: Local, listener: TcpListener, timing: Timing, hints: Vec<String>) -> Self {
         let addr = listener.local_addr().unwrap().to_string();
         let runtime = runtime();
         let seen = Arc::new(SeenTable::default());
@@ -149,7 +157,7 @@ impl Node {
         let service = PeerService::new(Arc::clone(&desk), &Settings::default());
         serve(&runtime, listener, Arc::clone(&service));
         let inbox = Arc::new(Recorder::default());
-        let progress = Arc::new(WriterProgress::default());
+        let progress = Arc::new(Progress::default());
         let setup = PeersSetup {
             local,
             timing,
@@ -159,6 +167,8 @@ impl Node {
             clock: MonotoneClock::default(),
             drift_ppm: None,
             desk,
+            advertised: addr.clone(),
+            hints,
         };
         let _entered = runtime.enter();
         let peers = Peers::start(setup);

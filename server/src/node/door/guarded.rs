@@ -1,0 +1,159 @@
+//! One connection to the gRPC port.
+//!
+//! Owns: its bytes, from the first on, and its place. Must never: outstay its time at the entrance, or be read without a rest.
+
+use super::pass::Pass;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::transport::server::Connected;
+
+/// How an HTTP/2 connection begins (RFC 9113, 3.4).
+const HTTP2_PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes that are read before the reader rests.
+///
+/// HTTP/2 takes in all calls that can be read before it hands the first one on, and ends a connection on which too many
+/// (`PENDING_RESETS`) were reset before that, since resets are cheap for a caller and not for the callee. A node that was
+/// stopped for seconds finds what its clients cancelled meanwhile all at once: so it takes in this much, hands on what that
+/// was, and goes on. A gRPC call that was cancelled takes 60 bytes at least: 23 for its head, 24 for its message, 13 for the
+/// reset.
+const STRETCH: usize = 256 << 10;
+/// Calls that may have been reset by their caller in one stretch: 4,369 of them are a client's that cancels everything; one that
+/// means harm needs 25 bytes for each, and reaches 10,485.
+pub const PENDING_RESETS: usize = 8192;
+/// Streams that may end, in the life of a connection, because its caller broke the rules or has more of them than it was told
+/// it may: ordinary clients have none. Each may wait for a caller that reads nothing.
+pub const BROKEN_STREAMS: usize = 8192;
+
+/// A connection with its place.
+pub struct Guarded {
+    stream: TcpStream,
+    pass: Arc<Pass>,
+    /// What was read before it was known how the connection begins: so many bytes, of which so many were handed on.
+    begun: [u8; HTTP2_PREFACE.len()],
+    read: usize,
+    handed_on: usize,
+    stretch: usize,
+    leave: Option<Pin<Box<Sleep>>>,
+}
+
+/// How a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// As a link of a peer.
+    Link,
+    /// As HTTP/2.
+    Http2,
+    /// Otherwise.
+    Nothing,
+}
+
+impl Guarded {
+    pub(super) fn new(stream: TcpStream, pass: Arc<Pass>) -> Self {
+        let leave = pass.is_at_entrance().then(|| Box::pin(sleep(pass.stay())));
+        Self { stream, pass, begun: [0; HTTP2_PREFACE.len()], read: 0, handed_on: 0, stretch: 0, leave }
+    }
+
+    /// Its place.
+    #[must_use]
+    pub fn pass(&self) -> &Arc<Pass> {
+        &self.pass
+    }
+
+    /// Reads until it is known how the connection begins; `link` is the first byte of links.
+    pub(super) async fn begin(&mut self, link: u8) -> io::Result<Beginning> {
+        loop {
+            let begun = &self.begun[..self.read];
+            if begun.first() == Some(&link) {
+                return Ok(Beginning::Link);
+            }
+            if !HTTP2_PREFACE.starts_with(begun) {
+                return Ok(Beginning::Nothing);
+            }
+            if self.read == HTTP2_PREFACE.len() {
+                return Ok(Beginning::Http2);
+            }
+            match self.stream.read(&mut self.begun[self.read..]).await? {
+                0 => return Ok(Beginning::Nothing),
+                n => self.read += n,
+            }
+        }
+    }
+
+    /// Whether the connection has to go now.
+    fn must_leave(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(leave) = &mut self.leave else { return false };
+        if !self.pass.is_at_entrance() {
+            self.leave = None;
+            return false;
+        }
+        let soon = Instant::now() + self.pass.stay();
+        if self.pass.was_told() && leave.deadline() > soon {
+            leave.as_mut().reset(soon);
+        }
+        leave.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl Connected for Guarded {
+    type ConnectInfo = Arc<Pass>;
+
+    fn connect_info(&self) -> Arc<Pass> {
+        Arc::clone(&self.pass)
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.must_leave(cx) {
+            // Read as the caller's own end of it.
+            return Poll::Ready(Ok(()));
+        }
+        if self.handed_on < self.read {
+            let some = buf.remaining().min(self.read - self.handed_on);
+            buf.put_slice(&self.begun[self.handed_on..self.handed_on + some]);
+            self.handed_on += some;
+            return Poll::Ready(Ok(()));
+        }
+        if self.stretch >= STRETCH {
+            self.stretch = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.stretch = if read.is_pending() { 0 } else { self.stretch + buf.filled().len() - before };
+        read
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

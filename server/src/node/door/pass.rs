@@ -1,0 +1,242 @@
+//! The places that connections to the gRPC port take, and what a connection is counted as.
+//!
+//! Owns: three pools of places: for clients, for peers, and a few at the entrance for those that find no other. Must never:
+//! give a peer's place to a connection before a hello on it was checked, or hold more connections than all pools together.
+//!
+//! A connection begins as a client's, where there is room, or at the entrance. At the entrance it is served nothing but what
+//! peers say to each other; a client is told why, and has to leave. A hello that was checked makes a connection a peer's, and
+//! gives the place it had back.
+
+use super::super::peer::Complaints;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{IntCounter, IntGauge, Registry};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+/// Places for connections of peers. A peer takes up to six: its link, its pulse, maps, snapshots.
+pub const PEER_PLACES: usize = 256;
+/// Places for connections that find no other: each is told so and leaves.
+pub const ENTRANCE_PLACES: usize = 128;
+/// How long a connection may stay at the entrance before it has said whose it is.
+const ENTRANCE_STAY: Duration = Duration::from_secs(6);
+/// How long it may stay once it was told why it has to go: for the answer to arrive.
+const TOLD_STAY: Duration = Duration::from_millis(250);
+/// How long a connection may take to say how it begins, in a client's place and at the entrance.
+const CLIENT_HANDSHAKE: Duration = Duration::from_secs(5);
+const ENTRANCE_HANDSHAKE: Duration = Duration::from_secs(1);
+/// The knob of the clients' places.
+const KNOB: &str = "network.connections_max";
+
+/// All places of a node.
+#[derive(Debug)]
+pub struct Places {
+    clients: Arc<Semaphore>,
+    entrance: Arc<Semaphore>,
+    peers: Arc<Semaphore>,
+    clients_max: usize,
+    complaints: Complaints,
+    refused: IntCounter,
+    unfinished: IntCounter,
+    gauges: [IntGauge; 2],
+}
+
+/// Whose place a connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Client,
+    Entrance,
+    Peer,
+}
+
+/// One connection's place.
+#[derive(Debug)]
+pub struct Pass {
+    places: Arc<Places>,
+    held: Mutex<(Kind, OwnedSemaphorePermit)>,
+    told: AtomicBool,
+}
+
+impl Places {
+    /// With so many places for clients.
+    #[must_use]
+    pub fn new(clients_max: usize) -> Arc<Self> {
+        let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("a valid name");
+        let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a valid name");
+        Arc::new(Self {
+            clients: Arc::new(Semaphore::new(clients_max)),
+            entrance: Arc::new(Semaphore::new(ENTRANCE_PLACES)),
+            peers: Arc::new(Semaphore::new(PEER_PLACES)),
+            clients_max,
+            complaints: Complaints::default(),
+            refused: counter(
+                "synod_connections_refused_total",
+                "Connections turned away because every place for clients (network.connections_max) was taken",
+            ),
+            unfinished: counter(
+                "synod_connections_unfinished_total",
+                "Connections ended because they did not say in time how they begin",
+            ),
+            gauges: [
+                gauge("synod_connections_clients", "Connections in places for clients"),
+                gauge("synod_connections_peers", "Connections in places for peers"),
+            ],
+        })
+    }
+
+    /// Lets the registry show what is counted here.
+    ///
+    /// # Errors
+    /// The registry holds metrics of the same names.
+    pub fn register(self: &Arc<Self>, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.refused.clone()))?;
+        registry.register(Box::new(self.unfinished.clone()))?;
+        self.gauges.iter().try_for_each(|gauge| registry.register(Box::new(gauge.clone())))
+    }
+
+    /// A place for a new connection; none where the entrance is full too.
+    pub(super) fn admit(self: &Arc<Self>) -> Option<Arc<Pass>> {
+        let place = |pool: &Arc<Semaphore>, kind| Some((kind, Arc::clone(pool).try_acquire_owned().ok()?));
+        let Some(held) = place(&self.clients, Kind::Client).or_else(|| place(&self.entrance, Kind::Entrance)) else {
+            self.count_refused();
+            return None;
+        };
+        self.gauge(held.0, 1);
+        Some(Arc::new(Pass { places: Arc::clone(self), held: Mutex::new(held), told: AtomicBool::new(false) }))
+    }
+
+    /// A connection did not say in time how it begins.
+    pub(super) fn count_unfinished(&self) {
+        self.unfinished.inc();
+    }
+
+    fn count_refused(&self) {
+        self.refused.inc();
+        let what = format!("clients are turned away: all {} places for clients ({KNOB}) are taken", self.clients_max);
+        if self.complaints.is_new(&what) {
+            tracing::warn!("{what}; synod_connections_refused_total counts them");
+        }
+    }
+
+    fn gauge(&self, kind: Kind, change: i64) {
+        match kind {
+            Kind::Client => self.gauges[0].add(change),
+            Kind::Peer => self.gauges[1].add(change),
+            Kind::Entrance => {}
+        }
+    }
+}
+
+impl Pass {
+    /// A hello on this connection was checked: from now on it has a peer's place. `false` where none is free; it keeps what
+    /// it has.
+    pub fn vouch(&self) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.0 == Kind::Peer {
+            return true;
+        }
+        let Ok(permit) = Arc::clone(&self.places.peers).try_acquire_owned() else { return false };
+        self.places.gauge(held.0, -1);
+        *held = (Kind::Peer, permit);
+        self.places.gauge(Kind::Peer, 1);
+        true
+    }
+
+    /// As [`Self::vouch`].
+    ///
+    /// # Errors
+    /// There is no place for one more peer, and the connection is at the entrance, where it may not stay.
+    pub fn serve_peer(&self) -> Result<(), Status> {
+        if self.vouch() || !self.is_at_entrance() {
+            return Ok(());
+        }
+        Err(Status::resource_exhausted(format!(
+            "this node has {PEER_PLACES} places for connections of peers, and all are taken"
+        )))
+    }
+
+    /// Why a client's call on this connection is not served, where it is not.
+    ///
+    /// # Errors
+    /// There was no place for one more client.
+    pub fn serve_client(&self) -> Result<(), Status> {
+        if !self.is_at_entrance() {
+            return Ok(());
+        }
+        if !self.told.swap(true, Ordering::AcqRel) {
+            self.places.count_refused();
+        }
+        let most = self.places.clients_max;
+        Err(Status::resource_exhausted(format!(
+            "this node holds {most} connections of clients, and {KNOB} = {most} allows no more: use another node, close some, \
+             or raise {KNOB}"
+        )))
+    }
+
+    pub(super) fn is_at_entrance(&self) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).0 == Kind::Entrance
+    }
+
+    /// How long the connection may take to say how it begins.
+    pub(super) fn handshake(&self) -> Duration {
+        if self.is_at_entrance() { ENTRANCE_HANDSHAKE } else { CLIENT_HANDSHAKE }
+    }
+
+    /// How long the connection may stay at the entrance from now on.
+    pub(super) fn stay(&self) -> Duration {
+        if self.was_told() { TOLD_STAY } else { ENTRANCE_STAY }
+    }
+
+    pub(super) fn was_told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let kind = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).0;
+        self.places.gauge(kind, -1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_too_many_is_told_and_a_peer_gives_its_place_back() {
+        let places = Places::new(2);
+        let (first, second) = (places.admit().unwrap(), places.admit().unwrap());
+        assert!(first.serve_client().is_ok() && second.serve_client().is_ok());
+        let third = places.admit().unwrap();
+        let why = third.serve_client().unwrap_err();
+        assert!(why.message().contains("network.connections_max = 2"), "{why}");
+        assert!(third.serve_client().is_err());
+        assert_eq!(places.refused.get(), 1, "one connection, counted once");
+        assert!(third.was_told() && third.stay() < ENTRANCE_STAY);
+        assert!(first.vouch() && first.vouch());
+        assert_eq!((places.gauges[0].get(), places.gauges[1].get()), (1, 1));
+        let fourth = places.admit().unwrap();
+        assert!(fourth.serve_client().is_ok(), "it has the place that the peer gave back");
+        assert!(third.vouch() && third.serve_client().is_ok(), "also from the entrance");
+        drop((first, second, third, fourth));
+        assert_eq!((places.gauges[0].get(), places.gauges[1].get()), (0, 0));
+        assert_eq!(places.clients.available_permits(), 2);
+    }
+
+    #[test]
+    fn every_pool_is_bounded() {
+        let places = Places::new(1);
+        let held: Vec<_> = (0..=ENTRANCE_PLACES).map(|_| places.admit().unwrap()).collect();
+        assert!(places.admit().is_none());
+        assert_eq!(places.refused.get(), 1);
+        drop(held);
+        let peers: Vec<_> = (0..PEER_PLACES).map(|_| places.admit().filter(|pass| pass.vouch()).unwrap()).collect();
+        let one_more = places.admit().unwrap();
+        assert!(!one_more.vouch() && one_more.serve_client().is_ok(), "it keeps the place it has");
+        drop(peers);
+        assert!(one_more.vouch());
+    }
+}
