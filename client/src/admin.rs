@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::leader_of;
 use crate::client::{Client, unexpected};
+use crate::decide::renewal;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{check_key, check_table, check_table_name};
 use crate::link::{Broken, channel, jitter};
@@ -219,15 +220,27 @@ impl Client {
     where
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
-        let ticket = self.core.identity.begin();
-        // By the clock of the node asked first; the others are told the same, since it is part of the name.
-        let good_until = OnceLock::new();
-        self.any_node(deadline, unsure, |channel, now_us| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let good_until = *good_until.get_or_init(|| now_us + left.as_micros() as u64);
-            call(channel, ticket.id(good_until))
-        })
-        .await
+        // The time of a shard that is ahead of the nodes' clocks, and when it was told.
+        let mut ahead: Option<(u64, Instant)> = None;
+        loop {
+            let ticket = self.core.identity.begin();
+            // By the clock of the node asked first; the others are told the same, since it is part of the name.
+            let good_until = OnceLock::new();
+            let ended = self.any_node(deadline, unsure, |channel, now_us| {
+                let now_us = ahead.map_or(now_us, |(us, told)| us.saturating_add(told.elapsed().as_micros() as u64));
+                let left = deadline.saturating_duration_since(Instant::now());
+                let good_until = *good_until.get_or_init(|| now_us.saturating_add(left.as_micros() as u64));
+                call(channel, ticket.id(good_until))
+            });
+            match ended.await {
+                // No attempt can have been carried out: it starts anew, under another name.
+                Err(error) if !*unsure && Instant::now() < deadline => match renewal(&error) {
+                    Some(us) => ahead = Some((us, Instant::now())),
+                    None => return Err(error),
+                },
+                ended => return ended,
+            }
+        }
     }
 
     /// Makes a unary call to one node after another until one answers it or the deadline passes; the call is told the node's
@@ -259,7 +272,8 @@ impl Client {
                 Err(_) => (Error::unavailable(format!("{} did not answer in time", node.addr)), sent),
             };
             *unsure |= maybe;
-            if !maybe && !error.retryable() {
+            let anew = !*unsure && renewal(&error).is_some();
+            if anew || !maybe && !error.retryable() {
                 return if *unsure && !is_outcome(&error) { Err(unknown(&error)) } else { Err(error) };
             }
             last = error;

@@ -29,11 +29,11 @@ pub enum Error {
         table: String,
     },
     /// The key was not as `expect` said; nothing was written.
-    #[error("expectation failed: the key's next offset is {actual} (operation {op_index})")]
+    #[error("expectation failed: the key's next offset is {actual} (operation {})", u64::from(*op_index) + 1)]
     ExpectationFailed {
         /// The key's next offset.
         actual: u64,
-        /// Which operation of the batch, from 0.
+        /// Which operation of the batch, from 0; the message counts from 1.
         op_index: u32,
     },
     /// The records asked for are gone.

@@ -72,7 +72,14 @@ pub(crate) async fn channel(addr: &str, options: &Options) -> Result<Channel> {
 /// Checks and prepares an address.
 pub(crate) fn endpoint(addr: &str, options: &Options) -> Result<Endpoint> {
     let bad = |why: String| Error::invalid("endpoints", format!("{addr:?}: {why}"));
-    let authority = addr.strip_prefix("http://").unwrap_or(addr);
+    let (scheme, authority) = addr.split_once("://").unwrap_or(("http", addr));
+    if scheme.eq_ignore_ascii_case("https") {
+        return Err(bad("there is no TLS yet; an endpoint is host:port".into()));
+    }
+    if !scheme.eq_ignore_ascii_case("http") {
+        return Err(bad(format!("{scheme:?} is no protocol of Synod's; an endpoint is host:port")));
+    }
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
     if !authority.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
         return Err(bad("an endpoint is host:port".into()));
     }
@@ -357,13 +364,16 @@ mod tests {
     #[test]
     fn addresses_are_host_and_port() {
         let options = Options::default();
-        for good in ["127.0.0.1:7401", "localhost:1", "http://h:80", "[::1]:7401"] {
+        for good in ["127.0.0.1:7401", "localhost:1", "http://h:80", "HTTP://h:80/", "[::1]:7401"] {
             assert!(endpoint(good, &options).is_ok(), "{good}");
         }
-        for bad in ["", "localhost", ":7401", "h:99999", "h:", "a b:1"] {
+        for bad in
+            ["", "localhost", ":7401", "h:99999", "h:", "a b:1", "https://h:1", "grpc://h:1", "http://h:1/x", "h:1/x"]
+        {
             let error = endpoint(bad, &options).unwrap_err();
             assert_eq!(error.code(), "invalid_argument", "{bad}: {error}");
         }
+        assert!(endpoint("https://h:1", &options).unwrap_err().to_string().contains("no TLS"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! polls; where the shard no longer holds what is wanted in memory it scans one segment, then polls on. Only when a page is
 //! taken up do the segments move on, and the lane's next question follows from them, so a failed question changes nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -103,6 +103,8 @@ pub struct TailStream {
     items: VecDeque<TailItem>,
     /// Lanes whose last question failed; asked again when the stream is polled again.
     failed: Vec<Lane>,
+    /// Where lanes begin whose last question failed, asked again or not.
+    waiting: BTreeSet<Bytes>,
     over: bool,
 }
 
@@ -120,6 +122,7 @@ impl TailStream {
             answered: VecDeque::new(),
             items: VecDeque::new(),
             failed: Vec::new(),
+            waiting: BTreeSet::new(),
             over: false,
         }
     }
@@ -129,6 +132,12 @@ impl TailStream {
     pub fn token(&self) -> Option<Token> {
         let (ground, segments) = self.begun.as_ref().filter(|_| self.items.is_empty())?;
         Some(Token { table_id: ground.table_id, segments: segments.0.clone() })
+    }
+
+    /// Whether the stream lacks an answer: it gave an error and has not yet got what it asked for then. Changes while the
+    /// stream is polled, also while it has no record to give.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -146,6 +155,7 @@ impl TailStream {
             self.ask(Lane { from, to, phase: Phase::Poll }, &ground, &segments);
         }
         self.begun = Some((ground, segments));
+        self.waiting.clear();
         Poll::Ready(Ok(()))
     }
 
@@ -243,16 +253,21 @@ impl Stream for TailStream {
             if this.begun.is_none() {
                 match this.poll_begin(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(error)) => return this.fail(error),
+                    Poll::Ready(Err(error)) => {
+                        this.waiting.insert(Bytes::new());
+                        return this.fail(error);
+                    }
                     Poll::Ready(Ok(())) => continue,
                 }
             }
             match this.answered.pop_front() {
                 Some((lane, Err(error))) => {
+                    this.waiting.insert(lane.from.clone());
                     this.failed.push(Lane { phase: Phase::Poll, ..lane });
                     return this.fail(error);
                 }
                 Some((lane, Ok(news))) => {
+                    this.waiting.remove(&lane.from);
                     if let Err(error) = this.take_up(lane, news) {
                         return this.fail(error);
                     }

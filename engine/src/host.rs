@@ -527,6 +527,11 @@ pub enum SnapshotKind {
 pub trait Host: Send {
     /// Queues a message; it leaves with the next `flush`. A full queue drops it: the protocol sends again.
     fn send(&mut self, to: NodeId, shard: ShardId, message: Message);
+    /// To which peers messages of which shards found no room, in `send` or `flush`, since this was last asked; each pair once.
+    /// What finds no open link is not told: a link that opens is, as liveness.
+    fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
+        Vec::new()
+    }
     /// Sends what is queued, stamped with the node's last durable write.
     fn flush(&mut self, durable: NodeWriteSeq);
     /// The system shard here applied a change.

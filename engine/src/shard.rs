@@ -197,8 +197,16 @@ impl Shard {
         if self.missing.is_some() {
             replica = replica.abstaining();
         }
+        replica.speak(node.consensus_version());
         self.core = Core::Running(Box::new(replica));
         self.step(node, Input::Tick);
+    }
+
+    /// Every node understands this cluster version from now on.
+    pub(crate) fn speak(&mut self, version: u64) {
+        if let Core::Running(replica) = &mut self.core {
+            replica.speak(version);
+        }
     }
 
     /// Gives the core one input and carries out what it asks for. A waiting replica ignores it.
@@ -352,7 +360,8 @@ impl Shard {
         may: impl Fn(&Node<H>, NodeId) -> bool,
     ) -> Option<NodeId> {
         let status = self.status().filter(|_| self.leading)?;
-        let voters = status.membership.voters().filter(|n| *n != node.me && node.live.contains(n) && may(node, *n));
+        let fit = |n: &NodeId| *n != node.me && node.live.contains(n) && !status.unfit.contains(n);
+        let voters = status.membership.voters().filter(|n| fit(n) && may(node, *n));
         let matched = |n: &NodeId| status.progress.iter().find(|(p, _)| p == n).map(|(_, slot)| *slot);
         voters.max_by_key(|n| (matched(n), std::cmp::Reverse(*n)))
     }

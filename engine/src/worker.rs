@@ -288,6 +288,11 @@ impl<H: Host> Worker<H> {
                 }
             }
             self.node.host.flush(self.node.writer.durable());
+            for (to, id) in self.node.host.dropped() {
+                if let Some(shard) = self.shards.get_mut(&id) {
+                    shard.step(&mut self.node, Step::Dropped { to });
+                }
+            }
             let mut done = std::mem::take(&mut self.done);
             let written = self.node.writer.commit(&mut done);
             self.node.must(written);

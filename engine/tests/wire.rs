@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_engine::codec::message::{decode, encode, size_hint};
-use synod_paxos::message::Message;
+use synod_paxos::message::{Held, Message};
 use synod_paxos::types::{
     Ballot, ConfigId, Entry, EntryId, Member, MemberRole, Membership, NodeId, Payload, ReadId, Run, Slot,
 };
@@ -53,7 +53,7 @@ fn samples() -> Vec<(&'static str, Message)> {
     let commit = Slot(298);
     let config = ConfigId(2);
     vec![
-        ("pre_vote", Message::PreVote { ballot: b }),
+        ("pre_vote", Message::PreVote { ballot: b, held: None }),
         ("pre_vote_granted", Message::PreVoteGranted { ballot: b }),
         ("pre_vote_refused", Message::PreVoteRefused { ballot: b, promised: c, leader: Some(ballot(1, 5, 1)) }),
         ("pre_vote_refused_leaderless", Message::PreVoteRefused { ballot: b, promised: c, leader: None }),
@@ -81,6 +81,8 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("read_request", Message::ReadRequest { ballot: b, read: ReadId(u64::MAX) }),
         ("read_granted", Message::ReadGranted { ballot: b, read: ReadId(1 << 50), slot: commit }),
         ("timeout_now", Message::TimeoutNow { ballot: b }),
+        ("pre_vote_held", Message::PreVote { ballot: b, held: Some(Held { accepted: c, last: prev, commit }) }),
+        ("transfer_refused", Message::TransferRefused { ballot: b }),
     ]
 }
 

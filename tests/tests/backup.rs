@@ -172,7 +172,7 @@ fn tables_come_and_go_beside_a_backup() {
         let without = without.expect("JSON")["dropped"].as_array().map_or(0, Vec::len);
         let at = new.dir().join(dir.file_name().expect("a name"));
         restore(&dir, &at, &new.founders()).ok();
-        let check = new.cli(&["-o", "json", "check", &at.display().to_string()]).ok().json();
+        let check = run(&["-o", "json", "check", &at.display().to_string()]).ok().json();
         assert_eq!(check["damages"].as_array().map(Vec::len), Some(0), "{check}");
         if without > 0 && !new.data_dir(1).exists() {
             fs::rename(&at, new.data_dir(1)).expect("the same disk");
@@ -288,13 +288,13 @@ fn half_a_restore_is_no_node() {
             let said = run(&server);
             assert!(said.code == 1 && said.stderr.contains("a restore into it did not end"), "{}: {said:?}", said.code);
         }
-        new.cli(&["check", &dir]).refused(1, &["a restore into it did not end"]);
+        run(&["check", &dir]).refused(1, &["a restore into it did not end"]);
         fs::write(data.join("notes"), "mine").expect("a file");
         finish(command(&args), None).refused(2, &["is not empty", "notes"]);
         fs::remove_file(data.join("notes")).expect("it is there");
     }
     finish(command(&args), None).ok();
-    new.cli(&["check", &dir]).ok();
+    run(&["check", &dir]).ok();
     finish(command(&args), None).refused(2, &["is not empty"]);
     new.add_restored(1);
     new.wait_up();

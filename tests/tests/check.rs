@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use synod_tests::cluster::Cluster;
-use synod_tests::run::Ran;
+use synod_tests::run::{Ran, command_within, finish};
 
 /// The largest file of a folder with this extension.
 fn largest(folder: &Path, extension: &str) -> PathBuf {
@@ -32,6 +32,32 @@ fn damages(ran: &Ran) -> Vec<String> {
     let found: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one object");
     let damages = found["damages"].as_array().expect("a list").iter();
     damages.map(|d| format!("{}: {}", d["what"].as_str().expect("text"), d["why"].as_str().expect("text"))).collect()
+}
+
+/// The same directory on a mount that is to be read only, as of an image or a snapshot of a disk.
+fn looks_at_what_cannot_be_written(data: &str, sound: &serde_json::Value) {
+    const MOUNTED: &str =
+        r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/x" 2>/dev/null && exec "$@""#;
+    let namespaces = [&["unshare", "-m"][..], &["unshare", "-rm"]];
+    let allowed = |namespace: &&&[&str]| {
+        let mut mounted = std::process::Command::new(namespace[0]);
+        mounted.args(&namespace[1..]).args(["sh", "-c", MOUNTED, data, "true"]);
+        mounted.output().is_ok_and(|output| output.status.success())
+    };
+    let Some(namespace) = namespaces.iter().find(allowed) else {
+        println!("SKIPPED: no mount namespace is allowed here, so no directory was looked at that cannot be written");
+        return;
+    };
+    let within: Vec<String> =
+        [namespace, &["sh", "-c", MOUNTED, data][..]].concat().into_iter().map(String::from).collect();
+    let looked = finish(command_within(&within, &["-o", "json", "check", data]), None);
+    assert_eq!(looked.ok().json(), *sound);
+    // One that no node has locked yet has nothing to lock, and nobody can use it there.
+    let lock = Path::new(data).join("LOCK");
+    fs::remove_file(&lock).expect("a node was there");
+    let looked = finish(command_within(&within, &["-o", "json", "check", data]), None);
+    assert_eq!(looked.ok().json(), *sound);
+    assert!(!lock.exists());
 }
 
 #[test]
@@ -71,6 +97,8 @@ fn every_kind_of_damage_is_named_offline() {
     let found = damages(&check(&cluster));
     assert!(found.len() == 1 && found[0].contains("of cluster 0011") && found[0].contains("at byte 14"), "{found:?}");
     fs::remove_file(&stray).expect("it is there");
+
+    looks_at_what_cannot_be_written(&data, &sound);
 
     // A look changes nothing: the node starts as if nobody had looked.
     assert_eq!(check(&cluster).ok().json(), sound);

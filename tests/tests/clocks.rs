@@ -144,8 +144,8 @@ fn a_shard_whose_time_is_an_hour_ahead_goes_on_taking_writes() {
     let founders = new.founders();
     for node in 1..=3 {
         let (data, number) = (new.data_dir(node).display().to_string(), node.to_string());
-        new.cli(&["restore", &backup, "--data-dir", &data, "--founders", &founders, "--node", &number]).ok();
-        let noted = notes(&new, &new.data_dir(node));
+        cluster.cli(&["restore", &backup, "--data-dir", &data, "--founders", &founders, "--node", &number]).ok();
+        let noted = notes(&cluster, &new.data_dir(node));
         assert!(noted.iter().any(|note| note.contains("ahead of this machine's clock")), "{noted:?}");
         new.add_restored(node);
     }

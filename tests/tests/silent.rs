@@ -34,8 +34,10 @@ fn a_worker_that_hangs_in_a_read_of_its_state_is_replaced_and_not_alive() {
     };
     let mut cluster = Cluster::start_at(dials.iter().zip(1..).map(site).collect(), None);
     table(&cluster, "3");
+    // Each in a block of its own, so that no other reading brings it into the cache.
+    let value = "value".repeat(2_000);
     for n in 0..30 {
-        cluster.cli(&["append", "t", &format!("key-{n}"), "value"]).ok();
+        cluster.cli(&["append", "t", &format!("key-{n}"), &value]).ok();
     }
     // Behind a restart every read of a key goes to the disk.
     for node in 1..=3 {
@@ -89,7 +91,7 @@ fn a_tail_at_a_node_that_is_left_alone_is_told() {
         cluster.kill(node);
     }
     // It may lack what others take meanwhile, so its silence is no answer.
-    let told = runtime.block_on(tokio::time::timeout(Duration::from_secs(20), tail.next()));
+    let told = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), tail.next()).await });
     assert!(matches!(&told, Ok(Some(Err(Error::Unavailable { .. })))), "{told:?}");
     for node in (1..=3).filter(|node| *node != left) {
         cluster.restart(node);

@@ -7,13 +7,10 @@
 //! log that contradicts what is known chosen.
 
 use crate::fault;
-use crate::message::Message;
+use crate::message::{Held, Message};
 use crate::replica::{Io, Replica, Role};
 use crate::types::{Ballot, Entry, EntryId, Micros, NodeId, Run, Slot, WriteSeq};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// A candidate that lacks more slots than this of the log to adopt learns them first and leaves the campaign to others.
-const FETCH_SLOTS_MAX: u64 = 4096;
 
 /// What a promise told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +43,46 @@ pub(crate) enum Phase {
     /// Phase 1: its own promise counts once `own` is durable.
     Prepare { own: WriteSeq, promises: BTreeMap<NodeId, Promised> },
     /// A quorum has promised; bodies of the adopted log are still on their way from `source`.
-    Fetch { promises: BTreeMap<NodeId, Promised>, source: NodeId, keep: Slot, entries: Vec<Entry> },
+    Fetch(Box<Fetching>),
+}
+
+/// What a candidate fetches of the log to adopt.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fetching {
+    promises: BTreeMap<NodeId, Promised>,
+    source: NodeId,
+    /// The own log agrees up to here.
+    keep: Slot,
+    /// Who of the promisers knows most chosen, up to where.
+    teacher: (NodeId, Slot),
+    /// Bytes that came of what the teacher knows chosen.
+    known_bytes: usize,
+}
+
+/// What was fetched of a log to adopt: a campaign that is cut short leaves it to the next, so that each comes further.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fetched {
+    /// The entry that it begins behind.
+    base: EntryId,
+    entries: Vec<Entry>,
+}
+
+impl Fetched {
+    fn end(&self) -> EntryId {
+        self.entries.last().map_or(self.base, |e| e.id)
+    }
+
+    /// What of it belongs to the log `best` behind `base`: equal ids mean equal entries.
+    fn of(self, best: &Promised, base: EntryId) -> Self {
+        let mut next = base.slot.next();
+        let belongs = |e: &Entry| {
+            let fits = e.id.slot == next && best.origin_at(e.id.slot) == Some(e.id.origin);
+            next = next.next();
+            fits
+        };
+        let behind = self.entries.into_iter().skip_while(|e| e.id.slot <= base.slot);
+        Self { base, entries: behind.take_while(belongs).collect() }
+    }
 }
 
 /// A replica that stands for election.
@@ -79,13 +115,24 @@ impl Replica {
         assert!(!self.abstains, "a replica that abstains stands for no election");
         self.b0_after = None;
         let ballot = self.next_ballot();
-        let granted = BTreeSet::from([self.me]);
+        // An answer that takes longer than the pause counts all the same, as long as the question is the same.
+        let granted = match &mut self.role {
+            Role::Candidate(Candidate { ballot: asked, phase: Phase::PreVote { granted }, .. }) if *asked == ballot => {
+                std::mem::take(granted)
+            }
+            _ => BTreeSet::from([self.me]),
+        };
+        let held = (self.version >= 2).then(|| Held {
+            accepted: self.hard.accepted,
+            last: self.log.last(),
+            commit: self.commit,
+        });
         // A refused pre-vote cost nothing and blocks nobody: it is repeated soon.
         let restart_at = io.now.plus(self.options.resend_micros + io.random % self.options.jitter_micros.max(1));
         self.role = Role::Candidate(Candidate { ballot, phase: Phase::PreVote { granted }, restart_at });
         for node in self.peer_voters() {
             if self.alive.contains(&node) {
-                io.send(node, Message::PreVote { ballot });
+                io.send(node, Message::PreVote { ballot, held });
             }
         }
         self.count_pre_votes(io);
@@ -123,14 +170,20 @@ impl Replica {
 
     pub(crate) fn on_pre_vote_refused(
         &mut self,
+        from: NodeId,
         ballot: Ballot,
         promised: Ballot,
         leader: Option<Ballot>,
         io: &mut Io<'_>,
     ) {
         self.see_round(promised);
-        let waits =
-            matches!(&self.role, Role::Candidate(c) if c.ballot == ballot && matches!(c.phase, Phase::PreVote { .. }));
+        let waits = match &mut self.role {
+            Role::Candidate(Candidate { ballot: asked, phase: Phase::PreVote { granted }, .. }) if *asked == ballot => {
+                granted.remove(&from);
+                true
+            }
+            _ => false,
+        };
         if let Some(leader) = leader
             && waits
             && leader.config == self.config()
@@ -210,26 +263,48 @@ impl Replica {
         let keep = self.log.match_end(self.commit, &best.runs, best.last.slot);
         let missing = best.last.slot.0.saturating_sub(keep.0);
         let gone = source != self.me && best.first_header() > keep.next();
-        if missing > FETCH_SLOTS_MAX || gone {
+        if gone {
             return self.learn_instead(source, io);
+        }
+        // What is not known chosen nobody can teach: however much of it is missing, it is fetched.
+        let others = promises.iter().filter(|(node, _)| **node != self.me);
+        let knows = others.map(|(node, p)| (*node, p.commit.min(best.last.slot))).max_by_key(|(_, commit)| *commit);
+        let teacher = knows.unwrap_or((source, Slot(0)));
+        let all = fault!(self, FetchCountsUnknown);
+        let known = if all { best.last.slot } else { teacher.1 };
+        if missing > 0 && known.0.saturating_sub(keep.0) > self.options.fetch_slots {
+            return self.learn_instead(teacher.0, io);
         }
         if missing == 0 || source == self.me {
             let keep = if source == self.me { self.log.last().slot } else { keep };
             return self.become_leader(keep, Vec::new(), &promises, io);
         }
+        let base = self.log.id_at(keep).expect("the own log agrees with the one to adopt up to a slot that it holds");
+        let before = self.fetched.take().unwrap_or(Fetched { base, entries: Vec::new() }).of(&best, base);
+        let at = before.end();
+        if at == best.last {
+            return self.become_leader(keep, before.entries, &promises, io);
+        }
+        self.fetched = Some(before);
         let ballot = self.hard.promised;
         if let Role::Candidate(candidate) = &mut self.role {
             candidate.restart_at = io.now.plus(self.options.campaign_micros);
-            candidate.phase = Phase::Fetch { promises, source, keep, entries: Vec::new() };
+            candidate.phase = Phase::Fetch(Box::new(Fetching { promises, source, keep, teacher, known_bytes: 0 }));
         }
-        io.send(source, Message::Fetch { ballot, accepted: best.accepted, from: keep, upto: best.last.slot });
+        io.send(source, Message::Fetch { ballot, accepted: best.accepted, from: at.slot, upto: best.last.slot });
     }
 
-    /// The log to adopt cannot be fetched in a campaign's time, or not at all: it is learnt, and others may lead meanwhile.
+    /// The log to adopt cannot be fetched in a campaign's time, or not at all: what of it is chosen is learnt, and others may
+    /// lead meanwhile.
     fn learn_instead(&mut self, source: NodeId, io: &mut Io<'_>) {
         let (config, commit) = (self.config(), self.durable_commit());
         self.send_durable(source, Message::Learned { config, commit });
         self.follow(None, io);
+        if fault!(self, LearnsAndRests)
+            && let Role::Follower(follower) = &mut self.role
+        {
+            follower.election_at = None;
+        }
     }
 
     /// Whether the log to adopt holds what every promise calls chosen, as far as headers tell.
@@ -274,8 +349,10 @@ impl Replica {
 
     pub(crate) fn on_fetched(&mut self, from: NodeId, ballot: Ballot, prev: EntryId, run: Vec<Entry>, io: &mut Io<'_>) {
         let Role::Candidate(candidate) = &mut self.role else { return };
-        let Phase::Fetch { promises, source, keep, entries } = &mut candidate.phase else { return };
-        let at = entries.last().map(|e| e.id).or_else(|| self.log.id_at(*keep));
+        let Phase::Fetch(fetching) = &mut candidate.phase else { return };
+        let Fetching { promises, source, keep, teacher, known_bytes } = &mut **fetching;
+        let Some(Fetched { base, entries }) = &mut self.fetched else { return };
+        let at = Some(entries.last().map_or(*base, |e| e.id));
         if candidate.ballot != ballot || *source != from || run.is_empty() {
             return;
         }
@@ -286,10 +363,15 @@ impl Replica {
         if at != Some(prev) {
             return;
         }
+        *known_bytes += run.iter().filter(|e| e.id.slot <= teacher.1).map(Entry::size).sum::<usize>();
         entries.extend(run);
         candidate.restart_at = io.now.plus(self.options.campaign_micros);
         let (end, accepted) = (promises[source].last, promises[source].accepted);
         let at = entries.last().map_or(prev, |e| e.id);
+        if *known_bytes > self.options.fetch_bytes && at.slot < teacher.1 {
+            let teacher = teacher.0;
+            return self.learn_instead(teacher, io);
+        }
         if at.slot < end.slot {
             io.send(from, Message::Fetch { ballot, accepted, from: at.slot, upto: end.slot });
             return;
@@ -299,6 +381,7 @@ impl Replica {
             return self.follow(None, io);
         }
         let (promises, keep, entries) = (std::mem::take(promises), *keep, std::mem::take(entries));
+        self.fetched = None;
         self.become_leader(keep, entries, &promises, io);
     }
 
@@ -320,7 +403,6 @@ impl Replica {
             Role::Leader(leader) => Some(leader.ballot),
         };
         if mine == Some(ballot) && promised > ballot {
-            self.release(io);
             self.follow(None, io);
             self.stand_soon(io);
         }

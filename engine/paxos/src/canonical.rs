@@ -20,7 +20,10 @@ impl Replica {
         self.commit_after.iter_mut().for_each(shift);
         self.seen_round = self.seen_round.max(self.hard.promised.round);
         self.shown = None;
-        self.followed.values_mut().for_each(|until| *until = at);
+        self.followed.values_mut().for_each(|followed| followed.normalise(at));
+        // Time stands still, so no answer is late and no member slow. A log so short never takes a hint along.
+        self.patience = self.options.resend_micros;
+        self.unhinted = 0;
         match &mut self.role {
             Role::Follower(follower) => {
                 let timers = [&mut follower.election_at, &mut follower.doubt_at, &mut follower.confirm_by];
@@ -34,11 +37,15 @@ impl Replica {
             }
             Role::Leader(leader) => {
                 shift(&mut leader.own);
-                let timers = [&mut leader.alone_at, &mut leader.resend_at, &mut leader.notice_at];
+                let timers =
+                    [&mut leader.alone_at, &mut leader.resend_at, &mut leader.notice_at, &mut leader.stalled_at];
                 timers.into_iter().flatten().for_each(|deadline| *deadline = at);
-                leader.progress.values_mut().for_each(|progress| progress.moved_at = at);
+                for progress in leader.progress.values_mut() {
+                    (progress.moved_at, progress.heard_at, progress.asked) = (at, at, 0);
+                    progress.unfit_until.iter_mut().for_each(|until| *until = at);
+                }
                 leader.transfer.iter_mut().for_each(|transfer| transfer.until = at);
-                leader.reads.asked_at(at);
+                leader.reads.normalise(at);
             }
         }
     }

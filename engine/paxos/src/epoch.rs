@@ -106,6 +106,7 @@ impl Replica {
         // B0's leader is not believed in before it is heard: it may never come.
         self.role = Role::Follower(Follower::new(None));
         self.b0_after = None;
+        self.fetched = None;
         self.end_support();
         io.out.push(Output::EpochChanged(next));
         if was_leader {
@@ -175,7 +176,7 @@ impl Replica {
 /// The ballot whose epoch governs a message; `None` for `Learn` and `Learned`, which cross epochs.
 fn governing(message: &Message) -> Option<Ballot> {
     match message {
-        Message::PreVote { ballot }
+        Message::PreVote { ballot, .. }
         | Message::PreVoteGranted { ballot }
         | Message::PreVoteRefused { ballot, .. }
         | Message::Confirm { ballot }
@@ -193,7 +194,8 @@ fn governing(message: &Message) -> Option<Ballot> {
         | Message::ReadAck { ballot, .. }
         | Message::ReadRequest { ballot, .. }
         | Message::ReadGranted { ballot, .. }
-        | Message::TimeoutNow { ballot } => Some(*ballot),
+        | Message::TimeoutNow { ballot }
+        | Message::TransferRefused { ballot } => Some(*ballot),
         Message::Learn { .. } | Message::Learned { .. } => None,
     }
 }

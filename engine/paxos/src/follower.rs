@@ -6,8 +6,9 @@
 //! Owns: a follower's timers and beliefs. Must never: accept below its promise, or claim more of a ballot's log than it has
 //! compared entry by entry.
 
+use crate::candidate::{Candidate, Phase};
 use crate::fault;
-use crate::message::Message;
+use crate::message::{Held, Message};
 use crate::replica::{Io, Replica, Role};
 use crate::sync::Staging;
 use crate::types::{Ballot, Micros, NodeId, Slot};
@@ -68,8 +69,10 @@ impl Replica {
         }
     }
 
-    /// Steps back into following `leader`, from any role. What the old role owed is refused or dropped.
+    /// Steps back into following `leader`, from any role. What the old role owed is refused or dropped. A leader says so, so that
+    /// nobody supports or believes in what is over.
     pub(crate) fn follow(&mut self, leader: Option<Ballot>, io: &mut Io<'_>) {
+        self.release(io);
         self.end_leadership(io);
         match &mut self.role {
             Role::Follower(follower) => {
@@ -88,6 +91,7 @@ impl Replica {
         let known = matches!(&self.role, Role::Follower(f) if f.leader == Some(ballot));
         if !known {
             assert!(!self.is_leader() || ballot > self.hard.promised, "two leaders of {ballot:?}");
+            self.fetched = None;
             self.follow(Some(ballot), io);
         } else if let Role::Follower(follower) = &mut self.role {
             follower.election_at = None;
@@ -164,16 +168,17 @@ impl Replica {
         self.stand_soon(io);
     }
 
-    pub(crate) fn on_pre_vote(&mut self, from: NodeId, ballot: Ballot, io: &mut Io<'_>) {
+    pub(crate) fn on_pre_vote(&mut self, from: NodeId, ballot: Ballot, held: Option<Held>, io: &mut Io<'_>) {
         let believed = match &self.role {
             Role::Follower(f) if self.leader_alive() => f.leader,
             Role::Leader(leader) => Some(leader.ballot),
             Role::Follower(_) | Role::Candidate(_) => None,
         };
         let promised = self.hard.promised;
+        let fetching = matches!(&self.role, Role::Candidate(Candidate { phase: Phase::Fetch(_), .. }));
         // The leader itself asks for no confirmation; a candidate that is the believed leader has lost its leadership.
         let believed = believed.filter(|b| b.node != from);
-        if !self.is_voter() || ballot <= promised || believed.is_some() {
+        if !self.is_voter() || ballot <= promised || believed.is_some() || fetching {
             io.send(from, Message::PreVoteRefused { ballot, promised, leader: believed });
             match believed {
                 Some(b) if b.node != self.me => self.ask_confirmation(b, io),
@@ -182,7 +187,24 @@ impl Replica {
             }
             return;
         }
+        if let Some(held) = held
+            && let Some(after) = self.must_learn(&held)
+        {
+            io.send(from, Message::PreVoteRefused { ballot, promised, leader: None });
+            return self.send_learn(from, after, io);
+        }
         io.send(from, Message::PreVoteGranted { ballot });
+    }
+
+    /// From where on a candidate with this log would have to learn, since it lacks more of what is known chosen here than it
+    /// could fetch; `None` where it could lead.
+    fn must_learn(&self, held: &Held) -> Option<Slot> {
+        if (held.accepted, held.last.slot) >= (self.hard.accepted, self.log.last().slot) {
+            return None;
+        }
+        let has = if self.log.holds(held.last) { held.last.slot } else { held.commit };
+        let lacks = self.durable_commit().0.saturating_sub(has.0);
+        (lacks > self.options.fetch_slots).then_some(has)
     }
 
     /// Somebody doubts that `ballot` is led here: shows it, or releases it.
@@ -324,17 +346,18 @@ impl Replica {
         }
     }
 
-    /// Says what this log lacks of the leader's.
+    /// Says what this log lacks of the leader's: what is staged of a `Sync` counts as held. It is a hint from where to go on,
+    /// and no acknowledgement of anything durable.
     pub(crate) fn send_behind(&mut self, to: NodeId, ballot: Ballot) {
-        let behind = Message::Behind {
-            ballot,
-            config: self.config(),
-            accepted: self.hard.accepted,
-            commit: self.commit,
-            last: self.log.last(),
-            runs: self.log.runs_after(self.commit),
-        };
-        self.send_durable(to, behind);
+        let (last, runs) = match &self.role {
+            Role::Follower(Follower { staging: Some(staging), .. }) if !fault!(self, StagingUntold) => {
+                staging.described(ballot, &self.log, self.commit)
+            }
+            _ => None,
+        }
+        .unwrap_or_else(|| (self.log.last(), self.log.runs_after(self.commit)));
+        let (config, accepted, commit) = (self.config(), self.hard.accepted, self.commit);
+        self.send_durable(to, Message::Behind { ballot, config, accepted, commit, last, runs });
     }
 
     pub(crate) fn on_read_probe(&mut self, from: NodeId, ballot: Ballot, probe: u64, io: &mut Io<'_>) {
@@ -355,6 +378,9 @@ impl Replica {
         if from == ballot.node {
             // It serves no reads without asking from before it said so.
             self.support_released(ballot, io);
+        }
+        if self.abstains && self.version >= 2 {
+            return io.send(from, Message::TransferRefused { ballot });
         }
         let may = self.is_voter() && !self.is_leader() && !self.abstains;
         let bound = self.supports_other_than(self.me, io.now);

@@ -79,6 +79,20 @@ pub struct Options {
     pub uncommitted_bytes: usize,
     /// Entries kept in memory after they are chosen, bytes, for followers a little behind.
     pub cache_bytes: usize,
+    /// The chosen prefix is written along with entries whenever so many bytes of them were written since it last was: what a
+    /// restart may forget of what is chosen.
+    pub hint_bytes: usize,
+    /// A candidate that lacks more slots than this of what is known chosen learns them first and leaves the campaign to others.
+    pub fetch_slots: u64,
+    /// The same in bytes, counted as they arrive.
+    pub fetch_bytes: usize,
+    /// How long a leader waits for a quorum that says nothing while entries or reads wait for it, before it gives up, µs; 0:
+    /// for ever.
+    pub stall_micros: u64,
+    /// How long a read waits at the leader for its quorum, or for the first entry of the leadership, before it is refused, µs.
+    pub read_micros: u64,
+    /// The cluster version at the start: what every node understands. See [`crate::Replica::speak`].
+    pub version: u64,
     /// The planted fault, in the package built for that.
     #[cfg(feature = "planted")]
     pub fault: Option<crate::planted::Fault>,
@@ -100,6 +114,12 @@ impl Default for Options {
             inflight_bytes: 16 << 20,
             uncommitted_bytes: 32 << 20,
             cache_bytes: 4 << 20,
+            hint_bytes: 4 << 20,
+            fetch_slots: 4096,
+            fetch_bytes: 16 << 20,
+            stall_micros: 10_000_000,
+            read_micros: 5_000_000,
+            version: 1,
             #[cfg(feature = "planted")]
             fault: None,
         }
@@ -145,6 +165,12 @@ pub enum Input {
         /// Whether this node hears it.
         alive: bool,
     },
+    /// The way to a peer had no room, and messages of this group to it were dropped. What finds no open connection needs no
+    /// such word: its reconnection is told.
+    Dropped {
+        /// The peer.
+        to: NodeId,
+    },
     /// Hand leadership to a voter.
     TransferTo(NodeId),
     /// Propose the next epoch's members. Refused unless leader with no stop-sign in flight.
@@ -180,7 +206,7 @@ pub enum Refused {
     /// The config change names the wrong epoch, no voter, or a first leader that is no voter.
     #[error("the membership is not valid")]
     InvalidMembership,
-    /// The transfer's target is no live voter.
+    /// The transfer's target is no live voter, or has just said that it cannot lead.
     #[error("the target cannot lead")]
     InvalidTarget,
 }
@@ -301,4 +327,6 @@ pub struct Status {
     pub config_start: Slot,
     /// For a leader: each member's acknowledged slot.
     pub progress: Vec<(NodeId, Slot)>,
+    /// For a leader: the members that refused to take leadership over a while ago.
+    pub unfit: Vec<NodeId>,
 }

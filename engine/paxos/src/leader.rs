@@ -36,12 +36,15 @@ pub(crate) struct Leader {
     pub(crate) resend_at: Option<Micros>,
     /// When to tell idle followers the chosen prefix.
     pub(crate) notice_at: Option<Micros>,
+    /// When to look whether a quorum still says something, while entries or reads wait for one.
+    pub(crate) stalled_at: Option<Micros>,
 }
 
 impl Leader {
     pub(crate) fn deadline(&self) -> Option<Micros> {
         let transfer = self.transfer.as_ref().map(|t| t.until);
-        [self.alone_at, self.resend_at, self.notice_at, transfer].into_iter().flatten().min()
+        let reads = self.reads.deadline();
+        [self.alone_at, self.resend_at, self.notice_at, self.stalled_at, transfer, reads].into_iter().flatten().min()
     }
 }
 
@@ -107,8 +110,10 @@ impl Replica {
             alone_at: None,
             resend_at: None,
             notice_at: None,
+            stalled_at: None,
         };
         self.role = Role::Leader(Box::new(leader));
+        self.fetched = None;
         if self.stop_sign.is_none() {
             let id = EntryId { slot: self.log.last().slot.next(), origin: ballot };
             let last_ts = self.log.last_ts();
@@ -181,7 +186,8 @@ impl Replica {
             let Some(progress) = leader.progress.get_mut(&to) else { return };
             let room = progress.inflight.len() < self.options.inflight_messages
                 && progress.inflight_bytes < self.options.inflight_bytes;
-            if progress.mode != Mode::Pipeline || !room || progress.next > last || !self.alive.contains(&to) {
+            let ready = progress.mode == Mode::Pipeline && room && !progress.stopped;
+            if !ready || progress.next > last || !self.alive.contains(&to) {
                 return;
             }
             let before = progress.next.prev().expect("the next slot is above 0");
@@ -213,7 +219,7 @@ impl Replica {
         let Some(progress) = leader.progress.get_mut(&to) else { return };
         let prev = match progress.mode {
             Mode::Pipeline => progress.next.prev().and_then(|p| self.log.id_at(p)).unwrap_or(last),
-            Mode::Probe | Mode::Sync | Mode::Learn(_) => last,
+            Mode::Probe | Mode::Sync { .. } | Mode::Learn(_) => last,
         };
         progress.told = commit;
         let ballot = leader.ballot;
@@ -231,13 +237,6 @@ impl Replica {
         }
     }
 
-    pub(crate) fn arm_resend(&mut self, now: Micros) {
-        let at = now.plus(self.options.resend_micros);
-        if let Role::Leader(leader) = &mut self.role {
-            leader.resend_at.get_or_insert(at);
-        }
-    }
-
     pub(crate) fn on_accepted(&mut self, from: NodeId, ballot: Ballot, upto: Slot, commit: Slot, io: &mut Io<'_>) {
         let last = self.log.last().slot;
         let Role::Leader(leader) = &mut self.role else { return };
@@ -246,6 +245,7 @@ impl Replica {
         }
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         assert!(upto <= last, "member {from} acknowledged slot {upto}, the log ends at {last}");
+        progress.heard_at = io.now;
         progress.acknowledged(upto, commit, io.now);
         self.count_accepted(io);
         self.send_run(from, io);
@@ -305,18 +305,22 @@ impl Replica {
         let due = |at: Option<Micros>| at.is_some_and(|at| at <= io.now);
         let Role::Leader(leader) = &mut self.role else { return };
         let (alone, resend, notice) = (due(leader.alone_at), due(leader.resend_at), due(leader.notice_at));
-        if alone {
-            self.release(io);
+        let stalled = due(leader.stalled_at);
+        leader.progress.values_mut().for_each(|p| p.unfit_until = p.unfit_until.filter(|until| *until > io.now));
+        if notice {
+            leader.notice_at = None;
+        }
+        if alone || (stalled && self.is_stalled(io.now)) {
             return self.follow(None, io);
         }
         if notice {
-            leader.notice_at = None;
             self.notify_commit(io);
         }
         if resend {
             self.resend(io);
         }
         self.expire_transfer(io);
+        self.expire_reads(io);
     }
 
     fn notify_commit(&mut self, io: &mut Io<'_>) {
@@ -334,54 +338,14 @@ impl Replica {
         leader.progress.get(&node).is_some_and(idle) && self.alive.contains(&node)
     }
 
-    /// Sends again to live members that owe something and have not moved for a while; stays armed while any owes.
-    fn resend(&mut self, io: &mut Io<'_>) {
-        let (last, commit) = (self.log.last().slot, self.commit);
-        let pause = self.options.resend_micros;
-        let now = io.now;
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.resend_at = None;
-        let mut owing = false;
-        let mut again = Vec::new();
-        for (node, progress) in &mut leader.progress {
-            let owes = progress.mode != Mode::Pipeline || progress.matched < last || progress.commit < commit;
-            if !owes || !self.alive.contains(node) {
-                continue;
-            }
-            owing = true;
-            if progress.moved_at.plus(pause) <= now {
-                progress.moved_at = now;
-                progress.rewound = None;
-                if progress.mode == Mode::Pipeline {
-                    let next = progress.matched.next();
-                    progress.rewind(next);
-                } else {
-                    progress.mode = Mode::Probe;
-                }
-                again.push(*node);
-            }
-        }
-        for node in again {
-            self.send_run(node, io);
-            let sent =
-                matches!(&self.role, Role::Leader(l) if l.progress.get(&node).is_some_and(|p| !p.inflight.is_empty()));
-            if !sent {
-                self.probe(node, io);
-            }
-        }
-        owing |= self.resend_reads(io);
-        owing |= self.resend_transfer(io);
-        if owing {
-            self.arm_resend(io.now);
-        }
-    }
-
     pub(crate) fn lead_liveness(&mut self, node: NodeId, alive: bool, changed: bool, io: &mut Io<'_>) {
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.progress.get_mut(&node)
             && (changed || alive)
         {
             progress.probe(io.now);
+            progress.heard_at = io.now;
+            progress.unfit_until = None;
         }
         if alive {
             self.probe(node, io);
@@ -405,7 +369,6 @@ impl Replica {
     /// Gives leadership up at the driver's wish.
     pub(crate) fn on_release(&mut self, io: &mut Io<'_>) {
         if self.is_leader() {
-            self.release(io);
             self.follow(None, io);
         }
     }

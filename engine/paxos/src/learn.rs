@@ -3,6 +3,7 @@
 //! Owns: what a member that lacks entries is sent. Must never: call an entry chosen that is not, or overwrite a chosen one.
 
 use crate::candidate::Promised;
+use crate::fault;
 use crate::io::Output;
 use crate::message::Message;
 use crate::progress::{Mode, Progress};
@@ -19,12 +20,9 @@ impl Replica {
         }
         let Some(progress) = leader.progress.get_mut(&from) else { return };
         progress.commit = progress.commit.max(commit);
+        progress.heard_at = io.now;
         if accepted != ballot {
-            if matches!(progress.mode, Mode::Sync | Mode::Learn(_)) {
-                // An echo of what was sent before: this is sent again when its time is up.
-                return;
-            }
-            return self.begin_sync(from, &Promised { accepted, commit, last, runs }, io);
+            return self.go_on_with_sync(from, &Promised { accepted, commit, last, runs }, io);
         }
         if last.slot < self.log.trimmed().slot {
             // It holds this ballot's log as far as it goes, and what follows is gone here.
@@ -33,17 +31,40 @@ impl Replica {
         }
         // Its log is this ballot's, with a gap where a message was lost.
         let next = last.slot.next();
-        if progress.rewound == Some(next) || !self.log.holds(last) {
+        let old = last.slot < progress.matched;
+        if old || progress.rewound == Some(next) || !self.log.holds(last) {
             return;
         }
         progress.rewound = Some(next);
         progress.mode = Mode::Pipeline;
+        let stays = fault!(self, DropStopsRuns) && progress.stopped;
         progress.rewind(next);
+        progress.stopped = stays;
         self.send_run(from, io);
     }
 
+    /// A member that has not accepted this ballot says what it holds or has staged of its log. While a `Sync` is on its way
+    /// this acknowledges its chunks, or complains: behind a chunk that was lost no other fits.
+    fn go_on_with_sync(&mut self, to: NodeId, held: &Promised, io: &mut Io<'_>) {
+        let base = self.log.match_end(held.commit, &held.runs, held.last.slot);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.progress.get_mut(&to) else { return };
+        match &mut progress.mode {
+            Mode::Sync { acked, end } if base > *acked && base < end.slot => {
+                *acked = base;
+                progress.moved(io.now);
+                progress.arrived(base);
+                progress.rewound = Some(base.next());
+                self.send_sync(to, io);
+            }
+            Mode::Sync { .. } if progress.rewound == Some(base.next()) => {}
+            Mode::Learn(_) if progress.rewound.is_some() => {}
+            Mode::Sync { .. } | Mode::Learn(_) | Mode::Probe | Mode::Pipeline => self.begin_sync(to, held, io),
+        }
+    }
+
     /// Brings a member that has not accepted this ballot to it: in one `Sync` where what it lacks fits a message; else the
-    /// chosen part by `Learn` first, and the unchosen rest by a `Sync` in chunks.
+    /// chosen part by `Learn` first, and the unchosen rest by a `Sync` in chunks, as many at once as the window allows.
     pub(crate) fn begin_sync(&mut self, to: NodeId, held: &Promised, io: &mut Io<'_>) {
         let base = self.log.match_end(held.commit, &held.runs, held.last.slot);
         let (end, limit) = (self.log.last(), self.options.message_bytes);
@@ -52,11 +73,11 @@ impl Replica {
         if !leader.progress.contains_key(&to) {
             return;
         }
-        let Some(mut prev) = self.log.id_at(base) else {
+        let Some(prev) = self.log.id_at(base) else {
             io.out.push(Output::NeedSnapshot { to });
             return;
         };
-        let mut run = match self.log.entries(io.log, base, end.slot, limit) {
+        let run = match self.log.entries(io.log, base, end.slot, limit) {
             Ok(run) => run,
             Err(why) => return self.fail(why, io),
         };
@@ -64,27 +85,47 @@ impl Replica {
         if !whole && self.durable_commit() > base {
             return self.send_learn(to, base, io);
         }
-        loop {
-            let at = run.last().map_or(prev, |e| e.id);
-            io.send(to, Message::Sync { ballot, prev, entries: run, end, commit: self.commit });
-            if at == end {
-                break;
-            }
-            run = match self.log.entries(io.log, at.slot, end.slot, limit) {
-                Ok(run) => run,
-                Err(why) => return self.fail(why, io),
-            };
-            prev = at;
-        }
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.progress.get_mut(&to)
         {
-            progress.mode = Mode::Sync;
+            progress.mode = Mode::Sync { acked: base, end };
             progress.moved_at = io.now;
             progress.told = self.commit;
-            progress.rewind(end.slot.next());
+            progress.rewind(base.next());
+            progress.rewound = Some(base.next());
+            progress.sent(run.last().map_or(base, |e| e.id.slot), run.iter().map(Entry::size).sum());
         }
+        io.send(to, Message::Sync { ballot, prev, entries: run, end, commit: self.commit });
+        self.send_sync(to, io);
         self.arm_resend(io.now);
+    }
+
+    /// Sends the next chunks of a `Sync`, as far as the window allows. Nodes of cluster version 1 acknowledge no chunk: for
+    /// them there is no window.
+    fn send_sync(&mut self, to: NodeId, io: &mut Io<'_>) {
+        let windowed = self.version >= 2;
+        while let Role::Leader(leader) = &mut self.role {
+            let Some(progress) = leader.progress.get_mut(&to) else { return };
+            let Mode::Sync { end, .. } = progress.mode else { return };
+            let room = progress.inflight.len() < self.options.inflight_messages
+                && progress.inflight_bytes < self.options.inflight_bytes;
+            if progress.next > end.slot || (windowed && (!room || progress.stopped)) {
+                return;
+            }
+            let ballot = leader.ballot;
+            let before = progress.next.prev().expect("the next slot is above 0");
+            let Some(prev) = self.log.id_at(before) else {
+                // It was trimmed meanwhile.
+                progress.mode = Mode::Probe;
+                return io.out.push(Output::NeedSnapshot { to });
+            };
+            let run = match self.log.entries(io.log, before, end.slot, self.options.message_bytes) {
+                Ok(run) => run,
+                Err(why) => return self.fail(why, io),
+            };
+            progress.sent(run.last().map_or(before, |e| e.id.slot), run.iter().map(Entry::size).sum());
+            io.send(to, Message::Sync { ballot, prev, entries: run, end, commit: self.commit });
+        }
     }
 
     /// Sends one message of chosen entries behind `after`.
@@ -111,6 +152,7 @@ impl Replica {
         {
             progress.mode = Mode::Learn(upto);
             progress.moved_at = io.now;
+            progress.rewound = Some(after.next());
             self.arm_resend(io.now);
         }
     }
@@ -138,9 +180,28 @@ impl Replica {
                 // A copy, or an older message: what brought these entries was answered, and what follows is asked for by that.
                 return;
             }
+            if before.1 != self.commit {
+                self.stand_once_learnt(commit, io);
+            }
+        } else if let Role::Follower(follower) = &mut self.role {
+            // A leader counts on what is staged here, but teaches behind what is on disk: it is told that.
+            follower.staging = None;
         }
         let learned = Message::Learned { config: self.config(), commit: self.commit };
         self.send_durable(from, learned);
+    }
+
+    /// A follower of nobody that learns stands for election once it knows all that its teacher called chosen, and else a
+    /// campaign's time after the last piece: before it could not lead, and would only disturb.
+    fn stand_once_learnt(&mut self, known: Slot, io: &mut Io<'_>) {
+        if !matches!(&self.role, Role::Follower(f) if f.leader.is_none() && f.election_at.is_some()) {
+            return;
+        }
+        if self.commit < known {
+            self.await_leader(io);
+        } else {
+            self.stand_soon(io);
+        }
     }
 
     /// Whoever learns what is chosen promises at least what its source did: a promise given to a candidate below that
@@ -151,13 +212,12 @@ impl Replica {
         if least.config != mine || least <= self.hard.promised {
             return;
         }
-        self.release(io);
-        self.hard.promised = least;
-        self.stage_hard();
-        self.commit_after = Some(self.writes.covering());
         if !matches!(self.role, Role::Follower(_)) {
             self.follow(None, io);
         }
+        self.hard.promised = least;
+        self.stage_hard();
+        self.commit_after = Some(self.writes.covering());
     }
 
     /// Takes chosen entries epoch by epoch: a stop-sign ends a piece, and its epoch is entered before the next.
@@ -181,7 +241,6 @@ impl Replica {
         let Some(first) = entries.first().map(|e| e.id.slot) else { return };
         if self.is_leader() {
             // A later ballot chose something else: this leadership is over, and did not know.
-            self.release(io);
             self.follow(None, io);
         }
         if first <= self.log.last().slot {
@@ -208,10 +267,11 @@ impl Replica {
         };
         let known = match known {
             // The answer to the message under way is still to come; a second one would be sent beside it for good.
-            Some(Progress { mode: Mode::Learn(upto), .. }) if commit < *upto => return,
+            Some(Progress { mode: Mode::Learn(upto), rewound: Some(_), .. }) if commit < *upto => return,
             Some(progress) => {
                 progress.commit = progress.commit.max(commit);
-                progress.moved_at = io.now;
+                (progress.moved_at, progress.heard_at) = (io.now, io.now);
+                progress.asked = 0;
                 Some(())
             }
             None => None,

@@ -1,5 +1,6 @@
 #![doc = include_str!("protocol.md")]
 
+mod asking;
 mod candidate;
 mod canonical;
 mod epoch;
@@ -16,6 +17,7 @@ mod progress;
 mod reads;
 mod recovery;
 mod replica;
+mod staging;
 mod support;
 mod sync;
 mod transfer;

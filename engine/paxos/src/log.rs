@@ -129,8 +129,9 @@ impl Log {
         Some((self.runs[at].origin, end))
     }
 
-    /// Adds entries at the end; the caller stages their write.
-    pub(crate) fn append(&mut self, entries: &[Entry]) {
+    /// Adds entries at the end; the caller stages their write. Returns their bytes.
+    pub(crate) fn append(&mut self, entries: &[Entry]) -> usize {
+        let before = self.cache_bytes;
         for entry in entries {
             assert_eq!(entry.id.slot, self.last.slot.next(), "an append must be contiguous");
             if self.runs.back().is_none_or(|run| run.origin != entry.id.origin) {
@@ -141,6 +142,7 @@ impl Log {
             self.cache_bytes += entry.size();
             self.cache.push_back(entry.clone());
         }
+        self.cache_bytes - before
     }
 
     /// Removes `from` and everything after it; the caller stages the truncation. The last timestamp stays where the body

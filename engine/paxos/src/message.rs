@@ -13,6 +13,8 @@ pub enum Message {
     PreVote {
         /// The ballot the sender would prepare.
         ballot: Ballot,
+        /// The log it would stand with; left out before cluster version 2.
+        held: Option<Held>,
     },
     /// The receiver would promise.
     PreVoteGranted {
@@ -196,6 +198,22 @@ pub enum Message {
         /// The leadership that ends.
         ballot: Ballot,
     },
+    /// The target of `TimeoutNow` cannot lead: it lacks the state for that. From cluster version 2 on.
+    TransferRefused {
+        /// The leadership that wanted to end.
+        ballot: Ballot,
+    },
+}
+
+/// The log that a candidate would stand with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// Its accepted ballot.
+    pub accepted: Ballot,
+    /// Its last entry, durable or not.
+    pub last: EntryId,
+    /// Its chosen prefix.
+    pub commit: Slot,
 }
 
 impl Message {
@@ -224,6 +242,7 @@ impl Message {
             Self::ReadRequest { .. } => "ReadRequest",
             Self::ReadGranted { .. } => "ReadGranted",
             Self::TimeoutNow { .. } => "TimeoutNow",
+            Self::TransferRefused { .. } => "TransferRefused",
         }
     }
 }

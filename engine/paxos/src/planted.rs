@@ -43,6 +43,22 @@ pub enum Fault {
     LeaseKeptInTransfer,
     /// A replica serves from the lease of a leadership that is over, be it for an epoch that began.
     LeaseOutlivesLeadership,
+    /// The chosen prefix that goes along with entries is the end of the log.
+    HintAhead,
+    /// A candidate that lacks many slots learns them first, be they known chosen or not.
+    FetchCountsUnknown,
+    /// A follower does not say what it has staged of a `Sync`.
+    StagingUntold,
+    /// A leader's timer asks no member that has accepted its ballot.
+    ProbesNobody,
+    /// What was dropped on its way stops the runs to a member for good.
+    DropStopsRuns,
+    /// Staged entries that were learnt, applied and trimmed meanwhile count as contradicted.
+    TrimmedContradicts,
+    /// A leader releases its ballot when it tells another to take over, and may go on leading.
+    ReleasesEarly,
+    /// Who had to learn instead of leading does not stand again.
+    LearnsAndRests,
 }
 
 impl Fault {
@@ -67,6 +83,24 @@ impl Fault {
         Self::NoDriftMargin,
         Self::LeaseKeptInTransfer,
         Self::LeaseOutlivesLeadership,
+        Self::HintAhead,
+        Self::FetchCountsUnknown,
+        Self::StagingUntold,
+        Self::ProbesNobody,
+        Self::DropStopsRuns,
+        Self::TrimmedContradicts,
+        Self::ReleasesEarly,
+        Self::LearnsAndRests,
+    ];
+
+    /// Those of them that only a lag beyond the core's limits shows.
+    pub const OF_LAGS: &[Self] = &[
+        Self::FetchCountsUnknown,
+        Self::StagingUntold,
+        Self::ProbesNobody,
+        Self::DropStopsRuns,
+        Self::TrimmedContradicts,
+        Self::LearnsAndRests,
     ];
 
     /// Those of them that only a lease shows.

@@ -2,7 +2,7 @@
 //!
 //! Owns: the windows of messages in flight. Must never: take a slot for acknowledged that the member did not name.
 
-use crate::types::{Micros, Slot};
+use crate::types::{EntryId, Micros, Slot};
 use std::collections::VecDeque;
 
 /// How a member is being served.
@@ -10,8 +10,13 @@ use std::collections::VecDeque;
 pub(crate) enum Mode {
     /// Unknown: one empty `Accept` asks where it stands.
     Probe,
-    /// A `Sync` is on its way; nothing else is sent until it is acknowledged.
-    Sync,
+    /// A `Sync` is on its way; nothing else is sent until it has switched.
+    Sync {
+        /// It says that it has staged, or holds, the log up to here.
+        acked: Slot,
+        /// Where the `Sync` ends.
+        end: EntryId,
+    },
     /// Chosen entries up to this slot are on their way: the next message follows once they have arrived.
     Learn(Slot),
     /// It accepts this ballot: runs are pipelined.
@@ -33,11 +38,22 @@ pub(crate) struct Progress {
     pub(crate) commit: Slot,
     /// The chosen prefix last sent to it.
     pub(crate) told: Slot,
-    /// When it last moved forward, or was last sent something again.
+    /// When it last moved forward, or was last asked where it stands.
     pub(crate) moved_at: Micros,
-    /// A gap was answered by sending from here again; further complaints about the same gap are echoes.
+    /// How often it was asked since it last moved forward.
+    pub(crate) asked: u32,
+    /// When it last said anything in this leadership.
+    pub(crate) heard_at: Micros,
+    /// What it lacks was sent from here on; further complaints about the same are echoes, until it is asked again.
     pub(crate) rewound: Option<Slot>,
+    /// Something on its way was dropped: no more is sent until it says where it stands.
+    pub(crate) stopped: bool,
+    /// It said that it cannot lead: it is not asked again until then.
+    pub(crate) unfit_until: Option<Micros>,
 }
+
+/// The pause between two questions where a member stands doubles so often at most.
+const DOUBLINGS: u32 = 4;
 
 impl Progress {
     pub(crate) fn new(now: Micros) -> Self {
@@ -50,7 +66,35 @@ impl Progress {
             commit: Slot(0),
             told: Slot(0),
             moved_at: now,
+            asked: 0,
+            heard_at: now,
             rewound: None,
+            stopped: false,
+            unfit_until: None,
+        }
+    }
+
+    /// When it is to be asked where it stands, unless it moves forward before. A slow link may have much on its way: each
+    /// question waits twice as long as the one before.
+    pub(crate) fn ask_at(&self, pause: u64) -> Micros {
+        self.moved_at.plus(pause << self.asked.min(DOUBLINGS))
+    }
+
+    /// It moved forward.
+    pub(crate) fn moved(&mut self, now: Micros) {
+        self.moved_at = now;
+        self.asked = 0;
+        self.rewound = None;
+    }
+
+    /// What was sent up to `upto` has arrived.
+    pub(crate) fn arrived(&mut self, upto: Slot) {
+        while self.inflight.front().is_some_and(|(last, _)| *last <= upto) {
+            let (_, bytes) = self.inflight.pop_front().expect("the front was just seen");
+            self.inflight_bytes -= bytes;
+        }
+        if upto.next() >= self.next {
+            self.stopped = false;
         }
     }
 
@@ -63,13 +107,9 @@ impl Progress {
 
     /// Everything up to `upto` is acknowledged.
     pub(crate) fn acknowledged(&mut self, upto: Slot, commit: Slot, now: Micros) {
-        while self.inflight.front().is_some_and(|(last, _)| *last <= upto) {
-            let (_, bytes) = self.inflight.pop_front().expect("the front was just seen");
-            self.inflight_bytes -= bytes;
-        }
+        self.arrived(upto);
         if upto > self.matched || commit > self.commit || self.mode != Mode::Pipeline {
-            self.moved_at = now;
-            self.rewound = None;
+            self.moved(now);
         }
         self.matched = self.matched.max(upto);
         self.commit = self.commit.max(commit);
@@ -82,13 +122,13 @@ impl Progress {
         self.inflight.clear();
         self.inflight_bytes = 0;
         self.next = next;
+        self.stopped = false;
     }
 
     /// Back to asking where it stands.
     pub(crate) fn probe(&mut self, now: Micros) {
         self.mode = Mode::Probe;
-        self.rewound = None;
-        self.moved_at = now;
+        self.moved(now);
         let next = self.matched.next();
         self.rewind(next);
     }

@@ -26,7 +26,27 @@ use std::collections::{BTreeMap, BTreeSet};
 struct Reader {
     at: NodeId,
     read: ReadId,
+    /// Refused then.
+    until: Micros,
 }
+
+/// A read that the leader was asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Followed {
+    asked_at: Micros,
+    /// Refused then.
+    pub(crate) until: Micros,
+}
+
+impl Followed {
+    /// Without a clock: asked at any time, refused at `at`.
+    pub(crate) fn normalise(&mut self, at: Micros) {
+        *self = Self { asked_at: at, until: at };
+    }
+}
+
+/// An answer is waited for so many times the least pause at most.
+const PATIENCE_MAX: u64 = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
@@ -64,9 +84,33 @@ impl Reads {
         self.offered = true;
     }
 
-    /// Takes an open question for asked at `at`.
-    pub(crate) fn asked_at(&mut self, at: Micros) {
+    /// Takes an open question for asked at `at`, and what waits for due then.
+    pub(crate) fn normalise(&mut self, at: Micros) {
         self.asked.iter_mut().for_each(|question| question.asked_at = at);
+        let asked = self.asked.iter_mut().flat_map(|question| &mut question.reads);
+        self.waiting.iter_mut().chain(asked).for_each(|reader| reader.until = at);
+    }
+
+    /// Whether something waits for a quorum.
+    pub(crate) fn wait(&self) -> bool {
+        !self.waiting.is_empty() || self.asked.is_some()
+    }
+
+    /// When the first that waits is to be refused: both queues are in order of time.
+    pub(crate) fn deadline(&self) -> Option<Micros> {
+        let asked = self.asked.as_ref().and_then(|question| question.reads.first());
+        [asked, self.waiting.first()].into_iter().flatten().map(|reader| reader.until).min()
+    }
+
+    /// Takes what has waited for too long.
+    fn expired(&mut self, now: Micros) -> Vec<Reader> {
+        let mut late = Vec::new();
+        let asked = self.asked.as_mut().map(|question| &mut question.reads);
+        for queue in asked.into_iter().chain([&mut self.waiting]) {
+            let count = queue.partition_point(|reader| reader.until <= now);
+            late.extend(queue.drain(..count));
+        }
+        late
     }
 }
 
@@ -76,17 +120,27 @@ impl Replica {
         if self.old_lease > io.now && !self.is_leader() {
             return io.out.push(Output::ReadReady { reads: vec![id], slot: self.commit });
         }
+        let until = io.now.plus(self.options.read_micros);
         match &mut self.role {
             Role::Leader(leader) => {
-                leader.reads.waiting.push(Reader { at: self.me, read: id });
+                leader.reads.waiting.push(Reader { at: self.me, read: id, until });
                 self.serve_reads(io);
             }
             Role::Follower(Follower { leader: Some(ballot), .. }) => {
                 let ballot = *ballot;
                 io.send(ballot.node, Message::ReadRequest { ballot, read: id });
-                self.followed.insert(id, io.now.plus(self.options.resend_micros));
+                self.followed.insert(id, Followed { asked_at: io.now, until: io.now.plus(self.patience) });
             }
             Role::Follower(_) | Role::Candidate(_) => self.refuse_read(id, io),
+        }
+    }
+
+    /// Refuses the reads that have waited for too long. Those that came elsewhere are given up there.
+    pub(crate) fn expire_reads(&mut self, io: &mut Io<'_>) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let late = leader.reads.expired(io.now);
+        for reader in late.into_iter().filter(|reader| reader.at == self.me) {
+            io.out.push(Output::Refused { why: Refused::NotLeader { leader: None }, read: Some(reader.read) });
         }
     }
 
@@ -100,9 +154,10 @@ impl Replica {
         if fault!(self, GrantUnconfirmed) && self.is_leader() {
             return io.send(from, Message::ReadGranted { ballot, read, slot: self.commit });
         }
+        let until = io.now.plus(self.options.read_micros);
         match &mut self.role {
             Role::Leader(leader) if leader.ballot == ballot => {
-                leader.reads.waiting.push(Reader { at: from, read });
+                leader.reads.waiting.push(Reader { at: from, read, until });
                 self.serve_reads(io);
             }
             // It believes in what is over, as whoever asks to have it confirmed.
@@ -113,15 +168,23 @@ impl Replica {
 
     /// The leader asked says as of which slot; whatever was led since, the answer stays true.
     pub(crate) fn on_read_granted(&mut self, read: ReadId, slot: Slot, io: &mut Io<'_>) {
-        if self.followed.remove(&read).is_some() {
+        if let Some(followed) = self.followed.remove(&read) {
+            // As long as this took, and as long again, is waited for the next.
+            let took = io.now.0.saturating_sub(followed.asked_at.0);
+            let least = self.options.resend_micros;
+            self.patience = (2 * took).clamp(least, PATIENCE_MAX * least);
             io.out.push(Output::ReadReady { reads: vec![read], slot });
         }
     }
 
     /// No answer came, or the question never arrived.
     pub(crate) fn expire_followed(&mut self, io: &mut Io<'_>) {
-        while let Some(read) = self.followed.iter().find(|(_, until)| **until <= io.now).map(|(read, _)| *read) {
+        while let Some(read) =
+            self.followed.iter().find(|(_, followed)| followed.until <= io.now).map(|(read, _)| *read)
+        {
             self.followed.remove(&read);
+            // The link may be slower than was thought.
+            self.patience = (2 * self.patience).min(PATIENCE_MAX * self.options.resend_micros);
             self.refuse_read(read, io);
         }
     }
@@ -134,7 +197,7 @@ impl Replica {
         if !own.is_empty() {
             io.out.push(Output::ReadReady { reads: own.into_iter().map(|reader| reader.read).collect(), slot });
         }
-        for Reader { at, read } in others {
+        for Reader { at, read, .. } in others {
             if self.is_uninformed(at, slot) {
                 self.probe(at, io);
             }
@@ -195,6 +258,11 @@ impl Replica {
         let least = if fault!(self, NoDriftMargin) { support } else { self.options.least(support) };
         let received = fault!(self, LeaseFromReceipt);
         let Role::Leader(leader) = &mut self.role else { return };
+        if leader.ballot == question.0
+            && let Some(progress) = leader.progress.get_mut(&from)
+        {
+            progress.heard_at = io.now;
+        }
         if (leader.ballot, leader.reads.probe) != question {
             return;
         }

@@ -3,12 +3,13 @@
 //! Owns: the hard state, the log, the write order and the role; the transitions between roles. Must never: do IO, read a
 //! clock, or let a message that claims durability leave before its write.
 
-use crate::candidate::Candidate;
+use crate::candidate::{Candidate, Fetched};
 use crate::follower::Follower;
 use crate::io::{Ctx, Input, LogReader, Options, Output, Persist, RoleKind, Status};
 use crate::leader::Leader;
 use crate::log::Log;
 use crate::message::Message;
+use crate::reads::Followed;
 use crate::support::Support;
 use crate::types::{Ballot, Entry, EntryId, HardState, MemberRole, Micros, NodeId, ReadId, Slot, WriteSeq};
 use crate::writes::Writes;
@@ -59,6 +60,12 @@ pub struct Replica {
     pub(crate) seen_round: u64,
     /// Last `TrimTo` emitted.
     pub(crate) trim_to: Slot,
+    /// What campaigns fetched so far, until a leader is known.
+    pub(crate) fetched: Option<Fetched>,
+    /// Bytes of entries written since the hard state last was.
+    pub(crate) unhinted: usize,
+    /// The cluster version: what every node understands.
+    pub(crate) version: u64,
     /// The write that makes `b0_used` durable, while B0 is about to be led.
     pub(crate) b0_after: Option<WriteSeq>,
     /// What is chosen is announced only once this write is durable: it holds the promise, or the epoch, that goes with it.
@@ -66,7 +73,9 @@ pub struct Replica {
     /// Whom this replica supports, so that it may serve reads without asking.
     pub(crate) support: Support,
     /// Reads that the leader was asked about, and until when an answer is awaited.
-    pub(crate) followed: BTreeMap<ReadId, Micros>,
+    pub(crate) followed: BTreeMap<ReadId, Followed>,
+    /// How long such an answer is waited for, µs: as long as the link seems to need.
+    pub(crate) patience: u64,
     /// For the planted fault.
     #[cfg(feature = "planted")]
     pub(crate) old_lease: Micros,
@@ -91,7 +100,6 @@ impl Replica {
         let ballot = hard.promised;
         Self {
             me,
-            options,
             log,
             writes: Writes::default(),
             role: Role::Follower(Follower::new(None)),
@@ -102,10 +110,14 @@ impl Replica {
             alive: BTreeSet::new(),
             seen_round: ballot.round,
             trim_to: Slot(0),
+            fetched: None,
+            unhinted: 0,
+            version: options.version,
             b0_after: None,
             commit_after: None,
             support: Support::default(),
             followed: BTreeMap::new(),
+            patience: options.resend_micros,
             #[cfg(feature = "planted")]
             old_lease: Micros(0),
             abstains: false,
@@ -113,6 +125,7 @@ impl Replica {
             dead: None,
             shown: None,
             hard,
+            options,
         }
     }
 
@@ -139,6 +152,7 @@ impl Replica {
             Input::Persisted(seq) => self.on_persisted(seq, &mut io),
             Input::Applied(slot) => self.on_applied(slot),
             Input::PeerLiveness { node, alive } => self.on_liveness(node, alive, &mut io),
+            Input::Dropped { to } => self.on_dropped(to, &mut io),
             Input::TransferTo(node) => self.on_transfer_to(node, &mut io),
             Input::ChangeConfig { membership, ts } => self.on_change_config(membership, ts, &mut io),
             Input::ReadIndex(id) => self.on_read_index(id, &mut io),
@@ -146,6 +160,11 @@ impl Replica {
             Input::Release => self.on_release(&mut io),
         }
         self.finish(&mut io);
+    }
+
+    /// Every node understands cluster version `version` from now on. It never goes back.
+    pub fn speak(&mut self, version: u64) {
+        self.version = self.version.max(version);
     }
 
     /// When a `Tick` is wanted next; `None` for a silent group.
@@ -164,7 +183,7 @@ impl Replica {
             Role::Candidate(candidate) => Some(candidate.restart_at),
             Role::Leader(leader) => leader.deadline(),
         };
-        let followed = self.followed.values().min().copied();
+        let followed = self.followed.values().map(|followed| followed.until).min();
         [role, self.support.deadline(), followed].into_iter().flatten().min()
     }
 
@@ -221,9 +240,13 @@ impl Replica {
     /// What may be shown of the replica.
     #[must_use]
     pub fn status(&self) -> Status {
-        let progress = match &self.role {
-            Role::Leader(leader) => leader.progress.iter().map(|(node, p)| (*node, p.matched)).collect(),
-            _ => Vec::new(),
+        let (progress, unfit) = match &self.role {
+            Role::Leader(leader) => {
+                let members = leader.progress.iter();
+                let unfit = members.clone().filter(|(_, p)| p.unfit_until.is_some()).map(|(node, _)| *node).collect();
+                (members.map(|(node, p)| (*node, p.matched)).collect(), unfit)
+            }
+            _ => (Vec::new(), Vec::new()),
         };
         Status {
             role: self.role_kind(),
@@ -238,6 +261,7 @@ impl Replica {
             membership: self.hard.membership.clone(),
             config_start: self.hard.config_start,
             progress,
+            unfit,
         }
     }
 
@@ -290,10 +314,10 @@ impl Replica {
     pub(crate) fn on_message(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) {
         if let Some(message) = self.screen_epoch(from, message, io) {
             match message {
-                Message::PreVote { ballot } => self.on_pre_vote(from, ballot, io),
+                Message::PreVote { ballot, held } => self.on_pre_vote(from, ballot, held, io),
                 Message::PreVoteGranted { ballot } => self.on_pre_vote_granted(from, ballot, io),
                 Message::PreVoteRefused { ballot, promised, leader } => {
-                    self.on_pre_vote_refused(ballot, promised, leader, io);
+                    self.on_pre_vote_refused(from, ballot, promised, leader, io);
                 }
                 Message::Confirm { ballot } => self.on_confirm(from, ballot, io),
                 Message::Released { ballot } => self.on_released(from, ballot, io),
@@ -315,6 +339,7 @@ impl Replica {
                 Message::ReadRequest { ballot, read } => self.on_read_request(from, ballot, read, io),
                 Message::ReadGranted { read, slot, .. } => self.on_read_granted(read, slot, io),
                 Message::TimeoutNow { ballot } => self.on_timeout_now(from, ballot, io),
+                Message::TransferRefused { ballot } => self.on_transfer_refused(from, ballot, io),
             }
         }
     }
@@ -396,8 +421,9 @@ impl Replica {
             return;
         }
         self.announce_committed(io);
+        self.watch_quorum(io.now);
+        self.stage_hint();
         if let Some((seq, staged)) = self.writes.issue(self.log.last().slot) {
-            self.hard.commit_hint = self.hard.commit_hint.max(self.commit);
             let hard = staged.hard.then(|| self.hard.clone());
             let write = Persist { seq, hard, truncate_from: staged.truncate_from, append: staged.append };
             io.out.push(Output::Persist(write));
@@ -439,70 +465,5 @@ impl Replica {
     pub(crate) fn fail(&mut self, why: String, io: &mut Io<'_>) {
         io.out.push(Output::Fatal(why.clone()));
         self.dead = Some(why);
-    }
-
-    // ---- staging -----------------------------------------------------------------------------------------------------
-
-    /// The hard state changed: it joins this step's write.
-    pub(crate) fn stage_hard(&mut self) {
-        assert!(
-            self.hard.accepted <= self.hard.promised,
-            "accepted {:?} above promised {:?}",
-            self.hard.accepted,
-            self.hard.promised
-        );
-        self.writes.staged.hard = true;
-    }
-
-    /// Appends entries to the log and to this step's write.
-    pub(crate) fn stage_append(&mut self, entries: Vec<Entry>) {
-        if entries.is_empty() {
-            return;
-        }
-        self.log.append(&entries);
-        if self.log.last_is_config() {
-            self.stop_sign = Some(self.log.last().slot);
-        }
-        let staged = &mut self.writes.staged.append;
-        if staged.is_empty() { *staged = entries } else { staged.extend(entries) }
-    }
-
-    /// Removes `from` and what follows, in this step's write. Never at or below the chosen prefix.
-    pub(crate) fn stage_truncate(&mut self, from: Slot) {
-        assert!(from > self.commit, "truncation at {from} of a chosen slot, commit is {}", self.commit);
-        self.log.truncate(from);
-        self.writes.cut(self.log.last().slot);
-        if self.stop_sign.is_some_and(|s| s >= from) {
-            self.stop_sign = None;
-        }
-        let staged = &mut self.writes.staged;
-        staged.append.retain(|e| e.id.slot < from);
-        staged.truncate_from = Some(staged.truncate_from.map_or(from, |at| at.min(from)));
-    }
-
-    /// A message that may leave only once everything staged so far is on disk.
-    pub(crate) fn send_durable(&mut self, to: NodeId, message: Message) {
-        self.writes.deferred.push((to, message));
-    }
-
-    /// More of the log is known chosen: never beyond its end. May end the epoch.
-    pub(crate) fn raise_commit(&mut self, upto: Slot, io: &mut Io<'_>) {
-        let upto = upto.min(self.log.last().slot);
-        if upto <= self.commit {
-            return;
-        }
-        let bytes = if self.is_leader() { self.log.bytes_between(self.commit, upto) } else { 0 };
-        if let Role::Leader(leader) = &mut self.role {
-            leader.uncommitted = leader.uncommitted.saturating_sub(bytes);
-        }
-        self.commit = upto;
-        if let Role::Follower(follower) = &mut self.role
-            && upto == self.log.last().slot
-        {
-            follower.doubt_at = None;
-        }
-        if self.stop_sign.is_some_and(|s| s <= upto) {
-            self.enter_epoch(io);
-        }
     }
 }

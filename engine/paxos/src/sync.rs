@@ -1,12 +1,16 @@
 //! `Sync`: the new leader's log becomes a follower's.
 //!
 //! Owns: the staging of chunks and the one switching write. Must never: switch to a ballot whose adopted log is not
-//! complete here, or truncate at a repeated `Sync`.
+//! complete here, truncate at a repeated `Sync`, or acknowledge a staged chunk as accepted.
+//!
+//! A leader sends no more chunks at once than its window allows, and goes on behind what `Behind` says is staged. What is staged
+//! is in memory only: after a restart the `Sync` begins anew behind what is on disk.
 
 use crate::fault;
+use crate::log::Log;
 use crate::message::Message;
 use crate::replica::{Io, Replica, Role};
-use crate::types::{Ballot, Entry, EntryId, Slot};
+use crate::types::{Ballot, Entry, EntryId, Run, Slot};
 
 /// Chunks received of one `Sync`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,11 +19,54 @@ pub(crate) struct Staging {
     /// The entry after which the first chunk begins; held by this log.
     base: EntryId,
     entries: Vec<Entry>,
+    /// Origins of these entries.
+    runs: Vec<Run>,
 }
 
 impl Staging {
+    fn new(ballot: Ballot, base: EntryId) -> Self {
+        Self { ballot, base, entries: Vec::new(), runs: Vec::new() }
+    }
+
     fn end(&self) -> EntryId {
         self.entries.last().map_or(self.base, |e| e.id)
+    }
+
+    /// Whether a chunk of `ballot` behind `prev` goes on where this ends, or earlier.
+    fn fits(&self, ballot: Ballot, prev: EntryId) -> bool {
+        let index = prev.slot.0.checked_sub(self.base.slot.0.saturating_add(1));
+        let held = match index {
+            None => prev == self.base,
+            Some(index) => usize::try_from(index).ok().and_then(|i| self.entries.get(i)).is_some_and(|e| e.id == prev),
+        };
+        self.ballot == ballot && held
+    }
+
+    /// Adds what goes beyond the end.
+    fn extend(&mut self, entries: Vec<Entry>) {
+        let end = self.end().slot;
+        for entry in entries.into_iter().filter(|e| e.id.slot > end) {
+            if self.runs.last().is_none_or(|run| run.origin != entry.id.origin) {
+                self.runs.push(Run { first: entry.id.slot, origin: entry.id.origin });
+            }
+            self.entries.push(entry);
+        }
+    }
+
+    /// The end and the headers behind `commit` of the log that this makes of `log`; `None` where that is of another ballot or
+    /// known chosen.
+    pub(crate) fn described(&self, ballot: Ballot, log: &Log, commit: Slot) -> Option<(EntryId, Vec<Run>)> {
+        if self.ballot != ballot || self.end().slot <= commit {
+            return None;
+        }
+        let mut runs = log.runs_after(commit);
+        runs.retain(|run| run.first <= self.base.slot);
+        for run in &self.runs {
+            if runs.last().is_none_or(|last| last.origin != run.origin) {
+                runs.push(*run);
+            }
+        }
+        Some((self.end(), runs))
     }
 }
 
@@ -44,9 +91,11 @@ impl Replica {
             if let Role::Follower(follower) = &mut self.role {
                 follower.staging = Some(staging);
             }
+            self.send_behind(from, ballot);
             return;
         }
-        if end.slot < self.commit && self.log.holds(end) {
+        let trimmed = end.slot < self.log.trimmed().slot && !fault!(self, TrimmedContradicts);
+        if end.slot < self.commit && (trimmed || self.log.holds(end)) {
             // It was overtaken on its way: more of this ballot's log is chosen and learnt here than it holds.
             self.send_behind(from, ballot);
             return;
@@ -61,26 +110,31 @@ impl Replica {
         }
     }
 
-    /// Joins a chunk to those staged, or begins anew where it fits this log; `None` where it fits neither.
+    /// Joins a chunk to those staged, or begins anew where it fits this log; `None` where it fits neither: what is staged stays.
     fn stage_chunk(&mut self, ballot: Ballot, prev: EntryId, entries: Vec<Entry>) -> Option<Staging> {
-        let staged = match &mut self.role {
-            Role::Follower(follower) => follower.staging.take(),
-            Role::Candidate(_) | Role::Leader(_) => None,
+        let fits = self.log.holds(prev);
+        let Role::Follower(follower) = &mut self.role else { return None };
+        let mut staging = match follower.staging.take() {
+            Some(staging) if staging.fits(ballot, prev) => staging,
+            // An earlier chunk again: a ballot has one log.
+            Some(staging) if fits && staging.ballot == ballot && prev.slot <= staging.end().slot => staging,
+            _ if fits => Staging::new(ballot, prev),
+            staged => {
+                follower.staging = staged;
+                return None;
+            }
         };
-        if let Some(mut staging) = staged
-            && staging.ballot == ballot
-            && staging.end() == prev
-        {
-            staging.entries.extend(entries);
-            return Some(staging);
-        }
-        self.log.holds(prev).then_some(Staging { ballot, base: prev, entries })
+        staging.extend(entries);
+        Some(staging)
     }
 
     /// The switch, in one atomic write: the unchosen suffix is replaced, promised = accepted = ballot.
     fn switch(&mut self, staging: Staging, io: &mut Io<'_>) {
-        let Staging { ballot, base, mut entries } = staging;
-        let same = entries.iter().take_while(|e| self.log.holds(e.id)).count();
+        let Staging { ballot, base, mut entries, .. } = staging;
+        // What was learnt, applied and trimmed while chunks came is not compared: it is chosen, and equal where the slot at the
+        // trim point is.
+        let trimmed = if fault!(self, TrimmedContradicts) { Slot(0) } else { self.log.trimmed().slot };
+        let same = entries.iter().take_while(|e| e.id.slot < trimmed || self.log.holds(e.id)).count();
         let keep = if same == 0 { base.slot } else { entries[same - 1].id.slot };
         if keep < self.log.last().slot {
             if keep < self.commit {

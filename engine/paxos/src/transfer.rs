@@ -4,10 +4,14 @@
 //!
 //! Owns: a transfer under way. Must never: take proposals while one is, or tell a voter to campaign that lacks entries.
 
+use crate::fault;
 use crate::io::{Output, Refused};
 use crate::message::Message;
 use crate::replica::{Io, Replica, Role};
-use crate::types::{Micros, NodeId};
+use crate::types::{Ballot, Micros, NodeId};
+
+/// Who refused to take over is not asked again for so many times the longest transfer: it may get its state back.
+const UNFIT_TRANSFERS: u64 = 10;
 
 /// A transfer under way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +25,9 @@ pub(crate) struct Transfer {
 impl Replica {
     pub(crate) fn on_transfer_to(&mut self, to: NodeId, io: &mut Io<'_>) {
         let known = self.leader();
-        let fit = to != self.me && self.peer_voters().contains(&to) && self.alive.contains(&to);
+        let unfit =
+            matches!(&self.role, Role::Leader(l) if l.progress.get(&to).is_some_and(|p| p.unfit_until.is_some()));
+        let fit = to != self.me && self.peer_voters().contains(&to) && self.alive.contains(&to) && !unfit;
         let stopping = self.stop_sign.is_some();
         let until = io.now.plus(self.options.transfer_micros);
         let why = match &mut self.role {
@@ -48,7 +54,23 @@ impl Replica {
             let (to, ballot) = (transfer.to, leader.ballot);
             io.send(to, Message::TimeoutNow { ballot });
             self.arm_resend(io.now);
+            if fault!(self, ReleasesEarly) {
+                self.release(io);
+            }
         }
+    }
+
+    /// The target cannot lead: proposals are taken again at once, and it is not asked again for a while.
+    pub(crate) fn on_transfer_refused(&mut self, from: NodeId, ballot: Ballot, io: &Io<'_>) {
+        let until = io.now.plus(UNFIT_TRANSFERS * self.options.transfer_micros);
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.ballot != ballot {
+            return;
+        }
+        if let Some(progress) = leader.progress.get_mut(&from) {
+            progress.unfit_until = Some(until);
+        }
+        leader.transfer.take_if(|transfer| transfer.to == from);
     }
 
     /// Tells the target again; whether a transfer is still under way.

@@ -12,7 +12,7 @@ use super::buf::{DecodeError, Put, Reader, Writer};
 use super::entry::{self, get_ballot, get_entry_id, put_ballot, put_entry_id};
 use crate::ids::{Ballot, Entry, EntryId, Run, Slot};
 use bytes::Bytes;
-use synod_paxos::message::Message;
+use synod_paxos::message::{Held, Message};
 use synod_paxos::types::{ConfigId, Payload, ReadId};
 
 /// The version this module writes.
@@ -49,6 +49,10 @@ mod kind {
     pub const READ_ACK_SUPPORT: u8 = 20;
     pub const READ_REQUEST: u8 = 21;
     pub const READ_GRANTED: u8 = 22;
+    /// A [`PRE_VOTE`] with the candidate's log; from cluster version 2 on.
+    pub const PRE_VOTE_HELD: u8 = 23;
+    /// From cluster version 2 on.
+    pub const TRANSFER_REFUSED: u8 = 24;
 }
 
 /// The encoding of `message` in a buffer of its own.
@@ -98,7 +102,13 @@ fn put_head<'m>(message: &'m Message, out: &mut impl Put) -> Option<&'m [Entry]>
         put_ballot(out, ballot);
     };
     match message {
-        Message::PreVote { ballot } => begin(kind::PRE_VOTE, *ballot),
+        Message::PreVote { ballot, held: None } => begin(kind::PRE_VOTE, *ballot),
+        Message::PreVote { ballot, held: Some(held) } => {
+            begin(kind::PRE_VOTE_HELD, *ballot);
+            put_ballot(out, held.accepted);
+            put_entry_id(out, held.last);
+            out.var(held.commit.0);
+        }
         Message::PreVoteGranted { ballot } => begin(kind::PRE_VOTE_GRANTED, *ballot),
         Message::PreVoteRefused { ballot, promised, leader } => {
             begin(kind::PRE_VOTE_REFUSED, *ballot);
@@ -199,6 +209,7 @@ fn put_head<'m>(message: &'m Message, out: &mut impl Put) -> Option<&'m [Entry]>
             out.var(slot.0);
         }
         Message::TimeoutNow { ballot } => begin(kind::TIMEOUT_NOW, *ballot),
+        Message::TransferRefused { ballot } => begin(kind::TRANSFER_REFUSED, *ballot),
     }
     None
 }
@@ -224,7 +235,15 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
             let input = &mut input.input;
             let ballot = get_ballot(input)?;
             match kind {
-                kind::PRE_VOTE => Message::PreVote { ballot },
+                kind::PRE_VOTE => Message::PreVote { ballot, held: None },
+                kind::PRE_VOTE_HELD => Message::PreVote {
+                    ballot,
+                    held: Some(Held {
+                        accepted: get_ballot(input)?,
+                        last: get_entry_id(input)?,
+                        commit: get_slot(input)?,
+                    }),
+                },
                 kind::PRE_VOTE_GRANTED => Message::PreVoteGranted { ballot },
                 kind::PRE_VOTE_REFUSED => Message::PreVoteRefused {
                     ballot,
@@ -267,6 +286,7 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
                     Message::ReadGranted { ballot, read: ReadId(input.var()?), slot: get_slot(input)? }
                 }
                 kind::TIMEOUT_NOW => Message::TimeoutNow { ballot },
+                kind::TRANSFER_REFUSED => Message::TransferRefused { ballot },
                 _ => return Err(unknown),
             }
         }

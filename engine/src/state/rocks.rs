@@ -426,7 +426,7 @@ fn check_format(path: &Path) -> Result<(), StoreError> {
             fs::rename(&unfinished, &file).map_err(failed)?;
             File::open(path).and_then(|directory| directory.sync_all()).map_err(failed)
         }
-        Err(e) => Err(failed(e)),
+        Err(e) => Err(StoreError::Io { what: format!("read {what}"), why: e.to_string() }),
     }
 }
 

@@ -109,6 +109,8 @@ impl<H: Host> Worker<H> {
             return;
         }
         self.node.cluster_version = self.node.cluster_version.max(map.version);
+        let version = self.node.consensus_version();
+        self.shards.values_mut().for_each(|shard| shard.speak(version));
         let me = self.node.me;
         // The system shard's beginning is no descriptor: it is created from its founders' state only.
         let first = |config| config == FIRST_EPOCH || planted!(JoinsWithNothing);

@@ -190,6 +190,11 @@ impl<H: Host> Node<H> {
         if self.cluster_version >= ClusterVersion::SECOND { RowFormat::Totals } else { RowFormat::Plain }
     }
 
+    /// The cluster version that cores may count on: what every node understands of their messages.
+    pub(crate) fn consensus_version(&self) -> u64 {
+        self.cluster_version.0.into()
+    }
+
     /// The next name of a question about reads.
     pub(crate) fn next_read(&mut self) -> ReadId {
         self.last_read = self.last_read.next();

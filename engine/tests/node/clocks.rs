@@ -114,7 +114,7 @@ fn a_deadline_counts_from_the_shards_time() {
         c.kill(node);
         c.start(node);
     }
-    let far = WALL + c.now.0 + HOUR as u64;
+    let far = WALL + c.now.0 + HOUR as u64 + 30 * SECOND;
     let refused = c.write_by(table, far);
     assert!(matches!(&refused, Err(Refusal::Invalid { field: "id.deadline_us", .. })), "{refused:?}");
     for node in c.ids() {

@@ -10,8 +10,9 @@ use synod_client::{At, Consistency, Expect};
 
 use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
+use super::escape::piece;
 use super::output::Format;
-use super::{backup, batch, bench, check, config, dev, explain, load, members, restore, server, shard, table};
+use super::{backup, batch, bench, check, config, dev, explain, load, members, restore, server, shard, table, time};
 
 /// Where `synod dev` listens unless told otherwise.
 const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
@@ -44,8 +45,10 @@ Exit codes:
   3  an expectation (--expect) did not hold; nothing was written
   4  outcome unknown: the deadline passed before it was known whether a write took place
 
-Output: -o text is for people and may change; -o json is documented and stable. Errors are one line on standard error, \
-with -o json an object with `error`, `message`, `retryable` and the error's own fields.";
+Output: -o text is for people and may change; -o json is documented (in the README) and stable. Errors are one line on \
+standard error, with -o json an object with `error`, `message`, `retryable` and the error's own fields. Characters that a \
+terminal obeys or hides are escaped in both. A write that succeeded ends with 0 even where its result cannot be printed; \
+standard error tells the result then.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -162,10 +165,12 @@ pub fn parse_expect(text: &str) -> Result<Expect, String> {
         "any" => Ok(Expect::Any),
         "absent" => Ok(Expect::Absent),
         "exists" => Ok(Expect::Exists),
-        offset => offset
-            .parse()
-            .map(Expect::NextOffset)
-            .map_err(|_| format!("'{offset}' is none of any, absent, exists, and not an offset (a number from 0)")),
+        offset => offset.parse().map(Expect::NextOffset).map_err(|_| {
+            format!(
+                "'{}' is none of any, absent, exists, and not an offset (a number from 0)",
+                piece(offset.as_bytes())
+            )
+        }),
     }
 }
 
@@ -261,8 +266,8 @@ pub struct Get {
     /// The record at this offset
     #[arg(long, conflicts_with = "time")]
     pub offset: Option<u64>,
-    /// The newest record at or before this time: RFC 3339, or microseconds since 1970
-    #[arg(long, value_parser = parse_time)]
+    /// The newest record at or before this time: RFC 3339 in any zone (UTC where none is named), or microseconds since 1970
+    #[arg(long, value_parser = time::parse)]
     pub time: Option<u64>,
     /// Print the value's bytes and nothing else: no escapes, no newline
     #[arg(long)]
@@ -277,16 +282,6 @@ impl Get {
     pub fn which(&self) -> Option<At> {
         self.offset.map(At::Offset).or(self.time.map(At::TsUs))
     }
-}
-
-pub(super) fn parse_time(text: &str) -> Result<u64, String> {
-    if let Ok(us) = text.parse() {
-        return Ok(us);
-    }
-    let time = humantime::parse_rfc3339_weak(text)
-        .map_err(|_| format!("'{text}' is neither a time such as 2026-01-31T12:00:00Z nor microseconds since 1970"))?;
-    let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| "the time is before 1970".to_owned())?;
-    u64::try_from(since.as_micros()).map_err(|_| "the time is too far away".to_owned())
 }
 
 /// `delete`.
@@ -306,9 +301,9 @@ pub struct Read {
     /// Where.
     #[command(flatten)]
     pub at: TableKey,
-    /// The first offset to print
-    #[arg(long, default_value_t = 0, value_name = "OFFSET")]
-    pub from: u64,
+    /// The first offset to print; an error where it was trimmed [default: the first that is left]
+    #[arg(long, value_name = "OFFSET")]
+    pub from: Option<u64>,
     /// Print at most this many records
     #[arg(long)]
     pub limit: Option<u64>,
@@ -365,8 +360,12 @@ pub struct Scan {
 
 /// `tail`.
 #[derive(Args, Debug)]
-#[command(after_help = "A token to go on with is said on standard error when the tail ends. With -f, Ctrl-C ends it \
-                        with exit code 0.")]
+#[command(after_help = "\
+However the tail ends, a place to go on from (a token for --from) is said on standard error: after the last record, or \
+the last block of records where the reader of standard output went away. A record may be printed again after that, none is lost.
+
+With -f, Ctrl-C, SIGTERM and a reader that goes away end it with exit code 0. While no node answers it waits, and says so \
+on standard error.")]
 pub struct Tail {
     /// The table
     pub table: String,
@@ -385,6 +384,9 @@ pub struct Tail {
     /// Wait for more at the end
     #[arg(short, long)]
     pub follow: bool,
+    /// With -f: how long to wait while nodes that are needed do not answer, as 30s or 10m [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "follow")]
+    pub patience: Option<Duration>,
     /// End after this many records
     #[arg(long)]
     pub limit: Option<u64>,
@@ -399,12 +401,5 @@ mod tests {
         assert_eq!(parse_expect("absent"), Ok(Expect::Absent));
         assert_eq!(parse_expect("0"), Ok(Expect::NextOffset(0)));
         assert!(parse_expect("-1").unwrap_err().contains("any, absent, exists"));
-    }
-
-    #[test]
-    fn times_parse() {
-        assert_eq!(parse_time("17"), Ok(17));
-        assert_eq!(parse_time("1970-01-01T00:00:01Z"), Ok(1_000_000));
-        assert!(parse_time("yesterday").is_err());
     }
 }

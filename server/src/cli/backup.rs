@@ -65,7 +65,7 @@ pub async fn backup(context: &mut Context, args: BackupArgs) -> Result<()> {
         Err(error) => return Err(folder.left_behind(error)),
     };
     folder.finish(&manifest)?;
-    context.out.value(&manifest, |manifest| manifest_lines(&args.dir, manifest))
+    context.out.done(&manifest, |manifest| manifest_lines(&args.dir, manifest))
 }
 
 /// Every shard of the metadata, as of when it is read. A table that is dropped before the last of its shards was read is left

@@ -14,6 +14,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::error::{CliError, Result};
+use super::escape::path as shown;
 
 /// More than any value may have, so that a wrong file is not read whole.
 pub const READ_LIMIT: u64 = 64 << 20;
@@ -88,9 +89,10 @@ pub(super) fn parse_header(text: Vec<u8>) -> std::result::Result<HeaderArg, Stri
 pub fn read_source(path: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = open_source(path)?.take(READ_LIMIT + 1).read_to_end(&mut bytes);
-    read.map_err(|error| CliError::io(path, &error))?;
+    read.map_err(|error| CliError::io(shown(path), &error))?;
     if bytes.len() as u64 > READ_LIMIT {
-        let message = format!("{path}: larger than {READ_LIMIT} bytes, more than one write can hold; use `synod load`");
+        let message =
+            format!("{}: larger than {READ_LIMIT} bytes, more than one write can hold; use `synod load`", shown(path));
         return Err(CliError::failed("too_large", message).with("limit", READ_LIMIT));
     }
     Ok(bytes)
@@ -101,10 +103,10 @@ pub fn open_source(path: &str) -> Result<Box<dyn Read + Send>> {
     if path == "-" {
         return Ok(Box::new(io::stdin()));
     }
-    let file = File::open(path).map_err(|error| CliError::io(path, &error))?;
-    let meta = file.metadata().map_err(|error| CliError::io(path, &error))?;
+    let file = File::open(path).map_err(|error| CliError::io(shown(path), &error))?;
+    let meta = file.metadata().map_err(|error| CliError::io(shown(path), &error))?;
     if meta.is_dir() {
-        return Err(CliError::failed("io", format!("{path}: is a directory")));
+        return Err(CliError::failed("io", format!("{}: is a directory", shown(path))));
     }
     Ok(Box::new(file))
 }

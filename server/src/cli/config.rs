@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::context::Context;
 use super::error::{CliError, Exit, Result};
+use super::output::text;
 use crate::config::Settings;
 
 /// `config`.
@@ -34,7 +35,7 @@ pub fn run(context: &mut Context, args: ConfigArgs) -> Result<()> {
         ConfigCommand::Check { file } => {
             read(Path::new(&file))?;
             let done = serde_json::json!({ "file": file, "ok": true });
-            context.out.value(&done, |_| vec![format!("{file}: ok")])
+            context.out.value(&done, |_| vec![format!("{}: ok", text::path(&file))])
         }
         ConfigCommand::Default => {
             let settings = Settings::default();
@@ -47,12 +48,12 @@ pub fn run(context: &mut Context, args: ConfigArgs) -> Result<()> {
 
 /// Reads and checks a settings file; an error names the file, the line and the knob.
 pub fn read(file: &Path) -> Result<Settings> {
-    let shown = file.display();
+    let shown = text::path(&file.display().to_string());
     let text = std::fs::read_to_string(file).map_err(|error| CliError::io(&shown, &error))?;
     parse(&text).map_err(|(line, why)| {
-        let place = line.map_or_else(|| shown.to_string(), |line| format!("{shown}:{line}"));
+        let place = line.map_or_else(|| shown.clone(), |line| format!("{shown}:{line}"));
         let error = CliError::failed("invalid_config", format!("{place}: {why}")).exiting(Exit::Usage);
-        let error = error.with("file", shown.to_string()).with("why", why);
+        let error = error.with("file", file.display().to_string()).with("why", why);
         match line {
             Some(line) => error.with("line", line),
             None => error,

@@ -8,13 +8,19 @@ use std::time::Duration;
 
 use synod_client::limits::{CEILING_MAX_VALUE_BYTES, MAX_DEADLINE_S};
 use synod_client::{Client, Error, Options};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use super::args::Global;
 use super::error::{CliError, Exit, Result};
+use super::escape;
 use super::output::Out;
 
 /// The most bytes any cluster can be set to take in one write; each cluster's own limit is checked by its nodes.
 const WRITE_BYTES_CEILING: usize = 32 << 20;
+
+/// After so long without an answer the endpoints are looked at: twice, so that a node that restarts is waited for.
+const REFUSED_LOOKS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(700)];
 
 /// Shared by all commands.
 #[derive(Debug)]
@@ -56,26 +62,64 @@ impl Context {
     pub fn progress(&self, line: &str) {
         if !self.out.json() {
             // Progress that nobody can read is no reason to stop.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let _ = writeln!(std::io::stderr(), "{}", escape::harmless(line));
         }
     }
 
-    /// Connects with these options.
+    /// Says on standard error what a command that goes on meets with: a line, or an object with the one field.
+    pub fn note(&self, name: &str, line: &str) {
+        if self.out.json() {
+            let note = serde_json::json!({ name: line });
+            // What nobody can read is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "{}", escape::json(&note).unwrap_or_default());
+        } else {
+            self.progress(line);
+        }
+    }
+
+    /// Connects with these options. Where nothing listens at any endpoint this is not tried for as long as a call may take.
     pub async fn connect_with(&self, options: Options) -> Result<Client> {
-        Client::connect(self.endpoints.iter().cloned(), options).await.map_err(|error| match error {
-            Error::Unavailable { why } => {
-                let error =
-                    CliError::failed("unavailable", format!("{why} (--endpoints or SYNOD_ENDPOINTS says where)"));
-                error.with("why", why).with("endpoints", self.endpoints.clone()).with("knob", "--endpoints").retryable()
+        tokio::select! {
+            connected = Client::connect(self.endpoints.iter().cloned(), options) => {
+                connected.map_err(|error| match error {
+                    Error::Unavailable { why } => self.unavailable(why),
+                    other => CliError::from(other),
+                })
             }
-            other => CliError::from(other),
-        })
+            why = self.refused() => Err(self.unavailable(why)),
+        }
+    }
+
+    fn unavailable(&self, why: String) -> CliError {
+        let error = CliError::failed("unavailable", format!("{why} (--endpoints or SYNOD_ENDPOINTS says where)"));
+        error.with("why", why).with("endpoints", self.endpoints.clone()).with("knob", "--endpoints").retryable()
+    }
+
+    /// Resolves once nobody listened at any endpoint, twice; says where.
+    async fn refused(&self) -> String {
+        let mut last = String::new();
+        for look in REFUSED_LOOKS {
+            sleep(look).await;
+            for endpoint in &self.endpoints {
+                let addr = endpoint.rsplit_once("://").map_or(endpoint.as_str(), |(_, addr)| addr);
+                match TcpStream::connect(addr.trim_end_matches('/')).await {
+                    Err(error) if is_final(&error) => last = format!("{addr}: {error}"),
+                    _ => return std::future::pending().await,
+                }
+            }
+        }
+        format!("nothing listens at {} ({last})", self.endpoints.join(", "))
     }
 
     /// Connects with the default of 10 seconds a call.
     pub async fn connect(&self) -> Result<Client> {
         self.connect_with(self.options(Duration::from_secs(10))).await
     }
+}
+
+/// Whether an address has answered that nobody is there, or a name that it is none: the standard library has no kind for that.
+fn is_final(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::ConnectionRefused || error.to_string().contains("lookup address information")
 }
 
 /// The error of a change; where nobody knows its outcome, with the way to find out.

@@ -1,15 +1,14 @@
-//! The commands on records: put, get, delete, append, read, trim, scan, tail.
+//! The commands on records: put, get, delete, append, read, trim, scan.
 //!
 //! Owns the way from parsed flags to one client call and from its answer to the output. Must never retry, reorder or
 //! reinterpret: the client library answers for all of that.
 
+use std::io::Write;
 use std::str::FromStr;
 
 use ::bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
-use synod_client::{
-    Cursor, GetOptions, Header, Keys, NewRecord, Record, ScanOptions, TailOptions, TailStart, Token, Written,
-};
+use synod_client::{Cursor, Error, GetOptions, Header, Keys, NewRecord, Record, ScanOptions, Written};
 
 use super::args;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, from_base64, read_source};
@@ -50,7 +49,7 @@ pub async fn trim(context: &mut Context, args: args::Trim) -> Result<()> {
     let client = context.connect().await?;
     let written = client.trim(&args.at.table, key, args.before).await?;
     let trimmed = json::Trimmed { first_offset: written.offset, ts_us: written.ts_us };
-    context.out.value(&trimmed, |trimmed| vec![format!("first offset {}", trimmed.first_offset)])
+    context.out.done(&trimmed, |trimmed| vec![format!("first offset {}", trimmed.first_offset)])
 }
 
 /// `get`.
@@ -64,7 +63,7 @@ pub async fn get(context: &mut Context, args: args::Get) -> Result<()> {
             (_, Some(time)) => format!("no record at or before {}", text::time(time)),
             _ => "no record".to_owned(),
         };
-        let message = format!("key '{}' of table '{}': {what}", text::escape(&key), args.at.table);
+        let message = format!("key '{}' of table '{}': {what}", text::piece(&key), args.at.table);
         return Err(CliError::failed("key_not_found", message));
     };
     if args.raw {
@@ -79,10 +78,23 @@ pub async fn get(context: &mut Context, args: args::Get) -> Result<()> {
 /// `read`.
 pub async fn read(context: &mut Context, args: args::Read) -> Result<()> {
     let key = args.at.encoding.key(&args.at.key)?;
+    let consistency = args.freshness.consistency()?;
     let client = context.connect().await?;
-    let mut records = client.read(&args.at.table, key, args.from, args.limit, args.freshness.consistency()?);
+    let read = |from| client.read(&args.at.table, key.clone(), from, args.limit, consistency);
+    let mut from = args.from.unwrap_or(0);
+    let (mut records, mut printed) = (read(from), false);
     while let Some(record) = next(context, &mut records).await? {
-        context.out.record(&shown(record?, false))?;
+        match record {
+            // Who did not say where to begin wants what is left.
+            Err(Error::Trimmed { first }) if args.from.is_none() && !printed && first > from => {
+                from = first;
+                records = read(from);
+            }
+            record => {
+                context.out.record(&shown(record?, false))?;
+                printed = true;
+            }
+        }
     }
     Ok(())
 }
@@ -125,52 +137,13 @@ fn range(encoding: KeyEncoding, from: Option<&RawArg>, to: Option<&RawArg>) -> R
         && !to.is_empty()
         && from >= to
     {
-        let why = format!("'{}' does not come before --to '{}'", text::escape(from), text::escape(to));
+        let why = format!("'{}' does not come before --to '{}'", text::piece(from), text::piece(to));
         return Err(CliError::usage("--from", why));
     }
     Ok(match (from, to) {
         (None, None) => Keys::All,
         (from, to) => Keys::Range { from: from.unwrap_or_default().into(), to: to.unwrap_or_default().into() },
     })
-}
-
-/// `tail`.
-pub async fn tail(context: &mut Context, args: args::Tail) -> Result<()> {
-    let keys = match (&args.key, &args.prefix) {
-        (Some(key), _) => Keys::Key(args.encoding.key(key)?.into()),
-        (None, Some(prefix)) => Keys::Prefix(args.encoding.decode("--prefix", prefix)?.into()),
-        (None, None) => Keys::All,
-    };
-    let start = match args.from.as_str() {
-        "earliest" => TailStart::Earliest,
-        "latest" => TailStart::Latest,
-        token => TailStart::Token(Token::from_str(token).map_err(|error| at("--from", error))?),
-    };
-    let client = context.connect().await?;
-    let mut items = client.tail(&args.table, TailOptions { keys, start, follow: args.follow, page_records: 0 });
-    let mut left = args.limit.unwrap_or(u64::MAX);
-    let mut token = None;
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
-    while left > 0 {
-        let item = tokio::select! {
-            biased;
-            _ = &mut interrupted => break,
-            item = next(context, &mut items) => item?,
-        };
-        let Some(item) = item else { break };
-        let item = item?;
-        token = Some(item.token());
-        context.out.record(&shown(item.record, false))?;
-        left -= 1;
-    }
-    context.out.flush()?;
-    // The stream's own token is ahead of the last record's where it ended by itself.
-    let token = if left == 0 { token } else { items.token().or(token) };
-    if let Some(token) = token {
-        say(context, "token", &token.to_string());
-    }
-    Ok(())
 }
 
 /// The next item; what was printed before is handed over first if there is a wait.
@@ -183,15 +156,19 @@ async fn next<S: Stream + Unpin>(context: &mut Context, stream: &mut S) -> Resul
 }
 
 /// Says a place to go on from on standard error: `NAME: PLACE`, or an object with the one field.
-fn say(context: &Context, name: &str, place: &str) {
-    if context.out.json() {
-        eprintln!("{}", serde_json::json!({ name: place }));
-    } else {
-        eprintln!("{name}: {place}");
-    }
+pub fn say(context: &Context, name: &str, place: &str) {
+    say_as(context.out.json(), name, place);
 }
 
-fn at(flag: &str, error: synod_client::Error) -> CliError {
+/// The same in one of the two formats.
+pub fn say_as(json: bool, name: &str, place: &str) {
+    let line = if json { serde_json::json!({ name: place }).to_string() } else { format!("{name}: {place}") };
+    // Where nobody can read it, it cannot be said.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The client's error about what a flag says.
+pub fn at(flag: &str, error: synod_client::Error) -> CliError {
     CliError::from(error).at(flag)
 }
 
@@ -213,7 +190,7 @@ fn records(given: Vec<RawArg>, file: Option<&str>, base64: bool, headers: &[Head
 
 fn print_written(context: &mut Context, written: Written) -> Result<()> {
     let written = json::Written { offset: written.offset, ts_us: written.ts_us };
-    context.out.value(&written, |written| vec![format!("offset {} at {}", written.offset, text::time(written.ts_us))])
+    context.out.done(&written, |written| vec![format!("offset {} at {}", written.offset, text::time(written.ts_us))])
 }
 
 /// A record as it is printed.

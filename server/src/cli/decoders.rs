@@ -16,7 +16,7 @@ pub fn settings(text: &str) -> std::result::Result<Settings, (Option<usize>, Str
 
 /// A batch file.
 pub fn batch(bytes: &[u8]) -> Result<Vec<WriteOp>> {
-    super::batch::parse("file", bytes)
+    super::batch::parse("file", bytes).map(|batch| batch.ops)
 }
 
 /// The argument of `--expect`.
@@ -26,7 +26,7 @@ pub fn expectation(text: &str) -> std::result::Result<Expect, String> {
 
 /// The argument of `--time`, µs since 1970.
 pub fn time(text: &str) -> std::result::Result<u64, String> {
-    super::args::parse_time(text)
+    super::time::parse(text)
 }
 
 /// The argument of `--header`.

@@ -8,6 +8,13 @@ use std::io;
 
 use serde_json::{Map, Value, json};
 
+use super::escape::{self, bounded, harmless};
+
+/// Bytes of a message.
+const MESSAGE_MAX: usize = 2_000;
+/// Bytes of a text among an error's own fields; a file's name is shorter.
+const FIELD_MAX: usize = 8_000;
+
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -81,13 +88,16 @@ impl CliError {
     }
 
     fn new(kind: &str, message: impl Into<String>, exit: Exit) -> Self {
-        // Errors are one line whatever a cause further down had to say.
-        let message = one_line(&message.into());
+        let message = tidy(&message.into());
         Self { kind: kind.to_owned(), message, retryable: false, fields: Map::new(), exit, quiet: false }
     }
 
     fn set(&mut self, name: &str, value: impl Into<Value>) {
-        self.fields.insert(name.to_owned(), value.into());
+        let value = match value.into() {
+            Value::String(text) => Value::String(bounded(text, FIELD_MAX)),
+            other => other,
+        };
+        self.fields.insert(name.to_owned(), value);
     }
 
     /// The same with one more field in its JSON form.
@@ -119,14 +129,14 @@ impl CliError {
     /// The same with words in front of its message, such as a file and a line.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.message = format!("{place}: {}", self.message);
+        self.message = tidy(&format!("{place}: {}", self.message));
         self
     }
 
     /// The same with words after its message, such as how far the work came.
     #[must_use]
     pub fn followed_by(mut self, words: impl fmt::Display) -> Self {
-        self.message = format!("{}; {words}", self.message);
+        self.message = tidy(&format!("{}; {words}", self.message));
         self
     }
 
@@ -138,6 +148,11 @@ impl CliError {
     /// The message, one line.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// Whether it is to pass in silence.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// How the process should end.
@@ -160,7 +175,8 @@ impl CliError {
         for (name, value) in &self.fields {
             object.entry(name.clone()).or_insert_with(|| value.clone());
         }
-        Some(Value::Object(object).to_string())
+        let object = Value::Object(object);
+        Some(escape::json(&object).unwrap_or_else(|_| object.to_string()))
     }
 }
 
@@ -171,6 +187,12 @@ impl fmt::Display for CliError {
 }
 
 impl std::error::Error for CliError {}
+
+/// One line whatever a cause further down had to say, of a length that can be read, without a character that a terminal
+/// obeys.
+fn tidy(message: &str) -> String {
+    bounded(harmless(&one_line(message)), MESSAGE_MAX)
+}
 
 /// Joins the lines of a message into one.
 pub fn one_line(text: &str) -> String {
@@ -203,6 +225,16 @@ mod tests {
     #[test]
     fn lines_are_joined() {
         assert_eq!(one_line("missing:\n  <KEY>\n\n  <VALUE>\n"), "missing: <KEY>; <VALUE>");
+    }
+
+    #[test]
+    fn messages_are_harmless_and_bounded() {
+        let error = CliError::failed("io", format!("a\u{1b}[31m\u{202e}{}", "x".repeat(1 << 20))).at("f\u{7}:1");
+        let error = error.followed_by("0 records acknowledged").with("reason", "y".repeat(1 << 20));
+        let line = error.render(false).unwrap();
+        assert!(line.starts_with("error: f\\u{7}:1: a\\u{1b}[31m\\u{202e}xxx"), "{line}");
+        assert!(line.len() < 2_100 && line.ends_with("0 records acknowledged"), "{} bytes", line.len());
+        assert!(error.render(true).unwrap().len() < 12_000);
     }
 
     #[test]

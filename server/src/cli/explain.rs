@@ -55,7 +55,7 @@ fn shown(explain: &Explain) -> json::Explain {
 }
 
 fn why(explain: &Explain, hash: Option<&str>) -> Vec<String> {
-    let key = text::escape(&explain.key);
+    let key = text::piece(&explain.key);
     let table = &explain.table;
     let shard = &explain.shard;
     let bounds = text::bounds(&super::table::bounds(table.partitioning, shard));

@@ -56,7 +56,7 @@ pub async fn run(context: &mut Context, args: NodeArgs) -> Result<()> {
                 format!("`synod status` shows whether node {node} is still there; the same command can be repeated");
             removed.map_err(|error| to_be_repeated(error, &how))?;
             let done = serde_json::json!({ "removed": node });
-            context.out.value(&done, |_| vec![format!("node {node} is no node of the cluster any more")])
+            context.out.done(&done, |_| vec![format!("node {node} is no node of the cluster any more")])
         }
     }
 }
@@ -81,7 +81,7 @@ async fn replace(context: &mut Context, old: u64, new: u64) -> Result<()> {
     }
     let shards: Vec<u64> = held.iter().map(|shard| shard.id).collect();
     let done = serde_json::json!({ "node": old, "with": new, "shards": shards });
-    context.out.value(&done, |_| {
+    context.out.done(&done, |_| {
         vec![format!(
             "{} replicas of node {old} are on node {new} now; `synod node remove {old}` takes it out of the cluster",
             shards.len()
@@ -107,7 +107,7 @@ pub async fn move_shard(context: &mut Context, shard: u64, from: u64, to: u64) -
     }
     take(context, &client, Move { shard, from, to: Some(to) }).await?;
     let done = serde_json::json!({ "shard": shard, "from": from, "to": to });
-    context.out.value(&done, |_| vec![format!("the replica of shard {shard} on node {from} is on node {to} now")])
+    context.out.done(&done, |_| vec![format!("the replica of shard {shard} on node {from} is on node {to} now")])
 }
 
 fn find(map: &ClusterMap, shard: u64) -> Result<&ShardInfo> {

@@ -19,6 +19,7 @@ mod data;
 pub mod decoders;
 mod dev;
 mod error;
+mod escape;
 mod explain;
 mod load;
 mod members;
@@ -28,9 +29,12 @@ mod server;
 mod shard;
 mod status;
 mod table;
+mod tail;
+mod time;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
@@ -44,7 +48,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error, wants_json(&args)),
+        Err(error) => return refuse(&with_pieces(error, &args), wants_json(&args)),
     };
     let json = cli.global.output == output::Format::Json;
     match execute(cli) {
@@ -78,7 +82,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Read(args) => data::read(context, args).await,
         Command::Trim(args) => data::trim(context, args).await,
         Command::Scan(args) => data::scan(context, args).await,
-        Command::Tail(args) => data::tail(context, args).await,
+        Command::Tail(args) => tail::run(context, args).await,
         Command::Batch(args) => batch::run(context, args).await,
         Command::Load(args) => load::run(context, args).await,
         Command::Table(args) => table::run(context, args).await,
@@ -112,6 +116,14 @@ fn report(error: &CliError, json: bool) -> u8 {
         let _ = writeln!(io::stderr(), "{line}");
     }
     error.exit().code()
+}
+
+/// The same error about arguments that are escaped and shortened: what it quotes of them, the library prints without the parts
+/// that a terminal would obey.
+fn with_pieces(error: clap::Error, args: &[OsString]) -> clap::Error {
+    let piece = |arg: &OsString| OsString::from(escape::piece(arg.as_bytes()));
+    let pieces = Cli::try_parse_from(args.iter().map(piece));
+    pieces.err().filter(|pieces| pieces.kind() == error.kind()).unwrap_or(error)
 }
 
 /// Whether the command line asks for JSON, though it does not parse.
@@ -178,6 +190,20 @@ mod tests {
         assert!(line.contains("'--prefix'") && !line.contains('\n'), "{line}");
         assert!(error.render(true).unwrap().contains("\"nearest\":\"--prefix\""));
         assert_eq!(error.exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn an_argument_in_an_error_is_escaped_and_bounded() {
+        let line = |args: &[&str]| {
+            let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+            let error = with_pieces(Cli::try_parse_from(&args).err().unwrap(), &args);
+            command_line_error(&error).render(false).unwrap()
+        };
+        assert!(line(&["synod", "a\nb\u{1b}[31m"]).contains("'a\\nb\\u{1b}[31m'"));
+        assert!(line(&["synod", "a\\nb"]).contains("'a\\\\nb'"), "unlike a newline");
+        let wide = "y".repeat(100_000);
+        let wide = line(&["synod", "get", "t", "k", "--time", &wide]);
+        assert!(wide.len() < 2_100 && wide.contains("(100000 bytes)") && wide.contains("--time"), "{wide}");
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn restore(context: &mut Context, args: &RestoreArgs) -> Result<()> {
         data_dir: data_dir.display().to_string(),
         shards: shards.iter().map(|shard| shard.0).collect(),
     };
-    context.out.value(&restored, |r| {
+    context.out.done(&restored, |r| {
         let addr = &founders[usize::try_from(*node - 1).unwrap_or(0)];
         vec![
             format!("{}: node {} of the new cluster {}, {} shards", r.data_dir, r.node, r.cluster, r.shards.len()),

@@ -139,7 +139,7 @@ async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()>
         // A look that fails says nothing of the transfer.
         if look().await.is_ok_and(|shard| shard.leader == Some(target)) {
             let done = serde_json::json!({ "shard": id, "leader": target, "from": shard.leader });
-            return context.out.value(&done, |_| vec![format!("node {target} leads shard {id}")]);
+            return context.out.done(&done, |_| vec![format!("node {target} leads shard {id}")]);
         }
         if started.elapsed() > limit {
             let message = format!(

@@ -150,7 +150,7 @@ fn as_text(status: &json::Status) -> Vec<String> {
     let mut nodes = text::table(&["node", "address", "state", "leaders", "replicas", "uptime", "snapshots"]);
     for node in &status.nodes {
         let state = match &node.reason {
-            Some(reason) => format!("{} ({})", node.state, text::escape(reason.as_bytes())),
+            Some(reason) => format!("{} ({})", node.state, text::harmless(reason)),
             None => node.state.to_owned(),
         };
         let uptime =
@@ -168,7 +168,7 @@ fn as_text(status: &json::Status) -> Vec<String> {
     lines.extend(text::lines(&nodes));
     // Several nodes may tell the same.
     let alarms: BTreeSet<&String> = status.nodes.iter().flat_map(|node| &node.clock_alarms).collect();
-    lines.extend(alarms.into_iter().map(|alarm| text::escape(alarm.as_bytes())));
+    lines.extend(alarms.into_iter().map(|alarm| text::harmless(alarm)));
     lines.push(String::new());
     lines.extend(shard_lines(&status.shards));
     lines.extend(status.shards.iter().filter_map(divergence));

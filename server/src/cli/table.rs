@@ -123,6 +123,9 @@ impl Create {
     }
 
     fn spec(&self, nodes: usize) -> Result<TableSpec> {
+        if self.replicas == Some(0) {
+            return Err(CliError::usage("--replicas", "a shard has at least 1 replica"));
+        }
         let retention = match self.retain {
             Retain::Latest => Retention::Latest,
             Retain::All => Retention::All,
@@ -138,13 +141,13 @@ pub async fn run(context: &mut Context, args: TableArgs) -> Result<()> {
     match args.command {
         TableCommand::Create(wanted) => {
             let (client, info) = create(context, &wanted).await?;
-            print(context, &client, &info)
+            context.out.done(&shown(&client.map(), &info), as_text)
         }
         TableCommand::List => list(context).await,
         TableCommand::Describe { name } => {
             let client = context.connect().await?;
             let info = client.table(&name).await?;
-            print(context, &client, &info)
+            context.out.value(&shown(&client.map(), &info), as_text)
         }
         TableCommand::Drop { name, if_exists } => drop_table(context, &name, if_exists).await,
     }
@@ -184,7 +187,7 @@ async fn drop_table(context: &mut Context, name: &str, if_exists: bool) -> Resul
     let done = serde_json::json!({ "dropped": dropped.then_some(name) });
     context
         .out
-        .value(&done, |_| vec![if dropped { format!("dropped {name}") } else { format!("there is no table {name}") }])
+        .done(&done, |_| vec![if dropped { format!("dropped {name}") } else { format!("there is no table {name}") }])
 }
 
 /// What of a table is not as `spec` asks.
@@ -227,11 +230,6 @@ async fn list(context: &mut Context) -> Result<()> {
         ]);
     }
     text::lines(&rows).iter().try_for_each(|line| context.out.line(line))
-}
-
-fn print(context: &mut Context, client: &Client, info: &TableInfo) -> Result<()> {
-    let table = shown(&client.map(), info);
-    context.out.value(&table, as_text)
 }
 
 fn as_text(table: &json::Table) -> Vec<String> {
@@ -320,6 +318,7 @@ mod tests {
         assert!(refusal("--partition range --shards 4").contains("needs 3 split points"));
         assert!(refusal("--partition range --shards 0").contains("at least 1 shard"));
         assert!(refusal("--partition hash --shards 0").contains("at least 1 shard"));
+        assert_eq!(refusal("--partition hash --replicas 0"), "--replicas: a shard has at least 1 replica");
         assert!(refusal("--partition range --split-at b --split-at a").contains("not sorted"));
         assert!(refusal("--partition range --split-at a --split-at a").contains("repeated"));
     }

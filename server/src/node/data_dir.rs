@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -48,7 +49,8 @@ fn make(path: &Path) -> std::io::Result<()> {
 /// An open data directory.
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    /// None where nothing can be written, and so no process can be at work.
+    _lock: Option<File>,
 }
 
 impl DataDir {
@@ -57,15 +59,19 @@ impl DataDir {
     /// # Errors
     /// It cannot be made, another process holds it, or a restore into it did not end.
     pub fn open(path: &Path) -> Result<Self> {
-        let data = Self::lock(path)?;
-        if path.join(RESTORING).exists() {
+        Self::lock(path)?.whole()
+    }
+
+    /// The directory, unless it is what a restore left that did not end.
+    fn whole(self) -> Result<Self> {
+        if self.path.join(RESTORING).exists() {
             bail!(
                 "--data-dir {}: a restore into it did not end (it has the mark {RESTORING}), so nothing in it can be used; run \
                  the same `synod restore` again, which begins anew, or remove the directory",
-                path.display()
+                self.path.display()
             );
         }
-        Ok(data)
+        Ok(self)
     }
 
     /// Locks a directory for a restore, and marks it: it is no node's until [`DataDir::restored`]. What a restore left there
@@ -133,8 +139,13 @@ impl DataDir {
             .write(true)
             .open(&file)
             .with_context(|| format!("--data-dir: cannot open {}", file.display()))?;
+        Self::locked(path, lock)
+    }
+
+    fn locked(path: &Path, lock: File) -> Result<Self> {
+        let file = path.join(LOCK);
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => {
                 bail!("--data-dir {}: another process uses it (it holds {})", path.display(), file.display())
             }
@@ -144,7 +155,8 @@ impl DataDir {
         }
     }
 
-    /// Locks a directory that is there, for a look at it.
+    /// Locks a directory that is there, for a look at it. Writes nothing where a node has used it, so that one on a disk that
+    /// is mounted to be read only can be looked at.
     ///
     /// # Errors
     /// It is no data directory, or a process holds it.
@@ -152,7 +164,16 @@ impl DataDir {
         if !path.join(LOG).is_dir() && !path.join(RESTORING).exists() {
             bail!("{}: no data directory (it has no folder `{LOG}`)", path.display());
         }
-        Self::open(path)
+        let lock = path.join(LOCK);
+        match File::open(&lock) {
+            Ok(lock) => Self::locked(path, lock)?.whole(),
+            Err(_) => match OpenOptions::new().create(true).truncate(false).write(true).open(&lock) {
+                Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+                    Self { path: path.to_path_buf(), _lock: None }.whole()
+                }
+                _ => Self::open(path),
+            },
+        }
     }
 
     /// The state's folder.

@@ -58,6 +58,10 @@ impl Host for NodeHost {
         self.outbox.flush(durable);
     }
 
+    fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
+        self.outbox.dropped()
+    }
+
     fn map_changed(&mut self, map: Arc<SystemState>) {
         self.signals.maps.send_replace(Some(map));
     }

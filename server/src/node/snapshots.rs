@@ -11,6 +11,7 @@ use super::map::MapBook;
 use super::peer::bulk;
 use super::peer::fetch::{Fetches, Offer, is_of_another};
 use super::peer::{Local, SnapshotGate};
+use anyhow::Context as _;
 use bytesize::ByteSize;
 use prometheus::{IntCounter, Registry};
 use std::collections::BTreeMap;
@@ -94,12 +95,15 @@ impl SnapshotDesk {
     /// The folder cannot be made or cleared.
     pub fn open(setup: Setup<'_>) -> anyhow::Result<Arc<Self>> {
         let Setup { dir, local, worker, book, max_rate, scrub_rate, spare, registry } = setup;
+        let cannot = |what: &str, kind| format!("{}: cannot be {what}", folder(&dir, kind).display());
         match std::fs::remove_dir_all(folder(&dir, SnapshotKind::Built)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| cannot("cleared", SnapshotKind::Built));
+            }
             _ => {}
         }
         for kind in [SnapshotKind::Built, SnapshotKind::Fetched] {
-            std::fs::create_dir_all(folder(&dir, kind))?;
+            std::fs::create_dir_all(folder(&dir, kind)).with_context(|| cannot("made", kind))?;
         }
         remove_old(&folder(&dir, SnapshotKind::Fetched));
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {

@@ -93,6 +93,7 @@ impl World {
             Action::Flush => self.at_random(World::flush),
             Action::Trim => self.at_random(World::trim),
             Action::Retire => self.retire(),
+            Action::Lag => self.lag(),
             Action::Echo => {
                 let pending: Vec<_> = self.echoes.iter().cloned().collect();
                 if let Some((from, to, message)) = self.dice.pick(&pending).cloned() {

@@ -212,6 +212,7 @@ fn answers(message: &Message) -> &'static str {
         Message::ReadRequest { .. } => "answers ReadRequest",
         Message::ReadGranted { .. } => "answers ReadGranted",
         Message::TimeoutNow { .. } => "answers TimeoutNow",
+        Message::TransferRefused { .. } => "answers TransferRefused",
     }
 }
 

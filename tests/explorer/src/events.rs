@@ -82,6 +82,15 @@ pub enum Event {
         /// The node that installs it.
         to: NodeId,
     },
+    /// The way to a peer had no room for a message.
+    Dropped {
+        /// The sender.
+        node: NodeId,
+        /// The incarnation that sent.
+        boot: u64,
+        /// The peer.
+        to: NodeId,
+    },
     /// A client or a fault acts.
     Act,
     /// After the faults: the client tries to write.

@@ -1,6 +1,6 @@
 //! The second phase: faults have stopped, and the group must recover.
 //!
-//! Owns: the bounds within which a leader exists, a fresh write is applied by every member, and silence falls. Must never:
+//! Owns: the bounds within which a leader exists, a fresh write is applied and a read served by every member, and silence falls. Must never:
 //! help the group in a way that a real driver would not.
 
 use super::events::Event;
@@ -25,8 +25,17 @@ pub struct Finish {
     absent: BTreeSet<NodeId>,
     /// The fresh writes that were taken.
     fresh: Vec<EntryId>,
-    /// Every present member has applied a fresh write.
+    /// Where a read was served since.
+    served: BTreeSet<NodeId>,
+    /// Every present member has applied a fresh write, and has served a read.
     done: bool,
+}
+
+impl Finish {
+    /// A read was served at `id`.
+    pub fn served(&mut self, id: NodeId) {
+        self.served.insert(id);
+    }
 }
 
 impl World {
@@ -48,9 +57,10 @@ impl World {
             Ending::MinorityCut => self.isolate(&absent, true, true),
             Ending::MinorityDeaf => self.isolate(&absent, false, true),
             Ending::MinorityMute => self.isolate(&absent, true, false),
+            Ending::MinorityGone => self.lose_power(&absent)?,
         }
         self.reconnect_all();
-        let returning = !absent.is_empty();
+        let returning = !absent.is_empty() && self.plan.ending != Ending::MinorityGone;
         self.recover(absent)?;
         if returning {
             self.trace.line(|| format!("  t={} the minority returns", self.now));
@@ -149,9 +159,21 @@ impl World {
         let chosen = fresh.into_iter().find(|id| self.observer.chosen(id.slot).is_some_and(|c| c.entry.id == *id));
         if let Some(id) = chosen.filter(|id| self.applied_everywhere(*id)) {
             self.trace.line(|| format!("  t={} {id:?} is applied everywhere", self.now));
-            if let Some(finish) = &mut self.finish {
+            let served = self.finish.as_ref().map(|f| f.served.clone()).unwrap_or_default();
+            let mut asked = self.present_members();
+            asked.retain(|id| !served.contains(id));
+            if let (true, Some(finish)) = (asked.is_empty(), &mut self.finish) {
                 finish.done = true;
+                return Ok(());
             }
+            asked
+                .into_iter()
+                .filter(|id| self.runs(*id))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .try_for_each(|id| self.read(id))?;
+            let wait = self.plan.options.jitter_micros / 2 + 1;
+            self.agenda.add(self.now + wait, Event::Probe);
             return Ok(());
         }
         // Whoever does not lead refuses, and so learns that somebody waits for a leader.

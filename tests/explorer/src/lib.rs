@@ -22,6 +22,7 @@ mod disk;
 mod events;
 mod expected;
 mod finish;
+mod lags;
 mod lifecycle;
 mod membership;
 mod network;

@@ -25,7 +25,7 @@ impl World {
         let live: Vec<_> = peers.iter().copied().filter(|peer| self.hears(id, *peer) != blind).collect();
         let now = self.now;
         let clock = Clock::begun(now, self.plan.drift_ppm, &mut self.dice);
-        let options = self.plan.options.clone();
+        let options = self.plan.options_of_a_life(&mut self.dice);
         let disk = self.disks.get(&id).ok_or_else(|| Violation::new("harness: a disk exists", format!("{id:?}")))?;
         let recovered = disk.recover(live.clone());
         let applied = disk.applied;
@@ -45,7 +45,10 @@ impl World {
         self.trace.line(|| {
             format!("  t={now} {id:?} starts life {boot}: {:?} last {:?} applied {applied}", disk.hard, disk.log.last())
         });
-        let replica = Replica::new(id, recovered, options);
+        let mut replica = Replica::new(id, recovered, options);
+        if self.nodes[&id].abstains {
+            replica = replica.abstaining();
+        }
         replica
             .check_invariants()
             .map_err(|why| Violation::new("the replica's own invariants", format!("{id:?} at its start: {why}")))?;
@@ -119,7 +122,7 @@ impl World {
 
     /// Installs what `from` has applied as the state and the log's beginning of `to`, which restarts.
     pub fn install(&mut self, from: NodeId, to: NodeId) -> Check {
-        let Some(source) = self.nodes.get(&from) else { return Ok(()) };
+        let Some(source) = self.nodes.get(&from).filter(|source| !source.abstains) else { return Ok(()) };
         let Some(promised) = source.replica.as_ref().map(|replica| replica.hard().promised) else { return Ok(()) };
         let upto = source.applied;
         let Some(chosen) = self.observer.chosen(upto).map(|c| (c.entry.id, c.entry.ts)) else { return Ok(()) };

@@ -55,6 +55,9 @@ impl World {
                     carried.refused.push((why, read));
                 }
                 Output::ReadReady { reads, slot } => {
+                    if let Some(finish) = &mut self.finish {
+                        finish.served(id);
+                    }
                     for read in reads {
                         self.read_ended(id, read, Some(slot), leads)?;
                     }
@@ -84,6 +87,13 @@ impl World {
 
     fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
         let noisy = self.finish.is_none();
+        let bytes = size(&message);
+        if !self.network.has_room(from, to, bytes, self.now, &self.plan) {
+            self.coverage.count("event", "message finds no room", "");
+            self.trace.line(|| format!("      no room on the way to {to:?}"));
+            let boot = self.nodes.get(&from).map_or(0, |node| node.boot);
+            return self.agenda.add(self.now, Event::Dropped { node: from, boot, to });
+        }
         if noisy && self.dice.chance(self.plan.loss) {
             self.trace.line(|| format!("      lost to {to:?}"));
             return;
@@ -95,10 +105,11 @@ impl World {
             }
         }
         if noisy && self.dice.chance(self.plan.duplicate) {
-            let at = self.network.arrival(from, to, self.now, &self.plan, &mut self.dice) + self.dice.below(20_000);
+            let at = self.network.arrival((from, to), bytes, self.now, &self.plan, &mut self.dice);
+            let at = at + self.dice.below(20_000);
             self.agenda.add(at, Event::Deliver { from, to, message: message.clone() });
         }
-        let at = self.network.arrival(from, to, self.now, &self.plan, &mut self.dice);
+        let at = self.network.arrival((from, to), bytes, self.now, &self.plan, &mut self.dice);
         self.agenda.add(at, Event::Deliver { from, to, message });
     }
 
@@ -240,6 +251,18 @@ impl World {
         self.step_replica(id, Input::Applied(applied))?;
         self.schedule_apply(id)
     }
+}
+
+/// About what a message takes on a link, bytes.
+fn size(message: &Message) -> u64 {
+    let entries = match message {
+        Message::Fetched { entries, .. }
+        | Message::Sync { entries, .. }
+        | Message::Accept { entries, .. }
+        | Message::Learn { entries, .. } => entries.as_slice(),
+        _ => &[],
+    };
+    40 + entries.iter().map(|entry| entry.size() as u64).sum::<u64>()
 }
 
 fn refusal(why: Refused) -> &'static str {

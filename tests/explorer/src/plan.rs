@@ -46,6 +46,15 @@ pub struct Planted {
 }
 
 impl Planted {
+    /// Whether it is found by schedules aimed at lags alone: then all are.
+    pub fn is_of_lags(&self) -> bool {
+        #[cfg(feature = "planted")]
+        if self.core.is_some_and(|fault| Fault::OF_LAGS.contains(&fault)) {
+            return true;
+        }
+        false
+    }
+
     /// Whether it is found by schedules aimed at leases alone: then all are.
     pub fn is_of_leases(&self) -> bool {
         #[cfg(feature = "planted")]
@@ -71,6 +80,8 @@ pub enum Ending {
     MinorityDeaf,
     /// As `Reconnect`, but nobody hears a minority until the rest has made progress.
     MinorityMute,
+    /// All lose power at once; a minority never returns, and nothing else heals.
+    MinorityGone,
 }
 
 /// What a client or a fault may do next.
@@ -122,6 +133,8 @@ pub enum Action {
     Retire,
     /// A message is delivered a second time, much later.
     Echo,
+    /// A node that leads nothing crashes and stays down for long.
+    Lag,
 }
 
 /// One schedule's shape.
@@ -162,6 +175,14 @@ pub struct Plan {
     pub outage: (u64, u64),
     /// Longest command, bytes.
     pub command_bytes: u64,
+    /// Bytes of messages that may wait on one direction of a link; what finds more is dropped, and its sender is told.
+    pub outbox_bytes: u64,
+    /// Time that a byte takes on a link, ns.
+    pub byte_nanos: u64,
+    /// Processes that speak cluster version 1 only, ‰ of their lives.
+    pub speak_old: u64,
+    /// Whether one of those that return may lack the state that a leader serves from.
+    pub abstains: bool,
     /// Actions with their weights.
     pub weights: Vec<(Action, u64)>,
     /// How it ends.
@@ -185,6 +206,10 @@ impl Plan {
             lease: dice.chance(750) || sought,
             support_micros: dice.between(10_000, 60_000) * pace,
             drift_ppm: [0, 10_000, 100_000][dice.below(3) as usize],
+            hint_bytes: if dice.chance(700) { dice.between(100, 4_000) as usize } else { 4 << 20 },
+            stall_micros: 400_000 * pace,
+            read_micros: 200_000 * pace,
+            version: 2,
             ..Options::default()
         };
         // Terms that outlast an election: what is wrong with a lease shows while the old leader is still asked.
@@ -203,6 +228,8 @@ impl Plan {
             options.inflight_bytes = dice.between(200, 1500) as usize;
             options.uncommitted_bytes = dice.between(300, 3000) as usize;
             options.cache_bytes = dice.below(600) as usize;
+            options.fetch_slots = dice.between(2, 30);
+            options.fetch_bytes = dice.between(200, 3_000) as usize;
         }
         #[cfg(feature = "planted")]
         {
@@ -229,17 +256,44 @@ impl Plan {
             act: (100 * pace, dice.between(1_500, 8_000) * pace),
             outage: (1_000 * pace, dice.between(20_000, 150_000) * pace),
             command_bytes: dice.between(8, 120),
-            ending: match dice.below(9) {
+            outbox_bytes: if dice.chance(300) { dice.between(1_000, 8_000) } else { u64::MAX },
+            byte_nanos: if dice.chance(300) { dice.between(100, 3_000) } else { 0 },
+            speak_old: [0, 0, 300, 1_000][dice.below(4) as usize],
+            abstains: false,
+            ending: match dice.below(10) {
                 0..=1 => Ending::RestartAll,
                 2..=3 => Ending::Reconnect,
                 4..=5 => Ending::MinorityDown,
                 6 => Ending::MinorityCut,
                 7 => Ending::MinorityDeaf,
+                8 => Ending::MinorityGone,
                 _ => Ending::MinorityMute,
             },
             planted,
         };
-        if aimed { plan.aimed_at_leases(dice, pace) } else { plan }
+        let lags = planted.is_of_lags() || !aimed && dice.chance(200);
+        match (aimed, lags) {
+            (true, false) => plan.aimed_at_leases(dice, pace),
+            (_, true) => plan.aimed_at_lags(dice, pace),
+            (false, false) if dice.chance(150) => plan.far_apart(dice, pace),
+            (false, false) => plan,
+        }
+    }
+
+    /// The limits of one life of one process: not every node of a cluster has the same, and no support may ever become less.
+    pub fn options_of_a_life(&self, dice: &mut Dice) -> Options {
+        let mut options = self.options.clone();
+        if dice.chance(self.speak_old) {
+            options.version = 1;
+        }
+        if self.options.lease && dice.chance(100) && !self.planted.is_of_leases() {
+            options.lease = false;
+        }
+        if dice.chance(200) {
+            options.hint_bytes = dice.between(100, 4_000) as usize;
+            options.cache_bytes = dice.below(600) as usize;
+        }
+        options
     }
 
     /// Little goes wrong but what leases must stand: so that much of it happens while one holds.

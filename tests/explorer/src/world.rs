@@ -60,6 +60,8 @@ pub struct Node {
     pub reads: BTreeMap<ReadId, (Slot, Ballot)>,
     /// Gone for good.
     pub retired: bool,
+    /// It lacks the state that a leader serves from, in all lives to come.
+    pub abstains: bool,
     /// Disks that a crash may bring back, where the explorer plants that.
     pub old_disks: VecDeque<Disk>,
 }
@@ -205,6 +207,10 @@ impl World {
                 self.agenda.add(self.now + wait, Event::Act);
                 self.act()
             }
+            Event::Dropped { node, boot, to } if self.lives(node, boot) => {
+                self.step_replica(node, Input::Dropped { to }).map(|_| ())
+            }
+            Event::Dropped { .. } => Ok(()),
             Event::Probe => self.probe(),
         }
     }
@@ -361,6 +367,7 @@ impl Node {
             hears: BTreeMap::new(),
             reads: BTreeMap::new(),
             retired: false,
+            abstains: false,
             old_disks: VecDeque::new(),
         }
     }

@@ -50,7 +50,7 @@ fn bounds(name: &'static str, budget: Budget) -> Bounds {
         pre_votes: false,
         partial_sync: false,
         // Leases are a matter of time, which a model without a clock has none of.
-        options: Options { lease: false, support_micros: 0, ..Options::default() },
+        options: Options { lease: false, support_micros: 0, stall_micros: 0, ..Options::default() },
         strict: true,
     }
 }

@@ -273,7 +273,7 @@ impl Step {
         let asked = self.sends.drain(before..).collect::<Vec<_>>();
         for (to, message) in asked {
             match message {
-                Message::PreVote { ballot } if local.replica.status().role == RoleKind::Candidate => {
+                Message::PreVote { ballot, .. } if local.replica.status().role == RoleKind::Candidate => {
                     let message = Message::PreVoteGranted { ballot };
                     self.feed(local, Input::Message { from: to, message }, EARLY);
                 }

@@ -13,7 +13,7 @@ use synod_model::paxos::types::{HardState, Micros, NodeId, ReadId, WriteSeq};
 
 /// As the model has them: leases are a matter of time.
 fn timeless() -> Options {
-    Options { lease: false, support_micros: 0, ..Options::default() }
+    Options { lease: false, support_micros: 0, stall_micros: 0, ..Options::default() }
 }
 
 const HOUR: u64 = 3_600_000_000;

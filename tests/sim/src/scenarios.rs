@@ -7,7 +7,7 @@ use crate::clients::Kind;
 use crate::clock::WALL_US;
 use crate::lifecycle::End;
 use crate::node::SimNode;
-use crate::plan::Planted;
+use crate::plan::{Planted, WrongClocks};
 use crate::retry::Failure;
 use crate::setup::ADMIN;
 use crate::trace::Trace;
@@ -328,6 +328,7 @@ pub fn all_clocks_wrong(seed: u64) -> Outcome {
 const HOUR: i64 = 3_600_000_000;
 
 fn set_all(w: &mut World, wrong: i64) {
+    w.plan.wrong_clocks = WrongClocks::Alls;
     for id in w.ids.clone() {
         let node = w.node(id);
         node.set_wall(node.wall_offset, wrong);

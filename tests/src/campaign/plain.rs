@@ -456,10 +456,10 @@ fn next(error: &v1::Error) -> Next {
         Some(Kind::NotLeader(_) | Kind::WrongShard(_) | Kind::Unavailable(_) | Kind::Quarantined(_)) | None => {
             Next::Another
         }
+        // Under the same name it can be asked again; nobody calls it retryable who thinks of another name.
+        Some(Kind::OutcomeUnknown(_)) => Next::Another,
         Some(Kind::Overloaded(why)) => Next::Same(Duration::from_millis(why.retry_after_ms.into())),
         Some(Kind::DiskFull(_)) => Next::Same(PAUSE_MAX),
-        // Below the floor nobody will ever know.
-        Some(Kind::OutcomeUnknown(_)) if error.retryable => Next::Another,
         _ => Next::End,
     }
 }

@@ -60,6 +60,8 @@ pub enum AdminFault {
     Lost { executed: bool },
     /// The node says that nothing was done.
     Unavailable,
+    /// The shard's time is this, µs: past the change's deadline.
+    Ahead(u64),
 }
 
 pub fn error(kind: v1::error::Kind) -> Answer {
@@ -116,6 +118,7 @@ impl World {
             ],
             shards,
             next_shard: 31,
+            ..v1::ShardMap::default()
         };
         let world = Arc::new(World {
             state: Mutex::new(State::new()),
@@ -319,6 +322,9 @@ impl Node {
         match fault {
             Some(AdminFault::Unavailable) => {
                 return Err(refuse(v1::error::Kind::Unavailable(v1::Unavailable {})));
+            }
+            Some(AdminFault::Ahead(shard_time_us)) => {
+                return Err(refuse(v1::error::Kind::Expired(v1::Expired { shard_time_us })));
             }
             Some(AdminFault::Lost { executed: false }) => return Err(Status::unavailable("broken by the test")),
             _ => {}

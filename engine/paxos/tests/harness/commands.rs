@@ -4,12 +4,15 @@
 //!
 //! | command | does |
 //! | --- | --- |
-//! | `cluster nodes=3 [learners=1] [outside=1] [first=1] [apply=manual] [option=…]` | builds nodes 1, 2, …; nothing runs yet |
+//! | `cluster nodes=3 [learners=1] [outside=1] [first=1] [apply=manual] [outbox=…] [option=…]` | builds nodes 1, 2, …; nothing runs yet |
 //! | `replica 2 promised=1.3.3 accepted=… commit=… [members=1.2.3L] … entries` | replaces node 2 by one restarted from this disk |
 //! | `tick`, `persist 1 [2]`, `crash`, `restart`, `abstain`, `broken 1 "why"` | one node, its disk; restarted to abstain |
 //! | `deliver from=1 to=2 [count=…] [all]`, `drop`, `twice`, `hold 1 2`, `free 1 2`, `cut 1 2`, `heal 1 2`, `queued` | links |
 //! | `alive 1 2 on`, `down 1`, `up 1` | node 1 hears node 2; everybody hears node 1 no more, again |
 //! | `stabilize`, `advance ms=…`, `run ms=…` | all but time; time but no network; both |
+//! | `forget 1` | what node 1, which is down, has applied was not flushed |
+//! | `dropped 1 to=2` | node 1 learns that the way to node 2 had no room |
+//! | `speak 1 2` | node 1 learns that all understand cluster version 2 |
 //! | `propose 1 a b`, `read 1 7`, `transfer 1 2`, `campaign 1`, `release 1`, `config 1 members=… first=…` | the driver |
 //! | `inject 2 from=1 Accept ballot=… …` | a message out of nowhere |
 //! | `status 1`, `log 1`, `deadline 1` | shows |
@@ -33,6 +36,20 @@ pub fn run(world: &mut World, name: &str, mut w: Words) -> Result<()> {
         "stabilize" => world.stabilize()?,
         "advance" => world.advance(w.take("ms", 0)? * 1000 + w.take("us", 0)?, false)?,
         "run" => world.advance(w.take("ms", 0)? * 1000 + w.take("us", 0)?, true)?,
+        "forget" => {
+            let node = w.next_node()?;
+            let disk = &mut world.node(node)?.disk;
+            disk.applied = disk.trimmed.slot;
+        }
+        "dropped" => {
+            let (node, to) = (w.next_node()?, NodeId(w.take("to", 0)?));
+            world.step(node, Input::Dropped { to })?;
+        }
+        "speak" => {
+            let node = w.next_node()?;
+            let version = w.next("a version")?;
+            world.replica(node)?.speak(version);
+        }
         "random" => world.random = w.rest().first().and_then(|word| word.parse().ok()),
         "options" => world.options = options(&mut w, world.options.clone())?,
         "inject" => {
@@ -58,6 +75,11 @@ fn options(w: &mut Words, defaults: Options) -> Result<Options> {
         inflight_bytes: w.take("inflight_bytes", defaults.inflight_bytes)?,
         uncommitted_bytes: w.take("uncommitted_bytes", defaults.uncommitted_bytes)?,
         cache_bytes: w.take("cache_bytes", defaults.cache_bytes)?,
+        hint_bytes: w.take("hint_bytes", defaults.hint_bytes)?,
+        fetch_slots: w.take("fetch_slots", defaults.fetch_slots)?,
+        fetch_bytes: w.take("fetch_bytes", defaults.fetch_bytes)?,
+        stall_micros: w.take("stall", defaults.stall_micros)?,
+        version: w.take("version", defaults.version)?,
         lease: lease > 0,
         support_micros: lease * 1000,
         drift_ppm: 10_000,
@@ -73,10 +95,12 @@ fn cluster(world: &mut World, w: &mut Words) -> Result<()> {
     let first_leader = NodeId(w.take("first", 1)?);
     let membership = Membership { config: ConfigId(1), members, first_leader };
     let manual = w.take_str("apply").is_some_and(|how| how == "manual");
+    let outbox = w.take("outbox", usize::MAX)?;
     // Without `lease=` nobody supports anybody, and a replica that begins waits for nothing.
     let options = options(w, Options { lease: false, support_micros: 0, notice_micros: 5_000, ..Options::default() })?;
     *world = World::build(&membership, (1..=voters + learners + outside).map(NodeId), options);
     world.manual_apply = manual;
+    world.outbox = outbox;
     Ok(())
 }
 

@@ -43,7 +43,10 @@ fn node(n: Option<NodeId>) -> String {
 
 pub fn message(m: &Message) -> String {
     match m {
-        Message::PreVote { ballot } => format!("PreVote {ballot:?}"),
+        Message::PreVote { ballot, held: None } => format!("PreVote {ballot:?}"),
+        Message::PreVote { ballot, held: Some(h) } => {
+            format!("PreVote {ballot:?} accepted {:?} last {:?} commit {}", h.accepted, h.last, h.commit)
+        }
         Message::PreVoteGranted { ballot } => format!("PreVoteGranted {ballot:?}"),
         Message::PreVoteRefused { ballot, promised, leader } => {
             let leader = leader.map_or(String::new(), |b| format!(" leader {b:?}"));
@@ -83,6 +86,7 @@ pub fn message(m: &Message) -> String {
         Message::ReadRequest { ballot, read } => format!("ReadRequest {ballot:?} {read}"),
         Message::ReadGranted { ballot, read, slot } => format!("ReadGranted {ballot:?} {read} at {slot}"),
         Message::TimeoutNow { ballot } => format!("TimeoutNow {ballot:?}"),
+        Message::TransferRefused { ballot } => format!("TransferRefused {ballot:?}"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Display;
 use std::str::FromStr;
-use synod_paxos::message::Message;
+use synod_paxos::message::{Held, Message};
 use synod_paxos::types::{
     Ballot, ConfigId, Entry, EntryId, Member, MemberRole, Membership, NodeId, Payload, ReadId, Run, Slot,
 };
@@ -92,7 +92,7 @@ impl Words {
         let verb: String = self.next("a message")?;
         let entries = std::mem::take(&mut self.entries);
         let message = match verb.as_str() {
-            "PreVote" => Message::PreVote { ballot: self.need_ballot("ballot")? },
+            "PreVote" => Message::PreVote { ballot: self.need_ballot("ballot")?, held: self.held()? },
             "PreVoteGranted" => Message::PreVoteGranted { ballot: self.need_ballot("ballot")? },
             "PreVoteRefused" => Message::PreVoteRefused {
                 ballot: self.need_ballot("ballot")?,
@@ -167,9 +167,16 @@ impl Words {
                 slot: self.slot("slot")?,
             },
             "TimeoutNow" => Message::TimeoutNow { ballot: self.need_ballot("ballot")? },
+            "TransferRefused" => Message::TransferRefused { ballot: self.need_ballot("ballot")? },
             _ => return Err(format!("no message is called {verb}").into()),
         };
         Ok(message)
+    }
+
+    /// The log of a candidate, where its accepted ballot is named.
+    fn held(&mut self) -> Result<Option<Held>> {
+        let Some(accepted) = self.ballot("accepted")? else { return Ok(None) };
+        Ok(Some(Held { accepted, last: self.id("last")?, commit: self.slot("commit")? }))
     }
 
     fn runs(&mut self) -> Result<Vec<Run>> {

@@ -33,6 +33,8 @@ pub struct World {
     pub random: Option<u64>,
     /// `Committed` is applied only when the script says so.
     pub manual_apply: bool,
+    /// Bytes of entries that wait on one direction of a link; what finds more is dropped, and its sender is told.
+    pub outbox: usize,
     /// What was applied at each slot, by whoever was first.
     pub applied: BTreeMap<Slot, Entry>,
     /// What the command put out so far.
@@ -43,7 +45,7 @@ pub struct World {
 
 impl World {
     pub fn build(membership: &Membership, nodes: impl IntoIterator<Item = NodeId>, options: Options) -> Self {
-        let mut world = Self { options, ..Self::default() };
+        let mut world = Self { options, outbox: usize::MAX, ..Self::default() };
         for node in nodes {
             let disk = Disk::new(HardState::initial(membership.clone()));
             world.nodes.insert(node, Node { disk, replica: None });
@@ -88,13 +90,16 @@ impl World {
         if !out.iter().any(|o| matches!(o, Output::Fatal(_))) {
             replica.check_invariants()?;
         }
-        let mut committed = None;
+        let (mut committed, mut dropped) = (None, BTreeSet::new());
         for output in out {
             let mut line = format!("{node:?} {}", format::output(&output));
             match output {
                 Output::Send { to, message } => {
                     if self.cut.contains(&(node, to)) || !self.nodes.contains_key(&to) {
                         line.push_str(" (lost)");
+                    } else if self.waiting(node, to) > 0 && self.waiting(node, to) + bytes(&message) > self.outbox {
+                        line.push_str(" (no room)");
+                        dropped.insert(to);
                     } else {
                         self.links.entry((node, to)).or_default().push_back(message);
                     }
@@ -106,10 +111,16 @@ impl World {
             }
             self.say(&line);
         }
+        dropped.into_iter().try_for_each(|to| self.step(node, Input::Dropped { to }))?;
         match committed {
             Some(slot) if !self.manual_apply => self.apply(node, slot),
             _ => Ok(()),
         }
+    }
+
+    /// Bytes of entries on their way.
+    fn waiting(&self, from: NodeId, to: NodeId) -> usize {
+        self.links.get(&(from, to)).map_or(0, |link| link.iter().map(bytes).sum())
     }
 
     /// Applies what is committed, compares it with what others applied, and tells the replica.
@@ -202,5 +213,16 @@ impl World {
             }
         }
         Err("timers fire without end".into())
+    }
+}
+
+/// Bytes of a message's entries.
+fn bytes(message: &Message) -> usize {
+    match message {
+        Message::Fetched { entries, .. }
+        | Message::Sync { entries, .. }
+        | Message::Accept { entries, .. }
+        | Message::Learn { entries, .. } => entries.iter().map(Entry::size).sum(),
+        _ => 0,
     }
 }

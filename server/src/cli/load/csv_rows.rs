@@ -7,7 +7,12 @@ use std::io::{self, Read};
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 
+use super::sniff::{Input, only_carriage_returns};
 use super::source::{Fault, Numbered, RECORD_LIMIT};
+use crate::cli::escape::{bounded, piece};
+
+/// Bytes of the header's names in a message.
+const NAMES_MAX: usize = 400;
 
 /// A row.
 #[derive(Debug)]
@@ -33,7 +38,7 @@ pub struct Rows {
 
 impl Rows {
     /// Reads the header; fails where it has no such column.
-    pub fn open(input: Box<dyn Read + Send>, key: Option<&str>) -> io::Result<Result<Self, Fault>> {
+    pub fn open(input: Input, key: Option<&str>) -> io::Result<Result<Self, Fault>> {
         let tee = Tee { input, kept: Vec::new(), start: 0, base: 0 };
         let reader = ReaderBuilder::new()
             .has_headers(false)
@@ -43,10 +48,13 @@ impl Rows {
             .buffer_capacity(64 << 10)
             .from_reader(tee);
         let mut rows = Self { reader, record: ByteRecord::new(), columns: 0, key: None, line: 1, at_start: true };
-        let fault = |reason: String| Ok(Err(Fault { line: 1, reason, no_key: true }));
+        let fault = |reason: String| Ok(Err(Fault { no_key: true, ..Fault::of_line(1, reason) }));
         match rows.read()? {
             None => return fault("no header row: the file is empty".to_owned()),
             Some(Err(header)) => return Ok(Err(header)),
+            Some(Ok((_, header))) if scan(&header).lone_return => {
+                return fault(only_carriage_returns());
+            }
             Some(Ok(_)) => {}
         }
         rows.columns = rows.record.len();
@@ -56,10 +64,13 @@ impl Rows {
         match matching.as_slice() {
             [index] => rows.key = Some(*index),
             [] => {
-                let names: Vec<_> = names.iter().map(|name| String::from_utf8_lossy(name)).collect();
-                return fault(format!("no column for --key '{key}'; the header has {}", names.join(", ")));
+                let key = piece(key.as_bytes());
+                return fault(format!("no column for --key '{key}'; the header has {}", listed(&names)));
             }
-            _ => return fault(format!("--key '{key}' names {} columns of the header", matching.len())),
+            _ => {
+                let key = piece(key.as_bytes());
+                return fault(format!("--key '{key}' names {} columns of the header", matching.len()));
+            }
         }
         Ok(Ok(rows))
     }
@@ -72,8 +83,12 @@ impl Rows {
             Err(fault) => return Ok(Some(Err(fault))),
         };
         if self.record.len() != self.columns {
-            let reason = format!("{} fields where the header has {}", self.record.len(), self.columns);
-            return Ok(Some(Err(Fault { line, reason, no_key: false })));
+            let lines = lines_of(&raw);
+            let mut reason = format!("{} fields where the header has {}", self.record.len(), self.columns);
+            if lines > 1 {
+                reason.push_str(&format!("; a quote makes one row of lines {line} to {}", line + lines - 1));
+            }
+            return Ok(Some(Err(Fault { lines, ..Fault::of_line(line, reason) })));
         }
         let key = self.key.map(|index| self.field(index).to_vec()).unwrap_or_default();
         Ok(Some(Ok(Row { line, key, raw })))
@@ -87,7 +102,8 @@ impl Rows {
 
     fn read(&mut self) -> io::Result<Option<Result<Numbered, Fault>>> {
         loop {
-            if !self.reader.read_byte_record(&mut self.record).map_err(into_io)? {
+            let from = self.line;
+            if !self.reader.read_byte_record(&mut self.record).map_err(|error| into_io(error, from))? {
                 return Ok(None);
             }
             let end = self.reader.position().byte();
@@ -103,43 +119,88 @@ impl Rows {
             if raw.is_empty() || raw == b"\r\n" || raw == b"\r" {
                 continue;
             }
-            if unclosed(raw) {
-                let reason = "a quoted field is not closed".to_owned();
-                return Ok(Some(Err(Fault { line, reason, no_key: false })));
+            let row = raw.strip_suffix(b"\n").unwrap_or(raw);
+            if let Some(quote) = scan(raw).open {
+                return Ok(Some(Err(unclosed_fault(line, row, quote))));
             }
-            return Ok(Some(Ok((line, raw.strip_suffix(b"\n").unwrap_or(raw).to_vec()))));
+            return Ok(Some(Ok((line, row.to_vec()))));
         }
     }
 }
 
-fn into_io(error: csv::Error) -> io::Error {
+/// The names of a header, as many as can be read at a glance.
+fn listed(names: &[&[u8]]) -> String {
+    let mut list = String::new();
+    for (index, name) in names.iter().enumerate() {
+        let separator = if index == 0 { "" } else { ", " };
+        let name = bounded(piece(name), NAMES_MAX / 4);
+        if list.len() + separator.len() + name.len() > NAMES_MAX {
+            return format!("{list} and {} more", names.len() - index);
+        }
+        list.push_str(separator);
+        list.push_str(&name);
+    }
+    list
+}
+
+/// How many lines a row takes, given without its final `\n`.
+fn lines_of(row: &[u8]) -> u64 {
+    1 + row.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// The rows behind a quote that nobody closes are inside of it: they are named, and count.
+fn unclosed_fault(line: u64, row: &[u8], quote: usize) -> Fault {
+    let lines = lines_of(row);
+    let (from, to) = (line + lines_of(&row[..quote]) - 1, line + lines - 1);
+    let reason = if from == to {
+        "a quoted field is not closed".to_owned()
+    } else {
+        format!("a quoted field is not closed: the quote in line {from} takes in lines {from} to {to}")
+    };
+    Fault { lines, ..Fault::of_line(line, reason) }
+}
+
+fn into_io(error: csv::Error, line: u64) -> io::Error {
     match error.into_kind() {
+        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            io::Error::new(error.kind(), format!("line {line}: {error}"))
+        }
         csv::ErrorKind::Io(error) => error,
         other => io::Error::new(io::ErrorKind::InvalidData, format!("{other:?}")),
     }
 }
 
-/// Whether the row ends inside quotes.
-fn unclosed(raw: &[u8]) -> bool {
-    let (mut quoted, mut at_start) = (false, true);
-    let mut bytes = raw.iter().peekable();
-    while let Some(byte) = bytes.next() {
-        match (quoted, *byte) {
-            (true, b'"') if bytes.peek() == Some(&&b'"') => {
+/// What a row has beside its fields.
+#[derive(Default)]
+struct Scan {
+    /// Where the quote stands inside of which the row ends.
+    open: Option<usize>,
+    /// An unquoted `\r` stands before other bytes than `\n`.
+    lone_return: bool,
+}
+
+fn scan(raw: &[u8]) -> Scan {
+    let (mut found, mut at_start) = (Scan::default(), true);
+    let mut bytes = raw.iter().enumerate().peekable();
+    while let Some((at, byte)) = bytes.next() {
+        let next = bytes.peek().map(|(_, next)| **next);
+        match (found.open, *byte) {
+            (Some(_), b'"') if next == Some(b'"') => {
                 bytes.next();
             }
-            (true, b'"') => quoted = false,
-            (false, b'"') if at_start => quoted = true,
+            (Some(_), b'"') => found.open = None,
+            (None, b'"') if at_start => found.open = Some(at),
+            (None, b'\r') => found.lone_return |= next.is_some_and(|next| next != b'\n'),
             _ => {}
         }
-        at_start = !quoted && *byte == b',';
+        at_start = found.open.is_none() && *byte == b',';
     }
-    quoted
+    found
 }
 
 /// A reader that keeps what was read through it.
 struct Tee {
-    input: Box<dyn Read + Send>,
+    input: Input,
     kept: Vec<u8>,
     /// Where in `kept` the next row starts.
     start: usize,
@@ -229,8 +290,36 @@ mod tests {
         assert_eq!((fault(0).line, fault(0).reason.as_str()), (2, "1 fields where the header has 2"));
         assert_eq!(found[1], Ok((3, b"2".to_vec(), b"2,3".to_vec())));
         assert_eq!((fault(2).line, fault(2).reason.as_str()), (4, "3 fields where the header has 2"));
-        assert_eq!((fault(3).line, fault(3).reason.as_str()), (5, "a quoted field is not closed"));
+        let open = "a quoted field is not closed: the quote in line 5 takes in lines 5 to 6";
+        assert_eq!((fault(3).line, fault(3).lines, fault(3).reason.as_str()), (5, 2, open));
         assert_eq!(found.len(), 4);
+        let fault = rows(b"a,b\n\"x\ny\",\"z\n5,6\n7,8", "a").remove(0).unwrap_err();
+        let open = "a quoted field is not closed: the quote in line 3 takes in lines 3 to 5";
+        assert_eq!((fault.line, fault.lines, fault.reason.as_str()), (2, 4, open));
+        let fault = rows(b"a,b\n1,\"x\n2,y\"\n3,\"z", "a");
+        assert_eq!(fault[0], Ok((2, b"1".to_vec(), b"1,\"x\n2,y\"".to_vec())), "nobody can tell");
+        assert_eq!(fault[1].clone().unwrap_err(), Fault::of_line(4, "a quoted field is not closed".to_owned()));
+        let fault = rows(b"a,b\n1,2,\"x\n2,y\"\n", "a").remove(0).unwrap_err();
+        let joined = "3 fields where the header has 2; a quote makes one row of lines 2 to 3";
+        assert_eq!((fault.lines, fault.reason.as_str()), (2, joined));
+    }
+
+    #[test]
+    fn a_header_in_an_error_is_escaped_and_bounded() {
+        let wide: Vec<String> = (0..100_000).map(|n| format!("column \u{1b}[31m{n}")).collect();
+        let fault = open(format!("{}\n", wide.join(",")).as_bytes(), Some("nope")).err().unwrap();
+        assert!(fault.reason.len() < 600 && fault.reason.is_ascii(), "{}", fault.reason);
+        assert!(fault.reason.contains("column \\u{1b}[31m0, ") && fault.reason.ends_with(" more"), "{}", fault.reason);
+        let fault = open(&[&vec![b'n'; 1 << 20][..], b",b\n"].concat(), Some("nope")).err().unwrap();
+        assert!(fault.reason.len() < 600 && fault.reason.contains("1048576 bytes"), "{}", fault.reason);
+    }
+
+    #[test]
+    fn lines_that_end_in_returns_only_are_refused() {
+        let fault = open(b"id,v\rk1,a\rk2,b\r", Some("id")).err().unwrap();
+        assert!(fault.reason.contains("lines end in CR only"), "{}", fault.reason);
+        assert!(open(b"id,v\r\nk1,a\r\n", Some("id")).is_ok() && open(b"id,\"v\rw\"\r\n", Some("id")).is_ok());
+        assert!(open(b"id,v\r", Some("id")).is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod csv_rows;
 mod progress;
 mod run;
+mod sniff;
 pub mod source;
 mod window;
 
@@ -33,7 +34,10 @@ const HANDOVERS: usize = 8;
 
 const AFTER_HELP: &str = "\
 The value of each record is its bytes in the file with only the final newline cut: a carriage return stays, a missing \
-last newline does no harm, and bytes need not be UTF-8. Records of one key are stored in file order.
+last newline does no harm, and bytes need not be UTF-8. A byte-order mark at the beginning of a file is no part of it. A \
+number that is a key is its digits as they stand in the file. Records of one key are stored in file order.
+
+A file that is compressed, in UTF-16 or of lines that end in a carriage return alone is refused before anything is stored.
 
 Examples:
   synod load logs sshd.log --format lines --key-regex 'sshd\\[[0-9]+\\]'
@@ -41,7 +45,8 @@ Examples:
   zcat events.gz | synod load events - --format ndjson --key user.id --on-error skip
 
 A record without a key, or malformed, is an error that names file, line and reason. Records before it are stored, and \
-the load ends with exit code 1; with --on-error skip it is passed over and counted. Ctrl-C waits for the appends under \
+the load ends with exit code 1; with --on-error skip it is passed over and counted, each line of it (a quote that nobody \
+closes takes in all lines after it). Ctrl-C waits for the appends under \
 way, says how many records are acknowledged and up to which line all are stored, and ends with exit code 1; a second \
 Ctrl-C does not wait.";
 
@@ -120,7 +125,7 @@ pub async fn run(context: &mut Context, args: LoadArgs) -> Result<()> {
     };
     reader.map_err(|error| CliError::io("cannot start the reading thread", &error))?;
     let summary = run::Loader::new(client, &args, progress, read).run(receiver).await?;
-    context.out.value(&summary, as_text)
+    context.out.done(&summary, as_text)
 }
 
 fn parse_regex(text: &str) -> std::result::Result<Regex, String> {
@@ -143,14 +148,17 @@ fn key_by(args: &LoadArgs) -> Result<KeyBy> {
 fn open(args: &LoadArgs, key: &KeyBy, read: &Arc<AtomicU64>) -> Result<Source> {
     let input = Counted { input: open_source(&args.file)?, read: Arc::clone(read) };
     let opened = Source::open(Box::new(input), args.format, key.clone());
-    opened.map_err(|error| CliError::io(&args.file, &error))?.map_err(|fault| fault_error(&args.file, &fault))
+    opened
+        .map_err(|error| CliError::io(text::path(&args.file), &error))?
+        .map_err(|fault| fault_error(&args.file, &fault))
 }
 
 /// A record's fault as an error: file, line, reason.
 pub fn fault_error(file: &str, fault: &Fault) -> CliError {
-    CliError::failed("malformed_record", format!("{file}:{}: {}", fault.line, fault.reason))
+    CliError::failed("malformed_record", format!("{}:{}: {}", text::path(file), fault.line, fault.reason))
         .with("file", file)
         .with("line", fault.line)
+        .with("lines", fault.lines)
         .with("reason", fault.reason.as_str())
 }
 
@@ -181,7 +189,7 @@ fn read_passes(
                     Ok(None) => ended = true,
                     Err(error) => {
                         let _ = sender.blocking_send(Handover::Steps(pass, steps));
-                        return Err(CliError::io(&args.file, &error));
+                        return Err(CliError::io(text::path(&args.file), &error));
                     }
                 }
             }

@@ -15,10 +15,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::progress::Progress;
-use super::source::{Fault, Step};
+use super::source::{Fault, KeyBy, Step};
 use super::window::{Bounds, Chunk, Pending, Window};
 use super::{Handover, LoadArgs, OnError, fault_error};
 use crate::cli::error::{CliError, Result};
+use crate::cli::escape::path;
 use crate::cli::output::json;
 
 /// Skipped records that are named one by one; the rest is only counted.
@@ -40,6 +41,8 @@ pub struct Loader {
     done: json::Load,
     items: u64,
     keyless: u64,
+    /// Faults passed over, each of one line or more.
+    skips: u64,
     /// Where reading stands: pass and line of the last step taken.
     at: (u64, u64),
     /// Records that failed, first one in file order.
@@ -76,8 +79,8 @@ impl Loader {
     /// A load with nothing done yet.
     pub fn new(client: Client, args: &LoadArgs, progress: Progress, read: Arc<AtomicU64>) -> Self {
         let key_name = match (&args.key, &args.key_regex) {
-            (Some(field), _) => format!("--key '{field}'"),
-            (None, Some(regex)) => format!("--key-regex '{regex}'"),
+            (Some(field), _) => KeyBy::Field(field.clone()).name(),
+            (None, Some(regex)) => KeyBy::Regex(regex.clone()).name(),
             (None, None) => String::new(),
         };
         Self {
@@ -94,6 +97,7 @@ impl Loader {
             done: json::Load::default(),
             items: 0,
             keyless: 0,
+            skips: 0,
             at: (1, 0),
             first_failed: None,
             ending: Ending::No,
@@ -187,18 +191,20 @@ impl Loader {
                         self.ending = Ending::Drain(error);
                         return;
                     }
-                    self.skip(&error);
+                    self.skip(fault.lines, &error);
                 }
             }
         }
     }
 
-    fn skip(&mut self, error: &CliError) {
-        self.done.skipped += 1;
-        if self.done.skipped <= SKIPS_NAMED {
+    /// Passes over what is wrong; it takes so many lines.
+    fn skip(&mut self, lines: u64, error: &CliError) {
+        self.done.skipped += lines;
+        self.skips += 1;
+        if self.skips <= SKIPS_NAMED {
             self.progress.say(&format!("skipped {}", error.message()));
         }
-        if self.done.skipped == SKIPS_NAMED {
+        if self.skips == SKIPS_NAMED {
             self.progress.say("further skipped records are only counted");
         }
     }
@@ -218,8 +224,8 @@ impl Loader {
             latency.saturating_record(u64::try_from(sent.latency.as_micros()).unwrap_or(u64::MAX));
         }
         for (record, error) in sent.refused {
-            let fault = Fault { line: record.line, reason: error.to_string(), no_key: false };
-            self.skip(&fault_error(&self.file, &fault));
+            let fault = Fault::of_line(record.line, error.to_string());
+            self.skip(1, &fault_error(&self.file, &fault));
         }
         if let Some((record, error)) = sent.failed {
             self.fail(record.pass, record.line);
@@ -229,7 +235,7 @@ impl Loader {
                     Error::OutcomeUnknown { .. } => crate::cli::error::Exit::Unknown,
                     _ => crate::cli::error::Exit::Failed,
                 };
-                let error = CliError::from(error).at(format!("{}:{}", self.file, record.line));
+                let error = CliError::from(error).at(format!("{}:{}", path(&self.file), record.line));
                 let error = error.with("file", self.file.as_str()).with("line", record.line).with("reason", reason);
                 self.ending = Ending::Stop(error.exiting(exit));
             }
@@ -253,8 +259,12 @@ impl Loader {
         }
         let error = match self.ending {
             Ending::No if self.items == 0 && self.keyless > 0 => {
-                let message =
-                    format!("{} matches nothing in {}: none of {} records", self.key_name, self.file, self.keyless);
+                let message = format!(
+                    "{} matches nothing in {}: none of {} records",
+                    self.key_name,
+                    path(&self.file),
+                    self.keyless
+                );
                 return Err(CliError::failed("no_key", message).with("file", self.file.as_str()));
             }
             Ending::No => return Ok(self.done),

@@ -4,12 +4,15 @@
 //! they stand in the file, with only the final `\n` cut. Must never re-encode, unquote or trim a value, nor hold more
 //! of a file than one record and a read buffer.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
 use regex::bytes::Regex;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::csv_rows::Rows;
+use super::sniff::{Input, lone_returns, look, only_carriage_returns};
+use crate::cli::escape::{escape, harmless, piece};
 
 /// More than any value may have: a record longer than this is malformed.
 pub const RECORD_LIMIT: usize = 32 << 20;
@@ -30,6 +33,8 @@ pub struct Item {
 pub struct Fault {
     /// The line it starts on, from 1.
     pub line: u64,
+    /// How many lines it takes.
+    pub lines: u64,
     /// What is wrong with it.
     pub reason: String,
     /// Whether what is wrong is that the key is not there.
@@ -66,8 +71,8 @@ impl KeyBy {
     /// The place as the user named it.
     pub fn name(&self) -> String {
         match self {
-            Self::Field(field) => format!("--key '{field}'"),
-            Self::Regex(regex) => format!("--key-regex '{regex}'"),
+            Self::Field(field) => format!("--key '{}'", piece(field.as_bytes())),
+            Self::Regex(regex) => format!("--key-regex '{}'", harmless(regex.as_str())),
         }
     }
 
@@ -96,10 +101,16 @@ pub enum Source {
 }
 
 impl Source {
-    /// Starts reading. Fails where the file's header already shows that there is no such key.
-    pub fn open(input: Box<dyn Read + Send>, format: FileFormat, key: KeyBy) -> io::Result<Result<Self, Fault>> {
+    /// Starts reading. Fails where the file's first bytes, first line or header already show that its records cannot be had,
+    /// or have no such key.
+    pub fn open(input: Input, format: FileFormat, key: KeyBy) -> io::Result<Result<Self, Fault>> {
+        // Lines may hold any bytes. The CSV parser passes over a byte-order mark by itself, and counts positions with it.
+        let input = match look(input, format == FileFormat::Lines, format == FileFormat::Csv)? {
+            Ok(input) => input,
+            Err(reason) => return Ok(Err(Fault::of_line(1, reason))),
+        };
         match format {
-            FileFormat::Lines | FileFormat::Ndjson => Ok(Ok(Self::Lines(Lines::new(input), key))),
+            FileFormat::Lines | FileFormat::Ndjson => Ok(Lines::open(input)?.map(|lines| Self::Lines(lines, key))),
             FileFormat::Csv => {
                 let field = match &key {
                     KeyBy::Field(field) => Some(field.as_str()),
@@ -143,51 +154,89 @@ impl Source {
     }
 }
 
+impl Fault {
+    /// A fault of one line, its key not concerned.
+    pub fn of_line(line: u64, reason: String) -> Self {
+        Self { line, lines: 1, reason, no_key: false }
+    }
+}
+
 fn step(line: u64, key: Result<Vec<u8>, (bool, String)>, value: Vec<u8>) -> Step {
     match key {
-        Ok(key) if key.is_empty() => Err(Fault { line, reason: "the key is empty".to_owned(), no_key: false }),
+        Ok(key) if key.is_empty() => Err(Fault::of_line(line, "the key is empty".to_owned())),
         Ok(key) => Ok(Item { line, key, value }),
-        Err((no_key, reason)) => Err(Fault { line, reason, no_key }),
+        Err((no_key, reason)) => Err(Fault { no_key, ..Fault::of_line(line, reason) }),
     }
 }
 
-/// The field of a JSON object: by its exact name, else by the names between the dots.
+/// The fields of an object, each as it stands in the file.
+type Fields<'a> = BTreeMap<String, &'a RawValue>;
+
+/// The field of a JSON object: by its exact name, else by the names between the dots. A number is its digits as they stand
+/// in the file: no type of number holds every one of them.
 fn json_key(field: &str, line: &[u8]) -> Result<Vec<u8>, (bool, String)> {
-    let value: Value =
-        serde_json::from_slice(line).map_err(|error| (false, format!("not JSON: {}", json_reason(&error))))?;
-    let Value::Object(object) = &value else {
+    let malformed = |error: serde_json::Error| (false, format!("not JSON: {}", json_reason(&error)));
+    let value: &RawValue = serde_json::from_slice(line).map_err(malformed)?;
+    if !value.get().starts_with('{') {
         return Err((false, "not a JSON object".to_owned()));
+    }
+    let fields: Fields<'_> = serde_json::from_str(value.get()).map_err(malformed)?;
+    let nested = || {
+        let mut names = field.split('.');
+        let first = *fields.get(names.next()?)?;
+        names.try_fold(first, |value, name| serde_json::from_str::<Fields<'_>>(value.get()).ok()?.get(name).copied())
     };
-    let nested = || field.split('.').try_fold(&value, |value, name| value.get(name));
-    match object.get(field).or_else(nested) {
-        None => Err((true, KeyBy::Field(field.to_owned()).absent())),
-        Some(Value::String(text)) => Ok(text.clone().into_bytes()),
-        Some(Value::Number(number)) => Ok(number.to_string().into_bytes()),
-        Some(_) => Err((false, format!("field '{field}' is neither a string nor a number"))),
+    let found = fields.get(field).copied().or_else(nested);
+    let text = found.ok_or_else(|| (true, KeyBy::Field(field.to_owned()).absent()))?.get();
+    match text.as_bytes().first() {
+        Some(b'"') => serde_json::from_str(text).map(String::into_bytes).map_err(malformed),
+        Some(b'-' | b'0'..=b'9') => Ok(text.as_bytes().to_vec()),
+        _ => Err((false, format!("field '{}' is neither a string nor a number", piece(field.as_bytes())))),
     }
 }
 
-/// A JSON error without the line, which is always 1 here.
+/// A JSON error without the line, which is always 1 here, and with what it quotes of the file escaped.
 pub fn json_reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let reason = text.split(" at line ").next().unwrap_or(&text);
-    if error.column() > 0 { format!("{reason} at column {}", error.column()) } else { reason.to_owned() }
+    let reason = escape(text.split(" at line ").next().unwrap_or(&text).as_bytes());
+    if error.column() > 0 { format!("{reason} at column {}", error.column()) } else { reason }
 }
 
 /// A file cut at every `\n`.
 pub struct Lines {
-    input: BufReader<Box<dyn Read + Send>>,
+    input: BufReader<Input>,
     line: u64,
+    /// The first line, until it is asked for.
+    first: Option<Result<Numbered, Fault>>,
+    /// The last line read ended with `\n`.
+    ended: bool,
 }
 
 impl Lines {
-    /// Cuts this input.
-    pub fn new(input: Box<dyn Read + Send>) -> Self {
-        Self { input: BufReader::with_capacity(128 << 10, input), line: 0 }
+    /// Cuts this input. Fails where `\r` ends its lines.
+    pub fn open(input: Input) -> io::Result<Result<Self, Fault>> {
+        let mut lines = Self { input: BufReader::with_capacity(128 << 10, input), line: 0, first: None, ended: false };
+        let first = lines.cut()?;
+        // One record may hold a few of them, and then has a last newline or none at all.
+        if let Some(Ok((line, bytes))) = &first
+            && !lines.ended
+            && lone_returns(bytes) > 1
+        {
+            return Ok(Err(Fault::of_line(*line, only_carriage_returns())));
+        }
+        lines.first = first;
+        Ok(Ok(lines))
     }
 
     /// The next line without its `\n`, with its number from 1.
     pub fn next(&mut self) -> io::Result<Option<Result<Numbered, Fault>>> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.cut(),
+        }
+    }
+
+    fn cut(&mut self) -> io::Result<Option<Result<Numbered, Fault>>> {
         let mut bytes = Vec::new();
         let limit = RECORD_LIMIT as u64 + 1;
         self.input.by_ref().take(limit).read_until(b'\n', &mut bytes)?;
@@ -195,12 +244,13 @@ impl Lines {
             return Ok(None);
         }
         self.line += 1;
-        if bytes.last() == Some(&b'\n') {
+        self.ended = bytes.last() == Some(&b'\n');
+        if self.ended {
             bytes.pop();
         } else if bytes.len() > RECORD_LIMIT {
             self.skip_line()?;
             let reason = format!("the line is longer than {RECORD_LIMIT} bytes");
-            return Ok(Some(Err(Fault { line: self.line, reason, no_key: false })));
+            return Ok(Some(Err(Fault::of_line(self.line, reason))));
         }
         Ok(Some(Ok((self.line, bytes))))
     }
@@ -271,7 +321,7 @@ mod tests {
     #[test]
     fn an_empty_key_is_a_fault() {
         let fault = read(b"abc\n", FileFormat::Lines, regex("x*")).remove(0).unwrap_err();
-        assert_eq!(fault, Fault { line: 1, reason: "the key is empty".to_owned(), no_key: false });
+        assert_eq!(fault, Fault::of_line(1, "the key is empty".to_owned()));
     }
 
     #[test]
@@ -288,6 +338,29 @@ mod tests {
         );
         let nested = read(b"{\"a\":{\"b\":\"x\"}}\n{\"a.b\":\"y\"}\n", FileFormat::Ndjson, field("a.b"));
         assert_eq!(nested, [item(1, b"x", b"{\"a\":{\"b\":\"x\"}}"), item(2, b"y", b"{\"a.b\":\"y\"}")]);
+    }
+
+    #[test]
+    fn a_number_is_its_digits_as_they_stand_in_the_file() {
+        for digits in ["1000000000000000000001", "-0", "1.50", "1e3", "0.1000000000000000055511151231257827"] {
+            let line = format!("{{\"id\": {digits} ,\"x\":{{\"y\":{digits}}}}}");
+            let item = Ok(Item { line: 1, key: digits.into(), value: line.clone().into() });
+            assert_eq!(read(line.as_bytes(), FileFormat::Ndjson, field("id")), std::slice::from_ref(&item));
+            assert_eq!(read(line.as_bytes(), FileFormat::Ndjson, field("x.y")), [item]);
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_goes_and_bare_returns_are_refused() {
+        let marked = read(b"\xef\xbb\xbf{\"id\":\"k1\"}\n{\"id\":\"k2\"}", FileFormat::Ndjson, field("id"));
+        assert_eq!(marked, [item(1, b"k1", b"{\"id\":\"k1\"}"), item(2, b"k2", b"{\"id\":\"k2\"}")]);
+        let refused =
+            |input: &[u8]| Source::open(Box::new(io::Cursor::new(input.to_vec())), FileFormat::Lines, regex("k."));
+        let fault = refused(b"k1\rk2\rk3").unwrap().err().unwrap();
+        assert!(fault.reason.contains("CR only") && fault.reason.contains("tr "), "{}", fault.reason);
+        for kept in [&b"k1 x\ry\r\n"[..], b"k1 x\ry", b"k1 \r\r\r\n", b"k1\rk2\rk3\rk4\n"] {
+            assert!(refused(kept).unwrap().is_ok(), "{kept:?}");
+        }
     }
 
     #[test]

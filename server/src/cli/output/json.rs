@@ -22,7 +22,7 @@ impl Bytes {
     }
 }
 
-/// A record: `{"key":…,"offset":…,"ts_us":…,"headers":{…},"value":…}`.
+/// A record: `{"key":…,"offset":…,"ts_us":…,"headers":{…},"value":…}`; `headers` is a list of pairs where a name repeats.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The record's key.
@@ -45,12 +45,7 @@ impl Serialize for Record {
         self.key.entry(&mut map, "key", "key_base64")?;
         map.serialize_entry("offset", &self.offset)?;
         map.serialize_entry("ts_us", &self.ts_us)?;
-        let (plain, binary): (Vec<_>, Vec<_>) =
-            self.headers.iter().partition(|(name, value)| is_text(&name.0) && is_text(&value.0));
-        map.serialize_entry("headers", &TextHeaders(&plain))?;
-        if !binary.is_empty() {
-            map.serialize_entry("headers_base64", &BinaryHeaders(&binary))?;
-        }
+        self.headers_entries(&mut map)?;
         if self.tombstone {
             map.serialize_entry("tombstone", &true)?;
         } else if let Some(value) = &self.value {
@@ -60,16 +55,48 @@ impl Serialize for Record {
     }
 }
 
+impl Record {
+    /// `"headers"`, and `"headers_base64"` for what is not UTF-8: objects while every name is there once. An object with a
+    /// name twice is read as if one of them were not there, so then all headers are one list of pairs, in order.
+    fn headers_entries<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let headers = || self.headers.iter();
+        let mut names: Vec<&[u8]> = headers().map(|(name, _)| &name.0[..]).collect();
+        names.sort_unstable();
+        let repeats = names.windows(2).any(|pair| pair[0] == pair[1]);
+        let (plain, binary): (Vec<_>, Vec<_>) =
+            headers().partition(|(name, value)| is_text(&name.0) && is_text(&value.0));
+        match (repeats, binary.is_empty()) {
+            (false, true) => map.serialize_entry("headers", &TextHeaders(&plain)),
+            (false, false) => {
+                map.serialize_entry("headers", &TextHeaders(&plain))?;
+                map.serialize_entry("headers_base64", &BinaryHeaders(&binary))
+            }
+            (true, true) => {
+                let pairs: Vec<_> = headers().map(|(name, value)| (as_text(name), as_text(value))).collect();
+                map.serialize_entry("headers", &pairs)
+            }
+            (true, false) => {
+                let pairs: Vec<_> = headers().map(|(name, value)| (to_base64(&name.0), to_base64(&value.0))).collect();
+                map.serialize_entry("headers", &[(); 0])?;
+                map.serialize_entry("headers_base64", &pairs)
+            }
+        }
+    }
+}
+
 fn is_text(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok()
+}
+
+fn as_text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(&bytes.0).into_owned()
 }
 
 struct TextHeaders<'a>(&'a [&'a (Bytes, Bytes)]);
 
 impl Serialize for TextHeaders<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = |bytes: &'_ Bytes| String::from_utf8_lossy(&bytes.0).into_owned();
-        serializer.collect_map(self.0.iter().map(|(name, value)| (text(name), text(value))))
+        serializer.collect_map(self.0.iter().map(|(name, value)| (as_text(name), as_text(value))))
     }
 }
 
@@ -416,6 +443,20 @@ mod tests {
             json!({"key_base64": "/w==", "offset": 3, "ts_us": 7, "headers": {"a": "2", "b": "1"},
                    "headers_base64": {"aA==": "/w=="}, "value_base64": "/g=="})
         );
+    }
+
+    #[test]
+    fn a_name_that_repeats_makes_headers_a_list() {
+        let mut repeated = record(b"k", b"v");
+        repeated.headers.push((Bytes(b"b".to_vec()), Bytes(b"3".to_vec())));
+        assert_eq!(
+            to_string(&repeated).unwrap(),
+            r#"{"key":"k","offset":3,"ts_us":7,"headers":[["b","1"],["a","2"],["b","3"]],"value":"v"}"#
+        );
+        repeated.headers.push((Bytes(b"c".to_vec()), Bytes(vec![0xff])));
+        let list = [["Yg==", "MQ=="], ["YQ==", "Mg=="], ["Yg==", "Mw=="], ["Yw==", "/w=="]];
+        let value = to_value(repeated).unwrap();
+        assert_eq!((&value["headers"], &value["headers_base64"]), (&json!([]), &json!(list)));
     }
 
     #[test]

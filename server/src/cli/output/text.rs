@@ -1,4 +1,4 @@
-//! What people read: escaped bytes, record lines, tables, sizes.
+//! What people read: record lines, tables, sizes.
 //!
 //! Owns the text output, which may change from version to version (programs use `-o json`). Must never let a byte of
 //! user data reach a terminal as a control sequence.
@@ -8,26 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use comfy_table::{ContentArrangement, Table};
 
 use super::json::{Bounds, Record, ring};
-
-/// The bytes as printable text: what is not UTF-8 as `\xNN`, control characters escaped, everything else as it is.
-pub fn escape(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for char in chunk.valid().chars() {
-            match char {
-                '\n' => text.push_str("\\n"),
-                '\r' => text.push_str("\\r"),
-                '\t' => text.push_str("\\t"),
-                char if char.is_control() => text.extend(char.escape_unicode()),
-                char => text.push(char),
-            }
-        }
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text
-}
+pub use crate::cli::escape::{escape, harmless, path, piece};
 
 /// Microseconds since 1970 as a UTC time.
 pub fn time(ts_us: u64) -> String {
@@ -110,13 +91,6 @@ pub fn micros(us: u64) -> String {
 mod tests {
     use super::*;
     use crate::cli::output::json::Bytes;
-
-    #[test]
-    fn control_characters_and_broken_utf8_are_escaped() {
-        assert_eq!(escape("grün".as_bytes()), "grün");
-        assert_eq!(escape(b"a\tb\r\n"), "a\\tb\\r\\n");
-        assert_eq!(escape(b"\x1b[31m\xff\xc3"), "\\u{1b}[31m\\xff\\xc3");
-    }
 
     #[test]
     fn a_record_is_one_line() {

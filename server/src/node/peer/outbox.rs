@@ -3,8 +3,9 @@
 //! Owns: pending frames. Must never: block, hold more than `QUEUE_BYTES_MAX` a peer, or let a frame leave before the flush
 //! that stamps it: the stamp says which write is durable.
 //!
-//! What finds no open link, or one with too much waiting, is dropped and counted; consensus sends again. All that a turn of the
-//! worker has for a peer leaves in one write, by the worker itself (`pipe`): no queue, no task in between.
+//! What finds no open link, or one with too much waiting, is dropped and counted. What found no room is told to the worker too, by
+//! peer and shard: consensus sends nothing again because it waits. All that a turn of the worker has for a peer leaves in one
+//! write, by the worker itself (`pipe`): no queue, no task in between.
 
 use super::counters::{PeerCounters, add};
 use super::pipe::{Pipe, QUEUE_BYTES_MAX, Sent};
@@ -13,7 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption, Cache};
 use bytes::{BufMut, BytesMut};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_engine::codec::message;
 use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, ShardId};
@@ -63,6 +64,8 @@ impl Drop for Open<'_> {
 struct Batch {
     envelopes: BytesMut,
     messages: u64,
+    /// Whose they are, in order; neighbours differ.
+    shards: Vec<ShardId>,
 }
 
 impl Batch {
@@ -77,6 +80,9 @@ impl Batch {
         encode_varint(message.len() as u64, out);
         out.put_slice(message);
         self.messages += 1;
+        if self.shards.last() != Some(&shard) {
+            self.shards.push(shard);
+        }
     }
 }
 
@@ -108,6 +114,7 @@ impl Pending {
         self.full_bytes = 0;
         self.last.messages = 0;
         self.last.envelopes.clear();
+        self.last.shards.clear();
         if self.last.envelopes.capacity() > KEPT_BYTES_MAX {
             self.last.envelopes = BytesMut::new();
         }
@@ -119,6 +126,8 @@ pub struct Outbox {
     slots: Cache<Arc<ArcSwap<Slots>>, Arc<Slots>>,
     incarnation: Incarnation,
     pending: BTreeMap<NodeId, Pending>,
+    /// What found no room since the worker last asked.
+    dropped: BTreeSet<(NodeId, ShardId)>,
     scratch: BytesMut,
     head: Vec<u8>,
     counters: Arc<PeerCounters>,
@@ -127,7 +136,13 @@ pub struct Outbox {
 impl Outbox {
     pub(super) fn new(slots: Arc<ArcSwap<Slots>>, incarnation: Incarnation, counters: Arc<PeerCounters>) -> Self {
         let (pending, scratch, head) = (BTreeMap::new(), BytesMut::new(), Vec::new());
-        Self { slots: Cache::new(slots), incarnation, pending, scratch, head, counters }
+        let dropped = BTreeSet::new();
+        Self { slots: Cache::new(slots), incarnation, pending, dropped, scratch, head, counters }
+    }
+
+    /// To which peers messages of which shards found no room since this was last asked.
+    pub fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
+        std::mem::take(&mut self.dropped).into_iter().collect()
     }
 
     /// Queues a message for the next flush.
@@ -142,6 +157,7 @@ impl Outbox {
         message::encode_into(message, &mut self.scratch);
         if !self.pending.entry(to).or_default().add(shard, &self.scratch) {
             add(&self.counters.dropped_full, 1);
+            self.dropped.insert((to, shard));
         }
         if self.scratch.capacity() > KEPT_BYTES_MAX {
             self.scratch = BytesMut::new();
@@ -156,13 +172,16 @@ impl Outbox {
                 continue;
             }
             let pipe = slots.get(to).and_then(|slot| slot.pipe.load_full());
-            for Batch { envelopes, messages } in pending.full.iter().chain([&pending.last]) {
+            for Batch { envelopes, messages, shards } in pending.full.iter().chain([&pending.last]) {
                 let head = PeerFrame { incarnation: self.incarnation.0, write_seq: durable.0, ..PeerFrame::default() };
                 self.head.clear();
                 wire::begin_frame(&mut self.head, &head, envelopes.len());
                 match pipe.as_ref().map(|pipe| pipe.send(&self.head, envelopes)) {
                     None | Some(Sent::Broken) => add(&self.counters.dropped_unconnected, *messages),
-                    Some(Sent::Full) => add(&self.counters.dropped_full, *messages),
+                    Some(Sent::Full) => {
+                        add(&self.counters.dropped_full, *messages);
+                        self.dropped.extend(shards.iter().map(|shard| (*to, *shard)));
+                    }
                     Some(Sent::Taken) => {
                         add(&self.counters.frames_sent, 1);
                         add(&self.counters.messages_sent, *messages);
@@ -300,12 +319,14 @@ mod tests {
         let sizes: Vec<usize> =
             (0..6).map(|_| reader.next().unwrap().envelopes.iter().map(|e| e.message.len() >> 20).sum()).collect();
         assert_eq!(sizes, [1, 1, 1, 1, 1, 5]);
+        assert_eq!(rig.outbox.dropped(), []);
         // Nobody reads.
         let began = Instant::now();
         for _ in 0..100 {
             rig.outbox.send(NodeId(2), ShardId(1), &message);
         }
         assert!(rig.counters.dropped_full.get() >= 60, "bounded before the flush too");
+        assert_eq!(rig.outbox.dropped(), [(NodeId(2), ShardId(1))]);
         rig.outbox.flush(NodeWriteSeq(2));
         for n in 0..100 {
             rig.outbox.send(NodeId(2), ShardId(1), &message);
@@ -315,6 +336,11 @@ mod tests {
         assert!(pipe.progress().0 <= QUEUE_BYTES_MAX, "{} bytes wait", pipe.progress().0);
         let dropped = rig.counters.dropped_full.get();
         assert!(dropped >= 140, "{dropped} dropped");
+        rig.outbox.send(NodeId(2), ShardId(7), &accept(1 << 20));
+        rig.outbox.flush(NodeWriteSeq(200));
+        assert_eq!(rig.outbox.dropped(), [(NodeId(2), ShardId(1)), (NodeId(2), ShardId(7))], "by the flush too");
+        assert_eq!(rig.outbox.dropped(), [], "told once");
+        let dropped = rig.counters.dropped_full.get();
         // Read again, all that was not dropped comes, whole and in order.
         let mut seqs = Vec::new();
         while let Some(frame) = reader.next() {
@@ -322,7 +348,7 @@ mod tests {
             seqs.push(frame.write_seq);
         }
         assert!(seqs.is_sorted(), "{seqs:?}");
-        assert_eq!(seqs.len() as u64 + dropped, 200);
+        assert_eq!(seqs.len() as u64 + dropped, 201);
         rig.outbox.send(NodeId(2), ShardId(1), &message);
         rig.outbox.flush(NodeWriteSeq(999));
         assert_eq!(reader.next().unwrap().write_seq, 999, "an emptied link takes frames again");

@@ -30,7 +30,13 @@ impl Observer {
             return Err(Violation::new("harness: a sender has a disk", format!("{node:?}")));
         };
         match message {
-            Message::PreVote { ballot } => self.knows_epoch(node, *ballot),
+            Message::PreVote { ballot, held } => {
+                self.knows_epoch(node, *ballot)?;
+                held.map_or(Ok(()), |held| {
+                    self.mentioned(held.last, node)?;
+                    self.is_chosen(node, "PreVote", held.commit)
+                })
+            }
             Message::PreVoteGranted { ballot } => promised_no_more(sender, *ballot, "PreVoteGranted"),
             Message::PreVoteRefused { .. } | Message::Confirm { .. } | Message::Fetch { .. } => Ok(()),
             Message::Released { ballot } => {
@@ -92,6 +98,7 @@ impl Observer {
                 self.is_chosen(node, "ReadGranted", *slot)
             }
             Message::TimeoutNow { ballot } => self.owns(sender, *ballot),
+            Message::TransferRefused { ballot } => self.knows_epoch(node, *ballot),
         }
     }
 
