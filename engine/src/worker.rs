@@ -13,6 +13,7 @@ mod holds;
 mod inputs;
 mod joining;
 pub(crate) mod node;
+mod pace;
 mod scrubs;
 mod snapshots;
 mod upkeep;
@@ -211,6 +212,12 @@ impl<H: Host> Worker<H> {
         self.node.now = self.node.now.max(now);
         self.node.walls.note(self.node.me, Reading { at: self.node.now, wall_us });
         self.node.metrics.round_inputs.set(level(inputs.len()));
+        // Before the inputs: a shard that gets new work in every round must not come first in every round.
+        for id in self.node.pace.take_due(self.node.now) {
+            if let Some(shard) = self.shards.get_mut(&id) {
+                shard.schedule(&mut self.node);
+            }
+        }
         for input in inputs.drain(..) {
             self.take(input);
         }
@@ -242,7 +249,7 @@ impl<H: Host> Worker<H> {
             return Some(Micros(0));
         }
         let timer = self.node.timers.first().map(|(at, _)| *at);
-        [timer, Some(self.upkeep.due()), self.members_due()].into_iter().flatten().min()
+        [timer, Some(self.upkeep.due()), self.members_due(), self.node.pace.due()].into_iter().flatten().min()
     }
 
     /// Whether the worker was told to stop and has flushed its state.

@@ -3,12 +3,9 @@
 //! Owns: what a random run cannot demand, since in it other faults may be in the way. Must never: wait longer than the
 //! bound it states.
 
-<<<<<<< HEAD
-use crate::finish::GONE;
-=======
 use crate::clients::Kind;
 use crate::clock::WALL_US;
->>>>>>> integ
+use crate::finish::GONE;
 use crate::lifecycle::End;
 use crate::node::SimNode;
 use crate::plan::{Planted, WrongClocks};
@@ -239,16 +236,16 @@ pub fn bare_majority(seed: u64, damaged: bool) -> Outcome {
         (w.plan.options.trim_slots, w.plan.options.trim_slots_flushed) = (4, 2);
     })?;
     let (complete, _) = leader(&w);
-    let founders: Vec<NodeId> = w.ids.iter().copied().take(w.plan.nodes as usize).collect();
-    let others: Vec<NodeId> = founders.iter().copied().filter(|id| *id != complete).collect();
-    let (behind, quorum) = (others[0], founders.len() / 2 + 1);
+    let behind = w.ids.iter().copied().find(|id| *id != complete).expect("there are others");
     w.stop(behind, w.now, End::Silent);
     w.run_until(w.now + 8_000_000, |_| false)?;
     for id in w.ids.clone() {
         w.stop(id, w.now, End::Silent);
     }
-    for id in &others[quorum - 1..] {
-        w.node(*id).out = Some(GONE);
+    for id in w.ids.clone() {
+        if id != complete && id != behind && w.spare(id) {
+            w.node(id).out = Some(GONE);
+        }
     }
     if damaged {
         let World { nodes, dice, .. } = &mut w;
