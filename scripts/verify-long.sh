@@ -41,6 +41,8 @@ fuzz() {
 step simulation "$MAKE" --no-print-directory sim "SEEDS=${SEEDS:-10000}"
 step explorer "$MAKE" --no-print-directory explore "SCHEDULES=${SCHEDULES:-100000}"
 step model "$MAKE" --no-print-directory model
+# shellcheck disable=SC2086 # no choice of mutants is no argument
+step mutants "$MAKE" --no-print-directory mutants "ARGS=${MUTANTS:-}"
 step fuzz fuzz
 step lying-disk sh scripts/lying-disk.sh "$campaign"
 # shellcheck disable=SC2086 # no repeats are no argument

@@ -96,7 +96,8 @@ fn requests(c: &mut Criterion) {
 
 fn rows(c: &mut Criterion) {
     let record = Record { ts_us: 1_700_000_000_000_000, headers: Vec::new(), value: value(1), tombstone: false };
-    let head = Head { next: Offset(12), first: Offset(11), bytes: 256, newest: Newest::Inline(record.clone()) };
+    let head =
+        Head { next: Offset(12), first: Offset(11), bytes: 256, newest: Newest::Inline(record.clone()), totals: None };
     let mut group = c.benchmark_group("codec/rows_256B");
     group.bench_function("encode_head", |b| b.iter(|| black_box(&head).encode()));
     group.bench_function("decode_head", |b| {

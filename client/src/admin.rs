@@ -14,14 +14,15 @@ use prost::Message as _;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::transport::Channel;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::leader_of;
 use crate::client::{Client, unexpected};
+use crate::decide::renewal;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{check_key, check_table, check_table_name};
 use crate::link::{Broken, channel, jitter};
+use crate::meant::Meant;
 use crate::router::{Place, table_info};
 use crate::types::{Explain, MemberChange, NodeInfo, NodeReport, PartitionKind, TableInfo, TableSpec};
 use crate::wire;
@@ -100,7 +101,9 @@ impl Client {
             async move {
                 let answer = async {
                     let channel = channel(&addr, &self.core.options).await?;
-                    let reply = AdminClient::new(channel).node_status(v1::NodeStatusRequest {}).await;
+                    let reply = AdminClient::new(self.core.links.stamp().on(channel))
+                        .node_status(v1::NodeStatusRequest {})
+                        .await;
                     reply.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
                 };
                 let answer = timeout_at(deadline, answer).await;
@@ -177,6 +180,33 @@ impl Client {
         Ok(())
     }
 
+    /// Raises the cluster's version to `to`, or to the greatest that every node says it speaks; with `dry_run` only says what
+    /// would be done. A refusal is an answer: it stands in `refused`, and nothing was changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where nothing was done; [`Error::OutcomeUnknown`] where the version may have been raised. Either
+    /// way the call may be repeated.
+    pub async fn upgrade(&self, to: Option<u32>, dry_run: bool) -> Result<v1::UpgradeReply> {
+        let ask = |to: u32, dry_run| {
+            move |channel: Meant, _: u64| async move {
+                AdminClient::new(channel).upgrade(v1::UpgradeRequest { to, dry_run }).await
+            }
+        };
+        // First a question that changes nothing: what it meets with cannot leave an unknown outcome.
+        let asked = match self.any_node(self.deadline(), &mut false, ask(to.unwrap_or(0), true)).await {
+            Ok(asked) => asked,
+            Err(Error::OutcomeUnknown { cause }) => return Err(Error::unavailable(cause)),
+            Err(error) => return Err(error),
+        };
+        if dry_run || !asked.refused.is_empty() || asked.from == asked.to {
+            return Ok(asked);
+        }
+        let raised = self.any_node(self.deadline(), &mut false, ask(asked.to, false)).await?;
+        // An earlier attempt may have raised it already.
+        Ok(v1::UpgradeReply { from: asked.from, ..raised })
+    }
+
     /// Has the replicas of a shard compared; returns the slot at which. The outcome stands in [`Client::status`].
     pub async fn scrub(&self, shard: u64) -> Result<u64> {
         let mut unsure = false;
@@ -214,26 +244,38 @@ impl Client {
         &self,
         deadline: Instant,
         unsure: &mut bool,
-        call: impl Fn(Channel, v1::WriteId) -> F,
+        call: impl Fn(Meant, v1::WriteId) -> F,
     ) -> Result<T>
     where
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
-        let ticket = self.core.identity.begin();
-        // By the clock of the node asked first; the others are told the same, since it is part of the name.
-        let good_until = OnceLock::new();
-        self.any_node(deadline, unsure, |channel, now_us| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let good_until = *good_until.get_or_init(|| now_us + left.as_micros() as u64);
-            call(channel, ticket.id(good_until))
-        })
-        .await
+        // The time of a shard that is ahead of the nodes' clocks, and when it was told.
+        let mut ahead: Option<(u64, Instant)> = None;
+        loop {
+            let ticket = self.core.identity.begin();
+            // By the clock of the node asked first; the others are told the same, since it is part of the name.
+            let good_until = OnceLock::new();
+            let ended = self.any_node(deadline, unsure, |channel, now_us| {
+                let now_us = ahead.map_or(now_us, |(us, told)| us.saturating_add(told.elapsed().as_micros() as u64));
+                let left = deadline.saturating_duration_since(Instant::now());
+                let good_until = *good_until.get_or_init(|| now_us.saturating_add(left.as_micros() as u64));
+                call(channel, ticket.id(good_until))
+            });
+            match ended.await {
+                // No attempt can have been carried out: it starts anew, under another name.
+                Err(error) if !*unsure && Instant::now() < deadline => match renewal(&error) {
+                    Some(us) => ahead = Some((us, Instant::now())),
+                    None => return Err(error),
+                },
+                ended => return ended,
+            }
+        }
     }
 
     /// Makes a unary call to one node after another until one answers it or the deadline passes; the call is told the node's
     /// time. `unsure` is set once an attempt ended without an answer that says nothing was done: then no error but an outcome
     /// is the call's.
-    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Channel, u64) -> F) -> Result<T>
+    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Meant, u64) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -250,6 +292,7 @@ impl Client {
                 let now_us = self.time_at(node).await.map_err(|why| (why, false))?;
                 let channel = channel(&node.addr, &self.core.options).await.map_err(|why| (why, false))?;
                 sent = true;
+                let channel = self.core.links.stamp().on(channel);
                 call(channel, now_us).await.map(tonic::Response::into_inner).map_err(|s| why_not(&s))
             };
             let answer = timeout_at(until, attempt).await;
@@ -259,7 +302,8 @@ impl Client {
                 Err(_) => (Error::unavailable(format!("{} did not answer in time", node.addr)), sent),
             };
             *unsure |= maybe;
-            if !maybe && !error.retryable() {
+            let anew = !*unsure && renewal(&error).is_some();
+            if anew || !maybe && !error.retryable() {
                 return if *unsure && !is_outcome(&error) { Err(unknown(&error)) } else { Err(error) };
             }
             last = error;

@@ -62,6 +62,17 @@ pub(crate) struct Chain {
     cursor: Bytes,
 }
 
+/// How a question wants to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page {
+    /// Records at most; 0 leaves it to the server.
+    pub(crate) limit: u32,
+    /// How long a poll waits where there is nothing.
+    pub(crate) wait: Duration,
+    /// Whether it is to fail where records that it asks for were trimmed; else they are passed over.
+    pub(crate) tell_trimmed: bool,
+}
+
 /// What a question brought.
 #[derive(Debug, Default)]
 pub(crate) struct News {
@@ -104,12 +115,11 @@ impl Lane {
         client: Client,
         ground: Arc<Ground>,
         wanted: Vec<Segment>,
-        limit: u32,
-        wait: Duration,
+        page: Page,
     ) -> (Lane, Result<News>) {
         let news = match &self.phase {
-            Phase::Poll => self.poll(&client, &ground, &wanted, limit, wait).await,
-            Phase::Scan { .. } => self.scan(&client, &ground, &wanted, limit).await,
+            Phase::Poll => self.poll(&client, &ground, &wanted, page).await,
+            Phase::Scan { .. } => self.scan(&client, &ground, &wanted, page).await,
         };
         (self, news)
     }
@@ -117,19 +127,16 @@ impl Lane {
     /// The shard's newest timestamp, and where the shard ends within the lane.
     pub(crate) async fn newest(&self, client: &Client, ground: &Ground) -> Result<(u64, Bytes)> {
         let all = [Segment { from: self.from.clone(), to: self.to.clone(), after_us: NEWEST, given: None }];
-        let news = self.poll(client, ground, &all, 1, Duration::ZERO).await?;
+        let page = Page { limit: 1, wait: Duration::ZERO, tell_trimmed: false };
+        let news = self.poll(client, ground, &all, page).await?;
         let upto_us = news.scan.map_or(news.upto_us, |(_, upto_us)| upto_us);
         if upto_us == NEWEST { Err(unexpected()) } else { Ok((upto_us, news.to)) }
     }
 
-    async fn poll(
-        &self,
-        client: &Client,
-        ground: &Ground,
-        wanted: &[Segment],
-        limit: u32,
-        wait: Duration,
-    ) -> Result<News> {
+    async fn poll(&self, client: &Client, ground: &Ground, wanted: &[Segment], page: Page) -> Result<News> {
+        let Page { limit, wait, .. } = page;
+        // Of a timestamp that was given in part nobody but this client knows what of it was given.
+        let tell_trimmed = page.tell_trimmed && wanted.iter().all(|s| s.given.is_none());
         let wanted = Segments(wanted.to_vec());
         let mut want = client.want(&ground.table, Place::At(&self.from), Consistency::Linearizable);
         want.wait = wait;
@@ -146,6 +153,7 @@ impl Lane {
                 segments: asked.iter().map(segment).collect(),
                 limit,
                 wait_ms: wait.as_millis() as u32,
+                tell_trimmed,
             }))
         });
         let got = got.await?;
@@ -167,7 +175,7 @@ impl Lane {
         Ok(news)
     }
 
-    async fn scan(&self, client: &Client, ground: &Ground, wanted: &[Segment], limit: u32) -> Result<News> {
+    async fn scan(&self, client: &Client, ground: &Ground, wanted: &[Segment], page: Page) -> Result<News> {
         let Phase::Scan { from, to, after_us, upto_us, chain } = &self.phase else { return Err(unexpected()) };
         // Where the scan stands: what lies before is given up to its timestamp.
         let stands = wanted.iter().find(|s| s.after_us < *upto_us && crate::router::below(from, &s.to));
@@ -183,7 +191,7 @@ impl Lane {
                 pos_from: pos_from.clone(),
                 pos_to: lower_bound_of(to, &shard.info.to).clone(),
                 cursor: here.map(|c| c.cursor.clone()).unwrap_or_default(),
-                limit,
+                limit: page.limit,
                 reverse: false,
                 keys_only: false,
                 include_tombstones: true,
@@ -192,6 +200,8 @@ impl Lane {
                 history: true,
                 after_ts_us: *after_us,
                 upto_ts_us: *upto_us,
+                // Without its cursor the page begins with a key that may be given in part.
+                tell_trimmed: page.tell_trimmed && (here.is_some() || wanted.iter().all(|s| s.given.is_none())),
             }))
         });
         let got = got.await?;

@@ -248,6 +248,7 @@ impl Walk {
             history: false,
             after_ts_us: 0,
             upto_ts_us: 0,
+            tell_trimmed: false,
         }
     }
 

@@ -19,7 +19,7 @@ use futures::{FutureExt, Stream, StreamExt};
 
 use crate::client::{Client, unexpected};
 use crate::error::{Error, Result};
-use crate::lane::{Ground, Lane, News, Phase};
+use crate::lane::{Ground, Lane, News, Page, Phase};
 use crate::limits::check_table_name;
 use crate::router::{Span, after, lower_bound_of, position};
 use crate::segments::Segments;
@@ -74,7 +74,17 @@ impl TailItem {
 }
 
 type Asked = BoxFuture<'static, (Lane, Result<News>)>;
-type Begun = BoxFuture<'static, Result<(Arc<Ground>, Segments, Segments)>>;
+type Begun = BoxFuture<'static, Result<Begin>>;
+
+/// What a tail begins with.
+struct Begin {
+    ground: Arc<Ground>,
+    segments: Segments,
+    /// Where it ends; nothing where it is followed.
+    ends: Segments,
+    /// Up to where it passes over what was trimmed; nothing unless it begins with the earliest.
+    catches_up: Segments,
+}
 
 /// What commits, each key in order.
 pub struct TailStream {
@@ -85,6 +95,8 @@ pub struct TailStream {
     begun: Option<(Arc<Ground>, Segments)>,
     /// Where a tail that does not follow ends: what was the newest when it began.
     ends: Segments,
+    /// A tail from the earliest begins at what is left: what is trimmed of what was there when it began is passed over.
+    catches_up: Segments,
     asked: FuturesUnordered<Asked>,
     /// Answers not yet taken up, at most one a lane.
     answered: VecDeque<(Lane, Result<News>)>,
@@ -105,6 +117,7 @@ impl TailStream {
             begin: None,
             begun: None,
             ends: Segments(Vec::new()),
+            catches_up: Segments(Vec::new()),
             asked: FuturesUnordered::new(),
             answered: VecDeque::new(),
             items: VecDeque::new(),
@@ -130,17 +143,18 @@ impl TailStream {
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let (client, table, options) = (&self.client, &self.table, &self.options);
         let begin = self.begin.get_or_insert_with(|| begin(client.clone(), table.clone(), options.clone()).boxed());
-        let (ground, segments, ends) = match begin.as_mut().poll(cx) {
+        let Begin { ground, segments, ends, catches_up } = match begin.as_mut().poll(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(begun) => {
                 self.begin = None;
                 begun?
             }
         };
+        (self.ends, self.catches_up) = (ends, catches_up);
         for (from, to) in lanes(&self.client, &self.table, &ground.span) {
             self.ask(Lane { from, to, phase: Phase::Poll }, &ground, &segments);
         }
-        (self.begun, self.ends) = (Some((ground, segments)), ends);
+        self.begun = Some((ground, segments));
         self.waiting.clear();
         Poll::Ready(Ok(()))
     }
@@ -148,7 +162,9 @@ impl TailStream {
     fn ask(&mut self, lane: Lane, ground: &Arc<Ground>, segments: &Segments) {
         let wanted = segments.within(&lane.from, &lane.to);
         let wait = if self.options.follow { self.client.core.options.tail_wait } else { std::time::Duration::ZERO };
-        let question = lane.ask(self.client.clone(), ground.clone(), wanted, self.options.page_records, wait);
+        let tell_trimmed = segments.reach(&self.catches_up, &lane.from, &lane.to);
+        let page = Page { limit: self.options.page_records, wait, tell_trimmed };
+        let question = lane.ask(self.client.clone(), ground.clone(), wanted, page);
         self.asked.push(question.boxed());
     }
 
@@ -297,22 +313,21 @@ fn lanes(client: &Client, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
 }
 
 /// Finds the table, where each of its parts begins, and where it ends unless it is followed.
-async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<(Arc<Ground>, Segments, Segments)> {
+async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<Begin> {
     check_table_name(&table)?;
     let info = client.table(&table).await?;
     let span = Span::of(info.partitioning, &options.keys)?;
     let ground = Ground { table, table_id: info.id, kind: info.partitioning, span };
     let (from, to) = (ground.span.pos_from.clone(), ground.span.pos_to.clone());
     let whole = |after_us| Segments::whole(from.clone(), to.clone(), after_us);
+    let nothing = || Segments(Vec::new());
     if ground.span.is_empty() {
-        return Ok((Arc::new(ground), Segments(Vec::new()), Segments(Vec::new())));
+        return Ok(Begin { ground: Arc::new(ground), segments: nothing(), ends: nothing(), catches_up: nothing() });
     }
     let ground = Arc::new(ground);
-    let ends = if options.follow && options.start != TailStart::Latest {
-        Segments(Vec::new())
-    } else {
-        newest(&client, &ground).await?
-    };
+    let from_token = matches!(options.start, TailStart::Token(_));
+    let now = if options.follow && from_token { nothing() } else { newest(&client, &ground).await? };
+    let catches_up = if options.start == TailStart::Earliest { now.clone() } else { nothing() };
     let segments = match options.start {
         TailStart::Earliest => whole(0),
         TailStart::Token(token) => {
@@ -325,9 +340,10 @@ async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<
             }
             Segments(segments.within(&from, &to))
         }
-        TailStart::Latest => ends.clone(),
+        TailStart::Latest => now.clone(),
     };
-    Ok((ground, segments, ends))
+    let ends = if options.follow { nothing() } else { now };
+    Ok(Begin { ground, segments, ends, catches_up })
 }
 
 /// The newest timestamp of each shard in the span.

@@ -240,12 +240,13 @@ pub struct ScanOptions {
 /// Where a tail begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TailStart {
-    /// With the oldest record there is.
+    /// With the oldest record that is left.
     #[default]
     Earliest,
     /// With what commits from now on.
     Latest,
-    /// After what an earlier tail of the same keys had given.
+    /// After what an earlier tail of the same keys had given. Where records that follow were trimmed the tail fails with
+    /// [`Error::Trimmed`](crate::Error::Trimmed); of a table that keeps the newest only it goes on with these.
     Token(Token),
 }
 
@@ -412,6 +413,8 @@ pub struct ClusterMap {
     pub cluster: Bytes,
     /// Grows with every change.
     pub revision: u64,
+    /// The version that the cluster is at: what all its nodes understand of each other.
+    pub version: u32,
     /// Nodes by id.
     pub nodes: Vec<NodeInfo>,
     /// Tables by name.

@@ -11,6 +11,19 @@ use bytes::Bytes;
 pub const KEY_BYTES_MAX: usize = 4096;
 
 const VERSION: u8 = 1;
+/// Of an entry's data whose requests write rows with totals.
+const VERSION_TOTALS: u8 = 2;
+
+/// Which rows an entry's requests write. The entry says so: every replica that applies it writes the same. A key whose rows
+/// have totals keeps them whatever a later entry says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RowFormat {
+    /// Without totals: a trim adds up what it drops or what it leaves.
+    #[default]
+    Plain,
+    /// With running totals, from [`ClusterVersion::SECOND`](crate::ids::ClusterVersion::SECOND) on.
+    Totals,
+}
 
 /// Names a write for ever, and bounds the time in which it may execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +133,21 @@ pub struct OpResult {
 /// The data of one entry: `version u8 | count var | request…`, integers as varints but the client id (16 bytes).
 #[must_use]
 pub fn encode_requests<'a>(requests: impl ExactSizeIterator<Item = &'a WriteRequest>, size_hint: usize) -> Bytes {
+    encode_entry(RowFormat::Plain, requests, size_hint)
+}
+
+/// The data of one entry that says which rows it writes: the version is 2 for rows with totals.
+#[must_use]
+pub fn encode_entry<'a>(
+    format: RowFormat,
+    requests: impl ExactSizeIterator<Item = &'a WriteRequest>,
+    size_hint: usize,
+) -> Bytes {
     let mut w = Writer::with_capacity(size_hint + 16);
-    w.u8(VERSION);
+    w.u8(match format {
+        RowFormat::Plain => VERSION,
+        RowFormat::Totals => VERSION_TOTALS,
+    });
     w.var(requests.len() as u64);
     for request in requests {
         put_request(&mut w, request);
@@ -146,13 +172,23 @@ pub fn is_marker(data: &[u8]) -> bool {
 /// # Errors
 /// The bytes are no requests of a known version.
 pub fn decode_requests(data: Bytes) -> Result<Vec<WriteRequest>, DecodeError> {
+    decode_entry(data).map(|(_, requests)| requests)
+}
+
+/// Reads an entry's requests back, and which rows they write. Keys and values share the memory of `data`.
+///
+/// # Errors
+/// The bytes are no requests of a known version.
+pub fn decode_entry(data: Bytes) -> Result<(RowFormat, Vec<WriteRequest>), DecodeError> {
     let mut r = Reader::new(data);
-    if r.u8()? != VERSION {
-        return Err(r.error("entry data version"));
-    }
+    let format = match r.u8()? {
+        VERSION => RowFormat::Plain,
+        VERSION_TOTALS => RowFormat::Totals,
+        _ => return Err(r.error("entry data version")),
+    };
     let requests = (0..r.count(20)?).map(|_| get_request(&mut r)).collect::<Result<_, _>>()?;
     r.finish()?;
-    Ok(requests)
+    Ok((format, requests))
 }
 
 fn put_request(w: &mut Writer, request: &WriteRequest) {

@@ -325,6 +325,8 @@ pub struct Scan {
     pub after_ts: u64,
     /// Only timestamps up to this, µs; 0: no bound.
     pub upto_ts: u64,
+    /// With `history`: whether the scan is refused where a record after `after_ts` was trimmed; else it is passed over.
+    pub tells_trimmed: bool,
 }
 
 /// A long poll for commits.
@@ -340,6 +342,8 @@ pub struct TailPoll {
     pub limit: usize,
     /// How long to wait where there is nothing, µs.
     pub wait_micros: u64,
+    /// Whether the poll is refused where a record that it asks for was trimmed; else such a record is passed over.
+    pub tells_trimmed: bool,
 }
 
 /// A record read back.

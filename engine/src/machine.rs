@@ -4,6 +4,7 @@
 //! the system shard, the metadata. Every replica that applies the same entries holds the same state. Must never: look at a
 //! clock, a role or a client's connection; skip an entry; or split an entry's effects over two batches.
 
+mod ahead;
 pub mod bounds;
 pub mod overlay;
 pub mod rows;
@@ -11,7 +12,7 @@ pub mod rows;
 use crate::StoreError;
 use crate::codec::applied::AppliedRow;
 use crate::codec::keys;
-use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_requests, is_marker};
+use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_entry, is_marker};
 use crate::genesis::Genesis;
 use crate::host::Refusal;
 use crate::ids::{Entry, ShardId, Slot, Space};
@@ -20,6 +21,7 @@ use crate::ring::Ring;
 use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
 use crate::state::{StateBatch, StateStore};
 use crate::system::{Descriptor, MetadataError, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
+use ahead::Ahead;
 use bytes::Bytes;
 use overlay::{Overlay, Writes};
 use std::ops::ControlFlow;
@@ -44,6 +46,8 @@ pub struct ShardState {
     ring: Ring,
     system: Option<Box<SystemState>>,
     system_changed: bool,
+    /// The next entry, where it was got ready.
+    ahead: Option<Box<Ahead>>,
 }
 
 impl ShardState {
@@ -80,6 +84,7 @@ impl ShardState {
             system_changed: system.is_some(),
             system,
             descriptor,
+            ahead: None,
         })
     }
 
@@ -104,6 +109,7 @@ impl ShardState {
             ring: Ring::new(0),
             system: None,
             system_changed: false,
+            ahead: None,
         })
     }
 
@@ -213,8 +219,18 @@ impl ShardState {
         mut results: Option<&mut Vec<Applied>>,
     ) -> Result<(), StoreError> {
         let (shard, slot) = (self.descriptor.shard, self.applied);
-        let requests =
-            decode_requests(data).map_err(|e| e.corrupt(format!("command in slot {slot} of shard {shard}")))?;
+        let requests = match self.ahead.take().filter(|ahead| ahead.slot == slot) {
+            Some(ahead) => {
+                (overlay.format, overlay.sums) = (ahead.format, ahead.sums);
+                ahead.requests
+            }
+            None => {
+                let what = || format!("command in slot {slot} of shard {shard}");
+                let (format, requests) = decode_entry(data).map_err(|e| e.corrupt(what()))?;
+                overlay.format = format;
+                requests
+            }
+        };
         let mut batch = StateBatch { rows: Vec::with_capacity(requests.len() + 1) };
         for request in requests {
             let ts = entry_ts.max(self.last_ts + 1);
@@ -225,9 +241,14 @@ impl ShardState {
                 results.push(result);
             }
         }
-        overlay.drain_into(&self.descriptor, self.space, &mut batch);
+        let mut ranges = Vec::new();
+        overlay.drain_into(&self.descriptor, self.space, &mut batch, &mut ranges);
         batch.rows.push(self.applied_row());
         self.stored = self.applied;
+        // No freeze comes between: what is durable has both or neither.
+        for (from, to) in ranges {
+            store.remove_range(&from, &to)?;
+        }
         store.apply(batch)
     }
 
@@ -286,6 +307,9 @@ impl ShardState {
         let outcome = writes.execute(ops, ts)?;
         for record in overlay.records.drain(..) {
             self.ring.push(record);
+        }
+        if std::mem::take(&mut overlay.drops) {
+            self.ring.dropped(ts);
         }
         Ok(Some(outcome))
     }

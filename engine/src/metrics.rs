@@ -73,6 +73,8 @@ pub struct EngineMetrics {
     pub log_kept_bytes: IntGauge,
     /// State held in memory and not yet flushed, bytes.
     pub state_memory_bytes: IntGauge,
+    /// Bytes of rows removed by trims and with tables and copies that still take room, about.
+    pub state_removed_bytes: IntGauge,
     /// 1 while the disk is below its low mark, else 0.
     pub disk_low: IntGauge,
     /// Writes refused for that.
@@ -145,6 +147,10 @@ impl EngineMetrics {
                 "Logs kept for members that are behind, in bytes (storage.log_keep)",
             )?,
             state_memory_bytes: gauge("state_memory_bytes", "State in memory and not yet flushed, in bytes")?,
+            state_removed_bytes: gauge(
+                "state_removed_bytes",
+                "Rows removed in large ranges (by trims, with tables and copies) that still take room, in bytes, about",
+            )?,
             disk_low: gauge("disk_low", "1 while the disk is below its low mark (storage.disk_low), else 0")?,
             disk_refused_total: counter("disk_refused_total", "Writes refused since the disk is low")?,
             shard_time_ahead_seconds: gauge(

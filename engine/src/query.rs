@@ -6,7 +6,7 @@
 mod scan;
 mod tail;
 
-pub use tail::tail;
+pub use tail::{Firsts, tail};
 
 use crate::StoreError;
 use crate::codec::keys;
@@ -37,7 +37,10 @@ pub fn read(state: &ShardState, store: &mut dyn StateStore, read: &Read) -> Resu
         Read::Get { key, at } => with_key(state, key, |q| q.get(store, *at)),
         Read::Range { key, from, limit } => with_key(state, key, |q| q.range(store, *from, *limit)),
         Read::Scan(wanted) => scan::scan(state, store, wanted),
-        Read::Tail(poll) => Ok(Ok(tail(state, poll).unwrap_or_else(|| tail::nothing(state)))),
+        Read::Tail(poll) => {
+            let found = tail(state, store, &mut Firsts::default(), poll)?;
+            Ok(found.unwrap_or_else(|| Ok(tail::nothing(state))))
+        }
     }
 }
 
@@ -179,13 +182,15 @@ struct Page {
     records: Vec<KeyedRecord>,
     bytes: usize,
     limit: usize,
+    /// The first offset of a key of which records that are asked for were trimmed: the whole read is refused.
+    trimmed: Option<Offset>,
 }
 
 impl Page {
     /// A page of at most `limit` records; 0 stands for the greatest limit.
     fn new(limit: usize) -> Self {
         let limit = if limit == 0 { PAGE_RECORDS_MAX } else { limit.min(PAGE_RECORDS_MAX) };
-        Self { records: Vec::new(), bytes: 0, limit }
+        Self { records: Vec::new(), bytes: 0, limit, trimmed: None }
     }
 
     fn push(&mut self, record: KeyedRecord) {

@@ -1,6 +1,7 @@
 //! The newest records of a shard in timestamp order, for tails.
 //!
-//! Owns: a bounded window. Must never: hold a timestamp in part, or claim a window wider than what it holds.
+//! Owns: a bounded window. Must never: hold a timestamp in part, or claim a window wider than what it holds. What is trimmed,
+//! deleted or overwritten stays in it until it leaves with its timestamp: whoever reads the ring asks the keys' heads.
 
 use crate::host::KeyedRecord;
 use crate::memory::{Account, Held};
@@ -16,6 +17,8 @@ pub struct Ring {
     held: Held,
     /// Every record with a greater timestamp is here.
     floor_ts: u64,
+    /// No record with a greater timestamp was trimmed.
+    dropped_ts: u64,
 }
 
 fn size(record: &KeyedRecord) -> usize {
@@ -30,13 +33,24 @@ impl Ring {
     /// A window that begins after `floor_ts`.
     #[must_use]
     pub fn new(floor_ts: u64) -> Self {
-        Self { records: VecDeque::new(), held: Held::default(), floor_ts }
+        Self { records: VecDeque::new(), held: Held::default(), floor_ts, dropped_ts: 0 }
     }
 
     /// Records with a greater timestamp are all here.
     #[must_use]
     pub fn floor_ts(&self) -> u64 {
         self.floor_ts
+    }
+
+    /// Records with a greater timestamp were not trimmed; of the others their keys' heads tell.
+    #[must_use]
+    pub fn dropped_ts(&self) -> u64 {
+        self.dropped_ts
+    }
+
+    /// Records of a key were trimmed, at this timestamp.
+    pub fn dropped(&mut self, ts_us: u64) {
+        self.dropped_ts = self.dropped_ts.max(ts_us);
     }
 
     /// Adds a record; timestamps never fall.

@@ -13,6 +13,7 @@ mod holds;
 mod inputs;
 mod joining;
 pub(crate) mod node;
+mod pace;
 mod scrubs;
 mod snapshots;
 mod upkeep;
@@ -24,7 +25,7 @@ use crate::StoreError;
 use crate::genesis::Genesis;
 use crate::host::Host;
 use crate::identity::{Identity, Mark, SeenTable};
-use crate::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId};
+use crate::ids::{ClientId, ClusterVersion, Incarnation, NodeId, SYSTEM_SHARD, ShardId};
 use crate::logstore::{LogStore, NodeRecovered};
 use crate::memory::Memory;
 use crate::metrics::{EngineMetrics, level};
@@ -68,6 +69,9 @@ pub struct WorkerOptions {
     pub trim_slots_flushed: u64,
     /// The replicas of each shard are compared so often, µs; 0 is never.
     pub scrub_micros: u64,
+    /// The greatest cluster version that this node speaks; at most [`ClusterVersion::SPOKEN`]. Less than that keeps it as an
+    /// older binary is: it does not start in, or follow, a cluster above it.
+    pub speaks: ClusterVersion,
     /// A write whose deadline lies further ahead of its shard's time is refused, µs: its client's session is kept as long.
     pub deadline_ahead_micros: u64,
     /// Of every consensus core.
@@ -87,6 +91,7 @@ impl Default for WorkerOptions {
             trim_slots: 4096,
             trim_slots_flushed: 1024,
             scrub_micros: 0,
+            speaks: ClusterVersion::SPOKEN,
             deadline_ahead_micros: u64::MAX,
             paxos: Options::default(),
         }
@@ -135,6 +140,8 @@ pub struct Worker<H: Host> {
     /// The greatest write heard of from each peer, durable here or not yet.
     seen: BTreeMap<NodeId, Mark>,
     map: Option<Arc<SystemState>>,
+    /// The cluster that the data directory belongs to, where that was named before this process began.
+    cluster: Option<ClientId>,
     quarantined: Option<Arc<str>>,
     upkeep: Upkeep,
     snapshots: Snapshots,
@@ -158,6 +165,7 @@ impl<H: Host> Worker<H> {
         let grace = setup.options.identity_grace_micros;
         let identity = Identity::new(setup.me, (recovered.incarnation, recovered.seq), setup.incarnation, grace);
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
+        let cluster = recovered.identity.as_ref().map(|identity| identity.cluster);
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
         let upkeep = Upkeep::new(&setup.options);
         let snapshots = Snapshots::new(setup.options.snapshot_unused_micros);
@@ -170,6 +178,7 @@ impl<H: Host> Worker<H> {
             identity,
             seen,
             map: None,
+            cluster,
             quarantined: None,
             upkeep,
             snapshots,
@@ -203,6 +212,12 @@ impl<H: Host> Worker<H> {
         self.node.now = self.node.now.max(now);
         self.node.walls.note(self.node.me, Reading { at: self.node.now, wall_us });
         self.node.metrics.round_inputs.set(level(inputs.len()));
+        // Before the inputs: a shard that gets new work in every round must not come first in every round.
+        for id in self.node.pace.take_due(self.node.now) {
+            if let Some(shard) = self.shards.get_mut(&id) {
+                shard.schedule(&mut self.node);
+            }
+        }
         for input in inputs.drain(..) {
             self.take(input);
         }
@@ -234,7 +249,7 @@ impl<H: Host> Worker<H> {
             return Some(Micros(0));
         }
         let timer = self.node.timers.first().map(|(at, _)| *at);
-        [timer, Some(self.upkeep.due()), self.members_due()].into_iter().flatten().min()
+        [timer, Some(self.upkeep.due()), self.members_due(), self.node.pace.due()].into_iter().flatten().min()
     }
 
     /// Whether the worker was told to stop and has flushed its state.

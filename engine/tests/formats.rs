@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::buf::DecodeError;
 use synod_engine::codec::keys::{self, RecordKey, RecordRow};
-use synod_engine::codec::record::{Head, Newest, Record};
+use synod_engine::codec::record::{Head, Newest, Record, Totals};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry, hard, node};
 use synod_engine::ids::*;
@@ -62,7 +62,16 @@ fn tombstone() -> Record {
 }
 
 fn head(newest: Newest) -> Head {
-    Head { next: Offset(1000), first: Offset(12), bytes: 123_456_789, newest }
+    Head { next: Offset(1000), first: Offset(12), bytes: 123_456_789, newest, totals: None }
+}
+
+fn head_with_totals(newest: Newest) -> Head {
+    let totals = Totals { since: Offset(7), total: 1 << 40, gone_ts_us: 1_789_000_000_000_000 };
+    Head { totals: Some(totals), ..head(newest) }
+}
+
+fn encode_at(row: &(Record, Option<u64>)) -> Bytes {
+    row.0.encode_at(row.1)
 }
 
 fn session() -> SessionRow {
@@ -137,9 +146,13 @@ fn formats() -> Vec<Format> {
         format("record-head-empty-v1", head(Newest::None), Head::encode, Head::decode),
         format("record-head-inline-v1", head(Newest::Inline(record())), Head::encode, Head::decode),
         format("record-head-deleted-v1", head(Newest::Inline(tombstone())), Head::encode, Head::decode),
-        format("record-head-history-v1", head(history), Head::encode, Head::decode),
+        format("record-head-history-v1", head(history.clone()), Head::encode, Head::decode),
+        format("record-head-empty-v2", head_with_totals(Newest::None), Head::encode, Head::decode),
+        format("record-head-history-v2", head_with_totals(history), Head::encode, Head::decode),
         format("record-history-v1", record(), Record::encode, Record::decode),
         format("record-history-deleted-v1", tombstone(), Record::encode, Record::decode),
+        format("record-history-v2", (record(), Some(u64::MAX - 5)), encode_at, Record::decode_at),
+        format("record-history-deleted-v2", (tombstone(), Some(77)), encode_at, Record::decode_at),
         format("session-v1", session(), SessionRow::encode, SessionRow::decode),
         format("system-v1", system(ClusterVersion::FIRST), SystemState::encode, decode_system),
         format("system-v2", system(ClusterVersion::SECOND), SystemState::encode, decode_system),

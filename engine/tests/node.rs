@@ -13,6 +13,8 @@ mod harness;
 mod members;
 #[path = "node/memory.rs"]
 mod memory;
+#[path = "node/pace.rs"]
+mod pace;
 #[path = "node/reinstall.rs"]
 mod reinstall;
 #[path = "node/scrub.rs"]
@@ -25,6 +27,8 @@ mod snapshots;
 mod stale;
 #[path = "node/threads.rs"]
 mod threads;
+#[path = "node/trims.rs"]
+mod trims;
 #[path = "node/versions.rs"]
 mod versions;
 
@@ -47,7 +51,7 @@ fn text(bytes: &Bytes) -> String {
 
 fn tail_poll(after: u64, wait_micros: u64) -> TailPoll {
     let segments = vec![(Bytes::new(), Bytes::new(), after)];
-    TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros }
+    TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros, tells_trimmed: true }
 }
 
 /// Tables of both kinds, and every way to read them.

@@ -11,7 +11,7 @@ use synod_tests::cluster::Cluster;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// A stream to a node, and the shard that is asked.
 struct Stream {
@@ -81,8 +81,8 @@ fn idle_tails_wait_in_places_of_their_own_and_one_too_many_is_refused_by_name() 
     let status = cluster.wait_up();
     let leader = cluster.leader(&status, "t", 0);
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let addr = format!("http://{}", cluster.addr(leader));
-        let mut client = SynodClient::connect(addr).await.unwrap();
+        let node = Endpoint::from_shared(format!("http://{}", cluster.addr(leader))).unwrap();
+        let mut client = SynodClient::new(node.connect().await.unwrap());
         let mut stream = Stream::open(&mut client).await;
         for _ in 0..3 {
             let tails = (0..100).map(|_| stream.idle_tail()).collect();

@@ -148,6 +148,26 @@ async fn a_change_ends_as_refused_only_where_nothing_was_done() {
     assert_eq!(client.create_table(spec()).await.unwrap_err(), Error::TableExists { table: "new".into() });
 }
 
+#[tokio::test]
+async fn a_change_begins_anew_by_the_time_of_a_shard_that_is_ahead() {
+    let (world, client) = cluster().await;
+    let ahead = crate::fake::state::CLOCK_US + 3_600_000_000;
+    let spec = || TableSpec::hash("new", 1, Retention::Latest);
+    world.admin.lock().unwrap().push_back(AdminFault::Ahead(ahead));
+    client.create_table(spec()).await.unwrap();
+    let changes = std::mem::take(&mut *world.changes.lock().unwrap());
+    assert_eq!(changes.len(), 2);
+    assert!(changes[0].seq != changes[1].seq && changes[1].deadline_us > ahead, "{changes:?}");
+    // Not where an earlier attempt may have been carried out.
+    let client = client.with_timeout(Duration::from_millis(300));
+    world.admin.lock().unwrap().push_back(AdminFault::Lost { executed: true });
+    world.admin.lock().unwrap().extend(vec![AdminFault::Ahead(ahead); 1000]);
+    let unknown = client.drop_table("new").await.unwrap_err();
+    assert!(matches!(unknown, Error::OutcomeUnknown { .. }), "{unknown}");
+    let changes = world.changes.lock().unwrap();
+    assert!(changes.len() > 1 && changes.iter().all(|id| id.seq == changes[0].seq), "{changes:?}");
+}
+
 fn v1_table(id: u32, name: &str) -> synod_client::proto::Table {
     use synod_client::proto as v1;
     let retention = Some(v1::Retention { kind: Some(v1::retention::Kind::Latest(true)) });
@@ -176,7 +196,7 @@ async fn status_explain_transfer() {
 }
 
 fn v1_node(id: u64) -> synod_client::proto::Node {
-    synod_client::proto::Node { id, addr: "127.0.0.1:1".into() }
+    synod_client::proto::Node { id, addr: "127.0.0.1:1".into(), speaks: 0 }
 }
 
 #[tokio::test]

@@ -39,11 +39,20 @@ fn open(row: Bytes, version: u8) -> Result<Reader, DecodeError> {
     Ok(input)
 }
 
-/// Opens a row as [`open`] does, to read its first `len` bytes at most.
-fn open_start(row: &[u8], version: u8, len: usize) -> Result<Reader, DecodeError> {
-    let mut input = Reader::checked_start(row, len)?;
-    expect_version(&mut input, version)?;
-    Ok(input)
+/// Opens a row of any version from 1 to `newest`, and says which it is of.
+fn open_upto(row: Bytes, newest: u8) -> Result<(u8, Reader), DecodeError> {
+    version_upto(Reader::checked(row)?, newest)
+}
+
+/// Opens a row as [`open_upto`] does, to read its first `len` bytes at most.
+fn open_start(row: &[u8], newest: u8, len: usize) -> Result<(u8, Reader), DecodeError> {
+    version_upto(Reader::checked_start(row, len)?, newest)
+}
+
+fn version_upto(mut input: Reader, newest: u8) -> Result<(u8, Reader), DecodeError> {
+    let unknown = input.error("unknown format version");
+    let version = input.u8()?;
+    if (1..=newest).contains(&version) { Ok((version, input)) } else { Err(unknown) }
 }
 
 /// Reads a version byte and refuses every version but the one known.

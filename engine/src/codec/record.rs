@@ -1,22 +1,30 @@
 //! The rows of a key: its head, and its history records.
 //!
-//! Owns: version 1 of both. Must never: return a record whose checksum does not match, or know what a retention is.
+//! Owns: versions 1 and 2 of both. Must never: return a record whose checksum does not match, or know what a retention is.
 //!
-//! A head is `version u8 | flags u8 | next | first | bytes | newest | crc u32`; a history record is `version u8 |
-//! flags u8 | record | crc u32`; a record is `ts | header count | (name | value)… | value`. Integers are varints, names
-//! and values are lengths and bytes. Flag bit 0: the (newest) record is a tombstone. Bits 1–2, heads only: 0 no record
+//! A head is `version u8 | flags u8 | next | first | bytes | totals | newest | crc u32`; a history record is `version u8 |
+//! flags u8 | before | record | crc u32`; a record is `ts | header count | (name | value)… | value`. Integers are varints,
+//! names and values are lengths and bytes. Flag bit 0: the (newest) record is a tombstone. Bits 1–2, heads only: 0 no record
 //! is left (`newest` empty), 1 the newest record stands here, 2 it is the history record at offset `next` − 1 (`newest`
 //! is its timestamp).
+//!
+//! Version 1 has no `totals` and no `before`. In version 2 `totals` is `since | total | gone ts`: the records from offset
+//! `since` on have `total` bytes together, and each of their rows says how many of these stand `before` it. So what a trim
+//! drops is known from one row. Sums wrap around.
 
 use super::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::Offset;
 use bytes::Bytes;
 
-/// The version of a head this module writes.
-pub const HEAD_VERSION: u8 = 1;
+/// The version of a head without totals.
+const HEAD_PLAIN: u8 = 1;
+/// The version of a head with totals.
+const HEAD_TOTALS: u8 = 2;
 
-/// The version of a history record this module writes.
-pub const HISTORY_VERSION: u8 = 1;
+/// The version of a history record without a total.
+const HISTORY_PLAIN: u8 = 1;
+/// The version of a history record that says what stands before it.
+const HISTORY_TOTALS: u8 = 2;
 
 /// What stands before a record's headers, bytes at most.
 const START_BYTES: usize = 128;
@@ -55,6 +63,17 @@ pub enum Newest {
     },
 }
 
+/// What a key's records come to, from an offset on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The first offset counted; rows below it say nothing of totals.
+    pub since: Offset,
+    /// Size of all records ever appended from `since` on, bytes, as the caller counts it; wraps around.
+    pub total: u64,
+    /// Timestamp of the newest record that was trimmed, microseconds; 0 where none was since totals are kept.
+    pub gone_ts_us: u64,
+}
+
 /// What is known of a key without reading its history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
@@ -66,6 +85,8 @@ pub struct Head {
     pub bytes: u64,
     /// The newest record.
     pub newest: Newest,
+    /// Where rows say what stands before them.
+    pub totals: Option<Totals>,
 }
 
 impl Head {
@@ -97,11 +118,17 @@ impl Head {
             Newest::Inline(record) => (NEWEST_INLINE, room(record)),
             Newest::InHistory { .. } => (NEWEST_IN_HISTORY, 10),
         };
-        let mut out = super::begin(HEAD_VERSION, 40 + room);
+        let version = if self.totals.is_some() { HEAD_TOTALS } else { HEAD_PLAIN };
+        let mut out = super::begin(version, 70 + room);
         out.u8(flags | if self.tombstone() { TOMBSTONE } else { 0 });
         out.var(self.next.0);
         out.var(self.first.0);
         out.var(self.bytes);
+        if let Some(totals) = &self.totals {
+            out.var(totals.since.0);
+            out.var(totals.total);
+            out.var(totals.gone_ts_us);
+        }
         match &self.newest {
             Newest::None => {}
             Newest::Inline(record) => put_record(&mut out, record),
@@ -112,20 +139,23 @@ impl Head {
 
     /// Decodes what [`Head::encode`] wrote. Values share the memory of `row`.
     pub fn decode(row: Bytes) -> Result<Self, DecodeError> {
-        Self::read(super::open(row, HEAD_VERSION)?, true)
+        Self::read(super::open_upto(row, HEAD_TOTALS)?, true)
     }
 
     /// Decodes a row without the headers and the value of a record that stands in it: these are checked and not copied.
     pub fn decode_brief(row: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(super::open_start(row, HEAD_VERSION, START_BYTES)?, false)
+        Self::read(super::open_start(row, HEAD_TOTALS, START_BYTES)?, false)
     }
 
-    fn read(mut input: Reader, whole: bool) -> Result<Self, DecodeError> {
+    fn read((version, mut input): (u8, Reader), whole: bool) -> Result<Self, DecodeError> {
         let unknown = input.error("unknown flags");
         let flags = input.u8()?;
         let tombstone = flags & TOMBSTONE != 0;
         let mut head =
-            Self { next: Offset(input.var()?), first: Offset(input.var()?), bytes: input.var()?, newest: Newest::None };
+            Self { next: Offset(input.var()?), first: Offset(input.var()?), bytes: input.var()?, ..Self::default() };
+        if version == HEAD_TOTALS {
+            head.totals = Some(Totals { since: Offset(input.var()?), total: input.var()?, gone_ts_us: input.var()? });
+        }
         head.newest = match flags & !TOMBSTONE {
             0 if !tombstone => Newest::None,
             NEWEST_INLINE => Newest::Inline(get_record(&mut input, tombstone, whole)?),
@@ -140,36 +170,52 @@ impl Head {
 }
 
 impl Record {
-    /// The history row of this record.
+    /// The history row of this record; with `before`, what the key's records before it come to, where that is kept.
     #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut out = super::begin(HISTORY_VERSION, 8 + room(self));
+    pub fn encode_at(&self, before: Option<u64>) -> Bytes {
+        let version = if before.is_some() { HISTORY_TOTALS } else { HISTORY_PLAIN };
+        let mut out = super::begin(version, 18 + room(self));
         out.u8(if self.tombstone { TOMBSTONE } else { 0 });
+        if let Some(before) = before {
+            out.var(before);
+        }
         put_record(&mut out, self);
         out.into_checked()
     }
 
-    /// Decodes what [`Record::encode`] wrote. Values share the memory of `row`.
+    /// The history row of this record, without a total.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        self.encode_at(None)
+    }
+
+    /// Decodes what [`Record::encode_at`] wrote, with what it says stands before. Values share the memory of `row`.
+    pub fn decode_at(row: Bytes) -> Result<(Self, Option<u64>), DecodeError> {
+        Self::read(super::open_upto(row, HISTORY_TOTALS)?, true)
+    }
+
+    /// Decodes a history row of any version. Values share the memory of `row`.
     pub fn decode(row: Bytes) -> Result<Self, DecodeError> {
-        Self::read(super::open(row, HISTORY_VERSION)?, true)
+        Self::decode_at(row).map(|(record, _)| record)
     }
 
     /// Decodes a row without its headers and its value: these are checked and not copied.
     pub fn decode_brief(row: &[u8]) -> Result<Self, DecodeError> {
-        Self::read(super::open_start(row, HISTORY_VERSION, START_BYTES)?, false)
+        Self::read(super::open_start(row, HISTORY_TOTALS, START_BYTES)?, false).map(|(record, _)| record)
     }
 
-    fn read(mut input: Reader, whole: bool) -> Result<Self, DecodeError> {
+    fn read((version, mut input): (u8, Reader), whole: bool) -> Result<(Self, Option<u64>), DecodeError> {
         let unknown = input.error("unknown flags");
         let flags = input.u8()?;
         if flags & !TOMBSTONE != 0 {
             return Err(unknown);
         }
+        let before = if version == HISTORY_TOTALS { Some(input.var()?) } else { None };
         let record = get_record(&mut input, flags & TOMBSTONE != 0, whole)?;
         if whole {
             input.finish()?;
         }
-        Ok(record)
+        Ok((record, before))
     }
 }
 

@@ -9,6 +9,8 @@ use crate::codec::record::{Head, Newest, Record};
 use crate::ids::{Offset, Space};
 use crate::state::StateStore;
 use crate::system::Descriptor;
+use bytes::Bytes;
+use std::ops::ControlFlow;
 
 /// What a record counts for in its key's bytes: value and headers.
 #[must_use]
@@ -20,6 +22,43 @@ pub fn record_size(record: &Record) -> u64 {
 #[must_use]
 pub fn history_offset(row: &[u8]) -> Offset {
     Offset(row.last_chunk::<8>().map_or(0, |offset| u64::from_be_bytes(*offset)))
+}
+
+/// What history rows count for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddedUp {
+    /// In their key's bytes.
+    pub bytes: u64,
+    /// The last row added up; `None` where there was none.
+    pub last: Option<Offset>,
+}
+
+/// Adds up the history rows `[from, to)` of one key until it has looked at `rows_max` of them, or at `read_max` bytes.
+pub fn add_up(
+    store: &mut dyn StateStore,
+    descriptor: &Descriptor,
+    from: &[u8],
+    to: &[u8],
+    (rows_max, read_max): (u64, usize),
+) -> Result<AddedUp, StoreError> {
+    let (mut sum, mut failed, mut rows, mut read) = (AddedUp::default(), None, 0, 0);
+    store.scan(from, to, false, &mut |row, value| {
+        let offset = history_offset(row);
+        match Record::decode(Bytes::copy_from_slice(value)) {
+            Ok(record) => {
+                sum.bytes += record_size(&record);
+                sum.last = Some(offset);
+                (rows, read) = (rows + 1, read + value.len());
+                let goes_on = rows < rows_max && read < read_max;
+                if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            }
+            Err(error) => {
+                failed = Some(error.corrupt(format!("record {offset} of a key of shard {}", descriptor.shard)));
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed.map_or(Ok(sum), Err)
 }
 
 /// A key's head; `None` for a key never written.

@@ -12,12 +12,12 @@ mod newest;
 use super::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page, Replied};
 use crate::StoreError;
 use crate::codec::keys::{self, Bounds};
-use crate::codec::record::{Head, Record};
+use crate::codec::record::{Head, Record, Totals};
 use crate::host::{Answer, KeyedRecord, Refusal, Scan};
 use crate::ids::Offset;
 use crate::machine::{ShardState, bounds, rows};
 use crate::state::StateStore;
-use crate::system::Partitioning;
+use crate::system::{Partitioning, Retention};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// So many unwanted rows of one key are stepped over before the walk seeks behind them.
@@ -49,10 +49,20 @@ pub(super) fn scan(state: &ShardState, store: &mut dyn StateStore, scan: &Scan) 
             Some(Cursor { position, offset: Some(_) }) => walk.resume_key(store, position)?,
             _ => None,
         };
+        // The page before went up to the cursor: what was trimmed below it was given.
+        if let (Some((_, head)), Some(Cursor { offset: Some(offset), .. })) = (&inside, &cursor)
+            && *offset < head.first
+            && walk.tells_trimmed()
+        {
+            return Ok(Err(Refusal::Trimmed { first: head.first }));
+        }
         history::page(&walk, store, bounds, inside, &mut page)?
     } else {
         newest::page(&walk, store, bounds, &mut page)?
     };
+    if let Some(first) = page.trimmed {
+        return Ok(Err(Refusal::Trimmed { first }));
+    }
     let cursor = rest.map_or_else(Bytes::new, |cursor| cursor.encode());
     Ok(Ok(Answer::Page { records: page.records, cursor, first: Offset(0), next: Offset(0) }))
 }
@@ -165,6 +175,18 @@ impl Walk<'_> {
     /// Whether a key passes the filter of keys; on range tables the row bounds have seen to it.
     fn key_wanted(&self, key: &[u8]) -> bool {
         !self.hashed || bounds::within(key, &self.scan.from, &self.scan.to)
+    }
+
+    /// Whether the scan is refused where it asks for what was trimmed. One that asks for all there is gets what is left.
+    fn tells_trimmed(&self) -> bool {
+        let keeps_all = self.state.descriptor().retention == Retention::All;
+        self.scan.tells_trimmed && self.scan.after_ts > 0 && keeps_all
+    }
+
+    /// Whether the scan asks for a record of a key that was trimmed.
+    fn lacks(&self, key: &[u8], head: &Head) -> bool {
+        let gone = |totals: Totals| totals.gone_ts_us > self.scan.after_ts;
+        self.tells_trimmed() && head.totals.is_some_and(gone) && self.key_wanted(key)
     }
 
     fn ts_wanted(&self, ts_us: u64) -> bool {

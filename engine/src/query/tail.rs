@@ -1,40 +1,89 @@
 //! Tails: what was committed after a timestamp, from the ring of newest records.
 //!
-//! Owns: which records a poll gets and how far it has come with them. Must never: split a timestamp over two pages, or
-//! answer for a time that the ring does not reach back to.
+//! Owns: which records a poll gets and how far it has come with them. Must never: split a timestamp over two pages, answer for
+//! a time that the ring does not reach back to, or give a record that its key no longer has.
 
-use super::{PAGE_BYTES_MAX, PAGE_RECORDS_MAX};
-use crate::host::{Answer, KeyedRecord, TailPoll};
+use super::{PAGE_BYTES_MAX, PAGE_RECORDS_MAX, Replied};
+use crate::StoreError;
+use crate::host::{Answer, KeyedRecord, Refusal, TailPoll};
+use crate::ids::Offset;
 use crate::machine::{ShardState, bounds, rows};
+use crate::state::StateStore;
+use crate::system::Retention;
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+/// The first offsets of keys, looked up once for the polls that are answered from one state.
+#[derive(Default)]
+pub struct Firsts(HashMap<Bytes, Offset>);
+
+impl Firsts {
+    /// The first offset that the key of `record` still has, where that is above the record's own.
+    fn above(
+        &mut self,
+        state: &ShardState,
+        store: &mut dyn StateStore,
+        record: &KeyedRecord,
+    ) -> Result<Option<Offset>, StoreError> {
+        let descriptor = state.descriptor();
+        if descriptor.retention == Retention::All && record.record.ts_us > state.ring().dropped_ts() {
+            // Nothing was dropped since it was written.
+            return Ok(None);
+        }
+        let first = match self.0.get(&record.key) {
+            Some(first) => *first,
+            None => {
+                let hash = bounds::row_hash(descriptor, &record.key);
+                let head = rows::head(store, descriptor, state.space(), hash, &record.key)?.unwrap_or_default();
+                self.0.insert(record.key.clone(), head.first);
+                head.first
+            }
+        };
+        Ok((record.offset < first).then_some(first))
+    }
+}
 
 /// The answer to a poll, or `None` where nothing that it asks for has been committed yet.
-#[must_use]
-pub fn tail(state: &ShardState, poll: &TailPoll) -> Option<Answer> {
+///
+/// # Errors
+/// The store failed or is damaged.
+pub fn tail(
+    state: &ShardState,
+    store: &mut dyn StateStore,
+    firsts: &mut Firsts,
+    poll: &TailPoll,
+) -> Result<Option<Replied>, StoreError> {
     let ring = state.ring();
     let stale = poll.segments.iter().position(|(_, _, after_ts)| *after_ts < ring.floor_ts());
     if let Some(segment) = stale {
-        return Some(Answer::TailScan { segment, upto_ts: state.last_ts() });
+        return Ok(Some(Ok(Answer::TailScan { segment, upto_ts: state.last_ts() })));
     }
     let limit = if poll.limit == 0 { PAGE_RECORDS_MAX } else { poll.limit.min(PAGE_RECORDS_MAX) };
     let mut records: Vec<KeyedRecord> = Vec::new();
     let mut bytes = 0;
     let mut given_ts = 0;
-    let after = poll.segments.iter().map(|(_, _, after_ts)| *after_ts).min()?;
+    let Some(after) = poll.segments.iter().map(|(_, _, after_ts)| *after_ts).min() else { return Ok(None) };
     for record in ring.after(after) {
         let ts = record.record.ts_us;
         if (records.len() >= limit || bytes >= PAGE_BYTES_MAX) && ts != given_ts {
-            return Some(Answer::Tail { records, upto_ts: given_ts, more: true });
+            return Ok(Some(Ok(Answer::Tail { records, upto_ts: given_ts, more: true })));
         }
-        if wants(state, poll, record) {
-            given_ts = ts;
-            bytes += record.key.len() + usize::try_from(rows::record_size(&record.record)).unwrap_or(usize::MAX);
-            records.push(record.clone());
+        let Some(after_ts) = wants(state, poll, record) else { continue };
+        if let Some(first) = firsts.above(state, store, record)? {
+            // A tail that begins at the earliest begins at what is left.
+            if poll.tells_trimmed && after_ts > 0 && state.descriptor().retention == Retention::All {
+                return Ok(Some(Err(Refusal::Trimmed { first })));
+            }
+            continue;
         }
+        given_ts = ts;
+        bytes += record.key.len() + usize::try_from(rows::record_size(&record.record)).unwrap_or(usize::MAX);
+        records.push(record.clone());
     }
     if records.is_empty() {
-        return None;
+        return Ok(None);
     }
-    Some(Answer::Tail { records, upto_ts: state.last_ts(), more: false })
+    Ok(Some(Ok(Answer::Tail { records, upto_ts: state.last_ts(), more: false })))
 }
 
 /// What a poll is told whose time is up.
@@ -42,9 +91,10 @@ pub(super) fn nothing(state: &ShardState) -> Answer {
     Answer::Tail { records: Vec::new(), upto_ts: state.last_ts(), more: false }
 }
 
-fn wants(state: &ShardState, poll: &TailPoll, record: &KeyedRecord) -> bool {
+/// The timestamp after which the poll wants the record, where it wants it.
+fn wants(state: &ShardState, poll: &TailPoll, record: &KeyedRecord) -> Option<u64> {
     if !bounds::within(&record.key, &poll.from, &poll.to) {
-        return false;
+        return None;
     }
     let newer = |after_ts: u64| record.record.ts_us > after_ts;
     // The whole shard in one segment is the usual case: no position to compute.
@@ -52,8 +102,9 @@ fn wants(state: &ShardState, poll: &TailPoll, record: &KeyedRecord) -> bool {
         && from.is_empty()
         && to.is_empty()
     {
-        return newer(*after_ts);
+        return newer(*after_ts).then_some(*after_ts);
     }
     let position = bounds::position(state.descriptor(), &record.key);
-    poll.segments.iter().any(|(from, to, after_ts)| newer(*after_ts) && bounds::within(&position, from, to))
+    let wanted = poll.segments.iter().filter(|(from, to, after)| newer(*after) && bounds::within(&position, from, to));
+    wanted.map(|(_, _, after_ts)| *after_ts).max()
 }

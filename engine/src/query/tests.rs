@@ -1,5 +1,5 @@
 use super::*;
-use crate::command::{Action, Expect};
+use crate::command::{Action, Expect, RowFormat};
 use crate::host::{Scan, TailPoll};
 use crate::machine::tests::{Bench, append, delete, op};
 use crate::system::{Partitioning, Retention};
@@ -220,11 +220,16 @@ fn nonsense_cursors_are_refused() {
 
 fn poll(from: &'static str, to: &'static str, after: u64, limit: usize) -> TailPoll {
     let (from, to) = (Bytes::from_static(from.as_bytes()), Bytes::from_static(to.as_bytes()));
-    TailPoll { from, to, segments: vec![(Bytes::new(), Bytes::new(), after)], limit, wait_micros: 0 }
+    let segments = vec![(Bytes::new(), Bytes::new(), after)];
+    TailPoll { from, to, segments, limit, wait_micros: 0, tells_trimmed: true }
 }
 
-fn tailed(b: &Bench, poll: &TailPoll) -> Option<(Vec<u64>, u64, bool)> {
-    match tail(&b.state, poll)? {
+fn tail_answer(b: &mut Bench, poll: &TailPoll) -> Option<Replied> {
+    tail(&b.state, &mut b.store, &mut Firsts::default(), poll).unwrap()
+}
+
+fn tailed(b: &mut Bench, poll: &TailPoll) -> Option<(Vec<u64>, u64, bool)> {
+    match tail_answer(b, poll)?.unwrap() {
         Answer::Tail { records, upto_ts, more } => {
             Some((records.iter().map(|r| r.record.ts_us).collect(), upto_ts, more))
         }
@@ -234,20 +239,20 @@ fn tailed(b: &Bench, poll: &TailPoll) -> Option<(Vec<u64>, u64, bool)> {
 
 #[test]
 fn tails_never_split_a_timestamp() {
-    let mut b = Bench::new(Partitioning::Hash, Retention::Latest);
-    assert_eq!(tailed(&b, &poll("", "", 0, 0)), None);
+    let mut b = Bench::new(Partitioning::Hash, Retention::All);
+    assert_eq!(tailed(&mut b, &poll("", "", 0, 0)), None);
     b.write(10, vec![append("a", &["1", "2", "3"])]).unwrap();
     b.write(20, vec![append("b", &["1"])]).unwrap();
     b.write(30, vec![append("a", &["4"])]).unwrap();
-    assert_eq!(tailed(&b, &poll("", "", 0, 2)), Some((vec![10, 10, 10], 10, true)));
-    assert_eq!(tailed(&b, &poll("", "", 10, 2)), Some((vec![20, 30], 30, false)));
-    assert_eq!(tailed(&b, &poll("a", "b", 10, 9)), Some((vec![30], 30, false)));
-    assert_eq!(tailed(&b, &poll("", "", 30, 2)), None);
+    assert_eq!(tailed(&mut b, &poll("", "", 0, 2)), Some((vec![10, 10, 10], 10, true)));
+    assert_eq!(tailed(&mut b, &poll("", "", 10, 2)), Some((vec![20, 30], 30, false)));
+    assert_eq!(tailed(&mut b, &poll("a", "b", 10, 9)), Some((vec![30], 30, false)));
+    assert_eq!(tailed(&mut b, &poll("", "", 30, 2)), None);
     // Two halves of the ring, one of which has seen everything.
     let mut halves = poll("", "", 0, 0);
     let middle = Bytes::copy_from_slice(&bounds::position(b.state.descriptor(), b"a"));
     halves.segments = vec![(Bytes::new(), middle.clone(), 30), (middle, Bytes::new(), 0)];
-    assert!(tailed(&b, &halves).unwrap().0.starts_with(&[10, 10, 10]));
+    assert!(tailed(&mut b, &halves).unwrap().0.starts_with(&[10, 10, 10]));
 }
 
 #[test]
@@ -257,7 +262,75 @@ fn a_tail_older_than_the_ring_is_sent_to_scan() {
     for n in 1..=5 {
         b.write(n * 10, vec![append("k", &[&big])]).unwrap();
     }
-    let answer = tail(&b.state, &poll("", "", 10, 0));
-    assert!(matches!(answer, Some(Answer::TailScan { segment: 0, upto_ts: 50 })), "{answer:?}");
-    assert_eq!(tailed(&b, &poll("", "", 30, 0)), Some((vec![40, 50], 50, false)));
+    let answer = tail_answer(&mut b, &poll("", "", 10, 0));
+    assert!(matches!(answer, Some(Ok(Answer::TailScan { segment: 0, upto_ts: 50 }))), "{answer:?}");
+    assert_eq!(tailed(&mut b, &poll("", "", 30, 0)), Some((vec![40, 50], 50, false)));
+}
+
+fn trim(key: &str, before: u64) -> crate::command::KeyOp {
+    op(key, Expect::Any, Action::Trim(Offset(before)))
+}
+
+/// What a tail gives, as (key, offset).
+fn given(b: &mut Bench, poll: &TailPoll) -> Vec<(String, u64)> {
+    match read(&b.state, &mut b.store, &Read::Tail(poll.clone())).unwrap().unwrap() {
+        Answer::Tail { records, .. } => {
+            records.iter().map(|r| (String::from_utf8(r.key.to_vec()).unwrap(), r.offset.0)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_tail_gives_nothing_that_is_trimmed_deleted_or_overwritten() {
+    let mut b = Bench::new(Partitioning::Hash, Retention::All);
+    for n in 1..=5 {
+        b.write(10 * n, vec![append("k", &["secret"]), append("other", &["v"])]).unwrap();
+    }
+    b.write(60, vec![trim("k", 3)]).unwrap();
+    let passes_over = TailPoll { tells_trimmed: false, ..poll("k", "l", 0, 0) };
+    assert_eq!(given(&mut b, &passes_over), [("k".into(), 3), ("k".into(), 4)]);
+    assert_eq!(given(&mut b, &TailPoll { tells_trimmed: false, ..poll("k", "l", 15, 0) }).len(), 2);
+    assert_eq!(given(&mut b, &poll("other", "p", 0, 0)).len(), 5);
+    b.write(70, vec![trim("k", 5)]).unwrap();
+    assert_eq!(given(&mut b, &passes_over), []);
+    b.write(80, vec![append("k", &["new"])]).unwrap();
+    assert_eq!(given(&mut b, &passes_over), [("k".into(), 5)]);
+
+    let mut b = Bench::new(Partitioning::Range, Retention::Latest);
+    b.write(10, vec![append("k", &["secret"]), append("l", &["v"])]).unwrap();
+    b.write(20, vec![append("k", &["another"])]).unwrap();
+    assert_eq!(given(&mut b, &poll("", "", 0, 0)), [("l".into(), 0), ("k".into(), 1)]);
+    b.write(30, vec![delete("k")]).unwrap();
+    assert_eq!(given(&mut b, &poll("", "", 0, 0)), [("l".into(), 0), ("k".into(), 2)]);
+    assert_eq!(given(&mut b, &poll("", "", 15, 0)), [("k".into(), 2)], "the newest, not a refusal");
+    b.write(40, vec![trim("l", 1)]).unwrap();
+    assert_eq!(given(&mut b, &poll("", "", 0, 0)), [("k".into(), 2)]);
+}
+
+#[test]
+fn a_tail_from_below_what_was_trimmed_is_told() {
+    let refused = |b: &mut Bench, wanted: Read| read(&b.state, &mut b.store, &wanted).unwrap().err();
+    let tail_from = |after| Read::Tail(poll("", "", after, 0));
+    let scan_from = |key: &'static str, after_ts| {
+        let from = Bytes::from_static(key.as_bytes());
+        Read::Scan(Scan { history: true, tombstones: true, from, after_ts, tells_trimmed: true, ..Scan::default() })
+    };
+    let mut b = Bench::new(Partitioning::Range, Retention::All);
+    b.format = RowFormat::Totals;
+    for n in 1..=5 {
+        b.write(10 * n, vec![append("k", &["v"]), append("m", &["v"])]).unwrap();
+    }
+    b.write(60, vec![trim("k", 3)]).unwrap();
+    let told = Some(Refusal::Trimmed { first: Offset(3) });
+    for (after, wanted) in [(0, None), (10, told.clone()), (29, told.clone()), (30, None), (35, None), (50, None)] {
+        assert_eq!(refused(&mut b, tail_from(after)), wanted, "from the ring, after {after}");
+        // As after a restart, where nothing is in memory.
+        assert_eq!(refused(&mut b, scan_from("", after)), wanted, "from the rows, after {after}");
+        assert_eq!(refused(&mut b, scan_from("l", after)), None, "of other keys, after {after}");
+    }
+    b.write(70, vec![trim("k", 5)]).unwrap();
+    let told = Some(Refusal::Trimmed { first: Offset(5) });
+    assert_eq!((refused(&mut b, tail_from(40)), refused(&mut b, scan_from("", 40))), (told.clone(), told));
+    assert_eq!((refused(&mut b, tail_from(50)), refused(&mut b, scan_from("", 50))), (None, None));
 }

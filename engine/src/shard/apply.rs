@@ -1,7 +1,7 @@
 //! From the log into the state.
 //!
-//! Owns: the order of application. Must never: apply above what is chosen and durable here, or apply so much at once that
-//! the node's other shards starve.
+//! Owns: the order of application. Must never: apply above what is chosen and durable here, apply so much at once that
+//! the node's other shards starve, or wait: while the store wants what is applied to wait, the round goes on without.
 
 use super::{Core, Shard, ShardLog};
 use crate::host::Host;
@@ -13,6 +13,8 @@ use synod_paxos::io::Input;
 const APPLY_BYTES: usize = 8 << 20;
 /// Read from the log at a time, bytes.
 const READ_BYTES: usize = 1 << 20;
+/// The same while no more than an entry or two are applied in a round.
+const READ_LITTLE_BYTES: usize = 16 << 10;
 
 impl Shard {
     /// Applies what is chosen. Whether more is left for the next round.
@@ -26,30 +28,48 @@ impl Shard {
         if !running || self.state.applied() >= self.committed || self.scrubs.is_marked() {
             return false;
         }
+        if node.pace.holds_back(self.id, node.now) {
+            return false;
+        }
         let began = (node.clock)();
-        let mut bytes = 0;
-        while self.state.applied() < self.committed && bytes < APPLY_BYTES && !self.scrubs.is_marked() {
-            bytes += self.apply_some(node);
+        let (before, mut bytes) = (self.state.applied(), 0);
+        let mut goes_on = true;
+        while goes_on && self.state.applied() < self.committed && bytes < APPLY_BYTES && !self.scrubs.is_marked() {
+            goes_on = self.apply_some(node, &mut bytes);
         }
         node.applied_bytes += bytes;
         let now = (node.clock)();
         node.metrics.apply_seconds.observe(seconds(now.0.saturating_sub(began.0)));
-        self.step(node, Input::Applied(self.state.applied()));
-        self.reads.state_moved();
-        self.state.applied() < self.committed && !self.scrubs.is_marked()
+        if self.state.applied() > before {
+            self.step(node, Input::Applied(self.state.applied()));
+            self.reads.state_moved();
+        }
+        let more = self.state.applied() < self.committed && !self.scrubs.is_marked();
+        if more && node.pace.is_slowed(node.now) {
+            // Behind those that were held back meanwhile.
+            node.pace.comes_again(self.id);
+            return false;
+        }
+        more
     }
 
-    /// Applies the next entries that one reading gives; returns their size.
-    fn apply_some<H: Host>(&mut self, node: &mut Node<H>) -> usize {
-        let Core::Running(replica) = &self.core else { return APPLY_BYTES };
+    /// Applies the next entries that one reading gives, and counts their bytes. Whether the round has time for more.
+    fn apply_some<H: Host>(&mut self, node: &mut Node<H>, bytes: &mut usize) -> bool {
+        let Core::Running(replica) = &self.core else { return false };
         let log = ShardLog { log: &*node.log, shard: self.id };
-        let entries = match replica.entries_to_apply(&log, self.state.applied(), self.committed, READ_BYTES) {
+        let little = self.state.is_preparing() || node.pace.was_slowed();
+        let most = if little { READ_LITTLE_BYTES } else { READ_BYTES };
+        let entries = match replica.entries_to_apply(&log, self.state.applied(), self.committed, most) {
             Ok(entries) => entries,
             Err(why) => node.host.fatal(format!("shard {}: {why}", self.id)),
         };
-        let mut bytes = 0;
         for entry in entries {
-            bytes += entry.size();
+            match self.state.prepare(&mut *node.store, &entry) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => node.state_failed(&error),
+            }
+            *bytes += entry.size();
             self.position = Some((entry.id, entry.ts));
             self.sizes.applied(entry.id.slot, entry.size(), node.log_keep.step());
             let mine = if self.proposed_upto(entry.id.slot) { self.proposals.applied(node, &entry) } else { None };
@@ -66,9 +86,13 @@ impl Shard {
             node.results = results;
             if self.mark(node, &entry) {
                 // The rest is applied once the state of this slot is frozen.
-                break;
+                return true;
+            }
+            node.pace.owes(node.now, node.store.owed());
+            if node.pace.is_slowed(node.now) {
+                return false;
             }
         }
-        bytes
+        true
     }
 }

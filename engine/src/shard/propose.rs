@@ -4,7 +4,7 @@
 //! split a request over two slots, or answer a write for an entry of another ballot.
 
 use super::{Shard, Verdict, answer, refusal};
-use crate::command::{Action, KEY_BYTES_MAX, KeyOp, Op, WriteRequest, encode_requests};
+use crate::command::{Action, KEY_BYTES_MAX, KeyOp, Op, RowFormat, WriteRequest, encode_entry};
 use crate::host::{Answer, Host, Refusal, Reply};
 use crate::ids::{NodeId, Slot};
 use crate::machine::{Applied, bounds};
@@ -229,6 +229,8 @@ impl Shard {
         let queued = std::mem::take(&mut self.proposals.queued);
         let mut replies = std::mem::take(&mut self.proposals.replies);
         let (now, ts) = ((node.clock)(), self.timestamp(node));
+        // The system shard's rows have no totals, and its leader of any version must be able to carry its commands out.
+        let format = if self.state.system().is_some() { RowFormat::Plain } else { node.row_format() };
         let mut commands: Vec<(u64, Bytes)> = Vec::new();
         let mut counts = Vec::new();
         let mut bytes = 0;
@@ -238,7 +240,7 @@ impl Shard {
             let (count, size) = fill_entry(rest);
             let (entry, others) = rest.split_at(count);
             rest = others;
-            commands.push((ts, encode_requests(entry.iter(), size)));
+            commands.push((ts, encode_entry(format, entry.iter(), size)));
             counts.push(waiting.by_ref().take(count).collect());
             bytes += size;
             if rest.is_empty() || bytes >= PROPOSE_BYTES {

@@ -184,16 +184,18 @@ impl Reads {
         if !std::mem::take(&mut self.moved) || self.tails.is_empty() {
             return;
         }
+        let mut firsts = query::Firsts::default();
         for mut tail in std::mem::take(&mut self.tails) {
             if tail.reply.sink.is_full() {
                 let tail = tail.ends(node);
                 refuse_full(node, tail.reply);
                 continue;
             }
-            match query::tail(state, &tail.poll) {
+            let found = query::tail(state, &mut *node.store, &mut firsts, &tail.poll);
+            match found.unwrap_or_else(|error| node.state_failed(&error)) {
                 Some(found) => {
                     let tail = tail.ends(node);
-                    answer(node, tail.reply, Ok(found));
+                    answer(node, tail.reply, found);
                 }
                 None => {
                     looked_through(state, &mut tail.poll);
@@ -326,14 +328,15 @@ impl Shard {
         }
         node.metrics.reads_total.inc();
         let read = match read {
-            Read::Tail(poll) if poll.wait_micros > 0 => match query::tail(&self.state, &poll) {
-                Some(found) => return answer(node, reply, Ok(found)),
-                None => {
-                    self.reads.wait(node, &self.state, poll, reply);
-                    // The end of its time joins the node's timers.
-                    return self.arm(node);
+            Read::Tail(poll) if poll.wait_micros > 0 => {
+                let found = query::tail(&self.state, &mut *node.store, &mut query::Firsts::default(), &poll);
+                if let Some(found) = found.unwrap_or_else(|error| node.state_failed(&error)) {
+                    return answer(node, reply, found);
                 }
-            },
+                self.reads.wait(node, &self.state, poll, reply);
+                // The end of its time joins the node's timers.
+                return self.arm(node);
+            }
             read => read,
         };
         let replied = query::read(&self.state, &mut *node.store, &read);

@@ -13,15 +13,22 @@ use super::merge::{self, Layer, Range};
 use super::pace::Pace;
 use super::reclaim::Reclaimer;
 use super::rocks::RocksShared;
-use super::rows::{Found, RowMap};
+use super::rows::{Found, RowMap, Span};
+use super::tidy::{LARGE_BYTES, Tidier};
 use super::{BulkLoad, FlushId, StateBatch, StateStore, ViewJob, Visit};
 use crate::StoreError;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Size of the active map at which a front asks to be frozen by default, bytes.
 pub const FREEZE_BYTES: usize = 64 << 20;
+
+/// So many of the ranges that a map removes are remembered, to be looked at whether they hold much.
+const RANGES_KEPT: usize = 64;
+/// So many of them are looked at in one go: that may read a block of each.
+const RANGES_LOOKED_AT: usize = 8;
 
 /// A map that no longer changes.
 struct Frozen {
@@ -40,7 +47,9 @@ impl Frozen {
             return Ok(());
         }
         let rows = self.order().iter().map(|&row| &self.map.rows()[row as usize]);
-        shared.ingest(self.map.removed(), rows.map(|row| (&*row.key, row.value.as_deref())))
+        let rows = rows.filter(|row| self.map.is_live(row));
+        let removed: Vec<Span> = self.map.removed().collect();
+        shared.ingest(&removed, rows.map(|row| (&*row.key, row.value.as_deref())))
     }
 }
 
@@ -53,7 +62,14 @@ pub struct FrontState {
     flusher: Flusher<Arc<Frozen>>,
     freeze_bytes: usize,
     pace: Pace,
+    /// What rows applied since the worker asked are to wait.
+    owed: Duration,
     reclaimer: Reclaimer,
+    tidier: Tidier,
+    /// Ranges that the active map removes and that were not looked at.
+    unlooked: Vec<Span>,
+    /// What the others hold, bytes.
+    unflushed: u64,
 }
 
 impl FrontState {
@@ -65,7 +81,19 @@ impl FrontState {
         let (active, frozen) = (RowMap::with_capacity(0), VecDeque::new());
         let fronts = 1 + UNFINISHED_MAX as usize;
         let pace = Pace::new(shared.level_zero_files_max(), fronts * freeze_bytes);
-        Ok(Self { shared, active, frozen, flusher, freeze_bytes, pace, reclaimer: Reclaimer::default() })
+        Ok(Self {
+            shared,
+            active,
+            frozen,
+            flusher,
+            freeze_bytes,
+            pace,
+            owed: Duration::ZERO,
+            reclaimer: Reclaimer::default(),
+            tidier: Tidier::default(),
+            unlooked: Vec::new(),
+            unflushed: 0,
+        })
     }
 
     /// Lets go of maps whose rows RocksDB has.
@@ -112,26 +140,34 @@ impl StateStore for FrontState {
             bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
             self.active.insert(key, value);
         }
-        if let Some(wait) = self.pace.applied(bytes, || self.shared.level_zero_files())? {
-            std::thread::sleep(wait);
-        }
+        let wait = self.pace.applied(bytes, || self.shared.level_zero_files())?;
+        self.owed += wait.unwrap_or_default();
         Ok(())
+    }
+
+    fn owed(&mut self) -> Duration {
+        std::mem::take(&mut self.owed)
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
         if from < to {
             self.active.remove_range(from, to);
+            if self.unlooked.len() < RANGES_KEPT {
+                self.unlooked.push((from.into(), to.into()));
+            }
         }
         Ok(())
     }
 
     fn wants_freeze(&self) -> bool {
-        self.active.bytes() >= self.freeze_bytes
+        self.active.bytes() >= self.freeze_bytes || self.unflushed >= LARGE_BYTES
     }
 
     fn freeze(&mut self) -> Result<FlushId, StoreError> {
         // The next map will grow about as large: no growing, no moving.
-        let next = RowMap::with_capacity(self.active.len());
+        let next = RowMap::with_capacity(self.active.rows().len());
+        self.unlooked.clear();
+        self.unflushed = 0;
         let frozen = Arc::new(Frozen { map: std::mem::replace(&mut self.active, next), order: OnceLock::new() });
         let id = self.flusher.submit(Arc::clone(&frozen))?;
         self.frozen.push_front((id, frozen));
@@ -171,6 +207,15 @@ impl StateStore for FrontState {
         self.reclaimer.begin(&self.shared, spare)
     }
 
+    fn tidy(&mut self) -> Result<u64, StoreError> {
+        let looked_at = self.unlooked.len().min(RANGES_LOOKED_AT);
+        for range in self.unlooked.drain(..looked_at) {
+            self.unflushed += self.shared.size_of(&range);
+        }
+        self.tidier.begin(&self.shared)?;
+        Ok(self.unflushed + self.shared.removed_ranges().left())
+    }
+
     fn health(&self) -> Result<(), StoreError> {
         self.shared.health()
     }
@@ -183,5 +228,32 @@ impl StateStore for FrontState {
         let done = self.flusher.done();
         let frozen = self.frozen.iter().filter(|(id, _)| *id > done).map(|(_, frozen)| frozen.map.bytes());
         self.active.bytes() + frozen.sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::rocks::StateOptions;
+    use std::time::Instant;
+
+    /// A worker that applied 8 MiB in one round while compaction was behind slept in it for 8 s.
+    #[test]
+    fn what_is_to_wait_is_told_and_not_slept() {
+        let dir = tempfile::tempdir().unwrap();
+        let sizes = StateOptions { level_zero_files_max: 1, ..StateOptions::default() };
+        let mut store = FrontState::new(RocksShared::open(dir.path(), sizes).unwrap(), 1 << 10).unwrap();
+        let batch = |n: u8| StateBatch { rows: vec![(b"key".to_vec(), Some(vec![n; 64 << 10].into()))] };
+        for n in 0..3 {
+            store.apply(batch(n)).unwrap();
+            store.flush_and_wait().unwrap();
+        }
+        let (began, mut owed) = (Instant::now(), store.owed());
+        for n in 0..64 {
+            store.apply(batch(n)).unwrap();
+            owed += store.owed();
+        }
+        assert!(owed > Duration::from_secs(1), "level 0 is full, and nothing is to wait: {owed:?}");
+        assert!(began.elapsed() < Duration::from_millis(500), "applying took {:?}", began.elapsed());
     }
 }

@@ -55,8 +55,10 @@ impl Change {
                 rows.remove(key);
             }
             Self::Remove(from, to) if from < to => {
-                let tail = rows.split_off(from);
-                rows.extend(tail.into_iter().filter(|(key, _)| key >= to));
+                let gone: Vec<Vec<u8>> = rows.range(from.clone()..to.clone()).map(|(key, _)| key.clone()).collect();
+                for key in gone {
+                    rows.remove(&key);
+                }
             }
             Self::Remove(..) => {}
         }

@@ -4,7 +4,7 @@
 //! a row that a newer layer deleted.
 
 use super::Visit;
-use super::rows::{Row, RowMap, covers};
+use super::rows::{Row, RowMap};
 use rocksdb::DBRawIterator;
 
 /// A map in memory and the sorted runs that together hold all of its rows.
@@ -23,25 +23,46 @@ pub(super) struct Range<'a> {
 
 /// What is left of a run within the range.
 struct RunCursor<'a> {
-    rows: &'a [Row],
+    map: &'a RowMap,
     rest: &'a [u32],
     reverse: bool,
 }
 
 impl<'a> RunCursor<'a> {
-    fn new(rows: &'a [Row], run: &'a [u32], range: Range<'_>) -> Self {
-        let below = |end: &[u8]| run.partition_point(|&row| *rows[row as usize].key < *end);
-        Self { rows, rest: &run[below(range.from)..below(range.to)], reverse: range.reverse }
+    fn new(map: &'a RowMap, run: &'a [u32], range: Range<'_>) -> Self {
+        let below = |end: &[u8]| run.partition_point(|&row| *map.rows()[row as usize].key < *end);
+        let mut cursor = Self { map, rest: &run[below(range.from)..below(range.to)], reverse: range.reverse };
+        cursor.pass_removed();
+        cursor
     }
 
     fn row(&self) -> Option<&'a Row> {
         let row = if self.reverse { self.rest.last() } else { self.rest.first() };
-        row.map(|&row| &self.rows[row as usize])
+        row.map(|&row| &self.map.rows()[row as usize])
     }
 
     fn advance(&mut self) {
+        self.step();
+        self.pass_removed();
+    }
+
+    fn step(&mut self) {
         let rest = if self.reverse { self.rest.split_last() } else { self.rest.split_first() };
         self.rest = rest.map_or(&[], |(_, rest)| rest);
+    }
+
+    /// Rows that a range of their own map removed after they were put.
+    fn pass_removed(&mut self) {
+        while self.row().is_some_and(|row| !self.map.is_live(row)) {
+            self.step();
+        }
+    }
+
+    fn leave(&mut self, (from, to): (&[u8], &[u8])) {
+        let (map, rest) = (self.map, self.rest);
+        let below = |end: &[u8]| rest.partition_point(|&row| *map.rows()[row as usize].key < *end);
+        self.rest = if self.reverse { &rest[..below(from)] } else { &rest[below(to)..] };
+        self.pass_removed();
     }
 }
 
@@ -73,6 +94,20 @@ impl Cursor<'_> {
             Self::Db(rows, true) => rows.prev(),
         }
     }
+
+    /// Goes on behind the range that it stands in.
+    fn leave(&mut self, range: (&[u8], &[u8])) {
+        match self {
+            Self::Run(run) => run.leave(range),
+            Self::Db(rows, false) => rows.seek(range.1),
+            Self::Db(rows, true) => {
+                rows.seek_for_prev(range.0);
+                if rows.key() == Some(range.0) {
+                    rows.prev();
+                }
+            }
+        }
+    }
 }
 
 /// A cursor and its layer: 0 is the newest.
@@ -92,19 +127,22 @@ pub(super) fn scan(
     let mut sources = sources(layers, db, range);
     while let Some(best) = choose(&sources, range.reverse) {
         let (newer, older) = sources.split_at_mut(best + 1);
-        let source = &newer[best];
-        if let Some(key) = source.cursor.key() {
-            for other in older.iter_mut().filter(|other| other.cursor.key() == Some(key)) {
-                other.cursor.advance();
-            }
-            let hidden = layers[..source.layer].iter().any(|layer| covers(layer.map.removed(), key));
-            if let Some(value) = source.cursor.value().filter(|_| !hidden)
-                && visit(key, value).is_break()
-            {
-                return Ok(());
-            }
+        let source = &mut newer[best];
+        let Some(key) = source.cursor.key() else { break };
+        let hidden = layers[..source.layer].iter().find_map(|layer| layer.map.removed_around(key));
+        if let Some(hidden) = hidden {
+            source.cursor.leave(hidden);
+            continue;
         }
-        newer[best].cursor.advance();
+        for other in older.iter_mut().filter(|other| other.cursor.key() == Some(key)) {
+            other.cursor.advance();
+        }
+        if let Some(value) = source.cursor.value()
+            && visit(key, value).is_break()
+        {
+            return Ok(());
+        }
+        source.cursor.advance();
     }
     sources.iter().try_for_each(|source| match &source.cursor {
         Cursor::Db(rows, _) => rows.status(),
@@ -116,7 +154,7 @@ fn sources<'a>(layers: &'a [Layer<'a>], db: Option<DBRawIterator<'a>>, range: Ra
     let mut sources = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         for run in &layer.runs {
-            let cursor = RunCursor::new(layer.map.rows(), run, range);
+            let cursor = RunCursor::new(layer.map, run, range);
             if !cursor.rest.is_empty() {
                 sources.push(Source { layer: number, cursor: Cursor::Run(cursor) });
             }

@@ -11,11 +11,13 @@ mod pace;
 mod reclaim;
 pub mod rocks;
 mod rows;
+mod tidy;
 
 use crate::StoreError;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a scan calls with each row's key and value; a break ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
@@ -61,7 +63,14 @@ pub trait StateStore: Send {
     /// Applies a batch: visible to the next read, durable with the freeze that follows it.
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError>;
 
-    /// Removes every row of `[from, to)`; durable with the next freeze at the latest. Rarely used (a dropped shard).
+    /// How long the worker is to wait, from now, before it applies more: what writes its rows away has fallen behind. Asked
+    /// after each batch; the store itself does not wait.
+    fn owed(&mut self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Removes every row of `[from, to)`, whatever their number, in a time that does not depend on it; durable with the next
+    /// freeze, together with what was applied before that.
     fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError>;
 
     /// Whether enough was applied since the last freeze that the worker should freeze now.
@@ -100,6 +109,12 @@ pub trait StateStore: Send {
     fn reclaim(&mut self, spare: u64) -> Result<(), StoreError> {
         let _ = spare;
         Ok(())
+    }
+
+    /// Gives back, in the background and at its own pace, the room of large ranges that were removed. To be called now and then.
+    /// Returns how many bytes of removed rows still take room, about.
+    fn tidy(&mut self) -> Result<u64, StoreError> {
+        Ok(0)
     }
 
     /// Whether damage was met with anywhere, or background work failed: the process ends on `Err`.

@@ -1,7 +1,7 @@
-//! Slows a worker down while compaction is behind.
+//! Slows what a worker applies while compaction is behind.
 //!
-//! Owns: how long rows wait for how full level 0 is. Must never: wait long at once, since everything else that the worker does
-//! waits meanwhile.
+//! Owns: how long rows wait for how full level 0 is. Must never: ask for a long wait at once, since the shards' readers wait for
+//! what is applied; nothing else that the worker does waits.
 //!
 //! Without it rows are taken as fast as memory takes them until level 0 is full and every freeze has to wait: then nothing is
 //! applied for as long as a compaction takes, 15 s with a hundred million small rows. What waits a little for each byte makes room

@@ -29,7 +29,7 @@ pub(super) struct File {
 }
 
 /// The keys from the first to the second.
-type Piece = (Vec<u8>, Vec<u8>);
+pub(super) type Piece = (Vec<u8>, Vec<u8>);
 
 /// At most one round under way. Dropped, it ends behind the piece at hand.
 #[derive(Default)]
@@ -99,7 +99,7 @@ fn round(shared: &RocksShared, spare: u64, stop: &AtomicBool) {
 
 /// What a compaction takes in.
 #[derive(Debug)]
-struct Taken {
+pub(super) struct Taken {
     /// Of all its files.
     bytes: u64,
     first: Vec<u8>,
@@ -107,7 +107,7 @@ struct Taken {
 }
 
 /// The next piece behind a key, and what its compaction takes in.
-fn next_piece(files: &[File], behind: Option<&[u8]>) -> Option<(Piece, Taken)> {
+pub(super) fn next_piece(files: &[File], behind: Option<&[u8]>) -> Option<(Piece, Taken)> {
     let mut rest: Vec<&File> = files.iter().filter(|file| behind.is_none_or(|key| *file.last > *key)).collect();
     rest.sort_unstable_by(|a, b| a.last.cmp(&b.last));
     let start = rest.iter().map(|file| &file.first).min()?;

@@ -8,17 +8,18 @@
 //! its own front or its own handle.
 
 use super::flusher::Flusher;
-use super::merge::{self, Range};
+use super::merge;
 use super::reclaim;
 use super::rows::Span;
+use super::tidy::Removed;
 use super::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::codec::node::{decode_format, encode_format};
 use crate::rocks::{check_background, io, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{
-    CompactOptions, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, SnapshotWithThreadMode,
-    SstFileWriter, WriteBatch, WriteOptions, properties,
+    CompactOptions, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, Range,
+    SnapshotWithThreadMode, SstFileWriter, WriteBatch, WriteOptions, properties,
 };
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -62,6 +63,8 @@ pub struct RocksShared {
     next_file: AtomicU64,
     /// Rows and ranges removed since this was opened; one at first, for what was removed before.
     removed: AtomicU64,
+    /// Large ranges among them.
+    removed_ranges: Removed,
     /// The first damage met with.
     damaged: OnceLock<StoreError>,
     /// Whether damage is noted in the directory; not where it is only looked at.
@@ -82,8 +85,20 @@ impl RocksShared {
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         let (path, next_file, removed) = (path.to_path_buf(), AtomicU64::new(0), AtomicU64::new(1));
-        let damaged = OnceLock::new();
-        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file, removed, damaged, notes: true }))
+        let (removed_ranges, damaged, notes) = (Removed::default(), OnceLock::new(), true);
+        Ok(Arc::new(Self {
+            db,
+            path,
+            staging,
+            options,
+            sizes,
+            unlogged,
+            next_file,
+            removed,
+            removed_ranges,
+            damaged,
+            notes,
+        }))
     }
 
     /// Opens the state directory to look at it: nothing is written.
@@ -100,7 +115,20 @@ impl RocksShared {
         let (staging, path) = (path.join("staging"), path.to_path_buf());
         let (unlogged, damaged) = (WriteOptions::default(), OnceLock::new());
         let (next_file, removed) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Arc::new(Self { db, path, staging, options, sizes, unlogged, next_file, removed, damaged, notes: false }))
+        let (removed_ranges, notes) = (Removed::default(), false);
+        Ok(Arc::new(Self {
+            db,
+            path,
+            staging,
+            options,
+            sizes,
+            unlogged,
+            next_file,
+            removed,
+            removed_ranges,
+            damaged,
+            notes,
+        }))
     }
 
     /// What an earlier process found damaged in the state directory at `path`.
@@ -191,7 +219,7 @@ impl RocksShared {
     }
 
     /// Takes in a front's rows, in key order, above everything that is there; all of it becomes visible and durable at
-    /// once. `removed` are ranges that go from what is there; `rows` stand above them.
+    /// once. `removed` are ranges that go from what is there, in key order and disjoint; `rows` stand above them.
     pub(super) fn ingest<'a>(
         &self,
         removed: &[Span],
@@ -204,11 +232,25 @@ impl RocksShared {
         self.wait_for_room()?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        self.db.ingest_external_file_opts(&options, files).map_err(|e| self.error("ingest into", &e))
+        self.db.ingest_external_file_opts(&options, files).map_err(|e| self.error("ingest into", &e))?;
+        for range in removed {
+            self.removed_ranges.add(range, self.size_of(range));
+        }
+        Ok(())
     }
 
-    /// Writes and syncs the rows as sorted files. With ranges it is a single file: a range is below the rows of its own
-    /// file, but could come above those of another.
+    /// Large ranges that were removed.
+    pub(super) fn removed_ranges(&self) -> &Removed {
+        &self.removed_ranges
+    }
+
+    /// What the files hold of a range, bytes, about, removed rows among it.
+    pub(super) fn size_of(&self, (from, to): &Span) -> u64 {
+        self.db.get_approximate_sizes(&[Range::new(from, to)]).into_iter().sum()
+    }
+
+    /// Writes and syncs the rows as sorted files. A range is below the rows of its own file, but could come above those of
+    /// another: so each file has the part of it that lies between its own first row and that of the next file.
     fn write_files<'a>(
         &self,
         removed: &[Span],
@@ -216,18 +258,16 @@ impl RocksShared {
     ) -> Result<Vec<PathBuf>, StoreError> {
         let failed = |e: rocksdb::Error| self.error("write a sorted file for", &e);
         let mut rows = rows.peekable();
+        let mut removed = removed.iter().peekable();
+        let mut begins: &[u8] = &[];
         let mut files = Vec::new();
-        while rows.peek().is_some() || (files.is_empty() && !removed.is_empty()) {
+        while rows.peek().is_some() || removed.peek().is_some() {
             let number = self.next_file.fetch_add(1, Ordering::Relaxed);
             let path = self.staging.join(format!("{number}.sst"));
             let mut file = SstFileWriter::create(&self.options);
             file.open(&path).map_err(failed)?;
-            for (from, to) in removed {
-                file.delete_range(from, to).map_err(failed)?;
-            }
-            let mut gone = removed.len() as u64;
-            let mut bytes = 0;
-            while (bytes < self.sizes.file_bytes || !removed.is_empty())
+            let (mut gone, mut bytes) = (0, 0);
+            while bytes < self.sizes.file_bytes
                 && let Some((key, value)) = rows.next()
             {
                 bytes += key.len() + value.map_or(0, <[u8]>::len);
@@ -240,9 +280,20 @@ impl RocksShared {
                 }
                 .map_err(failed)?;
             }
+            let ends = rows.peek().map(|(key, _)| *key);
+            while let Some((from, to)) = removed.peek().filter(|(from, _)| ends.is_none_or(|ends| **from < *ends)) {
+                gone += 1;
+                let upto = ends.map_or(&**to, |ends| ends.min(to));
+                file.delete_range(begins.max(from), upto).map_err(failed)?;
+                if upto < &**to {
+                    break;
+                }
+                removed.next();
+            }
             file.finish().map_err(failed)?;
             self.removed.fetch_add(gone, Ordering::Relaxed);
             files.push(path);
+            begins = ends.unwrap_or_default();
         }
         Ok(files)
     }
@@ -421,7 +472,8 @@ impl StateStore for RocksState {
             return Ok(());
         }
         let rows = self.shared.iterate(from, to);
-        merge::scan(&[], Some(rows), Range { from, to, reverse }, visit).map_err(|e| self.shared.error("read", &e))
+        merge::scan(&[], Some(rows), merge::Range { from, to, reverse }, visit)
+            .map_err(|e| self.shared.error("read", &e))
     }
 
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {

@@ -4,7 +4,9 @@
 //! Must never: hold what belongs to one shard.
 
 use super::WorkerSetup;
+use super::pace::Pace;
 use crate::StoreError;
+use crate::command::RowFormat;
 use crate::host::Host;
 use crate::ids::{ClusterVersion, NodeId, ShardId, Slot};
 use crate::logstore::LogStore;
@@ -73,6 +75,8 @@ pub(crate) struct Node<H> {
     /// The cluster's version, as of the newest map. It may lag behind the cluster's and never runs ahead of it: what this
     /// version has may be proposed, sent and written, what a later one has may already come in.
     pub(crate) cluster_version: ClusterVersion,
+    /// The greatest version that this node speaks.
+    pub(crate) speaks: ClusterVersion,
     /// This round's time.
     pub(crate) now: Micros,
     /// The wall clocks of this node, as of this round, and of its peers.
@@ -111,6 +115,8 @@ pub(crate) struct Node<H> {
     pub(crate) log_keep: LogKeep,
     /// Bytes of entries applied since the last freeze.
     pub(crate) applied_bytes: usize,
+    /// Holds back what is applied while the store is behind.
+    pub(crate) pace: Pace,
     /// The newest metadata that the system shard here applied in this round.
     pub(crate) published: Option<Arc<SystemState>>,
     // Buffers, reused.
@@ -153,6 +159,7 @@ impl<H: Host> Node<H> {
             memory,
             paxos: options.paxos,
             cluster_version: ClusterVersion::FIRST,
+            speaks: options.speaks,
             now: Micros(0),
             walls: WallClocks::default(),
             deadline_ahead_micros: options.deadline_ahead_micros,
@@ -173,11 +180,17 @@ impl<H: Host> Node<H> {
             marked: Vec::new(),
             log_keep: LogKeep::new(options.log_keep_bytes),
             applied_bytes: 0,
+            pace: Pace::default(),
             published: None,
             outputs: Vec::new(),
             overlay: Overlay::default(),
             results: Vec::new(),
         })
+    }
+
+    /// Which rows the entries proposed here write: nodes of the first version do not know those with totals.
+    pub(crate) fn row_format(&self) -> RowFormat {
+        if self.cluster_version >= ClusterVersion::SECOND { RowFormat::Totals } else { RowFormat::Plain }
     }
 
     /// The cluster version that cores may count on: what every node understands of their messages.

@@ -118,6 +118,7 @@ impl<H: Host> Worker<H> {
             self.look_at_times();
             let bytes = self.node.store.memory_bytes();
             self.node.metrics.state_memory_bytes.set(level(bytes));
+            self.tidy();
         }
         if self.upkeep.drain.as_ref().is_some_and(|drain| drain.retry_at <= now || drain.until <= now) {
             self.advance_drain();
@@ -186,6 +187,16 @@ impl<H: Host> Worker<H> {
         if self.shards.values().any(|shard| shard.unflushed()) {
             self.freeze();
         }
+    }
+
+    /// Gives back the room of what was removed. On a low disk [`Self::make_room`] does, as far as there is room for it.
+    fn tidy(&mut self) {
+        if self.node.disk_low.is_some() {
+            return;
+        }
+        let left = self.node.store.tidy();
+        let left = self.node.must(left);
+        self.node.metrics.state_removed_bytes.set(i64::try_from(left).unwrap_or(i64::MAX));
     }
 
     /// Hands leaderships to members that have room. Where none has, this node goes on leading, and refuses what needs room.

@@ -3,11 +3,13 @@
 
 mod client;
 mod members;
+mod slow;
 pub mod snapshots;
 
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord};
 use synod_engine::host::{
@@ -165,8 +167,20 @@ impl Answers {
 
 /// Where a node keeps its bytes.
 pub enum Disk {
-    Mem { log: Arc<MemLog>, state: MemDisk, freeze_bytes: usize },
-    Rocks { path: PathBuf },
+    Mem {
+        log: Arc<MemLog>,
+        state: MemDisk,
+        freeze_bytes: usize,
+    },
+    Rocks {
+        path: PathBuf,
+    },
+    /// In memory; each batch applied owes so many µs.
+    Slow {
+        log: Arc<MemLog>,
+        state: MemDisk,
+        micros: Arc<AtomicU64>,
+    },
 }
 
 impl Disk {
@@ -179,6 +193,9 @@ impl Disk {
             Self::Mem { log, state, freeze_bytes } => {
                 let store = MemState::open(state).with_freeze_bytes(*freeze_bytes);
                 (Arc::clone(log) as Arc<dyn LogStore>, Box::new(store))
+            }
+            Self::Slow { log, state, micros } => {
+                (Arc::clone(log) as Arc<dyn LogStore>, Box::new(slow::SlowState::open(state, micros)))
             }
             Self::Rocks { path } => {
                 let log = RocksLog::open(&path.join("log"), &LogOptions::default()).unwrap();

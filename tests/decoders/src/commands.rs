@@ -18,9 +18,9 @@ const SHARDS_MAX: u32 = 64;
 
 /// The data of an entry, and the outcome of a write.
 pub fn requests(data: &[u8]) -> bool {
-    let requests = canonical(data, command::decode_requests, |found| {
+    let requests = canonical(data, command::decode_entry, |(format, found)| {
         let size = found.iter().map(command::WriteRequest::size).sum();
-        let encoded = command::encode_requests(found.iter(), size);
+        let encoded = command::encode_entry(*format, found.iter(), size);
         assert!(encoded.len() <= size + 16, "{} bytes, {size} estimated", encoded.len());
         encoded
     });

@@ -89,7 +89,7 @@ pub fn state_rows(data: &[u8]) -> bool {
     };
     let decoded = [
         sealed(data, decode_head, Head::encode),
-        sealed(data, Record::decode, Record::encode),
+        sealed(data, Record::decode_at, |(record, before)| record.encode_at(*before)),
         sealed(data, SessionRow::decode, SessionRow::encode),
         sealed(data, AppliedRow::decode, AppliedRow::encode),
     ];

@@ -5,6 +5,7 @@
 //!
 //! A node whose disk was damaged or set back counts as one that holds what it is asked for: it may have had it.
 
+use crate::finish::GONE;
 use crate::violation::{Checked, check};
 use crate::world::{Origin, World};
 use std::collections::BTreeMap;
@@ -52,7 +53,7 @@ impl World {
     /// Whether a node's disk shows that it may hold something: it is not what it was.
     fn may_have(&self, id: NodeId) -> bool {
         let node = &self.nodes[&id];
-        node.out.is_some() || node.damaged || node.set_back
+        node.out.is_some_and(|why| why != GONE) || node.damaged || node.set_back
     }
 
     fn holders(&self, members: &Membership, holds: impl Fn(&crate::disk::NodeDisk) -> bool) -> (usize, usize) {

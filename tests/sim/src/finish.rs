@@ -18,6 +18,8 @@ const CONVERGE: u64 = 8_000_000;
 const SILENCE: u64 = 3_000_000;
 /// Until the last snapshot is gone, µs.
 const UNUSED: u64 = 15_000_000;
+/// Why a node takes no part whose disk is sound, but which never comes back.
+pub(crate) const GONE: &str = "gone for good";
 /// Operations each client must finish with an answer.
 const EACH: u64 = 2;
 
@@ -33,6 +35,7 @@ impl World {
             disk.files.time.1 = disk.files.time.1.min(3_000);
         }
         self.restart_all()?;
+        self.lose_one();
         let clients: Vec<usize> = (1..=self.plan.clients as usize).collect();
         let shards: Vec<ShardId> = self.shards.iter().map(|s| s.shard).collect();
         let served = |w: &World| {
@@ -65,6 +68,20 @@ impl World {
             self.at(self.now + delay, Event::Restart { node: id });
         }
         Ok(())
+    }
+
+    /// One node never comes back, where each group has a majority without it: what is left goes on by itself.
+    fn lose_one(&mut self) {
+        if !self.plan.gone {
+            return;
+        }
+        let may: Vec<NodeId> =
+            self.ids.clone().into_iter().filter(|id| self.nodes[id].out.is_none() && self.spare(*id)).collect();
+        if let Some(id) = self.dice.pick(&may) {
+            self.coverage.count("fault", "node gone for good");
+            self.trace.note(self.now, "gone", &[id.0], || id.to_string());
+            self.node(id).out = Some(GONE);
+        }
     }
 
     /// Every replica stands at the same slot, and holds the same.

@@ -111,6 +111,8 @@ pub(crate) struct Frame {
 pub(crate) struct Tap {
     queued: Vec<(NodeId, ShardId, Message)>,
     pub(crate) frames: Vec<Frame>,
+    /// To whom messages of which shards found no room, until the worker asks.
+    pub(crate) dropped: BTreeSet<(NodeId, ShardId)>,
     pub(crate) replies: Vec<(u64, u64, Result<Answer, Refusal>)>,
     answered: BTreeSet<u64>,
     /// When, which shard, and the applied position that went into its state.
@@ -350,6 +352,10 @@ impl Host for SimHost {
             frame.messages.push((shard, message::encode(&body)));
         }
         tap.frames.extend(frames.into_values());
+    }
+
+    fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
+        std::mem::take(&mut self.taps.lock().dropped).into_iter().collect()
     }
 
     fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {

@@ -11,7 +11,7 @@ use crate::world::{Event, Origin, World};
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
 use synod_engine::host::Input;
-use synod_engine::ids::{Entry, NodeId, ShardId, Slot};
+use synod_engine::ids::{ClusterVersion, Entry, NodeId, ShardId, Slot};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl World {
             self.at(stamp, Event::Map { from: Origin { node: id, process, stamp }, map });
         }
         for frame in frames {
-            self.send_frame(Origin { node: id, process, stamp: frame.at }, incarnation, frame);
+            self.send_frames(Origin { node: id, process, stamp: frame.at }, incarnation, frame);
         }
         for (stamp, attempt, answer) in replies {
             self.send_reply(Origin { node: id, process, stamp }, attempt, answer);
@@ -233,11 +233,16 @@ impl World {
             return Ok(());
         }
         self.audit_disk(id)?;
+        let options = self.plan.options_of_a_process(&mut self.dice);
+        self.node(id).speaks = self.versions.next();
+        self.check_readable(id)?;
+        let first = self.nodes[&id].speaks == ClusterVersion::FIRST;
+        self.coverage.count("versions", if first { "older process started" } else { "newer process started" });
         let Self { nodes, now, seed, plan, metrics, ids, .. } = self;
         let (now, seed) = (*now, *seed);
         let Some(node) = nodes.get_mut(&id) else { return Ok(()) };
         let (freeze_bytes, log_writes) = (plan.freeze_bytes, plan.log_writes);
-        let with = Surroundings { now, seed, options: &plan.options, freeze_bytes, log_writes, metrics, peers: ids };
+        let with = Surroundings { now, seed, options: &options, freeze_bytes, log_writes, metrics, peers: ids };
         let started = node.start(&with);
         let (process, damaged, set_back) = (node.process, node.damaged, node.set_back);
         self.trace

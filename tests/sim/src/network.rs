@@ -3,7 +3,8 @@
 //! Owns: cuts, connections and the order within each. Must never: deliver a frame of a connection after one of a later
 //! connection of the same pair, or let frames of one connection overtake each other.
 //!
-//! Frames may be lost (a full queue drops them, a cut swallows them), arrive late, and arrive twice.
+//! Frames may be lost (a cut swallows them), arrive late, and arrive twice. Where a link has a bandwidth, a frame waits for those
+//! before it, and one that finds the sender's queue full is dropped there.
 
 use crate::dice::Dice;
 use crate::plan::Plan;
@@ -20,6 +21,8 @@ struct Link {
     open: bool,
     /// Arrival of the last frame.
     last: u64,
+    /// When the last frame has left the sender's queue.
+    drained: u64,
 }
 
 /// Cuts and links.
@@ -27,6 +30,16 @@ struct Link {
 pub(crate) struct Network {
     cuts: BTreeSet<Pair>,
     links: BTreeMap<Pair, Link>,
+}
+
+/// What becomes of a frame.
+pub(crate) enum Fate {
+    /// It arrives.
+    Passes(Passage),
+    /// It is lost on its way.
+    Lost,
+    /// It finds the sender's queue full.
+    Dropped,
 }
 
 /// When a frame arrives, on which connection, and whether once more.
@@ -64,7 +77,7 @@ impl Network {
             return false;
         }
         link.number += 1;
-        link.last = 0;
+        (link.last, link.drained) = (0, 0);
         true
     }
 
@@ -81,18 +94,29 @@ impl Network {
         self.links.get(&pair).is_some_and(|link| link.open && link.number == number)
     }
 
-    /// The way of a frame that leaves at `now`; `None` where it is lost.
-    pub(crate) fn pass(&mut self, pair: Pair, now: u64, plan: &Plan, dice: &mut Dice) -> Option<Passage> {
+    /// The way of a frame of `bytes` that leaves at `now`.
+    pub(crate) fn pass(&mut self, pair: Pair, now: u64, bytes: u64, plan: &Plan, dice: &mut Dice) -> Fate {
         let lost = dice.chance(plan.loss);
         let slow = if dice.chance(plan.slow) { 20 } else { 1 };
         let delay = dice.between(plan.delay) * slow;
         let again = dice.chance(plan.duplicate).then(|| dice.between(plan.delay) * 20);
-        let link = self.links.get_mut(&pair).filter(|link| link.open)?;
+        let Some(link) = self.links.get_mut(&pair).filter(|link| link.open) else { return Fate::Lost };
         if lost || self.cuts.contains(&pair) {
-            return None;
+            return Fate::Lost;
         }
-        let at = (now + delay).max(link.last + 1);
+        let mut leaves = now;
+        if let Some(bandwidth) = plan.bandwidth {
+            let waits = link.drained.saturating_sub(now);
+            let queued = waits * bandwidth / 1_000_000;
+            // As the real queue does, an empty one takes a frame of any size.
+            if queued > 0 && queued + bytes > plan.queue_bytes {
+                return Fate::Dropped;
+            }
+            leaves = link.drained.max(now) + bytes * 1_000_000 / bandwidth;
+            link.drained = leaves;
+        }
+        let at = (leaves + delay).max(link.last + 1);
         link.last = at;
-        Some(Passage { at, number: link.number, again: again.map(|more| at + more) })
+        Fate::Passes(Passage { at, number: link.number, again: again.map(|more| at + more) })
     }
 }

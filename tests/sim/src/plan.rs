@@ -151,6 +151,9 @@ pub(crate) struct Plan {
     pub(crate) slow: u64,
     /// Delay of a frame, µs.
     pub(crate) delay: (u64, u64),
+    /// What a link carries a second, and what waits for it at most, bytes; `None`: all at once.
+    pub(crate) bandwidth: Option<u64>,
+    pub(crate) queue_bytes: u64,
     /// Requests and answers of clients lost, ‰.
     pub(crate) client_loss: u64,
     pub(crate) log_writes: LogWrites,
@@ -177,6 +180,10 @@ pub(crate) struct Plan {
     /// Time a client gives an operation, µs.
     pub(crate) patience: (u64, u64),
     pub(crate) value_bytes: u64,
+    /// Each process is started with limits, times and leases of its own.
+    pub(crate) mixed: bool,
+    /// One node does not come back when faults stop.
+    pub(crate) gone: bool,
     /// Time of an operation on a snapshot's file, between its parts on their way, µs.
     pub(crate) file_time: (u64, u64),
     pub(crate) part_pause: (u64, u64),
@@ -222,6 +229,11 @@ impl Plan {
         };
         let moving = dice.chance(400);
         let delay_high = [600, 4_000, 30_000][dice.below(3) as usize];
+        // Most commands are small; some fill messages, and links.
+        let large = dice.chance(150);
+        let value_bytes = dice.between(if large { (4_000, 20_000) } else { (8, 300) });
+        // A link carries some dozens of the greatest commands a second, or many more.
+        let bandwidth = dice.chance(300).then(|| dice.between((100_000, 2_000_000)).max(value_bytes * 100));
         Self {
             nodes: if dice.chance(200) { 5 } else { 3 },
             standby: u64::from(moving),
@@ -249,7 +261,11 @@ impl Plan {
             hot: if short { 800 } else { 0 },
             admin: if dice.chance(400) { (200_000, dice.between((500_000, 4_000_000))) } else { (0, 0) },
             patience: (1_500_000, dice.between((3_000_000, 12_000_000))),
-            value_bytes: dice.between((8, 300)),
+            value_bytes,
+            bandwidth,
+            queue_bytes: dice.between((8_000, 120_000)),
+            mixed: dice.chance(400),
+            gone: dice.chance(300),
             file_time: (20, [400, 8_000, 120_000][dice.below(3) as usize]),
             part_pause: (100, [1_000, 20_000, 150_000][dice.below(3) as usize]),
             snapshot_kill: if dice.chance(500) { dice.between((5, 80)) } else { 0 },
@@ -292,6 +308,24 @@ impl Plan {
             (Action::FailFile, some(300, 1, 6)),
             (Action::FailLoad, some(200, 1, 4)),
         ]
+    }
+
+    /// What a process is started with: in a mixed run each has its own, as in a change of the configuration node by node.
+    pub(crate) fn options_of_a_process(&self, dice: &mut Dice) -> WorkerOptions {
+        let mut options = self.options.clone();
+        if !self.mixed {
+            return options;
+        }
+        let paxos = &mut options.paxos;
+        paxos.lease = dice.chance(500);
+        paxos.message_bytes = dice.between((300, 1 << 20)) as usize;
+        paxos.inflight_messages = dice.between((1, 64)) as usize;
+        paxos.cache_bytes = dice.below(64_000) as usize;
+        paxos.uncommitted_bytes = dice.between((60_000, 32 << 20)) as usize;
+        for micros in [&mut paxos.jitter_micros, &mut paxos.campaign_micros, &mut paxos.resend_micros] {
+            *micros = *micros * dice.between((50, 200)) / 100;
+        }
+        options
     }
 
     /// How often this fault strikes beside the others.

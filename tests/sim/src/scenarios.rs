@@ -5,9 +5,10 @@
 
 use crate::clients::Kind;
 use crate::clock::WALL_US;
+use crate::finish::GONE;
 use crate::lifecycle::End;
 use crate::node::SimNode;
-use crate::plan::Planted;
+use crate::plan::{Planted, WrongClocks};
 use crate::retry::Failure;
 use crate::setup::ADMIN;
 use crate::trace::Trace;
@@ -222,6 +223,49 @@ fn left_behind_in(seed: u64, before: impl FnOnce(&mut World), founded: impl FnOn
     Ok((w, victim, upto))
 }
 
+/// A majority that is up makes progress by itself although the others never come back and one of it is long behind: what is
+/// missing fits no queue, and after the power loss of all nobody knows what was chosen. With `damaged` the member that has
+/// everything has lost its state besides, and may not lead.
+///
+/// # Errors
+/// A shard takes no write in time.
+pub fn bare_majority(seed: u64, damaged: bool) -> Outcome {
+    let mut w = calm_world_of(seed, |w| {
+        (w.plan.bandwidth, w.plan.queue_bytes) = (Some(1_000_000), 8_000);
+        (w.plan.value_bytes, w.plan.mixed, w.plan.options.log_keep_bytes) = (300, false, 512 << 20);
+        (w.plan.options.trim_slots, w.plan.options.trim_slots_flushed) = (4, 2);
+    })?;
+    let (complete, _) = leader(&w);
+    let behind = w.ids.iter().copied().find(|id| *id != complete).expect("there are others");
+    w.stop(behind, w.now, End::Silent);
+    w.run_until(w.now + 8_000_000, |_| false)?;
+    for id in w.ids.clone() {
+        w.stop(id, w.now, End::Silent);
+    }
+    for id in w.ids.clone() {
+        if id != complete && id != behind && w.spare(id) {
+            w.node(id).out = Some(GONE);
+        }
+    }
+    if damaged {
+        let World { nodes, dice, .. } = &mut w;
+        let node = nodes.get_mut(&complete).expect("nodes are never removed");
+        node.damaged = node.disk.lock().flip(true, dice);
+    }
+    let before: Vec<(ShardId, u64)> = w.shards.iter().map(|s| (s.shard, executed(&w, s.shard))).collect();
+    for id in w.ids.clone() {
+        w.at(w.now + 100_000, Event::Restart { node: id });
+    }
+    let began = w.now;
+    let served = |w: &mut World| before.iter().all(|(shard, n)| executed(w, *shard) > *n + 3);
+    let done = w.run_until(began + 20_000_000, served)?;
+    check(done, "a bare majority serves by itself", || {
+        let now: Vec<_> = before.iter().map(|(shard, n)| (*shard, *n, executed(&w, *shard))).collect();
+        format!("node {behind} was behind, node {complete} has all: {now:?}\n{}\n{}", last_lines(&w), w.coverage)
+    })?;
+    Ok(format!("{} µs", w.now - began))
+}
+
 fn last_lines(w: &World) -> String {
     w.trace.lines().join("\n")
 }
@@ -328,6 +372,7 @@ pub fn all_clocks_wrong(seed: u64) -> Outcome {
 const HOUR: i64 = 3_600_000_000;
 
 fn set_all(w: &mut World, wrong: i64) {
+    w.plan.wrong_clocks = WrongClocks::Alls;
     for id in w.ids.clone() {
         let node = w.node(id);
         node.set_wall(node.wall_offset, wrong);

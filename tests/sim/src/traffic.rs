@@ -8,6 +8,7 @@ use crate::clock::WALL_US;
 use crate::detector::Sign;
 use crate::faults::WALL_MAX;
 use crate::host::Frame;
+use crate::network::Fate;
 use crate::node::PULSE;
 use crate::plan::{DiskFault, WALL_PPM, WrongClocks};
 use crate::trace::hash_bytes;
@@ -22,6 +23,11 @@ use synod_engine::identity::Mark;
 use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_engine::system::SystemState;
 use synod_engine::wall::Reading;
+
+/// What a message takes on a link beside its body, bytes.
+const ENVELOPE: u64 = 16;
+/// Frames of the usual greatest length that a full queue holds: as in the server, sixteen.
+const FRAMES_QUEUED: u64 = 16;
 
 impl World {
     /// A process looks at its detector; every other time it pulses.
@@ -125,17 +131,59 @@ impl World {
         }
     }
 
+    /// What a round has for one peer leaves a process: as the server's outbox does, in frames of a bounded size, and without the
+    /// messages that find no room.
+    pub(crate) fn send_frames(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
+        if self.plan.bandwidth.is_none() {
+            return self.send_frame(from, incarnation, frame);
+        }
+        let (room, longest) = (self.plan.queue_bytes, self.plan.queue_bytes / FRAMES_QUEUED);
+        let Frame { at, to, write_seq, messages, kinds } = frame;
+        let empty = || Frame { at, to, write_seq, messages: Vec::new(), kinds: Vec::new() };
+        let (mut last, mut last_bytes, mut before) = (empty(), 0, 0);
+        for (message, kind) in messages.into_iter().zip(kinds) {
+            let bytes = message.1.len() as u64;
+            if before > 0 && before + bytes > room {
+                self.coverage.count("network", "message dropped by a full queue");
+                self.tell_dropped(from, to, &[message.0]);
+                continue;
+            }
+            if last_bytes > 0 && last_bytes + bytes > longest {
+                self.send_frame(from, incarnation, std::mem::replace(&mut last, empty()));
+                last_bytes = 0;
+            }
+            (before, last_bytes) = (before + bytes, last_bytes + bytes);
+            last.messages.push(message);
+            last.kinds.push(kind);
+        }
+        self.send_frame(from, incarnation, last);
+    }
+
+    /// What found no room is told to the worker by its host, as the server's outbox does.
+    fn tell_dropped(&mut self, from: Origin, to: NodeId, shards: &[ShardId]) {
+        let node = self.node(from.node);
+        if let Some(up) = node.up.as_ref().filter(|_| node.process == from.process) {
+            up.taps.lock().dropped.extend(shards.iter().map(|shard| (to, *shard)));
+        }
+    }
+
     /// A frame leaves a process.
-    pub(crate) fn send_frame(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
+    fn send_frame(&mut self, from: Origin, incarnation: Incarnation, frame: Frame) {
         let Frame { at, to, write_seq, mut messages, kinds } = frame;
         self.frames += 1;
         for kind in &kinds {
             self.coverage.count("messages", kind);
         }
+        let bytes = messages.iter().map(|(_, body)| body.len() as u64 + ENVELOPE).sum();
         let Self { net, plan, dice, .. } = self;
-        let Some(passage) = net.pass((from.node, to), at, plan, dice) else {
-            self.coverage.count("network", "frame lost");
-            return;
+        let passage = match net.pass((from.node, to), at, bytes, plan, dice) {
+            Fate::Passes(passage) => passage,
+            Fate::Lost => return self.coverage.count("network", "frame lost"),
+            Fate::Dropped => {
+                self.coverage.count("network", "frame dropped by a full queue");
+                let shards: Vec<ShardId> = messages.iter().map(|(shard, _)| *shard).collect();
+                return self.tell_dropped(from, to, &shards);
+            }
         };
         if let Some(again) = passage.again {
             self.coverage.count("network", "frame came twice");
@@ -179,6 +227,7 @@ impl World {
             let shown: Vec<String> = messages.iter().map(shown).collect();
             format!("{} to {to}, write {write_seq}: {}", from.node, shown.join("; "))
         });
+        let understood = self.check_understood(to, &messages);
         let mut decoded = Vec::with_capacity(messages.len());
         for (shard, body) in messages {
             match message::decode(body) {
@@ -191,6 +240,8 @@ impl World {
                 }
             }
         }
+        // Of a garbled frame nothing can be said.
+        understood?;
         for (shard, message) in &decoded {
             self.check_message(from, *shard, message)?;
         }

@@ -82,6 +82,16 @@ fn a_snapshot_that_is_damaged_at_its_maker_is_made_anew() {
 }
 
 #[test]
+fn a_bare_majority_serves_though_one_of_it_is_long_behind() {
+    hold("a_bare_majority_serves", 20, |seed| scenarios::bare_majority(seed, false));
+}
+
+#[test]
+fn a_bare_majority_serves_though_the_one_that_has_all_has_lost_its_state() {
+    hold("a_bare_majority_serves_though_the_one_that", 20, |seed| scenarios::bare_majority(seed, true));
+}
+
+#[test]
 fn a_shard_whose_time_is_ahead_takes_writes_at_once() {
     hold("a_shard_whose_time_is_ahead", 10, scenarios::all_clocks_wrong);
 }

@@ -139,6 +139,10 @@ impl Place<'_, '_> {
         self.spent.row(row, value);
         self.passed.begin(&row[..row.len() - 1]);
         let head = decode_head(self.walk.state, value, !self.walk.scan.keys_only).map_err(Stop::Failed)?;
+        if self.walk.lacks(&parsed.key, &head) {
+            self.page.trimmed = Some(head.first);
+            return Err(full(self.walk, &parsed.key, None));
+        }
         let newest = head.newest_ts_us().unwrap_or(0);
         let wanted = self.walk.key_wanted(&parsed.key) && newest > self.walk.scan.after_ts;
         let here = self.here.insert(Here { key: parsed.key, head, wanted });

@@ -57,7 +57,8 @@ pub fn body(body: v1::shard_request::Body, limits: &Limits) -> Result<Body, v1::
             // A poll that does not wait asks for all there is: what was acknowledged before it must be in it.
             let freshness = if tail.wait_ms == 0 { Freshness::Linearizable } else { Freshness::Local };
             let wait_micros = u64::from(tail.wait_ms.min(TAIL_WAIT_MS_MAX)) * 1000;
-            let poll = TailPoll { from: tail.from, to: tail.to, segments, limit: tail.limit as usize, wait_micros };
+            let (limit, tells_trimmed) = (tail.limit as usize, tail.tell_trimmed);
+            let poll = TailPoll { from: tail.from, to: tail.to, segments, limit, wait_micros, tells_trimmed };
             Ok(Body::Read { read: Read::Tail(poll), freshness })
         }
         Wire::Clock(_) => Err(invalid("clock", "is not asked of a shard")),
@@ -91,6 +92,7 @@ fn scan_page(scan: v1::Scan) -> Result<Scan, v1::Error> {
         history: scan.history,
         after_ts: scan.after_ts_us,
         upto_ts: scan.upto_ts_us,
+        tells_trimmed: scan.tell_trimmed,
     })
 }
 

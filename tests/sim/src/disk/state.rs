@@ -129,8 +129,10 @@ impl StateStore for SimState {
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
-        if let Some(space) = from.first_chunk::<4>() {
-            self.taps.lock().removed(Space(u32::from_be_bytes(*space)));
+        let space = from.first_chunk::<4>().map(|space| Space(u32::from_be_bytes(*space)));
+        // A trim removes rows of one key.
+        if let Some(space) = space.filter(|space| keys::space_bounds(*space) == (from.to_vec(), to.to_vec())) {
+            self.taps.lock().removed(space);
         }
         self.change(Change::DeleteRange(from.to_vec(), to.to_vec()));
         Ok(())

@@ -1,0 +1,173 @@
+//! Room that large removed ranges still take, given back at a measured pace.
+//!
+//! Owns: which ranges are compacted, in which pieces, and the thread that does so. Must never: hold up a flush or a read, take in
+//! more than a piece at a time, or be needed for a removed row to stay removed.
+//!
+//! A trim, a dropped table or a replaced copy removes a range: nobody sees its rows from then on, and each snapshot and scrub
+//! passes over them. Their room comes back when a compaction meets the range with them. Of a large range that is brought about
+//! here; small ones wait for the compactions that come anyway, and so does what was still to be done when the process ended.
+
+use super::reclaim::next_piece;
+use super::rocks::RocksShared;
+use super::rows::Span;
+use crate::StoreError;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// A range is large whose rows take so many bytes of files.
+pub(super) const LARGE_BYTES: u64 = 8 << 20;
+/// Ranges remembered; beyond that the oldest is left to other compactions.
+const RANGES_MAX: usize = 1024;
+
+/// Large ranges that were removed and flushed.
+#[derive(Default)]
+pub(super) struct Removed {
+    ranges: Mutex<VecDeque<Span>>,
+    /// What their rows took when last looked at, bytes.
+    left: AtomicU64,
+}
+
+impl Removed {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Span>> {
+        self.ranges.lock().expect("no holder of this lock panics")
+    }
+
+    /// A range was flushed whose rows take so many bytes.
+    pub(super) fn add(&self, range: &Span, bytes: u64) {
+        if bytes < LARGE_BYTES {
+            return;
+        }
+        let mut ranges = self.lock();
+        if ranges.len() >= RANGES_MAX {
+            ranges.pop_front();
+        }
+        ranges.push_back(range.clone());
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What is left of the rows of large ranges, bytes, about.
+    pub(super) fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    fn first(&self) -> Option<Span> {
+        self.lock().front().cloned()
+    }
+
+    /// The first range is done.
+    fn done(&self, shared: &RocksShared, range: &Span) {
+        let mut ranges = self.lock();
+        if ranges.front() == Some(range) {
+            ranges.pop_front();
+        }
+        let left = ranges.iter().map(|range| shared.size_of(range)).sum();
+        self.left.store(left, Ordering::Relaxed);
+    }
+}
+
+/// At most one thread. Dropped, it ends behind the piece at hand.
+#[derive(Default)]
+pub(super) struct Tidier {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tidier {
+    /// Begins with the ranges that wait, unless it is at it.
+    pub(super) fn begin(&mut self, shared: &Arc<RocksShared>) -> Result<(), StoreError> {
+        let idle = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        if !idle || shared.removed_ranges().first().is_none() {
+            return Ok(());
+        }
+        let (shared, stop) = (Arc::clone(shared), Arc::clone(&self.stop));
+        let failed =
+            |e: std::io::Error| StoreError::Io { what: "start the thread state-tidy".into(), why: e.to_string() };
+        let thread = std::thread::Builder::new().name("state-tidy".into()).spawn(move || round(&shared, &stop));
+        self.thread = Some(thread.map_err(failed)?);
+        Ok(())
+    }
+}
+
+impl Drop for Tidier {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It does not panic, and nobody could be told.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn round(shared: &RocksShared, stop: &AtomicBool) {
+    while let Some(range) = shared.removed_ranges().first() {
+        let mut behind: Option<Vec<u8>> = None;
+        while let Some(last) = compact_next(shared, &range, behind.as_deref()) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            behind = Some(last);
+        }
+        shared.removed_ranges().done(shared, &range);
+    }
+}
+
+/// Compacts the next piece of a range, and rests for as long. Its last key; `None` where that was all.
+fn compact_next(shared: &RocksShared, (from, to): &Span, behind: Option<&[u8]>) -> Option<Vec<u8>> {
+    // An error here is met with by whoever reads next.
+    let files = shared.files().ok()?;
+    let within: Vec<_> = files.into_iter().filter(|file| *file.last >= **from && *file.first < **to).collect();
+    let ((first, last), _) = next_piece(&within, behind)?;
+    let (first, last) = (first.max(from.to_vec()), last.min(to.to_vec()));
+    if first > last {
+        return None;
+    }
+    let began = Instant::now();
+    shared.compact(&first, &last);
+    std::thread::sleep(began.elapsed());
+    (last[..] < **to).then_some(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::front::FrontState;
+    use crate::state::rocks::StateOptions;
+    use crate::state::{StateBatch, StateStore};
+    use bytes::Bytes;
+    use std::time::Duration;
+
+    #[test]
+    fn a_large_removed_range_gives_its_room_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = RocksShared::open(dir.path(), StateOptions::default()).unwrap();
+        let mut store = FrontState::new(Arc::clone(&shared), 64 << 20).unwrap();
+        let value = |n: u32| -> Bytes {
+            (0..2500u32).flat_map(|i| (i ^ (n << 8)).wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+        };
+        for part in 0..4u32 {
+            let row = |n: u32| (n.to_be_bytes().to_vec(), Some(value(n)));
+            store.apply(StateBatch { rows: (part * 500..(part + 1) * 500).map(row).collect() }).unwrap();
+            store.flush_and_wait().unwrap();
+        }
+        let taken = || shared.files().unwrap().iter().map(|file| file.bytes).sum::<u64>();
+        let full = taken();
+        assert!(full > 2 * LARGE_BYTES && !store.wants_freeze());
+        store.remove_range(&5u32.to_be_bytes(), &1990u32.to_be_bytes()).unwrap();
+        let left = store.tidy().unwrap();
+        assert!(left > full / 2, "{left} bytes of {full} are said to be left");
+        assert!(store.wants_freeze(), "what is removed is to be flushed though nothing else comes");
+        store.flush_and_wait().unwrap();
+        assert!(!store.wants_freeze());
+        let until = Instant::now() + Duration::from_secs(20);
+        while store.tidy().unwrap() > 0 || taken() > full / 10 {
+            assert!(Instant::now() < until, "{} of {full} bytes are still taken", taken());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for n in 0..2000u32 {
+            assert_eq!(store.get(&n.to_be_bytes()).unwrap().is_some(), !(5..1990).contains(&n), "row {n}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Trims: in no time whatever they drop, and what they have dropped no call gives any more.
+//!
+//! Owns: the claims about trims, deletions and overwritten values as a user sees them. Must never: take a short history for a
+//! long one.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use synod_client::{Client, Expect, NewRecord, Options};
+use synod_tests::alone;
+use synod_tests::cluster::Cluster;
+
+/// Records of the long history.
+const RECORDS: u64 = 400_000;
+/// The longest that anybody may wait for a trim, on a machine where other things run too.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// Offsets and values that a tail gives.
+fn tail(cluster: &Cluster, args: &[&str]) -> Vec<(u64, String)> {
+    let given = cluster.cli(&[&["-o", "json", "tail"], args].concat()).ok().json_lines();
+    given.iter().map(|record| (record["offset"].as_u64().unwrap(), record["value"].to_string())).collect()
+}
+
+/// The token that a tail of all of a table ends with.
+fn token(cluster: &Cluster, table: &str) -> String {
+    let ended = cluster.cli(&["-o", "json", "tail", table, "--from", "earliest"]).ok();
+    said(&ended.stderr, "token").as_str().unwrap().to_owned()
+}
+
+/// What the objects on standard error say under a name.
+fn said(stderr: &str, name: &str) -> Value {
+    let objects = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut named = objects.filter_map(|object| object.get(name).cloned());
+    named.next_back().unwrap_or_else(|| panic!("no {name} in: {stderr}"))
+}
+
+fn restart_all(cluster: &mut Cluster) {
+    for number in 1..=3 {
+        cluster.kill(number);
+    }
+    for number in 1..=3 {
+        cluster.restart(number);
+    }
+    cluster.wait_up();
+}
+
+#[test]
+fn what_is_trimmed_deleted_or_overwritten_no_tail_gives() {
+    let _alone = alone();
+    let mut cluster = Cluster::start();
+    cluster.cli(&["table", "create", "log", "--partition", "hash", "--shards", "2", "--retain", "all"]).ok();
+    cluster.cli(&["table", "create", "kv", "--partition", "range", "--retain", "latest"]).ok();
+    for n in 0..3 {
+        cluster.cli(&["append", "log", "k", &format!("secret {n}")]).ok();
+    }
+    let early = token(&cluster, "log");
+    for n in 3..6 {
+        cluster.cli(&["append", "log", "k", &format!("{n}")]).ok();
+    }
+    let consumed = token(&cluster, "log");
+    cluster.cli(&["append", "log", "k", "6"]).ok();
+    cluster.cli(&["trim", "log", "k", "--before", "6"]).ok();
+    cluster.cli(&["put", "kv", "k", "secret"]).ok();
+    let before = token(&cluster, "kv");
+    cluster.cli(&["put", "kv", "k", "another secret"]).ok();
+    cluster.cli(&["delete", "kv", "k"]).ok();
+    cluster.cli(&["put", "kv", "l", "old"]).ok();
+    cluster.cli(&["put", "kv", "l", "new"]).ok();
+    for restarted in [false, true] {
+        assert_eq!(tail(&cluster, &["log", "--from", "earliest"]), [(6, "\"6\"".into())], "restarted: {restarted}");
+        assert_eq!(tail(&cluster, &["log", "--from", &consumed]), [(6, "\"6\"".into())], "all it lacks is there");
+        for from in ["earliest", &before] {
+            let given = tail(&cluster, &["kv", "--from", from]);
+            assert_eq!(given.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [2, 1], "{given:?}");
+            assert!(!given.iter().any(|(_, value)| value.contains("secret") || value.contains("old")), "{given:?}");
+        }
+        if !restarted {
+            let told = cluster.cli(&["-o", "json", "tail", "log", "--from", &early]);
+            let (error, first) = (said(&told.stderr, "error"), said(&told.stderr, "first"));
+            assert_eq!((told.code, error, first), (1, "trimmed".into(), 6.into()));
+            restart_all(&mut cluster);
+        }
+    }
+}
+
+/// Writes one value after the other to the shards of `other` until told to end; returns the longest that one took.
+async fn write_elsewhere(client: Client, over: std::sync::Arc<std::sync::atomic::AtomicBool>) -> Duration {
+    let mut longest = Duration::ZERO;
+    for n in 0u64.. {
+        let began = Instant::now();
+        client.put("other", format!("k{}", n % 100), "v").await.unwrap();
+        longest = longest.max(began.elapsed());
+        if over.load(std::sync::atomic::Ordering::Relaxed) {
+            break;
+        }
+    }
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::await_holding_lock, reason = "the lock keeps this binary's other tests off the machine meanwhile")]
+async fn nobody_waits_for_the_trim_of_a_long_history() {
+    let _alone = tokio::task::block_in_place(alone);
+    let cluster = tokio::task::block_in_place(Cluster::start);
+    cluster.cli(&["table", "create", "log", "--partition", "hash", "--shards", "1", "--retain", "all"]).ok();
+    cluster.cli(&["table", "create", "other", "--partition", "hash", "--shards", "4", "--retain", "latest"]).ok();
+    let client = Client::connect(cluster.endpoints(), Options::default()).await.unwrap();
+    for n in 0..RECORDS / 5_000 {
+        let records = (0..5_000).map(|i| NewRecord::new(format!("record number {:08}", n * 5_000 + i))).collect();
+        client.append("log", "k", records, Expect::Any).await.unwrap();
+    }
+    // The fewer records are those that go, those that stay, and neither.
+    for before in [1_000, RECORDS / 2, RECORDS - 10] {
+        let over = std::sync::Arc::default();
+        let writer = tokio::spawn(write_elsewhere(client.clone(), std::sync::Arc::clone(&over)));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let began = Instant::now();
+        assert_eq!(client.trim("log", "k", before).await.unwrap().offset, before);
+        let took = began.elapsed();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let longest = writer.await.unwrap();
+        println!("trimmed below {before} of {RECORDS} in {took:.1?}, the longest write elsewhere took {longest:.1?}");
+        assert!(longest < PAUSE, "a write to another shard took {longest:.1?}");
+        assert!(took < Duration::from_secs(3), "{took:.1?}");
+    }
+    let left =
+        cluster.cli(&["-o", "json", "read", "log", "k", "--from", &(RECORDS - 10).to_string()]).ok().json_lines();
+    assert_eq!(left.len(), 10);
+}
