@@ -8,7 +8,7 @@ DIST := $(CARGO_TARGET_DIR)/dist/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build dist setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
+.PHONY: build dist old setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -21,6 +21,11 @@ dist: build
 # clang compiles RocksDB, libclang reads its headers. Installed where that is allowed, else the command is printed.
 setup:
 	@sh scripts/setup.sh
+
+# An earlier binary, for campaigns that replace nodes by another version: make old REV=v0.1, then
+# SYNOD_OLD_BIN=$(CARGO_TARGET_DIR)/old/synod-REV make campaign NAME=upgrade. RocksDB is not compiled again.
+old: build
+	@CARGO=$(CARGO) sh scripts/old.sh "$(REV)"
 
 demo: build
 	@SYNOD=$(BIN) sh scripts/demo.sh $(FILE)

@@ -14,7 +14,6 @@ use prost::Message as _;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::transport::Channel;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::leader_of;
@@ -23,6 +22,7 @@ use crate::decide::renewal;
 use crate::error::{Error, Refusal, Result};
 use crate::limits::{check_key, check_table, check_table_name};
 use crate::link::{Broken, channel, jitter};
+use crate::meant::Meant;
 use crate::router::{Place, table_info};
 use crate::types::{Explain, MemberChange, NodeInfo, NodeReport, PartitionKind, TableInfo, TableSpec};
 use crate::wire;
@@ -101,7 +101,9 @@ impl Client {
             async move {
                 let answer = async {
                     let channel = channel(&addr, &self.core.options).await?;
-                    let reply = AdminClient::new(channel).node_status(v1::NodeStatusRequest {}).await;
+                    let reply = AdminClient::new(self.core.links.stamp().on(channel))
+                        .node_status(v1::NodeStatusRequest {})
+                        .await;
                     reply.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
                 };
                 let answer = timeout_at(deadline, answer).await;
@@ -178,6 +180,33 @@ impl Client {
         Ok(())
     }
 
+    /// Raises the cluster's version to `to`, or to the greatest that every node says it speaks; with `dry_run` only says what
+    /// would be done. A refusal is an answer: it stands in `refused`, and nothing was changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where nothing was done; [`Error::OutcomeUnknown`] where the version may have been raised. Either
+    /// way the call may be repeated.
+    pub async fn upgrade(&self, to: Option<u32>, dry_run: bool) -> Result<v1::UpgradeReply> {
+        let ask = |to: u32, dry_run| {
+            move |channel: Meant, _: u64| async move {
+                AdminClient::new(channel).upgrade(v1::UpgradeRequest { to, dry_run }).await
+            }
+        };
+        // First a question that changes nothing: what it meets with cannot leave an unknown outcome.
+        let asked = match self.any_node(self.deadline(), &mut false, ask(to.unwrap_or(0), true)).await {
+            Ok(asked) => asked,
+            Err(Error::OutcomeUnknown { cause }) => return Err(Error::unavailable(cause)),
+            Err(error) => return Err(error),
+        };
+        if dry_run || !asked.refused.is_empty() || asked.from == asked.to {
+            return Ok(asked);
+        }
+        let raised = self.any_node(self.deadline(), &mut false, ask(asked.to, false)).await?;
+        // An earlier attempt may have raised it already.
+        Ok(v1::UpgradeReply { from: asked.from, ..raised })
+    }
+
     /// Has the replicas of a shard compared; returns the slot at which. The outcome stands in [`Client::status`].
     pub async fn scrub(&self, shard: u64) -> Result<u64> {
         let mut unsure = false;
@@ -215,7 +244,7 @@ impl Client {
         &self,
         deadline: Instant,
         unsure: &mut bool,
-        call: impl Fn(Channel, v1::WriteId) -> F,
+        call: impl Fn(Meant, v1::WriteId) -> F,
     ) -> Result<T>
     where
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
@@ -246,7 +275,7 @@ impl Client {
     /// Makes a unary call to one node after another until one answers it or the deadline passes; the call is told the node's
     /// time. `unsure` is set once an attempt ended without an answer that says nothing was done: then no error but an outcome
     /// is the call's.
-    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Channel, u64) -> F) -> Result<T>
+    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Meant, u64) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -263,6 +292,7 @@ impl Client {
                 let now_us = self.time_at(node).await.map_err(|why| (why, false))?;
                 let channel = channel(&node.addr, &self.core.options).await.map_err(|why| (why, false))?;
                 sent = true;
+                let channel = self.core.links.stamp().on(channel);
                 call(channel, now_us).await.map(tonic::Response::into_inner).map_err(|s| why_not(&s))
             };
             let answer = timeout_at(until, attempt).await;

@@ -106,6 +106,12 @@ pub enum Error {
         /// The one that the change named.
         expected: u64,
     },
+    /// The node asked belongs to another cluster than this client; nothing was done.
+    #[error("another cluster: {why}")]
+    OtherCluster {
+        /// Which node, and both clusters.
+        why: String,
+    },
     /// No node that could answer did so in time. For a write: none was ever sent, nothing was written.
     #[error("unavailable: {why}")]
     Unavailable {
@@ -124,6 +130,7 @@ impl Error {
                 | Error::Expired { .. }
                 | Error::DiskFull { .. }
                 | Error::Quarantined { .. }
+                | Error::OtherCluster { .. }
                 | Error::Unavailable { .. }
         )
     }
@@ -144,6 +151,7 @@ impl Error {
             Error::Quarantined { .. } => "quarantined",
             Error::InvalidArgument { .. } => "invalid_argument",
             Error::WrongEpoch { .. } => "wrong_epoch",
+            Error::OtherCluster { .. } => "other_cluster",
             Error::Unavailable { .. } => "unavailable",
         }
     }
@@ -230,6 +238,7 @@ impl Refusal {
                 Refusal::Final(Error::ExpectationFailed { actual: e.actual, op_index: e.op_index })
             }
             Kind::WrongEpoch(e) => Refusal::Final(Error::WrongEpoch { current: e.current, expected: e.expected }),
+            Kind::OtherCluster(_) => Refusal::Later(Error::OtherCluster { why: message }),
             Kind::Unavailable(_) => Refusal::Later(Error::Unavailable { why: message }),
         }
     }

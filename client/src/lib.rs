@@ -38,6 +38,7 @@ mod identity;
 mod lane;
 pub mod limits;
 mod link;
+mod meant;
 mod options;
 mod pager;
 mod retry;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -21,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::clock::{Clock, local_us};
 use crate::error::{Error, Result};
 use crate::frames::{Answer, Ask, Frames, Outgoing, Waiting};
+use crate::meant::{Meant, Stamp};
 use crate::options::Options;
 
 /// Largest message taken from or given to a node.
@@ -95,7 +96,7 @@ pub(crate) fn endpoint(addr: &str, options: &Options) -> Result<Endpoint> {
 }
 
 /// A client of the data service on `channel`.
-pub(crate) fn service(channel: Channel) -> SynodClient<Channel> {
+pub(crate) fn service(channel: Meant) -> SynodClient<Meant> {
     SynodClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
@@ -177,10 +178,10 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    fn open(addr: String, options: Arc<Options>) -> Link {
+    fn open(addr: String, options: Arc<Options>, stamp: Stamp) -> Link {
         let conn = Arc::new(ArcSwapOption::empty());
         let (phase_tx, phase) = watch::channel(Phase::Connecting);
-        let task = Task::spawn(keep_open(addr.clone(), options, conn.clone(), phase_tx));
+        let task = Task::spawn(keep_open(addr.clone(), options, stamp, conn.clone(), phase_tx));
         Link { addr, conn, phase, _task: task }
     }
 
@@ -206,10 +207,16 @@ impl Link {
     }
 }
 
-async fn keep_open(addr: String, options: Arc<Options>, slot: Arc<ArcSwapOption<Conn>>, phase: watch::Sender<Phase>) {
+async fn keep_open(
+    addr: String,
+    options: Arc<Options>,
+    stamp: Stamp,
+    slot: Arc<ArcSwapOption<Conn>>,
+    phase: watch::Sender<Phase>,
+) {
     let mut pause = RECONNECT_MIN;
     loop {
-        let unopened = match open(&addr, &options).await {
+        let unopened = match open(&addr, &options, &stamp).await {
             Ok((conn, inbound, waiting)) => {
                 tracing::debug!(addr, "session open");
                 let conn = Arc::new(conn);
@@ -252,8 +259,9 @@ impl Unopened {
     }
 }
 
-/// Opens a session and waits until the node has told its time: only then is it known to answer.
-async fn open(addr: &str, options: &Options) -> std::result::Result<Opened, Unopened> {
+/// Opens a session and waits until the node has told its time: only then is it known to answer. Before that the node has said
+/// which cluster it belongs to, so that no request is sent to another's.
+async fn open(addr: &str, options: &Options, stamp: &Stamp) -> std::result::Result<Opened, Unopened> {
     let unreached = |error: Error| Unopened { why: error.cause(), longest: RECONNECT_MAX };
     let channel = channel(addr, options).await.map_err(unreached)?;
     let (queue, requests) = mpsc::channel(options.max_queued_requests);
@@ -262,8 +270,10 @@ async fn open(addr: &str, options: &Options) -> std::result::Result<Opened, Unop
     let conn = Conn { channel: channel.clone(), queue, waiting: waiting.clone(), clock: Clock::default() };
     let mut asked = ask_clock(&conn).ok_or_else(|| Unopened::new(addr, "the queue is closed"))?;
     let greet = async {
-        let session = service(channel).session(frames).await;
-        let mut inbound = session.map_err(|s| Unopened::told(addr, &s))?.into_inner();
+        let session = service(stamp.on(channel)).session(frames).await;
+        let answer = session.map_err(|s| Unopened::told(addr, &s))?;
+        stamp.check(answer.metadata(), addr).map_err(|why| Unopened { why, longest: RECONNECT_MAX })?;
+        let mut inbound = answer.into_inner();
         loop {
             let frame = inbound.message().await.map_err(|s| Unopened::told(addr, &s))?;
             let frame = frame.ok_or_else(|| Unopened::new(addr, "the node closed the stream"))?;
@@ -317,12 +327,24 @@ async fn serve(conn: &Conn, mut inbound: Streaming<v1::ServerFrame>, waiting: &W
 /// The links to all nodes, opened when first wanted.
 pub(crate) struct Links {
     options: Arc<Options>,
+    stamp: OnceLock<Stamp>,
     open: RwLock<HashMap<u64, Arc<Link>>>,
 }
 
 impl Links {
     pub(crate) fn new(options: Arc<Options>) -> Links {
-        Links { options, open: RwLock::default() }
+        Links { options, stamp: OnceLock::new(), open: RwLock::default() }
+    }
+
+    /// The client's cluster is known from now on.
+    pub(crate) fn belong_to(&self, cluster: &[u8]) {
+        // A client has one cluster: its first map's.
+        let _ = self.stamp.set(Stamp::of(cluster));
+    }
+
+    /// What every call bears.
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.stamp.get().cloned().unwrap_or_default()
     }
 
     /// The link to a node, if it is open already.
@@ -339,7 +361,7 @@ impl Links {
         if let Some(link) = open.get(&node).filter(|l| l.addr == addr) {
             return link.clone();
         }
-        let link = Arc::new(Link::open(addr.to_string(), self.options.clone()));
+        let link = Arc::new(Link::open(addr.to_string(), self.options.clone(), self.stamp()));
         open.insert(node, link.clone());
         link
     }

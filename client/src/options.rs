@@ -38,6 +38,8 @@ pub struct Options {
     pub tail_wait: Duration,
     /// Limits checked before sending.
     pub limits: Limits,
+    /// The cluster that the endpoints must belong to; any where unset.
+    pub cluster: Option<[u8; 16]>,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             clock_refresh: Duration::from_secs(10),
             tail_wait: Duration::from_secs(3),
             limits: Limits::default(),
+            cluster: None,
         }
     }
 }

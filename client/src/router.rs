@@ -200,7 +200,10 @@ impl MapView {
             routes.insert(table.name.clone(), Arc::new(TableRoute { info: table.clone(), shards: own }));
         }
         let addrs = nodes.iter().map(|n| (n.id, n.addr.clone())).collect();
-        let public = ClusterMap { cluster: map.cluster, revision: map.revision, nodes, tables, shards };
+        let (cluster, revision) = (map.cluster, map.revision);
+        // A node that names no version is one of the first.
+        let version = map.cluster_version.max(1);
+        let public = ClusterMap { cluster, revision, version, nodes, tables, shards };
         MapView { public: Arc::new(public), tables: routes, nodes: addrs }
     }
 
@@ -281,9 +284,10 @@ pub(crate) mod tests {
         let mut shards = vec![shard(11, 1, b"m", b"t"), shard(10, 1, b"", b"m"), shard(12, 1, b"t", b"")];
         shards.extend((0..4).map(|i| shard(20 + i, 2, &quarter(i), &quarter(i + 1))));
         v1::ShardMap {
+            cluster_version: 0,
             cluster: Bytes::from_static(&[7; 16]),
             revision: 3,
-            nodes: (1..=3).map(|id| v1::Node { id, addr: format!("127.0.0.1:{id}") }).collect(),
+            nodes: (1..=3).map(|id| v1::Node { id, addr: format!("127.0.0.1:{id}"), speaks: 0 }).collect(),
             tables: vec![table(1, "r", v1::Partitioning::Range), table(2, "h", v1::Partitioning::Hash)],
             shards,
             next_shard: 24,

@@ -413,6 +413,8 @@ pub struct ClusterMap {
     pub cluster: Bytes,
     /// Grows with every change.
     pub revision: u64,
+    /// The version that the cluster is at: what all its nodes understand of each other.
+    pub version: u32,
     /// Nodes by id.
     pub nodes: Vec<NodeInfo>,
     /// Tables by name.

@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 
 use crate::error::{Error, Result};
 use crate::link::{Links, channel, endpoint, jitter, service};
+use crate::meant::{Meant, Stamp, belongs_elsewhere, check_map, hex};
 use crate::options::Options;
 use crate::router::MapView;
 
@@ -60,10 +61,10 @@ impl Maps {
         let mut last = String::from("no endpoint answered in time");
         let first = async {
             loop {
-                let mut asked: FuturesUnordered<_> = endpoints.iter().map(|addr| first_map(addr, &options)).collect();
-                while let Some(answer) = asked.next().await {
-                    match answer {
-                        Ok(map) => return map,
+                let mut asked: FuturesUnordered<_> = endpoints.iter().map(|addr| fetch_from(addr, &options)).collect();
+                while let Some((answer, addr)) = asked.next().await {
+                    match answer.and_then(|map| expected(map, addr, &options)) {
+                        Ok(map) => return (map, addr.to_owned()),
                         Err(error) => last = error.cause(),
                     }
                 }
@@ -71,10 +72,12 @@ impl Maps {
             }
         };
         let first = timeout_at(deadline, first).await;
-        let Ok(first) = first else {
+        let Ok((first, from)) = first else {
             let why = format!("no shard map from {}: {last}", endpoints.join(", "));
             return Err(Error::unavailable(why));
         };
+        links.belong_to(&first.cluster);
+        of_one_cluster(&endpoints, &first, &from, &options).await?;
         let view = MapView::build(first, None);
         let revision = watch::Sender::new(view.public.revision);
         Ok(Maps {
@@ -175,9 +178,7 @@ impl Maps {
 
     fn adopt(&self, map: v1::ShardMap, from: &str) -> Result<()> {
         let current = self.view();
-        if map.cluster != current.public.cluster {
-            return Err(Error::unavailable(format!("{from} belongs to another cluster")));
-        }
+        check_map(&map.cluster, &current.public.cluster, from).map_err(Error::unavailable)?;
         let mut adopted = false;
         self.view.rcu(|current| {
             adopted = map.revision > current.public.revision;
@@ -229,7 +230,7 @@ impl Maps {
     async fn follow(&self, addr: &str, pause: &mut Duration) -> Error {
         let from_revision = self.view().public.revision;
         let opened = async {
-            let mut service = service(self.channel(addr).await?);
+            let mut service = service(self.links.stamp().on(self.channel(addr).await?));
             let stream = service.watch_map(v1::WatchMapRequest { from_revision }).await;
             stream.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
         };
@@ -288,14 +289,15 @@ impl Maps {
     /// The newest map of one node.
     async fn fetch(&self, addr: &str) -> Result<v1::ShardMap> {
         if let Some(channel) = self.existing_channel(addr) {
-            match ask_map(channel, addr, self.options.connect_timeout).await {
+            match ask_map(self.links.stamp().on(channel), addr, self.options.connect_timeout).await {
                 Ok(map) => return Ok(map),
                 // It may have broken just now.
                 Err(_) => drop(self.dialled().remove(addr)),
             }
         }
         let channel = channel(addr, &self.options).await?;
-        let map = ask_map(channel.clone(), addr, self.options.connect_timeout).await?;
+        let asked = self.links.stamp().on(channel.clone());
+        let map = ask_map(asked, addr, self.options.connect_timeout).await?;
         if self.links.channel_at(addr).is_none() {
             self.dialled().insert(addr.to_owned(), channel);
         }
@@ -307,13 +309,48 @@ fn random_below(n: usize) -> usize {
     if n == 0 { 0 } else { rand::random::<u64>() as usize % n }
 }
 
+/// The map of a node that may belong to any cluster.
+async fn fetch_from<'a>(addr: &'a str, options: &Options) -> (Result<v1::ShardMap>, &'a str) {
+    (first_map(addr, options).await, addr)
+}
+
+/// The map, where it is of the cluster that the options name.
+fn expected(map: v1::ShardMap, addr: &str, options: &Options) -> Result<v1::ShardMap> {
+    match options.cluster {
+        Some(ours) if map.cluster != ours[..] => {
+            Err(Error::unavailable(belongs_elsewhere(addr, &hex(&map.cluster), &hex(&ours))))
+        }
+        _ => Ok(map),
+    }
+}
+
+/// Refuses endpoints of two clusters in one list: which of them answers first must not decide where records go. An endpoint that
+/// the map names is a node of its cluster; the others are asked, for a moment.
+async fn of_one_cluster(endpoints: &[String], map: &v1::ShardMap, from: &str, options: &Options) -> Result<()> {
+    let unnamed = |addr: &&String| **addr != from && !map.nodes.iter().any(|node| node.addr == **addr);
+    let mut asked: FuturesUnordered<_> =
+        endpoints.iter().filter(unnamed).map(|addr| fetch_from(addr, options)).collect();
+    let until = Instant::now() + REFRESH_PATIENCE;
+    while let Ok(Some((answer, addr))) = timeout_at(until, asked.next()).await {
+        if let Ok(other) = answer
+            && other.cluster != map.cluster
+        {
+            let (ours, theirs) = (hex(&map.cluster), hex(&other.cluster));
+            let why =
+                format!("{from} belongs to cluster {ours}, {addr} to cluster {theirs}; name nodes of one cluster");
+            return Err(Error::invalid("endpoints", why));
+        }
+    }
+    Ok(())
+}
+
 /// The map of an endpoint, on a connection of its own.
 async fn first_map(addr: &str, options: &Options) -> Result<v1::ShardMap> {
-    ask_map(channel(addr, options).await?, addr, options.connect_timeout).await
+    ask_map(Stamp::default().on(channel(addr, options).await?), addr, options.connect_timeout).await
 }
 
 /// The newest map of the node at the end of a connection.
-async fn ask_map(channel: Channel, addr: &str, wait: Duration) -> Result<v1::ShardMap> {
+async fn ask_map(channel: Meant, addr: &str, wait: Duration) -> Result<v1::ShardMap> {
     let ask = async {
         let request = v1::WatchMapRequest { from_revision: 0 };
         let stream = service(channel).watch_map(request).await.map_err(|s| Error::from_status(&s))?;

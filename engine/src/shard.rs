@@ -390,7 +390,8 @@ impl Shard {
         let kept = self.trim_to.max(far).min(held).min(self.scrubs.keeps_log());
         let target = if planted!(TrimAboveMembers) { durable } else { kept.min(durable) };
         let Core::Running(replica) = &mut self.core else { return };
-        let enough = snapshot::TRIM_BYTES.min(node.log_keep.each());
+        // Of a small share an eighth is enough: what waits to be trimmed is kept beyond it.
+        let enough = snapshot::TRIM_BYTES.min(node.log_keep.each() / 8);
         let worth = target.0 >= self.trimmed.0 + step || self.sizes.freed(target) >= enough;
         if target <= self.trimmed || !worth {
             return;

@@ -25,7 +25,7 @@ use crate::StoreError;
 use crate::genesis::Genesis;
 use crate::host::Host;
 use crate::identity::{Identity, Mark, SeenTable};
-use crate::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId};
+use crate::ids::{ClientId, ClusterVersion, Incarnation, NodeId, SYSTEM_SHARD, ShardId};
 use crate::logstore::{LogStore, NodeRecovered};
 use crate::memory::Memory;
 use crate::metrics::{EngineMetrics, level};
@@ -69,6 +69,9 @@ pub struct WorkerOptions {
     pub trim_slots_flushed: u64,
     /// The replicas of each shard are compared so often, µs; 0 is never.
     pub scrub_micros: u64,
+    /// The greatest cluster version that this node speaks; at most [`ClusterVersion::SPOKEN`]. Less than that keeps it as an
+    /// older binary is: it does not start in, or follow, a cluster above it.
+    pub speaks: ClusterVersion,
     /// A write whose deadline lies further ahead of its shard's time is refused, µs: its client's session is kept as long.
     pub deadline_ahead_micros: u64,
     /// Of every consensus core.
@@ -88,6 +91,7 @@ impl Default for WorkerOptions {
             trim_slots: 4096,
             trim_slots_flushed: 1024,
             scrub_micros: 0,
+            speaks: ClusterVersion::SPOKEN,
             deadline_ahead_micros: u64::MAX,
             paxos: Options::default(),
         }
@@ -136,6 +140,8 @@ pub struct Worker<H: Host> {
     /// The greatest write heard of from each peer, durable here or not yet.
     seen: BTreeMap<NodeId, Mark>,
     map: Option<Arc<SystemState>>,
+    /// The cluster that the data directory belongs to, where that was named before this process began.
+    cluster: Option<ClientId>,
     quarantined: Option<Arc<str>>,
     upkeep: Upkeep,
     snapshots: Snapshots,
@@ -159,6 +165,7 @@ impl<H: Host> Worker<H> {
         let grace = setup.options.identity_grace_micros;
         let identity = Identity::new(setup.me, (recovered.incarnation, recovered.seq), setup.incarnation, grace);
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
+        let cluster = recovered.identity.as_ref().map(|identity| identity.cluster);
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
         let upkeep = Upkeep::new(&setup.options);
         let snapshots = Snapshots::new(setup.options.snapshot_unused_micros);
@@ -171,6 +178,7 @@ impl<H: Host> Worker<H> {
             identity,
             seen,
             map: None,
+            cluster,
             quarantined: None,
             upkeep,
             snapshots,

@@ -542,11 +542,28 @@ fn damaged_rows_are_reported() {
 #[test]
 fn another_format_version_is_refused() {
     let mut rocks = filled();
-    rocks.with_raw(|db| db.put(keys::LOG_FORMAT, node::encode_format(node::FORMAT + 1)).unwrap());
-    assert!(matches!(rocks.open(), Err(StoreError::TooNew { found: 2, known: 1, .. })));
+    rocks.with_raw(|db| db.put(keys::LOG_FORMAT, node::encode_format(node::FORMAT_MAX + 1)).unwrap());
+    assert!(matches!(rocks.open(), Err(StoreError::TooNew { found: 3, known: 2, .. })));
     let mut rocks = filled();
     rocks.with_raw(|db| db.delete(keys::LOG_FORMAT).unwrap());
     assert!(matches!(rocks.open(), Err(StoreError::Corrupt { .. })));
+}
+
+/// What is sealed for the second cluster version is what a binary of the first refuses as a format of the future.
+#[test]
+fn a_store_is_sealed_for_good() {
+    let mut rocks = filled();
+    let log = rocks.open().unwrap();
+    assert_eq!(log.recover_node().unwrap().sealed, ClusterVersion::FIRST);
+    log.seal(ClusterVersion::SECOND).unwrap();
+    log.seal(ClusterVersion::FIRST).unwrap();
+    assert_eq!(log.recover_node().unwrap().sealed, ClusterVersion::SECOND);
+    drop(log);
+    rocks.with_raw(|db| {
+        let row = db.get(keys::LOG_FORMAT).unwrap().unwrap();
+        assert_eq!(node::decode_format(row.into()).unwrap(), 2, "a binary that knows format 1 alone names this number");
+    });
+    assert_eq!(rocks.open().unwrap().recover_node().unwrap().sealed, ClusterVersion::SECOND);
 }
 
 #[test]

@@ -4,6 +4,10 @@
 
 #![allow(missing_docs, clippy::all, reason = "generated code; the .proto files carry the documentation")]
 
+/// The name of the metadata by which a call says which cluster it is meant for: 32 hexadecimal digits. A node of another cluster
+/// refuses the call; one without it is taken. A node names its own in the answer to a session.
+pub const CLUSTER: &str = "synod-cluster";
+
 /// The interface for clients and operators.
 pub mod v1 {
     tonic::include_proto!("synod.v1");

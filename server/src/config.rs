@@ -5,6 +5,7 @@
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use synod_engine::ids::ClusterVersion;
 
 /// Flags and settings of one node process.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub struct Settings {
     pub reads: Reads,
     /// Connections.
     pub network: Network,
+    /// The cluster's version.
+    pub cluster: Cluster,
     /// Snapshots for members that are behind the log.
     pub snapshot: Snapshot,
     /// Comparing the replicas of each shard.
@@ -221,6 +224,29 @@ pub enum Lease {
     Off,
 }
 
+/// The cluster's version.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// The greatest cluster version that this node says it speaks. Below what its binary speaks, the cluster cannot be raised
+    /// above it, so that a node can be run by an older binary again; where the cluster is above it, the node does not start.
+    pub version_max: u32,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { version_max: ClusterVersion::SPOKEN.0 }
+    }
+}
+
+impl Cluster {
+    /// The greatest cluster version that the node speaks.
+    #[must_use]
+    pub fn speaks(&self) -> ClusterVersion {
+        ClusterVersion(self.version_max)
+    }
+}
+
 /// Connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -264,6 +290,7 @@ impl Settings {
             ("timing.pulse_ms", self.timing.pulse_ms, 10, 10_000),
             ("timing.dead_after_ms", self.timing.dead_after_ms, 50, 60_000),
             ("timing.election_jitter_ms", self.timing.election_jitter_ms, 1, 60_000),
+            ("cluster.version_max", self.cluster.version_max.into(), 1, ClusterVersion::SPOKEN.0.into()),
             ("network.threads", self.network.threads.into(), 1, 256),
             ("network.connections_max", self.network.connections_max.into(), 16, 1 << 20),
         ];

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::run::{Ran, command, command_within, finish, send, until, wait_for};
+use crate::run::{Ran, command, command_of, command_within, finish, send, until, wait_for};
 
 /// How long anything that comes by itself may take on a machine that is busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +50,8 @@ pub struct Site {
     pub disk: Option<PathBuf>,
     /// Variables of its environment.
     pub env: Vec<(String, String)>,
+    /// What runs it, where that is not the binary under test.
+    pub binary: Option<PathBuf>,
 }
 
 struct Process {
@@ -172,6 +174,20 @@ impl Cluster {
         self.sites.get(usize::from(number) - 1)
     }
 
+    /// What runs a node from its next start on; the binary under test where nothing is named.
+    pub fn set_binary(&mut self, number: u16, binary: Option<PathBuf>) {
+        let index = usize::from(number) - 1;
+        if self.sites.len() <= index {
+            self.sites.resize(index + 1, Site::default());
+        }
+        self.sites[index].binary = binary;
+    }
+
+    /// What runs a node, where that is not the binary under test.
+    pub fn binary_of(&self, number: u16) -> Option<&Path> {
+        self.site(number)?.binary.as_deref()
+    }
+
     fn host(&self, number: u16) -> &str {
         self.site(number).and_then(|site| site.host.as_deref()).unwrap_or("127.0.0.1")
     }
@@ -234,7 +250,10 @@ impl Cluster {
         let log = open(self.log_path(number));
         // Its standard input is ours: should this test be killed, the node ends too.
         let site = self.site(number).cloned().unwrap_or_default();
-        let mut command = command_within(by, &args);
+        let mut command = match &site.binary {
+            Some(binary) => command_of(binary, by, &args),
+            None => command_within(by, &args),
+        };
         command.envs(site.env);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn();
         self.node(number).child = Some(child.expect("the binary runs"));

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -96,7 +96,12 @@ pub fn command<S: AsRef<OsStr>>(args: &[S]) -> Command {
 
 /// The same, run by another command that is given it behind its own arguments; nothing runs it where that is empty.
 pub fn command_within<S: AsRef<OsStr>>(within: &[String], args: &[S]) -> Command {
-    let mut words = within.iter().map(|word| word.into()).chain([binary().into_os_string()]);
+    command_of(&binary(), within, args)
+}
+
+/// The same of another binary.
+pub fn command_of<S: AsRef<OsStr>>(binary: &Path, within: &[String], args: &[S]) -> Command {
+    let mut words = within.iter().map(|word| word.into()).chain([binary.as_os_str().to_owned()]);
     let mut command = Command::new(words.next().expect("the binary is among them"));
     command.args(words);
     command.args(args).env_remove("SYNOD_ENDPOINTS").env_remove("SYNOD_LOG").stdin(Stdio::null());

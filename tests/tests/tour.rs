@@ -297,11 +297,11 @@ fn json_is_as_documented() {
 
     // The map knows a table's shards at once; each of them needs an election before it has a leader.
     let status = cluster.wait_up().value;
-    assert_eq!(fields(&status), ["cluster", "jobs", "nodes", "shards"]);
+    assert_eq!(fields(&status), ["cluster", "jobs", "nodes", "shards", "version"]);
     let nodes = status["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 3);
     for node in nodes {
-        for name in ["id", "addr", "state", "leaders", "replicas"] {
+        for name in ["id", "addr", "state", "speaks", "leaders", "replicas"] {
             assert!(node.get(name).is_some(), "a node has {name}: {node}");
         }
         assert_eq!(node["state"], "up");

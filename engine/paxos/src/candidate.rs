@@ -264,6 +264,7 @@ impl Replica {
         let missing = best.last.slot.0.saturating_sub(keep.0);
         let gone = source != self.me && best.first_header() > keep.next();
         if gone {
+            self.know_chosen(&best, io);
             return self.learn_instead(source, io);
         }
         // What is not known chosen nobody can teach: however much of it is missing, it is fetched.
@@ -273,6 +274,7 @@ impl Replica {
         let all = fault!(self, FetchCountsUnknown);
         let known = if all { best.last.slot } else { teacher.1 };
         if missing > 0 && known.0.saturating_sub(keep.0) > self.options.fetch_slots {
+            self.know_chosen(&promises[&teacher.0], io);
             return self.learn_instead(teacher.0, io);
         }
         if missing == 0 || source == self.me {
@@ -292,6 +294,16 @@ impl Replica {
             candidate.phase = Phase::Fetch(Box::new(Fetching { promises, source, keep, teacher, known_bytes: 0 }));
         }
         io.send(source, Message::Fetch { ballot, accepted: best.accepted, from: at.slot, upto: best.last.slot });
+    }
+
+    /// A promiser calls chosen what this log holds too: an equal entry means an equal prefix. Its promise is the own ballot, so the
+    /// own promise is no less, and on disk. So nothing is asked for that is here, and may be trimmed there.
+    fn know_chosen(&mut self, promised: &Promised, io: &mut Io<'_>) {
+        let agrees = self.log.match_end(self.commit, &promised.runs, promised.last.slot).min(promised.commit);
+        let compared = self.log.id_at(agrees).map(|id| id.origin);
+        if compared.is_some() && promised.origin_at(agrees) == compared {
+            self.raise_commit(agrees, io);
+        }
     }
 
     /// The log to adopt cannot be fetched in a campaign's time, or not at all: what of it is chosen is learnt, and others may

@@ -10,7 +10,7 @@
 
 use super::buf::{DecodeError, Put, Reader, Writer};
 use super::entry::{self, get_ballot, get_entry_id, put_ballot, put_entry_id};
-use crate::ids::{Ballot, Entry, EntryId, Run, Slot};
+use crate::ids::{Ballot, ClusterVersion, Entry, EntryId, Run, Slot};
 use bytes::Bytes;
 use synod_paxos::message::{Held, Message};
 use synod_paxos::types::{ConfigId, Payload, ReadId};
@@ -49,6 +49,8 @@ mod kind {
     pub const READ_ACK_SUPPORT: u8 = 20;
     pub const READ_REQUEST: u8 = 21;
     pub const READ_GRANTED: u8 = 22;
+    /// The last kind of the first cluster version; those behind it belong to later ones.
+    pub const LAST_OF_FIRST: u8 = READ_GRANTED;
     /// A [`PRE_VOTE`] with the candidate's log; from cluster version 2 on.
     pub const PRE_VOTE_HELD: u8 = 23;
     /// From cluster version 2 on.
@@ -212,6 +214,15 @@ fn put_head<'m>(message: &'m Message, out: &mut impl Put) -> Option<&'m [Entry]>
         Message::TransferRefused { ballot } => begin(kind::TRANSFER_REFUSED, *ballot),
     }
     None
+}
+
+/// The cluster version that a node must speak to understand an encoded message.
+#[must_use]
+pub fn needs(data: &[u8]) -> ClusterVersion {
+    match data {
+        [VERSION, kind, ..] if *kind <= kind::LAST_OF_FIRST => ClusterVersion::FIRST,
+        _ => ClusterVersion::SPOKEN,
+    }
 }
 
 /// Decodes what [`encode`] wrote. Nothing of it shares the memory of `data`.

@@ -5,7 +5,7 @@
 
 use super::buf::{DecodeError, Put};
 use super::entry::{get_entry_id, put_entry_id};
-use crate::ids::{ClientId, EntryId, Incarnation, NodeId, NodeWriteSeq, Space};
+use crate::ids::{ClientId, ClusterVersion, EntryId, Incarnation, NodeId, NodeWriteSeq, Space};
 use crate::logstore::NodeIdentity;
 use bytes::Bytes;
 use synod_paxos::types::ConfigId;
@@ -19,8 +19,11 @@ const REMOVED_VERSION: u8 = 2;
 /// The epoch in the tombstone of a group that exists no more.
 pub const GONE: ConfigId = ConfigId(u64::MAX);
 
-/// The version of the whole database: what the format row holds.
+/// The version of a new database: what the format row holds. It is the cluster version below which no binary may open the
+/// database: raised before anything is written that an older one does not know.
 pub const FORMAT: u8 = 1;
+/// The greatest format that this binary opens.
+pub const FORMAT_MAX: u8 = ClusterVersion::SPOKEN.0 as u8;
 
 /// The format row: the version of the database it stands in.
 #[must_use]

@@ -5,7 +5,7 @@
 
 use super::{GroupRecovered, GroupScan, GroupWrite, LogBatch, LogStore, NodeIdentity, NodeRecovered, check_batch};
 use crate::StoreError;
-use crate::ids::{Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use crate::ids::{ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -34,6 +34,7 @@ struct Inner {
     groups: BTreeMap<ShardId, Group>,
     removed: BTreeMap<ShardId, ConfigId>,
     identity: Option<NodeIdentity>,
+    sealed: ClusterVersion,
     incarnation: Incarnation,
     seq: NodeWriteSeq,
     seen: BTreeMap<NodeId, (Incarnation, NodeWriteSeq)>,
@@ -166,6 +167,12 @@ impl LogStore for MemLog {
         Ok(inner.incarnation)
     }
 
+    fn seal(&self, version: ClusterVersion) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        inner.sealed = inner.sealed.max(version);
+        Ok(())
+    }
+
     fn recover_node(&self) -> Result<NodeRecovered, StoreError> {
         let inner = self.lock();
         let live = inner.groups.iter().filter(|(shard, group)| !group.is_empty() && !inner.removed.contains_key(shard));
@@ -176,6 +183,7 @@ impl LogStore for MemLog {
             seen: inner.seen.iter().map(|(&node, &(incarnation, seq))| (node, incarnation, seq)).collect(),
             groups: live.map(|(&shard, _)| shard).collect(),
             removed: inner.removed.iter().map(|(&shard, &upto)| (shard, upto)).collect(),
+            sealed: inner.sealed,
         })
     }
 

@@ -9,7 +9,9 @@ mod scan;
 
 use crate::StoreError;
 pub use crate::codec::node::GONE;
-use crate::ids::{ClientId, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space};
+use crate::ids::{
+    ClientId, ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space,
+};
 use scan::{GroupScan, check_batch, entry_name, missing_entry};
 use synod_paxos::types::ConfigId;
 
@@ -89,6 +91,8 @@ pub struct NodeRecovered {
     pub groups: Vec<ShardId>,
     /// Groups that were removed, each with the epoch of its tombstone.
     pub removed: Vec<(ShardId, ConfigId)>,
+    /// Binaries that do not speak this cluster version are kept from the store.
+    pub sealed: ClusterVersion,
 }
 
 /// What a group finds.
@@ -123,6 +127,10 @@ pub trait LogStore: Send + Sync {
 
     /// Begins a new incarnation, synced: one above the greatest before. Returns it.
     fn begin_incarnation(&self) -> Result<Incarnation, StoreError>;
+
+    /// Keeps binaries that do not speak this cluster version from opening the store, from now on and for good; synced. Comes
+    /// before anything is written that they do not know.
+    fn seal(&self, version: ClusterVersion) -> Result<(), StoreError>;
 
     /// The node's rows.
     fn recover_node(&self) -> Result<NodeRecovered, StoreError>;

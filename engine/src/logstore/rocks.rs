@@ -16,7 +16,7 @@ use super::{
 use crate::StoreError;
 use crate::codec::buf::DecodeError;
 use crate::codec::{entry, hard, keys, node};
-use crate::ids::{Entry, HardState, Incarnation, NodeWriteSeq, ShardId, Slot};
+use crate::ids::{ClusterVersion, Entry, HardState, Incarnation, NodeWriteSeq, ShardId, Slot};
 use crate::rocks::{check_background, io, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, WriteBatch, WriteOptions};
@@ -83,8 +83,10 @@ impl RocksLog {
         let what = format!("format row of {}", self.path.display());
         match self.row(&keys::LOG_FORMAT)? {
             Some(row) => match node::decode_format(row) {
-                Ok(node::FORMAT) => Ok(()),
-                Ok(found) if found > node::FORMAT => Err(StoreError::TooNew { what, found, known: node::FORMAT }),
+                Ok(node::FORMAT..=node::FORMAT_MAX) => Ok(()),
+                Ok(found) if found > node::FORMAT_MAX => {
+                    Err(StoreError::TooNew { what, found, known: node::FORMAT_MAX })
+                }
                 Ok(found) => Err(StoreError::Corrupt { what, why: format!("there never was a version {found}") }),
                 Err(error) => Err(error.corrupt(what)),
             },
@@ -242,13 +244,24 @@ impl LogStore for RocksLog {
         Ok(next)
     }
 
+    fn seal(&self, version: ClusterVersion) -> Result<(), StoreError> {
+        let _held = self.lock_node_rows();
+        let wanted = u8::try_from(version.0).unwrap_or(u8::MAX);
+        match self.node_row(&keys::LOG_FORMAT, "format", node::decode_format)? {
+            Some(found) if found >= wanted => Ok(()),
+            _ => self.put(&keys::LOG_FORMAT, &node::encode_format(wanted)),
+        }
+    }
+
     fn recover_node(&self) -> Result<NodeRecovered, StoreError> {
+        let format = self.node_row(&keys::LOG_FORMAT, "format", node::decode_format)?;
         let incarnation = self.node_row(&keys::NODE_INCARNATION, "incarnation", node::decode_incarnation)?;
         let seq: Option<NodeWriteSeq> = self.node_row(&keys::NODE_WRITE_SEQ, "write sequence", node::decode_seq)?;
         let mut found = NodeRecovered {
             identity: self.node_row(&keys::NODE_IDENTITY, "identity", node::decode_identity)?,
             incarnation: incarnation.unwrap_or_default(),
             seq: seq.unwrap_or_default(),
+            sealed: format.map_or(ClusterVersion::FIRST, |format| ClusterVersion(format.into())),
             ..NodeRecovered::default()
         };
         self.visit(keys::node_seen_bounds(), |key, value| {

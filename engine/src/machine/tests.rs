@@ -494,7 +494,7 @@ fn a_replica_that_does_not_speak_the_clusters_version_names_both() {
     let error = b.state.apply(&mut b.store, &mut b.overlay, &entry, None).unwrap_err();
     assert!(matches!(error, StoreError::ClusterTooNew { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(text.starts_with("slot 1 of the system shard: the cluster is at version 7, this binary speaks"), "{text}");
+    assert!(text.starts_with("slot 1 of the system shard: the cluster is at version 7, this node speaks"), "{text}");
 
     let (row, key) = ([&[2, 7, 0, 0, 0][..], b"whatever"].concat(), keys::system(Space(2), ROW_CLUSTER, &[0; 8]));
     let row = Bytes::from([&row[..], &crc32fast::hash(&row).to_le_bytes()].concat());
@@ -503,7 +503,7 @@ fn a_replica_that_does_not_speak_the_clusters_version_names_both() {
     b.store.apply(StateBatch { rows }).unwrap();
     let error = ShardState::load(&mut b.store, Space(2), Genesis::System(Box::new(found))).err().unwrap();
     let text = error.to_string();
-    let words = "metadata rows of the system shard: the cluster is at version 7, this binary speaks versions 1 to";
+    let words = "metadata rows of the system shard: the cluster is at version 7, this node speaks versions 1 to";
     assert!(text.starts_with(words), "{text}");
 }
 

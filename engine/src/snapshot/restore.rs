@@ -152,6 +152,7 @@ pub fn restore(
         let genesis = Some(genesis.encode());
         groups.push(GroupWrite { shard, genesis, hard: Some(hard), trim, ..GroupWrite::default() });
     }
+    log.seal(plan.version)?;
     // The rows are durable; what makes groups of them comes last, in one write behind the identity.
     log.set_identity(&NodeIdentity { cluster: ClientId(plan.cluster), node: me })?;
     let shards = groups.iter().map(|group| group.shard).collect();

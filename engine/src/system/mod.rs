@@ -8,7 +8,7 @@ mod place;
 mod version;
 
 pub use codec::{decode_descriptor, encode_descriptor};
-pub use version::{MetadataError, TooNew};
+pub use version::{MetadataError, SPEAKS, TooNew, too_old};
 
 use crate::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use bytes::Bytes;

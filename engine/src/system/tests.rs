@@ -254,9 +254,9 @@ fn a_version_that_is_not_spoken_is_named() {
         w
     };
     let named = |error: MetadataError| {
-        assert_eq!(error, TooNew { found: ClusterVersion(7) }.into());
+        assert_eq!(error, TooNew { found: ClusterVersion(7), spoken: ClusterVersion::SPOKEN }.into());
         let text = error.to_string();
-        assert!(text.contains("the cluster is at version 7, this binary speaks versions 1 to 2"), "{text}");
+        assert!(text.contains("the cluster is at version 7, this node speaks versions 1 to 2"), "{text}");
         assert!(matches!(error.corrupt("x"), crate::StoreError::ClusterTooNew { .. }));
     };
     for format in [2, 3, 255] {

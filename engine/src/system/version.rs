@@ -8,18 +8,20 @@ use crate::StoreError;
 use crate::codec::buf::DecodeError;
 use crate::ids::{ClusterVersion, NodeId};
 
-/// The part of a command that is wrong where a node does not speak the cluster's version.
-pub(super) const SPEAKS: &str = "speaks";
+/// The field of a command that is invalid where a node does not speak the cluster's version.
+pub const SPEAKS: &str = "speaks";
 
 /// The cluster is at a version, or is raised to one, that this binary does not speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the cluster is at version {found}, this binary speaks versions 1 to {}: run a binary on this node that speaks {found}",
-    ClusterVersion::SPOKEN
+    "the cluster is at version {found}, this node speaks versions 1 to {spoken}: run a binary on it that speaks {found}{}",
+    if *spoken < ClusterVersion::SPOKEN { ", or raise cluster.version_max" } else { "" }
 )]
 pub struct TooNew {
     /// The cluster's version.
     pub found: ClusterVersion,
+    /// The greatest that this node speaks.
+    pub spoken: ClusterVersion,
 }
 
 impl TooNew {
@@ -28,7 +30,15 @@ impl TooNew {
     /// # Errors
     /// It does not.
     pub fn check(found: ClusterVersion) -> Result<ClusterVersion, Self> {
-        if found > ClusterVersion::SPOKEN { Err(Self { found }) } else { Ok(found) }
+        Self::check_for(found, ClusterVersion::SPOKEN)
+    }
+
+    /// The version, where a node speaks it that speaks up to `spoken`.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check_for(found: ClusterVersion, spoken: ClusterVersion) -> Result<ClusterVersion, Self> {
+        if found > spoken { Err(Self { found, spoken }) } else { Ok(found) }
     }
 }
 
@@ -55,7 +65,8 @@ impl MetadataError {
 }
 
 /// What a node is told that speaks less than the cluster's version.
-pub(super) fn too_old(speaks: ClusterVersion, cluster: ClusterVersion) -> String {
+#[must_use]
+pub fn too_old(speaks: ClusterVersion, cluster: ClusterVersion) -> String {
     format!(
         "the node speaks cluster versions up to {speaks}, the cluster is at version {cluster}: run a binary on it that \
          speaks {cluster}"

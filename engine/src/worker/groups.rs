@@ -9,11 +9,11 @@ use crate::StoreError;
 use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::{Host, Refusal};
-use crate::ids::{EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
+use crate::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::Shard;
-use crate::system::SystemState;
+use crate::system::{SystemState, TooNew};
 use crate::writer::Done;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -43,6 +43,11 @@ impl<H: Host> Worker<H> {
             return self.recover_without_state(id, found, space, &genesis, has);
         }
         let state = ShardState::load(&mut *self.node.store, space, genesis)?;
+        if let Some(system) = state.system() {
+            let what = || "metadata rows of the system shard".into();
+            let spoken = TooNew::check_for(system.version, self.node.speaks);
+            spoken.map_err(|too_new| StoreError::ClusterTooNew { what: what(), too_new })?;
+        }
         if state.applied() > found.last.slot {
             let (has, last) = (state.applied(), found.last.slot);
             return Err(corrupt("log", format!("it ends at slot {last}, but slot {has} was applied")));
@@ -103,12 +108,33 @@ impl<H: Host> Worker<H> {
         self.upkeep.grace_at = self.identity.grace_ends(now).filter(|_| left);
     }
 
+    /// Whether a map is of the cluster that this node belongs to.
+    fn is_ours(&self, map: &SystemState) -> bool {
+        let known = self.map.as_ref().map(|known| known.cluster);
+        let ours = self.cluster.map(|cluster| cluster.0).or(known);
+        ours.is_none_or(|ours| ours == map.cluster)
+    }
+
     /// Follows a newer map: creates what this node is a member of, removes what is gone.
     pub(super) fn adopt_map(&mut self, map: Arc<SystemState>) {
+        if !self.is_ours(&map) {
+            tracing::error!("a map of another cluster, {:032x}, is not taken", map.cluster);
+            return;
+        }
         if self.map.as_ref().is_some_and(|known| known.revision >= map.revision) {
             return;
         }
-        self.node.cluster_version = self.node.cluster_version.max(map.version);
+        if let Err(too_new) = TooNew::check_for(map.version, self.node.speaks) {
+            self.node.host.fatal(format!("the map of revision {}: {too_new}", map.revision));
+        }
+        if map.version > self.node.cluster_version {
+            self.node.cluster_version = map.version;
+            // At the first version there is nothing that any binary does not know.
+            if map.version > ClusterVersion::FIRST {
+                let sealed = self.node.log.seal(map.version);
+                self.node.must(sealed);
+            }
+        }
         let version = self.node.consensus_version();
         self.shards.values_mut().for_each(|shard| shard.speak(version));
         let me = self.node.me;

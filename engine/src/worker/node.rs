@@ -75,6 +75,8 @@ pub(crate) struct Node<H> {
     /// The cluster's version, as of the newest map. It may lag behind the cluster's and never runs ahead of it: what this
     /// version has may be proposed, sent and written, what a later one has may already come in.
     pub(crate) cluster_version: ClusterVersion,
+    /// The greatest version that this node speaks.
+    pub(crate) speaks: ClusterVersion,
     /// This round's time.
     pub(crate) now: Micros,
     /// The wall clocks of this node, as of this round, and of its peers.
@@ -157,6 +159,7 @@ impl<H: Host> Node<H> {
             memory,
             paxos: options.paxos,
             cluster_version: ClusterVersion::FIRST,
+            speaks: options.speaks,
             now: Micros(0),
             walls: WallClocks::default(),
             deadline_ahead_micros: options.deadline_ahead_micros,

@@ -1,8 +1,10 @@
 //! The cluster's version: raised once, for good, and known to every node.
 
 use super::harness::{Cluster, N1, N2, N3};
+use std::sync::Arc;
+use synod_engine::host::Input;
 use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
-use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
+use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
 
 fn upgrade(spoken_by: &[NodeId]) -> SystemCommand {
     SystemCommand::Upgrade { to: ClusterVersion::SPOKEN, spoken_by: spoken_by.to_vec() }
@@ -42,4 +44,23 @@ fn a_cluster_begins_at_the_first_version_and_is_raised_for_good() {
     for shard in [c.shards_of(table), vec![SYSTEM_SHARD]].concat() {
         c.check_equal(shard);
     }
+}
+
+/// A map of a cluster that was made anew, further on in its history: nothing goes, nothing comes.
+#[test]
+fn a_map_of_another_cluster_is_not_followed() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 2);
+    c.append(table, "k", "v");
+    let before = c.report(N1);
+    let mut other = SystemState::found(78, &["elsewhere:1".into()]);
+    (other.revision, other.next_shard, other.version) = (1_000_000, 100, ClusterVersion::SPOKEN);
+    for node in c.ids() {
+        c.push(node, Input::Map(Arc::new(other.clone())));
+    }
+    c.run_for(2_000_000);
+    let after = c.report(N1);
+    assert_eq!((after.map_revision, after.replicas.len()), (before.map_revision, before.replicas.len()));
+    assert_eq!(after.cluster_version, ClusterVersion::FIRST);
+    c.append(table, "k", "w");
 }

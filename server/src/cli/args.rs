@@ -12,7 +12,9 @@ use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
 use super::escape::piece;
 use super::output::Format;
-use super::{backup, batch, bench, check, config, dev, explain, load, members, restore, server, shard, table, time};
+use super::{
+    backup, batch, bench, check, cluster, config, dev, explain, load, members, restore, server, shard, table, time,
+};
 
 /// Where `synod dev` listens unless told otherwise.
 const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
@@ -112,6 +114,8 @@ pub enum Command {
     Shard(shard::ShardArgs),
     /// Replace a node by another, take one out of the cluster
     Node(members::NodeArgs),
+    /// Raise the cluster's version, once every node runs a newer binary
+    Cluster(cluster::ClusterArgs),
     /// Run a local cluster, one process a node
     Dev(dev::DevArgs),
     /// Run one node

@@ -12,6 +12,7 @@ mod batch;
 mod bench;
 mod bytes;
 mod check;
+mod cluster;
 mod config;
 mod context;
 mod data;
@@ -89,6 +90,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Status => status::run(context).await,
         Command::Explain(args) => explain::run(context, args).await,
         Command::Shard(args) => shard::run(context, args).await,
+        Command::Cluster(args) => cluster::run(context, args).await,
         Command::Node(args) => members::run(context, args).await,
         Command::Dev(args) => dev::run(context, args).await,
         Command::Bench(args) => bench::run(context, args).await,
@@ -246,6 +248,8 @@ mod tests {
             "synod shard move 2 --from 3 --to 4",
             "synod node replace 3 --with 4",
             "synod node remove 3",
+            "synod cluster upgrade",
+            "synod cluster upgrade --to 2 --dry-run",
             "synod explain t k",
             "synod server --data-dir d --listen 127.0.0.1:1 --bootstrap 127.0.0.1:1,127.0.0.1:2 --http 127.0.0.1:3",
             "synod config default",
@@ -262,6 +266,7 @@ mod tests {
         }
         for line in [
             "synod put t k",
+            "synod cluster upgrade --to 0",
             "synod put t k v --value-file f",
             "synod backup d --resume --replace",
             "synod load t f --format lines",

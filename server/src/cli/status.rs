@@ -59,6 +59,7 @@ pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
     let shards: Vec<json::Shard> = shards.into_values().collect();
     json::Status {
         cluster: map.cluster.iter().map(|byte| format!("{byte:02x}")).collect(),
+        version: map.version,
         nodes: reports.iter().map(|report| node(report, &shards)).collect(),
         shards,
         jobs: Vec::new(),
@@ -133,6 +134,7 @@ fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
         addr: report.addr.clone(),
         state,
         reason,
+        speaks: report.status.as_ref().ok().map(|answer| answer.speaks.max(1)),
         clock_alarms: report.status.as_ref().map_or_else(|_| vec![], |answer| answer.clock_alarms.clone()),
         leaders,
         replicas: mapped().count() as u64,
@@ -145,9 +147,29 @@ fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
     }
 }
 
+/// The cluster's version, and what stands in the way of the next.
+fn version_line(status: &json::Status) -> String {
+    let version = status.version;
+    let old: Vec<String> = status
+        .nodes
+        .iter()
+        .filter(|n| n.speaks < Some(version) && n.speaks.is_some())
+        .map(|n| n.id.to_string())
+        .collect();
+    if !old.is_empty() {
+        return format!("version {version}; refused as too old for it: nodes {}", old.join(", "));
+    }
+    match status.nodes.iter().map(|n| n.speaks).min().flatten() {
+        Some(spoken) if spoken > version => {
+            format!("version {version}; every node speaks {spoken}: `synod cluster upgrade` raises it")
+        }
+        _ => format!("version {version}"),
+    }
+}
+
 fn as_text(status: &json::Status) -> Vec<String> {
-    let mut lines = vec![format!("cluster {}", status.cluster), String::new()];
-    let mut nodes = text::table(&["node", "address", "state", "leaders", "replicas", "uptime", "snapshots"]);
+    let mut lines = vec![format!("cluster {}", status.cluster), version_line(status), String::new()];
+    let mut nodes = text::table(&["node", "address", "state", "speaks", "leaders", "replicas", "uptime", "snapshots"]);
     for node in &status.nodes {
         let state = match &node.reason {
             Some(reason) => format!("{} ({})", node.state, text::harmless(reason)),
@@ -159,6 +181,7 @@ fn as_text(status: &json::Status) -> Vec<String> {
             node.id.to_string(),
             node.addr.clone(),
             state,
+            text::or_dash(node.speaks),
             node.leaders.to_string(),
             node.replicas.to_string(),
             text::or_dash(uptime),
@@ -230,6 +253,7 @@ mod tests {
         ClusterMap {
             cluster: vec![0xab; 16].into(),
             revision: 1,
+            version: 1,
             nodes: vec![NodeInfo { id: 1, addr: "a".into() }, NodeInfo { id: 2, addr: "b".into() }],
             tables: vec![TableInfo {
                 id: 7,
@@ -275,6 +299,22 @@ mod tests {
         assert_eq!((status.nodes[0].state, status.nodes[0].leaders, status.nodes[0].replicas), ("up", 1, 2));
         assert_eq!((status.nodes[1].state, status.nodes[1].replicas), ("down", 1));
         assert!(as_text(&status).iter().any(|line| line.contains("2 unknown (3)")));
+    }
+
+    #[test]
+    fn the_version_says_what_can_be_done_about_it() {
+        let speaking = |speaks: [u32; 2], version| {
+            let report = |id, speaks| {
+                let status = Ok(NodeStatusReply { node: id, speaks, ..Default::default() });
+                NodeReport { id, addr: "a".into(), status }
+            };
+            let map = ClusterMap { version, ..map() };
+            as_text(&combine(&map, &[report(1, speaks[0]), report(2, speaks[1])]))[1].clone()
+        };
+        assert_eq!(speaking([0, 2], 1), "version 1");
+        assert_eq!(speaking([2, 2], 1), "version 1; every node speaks 2: `synod cluster upgrade` raises it");
+        assert_eq!(speaking([2, 2], 2), "version 2");
+        assert_eq!(speaking([2, 0], 2), "version 2; refused as too old for it: nodes 2");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Owns: the tasks that take new maps, from the system shard's replica here or from other nodes. Must never: act on an
 //! older map than the one in force.
 
+use super::api::cluster;
 use super::host::Signals;
 use super::map::{self, MapBook};
 use super::peer::{HELLO_METADATA, Peers, address_change};
@@ -10,9 +11,9 @@ use super::system::SystemDesk;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_engine::host::Input;
-use synod_engine::ids::{NodeId, SYSTEM_SHARD};
+use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
 use synod_engine::runner::WorkerHandle;
-use synod_engine::system::{SystemCommand, SystemState};
+use synod_engine::system::{SystemCommand, SystemState, TooNew};
 use synod_proto::v1;
 use synod_proto::v1::synod_client::SynodClient;
 use tokio::time::sleep;
@@ -21,12 +22,17 @@ use tonic::metadata::MetadataValue;
 /// Pause after a source of maps failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// What is said of a node of another cluster, by itself or here.
+const ANOTHER: &str = "another cluster";
+
 /// A node that follows its own replica of the system shard looks so often whether peers have newer maps.
 const BEHIND: Duration = Duration::from_secs(1);
 
 /// What the tasks need.
 #[derive(Clone)]
 pub struct Follower {
+    /// The node's cluster.
+    pub cluster: u128,
     /// This node.
     pub me: NodeId,
     /// The address others reach it by.
@@ -128,6 +134,9 @@ impl Follower {
                 && let Err(why) = self.watch(*node, addr).await
             {
                 tracing::debug!(%addr, why, "no maps from there");
+                if why.contains(ANOTHER) {
+                    self.peers.complain(&format!("no maps from {addr}: {why}"));
+                }
             }
             turn += 1;
             sleep(PAUSE).await;
@@ -159,6 +168,7 @@ impl Follower {
         let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
         let from_revision = self.book.get().map_or(0, |m| m.revision);
         let mut request = tonic::Request::new(v1::WatchMapRequest { from_revision });
+        cluster::stamp(request.metadata_mut(), self.cluster);
         if let Some(node) = node {
             let hello = MetadataValue::from_bytes(&self.peers.credentials(node));
             request.metadata_mut().insert_bin(HELLO_METADATA, hello);
@@ -166,9 +176,23 @@ impl Follower {
         let mut client = SynodClient::new(channel).max_decoding_message_size(64 << 20);
         let mut maps = client.watch_map(request).await.map_err(|s| s.to_string())?.into_inner();
         while let Some(map) = maps.message().await.map_err(|s| s.to_string())? {
+            if map.cluster != self.cluster.to_be_bytes()[..] {
+                let theirs: String = map.cluster.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+                let ours = self.cluster;
+                return Err(format!("it belongs to another cluster: to {theirs}, not to {ours:032x}"));
+            }
+            self.check_version(&map);
             self.take(&Arc::new(map::from_wire(map)?));
         }
         Ok(())
+    }
+
+    /// A node that does not speak its cluster's version goes down: it could not follow.
+    fn check_version(&self, map: &v1::ShardMap) {
+        let version = ClusterVersion::said(map.cluster_version);
+        if let Err(too_new) = TooNew::check_for(version, self.book.speaks()) {
+            self.signals.failed.send_replace(Some(too_new.to_string()));
+        }
     }
 
     /// Tells the system shard of members that changed. Said again by the worker until the map knows.

@@ -3,6 +3,7 @@
 //! Owns: the newest map, the leaders last heard of, and the map's copy in the data directory. Must never: go back to an
 //! older revision.
 
+use super::peer::{Local, Spoken};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use synod_engine::codec::COUNTER_MAX;
 use synod_engine::ids::{ClusterVersion, NodeId, ShardId, TableId};
-use synod_engine::system::{Descriptor, NodeInfo, Partitioning, Retention, SystemState, TableInfo, TooNew};
+use synod_engine::system::{
+    Descriptor, MetadataError, NodeInfo, Partitioning, Retention, SystemState, TableInfo, TooNew,
+};
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
 use synod_proto::v1;
 use tokio::sync::watch;
@@ -23,27 +26,52 @@ pub struct MapBook {
     leaders: Mutex<BTreeMap<ShardId, NodeId>>,
     revision: watch::Sender<u64>,
     file: PathBuf,
+    /// This node.
+    local: Local,
+    spoken: Arc<Spoken>,
 }
 
 impl MapBook {
-    /// Begins with the copy in the data directory, where there is one that can be read: a hint of where others are.
-    #[must_use]
-    pub fn open(data_dir: &Path) -> Arc<Self> {
+    /// Begins with the copy in the data directory, where there is one of this cluster that can be read: a hint of where others
+    /// are. `spoken` is what they say.
+    ///
+    /// # Errors
+    /// The copy is of a cluster version that this node does not speak.
+    pub fn open(data_dir: &Path, local: &Local, said: Arc<Spoken>) -> Result<Arc<Self>, String> {
         let file = data_dir.join(FILE);
-        let map = std::fs::read(&file).ok().and_then(|data| {
-            let decoded = SystemState::decode(Bytes::from(data));
+        let map = match std::fs::read(&file).ok().map(|data| SystemState::decode(Bytes::from(data))) {
+            None => None,
+            Some(Ok(map)) => {
+                let spoken = TooNew::check_for(map.version, local.speaks);
+                spoken.map_err(|too_new| format!("{}: {too_new}", file.display()))?;
+                let (ours, theirs) = (local.cluster, map.cluster);
+                if ours != theirs {
+                    tracing::warn!(file = %file.display(), "the map's copy is of another cluster: of {theirs:032x}, not of {ours:032x}");
+                }
+                (ours == theirs).then_some(map)
+            }
+            Some(Err(too_new @ MetadataError::TooNew(_))) => return Err(format!("{}: {too_new}", file.display())),
             // Not needed: the node learns the map from its own log or from others.
-            decoded
-                .inspect_err(|error| tracing::warn!(%error, file = %file.display(), "the map's copy is damaged"))
-                .ok()
-        });
+            Some(Err(MetadataError::Decode(error))) => {
+                tracing::warn!(%error, file = %file.display(), "the map's copy is damaged");
+                None
+            }
+        };
         let revision = map.as_ref().map_or(0, |m| m.revision);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             map: ArcSwapOption::new(map.map(Arc::new)),
             leaders: Mutex::new(BTreeMap::new()),
             revision: watch::Sender::new(revision),
             file,
-        })
+            local: *local,
+            spoken: said,
+        }))
+    }
+
+    /// The greatest cluster version that this node speaks.
+    #[must_use]
+    pub fn speaks(&self) -> ClusterVersion {
+        self.local.speaks
     }
 
     /// The newest map, where any is known.
@@ -52,8 +80,17 @@ impl MapBook {
         self.map.load_full()
     }
 
-    /// Takes a map; `false` where it is not newer.
+    /// The cluster's version, as far as this node knows.
+    #[must_use]
+    pub fn version(&self) -> ClusterVersion {
+        self.get().map_or(ClusterVersion::FIRST, |map| map.version)
+    }
+
+    /// Takes a map; `false` where it is not newer, or of another cluster.
     pub fn offer(&self, map: &Arc<SystemState>) -> bool {
+        if map.cluster != self.local.cluster {
+            return false;
+        }
         let newer = self.revision.send_if_modified(|revision| {
             if map.revision <= *revision && self.map.load().is_some() {
                 return false;
@@ -98,12 +135,17 @@ impl MapBook {
         Some(v1::ShardMap {
             cluster: Bytes::copy_from_slice(&map.cluster.to_be_bytes()),
             revision: map.revision,
-            nodes: map.nodes.iter().map(|(id, n)| v1::Node { id: id.0, addr: n.addr.clone() }).collect(),
+            nodes: map.nodes.iter().map(|(id, n)| self.node_to_wire(*id, n)).collect(),
             tables: map.tables.iter().map(|(id, t)| table_to_wire(*id, t)).collect(),
             shards: map.shards.values().map(|d| shard_to_wire(d, leaders.get(&d.shard).copied())).collect(),
             next_shard: map.next_shard,
             cluster_version: map.version.0,
         })
+    }
+
+    fn node_to_wire(&self, id: NodeId, node: &NodeInfo) -> v1::Node {
+        let speaks = self.spoken.get(id).map_or(0, |said| said.speaks.0);
+        v1::Node { id: id.0, addr: node.addr.clone(), speaks }
     }
 }
 

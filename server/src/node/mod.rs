@@ -18,10 +18,12 @@ mod panics;
 pub mod peer;
 pub mod snapshots;
 pub mod system;
+mod versions;
 
 use crate::config::{Lease, LogWrite, ServerConfig};
 use anyhow::{Context, Result, bail};
 use api::admin::{self, AdminService};
+use api::cluster::ClusterCheck;
 use api::gate::Gate;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
@@ -30,7 +32,7 @@ use door::Places;
 use host::{NodeHost, Signals};
 use map::MapBook;
 pub use panics::NETWORK_THREAD;
-use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, WorkerInbox};
+use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, Spoken, WorkerInbox};
 use snapshots::SnapshotDesk;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -45,7 +47,7 @@ use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
 use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::front::FrontState;
 use synod_engine::state::rocks::StateOptions;
-use synod_engine::system::SystemState;
+use synod_engine::system::{SystemState, TooNew};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{self, WriterMode};
 use synod_proto::v1::admin_server::AdminServer;
@@ -57,6 +59,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use versions::VersionDesk;
 
 /// Inputs that may wait for the worker.
 const INBOX: usize = 16_384;
@@ -95,6 +98,8 @@ pub async fn run(config: ServerConfig) -> Result<()> {
     let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
     let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
     let recovered = log.recover_node()?;
+    let speaks = config.settings.cluster.speaks();
+    TooNew::check_for(recovered.sealed, speaks).with_context(|| config.data_dir.display().to_string())?;
     if recovered.identity.is_none()
         && let Some(left) = data.left_of_a_log()
     {
@@ -152,6 +157,7 @@ impl Node {
         let peer_service = PeerService::new(Arc::clone(&desk), &config.settings);
         let synod_service = SynodService::default();
         let admin_service = AdminService::default();
+        let meant_for = ClusterCheck::default();
         let connections = config.settings.network.connections_max as usize;
         let places = Places::new(connections);
         // Before it belongs anywhere the node answers who it is, so that founders find each other.
@@ -164,8 +170,8 @@ impl Node {
             let admin = AdminServer::new(admin_service.clone()).max_decoding_message_size(longest);
             let router = server
                 .add_service(Arc::clone(&peer_service).into_server())
-                .add_service(InterceptedService::new(synod, let_in.clone()))
-                .add_service(InterceptedService::new(admin, let_in));
+                .add_service(InterceptedService::new(InterceptedService::new(synod, meant_for.clone()), let_in.clone()))
+                .add_service(InterceptedService::new(InterceptedService::new(admin, meant_for.clone()), let_in));
             let links = Arc::clone(&peer_service);
             let incoming =
                 door::incoming(listener, Arc::clone(&places), connections, move |connection| links.link(connection));
@@ -175,6 +181,8 @@ impl Node {
         let belonging = peer::settle(config, log.as_ref(), &recovered, &desk).await?;
         let identity = belonging.identity.clone();
         let (cluster, me) = (identity.cluster.0, identity.node);
+        meant_for.belong_to(cluster);
+        let speaks = config.settings.cluster.speaks();
         let incarnation = log.begin_incarnation()?;
         tracing::info!(node = me.0, cluster = format!("{cluster:032x}"), how = ?belonging.how, "belongs");
         let founding = founding(&belonging, &recovered);
@@ -183,7 +191,9 @@ impl Node {
         places.register(&registry)?;
         let options = worker_options(config);
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
-        let book = MapBook::open(&config.data_dir);
+        let spoken = Arc::new(Spoken::default());
+        let local = Local { cluster, node: me, incarnation, speaks };
+        let book = MapBook::open(&config.data_dir, &local, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
         let signals = Arc::new(Signals {
             maps: watch::Sender::new(None),
             drained: Notify::new(),
@@ -199,7 +209,7 @@ impl Node {
         let rounds = Arc::new(runner::RoundProgress::default());
         let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), Arc::clone(&rounds), clock));
         let peers = Peers::start(PeersSetup {
-            local: Local { cluster, node: me, incarnation },
+            local,
             timing: config.settings.timing.clone(),
             inbox: Arc::new(worker.clone()),
             seen,
@@ -207,13 +217,14 @@ impl Node {
             clock,
             drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
             desk: Arc::clone(&desk),
+            spoken,
             advertised: config.advertised(),
             hints: config.join.clone(),
         });
         let store = state_store(config, log.as_ref())?;
         let snapshots = SnapshotDesk::open(snapshots::Setup {
             dir: config.data_dir.join(data_dir::SNAPSHOTS),
-            local: Local { cluster, node: me, incarnation },
+            local,
             worker: worker.clone(),
             book: Arc::clone(&book),
             max_rate: config.settings.snapshot.max_rate.as_u64(),
@@ -226,11 +237,13 @@ impl Node {
             LogWrite::Inline => WriterMode::Inline,
             LogWrite::Thread => WriterMode::Thread(worker.wake()),
         };
+        let owned: Arc<dyn LogStore> = log;
+        let node_log = Arc::downgrade(&owned);
         let setup = WorkerSetup {
             me,
             recovered,
             incarnation,
-            log,
+            log: owned,
             store,
             seen: engine_seen,
             progress: engine_progress,
@@ -247,7 +260,9 @@ impl Node {
 
         let addresses = Arc::clone(desk.addresses());
         let system =
-            Arc::new(SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers), addresses));
+            SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers), addresses, node_log);
+        let system = Arc::new(system);
+        let versions = Arc::new(VersionDesk::new(local, Arc::clone(&book), Arc::clone(&peers), Arc::clone(&system)));
         let gate: Arc<dyn peer::SystemGate> = system.clone();
         peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);
@@ -259,11 +274,13 @@ impl Node {
             book: Arc::clone(&book),
             peers: Arc::clone(&peers),
             system: Arc::clone(&system),
+            versions: Arc::clone(&versions),
             signals: Arc::clone(&signals),
             snapshots,
             started,
         });
         synod_service.up(synod::Up {
+            cluster,
             worker: worker.clone(),
             gate: way_in,
             book: Arc::clone(&book),
@@ -274,6 +291,7 @@ impl Node {
             endpoint: config.advertised(),
         });
         let follower = follow::Follower {
+            cluster,
             me,
             advertised: config.advertised(),
             join: config.join.clone(),
@@ -283,6 +301,9 @@ impl Node {
             signals: Arc::clone(&signals),
             system,
         };
+        if founding.is_some() {
+            tokio::spawn(versions.raise_new_cluster());
+        }
         follower.start(founding);
         let (thread, serving) = (std::sync::Mutex::new(Some(thread)), std::sync::Mutex::new(Some(serving)));
         Ok(Self { worker, thread, peers, progress, book, signals, registry, serving })
@@ -408,6 +429,7 @@ fn worker_options(config: &ServerConfig) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
     let timing = &config.settings.timing;
+    options.speaks = config.settings.cluster.speaks();
     options.tails_max = config.settings.limits.node_tails_max as usize;
     options.deadline_ahead_micros = DEADLINE_AHEAD;
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;

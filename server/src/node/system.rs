@@ -11,13 +11,14 @@ use bytes::Bytes;
 use prost::Message as _;
 use rand::RngExt;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
 use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
 use synod_engine::ids::{ClientId, ClientSeq, ClusterVersion, NodeId, SYSTEM_SHARD};
+use synod_engine::logstore::LogStore;
 use synod_engine::runner::WorkerHandle;
-use synod_engine::system::{SystemCommand, SystemOutcome};
+use synod_engine::system::{SPEAKS, SystemCommand, SystemOutcome, TooNew, too_old};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
 use synod_proto::v1;
@@ -67,6 +68,9 @@ pub struct SystemDesk {
     book: Arc<MapBook>,
     peers: Arc<Peers>,
     addresses: Arc<Addresses>,
+    /// The worker's. It is closed when the worker ends: an owner that outlives that would close it while the process exits, after
+    /// what RocksDB needs for it is gone.
+    log: Weak<dyn LogStore>,
     client: ClientId,
     names: Names,
 }
@@ -119,9 +123,10 @@ impl SystemDesk {
         book: Arc<MapBook>,
         peers: Arc<Peers>,
         addresses: Arc<Addresses>,
+        log: Weak<dyn LogStore>,
     ) -> Self {
         let (client, names) = (ClientId(rand::random()), Names::default());
-        Self { node, cluster, worker, book, peers, addresses, client, names }
+        Self { node, cluster, worker, book, peers, addresses, log, client, names }
     }
 
     /// Carries out one command under a name of this node's own, wherever the system shard's leader is.
@@ -222,7 +227,8 @@ impl SystemDesk {
             .connect_timeout(Duration::from_millis(500));
         let channel = endpoint.connect().await.map_err(|_| Attempt::Again { maybe: false, why: None })?;
         let command = encode_requests(std::iter::once(request), request.size());
-        let proposal = SystemProposal { command, timeout_ms: 2000 };
+        let cluster = Bytes::copy_from_slice(&self.cluster.to_be_bytes());
+        let proposal = SystemProposal { command, timeout_ms: 2000, cluster };
         match timeout(limit, PeerClient::new(channel).propose(proposal)).await {
             Err(_) => Err(Attempt::Again { maybe: true, why: None }),
             Ok(Err(status)) => Err(match typed(&status) {
@@ -304,12 +310,18 @@ impl SystemGate for SystemDesk {
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status> {
         let nonce = <[u8; 16]>::try_from(&request.nonce[..])
             .map_err(|_| Status::invalid_argument("a join's nonce has 16 bytes"))?;
-        let command = SystemCommand::AddNode {
-            addr: request.addr,
-            nonce: u128::from_be_bytes(nonce),
-            speaks: ClusterVersion::FIRST,
-        };
+        let (joiner, version) = (ClusterVersion::said(request.speaks), self.book.version());
+        if joiner < version {
+            return Err(Status::invalid_argument(too_old(joiner, version)));
+        }
+        // A cluster at its first version has no place for what a node speaks.
+        let speaks = if version > ClusterVersion::FIRST { joiner } else { ClusterVersion::FIRST };
+        let command = SystemCommand::AddNode { addr: request.addr, nonce: u128::from_be_bytes(nonce), speaks };
         match self.execute(&command).await? {
+            // The cluster was raised meanwhile: the joiner asks again.
+            SystemOutcome::Invalid { field, why } if field == SPEAKS && speaks < joiner => {
+                Err(Status::unavailable(why))
+            }
             SystemOutcome::Node(node) => {
                 Ok(JoinReply { cluster: Bytes::copy_from_slice(&self.cluster.to_be_bytes()), node: node.0 })
             }
@@ -318,8 +330,26 @@ impl SystemGate for SystemDesk {
         }
     }
 
+    async fn seal(&self, version: ClusterVersion) -> Result<(), Status> {
+        let spoken = TooNew::check_for(version, self.book.speaks());
+        spoken.map_err(|too_new| Status::failed_precondition(too_new.to_string()))?;
+        let log = Weak::clone(&self.log);
+        let sealed = tokio::task::spawn_blocking(move || log.upgrade().map(|log| log.seal(version)));
+        match sealed.await {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(error))) => Err(Status::internal(error.to_string())),
+            Ok(None) | Err(_) => Err(Status::unavailable("the node is stopping")),
+        }
+    }
+
     /// One attempt, here: the caller goes on looking for the leader.
     async fn propose(&self, proposal: SystemProposal) -> Result<SystemReply, Status> {
+        if !proposal.cluster.is_empty() && proposal.cluster[..] != self.cluster.to_be_bytes() {
+            let theirs: String = proposal.cluster.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+            let ours = self.cluster;
+            let why = format!("this node belongs to another cluster: to {ours:032x}, the proposal is for {theirs}");
+            return Err(Status::failed_precondition(why));
+        }
         let requests = decode_requests(proposal.command).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let [request] = &requests[..] else {
             return Err(Status::invalid_argument("a proposal has one command"));

@@ -14,13 +14,13 @@ impl Plan {
     /// Little goes wrong but what leaves a node far behind: limits are small, links hold little and are slow, and the schedule ends
     /// in a power loss from which a minority never returns.
     pub(super) fn aimed_at_lags(mut self, dice: &mut Dice, pace: u64) -> Self {
-        self.steps = dice.between(1_000, 2_000);
+        self.steps = dice.between(1_500, 3_000);
         self.spares = 1;
         (self.loss, self.duplicate, self.reorder, self.slow) = (0, 0, 0, 0);
         self.delay = (50 * pace, dice.between(200, 1_500) * pace);
         self.sync = (50 * pace, 400 * pace);
         self.act = (200 * pace, dice.between(800, 2_000) * pace);
-        self.outage = (20_000 * pace, 200_000 * pace);
+        self.outage = (3_000 * pace, 60_000 * pace);
         self.outbox_bytes = dice.between(800, 3_000);
         self.byte_nanos = if dice.chance(500) { dice.between(100, 1_500) } else { 0 };
         self.speak_old = if dice.chance(150) { 1_000 } else { 0 };

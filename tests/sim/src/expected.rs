@@ -17,6 +17,7 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("asked", "stale read"),
     ("asked", "system command"),
     ("asked", "trim"),
+    ("asked", "upgrade"),
     ("attempt failed", "connection broke"),
     ("attempt failed", "expired"),
     ("attempt failed", "no answer in time"),
@@ -169,4 +170,8 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("snapshot", "received in vain"),
     ("snapshot", "refused as it was loaded"),
     ("snapshot", "what came of another goes"),
+    ("versions", "cluster raised while faults strike"),
+    ("versions", "newer process started"),
+    ("versions", "older process started"),
+    ("versions", "older process stopped"),
 ];

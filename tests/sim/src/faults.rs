@@ -167,7 +167,7 @@ impl World {
         true
     }
 
-    fn shut_down(&mut self, victim: NodeId) -> bool {
+    pub(crate) fn shut_down(&mut self, victim: NodeId) -> bool {
         let node = self.node(victim);
         let process = node.process;
         let Some(up) = &mut node.up else { return false };

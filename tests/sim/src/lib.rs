@@ -56,6 +56,7 @@ mod shown;
 mod snapshots;
 mod traffic;
 mod transfers;
+mod versions;
 mod world;
 
 pub use plan::{DiskFault, Planted};

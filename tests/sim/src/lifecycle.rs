@@ -11,7 +11,7 @@ use crate::world::{Event, Origin, World};
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
 use synod_engine::host::Input;
-use synod_engine::ids::{Entry, NodeId, ShardId, Slot};
+use synod_engine::ids::{ClusterVersion, Entry, NodeId, ShardId, Slot};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +234,10 @@ impl World {
         }
         self.audit_disk(id)?;
         let options = self.plan.options_of_a_process(&mut self.dice);
+        self.node(id).speaks = self.versions.next();
+        self.check_readable(id)?;
+        let first = self.nodes[&id].speaks == ClusterVersion::FIRST;
+        self.coverage.count("versions", if first { "older process started" } else { "newer process started" });
         let Self { nodes, now, seed, plan, metrics, ids, .. } = self;
         let (now, seed) = (*now, *seed);
         let Some(node) = nodes.get_mut(&id) else { return Ok(()) };

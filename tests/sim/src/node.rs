@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use synod_engine::StoreError;
 use synod_engine::host::Input;
 use synod_engine::identity::SeenTable;
-use synod_engine::ids::{ClientId, Incarnation, NodeId, ShardId, Slot};
+use synod_engine::ids::{ClientId, ClusterVersion, Incarnation, NodeId, ShardId, Slot};
 use synod_engine::logstore::{LogStore, NodeIdentity};
 use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
@@ -90,6 +90,8 @@ pub(crate) struct Process {
 /// A node.
 pub(crate) struct SimNode {
     pub(crate) id: NodeId,
+    /// The greatest cluster version that its process speaks, or spoke last.
+    pub(crate) speaks: ClusterVersion,
     pub(crate) disk: NodeDisk,
     pub(crate) up: Option<Box<Process>>,
     /// Counts processes.
@@ -126,6 +128,7 @@ impl SimNode {
     pub(crate) fn new(id: NodeId, disk: NodeDisk, ppm: i64, wall_offset: i64) -> Self {
         Self {
             id,
+            speaks: ClusterVersion::FIRST,
             disk,
             up: None,
             process: 0,
@@ -212,7 +215,7 @@ impl SimNode {
                 LogWrites::Inline => WriterMode::Inline,
                 LogWrites::Beside => WriterMode::Queue(Box::new(writes.clone())),
             },
-            options: with.options.clone(),
+            options: WorkerOptions { speaks: self.speaks, ..with.options.clone() },
         };
         let seed = with.seed ^ (self.id.0 << 48) ^ (self.process << 32);
         let worker = Worker::new(setup, SimHost::new(taps, cursor, &files, seed))?;

@@ -43,8 +43,12 @@ impl World {
             self.wake(id);
         }
         self.until_led("the system shard is led", vec![SYSTEM_SHARD])?;
+        if self.versions.begins_raised() {
+            self.command(&self.upgrade(self.ids[..self.plan.nodes as usize].to_vec()))?;
+        }
         for id in joiners {
-            let speaks = ClusterVersion::FIRST;
+            let raised = self.versions.begins_raised();
+            let speaks = if raised { ClusterVersion::SPOKEN } else { ClusterVersion::FIRST };
             self.command(&SystemCommand::AddNode { addr: address(&id), nonce: id.0.into(), speaks })?;
             self.restart(id)?;
         }
@@ -86,6 +90,9 @@ impl World {
         }
         if self.plan.moves.1 > 0 {
             self.at(self.now + self.plan.moves.0, Event::Move);
+        }
+        if let Some(after) = self.versions.rises_after() {
+            self.at(self.now + after, Event::Raise);
         }
         Ok(())
     }

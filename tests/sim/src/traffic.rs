@@ -227,6 +227,7 @@ impl World {
             let shown: Vec<String> = messages.iter().map(shown).collect();
             format!("{} to {to}, write {write_seq}: {}", from.node, shown.join("; "))
         });
+        let understood = self.check_understood(to, &messages);
         let mut decoded = Vec::with_capacity(messages.len());
         for (shard, body) in messages {
             match message::decode(body) {
@@ -239,6 +240,8 @@ impl World {
                 }
             }
         }
+        // Of a garbled frame nothing can be said.
+        understood?;
         for (shard, message) in &decoded {
             self.check_message(from, *shard, message)?;
         }

@@ -17,6 +17,7 @@ use crate::shown::Shown;
 use crate::snapshots::Step;
 use crate::trace::Trace;
 use crate::transfers::Transfer;
+use crate::versions::Versions;
 use crate::violation::{Checked, Violation};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +83,8 @@ pub(crate) enum Event {
     Admin,
     /// A look at the replicas that move.
     Move,
+    /// A look at a cluster whose version is to be raised.
+    Raise,
     /// A map arrives from another node.
     Follow { node: NodeId, process: u64, map: Arc<SystemState> },
     /// The next fault.
@@ -158,6 +161,8 @@ pub(crate) struct World {
     pub(crate) moves: Moves,
     /// Who acted in which epoch, and led which ballot.
     pub(crate) epochs: Epochs,
+    /// What each process speaks.
+    pub(crate) versions: Versions,
     /// Frames with consensus messages sent so far, and synced writes.
     pub(crate) frames: u64,
 }
@@ -215,6 +220,7 @@ impl World {
             last_transfer: 0,
             moves: Moves::default(),
             epochs: Epochs::default(),
+            versions: Versions::choose(seed),
             frames: 0,
         }
     }
@@ -294,6 +300,10 @@ impl World {
             }
             Event::Move => {
                 self.look_at_moves();
+                Ok(())
+            }
+            Event::Raise => {
+                self.raise();
                 Ok(())
             }
             Event::Follow { node, process, map } => {

@@ -15,6 +15,7 @@ use super::load::{Load, TABLE};
 use super::rig::Rig;
 use super::{
     Fault, FileCall, Turn, crash, damage, drift, full, hostile, overload, partition, power, retry, set_back, snapshot,
+    upgrade,
 };
 use crate::cluster::{Cluster, PATIENCE, Status};
 use crate::run::{send, until, wait_for};
@@ -32,6 +33,7 @@ pub(super) fn can(fault: Fault) -> Result<(), String> {
             has("mount", "-V", "mount")
         }
         Fault::Drift => crate::shim::can(),
+        Fault::Upgrade => upgrade::old().map(drop),
         Fault::Partition => {
             inside()?;
             has("ip", "-V", "iproute2")
@@ -89,6 +91,7 @@ pub(super) fn turn(fault: Fault, cluster: &mut Cluster, rig: &Rig, load: &Load, 
         Fault::Damage => damage::turn(cluster, load, number),
         Fault::Hostile => hostile::turn(cluster, load, number),
         Fault::Overload => overload::turn(cluster, load),
+        Fault::Upgrade => upgrade::turn(cluster, load, number),
         Fault::SetBack => set_back::turn(cluster, load, number),
     }
 }

@@ -29,6 +29,7 @@ mod retry;
 mod rig;
 mod set_back;
 mod snapshot;
+mod upgrade;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,6 +87,9 @@ pub enum Fault {
     Hostile,
     /// A node's clock runs at another rate, within the bound that leases assume or beyond it (needs cc).
     Drift,
+    /// The nodes are replaced by another binary, one by one, there and back; then the cluster's version is raised (needs an
+    /// earlier binary).
+    Upgrade,
     /// Four times what the cluster can do; a greedy client beside a modest one.
     Overload,
 }
@@ -127,7 +131,7 @@ const fn plain(name: &'static str, fault: Fault, repeats: usize) -> Campaign {
 }
 
 /// Every campaign.
-pub const CAMPAIGNS: [Campaign; 29] = [
+pub const CAMPAIGNS: [Campaign; 30] = [
     campaign("kill", Fault::Kill, 200, "SIGKILL of a node, every second one a leader"),
     campaign("kill-leader", Fault::KillLeader, 50, "SIGKILL of a leader"),
     campaign("kill-all", Fault::KillAll, 50, "SIGKILL of all nodes at once"),
@@ -177,6 +181,12 @@ pub const CAMPAIGNS: [Campaign; 29] = [
         Fault::Hostile,
         12,
         "garbage, 100 MiB messages, streams and connections by the thousand, no reader",
+    ),
+    campaign(
+        "upgrade",
+        Fault::Upgrade,
+        8,
+        "nodes replaced by another binary one by one, there and back, then `cluster upgrade` (SYNOD_OLD_BIN)",
     ),
     campaign(
         "overload",
@@ -288,6 +298,9 @@ fn turns(
             report.failures.push(format!("turn {done}: writes were kept from resuming for {:.2?}", turn.pause));
         }
         report.turns.push(turn);
+    }
+    if fault == Fault::Upgrade {
+        progress(&upgrade::finish(cluster, load)?);
     }
     load.wait_flowing(PATIENCE);
     cluster.wait_up();

@@ -2,7 +2,7 @@
 //!
 //! Owns: which fault needs what of these, and their end behind the cluster's. Must never: hurt anything; the faults do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::crash::Crashes;
@@ -11,7 +11,7 @@ use super::isolate;
 use super::load::Load;
 use super::network::Network;
 use super::retry::Named;
-use super::{Fault, FileCall, crash, damage, full, snapshot};
+use super::{Fault, FileCall, crash, damage, full, snapshot, upgrade};
 use crate::cluster::{Cluster, Site};
 
 /// A library to be loaded into every node: a disk that lies can be planted so.
@@ -24,6 +24,8 @@ pub(super) struct Rig {
     pub(super) network: Option<Network>,
     pub(super) named: Mutex<Named>,
     pub(super) crashes: Mutex<Crashes>,
+    /// What runs the nodes at first, where that is not the binary under test.
+    binary: Option<PathBuf>,
 }
 
 /// Whether a fault needs namespaces of the campaign's own.
@@ -35,7 +37,7 @@ impl Rig {
     /// Makes it.
     pub(super) fn new(fault: Fault) -> Result<Rig, String> {
         let (named, crashes) = (Mutex::default(), Mutex::default());
-        let mut rig = Rig { settings: None, disks: None, network: None, named, crashes };
+        let mut rig = Rig { settings: None, disks: None, network: None, named, crashes, binary: None };
         match fault {
             Fault::PowerLoss | Fault::PowerLossOne => {
                 isolate::settle()?;
@@ -53,6 +55,7 @@ impl Rig {
             // Retries meet sessions that came by snapshot.
             Fault::Snapshot | Fault::Retry => rig.settings = Some(snapshot::SETTINGS),
             Fault::CrashPoint => rig.settings = Some(crash::SETTINGS),
+            Fault::Upgrade => rig.binary = Some(upgrade::old()?),
             _ => {}
         }
         Ok(rig)
@@ -69,6 +72,7 @@ impl Rig {
         if let Ok(library) = std::env::var(PRELOAD) {
             sites.iter_mut().for_each(|site| site.env.push(("LD_PRELOAD".into(), library.clone())));
         }
+        sites.iter_mut().for_each(|site| site.binary.clone_from(&self.binary));
         Cluster::start_at(sites, self.settings)
     }
 

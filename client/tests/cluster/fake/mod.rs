@@ -108,9 +108,10 @@ impl World {
         let all = v1::retention::Kind::All(true);
         let latest = v1::retention::Kind::Latest(true);
         let map = v1::ShardMap {
+            cluster_version: 0,
             cluster: Bytes::from_static(&[9; 16]),
             revision: 1,
-            nodes: addrs.iter().zip(1..).map(|(addr, id)| v1::Node { id, addr: addr.clone() }).collect(),
+            nodes: addrs.iter().zip(1..).map(|(addr, id)| v1::Node { id, addr: addr.clone(), speaks: 0 }).collect(),
             tables: vec![
                 table(1, "r", v1::Partitioning::Range, all),
                 table(2, "h", v1::Partitioning::Hash, all),
@@ -394,6 +395,10 @@ impl v1::admin_server::Admin for Node {
 
     async fn scrub(&self, _: Request<v1::ScrubRequest>) -> Result<Response<v1::ScrubReply>, Status> {
         Ok(Response::new(v1::ScrubReply::default()))
+    }
+
+    async fn upgrade(&self, _: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeReply>, Status> {
+        Err(Status::unimplemented("versions do not rise here"))
     }
 
     type SnapshotStream = ReceiverStream<Result<v1::SnapshotPart, Status>>;

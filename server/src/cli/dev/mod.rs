@@ -298,6 +298,7 @@ mod tests {
 
     fn status(nodes: u64, shards: Vec<json::Shard>) -> json::Status {
         let node = |id| json::Node {
+            speaks: None,
             id,
             addr: format!("127.0.0.1:{}", 7_400 + id),
             state: "up",
@@ -308,7 +309,13 @@ mod tests {
             uptime_ms: None,
             snapshots: None,
         };
-        json::Status { cluster: String::new(), nodes: (1..=nodes).map(node).collect(), shards, jobs: Vec::new() }
+        json::Status {
+            cluster: String::new(),
+            version: 1,
+            nodes: (1..=nodes).map(node).collect(),
+            shards,
+            jobs: Vec::new(),
+        }
     }
 
     #[test]

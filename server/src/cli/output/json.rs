@@ -271,6 +271,8 @@ pub fn ring(bound: &[u8]) -> Option<String> {
 pub struct Status {
     /// The cluster's id, 32 hexadecimal digits.
     pub cluster: String,
+    /// The version that the cluster is at.
+    pub version: u32,
     /// Every node of the cluster.
     pub nodes: Vec<Node>,
     /// Every shard, the cluster's own first.
@@ -291,6 +293,8 @@ pub struct Node {
     /// Why it takes no part, refuses writes or does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The greatest cluster version that it speaks; none where it does not answer.
+    pub speaks: Option<u32>,
     /// What is wrong with its peers' clocks beside its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clock_alarms: Vec<String>,
@@ -493,17 +497,19 @@ mod tests {
             addr: "h:1".to_owned(),
             state: "up",
             reason: None,
+            speaks: Some(2),
             clock_alarms: vec![],
             leaders: 1,
             replicas: 1,
             uptime_ms: Some(5),
             snapshots: Some(NodeSnapshots { made: 2, installed: 1 }),
         };
-        let status = Status { cluster: "00".to_owned(), nodes: vec![node], shards: vec![shard], jobs: vec![] };
+        let status =
+            Status { cluster: "00".to_owned(), version: 1, nodes: vec![node], shards: vec![shard], jobs: vec![] };
         assert_eq!(
             to_value(status).unwrap(),
-            json!({"cluster": "00", "jobs": [],
-                "nodes": [{"id": 1, "addr": "h:1", "state": "up", "leaders": 1, "replicas": 1, "uptime_ms": 5,
+            json!({"cluster": "00", "version": 1, "jobs": [],
+                "nodes": [{"id": 1, "addr": "h:1", "state": "up", "speaks": 2, "leaders": 1, "replicas": 1, "uptime_ms": 5,
                     "snapshots": {"made": 2, "installed": 1}}],
                 "shards": [{"id": 2, "table": "t", "from": null, "to": "8000000000000000",
                     "epoch": {"config": 1, "version": 2}, "leader": 1,

@@ -2,17 +2,18 @@
 //!
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
-use super::{convert, status};
+use super::{cluster, convert, status};
 use crate::node::host::Signals;
 use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
 use crate::node::snapshots::SnapshotDesk;
 use crate::node::system::SystemDesk;
+use crate::node::versions::{NodeVersion, VersionDesk};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use synod_engine::host::{Input, MemberChange, NodeReport, Refusal, ReplicaReport};
-use synod_engine::ids::{NodeId, ShardId, TableId};
+use synod_engine::ids::{ClusterVersion, NodeId, ShardId, TableId};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::worker::AHEAD_MICROS;
@@ -47,6 +48,8 @@ pub struct Up {
     pub peers: Arc<Peers>,
     /// The way to the system shard.
     pub system: Arc<SystemDesk>,
+    /// The cluster's version.
+    pub versions: Arc<VersionDesk>,
     /// The worker's signals.
     pub signals: Arc<Signals>,
     /// Snapshot files.
@@ -126,6 +129,8 @@ impl Admin for AdminService {
             clock_alarms,
             snapshots_made: report.snapshots_made,
             snapshots_installed: report.snapshots_installed,
+            speaks: up.book.speaks().0,
+            cluster_version: up.book.version().0,
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }))
     }
@@ -139,7 +144,7 @@ impl Admin for AdminService {
             Ok(slot) => Ok(Response::new(v1::ScrubReply { slot: slot.0 })),
             Err(refusal) => {
                 let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.scrub(forward(wanted)).await
+                up.admin_of(leader).await?.scrub(up.forward(wanted)).await
             }
         }
     }
@@ -171,7 +176,7 @@ impl Admin for AdminService {
             Ok(()) => Ok(Response::new(v1::TransferLeaderReply {})),
             Err(refusal) => {
                 let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.transfer_leader(forward(wanted)).await
+                up.admin_of(leader).await?.transfer_leader(up.forward(wanted)).await
             }
         }
     }
@@ -188,7 +193,7 @@ impl Admin for AdminService {
             Ok(()) => Ok(Response::new(v1::ChangeMembersReply {})),
             Err(refusal) => {
                 let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.change_members(forward(wanted)).await
+                up.admin_of(leader).await?.change_members(up.forward(wanted)).await
             }
         }
     }
@@ -205,18 +210,27 @@ impl Admin for AdminService {
             other => Err(Status::internal(format!("the outcome of a node's removal was {other:?}"))),
         }
     }
+
+    async fn upgrade(&self, request: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeReply>, Status> {
+        let v1::UpgradeRequest { to, dry_run } = request.into_inner();
+        let raised = self.get()?.versions.raise((to != 0).then_some(ClusterVersion(to)), dry_run).await?;
+        Ok(Response::new(v1::UpgradeReply {
+            from: raised.from.0,
+            to: raised.to.0,
+            nodes: raised.nodes.into_iter().map(version_to_wire).collect(),
+            refused: raised.refused.unwrap_or_default(),
+        }))
+    }
+}
+
+fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVersion {
+    let (speaks, ago) = said.map_or((0, Duration::ZERO), |(speaks, ago)| (speaks.0, ago));
+    v1::NodeVersion { node: node.0, addr, speaks, heard_ms_ago: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX) }
 }
 
 /// Nothing was done; asked again, here or elsewhere, it may be.
 fn unavailable(why: impl Into<String>) -> Status {
     status(&convert::error(Kind::Unavailable(v1::Unavailable {}), true, why))
-}
-
-/// The request once more, marked so that its receiver does not send it on.
-fn forward<T>(wanted: T) -> Request<T> {
-    let mut request = Request::new(wanted);
-    request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
-    request
 }
 
 /// The epoch that a change was made for: it must be named, since no epoch is 0.
@@ -294,6 +308,14 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
 }
 
 impl Up {
+    /// The request once more, marked so that its receiver does not send it on, for a node of this cluster.
+    fn forward<T>(&self, wanted: T) -> Request<T> {
+        let mut request = Request::new(wanted);
+        request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
+        cluster::stamp(request.metadata_mut(), self.cluster);
+        request
+    }
+
     async fn report(&self) -> Result<NodeReport, Status> {
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |report| {

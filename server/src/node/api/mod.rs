@@ -3,6 +3,7 @@
 //! Owns: the gRPC services. Must never: decide where a key lives or what a write does; the map and the engine do.
 
 pub mod admin;
+pub mod cluster;
 pub mod convert;
 pub mod gate;
 pub mod refusals;
@@ -24,6 +25,7 @@ pub fn status(error: &v1::Error) -> Status {
         Some(Kind::ExpectationFailed(_) | Kind::NotLeader(_) | Kind::WrongShard(_) | Kind::WrongEpoch(_)) => {
             Code::FailedPrecondition
         }
+        Some(Kind::OtherCluster(_)) => Code::FailedPrecondition,
         Some(Kind::Trimmed(_)) => Code::OutOfRange,
         Some(Kind::Overloaded(_) | Kind::DiskFull(_)) => Code::ResourceExhausted,
         Some(Kind::Expired(_)) => Code::DeadlineExceeded,

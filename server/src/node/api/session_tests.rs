@@ -1,4 +1,5 @@
 use super::*;
+use bytes::Bytes;
 use synod_engine::host::{Body, Freshness, Read, TailPoll};
 
 fn stream(memory: &Memory) -> Arc<Shared> {
@@ -22,7 +23,14 @@ fn page(records: Vec<v1::Record>) -> v1::ShardReply {
 
 fn tail(shared: &Arc<Shared>, id: u64, segment: usize) -> Request {
     let segments = vec![(Bytes::from(vec![0; segment]), Bytes::new(), 0)];
-    let poll = TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros: 1_000_000 };
+    let poll = TailPoll {
+        from: Bytes::new(),
+        to: Bytes::new(),
+        segments,
+        limit: 0,
+        wait_micros: 1_000_000,
+        tells_trimmed: false,
+    };
     let body = Body::Read { read: Read::Tail(poll), freshness: Freshness::Local };
     let sink: Arc<dyn ReplySink> = shared.clone();
     Request { shard: ShardId(2), epoch: None, body, reply: Reply { sink, id } }
@@ -113,7 +121,6 @@ fn tails_wait_beside_the_requests_of_their_stream() {
     shared.sent(std::slice::from_ref(&refused));
     let Some(v1::shard_reply::Body::Error(error)) = refused.body else { panic!("{refused:?}") };
     assert!(error.message.contains("100 tails") && error.message.contains("limits.session_requests_max"), "{error:?}");
-    shared.sent(&[refused_again()]);
     // What is answered makes room, and is a request under way until it is sent.
     for poll in waiting {
         poll.reply.send(Err(Refusal::NotReady));

@@ -3,7 +3,7 @@
 //! Owns: nothing but the way in. Must never: answer a unary call from its own state: it goes the same way as any client's.
 
 use super::gate::Gate;
-use super::{client_status, convert, session, status};
+use super::{client_status, cluster, convert, session, status};
 use crate::config::Limits;
 use crate::node::map::MapBook;
 use crate::node::peer::Peers;
@@ -28,6 +28,8 @@ const PAGE: usize = 500;
 
 /// What the service needs once the node is up.
 pub struct Up {
+    /// The node's cluster.
+    pub cluster: u128,
     /// The engine.
     pub worker: WorkerHandle,
     /// The way into it.
@@ -48,7 +50,9 @@ pub struct Up {
 
 impl Up {
     async fn gateway(&self, timeout_ms: u32) -> Result<Client, Status> {
-        let connect = || Client::connect([self.endpoint.clone()], synod_client::Options::default());
+        let cluster = Some(self.cluster.to_be_bytes());
+        let options = || synod_client::Options { cluster, ..synod_client::Options::default() };
+        let connect = || Client::connect([self.endpoint.clone()], options());
         let client = self.gateway.get_or_try_init(connect).await.map_err(|e| client_status(&e))?;
         Ok(if timeout_ms == 0 { client.clone() } else { client.with_timeout(Duration::from_millis(timeout_ms.into())) })
     }
@@ -171,7 +175,9 @@ impl Synod for SynodService {
         let (worker, gate, limits) = (up.worker.clone(), up.gate.clone(), up.limits.clone());
         let (peers, memory) = (up.peers.clone(), up.memory.clone());
         let replies = session::serve(request.into_inner(), worker, gate, limits, peers, memory);
-        Ok(Response::new(Box::pin(replies)))
+        let mut answer: Response<Self::SessionStream> = Response::new(Box::pin(replies));
+        cluster::stamp(answer.metadata_mut(), up.cluster);
+        Ok(answer)
     }
 
     async fn watch_map(&self, request: Request<v1::WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {

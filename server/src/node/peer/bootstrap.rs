@@ -411,7 +411,8 @@ async fn join(config: &ServerConfig, log: &dyn LogStore, desk: &Desk) -> Result<
     }
     let nonce = files::join_nonce(&config.data_dir)?;
     desk.fresh(&[], rand::random::<u64>() | 1);
-    let request = JoinRequest { addr, nonce: nonce.to_vec().into() };
+    let speaks = config.settings.cluster.speaks().0;
+    let request = JoinRequest { addr, nonce: nonce.to_vec().into(), speaks };
     let mut patience = Patience::new();
     loop {
         for (peer, channel) in &seeds {

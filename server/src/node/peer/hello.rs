@@ -1,13 +1,14 @@
 //! The first frame of a link or a pulse: who calls, and whom it means to call.
 //!
-//! Owns: the checks, and their words, which name both sides. Must never: let a stranger's frame past.
+//! Owns: the checks, and their words, which name both sides. Must never: let a stranger's frame past, or that of a node which
+//! does not speak the cluster's version.
 
 use super::Local;
 use super::lock;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use synod_engine::ids::{Incarnation, NodeId};
+use synod_engine::ids::{ClusterVersion, Incarnation, NodeId};
 use synod_proto::peer::Hello;
 use tonic::Status;
 
@@ -81,6 +82,21 @@ pub enum Refused {
         /// The caller.
         from: NodeId,
     },
+    /// A node that does not speak the cluster's version: what others send and write it may not understand.
+    #[error(
+        "node {from} speaks cluster versions up to {speaks}, the cluster is at version {version}: run a binary on node {from} \
+         that speaks {version}; node {me} refuses it until then"
+    )]
+    TooOld {
+        /// Ours.
+        me: NodeId,
+        /// The caller.
+        from: NodeId,
+        /// The caller's.
+        speaks: ClusterVersion,
+        /// The cluster's.
+        version: ClusterVersion,
+    },
     /// A process that a later one of the same node has already followed: the data directory was set back, or an old
     /// connection lingers.
     #[error(
@@ -117,13 +133,19 @@ pub fn hello(local: &Local, to: NodeId) -> Hello {
         to: to.0,
         incarnation: local.incarnation.0,
         protocol: PROTOCOL,
+        speaks: local.speaks.0,
         // Said where it is known and of use: on links and pulses.
         addr: String::new(),
     }
 }
 
-/// Checks a hello; `known` says whether the map knows a node.
-pub fn check(hello: Option<&Hello>, local: &Local, known: impl Fn(NodeId) -> bool) -> Result<Caller, Refused> {
+/// Checks a hello; `known` says whether the map knows a node, `version` is the cluster's.
+pub fn check(
+    hello: Option<&Hello>,
+    local: &Local,
+    version: ClusterVersion,
+    known: impl Fn(NodeId) -> bool,
+) -> Result<Caller, Refused> {
     let (cluster, me) = (local.cluster, local.node);
     let hello = hello.ok_or(Refused::NoHello { cluster, me })?;
     let from = NodeId(hello.node);
@@ -139,6 +161,10 @@ pub fn check(hello: Option<&Hello>, local: &Local, known: impl Fn(NodeId) -> boo
     }
     if from == me || !known(from) {
         return Err(Refused::Unknown { cluster, me, from });
+    }
+    let speaks = ClusterVersion::said(hello.speaks);
+    if speaks < version {
+        return Err(Refused::TooOld { me, from, speaks, version });
     }
     Ok(Caller { node: from, incarnation: Incarnation(hello.incarnation) })
 }
@@ -175,18 +201,25 @@ mod tests {
 
     #[test]
     fn each_wrong_hello_is_refused_by_name() {
-        let local = |cluster, node| Local { cluster, node: NodeId(node), incarnation: Incarnation(7) };
+        let speaks = ClusterVersion::SECOND;
+        let local = |cluster, node| Local { cluster, node: NodeId(node), incarnation: Incarnation(7), speaks };
+        let check = |hello: Option<&Hello>, me: &Local, known: &dyn Fn(NodeId) -> bool| {
+            check(hello, me, ClusterVersion::SECOND, known)
+        };
         let me = local(0xa1, 1);
         let known = |n: NodeId| n.0 <= 3;
         let good = hello(&local(0xa1, 2), NodeId(1));
-        assert_eq!(check(Some(&good), &me, known), Ok(Caller { node: NodeId(2), incarnation: Incarnation(7) }));
-        let say = |h: Option<&Hello>| check(h, &me, known).unwrap_err().to_string();
+        assert_eq!(check(Some(&good), &me, &known), Ok(Caller { node: NodeId(2), incarnation: Incarnation(7) }));
+        let say = |h: Option<&Hello>| check(h, &me, &known).unwrap_err().to_string();
         assert!(say(None).contains("without a hello"));
         let other = say(Some(&hello(&local(0xb2, 2), NodeId(1))));
         assert!(other.contains("a1, the caller is node 2") && other.ends_with("b2"), "{other}");
         assert!(say(Some(&hello(&local(0xa1, 2), NodeId(3)))).contains("node 2 wants node 3"));
         assert!(say(Some(&hello(&local(0xa1, 9), NodeId(1)))).contains("does not know node 9"));
         assert!(say(Some(&hello(&local(0xa1, 1), NodeId(1)))).contains("does not know node 1"));
+        // Silence is the first version.
+        let old = say(Some(&Hello { speaks: 0, ..good.clone() }));
+        assert!(old.starts_with("node 2 speaks cluster versions up to 1, the cluster is at version 2: run a"), "{old}");
         assert!(say(Some(&Hello { protocol: 1, ..good.clone() })).contains("node 2 protocol 1"));
         assert!(say(Some(&Hello { cluster: vec![1u8; 9000].into(), ..good })).len() < 200);
     }

@@ -14,6 +14,7 @@
 //! | `lanes` | of incoming links one a peer, the newest wins |
 //! | `pulse`, `detector` | liveness: pulses both ways, and what they mean |
 //! | `hello` | who may talk to whom |
+//! | `spoken` | which cluster version each node speaks |
 //! | `addresses`, `seek` | where peers are: what the map says, what they say themselves, and asking where nobody is heard |
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
@@ -33,6 +34,7 @@ pub mod peers;
 pub mod progress;
 pub mod seen;
 pub mod service;
+pub mod spoken;
 mod walls;
 pub mod wire;
 
@@ -63,10 +65,11 @@ pub use peers::{Peers, PeersSetup};
 pub use progress::Progress;
 pub use seen::SeenTable;
 pub use service::{HELLO_METADATA, PeerService};
+pub use spoken::{Said, Spoken, ask_seal};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_engine::host::Input;
-use synod_engine::ids::{Incarnation, NodeId};
+use synod_engine::ids::{ClusterVersion, Incarnation, NodeId};
 use synod_proto::peer::{
     JoinReply, JoinRequest, ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
     SystemReply,
@@ -90,6 +93,12 @@ pub trait SystemGate: Send + Sync {
     /// `InvalidArgument` or `AlreadyExists`: the joiner gives up and says why. Any other (a member that is quarantined, or
     /// cannot reach the system shard): it asks again, here and elsewhere.
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status>;
+
+    /// Keeps binaries that do not speak `version` from this node's data directory.
+    ///
+    /// # Errors
+    /// This node does not speak it, or its disk failed.
+    async fn seal(&self, version: ClusterVersion) -> Result<(), Status>;
 
     /// Proposes a metadata command, here or at the system shard's leader.
     ///
@@ -125,6 +134,8 @@ pub struct Local {
     pub node: NodeId,
     /// This process.
     pub incarnation: Incarnation,
+    /// The greatest cluster version that it speaks.
+    pub speaks: ClusterVersion,
 }
 
 /// Locks what no panic can leave half-changed: every critical section here is a few assignments.

@@ -8,11 +8,12 @@ use super::counters::PeerCounters;
 use super::desk::Desk;
 use super::detector::Detector;
 use super::drift::Clocks;
-use super::hello::{self, Complaints};
+use super::hello::{self, Complaints, Refused};
 use super::lanes::Lanes;
 use super::outbox::{Outbox, Slot, Slots};
 use super::progress::Progress;
 use super::seen::SeenTable;
+use super::spoken::{Said, Spoken};
 use super::walls::Walls;
 use super::{Local, WorkerInbox, link, lock, pulse, seek};
 use crate::config::Timing;
@@ -20,11 +21,11 @@ use arc_swap::ArcSwap;
 use prometheus::Registry;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
-use synod_engine::ids::{Incarnation, NodeId};
+use synod_engine::ids::{ClusterVersion, Incarnation, NodeId};
 use synod_engine::runner::MonotoneClock;
 use synod_engine::system::SystemState;
 use synod_proto::peer::Hello;
@@ -64,6 +65,8 @@ pub struct PeersSetup {
     pub drift_ppm: Option<u64>,
     /// Answers `Identify`; its addresses are those that peers are tried at.
     pub desk: Arc<Desk>,
+    /// Filled with what the peers speak.
+    pub spoken: Arc<Spoken>,
     /// The address others reach this node by.
     pub advertised: String,
     /// Addresses where nodes of the cluster may be, whatever the map says.
@@ -91,6 +94,10 @@ pub(super) struct Shared {
     pub map_revision: AtomicU64,
     /// Greatest revision a peer spoke of.
     pub peer_map_revision: AtomicU64,
+    /// What each peer speaks.
+    pub spoken: Arc<Spoken>,
+    /// The cluster's version, as of this node's map.
+    cluster_version: AtomicU32,
     /// Whether this node's disk is below its low mark.
     pub disk_low: AtomicBool,
     /// What the worker was told of the peers' disks.
@@ -106,6 +113,19 @@ impl Shared {
 
     pub fn dead_after(&self) -> Duration {
         Duration::from_millis(self.timing.dead_after_ms)
+    }
+
+    /// The cluster's version, as of this node's map.
+    pub fn cluster_version(&self) -> ClusterVersion {
+        ClusterVersion::said(self.cluster_version.load(Ordering::Relaxed))
+    }
+
+    /// Keeps what a node speaks that was refused for it, and says so once.
+    pub fn note_refused(&self, refused: Option<&Refused>) {
+        if let Some(refused @ Refused::TooOld { from, speaks, .. }) = refused {
+            self.spoken.note(*from, *speaks);
+            self.complain(&refused.to_string());
+        }
     }
 
     /// Our hello to `to`, with the address others reach this node by.
@@ -200,11 +220,13 @@ impl Peers {
     /// Starts with no peers; [`Peers::update`] brings them. Must be called on the async runtime.
     #[must_use]
     pub fn start(setup: PeersSetup) -> Arc<Self> {
-        let PeersSetup { local, timing, inbox, seen, progress, clock, drift_ppm, desk, advertised, hints } = setup;
+        let PeersSetup { local, timing, inbox, seen, progress, clock, drift_ppm, desk, spoken, advertised, hints } =
+            setup;
         let pulse = Duration::from_millis(timing.pulse_ms);
         let detector = Detector::new(Instant::now(), pulse, Duration::from_millis(timing.dead_after_ms));
         let clocks = Clocks::new(local.node, clock, drift_ppm);
         let walls = Walls::new(local.node, clock);
+        spoken.note(local.node, local.speaks);
         let shared = Arc::new(Shared {
             local,
             advertised,
@@ -221,6 +243,8 @@ impl Peers {
             phase: watch::Sender::new(Phase::Up),
             map_revision: AtomicU64::new(0),
             peer_map_revision: AtomicU64::new(0),
+            spoken,
+            cluster_version: AtomicU32::new(0),
             disk_low: AtomicBool::new(false),
             low_peers: Mutex::default(),
             detector: Mutex::new(detector),
@@ -248,6 +272,10 @@ impl Peers {
         }
         let me = self.shared.local.node;
         let gone: Vec<NodeId> = tasks.keys().copied().filter(|node| !map.nodes.contains_key(node)).collect();
+        let version = self.shared.cluster_version.fetch_max(map.version.0, Ordering::Relaxed);
+        if version < map.version.0 {
+            self.let_go_below(map.version, &mut tasks);
+        }
         let mut slots = Slots::clone(&self.shared.slots.load());
         for node in gone {
             if let Some(gone) = tasks.remove(&node) {
@@ -256,6 +284,7 @@ impl Peers {
             slots.remove(&node);
             self.shared.detect(|detector, _| detector.forget(node));
             self.shared.clocks.forget(node);
+            self.shared.spoken.forget(node);
             self.shared.walls.forget(node);
             self.shared.lanes.close(node);
         }
@@ -280,6 +309,17 @@ impl Peers {
             }
             if let Some(slot) = slots.get(&node) {
                 tasks.insert(node, self.begin(node, addr.to_owned(), Arc::clone(slot)));
+            }
+        }
+    }
+
+    /// The cluster was raised: a node that is not up to it has said its last word on the connections there are. Those that are
+    /// made from now on begin with a hello, which refuses it.
+    fn let_go_below(&self, version: ClusterVersion, tasks: &mut BTreeMap<NodeId, Tasks>) {
+        for node in self.shared.spoken.below(version) {
+            self.shared.lanes.close(node);
+            if let Some(task) = tasks.remove(&node) {
+                task.stop();
             }
         }
     }
@@ -358,6 +398,17 @@ impl Peers {
     #[must_use]
     pub fn cluster_time_us(&self) -> u64 {
         self.shared.walls.cluster_time_us()
+    }
+
+    /// Logs what is wrong with others, once.
+    pub fn complain(&self, what: &str) {
+        self.shared.complain(what);
+    }
+
+    /// What `node` last said it speaks, where it was ever heard.
+    #[must_use]
+    pub fn spoken(&self, node: NodeId) -> Option<Said> {
+        self.shared.spoken.get(node)
     }
 
     /// Whether `node` is held for alive.

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use synod_engine::host::Input;
-use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq};
-use synod_proto::peer::PulseFrame;
+use synod_engine::ids::{ClusterVersion, Incarnation, NodeId, NodeWriteSeq};
 use synod_proto::peer::peer_client::PeerClient;
+use synod_proto::peer::{Hello, PulseFrame};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_stream::{Stream, StreamExt};
@@ -72,10 +72,12 @@ impl Shared {
             leaving,
             disk_low: self.disk_low.load(Ordering::Relaxed),
             monotone_us: self.clocks.now(),
+            speaks: self.local.speaks.0,
         }
     }
 
-    /// A pulse of `caller` came. Returns whether it counts: it is of the process that the call began with.
+    /// A pulse of `caller` came. Returns whether it counts: it is of the process that the call began with, and that one speaks
+    /// the cluster's version.
     fn pulse_heard(&self, caller: Caller, frame: &PulseFrame) -> bool {
         if frame.incarnation != caller.incarnation.0 {
             return false;
@@ -87,6 +89,12 @@ impl Shared {
                     .to_string(),
             );
             return true;
+        }
+        let (me, speaks, version) = (self.local.node, ClusterVersion::said(frame.speaks), self.cluster_version());
+        self.spoken.note(caller.node, speaks);
+        if speaks < version {
+            self.complain(&hello::Refused::TooOld { me, from: caller.node, speaks, version }.to_string());
+            return false;
         }
         self.seen.meet(caller.node);
         self.peer_disk(caller.node, frame.disk_low);
@@ -100,6 +108,15 @@ impl Shared {
         };
         self.detect(|detector, now| detector.heard(caller.node, sign, now));
         true
+    }
+}
+
+impl Shared {
+    /// Checks the hello that answers a call to `node`. What is to be known of a node that is refused is what it speaks.
+    fn greeted(&self, hello: Option<&Hello>, node: NodeId) -> Result<Caller, hello::Refused> {
+        let checked = hello::check(hello, &self.local, self.cluster_version(), |from| from == node);
+        self.note_refused(checked.as_ref().err());
+        checked
     }
 }
 
@@ -191,7 +208,7 @@ async fn talk(
         };
         let caller = match peer {
             Some(caller) => caller,
-            None => match hello::check(frame.hello.as_ref(), &shared.local, |from| from == node) {
+            None => match shared.greeted(frame.hello.as_ref(), node) {
                 Err(refused) => {
                     talked.end = refused.to_string();
                     return talked;
@@ -212,7 +229,7 @@ async fn talk(
             identified.send_replace(true);
         }
         if !shared.pulse_heard(caller, &frame) {
-            talked.end = "a pulse of another process on this call".into();
+            talked.end = "a pulse of another process on this call, or of one that is too old".into();
             return talked;
         }
     }

@@ -15,11 +15,12 @@ use crate::node::door::{Guarded, Pass};
 use prost::Message;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use synod_engine::ids::NodeId;
+use synod_engine::ids::{ClusterVersion, NodeId};
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
-    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, PulseFrame, ScrubTold, ScrubToldReply, SnapshotAsk,
-    SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart, SystemProposal, SystemReply,
+    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, PulseFrame, ScrubTold, ScrubToldReply, SealReply,
+    SealRequest, SnapshotAsk, SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart,
+    SystemProposal, SystemReply,
 };
 use tokio::time::timeout;
 use tokio_stream::Stream;
@@ -153,7 +154,9 @@ impl PeerService {
 
 impl Shared {
     fn greet(&self, hello: Option<&Hello>) -> Result<Caller, Refused> {
-        hello::check(hello, &self.local, |node| self.knows(node)).map_err(|refused| self.turn_away(refused))
+        let checked = hello::check(hello, &self.local, self.cluster_version(), |node| self.knows(node));
+        self.note_refused(checked.as_ref().err());
+        checked.map_err(|refused| self.turn_away(refused))
     }
 
     fn turn_away(&self, refused: Refused) -> Refused {
@@ -236,6 +239,13 @@ impl Peer for PeerService {
         let fetch = request.get_ref();
         let (to, gate) = self.snapshots(&request, fetch.hello.as_ref())?;
         gate.parts(to, fetch).map(|parts| Response::new(ReceiverStream::new(parts)))
+    }
+
+    async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealReply>, Status> {
+        let (up, request) = (self.get()?, request.into_inner());
+        up.shared.greet(request.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
+        up.gate.seal(ClusterVersion(request.version)).await?;
+        Ok(Response::new(SealReply {}))
     }
 
     async fn propose(&self, request: Request<SystemProposal>) -> Result<Response<SystemReply>, Status> {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use synod_engine::StoreError;
 use synod_engine::codec::buf::DecodeError;
 use synod_engine::codec::{applied, entry, hard, keys, node};
-use synod_engine::ids::{Entry, Incarnation, NodeWriteSeq, ShardId, Slot, Space};
+use synod_engine::ids::{ClusterVersion, Entry, Incarnation, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::{GroupRecovered, GroupWrite, LogBatch, LogStore, NodeIdentity, NodeRecovered};
 use synod_paxos::types::{ConfigId, EntryId, Payload};
@@ -136,6 +136,8 @@ fn read_node_row(key: &[u8], value: Bytes, found: &mut NodeRecovered) -> Result<
             found.incarnation = node::decode_incarnation(value)?;
         } else if key == keys::NODE_IDENTITY {
             found.identity = Some(node::decode_identity(value)?);
+        } else if key == keys::LOG_FORMAT {
+            found.sealed = ClusterVersion(node::decode_format(value)?.into());
         } else {
             let peer = keys::parse_node_seen(key)?;
             let (incarnation, seq) = node::decode_seen(value)?;
@@ -205,6 +207,11 @@ impl LogStore for SimLog {
         let row = Change::Put(keys::NODE_INCARNATION.to_vec(), node::encode_incarnation(next));
         self.put(self.last_seq(), vec![row])?;
         Ok(next)
+    }
+
+    fn seal(&self, version: ClusterVersion) -> Result<(), StoreError> {
+        let format = node::encode_format(u8::try_from(version.0).expect("versions are small"));
+        self.put(self.last_seq(), vec![Change::Put(keys::LOG_FORMAT.to_vec(), format)])
     }
 
     fn recover_node(&self) -> Result<NodeRecovered, StoreError> {

@@ -200,6 +200,12 @@ impl NodeDisk {
 }
 
 impl Inner {
+    /// Every row, of the log (`true`) and of the state.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (bool, &Vec<u8>, &Bytes)> {
+        let log = self.log.iter().map(|(key, row)| (true, key, row));
+        log.chain(self.state.iter().map(|(key, row)| (false, key, row)))
+    }
+
     /// The process or its machine stops at `at`.
     pub(crate) fn crash(&mut self, at: u64, dice: &mut Dice) -> Lost {
         let mut lost = Lost::default();

@@ -260,6 +260,10 @@ impl SystemGate for Register {
         Ok(JoinReply { cluster: CLUSTER.to_be_bytes().to_vec().into(), node })
     }
 
+    async fn seal(&self, _: ClusterVersion) -> Result<(), Status> {
+        Ok(())
+    }
+
     async fn propose(&self, _: SystemProposal) -> Result<SystemReply, Status> {
         Err(Status::unavailable("no system shard"))
     }
@@ -289,6 +293,7 @@ fn a_join_is_repeated_until_answered_and_gives_one_id() {
         clock: MonotoneClock::default(),
         drift_ppm: None,
         desk: Desk::new(Arc::default()),
+        spoken: Arc::default(),
         advertised: member.clone(),
         hints: Vec::new(),
     };

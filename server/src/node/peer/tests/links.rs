@@ -380,3 +380,33 @@ fn garbage_on_the_port_does_no_harm() {
     carried(&mut one, &two, 2);
     assert!(!one.inbox.has(&Told::Dead(2)) && !two.inbox.has(&Told::Dead(1)));
 }
+
+#[test]
+fn a_node_that_is_too_old_is_refused_by_name_and_let_go_when_the_version_rises() {
+    let ((one, a), (two, b)) = (socket(), socket());
+    let mut one = Node::start(local(1, 1), one, quick());
+    let mut two = Node::start(Local { speaks: ClusterVersion::FIRST, ..local(2, 2) }, two, quick());
+    let mut map = map(&[&a, &b]);
+    one.learn(&map);
+    two.learn(&map);
+    carried(&mut one, &two, 1);
+    carried(&mut two, &one, 2);
+    let speaks = |node: &Node, of| node.peers.spoken(NodeId(of)).map(|said| said.speaks);
+    assert_eq!((speaks(&one, 1), speaks(&one, 2)), (Some(ClusterVersion::SECOND), Some(ClusterVersion::FIRST)));
+    assert_eq!((speaks(&two, 1), speaks(&two, 2)), (Some(ClusterVersion::SECOND), Some(ClusterVersion::FIRST)));
+
+    (map.revision, map.version) = (map.revision + 1, ClusterVersion::SECOND);
+    one.learn(&map);
+    until("the old one counts as gone", || one.inbox.has(&Told::Dead(2)));
+    let before = (one.inbox.messages(), two.inbox.messages());
+    for probe in 0..50 {
+        two.probe(1, 100 + probe, 1);
+        one.probe(2, 200 + probe, 1);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!((one.inbox.messages(), two.inbox.messages()), before, "neither way anything is carried");
+    let words = "node 2 speaks cluster versions up to 1, the cluster is at version 2";
+    let call = hello(&Local { speaks: ClusterVersion::FIRST, ..local(2, 3) }, NodeId(1));
+    let refused = runtime().block_on(async { begin(&one.addr, &greeting(Some(call))).await.err() });
+    assert!(refused.as_deref().is_some_and(|why| why.starts_with(words)), "{refused:?}");
+}

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
-use synod_engine::ids::{ClientId, Incarnation, NodeId, NodeWriteSeq, ShardId};
+use synod_engine::ids::{ClientId, ClusterVersion, Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_engine::logstore::NodeIdentity;
 use synod_engine::runner::MonotoneClock;
 use synod_engine::system::SystemState;
@@ -103,6 +103,10 @@ impl SystemGate for NoGate {
         Err(Status::unavailable("no system shard"))
     }
 
+    async fn seal(&self, _: ClusterVersion) -> Result<(), Status> {
+        Ok(())
+    }
+
     async fn propose(&self, proposal: SystemProposal) -> Result<SystemReply, Status> {
         Ok(SystemReply { outcome: proposal.command })
     }
@@ -167,6 +171,7 @@ impl Node {
             clock: MonotoneClock::default(),
             drift_ppm: None,
             desk,
+            spoken: Arc::default(),
             advertised: addr.clone(),
             hints,
         };
@@ -207,7 +212,8 @@ fn message(probe: u64) -> Message {
 }
 
 fn local(node: u64, incarnation: u64) -> Local {
-    Local { cluster: CLUSTER, node: NodeId(node), incarnation: Incarnation(incarnation) }
+    let speaks = ClusterVersion::SPOKEN;
+    Local { cluster: CLUSTER, node: NodeId(node), incarnation: Incarnation(incarnation), speaks }
 }
 
 fn map(addrs: &[&str]) -> SystemState {

@@ -1,0 +1,137 @@
+//! The nodes of a loaded cluster are replaced by another binary, one by one: forward and back while the cluster's version is
+//! the older one's, then forward for good, and the version is raised.
+//!
+//! Owns: which binary runs which node. Must never: go back to the older binary once the version is raised, but to show that it
+//! is refused.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::Turn;
+use super::load::Load;
+use crate::cluster::{Cluster, PATIENCE, Status};
+use crate::run::{command_of, finish as run};
+
+/// Names the earlier binary.
+const OLD: &str = "SYNOD_OLD_BIN";
+/// The version that the binary under test raises the cluster to.
+const TO: &str = "2";
+
+/// The earlier binary; the error says that there is none.
+pub(super) fn old() -> Result<PathBuf, String> {
+    let skipped = |why: &str| format!("skipped: {OLD} {why}; `make old REV=…` builds an earlier binary");
+    let path = PathBuf::from(std::env::var_os(OLD).ok_or_else(|| skipped("names none"))?);
+    if path.is_file() { Ok(path) } else { Err(skipped(&format!("names {}, which is no file", path.display()))) }
+}
+
+fn version(status: &Status) -> u64 {
+    status.value["version"].as_u64().unwrap_or(0)
+}
+
+/// Every node in turn: forward in even turns, back in odd ones; stopped in order in two turns, killed in the next two.
+pub(super) fn turn(cluster: &mut Cluster, load: &Load, number: usize) -> Result<Turn, String> {
+    let (back, kill) = (number % 2 == 1, number / 2 % 2 == 1);
+    let mut pause = Duration::ZERO;
+    for node in 1..=3 {
+        pause = pause.max(replace(cluster, load, node, back.then(old).transpose()?, kill)?);
+    }
+    let at = version(&cluster.wait_up());
+    if at != 1 {
+        return Err(format!("the cluster is at version {at}, though nobody raised it"));
+    }
+    let way = if back { "back" } else { "forward" };
+    let how = if kill { "killed" } else { "stopped" };
+    Ok(Turn { pause, during: None, note: format!("three nodes {how} and {way}") })
+}
+
+/// Another binary for one node; how long writes were kept from flowing.
+fn replace(
+    cluster: &mut Cluster,
+    load: &Load,
+    node: u16,
+    binary: Option<PathBuf>,
+    kill: bool,
+) -> Result<Duration, String> {
+    let began = Instant::now();
+    if kill {
+        cluster.kill(node);
+    } else if !cluster.stop(node).success() {
+        return Err(format!("node {node} did not end in order"));
+    }
+    cluster.set_binary(node, binary);
+    cluster.restart(node);
+    cluster.wait_caught_up(node);
+    load.wait_flowing(PATIENCE);
+    Ok(load.pause(began))
+}
+
+/// Forward for good, and the version is raised under load; what was done.
+pub(super) fn finish(cluster: &mut Cluster, load: &Load) -> Result<String, String> {
+    for node in [1, 2] {
+        if cluster.binary_of(node).is_some() {
+            replace(cluster, load, node, None, false)?;
+        }
+    }
+    if cluster.binary_of(3).is_none() {
+        replace(cluster, load, 3, Some(old()?), false)?;
+    }
+    let refused = cluster.cli(&["cluster", "upgrade", "--to", TO]);
+    let line = refused.refused(1, &["node 3 at", "versions up to 1"]);
+    replace(cluster, load, 3, None, false)?;
+    // A status is the older binary's in its eyes too.
+    let status = cluster.wait_status("every node speaks it", |status| speaks_all(status, 2));
+    if version(&status) != 1 {
+        return Err(format!("a refused upgrade raised the version: {status:?}"));
+    }
+    let began = Instant::now();
+    cluster.cli(&["cluster", "upgrade", "--to", TO]).ok();
+    cluster.wait_status("the version is raised", |status| version(status) == 2);
+    load.wait_flowing(PATIENCE);
+    let pause = load.pause(began);
+    for node in 1..=3 {
+        replace(cluster, load, node, None, true)?;
+    }
+    let why = no_way_back(cluster, load)?;
+    Ok(format!("{line}; raised, writes paused for {pause:.2?}; then: {why}"))
+}
+
+fn speaks_all(status: &Status, version: u64) -> bool {
+    let nodes = status.value["nodes"].as_array();
+    nodes.is_some_and(|nodes| nodes.iter().all(|node| node["speaks"].as_u64() == Some(version)))
+}
+
+/// The older binary is refused by name, on a directory of the cluster and as a joiner, and does no harm.
+fn no_way_back(cluster: &mut Cluster, load: &Load) -> Result<String, String> {
+    if !cluster.stop(3).success() {
+        return Err("node 3 did not end in order".into());
+    }
+    let before = cluster.log(3).len();
+    cluster.set_binary(3, Some(old()?));
+    cluster.restart(3);
+    let ended = cluster.wait_end(3);
+    let said = cluster.log(3).split_off(before);
+    let words = "has format version 2, this version reads up to 1";
+    if ended.code() != Some(1) || !said.contains(words) {
+        return Err(format!(
+            "the older binary was to be refused with {words:?}; it ended with {ended} and said: {said}"
+        ));
+    }
+    cluster.set_binary(3, None);
+    cluster.restart(3);
+    cluster.wait_caught_up(3);
+    load.wait_flowing(PATIENCE);
+    let fresh = cluster.dir().join("old-joiner").display().to_string();
+    let (listen, join) = (cluster.addr(5), cluster.founders());
+    let joiner = command_of(&old()?, &[], &["server", "--data-dir", &fresh, "--listen", &listen, "--join", &join]);
+    let refused = run(joiner, None);
+    let last = refused.stderr.lines().last().unwrap_or_default().to_owned();
+    for words in ["refused the join", "cluster versions up to 1", "at version 2"] {
+        if refused.code != 1 || !last.contains(words) {
+            return Err(format!(
+                "an older joiner was to be refused with {words:?}: {} {}",
+                refused.code, refused.stderr
+            ));
+        }
+    }
+    Ok(last)
+}

@@ -1,0 +1,130 @@
+//! The cluster's version: who speaks what, how it is raised, and who is refused.
+//!
+//! Owns: the claims of `synod cluster upgrade`. Must never: take a node for too old that only has not been heard.
+
+use std::fs;
+
+use synod_tests::alone;
+use synod_tests::cluster::{Cluster, PATIENCE, Status};
+use synod_tests::run::{command, finish, until};
+
+/// What keeps nodes as a binary of the first version is.
+const HELD_BACK: &str = "[cluster]\nversion_max = 1\n";
+
+fn version(status: &Status) -> u64 {
+    status.value["version"].as_u64().expect("a status names the cluster's version")
+}
+
+/// What a node says it speaks.
+fn speaks(cluster: &Cluster, status: &Status, number: u16) -> Option<u64> {
+    status.node(&cluster.addr(number))?["speaks"].as_u64()
+}
+
+/// The settings with which nodes start from now on.
+fn settings(cluster: &Cluster, text: &str) {
+    fs::write(cluster.dir().join("synod.toml"), text).expect("the settings can be written");
+}
+
+fn restart_with(cluster: &mut Cluster, number: u16, text: &str) {
+    settings(cluster, text);
+    assert_eq!(cluster.stop(number).code(), Some(0));
+    cluster.restart(number);
+    cluster.wait_caught_up(number);
+}
+
+#[test]
+fn a_new_cluster_begins_at_the_greatest_version_that_all_founders_speak() {
+    let _alone = alone();
+    let cluster = Cluster::start();
+    let status = cluster.wait_status("the second version", |status| version(status) == 2);
+    assert_eq!([1, 2, 3].map(|number| speaks(&cluster, &status, number)), [Some(2); 3]);
+    assert!(cluster.cli(&["status"]).ok().stdout.contains("\nversion 2\n"));
+    cluster.cli(&["cluster", "upgrade", "--to", "1"]).refused(1, &["at version 2", "never lowered to 1"]);
+
+    // One that would not know what the others say.
+    let old = cluster.dir().join("old.toml");
+    fs::write(&old, HELD_BACK).unwrap();
+    let (old, data) = (old.display().to_string(), cluster.dir().join("old").display().to_string());
+    let (listen, join) = (cluster.addr(5), cluster.founders());
+    let args = ["server", "--data-dir", &data, "--listen", &listen, "--join", &join, "--config", &old];
+    let mut joiner = command(&args);
+    joiner.env("SYNOD_LOG", "error");
+    let line = finish(joiner, None).refused(1, &["refused the join", "cluster versions up to 1", "at version 2"]);
+    println!("a joiner that is too old: {line}");
+}
+
+#[test]
+fn the_version_rises_once_every_node_speaks_the_next_and_never_falls() {
+    let _alone = alone();
+    let mut cluster = Cluster::start_with(HELD_BACK);
+    cluster.cli(&["table", "create", "t", "--partition", "hash", "--shards", "4", "--retain", "all"]).ok();
+    cluster.cli(&["append", "t", "k", "at the first"]).ok();
+    let status = cluster.wait_up();
+    assert_eq!((version(&status), speaks(&cluster, &status, 2)), (1, Some(1)));
+    let nothing = cluster.json(&["cluster", "upgrade"]);
+    assert_eq!((&nothing["from"], &nothing["to"]), (&1.into(), &1.into()));
+    let all = cluster.cli(&["cluster", "upgrade", "--to", "2"]);
+    println!("refused: {}", all.refused(1, &["node 1 at", "node 2 at", "node 3 at", "speaks versions up to 1"]));
+
+    restart_with(&mut cluster, 1, "");
+    restart_with(&mut cluster, 2, "");
+    let two = cluster.cli(&["-o", "json", "cluster", "upgrade", "--to", "2"]);
+    let error = two.error();
+    let why = error["message"].as_str().unwrap();
+    assert_eq!((two.code, error["error"].as_str()), (1, Some("upgrade_refused")));
+    assert!(why.contains("node 3 at") && !why.contains("node 1 at") && !why.contains("node 2 at"), "{why}");
+    assert_eq!(error["nodes"].as_array().map(Vec::len), Some(3));
+    // Back: nothing was changed yet that an older node does not know.
+    restart_with(&mut cluster, 1, HELD_BACK);
+    for number in [1, 3] {
+        restart_with(&mut cluster, number, "");
+    }
+    cluster.wait_up();
+    let text = cluster.cli(&["status"]).ok().stdout;
+    assert!(text.contains("version 1; every node speaks 2: `synod cluster upgrade` raises it"), "{text}");
+    assert!(cluster.cli(&["cluster", "upgrade", "--dry-run"]).ok().stdout.contains("could be raised to 2"));
+    assert_eq!(version(&cluster.wait_up()), 1, "a dry run changes nothing");
+
+    // Nobody can say what became of it while there is no majority; said again, it is done.
+    cluster.kill(2);
+    cluster.kill(3);
+    let unsure = cluster.cli(&["--timeout", "2s", "cluster", "upgrade", "--to", "2"]);
+    match unsure.code {
+        // A machine so slow that the two count as silent by now.
+        1 => println!("{}", unsure.refused(1, &["was last heard"])),
+        _ => println!("{}", unsure.refused(4, &["outcome unknown"])),
+    }
+    cluster.restart(2);
+    cluster.restart(3);
+    cluster.wait_up();
+    let done = until(PATIENCE, "the version is raised", || {
+        let ran = cluster.cli(&["-o", "json", "cluster", "upgrade", "--to", "2"]);
+        (ran.code == 0).then(|| ran.json())
+    });
+    assert_eq!(done.unwrap()["to"], 2);
+    assert!(cluster.cli(&["cluster", "upgrade"]).ok().stdout.contains("the cluster is at version 2"));
+    let status = cluster.wait_status("the second version", |status| version(status) == 2);
+    assert_eq!([1, 2, 3].map(|number| speaks(&cluster, &status, number)), [Some(2); 3]);
+    for (to, words) in [("1", "never lowered"), ("9", "1 to 2")] {
+        cluster.cli(&["cluster", "upgrade", "--to", to]).refused(1, &[words]);
+    }
+    cluster.cli(&["append", "t", "k", "at the second"]).ok();
+
+    // There is no way back: the node says so and ends.
+    assert_eq!(cluster.stop(3).code(), Some(0));
+    settings(&cluster, HELD_BACK);
+    cluster.restart(3);
+    assert_eq!(cluster.wait_end(3).code(), Some(1));
+    let log = cluster.log(3);
+    let words = "the cluster is at version 2, this node speaks versions 1 to 1";
+    assert!(log.lines().any(|line| line.contains(words)), "{log}");
+    assert!(!log.contains("damaged"), "{log}");
+    settings(&cluster, "");
+    cluster.restart(3);
+    cluster.wait_caught_up(3);
+    let read = cluster.cli(&["-o", "json", "read", "t", "k"]).ok().json_lines();
+    assert_eq!(
+        read.iter().map(|r| r["value"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["at the first", "at the second"]
+    );
+}
