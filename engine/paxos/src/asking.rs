@@ -3,7 +3,6 @@
 //! Owns: the questions to members that do not move on, and the look for a quorum that still says something. Must never: send
 //! again what may only be slow, or lead on where nothing that waits can be settled.
 
-use crate::fault;
 use crate::progress::Mode;
 use crate::replica::{Io, Replica, Role};
 use crate::types::{Micros, NodeId};
@@ -60,7 +59,6 @@ impl Replica {
     pub(crate) fn resend(&mut self, io: &mut Io<'_>) {
         let (last, commit) = (self.log.last().slot, self.commit);
         let pause = self.options.resend_micros;
-        let skips = fault!(self, ProbesNobody);
         let now = io.now;
         let Role::Leader(leader) = &mut self.role else { return };
         leader.resend_at = None;
@@ -76,9 +74,7 @@ impl Replica {
                 progress.moved_at = now;
                 progress.asked = progress.asked.saturating_add(1);
                 progress.rewound = None;
-                if !(skips && progress.mode == Mode::Pipeline) {
-                    again.push(*node);
-                }
+                again.push(*node);
             }
         }
         again.into_iter().for_each(|node| self.probe(node, io));

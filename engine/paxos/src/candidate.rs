@@ -312,11 +312,6 @@ impl Replica {
         let (config, commit) = (self.config(), self.durable_commit());
         self.send_durable(source, Message::Learned { config, commit });
         self.follow(None, io);
-        if fault!(self, LearnsAndRests)
-            && let Role::Follower(follower) = &mut self.role
-        {
-            follower.election_at = None;
-        }
     }
 
     /// Whether the log to adopt holds what every promise calls chosen, as far as headers tell.

@@ -204,7 +204,8 @@ impl Replica {
         }
         let has = if self.log.holds(held.last) { held.last.slot } else { held.commit };
         let lacks = self.durable_commit().0.saturating_sub(has.0);
-        (lacks > self.options.fetch_slots).then_some(has)
+        // What is trimmed here cannot be taught from there on; the headers of phase 1 tell whether it has to be.
+        (lacks > self.options.fetch_slots && self.log.id_at(has).is_some()).then_some(has)
     }
 
     /// Somebody doubts that `ballot` is led here: shows it, or releases it.

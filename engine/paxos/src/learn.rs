@@ -3,7 +3,6 @@
 //! Owns: what a member that lacks entries is sent. Must never: call an entry chosen that is not, or overwrite a chosen one.
 
 use crate::candidate::Promised;
-use crate::fault;
 use crate::io::Output;
 use crate::message::Message;
 use crate::progress::{Mode, Progress};
@@ -37,9 +36,7 @@ impl Replica {
         }
         progress.rewound = Some(next);
         progress.mode = Mode::Pipeline;
-        let stays = fault!(self, DropStopsRuns) && progress.stopped;
         progress.rewind(next);
-        progress.stopped = stays;
         self.send_run(from, io);
     }
 

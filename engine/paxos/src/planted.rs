@@ -49,16 +49,8 @@ pub enum Fault {
     FetchCountsUnknown,
     /// A follower does not say what it has staged of a `Sync`.
     StagingUntold,
-    /// A leader's timer asks no member that has accepted its ballot.
-    ProbesNobody,
-    /// What was dropped on its way stops the runs to a member for good.
-    DropStopsRuns,
-    /// Staged entries that were learnt, applied and trimmed meanwhile count as contradicted.
-    TrimmedContradicts,
     /// A leader releases its ballot when it tells another to take over, and may go on leading.
     ReleasesEarly,
-    /// Who had to learn instead of leading does not stand again.
-    LearnsAndRests,
 }
 
 impl Fault {
@@ -86,22 +78,11 @@ impl Fault {
         Self::HintAhead,
         Self::FetchCountsUnknown,
         Self::StagingUntold,
-        Self::ProbesNobody,
-        Self::DropStopsRuns,
-        Self::TrimmedContradicts,
         Self::ReleasesEarly,
-        Self::LearnsAndRests,
     ];
 
     /// Those of them that only a lag beyond the core's limits shows.
-    pub const OF_LAGS: &[Self] = &[
-        Self::FetchCountsUnknown,
-        Self::StagingUntold,
-        Self::ProbesNobody,
-        Self::DropStopsRuns,
-        Self::TrimmedContradicts,
-        Self::LearnsAndRests,
-    ];
+    pub const OF_LAGS: &[Self] = &[Self::FetchCountsUnknown, Self::StagingUntold];
 
     /// Those of them that only a lease shows.
     pub const OF_LEASES: &[Self] = &[

@@ -94,7 +94,7 @@ impl Replica {
             self.send_behind(from, ballot);
             return;
         }
-        let trimmed = end.slot < self.log.trimmed().slot && !fault!(self, TrimmedContradicts);
+        let trimmed = end.slot < self.log.trimmed().slot;
         if end.slot < self.commit && (trimmed || self.log.holds(end)) {
             // It was overtaken on its way: more of this ballot's log is chosen and learnt here than it holds.
             self.send_behind(from, ballot);
@@ -133,7 +133,7 @@ impl Replica {
         let Staging { ballot, base, mut entries, .. } = staging;
         // What was learnt, applied and trimmed while chunks came is not compared: it is chosen, and equal where the slot at the
         // trim point is.
-        let trimmed = if fault!(self, TrimmedContradicts) { Slot(0) } else { self.log.trimmed().slot };
+        let trimmed = self.log.trimmed().slot;
         let same = entries.iter().take_while(|e| e.id.slot < trimmed || self.log.holds(e.id)).count();
         let keep = if same == 0 { base.slot } else { entries[same - 1].id.slot };
         if keep < self.log.last().slot {

@@ -23,7 +23,7 @@ impl Plan {
         self.outage = (3_000 * pace, 60_000 * pace);
         self.outbox_bytes = dice.between(800, 3_000);
         self.byte_nanos = if dice.chance(500) { dice.between(100, 1_500) } else { 0 };
-        self.speak_old = if dice.chance(150) { 1_000 } else { 0 };
+        self.speak_old = if dice.chance(250) { 1_000 } else { 0 };
         self.abstains = dice.chance(400);
         self.ending = Ending::MinorityGone;
         let options = &mut self.options;
