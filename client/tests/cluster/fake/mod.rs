@@ -118,6 +118,7 @@ impl World {
             ],
             shards,
             next_shard: 31,
+            ..v1::ShardMap::default()
         };
         let world = Arc::new(World {
             state: Mutex::new(State::new()),
