@@ -29,6 +29,8 @@ pub const FREEZE_BYTES: usize = 64 << 20;
 const RANGES_KEPT: usize = 64;
 /// So many of them are looked at in one go: that may read a block of each.
 const RANGES_LOOKED_AT: usize = 8;
+/// Large ranges wait for so many calls of [`StateStore::tidy`], about a second each, whether a freeze comes by itself.
+const CALLS_WAITED: u32 = 15;
 
 /// A map that no longer changes.
 struct Frozen {
@@ -70,6 +72,8 @@ pub struct FrontState {
     unlooked: Vec<Span>,
     /// What the others hold, bytes.
     unflushed: u64,
+    /// Calls since that is much.
+    waited: u32,
 }
 
 impl FrontState {
@@ -93,6 +97,7 @@ impl FrontState {
             tidier: Tidier::default(),
             unlooked: Vec::new(),
             unflushed: 0,
+            waited: 0,
         })
     }
 
@@ -160,14 +165,14 @@ impl StateStore for FrontState {
     }
 
     fn wants_freeze(&self) -> bool {
-        self.active.bytes() >= self.freeze_bytes || self.unflushed >= LARGE_BYTES
+        self.active.bytes() >= self.freeze_bytes || self.waited >= CALLS_WAITED
     }
 
     fn freeze(&mut self) -> Result<FlushId, StoreError> {
         // The next map will grow about as large: no growing, no moving.
         let next = RowMap::with_capacity(self.active.rows().len());
         self.unlooked.clear();
-        self.unflushed = 0;
+        (self.unflushed, self.waited) = (0, 0);
         let frozen = Arc::new(Frozen { map: std::mem::replace(&mut self.active, next), order: OnceLock::new() });
         let id = self.flusher.submit(Arc::clone(&frozen))?;
         self.frozen.push_front((id, frozen));
@@ -212,6 +217,7 @@ impl StateStore for FrontState {
         for range in self.unlooked.drain(..looked_at) {
             self.unflushed += self.shared.size_of(&range);
         }
+        self.waited += u32::from(self.unflushed >= LARGE_BYTES);
         self.tidier.begin(&self.shared)?;
         Ok(self.unflushed + self.shared.removed_ranges().left())
     }

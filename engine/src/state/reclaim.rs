@@ -77,7 +77,7 @@ fn round(shared: &RocksShared, spare: u64, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         // An error here is met with by whoever reads next.
         let Ok(files) = shared.files() else { return };
-        let Some(((first, last), taken)) = next_piece(&files, behind.as_deref()) else { break };
+        let Some(((first, last), taken)) = next_piece(&files, behind.as_deref(), PIECE_BYTES) else { break };
         // An error is met with by whoever reads next. What overlaps is taken in by many pieces: read once, while it does not fit.
         let alike = |too_much: &Taken| (&too_much.first, &too_much.last) == (&taken.first, &taken.last);
         let fits = || shared.rows_fit(&taken.first, &taken.last, most).unwrap_or(false);
@@ -106,8 +106,8 @@ pub(super) struct Taken {
     last: Vec<u8>,
 }
 
-/// The next piece behind a key, and what its compaction takes in.
-pub(super) fn next_piece(files: &[File], behind: Option<&[u8]>) -> Option<(Piece, Taken)> {
+/// The next piece behind a key, of about so many bytes of files where files are not larger, and what its compaction takes in.
+pub(super) fn next_piece(files: &[File], behind: Option<&[u8]>, bytes: u64) -> Option<(Piece, Taken)> {
     let mut rest: Vec<&File> = files.iter().filter(|file| behind.is_none_or(|key| *file.last > *key)).collect();
     rest.sort_unstable_by(|a, b| a.last.cmp(&b.last));
     let start = rest.iter().map(|file| &file.first).min()?;
@@ -115,7 +115,7 @@ pub(super) fn next_piece(files: &[File], behind: Option<&[u8]>) -> Option<(Piece
     let mut piece = None;
     for file in rest {
         let taken = taken_in(files, start, &file.last);
-        if piece.is_some() && taken.bytes > PIECE_BYTES {
+        if piece.is_some() && taken.bytes > bytes {
             break;
         }
         piece = Some(((start.to_vec(), file.last.clone()), taken));
@@ -172,7 +172,7 @@ mod tests {
             file(6, 200, "g", "h"),
         ];
         let (mut behind, mut pieces) = (None, Vec::new());
-        while let Some(((first, last), taken)) = next_piece(&files, behind.as_deref()) {
+        while let Some(((first, last), taken)) = next_piece(&files, behind.as_deref(), PIECE_BYTES) {
             let text = |key: &Vec<u8>| String::from_utf8(key.clone()).unwrap();
             pieces.push((text(&first), text(&last), taken.bytes >> 20));
             behind = Some(last);

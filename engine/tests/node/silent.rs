@@ -28,7 +28,8 @@ impl Cluster {
     /// A tail that waits for what is newer than all there is.
     fn tail(&mut self, node: NodeId, shard: ShardId, wait_micros: u64) -> u64 {
         let segments = vec![(Bytes::new(), Bytes::new(), u64::MAX - 1)];
-        let poll = TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros };
+        let poll =
+            TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros, tells_trimmed: false };
         self.send(node, shard, Body::Read { read: Read::Tail(poll), freshness: Freshness::Local })
     }
 }

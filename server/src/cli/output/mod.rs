@@ -4,6 +4,7 @@
 //! errors or progress, which belong on standard error, nor print a character that a terminal obeys.
 
 pub mod json;
+mod record;
 pub mod text;
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
