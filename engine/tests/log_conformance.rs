@@ -553,12 +553,11 @@ fn another_format_version_is_refused() {
 #[test]
 fn a_store_is_sealed_for_good() {
     let mut rocks = filled();
-    let log = rocks.open().unwrap();
+    let log = rocks.store();
     assert_eq!(log.recover_node().unwrap().sealed, ClusterVersion::FIRST);
     log.seal(ClusterVersion::SECOND).unwrap();
     log.seal(ClusterVersion::FIRST).unwrap();
     assert_eq!(log.recover_node().unwrap().sealed, ClusterVersion::SECOND);
-    drop(log);
     rocks.with_raw(|db| {
         let row = db.get(keys::LOG_FORMAT).unwrap().unwrap();
         assert_eq!(node::decode_format(row.into()).unwrap(), 2, "a binary that knows format 1 alone names this number");

@@ -31,6 +31,7 @@ fn calm_world(seed: u64) -> Checked<World> {
 fn calm_world_of(seed: u64, change: impl FnOnce(&mut World)) -> Checked<World> {
     let trace = if std::env::var("SYNOD_SIM_SEED").is_ok() { Trace::kept() } else { Trace::default() };
     let mut w = World::new(seed, Planted::default(), trace, Arc::new(EngineMetrics::detached()));
+    w.versions.settle();
     change(&mut w);
     w.plan.calm();
     (w.plan.hot, w.plan.snapshot_kill) = (0, 0);

@@ -58,6 +58,13 @@ impl Versions {
         Self { way, dice, forward: way == Way::Raised }
     }
 
+    /// Nobody stops processes in order to raise the cluster: where that was to be done, it is raised before the first fault.
+    pub(crate) fn settle(&mut self) {
+        if matches!(self.way, Way::Rising(_)) {
+            (self.way, self.forward) = (Way::Raised, true);
+        }
+    }
+
     /// Whether the cluster is raised before the first fault.
     pub(crate) fn begins_raised(&self) -> bool {
         self.way == Way::Raised
