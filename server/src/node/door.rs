@@ -164,7 +164,7 @@ mod tests {
         let mut connection = door.next().await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let (mut all, mut stretch, mut longest) = (0, 0, 0);
-        let mut some = vec![0; 16 << 10];
+        let mut some = vec![0; 200 << 10];
         while all < (4 << 20) + PREFACE.len() {
             let polled = futures::poll!(pin!(connection.read(&mut some)));
             match polled {
@@ -179,7 +179,7 @@ mod tests {
                 }
             }
         }
-        assert!(longest < (256 << 10) + (32 << 10), "{longest} bytes without a rest");
+        assert!(longest <= (32 << 10) + PREFACE.len(), "{longest} bytes without a rest");
         caller.await.unwrap();
     }
 }

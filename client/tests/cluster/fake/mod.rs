@@ -108,7 +108,6 @@ impl World {
         let all = v1::retention::Kind::All(true);
         let latest = v1::retention::Kind::Latest(true);
         let map = v1::ShardMap {
-            cluster_version: 0,
             cluster: Bytes::from_static(&[9; 16]),
             revision: 1,
             nodes: addrs.iter().zip(1..).map(|(addr, id)| v1::Node { id, addr: addr.clone(), speaks: 0 }).collect(),

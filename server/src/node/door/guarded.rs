@@ -22,13 +22,13 @@ const HTTP2_PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// stopped for seconds finds what its clients cancelled meanwhile all at once: so it takes in this much, hands on what that
 /// was, and goes on. A gRPC call that was cancelled takes 60 bytes at least: 23 for its head, 24 for its message, 13 for the
 /// reset.
-const STRETCH: usize = 256 << 10;
-/// Calls that may have been reset by their caller in one stretch: 4,369 of them are a client's that cancels everything; one that
-/// means harm needs 25 bytes for each, and reaches 10,485.
-pub const PENDING_RESETS: usize = 8192;
+const STRETCH: usize = 32 << 10;
+/// Calls that may have been reset by their caller in one stretch: 546 of them are a client's that cancels everything; one that
+/// means harm needs 25 bytes for each, and reaches 1,310. Ended before its calls are handed on, such a connection costs little.
+pub const PENDING_RESETS: usize = 1024;
 /// Streams that may end, in the life of a connection, because its caller broke the rules or has more of them than it was told
 /// it may: ordinary clients have none. Each may wait for a caller that reads nothing.
-pub const BROKEN_STREAMS: usize = 8192;
+pub const BROKEN_STREAMS: usize = 1024;
 
 /// A connection with its place.
 pub struct Guarded {
@@ -38,7 +38,8 @@ pub struct Guarded {
     begun: [u8; HTTP2_PREFACE.len()],
     read: usize,
     handed_on: usize,
-    stretch: usize,
+    /// Bytes left of this stretch; none for a link, which rests by itself.
+    stretch: Option<usize>,
     leave: Option<Pin<Box<Sleep>>>,
 }
 
@@ -56,7 +57,7 @@ pub(super) enum Beginning {
 impl Guarded {
     pub(super) fn new(stream: TcpStream, pass: Arc<Pass>) -> Self {
         let leave = pass.is_at_entrance().then(|| Box::pin(sleep(pass.stay())));
-        Self { stream, pass, begun: [0; HTTP2_PREFACE.len()], read: 0, handed_on: 0, stretch: 0, leave }
+        Self { stream, pass, begun: [0; HTTP2_PREFACE.len()], read: 0, handed_on: 0, stretch: Some(STRETCH), leave }
     }
 
     /// Its place.
@@ -70,6 +71,7 @@ impl Guarded {
         loop {
             let begun = &self.begun[..self.read];
             if begun.first() == Some(&link) {
+                self.stretch = None;
                 return Ok(Beginning::Link);
             }
             if !HTTP2_PREFACE.starts_with(begun) {
@@ -120,14 +122,24 @@ impl AsyncRead for Guarded {
             self.handed_on += some;
             return Poll::Ready(Ok(()));
         }
-        if self.stretch >= STRETCH {
-            self.stretch = 0;
+        let Some(left) = self.stretch else { return Pin::new(&mut self.stream).poll_read(cx, buf) };
+        if left == 0 {
+            self.stretch = Some(STRETCH);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.stretch = if read.is_pending() { 0 } else { self.stretch + buf.filled().len() - before };
+        let read = if buf.remaining() <= left {
+            Pin::new(&mut self.stream).poll_read(cx, buf)
+        } else {
+            let mut some = ReadBuf::new(buf.initialize_unfilled_to(left));
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut some);
+            let bytes = some.filled().len();
+            buf.advance(bytes);
+            read
+        };
+        let bytes = buf.filled().len() - before;
+        self.stretch = Some(if read.is_pending() { STRETCH } else { left - bytes });
         read
     }
 }
