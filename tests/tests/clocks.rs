@@ -5,8 +5,9 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use synod_tests::cluster::{Cluster, Site, Status};
+use synod_tests::cluster::{Cluster, PATIENCE, Site, Status};
 use synod_tests::http;
+use synod_tests::run::until;
 use synod_tests::shim::{self, Dial};
 use tempfile::TempDir;
 
@@ -128,8 +129,11 @@ fn a_shard_whose_time_is_an_hour_ahead_goes_on_taking_writes() {
     let said = "ahead of what most nodes' clocks show: its timestamps go on from there";
     cluster.wait_status("its time is told", |status| alarms(status).iter().any(|alarm| alarm.contains(said)));
     let ahead = |node| http::metric(&cluster.http(node), "synod_engine_shard_time_ahead_seconds").unwrap_or(0.0);
-    assert!((1..=3).map(ahead).fold(0.0, f64::max) > 3_000.0, "{:?}", (1..=3).map(ahead).collect::<Vec<_>>());
-    assert!((1..=3).any(|node| cluster.log(node).contains("ahead of what a quorum's clocks show")));
+    let told = || (1..=3).any(|node| ahead(node) > 3_000.0).then_some(());
+    until(PATIENCE, "the distance is measured", told).unwrap_or_else(|why| panic!("{why}"));
+    let logged =
+        || (1..=3).any(|node| cluster.log(node).contains("ahead of what a quorum's clocks show")).then_some(());
+    until(PATIENCE, "the distance is logged", logged).unwrap_or_else(|why| panic!("{why}"));
 
     let backup = cluster.dir().join("backup").display().to_string();
     cluster.cli(&["backup", &backup]).ok();

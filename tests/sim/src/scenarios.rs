@@ -108,7 +108,7 @@ pub fn hung_disk(seed: u64) -> Outcome {
 /// # Errors
 /// It does not.
 pub fn hung_worker(seed: u64) -> Outcome {
-    let mut w = calm_world(seed)?;
+    let mut w = settled_world(seed)?;
     let (victim, shards) = leader(&w);
     let now = w.now;
     if let Some(up) = &mut w.node(victim).up {
