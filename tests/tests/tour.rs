@@ -14,6 +14,7 @@ use synod_tests::{alone, repository};
 const TOUR: &str = "<!-- tour:";
 const BACKUPS: &str = "## Backups";
 const NODES: &str = "## A node that is lost";
+const UPGRADE: &str = "`synod status` says when every node speaks";
 
 /// The commands of the block behind these words of the README.
 fn block(behind: &str) -> Vec<Vec<String>> {
@@ -78,6 +79,12 @@ fn every_command_of_the_tour_works() {
         }
     }
     println!("{} commands of the README's tour", tour.len());
+    // What raises the version where nodes are replaced finds nothing to raise in a new cluster.
+    for command in block(UPGRADE) {
+        assert_eq!(command[..3], ["synod", "cluster", "upgrade"], "no test runs {command:?}");
+        let args: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+        assert!(cluster.cli(&args).ok().stdout.contains("version"), "{command:?}");
+    }
 }
 
 /// Nodes that a test starts by a line of the README; they end with it.
@@ -237,9 +244,9 @@ async fn the_lines_of_rust_work() -> synod_client::Result<()> {
 #[test]
 fn no_line_of_the_readme_is_left_out() {
     let readme = readme();
-    assert_eq!(readme.matches("```sh\n").count(), [TOUR, BACKUPS, NODES].len(), "a block that no test runs");
+    assert_eq!(readme.matches("```sh\n").count(), [TOUR, BACKUPS, NODES, UPGRADE].len(), "a block that no test runs");
     assert_eq!(readme.matches("```rust\n").count(), 1);
-    assert_eq!(readme.matches("\n```").count(), 2 * 4, "a block of another kind");
+    assert_eq!(readme.matches("\n```").count(), 2 * 5, "a block of another kind");
     let makefile = std::fs::read_to_string(repository().join("Makefile")).expect("there is a Makefile");
     let indented: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("    ")).collect();
     let inline = readme.split('`').skip(1).step_by(2).filter(|code| code.starts_with("make "));

@@ -48,7 +48,7 @@ pub async fn run(context: &mut Context, args: ClusterArgs) -> Result<()> {
         return Err(refused.with("from", reply.from).with("to", reply.to).with("nodes", nodes));
     }
     let done = json!({ "from": reply.from, "to": reply.to, "dry_run": dry_run, "nodes": nodes });
-    context.out.value(&done, |_| as_text(&reply, dry_run))
+    context.out.done(&done, |_| as_text(&reply, dry_run))
 }
 
 fn node(node: &NodeVersion) -> Value {
