@@ -234,8 +234,9 @@ fn begin(cluster: &Cluster, dir: &Path, origin: &[&str]) -> Result<usize, Ran> {
         let none = read.code == 1 && read.stderr.contains("table_not_found");
         (read.code == 0 || none).then(|| Ok(read.stdout.lines().count()))
     });
-    drop(child.stdin.take());
-    wait_for(&mut child, PATIENCE).expect("a node ends when it is told to");
+    // What it leaves is thrown away.
+    child.kill().expect("it is our child");
+    wait_for(&mut child, PATIENCE).expect("it was killed");
     ended.unwrap_or_else(|why| panic!("{why}: {}", said()))
 }
 

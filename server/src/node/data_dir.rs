@@ -166,6 +166,8 @@ impl DataDir {
         }
         let lock = path.join(LOCK);
         match File::open(&lock) {
+            // A node refuses it too: a folder can be opened to be read, and locked.
+            Ok(_) if lock.is_dir() => bail!("--data-dir: cannot open {}: it is a folder", lock.display()),
             Ok(lock) => Self::locked(path, lock)?.whole(),
             Err(_) => match OpenOptions::new().create(true).truncate(false).write(true).open(&lock) {
                 Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
