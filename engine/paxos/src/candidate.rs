@@ -73,7 +73,15 @@ impl Fetched {
     }
 
     /// What of it belongs to the log `best` behind `base`: equal ids mean equal entries.
+    ///
+    /// The holder's trim point may have risen since, and `base` is then an own entry at it that no header tells of. Only the
+    /// entry that the first piece was taken behind, and those that came, are known to be the holder's too: behind any other
+    /// nothing is kept, and what is fetched next is compared at its beginning.
     fn of(self, best: &Promised, base: EntryId) -> Self {
+        let compared = self.base == base || self.entries.iter().any(|e| e.id == base);
+        if !compared {
+            return Self { base, entries: Vec::new() };
+        }
         let mut next = base.slot.next();
         let belongs = |e: &Entry| {
             let fits = e.id.slot == next && best.origin_at(e.id.slot) == Some(e.id.origin);
