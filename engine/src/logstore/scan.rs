@@ -8,7 +8,7 @@ use crate::ids::{Entry, EntryId, HardState, Run, ShardId, Slot, Space};
 use bytes::Bytes;
 
 /// Sizes are noted so far apart, bytes.
-const SIZES_STEP: u64 = 256 << 10;
+const SIZES_STEP: u64 = 32 << 10;
 
 /// Takes a group's entries in slot order and checks that none is missing.
 pub(super) struct GroupScan {
