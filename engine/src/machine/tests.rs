@@ -420,7 +420,7 @@ fn a_retry_gets_the_stored_outcome_and_topology_errors_are_not_stored() {
 
     let id = WriteId { deadline_us: 5, ..b.id() };
     let late = WriteRequest { id, op: Op::Write { table: TABLE, ops: vec![append("a", &["2"])] } };
-    assert_eq!(b.entry(12, &[late]), [Err(Refusal::Expired { shard_us: 12 })]);
+    assert_eq!(b.entry(12, &[late]), [Err(Refusal::Expired { shard_us: 13 })]);
 }
 
 #[test]

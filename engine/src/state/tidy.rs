@@ -141,6 +141,7 @@ mod tests {
     use crate::state::rocks::StateOptions;
     use crate::state::{StateBatch, StateStore};
     use bytes::Bytes;
+    use rand::{Rng, SeedableRng};
     use std::time::Duration;
 
     #[test]
@@ -148,8 +149,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let shared = RocksShared::open(dir.path(), StateOptions::default()).unwrap();
         let mut store = FrontState::new(Arc::clone(&shared), 64 << 20).unwrap();
+        // Bytes that no compression makes fewer.
         let value = |n: u32| -> Bytes {
-            (0..2500u32).flat_map(|i| (i ^ (n << 8)).wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+            let mut value = vec![0; 10_000];
+            rand_chacha::ChaCha8Rng::seed_from_u64(n.into()).fill_bytes(&mut value);
+            value.into()
         };
         for part in 0..4u32 {
             let row = |n: u32| (n.to_be_bytes().to_vec(), Some(value(n)));
