@@ -163,18 +163,20 @@ mod tests {
         let mut door = pin!(incoming(listener, Places::new(1), 1, |_| panic!("no link")));
         let mut connection = door.next().await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let (mut all, mut stretch, mut longest) = (0, 0, 0);
+        let (mut all, mut turn, mut longest, mut pending) = (0, 0, 0, 0);
         let mut some = vec![0; 200 << 10];
         while all < (4 << 20) + PREFACE.len() {
             let polled = futures::poll!(pin!(connection.read(&mut some)));
             match polled {
                 std::task::Poll::Ready(n) => {
                     let n = n.unwrap();
-                    (all, stretch) = (all + n, stretch + n);
-                    longest = longest.max(stretch);
+                    (all, turn) = (all + n, turn + n);
+                    longest = longest.max(turn);
                 }
+                // HTTP/2 tries again and again in the same turn.
+                std::task::Poll::Pending if pending < 5 => pending += 1,
                 std::task::Poll::Pending => {
-                    stretch = 0;
+                    (turn, pending) = (0, 0);
                     tokio::task::yield_now().await;
                 }
             }
