@@ -341,8 +341,12 @@ fn why_not(status: &tonic::Status) -> (Error, bool) {
     }
 }
 
-/// Whether an error says what became of the change, whichever attempt made it: its outcome is kept with its name.
+/// Whether an error says what became of the change, whichever attempt made it: its outcome is kept with its name. What is wrong
+/// with the name itself is one attempt's refusal, and says nothing of those before.
 fn is_outcome(error: &Error) -> bool {
+    if matches!(error, Error::InvalidArgument { field, .. } if field.starts_with("id.")) {
+        return false;
+    }
     matches!(
         error,
         Error::TableExists { .. }

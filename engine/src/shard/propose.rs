@@ -117,7 +117,8 @@ impl Shard {
         let (before, kept) =
             self.state.sessions().kept_beside(&request.id).filter(|_| self.state.system().is_none())?;
         let all = node.memory.of(Holder::Outcomes);
-        if kept > OUTCOMES_BYTES_MAX {
+        // The write that holds its client's floor passes: only its end lets the floor rise.
+        if kept > OUTCOMES_BYTES_MAX && request.id.seq != request.id.floor {
             let why = format!(
                 "outcomes of this client's writes take {kept} bytes in shard {}, {OUTCOMES_BYTES_MAX} is the most (fixed): it \
                  must raise its floor (id.floor)",

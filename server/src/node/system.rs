@@ -232,6 +232,10 @@ impl SystemDesk {
         match timeout(limit, PeerClient::new(channel).propose(proposal)).await {
             Err(_) => Err(Attempt::Again { maybe: true, why: None }),
             Ok(Err(status)) => Err(match typed(&status) {
+                // That node takes part in nothing; another may lead.
+                Some(error) if matches!(error.kind, Some(Kind::Quarantined(_))) => {
+                    Attempt::Again { maybe: false, why: Some(error) }
+                }
                 Some(error) => Attempt::of(error),
                 // A node of an earlier version says no more than this.
                 None => Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition, why: None },

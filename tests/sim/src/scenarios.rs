@@ -32,6 +32,8 @@ fn calm_world_of(seed: u64, change: impl FnOnce(&mut World)) -> Checked<World> {
     let trace = if std::env::var("SYNOD_SIM_SEED").is_ok() { Trace::kept() } else { Trace::default() };
     let mut w = World::new(seed, Planted::default(), trace, Arc::new(EngineMetrics::detached()));
     w.versions.settle();
+    // Their bounds are those of the usual options, on links that carry all at once.
+    (w.plan.mixed, w.plan.bandwidth) = (false, None);
     change(&mut w);
     w.plan.calm();
     (w.plan.hot, w.plan.snapshot_kill) = (0, 0);
@@ -233,7 +235,7 @@ fn left_behind_in(seed: u64, before: impl FnOnce(&mut World), founded: impl FnOn
 pub fn bare_majority(seed: u64, damaged: bool) -> Outcome {
     let mut w = calm_world_of(seed, |w| {
         (w.plan.bandwidth, w.plan.queue_bytes) = (Some(1_000_000), 8_000);
-        (w.plan.value_bytes, w.plan.mixed, w.plan.options.log_keep_bytes) = (300, false, 512 << 20);
+        (w.plan.value_bytes, w.plan.options.log_keep_bytes) = (300, 512 << 20);
         (w.plan.options.trim_slots, w.plan.options.trim_slots_flushed) = (4, 2);
     })?;
     let (complete, _) = leader(&w);
