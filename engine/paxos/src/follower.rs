@@ -94,12 +94,16 @@ impl Replica {
             self.fetched = None;
             self.follow(Some(ballot), io);
         } else if let Role::Follower(follower) = &mut self.role {
-            follower.election_at = None;
             follower.confirm_by = None;
         }
-        // It was just heard, whatever the failure detector says; where that holds it dead, the timer runs.
-        if !self.alive.contains(&ballot.node) {
+        // It was just heard, whatever the failure detector says; where that holds it dead, the timer runs, and runs on: a leader
+        // whose disk hangs while its worker proposes would else put every election off.
+        let held_dead = !self.alive.contains(&ballot.node);
+        let armed = matches!(&self.role, Role::Follower(f) if f.election_at.is_some());
+        if held_dead && !armed {
             self.await_leader(io);
+        } else if let (false, Role::Follower(follower)) = (held_dead || !known, &mut self.role) {
+            follower.election_at = None;
         }
     }
 
