@@ -313,8 +313,11 @@ async fn a_write_whose_one_attempt_came_too_late_by_the_shards_time_starts_anew_
     };
     world.hook(by_shard);
     assert_eq!(client.put("kv", "a", "1").await.unwrap().offset, 0);
-    let ids: Vec<v1::WriteId> = world.writes().into_iter().map(|(_, w)| w.id.unwrap()).collect();
+    // Redirected, the new name is asked for again: it stays the same.
+    let mut ids: Vec<v1::WriteId> = world.writes().into_iter().map(|(_, w)| w.id.unwrap()).collect();
+    ids.dedup();
     let [old, new] = &ids[..] else { panic!("{ids:?}") };
+    assert_eq!(world.state.lock().unwrap().executed, 1);
     assert_ne!((&old.client, old.seq), (&new.client, new.seq));
     assert!(new.deadline_us > AHEAD && new.deadline_us < AHEAD + 60_000_000, "{new:?}");
     // A redirect says that nothing was proposed: what follows it is still the one attempt.
