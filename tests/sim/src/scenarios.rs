@@ -306,6 +306,9 @@ pub fn slow_catch_up(seed: u64) -> Outcome {
             // member stands and its longest rounds, waiting for the disk, together: it hears of the need no oftener.
             (w.plan.options.paxos.message_bytes, w.plan.options.paxos.inflight_messages) = (100, 1);
             w.plan.options.snapshot_unused_micros = 1_000_000;
+            // A leader that waits for an answer asks ever less often, after 16 times this at the latest: the need must be told
+            // before the snapshot counts as unused. In production that is 3.2 s of a minute.
+            w.plan.options.paxos.resend_micros = 50_000;
             // A member counts as caught up within half of this: a stall of 300 ms must not undo that.
             w.plan.options.log_keep_bytes = 2_000;
         },
