@@ -8,7 +8,7 @@
 //! answered by a refusal that says nothing was proposed (`Overloaded`, `WrongShard`, `DiskFull`, `Quarantined`, or a
 //! final error). `NotLeader` says itself whether the write had been proposed before the leadership was lost. Once an attempt
 //! was possibly delivered, no refusal of a later one says what became of the write: nodes differ in their limits, and a
-//! session that is over tells no outcome any more.
+//! session that has ended no longer has its outcomes.
 
 use std::time::Duration;
 

@@ -52,7 +52,7 @@ pub(crate) struct Progress {
     pub(crate) unfit_until: Option<Micros>,
 }
 
-/// The pause between two questions where a member stands doubles so often at most.
+/// How many times the pause between two position requests to a member may double.
 const DOUBLINGS: u32 = 4;
 
 impl Progress {
@@ -74,8 +74,8 @@ impl Progress {
         }
     }
 
-    /// When it is to be asked where it stands, unless it moves forward before. A slow link may have much on its way: each
-    /// question waits twice as long as the one before.
+    /// When to send the next position request, unless the member makes progress first. A slow link may still carry earlier
+    /// messages, so the pause doubles with each request.
     pub(crate) fn ask_at(&self, pause: u64) -> Micros {
         self.moved_at.plus(pause << self.asked.min(DOUBLINGS))
     }

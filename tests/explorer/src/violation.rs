@@ -7,7 +7,7 @@ use std::fmt;
 /// A broken invariant, with every operand of the failed comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which invariant; a stable short name, led by its number in DESIGN section 10 where it has one.
+    /// Which invariant; a stable short name, led by its number in `docs/guarantees.md` where it has one.
     pub invariant: &'static str,
     /// The operands.
     pub detail: String,

@@ -1,4 +1,4 @@
-//! Epochs and members, seen from outside: invariants 2, 6, 7, 8 and 9 of the design.
+//! Epochs and members, seen from outside: rules 2, 6, 7, 8 and 9 of `docs/guarantees.md`.
 //!
 //! Owns: the checks of what a quorum holds, and of who acts in an epoch, leads a ballot or removes a replica. Must never: take a
 //! node's word for it: what is chosen is read from the disks, or from what was applied.

@@ -1,7 +1,7 @@
 //! Judges each message at the moment it is sent, against its sender's disk.
 //!
-//! Owns: what a message may claim. Must never: judge by what the sender has only staged, where the table of DESIGN
-//! section 3 asks for durability.
+//! Owns: what a message may claim. Must never: judge by what the sender has only staged, where the
+//! tables of `protocol.md` ask for durability.
 
 use super::super::disk::Disk;
 use super::violation::{Check, Violation, ensure};

@@ -1,6 +1,6 @@
 //! The one who sees everything and forgets nothing.
 //!
-//! Owns: the history of a schedule (entries, votes, claims, leaderships) and the invariants of DESIGN section 10 that a
+//! Owns: the history of a schedule (entries, votes, claims, leaderships) and the rules of `docs/guarantees.md` that a
 //! single group can break, numbers 1 to 10 and 13. Must never: change what it looks at, or tell the core.
 //!
 //! `entries` knows every entry ever seen and its predecessor, so that the last id of a log names the whole log; `votes`
