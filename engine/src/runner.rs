@@ -7,11 +7,10 @@ use crate::StoreError;
 use crate::host::{Host, Input};
 use crate::memory::Account;
 use crate::worker::Worker;
-use crate::writer::{Clock, Wake};
+use crate::writer::{Clock, UnderWay, Wake};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_paxos::types::Micros;
@@ -150,34 +149,6 @@ pub fn wall_us() -> u64 {
 /// The name of the worker's thread.
 pub const THREAD: &str = "worker";
 
-/// How the worker's rounds are getting on, for pulses and probes: a worker that hangs in whatever it does must not look alive.
-#[derive(Debug, Default)]
-pub struct RoundProgress {
-    /// 0: no round is under way.
-    started_us: AtomicU64,
-}
-
-impl RoundProgress {
-    /// When the round under way began, by the driver's monotone clock.
-    #[must_use]
-    pub fn round_started(&self) -> Option<Micros> {
-        match self.started_us.load(Ordering::Relaxed) {
-            0 => None,
-            at => Some(Micros(at)),
-        }
-    }
-
-    /// A round begins; for the worker's thread, and for tests that play it.
-    pub fn begin(&self, now: Micros) {
-        self.started_us.store(now.0.max(1), Ordering::Relaxed);
-    }
-
-    /// It is done.
-    pub fn end(&self) {
-        self.started_us.store(0, Ordering::Relaxed);
-    }
-}
-
 /// Runs the worker on a thread of its own until it is stopped, or until every handle is gone.
 ///
 /// # Errors
@@ -186,15 +157,15 @@ pub fn spawn<H: Host + 'static>(
     worker: Worker<H>,
     inputs: WorkerInputs,
     clock: MonotoneClock,
-    progress: Arc<RoundProgress>,
+    rounds: Arc<UnderWay>,
 ) -> Result<JoinHandle<()>, StoreError> {
     std::thread::Builder::new()
         .name(THREAD.into())
-        .spawn(move || run(worker, &inputs, clock, &progress))
+        .spawn(move || run(worker, &inputs, clock, &rounds))
         .map_err(|e| StoreError::Io { what: "start the worker's thread".into(), why: e.to_string() })
 }
 
-fn run<H: Host>(mut worker: Worker<H>, inputs: &WorkerInputs, clock: MonotoneClock, progress: &RoundProgress) {
+fn run<H: Host>(mut worker: Worker<H>, inputs: &WorkerInputs, clock: MonotoneClock, rounds: &UnderWay) {
     let queue = &inputs.queue;
     let mut round = Vec::with_capacity(ROUND_INPUTS);
     while !worker.stopped() {
@@ -216,9 +187,9 @@ fn run<H: Host>(mut worker: Worker<H>, inputs: &WorkerInputs, clock: MonotoneClo
         round.extend(queue.try_iter().take(ROUND_INPUTS - 1).map(|queued| inputs.taken(queued)));
         // Behind the inputs' arrival: by a time before it a leader that was paused would serve reads from a lease that is over.
         let now = clock.now();
-        progress.begin(now);
+        rounds.begin(now);
         worker.handle(now, wall_us(), &mut round, &mut || !queue.is_empty());
-        progress.end();
+        rounds.end();
     }
 }
 

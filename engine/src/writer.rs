@@ -49,12 +49,39 @@ pub trait WriteQueue: Send {
     fn synced(&self) -> Result<NodeWriteSeq, StoreError>;
 }
 
+/// When the work under way on a thread began, for pulses and probes: a thread that hangs must not look alive.
+#[derive(Debug, Default)]
+pub struct UnderWay {
+    /// 0: none is under way.
+    started_us: AtomicU64,
+}
+
+impl UnderWay {
+    /// When it began, by the driver's monotone clock; `None` where none is under way.
+    #[must_use]
+    pub fn started(&self) -> Option<Micros> {
+        match self.started_us.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(Micros(at)),
+        }
+    }
+
+    /// It begins; for the thread itself, and for tests that play it.
+    pub fn begin(&self, now: Micros) {
+        self.started_us.store(now.0.max(1), Ordering::Relaxed);
+    }
+
+    /// It is done.
+    pub fn end(&self) {
+        self.started_us.store(0, Ordering::Relaxed);
+    }
+}
+
 /// How the log writer is doing, for the pulse that peers hear: a disk that hangs must not look alive.
 #[derive(Debug, Default)]
 pub struct WriterProgress {
     writes_done: AtomicU64,
-    /// 0: no write is under way.
-    started_us: AtomicU64,
+    write: UnderWay,
 }
 
 impl WriterProgress {
@@ -67,20 +94,17 @@ impl WriterProgress {
     /// When the write under way began, by the driver's monotone clock.
     #[must_use]
     pub fn write_started(&self) -> Option<Micros> {
-        match self.started_us.load(Ordering::Relaxed) {
-            0 => None,
-            at => Some(Micros(at)),
-        }
+        self.write.started()
     }
 
     /// A write begins; for the log writer, and for tests that play it.
     pub fn begin(&self, now: Micros) {
-        self.started_us.store(now.0.max(1), Ordering::Relaxed);
+        self.write.begin(now);
     }
 
     /// It is synced.
     pub fn end(&self) {
-        self.started_us.store(0, Ordering::Relaxed);
+        self.write.end();
         self.writes_done.fetch_add(1, Ordering::Relaxed);
     }
 }

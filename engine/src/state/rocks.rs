@@ -82,23 +82,17 @@ impl RocksShared {
         clear_directory(&staging)?;
         let options = options(&sizes)?;
         let db = open_db(&options, &path.join("db"))?;
+        let (path, removed) = (path.to_path_buf(), AtomicU64::new(1));
+        Ok(Arc::new(Self { removed, notes: true, ..Self::over(db, path, staging, options, sizes) }))
+    }
+
+    /// A database in which nothing was removed, and whose damage is not noted.
+    fn over(db: DB, path: PathBuf, staging: PathBuf, options: Options, sizes: StateOptions) -> Self {
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        let (path, next_file, removed) = (path.to_path_buf(), AtomicU64::new(0), AtomicU64::new(1));
-        let (removed_ranges, damaged, notes) = (Removed::default(), OnceLock::new(), true);
-        Ok(Arc::new(Self {
-            db,
-            path,
-            staging,
-            options,
-            sizes,
-            unlogged,
-            next_file,
-            removed,
-            removed_ranges,
-            damaged,
-            notes,
-        }))
+        let (next_file, removed) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (removed_ranges, damaged, notes) = (Removed::default(), OnceLock::new(), false);
+        Self { db, path, staging, options, sizes, unlogged, next_file, removed, removed_ranges, damaged, notes }
     }
 
     /// Opens the state directory to look at it: nothing is written.
@@ -112,23 +106,8 @@ impl RocksShared {
         let mut options = options(&sizes)?;
         options.create_if_missing(false);
         let db = open_db_to_read(&options, &path.join("db"))?;
-        let (staging, path) = (path.join("staging"), path.to_path_buf());
-        let (unlogged, damaged) = (WriteOptions::default(), OnceLock::new());
-        let (next_file, removed) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (removed_ranges, notes) = (Removed::default(), false);
-        Ok(Arc::new(Self {
-            db,
-            path,
-            staging,
-            options,
-            sizes,
-            unlogged,
-            next_file,
-            removed,
-            removed_ranges,
-            damaged,
-            notes,
-        }))
+        let staging = path.join("staging");
+        Ok(Arc::new(Self::over(db, path.to_path_buf(), staging, options, sizes)))
     }
 
     /// What an earlier process found damaged in the state directory at `path`.

@@ -206,7 +206,7 @@ impl Node {
         memory.register(&registry)?;
         let (worker, inputs) = runner::inputs_within(INBOX, memory.of(Holder::Inbox));
         let engine_progress = Arc::new(writer::WriterProgress::default());
-        let rounds = Arc::new(runner::RoundProgress::default());
+        let rounds = Arc::new(writer::UnderWay::default());
         let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), Arc::clone(&rounds), clock));
         let peers = Peers::start(PeersSetup {
             local,

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use synod_engine::runner::{MonotoneClock, RoundProgress};
+use synod_engine::runner::MonotoneClock;
 use synod_engine::writer;
 use synod_paxos::types::Micros;
 
@@ -14,14 +14,14 @@ use synod_paxos::types::Micros;
 #[derive(Debug, Default)]
 pub struct Progress {
     writer: Arc<writer::WriterProgress>,
-    rounds: Arc<RoundProgress>,
+    rounds: Arc<writer::UnderWay>,
     clock: MonotoneClock,
 }
 
 impl Progress {
     /// Of the writer and the rounds that are measured by `clock`.
     #[must_use]
-    pub fn over(writer: Arc<writer::WriterProgress>, rounds: Arc<RoundProgress>, clock: MonotoneClock) -> Self {
+    pub fn over(writer: Arc<writer::WriterProgress>, rounds: Arc<writer::UnderWay>, clock: MonotoneClock) -> Self {
         Self { writer, rounds, clock }
     }
 
@@ -41,7 +41,7 @@ impl Progress {
     /// How long the worker's round under way has taken; zero where there is none.
     #[must_use]
     pub fn round(&self) -> Duration {
-        self.age(self.rounds.round_started())
+        self.age(self.rounds.started())
     }
 
     fn age(&self, began: Option<Micros>) -> Duration {
@@ -63,7 +63,7 @@ impl Progress {
     }
 
     /// What the worker's thread does around a round.
-    pub(super) fn rounds(&self) -> &RoundProgress {
+    pub(super) fn rounds(&self) -> &writer::UnderWay {
         &self.rounds
     }
 
