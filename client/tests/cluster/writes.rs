@@ -67,8 +67,8 @@ async fn sixteen_conditional_writers_get_one_winner_each_time() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_callers_share_frames_and_each_gets_its_answer() {
+/// Five thousand puts at once, made and answered once each; the frames they were sent in.
+async fn frames_of_many_callers() -> usize {
     let (world, client) = cluster().await;
     let write = |i: u64| {
         let client = client.clone();
@@ -79,10 +79,21 @@ async fn many_callers_share_frames_and_each_gets_its_answer() {
         outcomes.into_iter().map(|o| o.unwrap()).map(|(i, w)| (i % 50, w.offset)).collect();
     assert_eq!(places.len(), 5000);
     assert_eq!(world.state.lock().unwrap().executed, 5000);
-    let frames = *world.frames.lock().unwrap();
-    assert!(frames < 4000, "{frames} frames");
     let names: HashSet<_> = world.writes().into_iter().map(|(_, w)| w.id.unwrap().seq).collect();
     assert_eq!(names.len(), 5000);
+    *world.frames.lock().unwrap()
+}
+
+/// On one thread, where callers and connection take turns, no timing decides which callers a frame finds ready.
+#[tokio::test]
+async fn many_callers_share_frames() {
+    let frames = frames_of_many_callers().await;
+    assert!(frames < 100, "{frames} frames");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_callers_at_once_get_their_answers() {
+    frames_of_many_callers().await;
 }
 
 #[tokio::test]
