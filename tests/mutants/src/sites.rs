@@ -46,14 +46,15 @@ impl Finder<'_> {
     /// Splits a condition into its leaves. A pattern (`let … = …`) is none: it cannot be forced.
     fn guard(&mut self, condition: &Expr) {
         match condition {
+            _ if is_planted(condition) => {}
+            Expr::Unary(not) if is_planted(&not.expr) => {}
             Expr::Paren(inner) => self.guard(&inner.expr),
             Expr::Binary(both) if matches!(both.op, BinOp::And(_) | BinOp::Or(_)) => {
                 self.guard(&both.left);
                 self.guard(&both.right);
             }
             Expr::Let(pattern) => self.visit_expr(&pattern.expr),
-            // Constants of the build: whether planted faults are compiled in.
-            Expr::Macro(call) if call.mac.path.is_ident("fault") || call.mac.path.is_ident("cfg") => {}
+            Expr::Macro(call) if call.mac.path.is_ident("cfg") => {}
             Expr::Lit(_) => {}
             leaf => {
                 self.leaf(leaf);
@@ -114,6 +115,16 @@ fn repeatable(expr: &Expr) -> bool {
     }
 }
 
+/// Whether a condition holds in builds with planted faults only: `fault!(..)` is one of its conjuncts.
+fn is_planted(condition: &Expr) -> bool {
+    match condition {
+        Expr::Macro(call) => call.mac.path.is_ident("fault"),
+        Expr::Paren(inner) => is_planted(&inner.expr),
+        Expr::Binary(both) if matches!(both.op, BinOp::And(_)) => is_planted(&both.left) || is_planted(&both.right),
+        _ => false,
+    }
+}
+
 /// Code that only tests or planted builds hold.
 fn conditional(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|a| a.path().is_ident("cfg") || a.path().is_ident("test"))
@@ -124,7 +135,9 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         match expr {
             Expr::If(chosen) => {
                 self.guard(&chosen.cond);
-                self.visit_block(&chosen.then_branch);
+                if !is_planted(&chosen.cond) {
+                    self.visit_block(&chosen.then_branch);
+                }
                 if let Some((_, other)) = &chosen.else_branch {
                     self.visit_expr(other);
                 }
@@ -218,7 +231,7 @@ mod tests {
     #[test]
     fn what_does_not_ship_is_left_alone() {
         let text = "const A: bool = 1 < 2; const fn c(a: u8) -> bool { a < 1 }
-            fn f(a: u8) { debug_assert!(a < 3); while a < 9 {} if fault!(self, X) {} }
+            fn f(a: u8) { debug_assert!(a < 3); while a < 9 {} if fault!(self, X) && a == 2 { a > 4 } if !fault!(self, Y) {} }
             #[cfg(test)] mod tests { fn t(a: u8) -> bool { a == 1 } }";
         assert_eq!(names(text), Vec::<String>::new());
     }
