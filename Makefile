@@ -8,7 +8,7 @@ DIST := $(CARGO_TARGET_DIR)/dist/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build dist old setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
+.PHONY: build dist old setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-change bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -118,6 +118,11 @@ bench-peers-check:
 	$(CARGO) clippy $(PEERS) --all-targets -- -D warnings
 	$(CARGO) test $(PEERS)
 	$(CARGO) build $(PEERS)
+
+# What a change costs: this binary beside an older one (SYNOD_OLD_BIN, as `make old REV=...` prints it), judged cell by cell; twenty
+# minutes. Both as `make build` makes them, since `make dist` lays each out by a profile of its own.
+bench-change: build bench-peers-check
+	SYNOD_BIN=$(BIN) $(CARGO_TARGET_DIR)/peers/release/bench-change $(ARGS)
 
 # The limits of this machine, and Synod's share of them; results in docs/benchmarks/limits.
 bench-limits: dist

@@ -133,7 +133,12 @@ fn whole(store: &Store, system: System, repeat: u32, cell: &Cell) -> Option<f64>
 }
 
 /// Writes every key once, so that puts replace and gets find.
-async fn preload(plan: &Plan, running: &mut Running, cell: &Cell, halt: &Halt) -> std::result::Result<(), String> {
+pub(crate) async fn preload(
+    plan: &Plan,
+    running: &mut Running,
+    cell: &Cell,
+    halt: &Halt,
+) -> std::result::Result<(), String> {
     let spec = BenchSpec {
         clients: 256,
         keys: plan.run.keys,

@@ -64,6 +64,34 @@ impl Machine {
     }
 }
 
+/// The processors' time since the machine started, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticks {
+    all: u64,
+    stolen: u64,
+}
+
+impl Ticks {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Ticks {
+        Ticks::read(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal; guests are counted in user.
+    fn read(stat: &str) -> Ticks {
+        let fields = stat.lines().next().unwrap_or_default().split_ascii_whitespace().skip(1).take(8);
+        let ticks: Vec<u64> = fields.map(|n| n.parse().unwrap_or(0)).collect();
+        Ticks { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or(0) }
+    }
+
+    /// The share of the time since `earlier` that other machines took.
+    #[must_use]
+    pub fn stolen_since(self, earlier: Ticks) -> f64 {
+        self.stolen.saturating_sub(earlier.stolen) as f64 / self.all.saturating_sub(earlier.all).max(1) as f64
+    }
+}
+
 /// Cores that may be used.
 #[must_use]
 pub fn cores() -> usize {
@@ -99,6 +127,16 @@ mod tests {
         assert_eq!(disk(mounts, Path::new("/")), "ext4 on /dev/a");
         assert_eq!(disk(mounts, Path::new("/proc/no/such")), "tmpfs on tmpfs");
         assert_eq!(disk("", Path::new("/")), "unknown");
+    }
+
+    #[test]
+    fn stolen_time_is_a_share_of_all() {
+        let earlier = Ticks::read("cpu  10 0 10 70 5 0 0 5 3 0\ncpu0 1 1 1 1\n");
+        assert_eq!(earlier, Ticks { all: 100, stolen: 5 });
+        let share = Ticks { all: 200, stolen: 25 }.stolen_since(earlier);
+        assert!((share - 0.2).abs() < 1e-9, "{share}");
+        assert_eq!(Ticks::read(""), Ticks::default());
+        assert!(Ticks::now().all > 0);
     }
 
     #[test]
