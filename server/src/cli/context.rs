@@ -139,8 +139,8 @@ impl From<Error> for CliError {
             }
             Error::Trimmed { first } => base.with("first", first),
             Error::TooLarge { what, limit, knob } => base.with("what", what).with("limit", limit).with("knob", knob),
-            Error::Overloaded { retry_after } => {
-                base.with("retry_after_ms", u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX))
+            Error::Overloaded { retry_after, why } => {
+                base.with("why", why).with("retry_after_ms", u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX))
             }
             Error::OutcomeUnknown { cause } => base.with("cause", cause).exiting(Exit::Unknown),
             Error::Quarantined { why } => base.with("why", why),
