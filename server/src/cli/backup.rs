@@ -12,7 +12,7 @@ use synod_client::{Client, ClusterMap};
 use synod_engine::ids::{ClientId, SYSTEM_SHARD, ShardId, TableId};
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::partial::Partial;
-use synod_engine::snapshot::restore::{content, metadata};
+use synod_engine::snapshot::restore::{content, metadata, needs};
 use synod_engine::snapshot::{SnapshotFile, Throttle, file_name};
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
@@ -81,6 +81,7 @@ async fn make(mut source: Source, folder: &Folder) -> Result<Manifest> {
     };
     let metadata = metadata(&system).map_err(failed)?;
     let (mut entries, mut dropped) = (BTreeMap::from([(SYSTEM_SHARD, entry(&system)?)]), BTreeSet::new());
+    let mut needed = BTreeMap::new();
     for (shard, descriptor) in metadata.shards.iter().filter(|(shard, _)| **shard != SYSTEM_SHARD) {
         if dropped.contains(&descriptor.table) {
             continue;
@@ -90,15 +91,21 @@ async fn make(mut source: Source, folder: &Folder) -> Result<Manifest> {
             None => source.shard(folder, *shard, Some((descriptor.table, metadata.revision))).await?,
         };
         match file {
-            Some(file) => drop(entries.insert(*shard, entry(&file)?)),
+            Some(file) => {
+                entries.insert(*shard, entry(&file)?);
+                needed.insert(*shard, needs(&file, metadata.version).map_err(failed)?);
+            }
             None => drop(dropped.insert(descriptor.table)),
         }
     }
     for (shard, _) in metadata.shards.iter().filter(|(_, descriptor)| dropped.contains(&descriptor.table)) {
         entries.remove(shard);
+        needed.remove(shard);
         folder.remove(*shard)?;
     }
-    Ok(Manifest::new(cluster, entries.into_values().collect(), dropped.into_iter().map(|table| table.0).collect()))
+    let later = needed.into_values().max().filter(|version| *version > metadata.version);
+    let dropped = dropped.into_iter().map(|table| table.0).collect();
+    Ok(Manifest::new(cluster, entries.into_values().collect(), dropped, later))
 }
 
 /// Where shards are read from.
@@ -212,6 +219,9 @@ fn manifest_lines(dir: &Path, manifest: &Manifest) -> Vec<String> {
     let mut lines: Vec<String> = manifest.shards.iter().map(line).collect();
     let gone = |table: &u32| format!("table {table}: dropped meanwhile, left out");
     lines.extend(manifest.dropped.iter().map(gone));
+    let rose =
+        |version: u32| format!("the cluster's version rose to {version} meanwhile: a restored cluster begins there");
+    lines.extend(manifest.cluster_version.map(rose));
     lines.push(format!("{}: {} shards of cluster {}", dir.display(), manifest.shards.len(), manifest.cluster));
     lines
 }
