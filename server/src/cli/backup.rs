@@ -17,6 +17,7 @@ use synod_engine::snapshot::{SnapshotFile, Throttle, file_name};
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep};
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
 use super::backup_dir::{Entry, Folder, Half, Manifest, failed};
@@ -165,8 +166,10 @@ impl Source {
         let channel = self.channel(shard).await?;
         let most = BODY_BYTES_MAX + BLOCK_EXTRA_BYTES + (1 << 20);
         let mut client = AdminClient::new(channel).max_decoding_message_size(most);
+        let mut asked = tonic::Request::new(v1::SnapshotRequest { shard: shard.0 });
+        asked.metadata_mut().insert(synod_proto::OPERATOR, MetadataValue::from_static("1"));
         let told = |status: tonic::Status| failed(format!("shard {shard}: {}", status.message())).retryable();
-        let mut parts = client.snapshot(v1::SnapshotRequest { shard: shard.0 }).await.map_err(told)?.into_inner();
+        let mut parts = client.snapshot(asked).await.map_err(told)?.into_inner();
         let (mut partial, mut digest) = (None, 0);
         while let Some(part) = parts.message().await.map_err(told)? {
             if partial.is_none() {
