@@ -252,7 +252,7 @@ impl Client {
         // The time of a shard that is ahead of the nodes' clocks, and when it was told.
         let mut ahead: Option<(u64, Instant)> = None;
         loop {
-            let ticket = self.core.identity.begin();
+            let ticket = self.core.identity.begin_change();
             // By the clock of the node asked first; the others are told the same, since it is part of the name.
             let good_until = OnceLock::new();
             let ended = self.any_node(deadline, unsure, |channel, now_us| {
@@ -327,7 +327,7 @@ fn why_not(status: &tonic::Status) -> (Error, bool) {
     match typed.map(Refusal::from_wire) {
         Some(Refusal::NotLeader { maybe, .. }) => (Error::unavailable(status.message()), maybe),
         Some(Refusal::WrongShard) => (Error::unavailable(status.message()), false),
-        Some(Refusal::Overloaded(retry_after)) => (Error::Overloaded { retry_after }, false),
+        Some(Refusal::Overloaded { retry_after, why }) => (Error::Overloaded { retry_after, why }, false),
         Some(Refusal::Later(error) | Refusal::Final(error)) => {
             let maybe = matches!(error, Error::OutcomeUnknown { .. });
             (error, maybe)

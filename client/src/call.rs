@@ -187,7 +187,10 @@ async fn answered(
         }
         let waits = !was_sent(sent) && conn.has_answered(limit);
         match (waits, std::mem::replace(&mut waited, waits)) {
-            (true, _) if want.left().is_zero() => return Err(Failure::Refused(Refusal::Overloaded(Duration::ZERO))),
+            (true, _) if want.left().is_zero() => {
+                let why = "the node has as many requests of this client under way as it takes at once".into();
+                return Err(Failure::Refused(Refusal::Overloaded { retry_after: Duration::ZERO, why }));
+            }
             (true, _) => {}
             // It left since the last look.
             (false, true) if was_sent(sent) => {}

@@ -16,6 +16,7 @@ use crate::decide;
 use crate::error::{Error, Result};
 use crate::frames::{Answer, Ask};
 use crate::identity::Identity;
+use crate::kept::outcome_bytes;
 use crate::limits::{check_key, check_table_name};
 use crate::link::{Links, Task};
 use crate::options::Options;
@@ -358,8 +359,16 @@ impl Client {
         name: Option<&WriteName>,
         shard_time_us: Option<u64>,
     ) -> Result<Got> {
-        let ticket = name.is_none().then(|| self.core.identity.begin());
         let deadline = want.deadline;
+        let ticket = match name {
+            Some(_) => None,
+            None => {
+                let view = self.core.maps.view();
+                // Where there is none yet, the table may be made just now.
+                let shard = view.table(want.table).and_then(|t| t.locate(want.place)).map_or(0, |s| s.info.id);
+                Some(self.core.identity.begin(shard, outcome_bytes(ops.len()), deadline).await?)
+            }
+        };
         // Fixed by the first attempt, kept by the others: the deadline is part of the write's name.
         let mut deadline_us = None;
         let call = self.core.call(want, |table, shard, conn| {

@@ -264,8 +264,8 @@ impl Progress {
                 let leader = Leader::IsNot(attempt.node);
                 Next::Again { leader, nudge: true, pause: Some(self.back_off(None)) }
             }
-            Refusal::Overloaded(retry_after) => {
-                self.last = Some(Error::Overloaded { retry_after });
+            Refusal::Overloaded { retry_after, why } => {
+                self.last = Some(Error::Overloaded { retry_after, why });
                 let pause = self.back_off(Some(retry_after));
                 // The node knows how long its line is: pauses that grow far beyond leave it idle while calls wait.
                 as_before(Pause { span: pause.span.min(4 * retry_after), ..pause })
@@ -380,6 +380,10 @@ mod tests {
         progress.failed(failure, &at(node), NOW, |_| true)
     }
 
+    fn overloaded(ms: u64) -> Refusal {
+        Refusal::Overloaded { retry_after: Duration::from_millis(ms), why: "full".into() }
+    }
+
     #[test]
     fn the_last_attempt_has_time_to_be_answered() {
         let (ms, whole) = (Duration::from_millis, |d| d);
@@ -408,7 +412,7 @@ mod tests {
             (refused(Refusal::NotLeader { leader: 2, maybe: true }), true),
             (refused(Refusal::NotLeader { leader: 2, maybe: false }), false),
             (refused(Refusal::WrongShard), false),
-            (refused(Refusal::Overloaded(Duration::from_millis(20))), false),
+            (refused(overloaded(20)), false),
             (refused(Refusal::Later(unavailable)), true),
             (refused(Refusal::Later(quarantined)), false),
         ] {
@@ -480,8 +484,8 @@ mod tests {
             last = length;
         }
         assert_eq!(last, Duration::from_millis(500));
-        let overloaded = Failure::Refused(Refusal::Overloaded(Duration::from_secs(2)));
-        let Next::Again { pause: Some(pause), .. } = fail(&mut progress, overloaded, 2) else { panic!() };
+        let refused = Failure::Refused(overloaded(2_000));
+        let Next::Again { pause: Some(pause), .. } = fail(&mut progress, refused, 2) else { panic!() };
         assert!(pause.length(Duration::MAX, |span| span) >= Duration::from_secs(2));
     }
 

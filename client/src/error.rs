@@ -55,11 +55,13 @@ pub enum Error {
         /// The setting that holds the limit.
         knob: String,
     },
-    /// The server's queues are full; nothing was written. Retried by the client until the call's deadline.
-    #[error("overloaded: retry after {} ms", retry_after.as_millis())]
+    /// The server has no room for the request; nothing was done. Retried by the client until the call's deadline.
+    #[error("overloaded: {why}; nothing was done (retry after {} ms)", retry_after.as_millis())]
     Overloaded {
         /// How long the server asks to be left alone.
         retry_after: Duration,
+        /// The server's words: what is full, how much it holds, and the knob.
+        why: String,
     },
     /// The write's deadline passed before it was executed; nothing was written.
     #[error(
@@ -182,7 +184,7 @@ impl Error {
         {
             return match Refusal::from_wire(error) {
                 Refusal::Final(error) | Refusal::Later(error) => error,
-                Refusal::Overloaded(retry_after) => Error::Overloaded { retry_after },
+                Refusal::Overloaded { retry_after, why } => Error::Overloaded { retry_after, why },
                 Refusal::NotLeader { .. } | Refusal::WrongShard => Error::unavailable(status.message()),
             };
         }
@@ -206,7 +208,12 @@ pub enum Refusal {
     /// The shard map used is not the shard's own.
     WrongShard,
     /// Nothing was done, the server asks for a pause.
-    Overloaded(Duration),
+    Overloaded {
+        /// How long.
+        retry_after: Duration,
+        /// The server's words.
+        why: String,
+    },
     /// Asking again, perhaps elsewhere, can help.
     Later(Error),
     /// Asking again cannot help.
@@ -223,7 +230,10 @@ impl Refusal {
         match kind {
             Kind::NotLeader(e) => Refusal::NotLeader { leader: e.leader, maybe: e.maybe },
             Kind::WrongShard(_) => Refusal::WrongShard,
-            Kind::Overloaded(e) => Refusal::Overloaded(Duration::from_millis(u64::from(e.retry_after_ms))),
+            Kind::Overloaded(e) => {
+                let retry_after = Duration::from_millis(u64::from(e.retry_after_ms));
+                Refusal::Overloaded { retry_after, why: message }
+            }
             Kind::TableNotFound(e) => Refusal::Final(Error::TableNotFound { table: e.table }),
             Kind::TableExists(e) => Refusal::Final(Error::TableExists { table: e.table }),
             Kind::Trimmed(e) => Refusal::Final(Error::Trimmed { first: e.first }),

@@ -188,10 +188,10 @@ impl Waiting {
     }
 }
 
-/// For how long a node that refused as overloaded is to be left alone.
+/// For how long a node that refused as overloaded is to be left alone. Where it has no room for this request only, others may go.
 fn overloaded(reply: &v1::ShardReply) -> Option<Duration> {
     match &reply.body {
-        Some(Answer::Error(v1::Error { kind: Some(v1::error::Kind::Overloaded(why)), .. })) => {
+        Some(Answer::Error(v1::Error { kind: Some(v1::error::Kind::Overloaded(why)), .. })) if !why.this_only => {
             Some(Duration::from_millis(why.retry_after_ms.into()))
         }
         _ => None,
@@ -408,7 +408,7 @@ mod tests {
     }
 
     fn overloaded(id: u64) -> v1::ShardReply {
-        let kind = v1::error::Kind::Overloaded(v1::Overloaded { retry_after_ms: 20 });
+        let kind = v1::error::Kind::Overloaded(v1::Overloaded { retry_after_ms: 20, this_only: false });
         v1::ShardReply { id, body: Some(Answer::Error(v1::Error { kind: Some(kind), ..Default::default() })) }
     }
 

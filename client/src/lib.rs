@@ -35,6 +35,8 @@ mod error;
 mod flow;
 mod frames;
 mod identity;
+#[path = "../../engine/src/sessions/kept.rs"]
+mod kept;
 mod lane;
 pub mod limits;
 mod link;

@@ -339,12 +339,12 @@ impl Links {
     /// The client's cluster is known from now on.
     pub(crate) fn belong_to(&self, cluster: &[u8]) {
         // A client has one cluster: its first map's.
-        let _ = self.stamp.set(Stamp::of(cluster));
+        let _ = self.stamp.set(Stamp::of(cluster, self.options.operator));
     }
 
     /// What every call bears.
     pub(crate) fn stamp(&self) -> Stamp {
-        self.stamp.get().cloned().unwrap_or_default()
+        self.stamp.get().cloned().unwrap_or_else(|| Stamp::new(self.options.operator))
     }
 
     /// The link to a node, if it is open already.

@@ -1,10 +1,10 @@
-//! Which cluster a call is meant for.
+//! Which cluster a call is meant for, and whose it is.
 //!
 //! Owns: the name that goes with every call of a client, and the comparison with what a node says of itself. Must never: let a
 //! call leave without the name once the client has its first map.
 
 use bytes::Bytes;
-use synod_proto::CLUSTER;
+use synod_proto::{CLUSTER, OPERATOR};
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -16,12 +16,20 @@ pub(crate) type Meant = InterceptedService<Channel, Stamp>;
 
 /// Puts a cluster's name on every call; none before the client knows its cluster.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stamp(Option<MetadataValue<Ascii>>);
+pub(crate) struct Stamp {
+    cluster: Option<MetadataValue<Ascii>>,
+    operator: bool,
+}
 
 impl Stamp {
+    /// Names no cluster yet.
+    pub(crate) fn new(operator: bool) -> Stamp {
+        Stamp { cluster: None, operator }
+    }
+
     /// Names this cluster.
-    pub(crate) fn of(cluster: &[u8]) -> Stamp {
-        Stamp(hex(cluster).parse().ok())
+    pub(crate) fn of(cluster: &[u8], operator: bool) -> Stamp {
+        Stamp { cluster: hex(cluster).parse().ok(), operator }
     }
 
     /// A connection whose calls bear it.
@@ -31,7 +39,7 @@ impl Stamp {
 
     /// Compares it with what the node at `addr` says of itself, where that says anything.
     pub(crate) fn check(&self, said: &MetadataMap, addr: &str) -> Result<(), String> {
-        match (&self.0, said.get(CLUSTER)) {
+        match (&self.cluster, said.get(CLUSTER)) {
             (Some(ours), Some(theirs)) if ours != theirs => Err(belongs_elsewhere(addr, &text(theirs), &text(ours))),
             _ => Ok(()),
         }
@@ -40,8 +48,11 @@ impl Stamp {
 
 impl Interceptor for Stamp {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(cluster) = &self.0 {
+        if let Some(cluster) = &self.cluster {
             request.metadata_mut().insert(CLUSTER, cluster.clone());
+        }
+        if self.operator {
+            request.metadata_mut().insert(OPERATOR, MetadataValue::from_static("1"));
         }
         Ok(request)
     }
@@ -72,15 +83,17 @@ mod tests {
 
     #[test]
     fn another_cluster_is_named_and_silence_is_taken() {
-        let (ours, theirs) = (Stamp::of(&[0xab; 16]), Stamp::of(&[0xcd; 16]));
+        let (ours, theirs) = (Stamp::of(&[0xab; 16], false), Stamp::of(&[0xcd; 16], true));
         let mut said = MetadataMap::new();
         assert_eq!(ours.check(&said, "h:1"), Ok(()), "an older node says nothing");
-        said.insert(CLUSTER, ours.0.clone().unwrap());
+        said.insert(CLUSTER, ours.cluster.clone().unwrap());
         assert_eq!(ours.check(&said, "h:1"), Ok(()));
         assert_eq!(Stamp::default().check(&said, "h:1"), Ok(()));
         let why = theirs.check(&said, "h:1").unwrap_err();
         assert_eq!(why, format!("h:1 belongs to another cluster: to {}, not to {}", "ab".repeat(16), "cd".repeat(16)));
         let stamped = ours.clone().call(Request::new(())).unwrap();
         assert_eq!(stamped.metadata().get(CLUSTER).unwrap(), &"ab".repeat(16));
+        let [ours, theirs] = [ours, theirs].map(|mut stamp| stamp.call(Request::new(())).unwrap());
+        assert_eq!((ours.metadata().get(OPERATOR), theirs.metadata().get(OPERATOR).is_some()), (None, true));
     }
 }

@@ -38,6 +38,9 @@ pub struct Options {
     pub tail_wait: Duration,
     /// Limits checked before sending.
     pub limits: Limits,
+    /// Whether the calls are those of an operator's command, not of an application: nodes whose places for clients are all taken
+    /// have a few for these.
+    pub operator: bool,
     /// The cluster that the endpoints must belong to; any where unset.
     pub cluster: Option<[u8; 16]>,
 }
@@ -59,6 +62,7 @@ impl Default for Options {
             clock_refresh: Duration::from_secs(10),
             tail_wait: Duration::from_secs(3),
             limits: Limits::default(),
+            operator: false,
             cluster: None,
         }
     }

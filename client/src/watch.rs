@@ -346,7 +346,7 @@ async fn of_one_cluster(endpoints: &[String], map: &v1::ShardMap, from: &str, op
 
 /// The map of an endpoint, on a connection of its own.
 async fn first_map(addr: &str, options: &Options) -> Result<v1::ShardMap> {
-    ask_map(Stamp::default().on(channel(addr, options).await?), addr, options.connect_timeout).await
+    ask_map(Stamp::new(options.operator).on(channel(addr, options).await?), addr, options.connect_timeout).await
 }
 
 /// The newest map of the node at the end of a connection.

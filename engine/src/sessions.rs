@@ -13,21 +13,23 @@ use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod kept;
+
+pub use kept::{OUTCOMES_BYTES_MAX, outcome_bytes};
+
 /// Outcomes kept of one client: it must raise its floor before it writes more. The client library stays far below.
 pub const OUTCOMES_MAX: usize = 1 << 16;
 
-/// Bytes of outcomes kept of one client above which a leader proposes no more of its writes until it raises its floor. What was
-/// proposed by then is executed and kept all the same: it is for the leader to say, so that every replica applies the same.
-pub const OUTCOMES_BYTES_MAX: usize = 4 << 20;
+const _: () = assert!(size_of::<(ClientSeq, Outcome)>() <= outcome_bytes(0));
+const _: () = assert!(size_of::<OpResult>() <= outcome_bytes(1) - outcome_bytes(0));
 
 /// What a kept outcome takes, bytes.
 fn size(outcome: &Outcome) -> usize {
-    let more = match outcome {
-        Outcome::Written(results) => results.len() * size_of::<OpResult>(),
-        Outcome::System(outcome) => outcome.len(),
-        Outcome::ExpectationFailed { .. } => 0,
-    };
-    size_of::<(ClientSeq, Outcome)>() + more
+    match outcome {
+        Outcome::Written(results) => outcome_bytes(results.len()),
+        Outcome::System(outcome) => outcome_bytes(0) + outcome.len(),
+        Outcome::ExpectationFailed { .. } => outcome_bytes(0),
+    }
 }
 
 /// What a client's session says of a write.

@@ -8,6 +8,10 @@
 /// refuses the call; one without it is taken. A node names its own in the answer to a session.
 pub const CLUSTER: &str = "synod-cluster";
 
+/// The name of the metadata by which a call says that it belongs to a command of an operator: a node whose places for clients are
+/// all taken has some for these. A call without it is a client's.
+pub const OPERATOR: &str = "synod-operator";
+
 /// The interface for clients and operators.
 pub mod v1 {
     tonic::include_proto!("synod.v1");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use synod_tests::alone;
-use synod_tests::cluster::{Cluster, PATIENCE};
+use synod_tests::cluster::{Cluster, PATIENCE, Status};
 use synod_tests::run::{Ran, command, finish, run, until, wait_for};
 
 /// Everything in the tables, as the leaders have it.
@@ -299,6 +299,84 @@ fn half_a_restore_is_no_node() {
     new.add_restored(1);
     new.wait_up();
     assert_eq!(contents(&new), contents(&cluster));
+}
+
+#[test]
+fn a_backup_across_an_upgrade_is_restored_at_the_later_version() {
+    let _turn = alone();
+    let mut old = Cluster::start_with("[cluster]\nversion_max = 1\n");
+    old.cli(&["table", "create", "all", "--partition", "hash", "--shards", "3", "--retain", "all"]).ok();
+    old.cli(&["table", "create", "latest", "--partition", "range"]).ok();
+    let fill = |cluster: &Cluster, value: &str| {
+        for key in 0..7 {
+            cluster.cli(&["append", "all", &format!("key-{key}"), value]).ok();
+        }
+    };
+    fill(&old, "at the first");
+    let (first, across) = (old.dir().join("first"), old.dir().join("across"));
+    let plain = old.json(&["backup", &first.display().to_string()]);
+    assert!(plain["version"] == 1 && plain.get("cluster_version").is_none(), "{plain}");
+    fs::write(old.dir().join("synod.toml"), "").expect("the settings can be written");
+    for number in 1..=3 {
+        old.stop(number);
+        old.restart(number);
+        old.wait_caught_up(number);
+    }
+    old.wait_up();
+    until(PATIENCE, "the version rises", || (old.cli(&["cluster", "upgrade", "--to", "2"]).code == 0).then_some(()))
+        .unwrap();
+    let version = |status: &Status| status.value["version"].as_u64();
+    old.wait_status("the second version", |status| version(status) == Some(2));
+    fill(&old, "at the second");
+    // The system shard was read before the upgrade, and the others are after it.
+    fs::create_dir(&across).expect("a folder");
+    fs::copy(first.join("shard-1.snap"), across.join("shard-1.snap")).expect("a copy");
+    let mark = serde_json::json!({ "version": 1, "cluster": plain["cluster"] });
+    fs::write(across.join("UNFINISHED"), mark.to_string()).expect("a file");
+    let manifest = old.json(&["backup", &across.display().to_string(), "--resume"]);
+
+    let mut new = Cluster::empty(3);
+    let founders = new.founders();
+    for node in 1..=3 {
+        let (from, data) = (across.display().to_string(), new.data_dir(node).display().to_string());
+        old.cli(&["restore", &from, "--data-dir", &data, "--founders", &founders, "--node", &node.to_string()]).ok();
+    }
+    (1..=3).for_each(|node| new.add_restored(node));
+    let status = new.wait_up();
+    assert_eq!(version(&status), Some(2), "its rows are those of the second version");
+    assert_eq!(contents(&new), contents(&old));
+    // Nodes that could not read it are refused: one of its own, and one that joins.
+    let settings = new.dir().join("old.toml");
+    fs::write(&settings, "[cluster]\nversion_max = 1\n").expect("a file");
+    let settings = settings.display().to_string();
+    new.stop(3);
+    let (data, addr) = (new.data_dir(3).display().to_string(), new.addr(3));
+    let words = ["cluster is at version 2", "speaks versions 1 to 1"];
+    run(&["server", "--data-dir", &data, "--listen", &addr, "--config", &settings]).refused(1, &words);
+    let (data, addr) = (new.data_dir(4).display().to_string(), new.addr(4));
+    let mut joiner =
+        command(&["server", "--data-dir", &data, "--listen", &addr, "--join", &founders, "--config", &settings]);
+    joiner.env("SYNOD_LOG", "error");
+    finish(joiner, None).refused(1, &["refused the join", "at version 2"]);
+    // A binary that does not know of such backups must not make a cluster of one.
+    assert_eq!((&manifest["version"], &manifest["cluster_version"]), (&3.into(), &2.into()), "{manifest}");
+}
+
+#[test]
+fn the_line_that_starts_a_restored_node_starts_it() {
+    let _turn = alone();
+    let mut old = Cluster::empty(1);
+    old.add_founder(1);
+    old.wait_up();
+    let backup = old.dir().join("backup");
+    old.cli(&["backup", &backup.display().to_string()]).ok();
+    for (founder, flag) in
+        [("127.0.0.1:7400", false), ("localhost:7400", false), ("10.1.2.3:7400", true), ("h:7400", true)]
+    {
+        let said = restore(&backup, &old.dir().join(founder), founder).ok().stdout;
+        let line = said.lines().find(|line| line.starts_with("start it with: ")).expect("it says how");
+        assert!(line.contains(&format!("--listen {founder}")) && line.ends_with("--insecure") == flag, "{line}");
+    }
 }
 
 #[test]

@@ -121,6 +121,30 @@ fn a_node_comes_back_while_clients_hold_every_place_and_who_finds_none_is_told_w
 }
 
 #[test]
+fn an_operator_gets_in_while_clients_hold_every_place() {
+    let _alone = alone();
+    let cluster = Cluster::start_with("[network]\nconnections_max = 16\n");
+    let runtime = runtime();
+    let held: Vec<_> = (1..=3).map(|number| runtime.block_on(crowd(&cluster.addr(number), 60)).0).collect();
+    let backup = cluster.dir().join("backup").display().to_string();
+    for args in [
+        &["status"][..],
+        &["table", "create", "t", "--partition", "hash", "--shards", "2"],
+        &["table", "list"],
+        &["shard", "list"],
+        &["node", "remove", "99"],
+        &["cluster", "upgrade", "--dry-run"],
+        &["backup", &backup],
+    ] {
+        cluster.cli(args).ok();
+    }
+    // What uses the cluster has to wait for a place, and is told so.
+    cluster.cli(&["--timeout", "1s", "get", "t", "k"]).refused(1, &["network.connections_max"]);
+    drop(held);
+    cluster.cli(&["put", "t", "k", "v"]).ok();
+}
+
+#[test]
 fn who_never_finishes_its_handshake_loses_its_place() {
     let _alone = alone();
     let cluster = Cluster::start_with("[network]\nconnections_max = 16\n");

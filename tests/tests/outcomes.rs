@@ -1,8 +1,13 @@
 //! Changes of the cluster while no majority answers: each is done, refused, or said to be unknown, and can be repeated.
 //!
-//! Owns: the claims about the outcomes of admin commands. Must never: take an exit code for the truth; what is there afterwards
+//! So are writes whose client lets no outcome go.
+//!
+//! Owns: the claims about the outcomes of admin commands, and of writes that find no room for theirs. Must never: take an exit code for the truth; what is there afterwards
 //! is looked at.
 
+use std::time::{Duration, Instant};
+
+use synod_client::{Client, Options, WriteName, WriteOp};
 use synod_tests::alone;
 use synod_tests::cluster::Cluster;
 use synod_tests::run::Ran;
@@ -63,4 +68,40 @@ fn a_change_without_a_majority_is_unknown_and_can_be_repeated() {
     let other = ["table", "create", "new", "--partition", "range", "--split-at", "n", "--if-not-exists"];
     cluster.cli(&other).refused(1, &["\"new\"", "split points"]);
     cluster.cli(&create).refused(1, &["exists already"]);
+}
+
+#[test]
+fn a_write_that_finds_no_room_for_its_outcome_is_refused_with_the_reason() {
+    let _turn = alone();
+    let mut cluster = Cluster::empty(1);
+    cluster.add_founder(1);
+    cluster.wait_up();
+    cluster.cli(&["table", "create", "t", "--partition", "hash", "--shards", "1", "--replicas", "1"]).ok();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let client = Client::connect([cluster.addr(1)], Options::default()).await.expect("a client");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+        let deadline_us = (now + Duration::from_secs(300)).as_micros() as u64;
+        // As a client does that never says which outcomes it needs no more.
+        let name = |seq| WriteName { client: 7, seq, floor: 1, deadline_us };
+        let batch = || vec![WriteOp::delete("k"); 10_000];
+        let mut seq = 1;
+        let refused = loop {
+            match client.with_timeout(Duration::from_secs(2)).batch_as("t", name(seq), batch()).await {
+                Ok(_) => seq += 1,
+                Err(why) => break why,
+            }
+            assert!(seq < 100, "{seq} outcomes of 10,000 operations are kept of one client");
+        };
+        println!("write {seq}: {refused}");
+        let said = refused.to_string();
+        assert_eq!((refused.code(), refused.retryable()), ("overloaded", true), "nothing was proposed: {said}");
+        assert!(said.contains("4194304") && said.contains("id.floor"), "{said}");
+        // Others have room, at once; and so has this one once it lets something go.
+        let began = Instant::now();
+        client.put("t", "other", "1").await.expect("a client of its own");
+        assert!(began.elapsed() < Duration::from_secs(1), "it waited {:?}", began.elapsed());
+        let name = WriteName { floor: seq, ..name(seq) };
+        client.batch_as("t", name, batch()).await.expect("there is room again");
+    });
 }

@@ -60,6 +60,9 @@ fn a_lost_node_is_replaced_under_load() {
     // The same again has nothing to do.
     cluster.cli(&["node", "replace", "3", "--with", "4"]).ok();
     cluster.cli(&["node", "remove", "3"]).ok();
+    let again = cluster.cli(&["node", "remove", "3"]).ok().stdout;
+    assert_eq!(again, "node 3 is not in the cluster (removed already, or never added)\n", "it can be repeated");
+    assert_eq!(cluster.json(&["node", "remove", "99"]), serde_json::json!({"removed": 99, "was_there": false}));
     let gone = cluster.addr(3);
     let status = cluster.wait_status("the lost node is no more", |status| status.node(&gone).is_none());
     assert!(replicas(&status, &joined) >= Some(5), "the tables' shards and the system's: {:?}", status.node(&joined));

@@ -126,7 +126,7 @@ async fn a_write_that_was_never_sent_is_unavailable() {
 async fn overload_is_waited_out_and_is_no_unknown_outcome() {
     let (world, client) = cluster().await;
     let mut times = 0;
-    let overloaded = || answer(Kind::Overloaded(v1::Overloaded { retry_after_ms: 100 }));
+    let overloaded = || answer(Kind::Overloaded(v1::Overloaded { retry_after_ms: 100, ..Default::default() }));
     world.hook(move |_, _| {
         times += 1;
         if times <= 2 { overloaded() } else { Action::Normal }
@@ -137,6 +137,12 @@ async fn overload_is_waited_out_and_is_no_unknown_outcome() {
     world.hook(move |_, _| overloaded());
     let error = client.with_timeout(Duration::from_millis(300)).put("kv", "a", "1").await.unwrap_err();
     assert_eq!(error.code(), "overloaded");
+    assert!(error.to_string().contains("by the test"), "the node says what is full: {error}");
+    // Where another attempt may have been executed nobody knows.
+    let mut first = true;
+    world.hook(move |_, _| if std::mem::take(&mut first) { Action::Break { executed: false } } else { overloaded() });
+    let error = client.with_timeout(Duration::from_millis(300)).put("kv", "a", "1").await.unwrap_err();
+    assert_eq!(error.code(), "outcome_unknown");
 }
 
 #[tokio::test]

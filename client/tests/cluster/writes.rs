@@ -1,12 +1,19 @@
 //! Writes, checks before sending, tables.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use synod_client::{Error, Expect, GetOptions, NewRecord, Retention, TableSpec, WriteName, WriteOp};
+use bytes::Bytes;
+use synod_client::proto as v1;
+use synod_client::{Error, Expect, GetOptions, NewRecord, Options, Retention, TableSpec, WriteName, WriteOp};
+use v1::error::Kind;
+use v1::shard_request::Body as Ask;
 
-use crate::cluster;
-use crate::fake::AdminFault;
+use crate::fake::{Action, AdminFault, World, error};
+use crate::kept::{OUTCOMES_BYTES_MAX, outcome_bytes};
+use crate::{cluster, cluster_with, quick};
 
 #[tokio::test]
 async fn put_get_delete() {
@@ -50,6 +57,96 @@ async fn a_batch_is_one_write() {
     let error = client.batch("r", ops).await.unwrap_err();
     assert_eq!(error, Error::ExpectationFailed { actual: 2, op_index: 1 });
     assert_eq!(world.state.lock().unwrap().executed, 2);
+}
+
+/// Refuses as a shard's leader does whose client has too many bytes of outcomes kept, and never answers writes of the key
+/// `hung` while `hangs`. Counts what it refused.
+fn bounded(world: &World, hangs: Arc<AtomicBool>) -> Arc<AtomicUsize> {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let told = refused.clone();
+    // By shard, client and number.
+    let mut kept: BTreeMap<(u64, Bytes, u64), usize> = BTreeMap::new();
+    world.hook(move |_, request| {
+        let Some(Ask::Write(write)) = &request.body else { return Action::Normal };
+        if write.ops[0].key == "hung" {
+            return if hangs.load(Ordering::Relaxed) { Action::Silence } else { Action::Normal };
+        }
+        let id = write.id.clone().unwrap();
+        let (shard, client) = (request.shard, id.client.clone());
+        if kept.contains_key(&(shard, client.clone(), id.seq)) {
+            return Action::Normal;
+        }
+        kept.retain(|(at, of, seq), _| *at != shard || *of != client || *seq >= id.floor);
+        let own = kept.range((shard, client.clone(), 0)..=(shard, client.clone(), u64::MAX));
+        let bytes: usize = own.map(|(_, bytes)| bytes).sum();
+        if bytes > OUTCOMES_BYTES_MAX && id.seq != id.floor {
+            told.fetch_add(1, Ordering::Relaxed);
+            return Action::Answer(Box::new(error(Kind::Overloaded(v1::Overloaded {
+                retry_after_ms: 100,
+                ..Default::default()
+            }))));
+        }
+        kept.insert((shard, client, id.seq), outcome_bytes(write.ops.len()));
+        Action::Normal
+    });
+    refused
+}
+
+#[tokio::test]
+async fn a_write_waits_where_a_shard_would_keep_too_many_bytes_of_outcomes() {
+    let (world, client) = cluster().await;
+    // Its leader is known.
+    client.put("kv", "a", "1").await.unwrap();
+    let hangs = Arc::new(AtomicBool::new(true));
+    let refused = bounded(&world, hangs.clone());
+    let slow = client.with_timeout(Duration::from_secs(10));
+    let hung = tokio::spawn(async move { slow.put("kv", "hung", "1").await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let batch = || (0..2000).map(|n| WriteOp::delete(format!("k{n}"))).collect::<Vec<_>>();
+    let most = OUTCOMES_BYTES_MAX / outcome_bytes(2000);
+    for n in 0..most {
+        client.batch("kv", batch()).await.unwrap_or_else(|e| panic!("batch {n} of {most}: {e}"));
+    }
+    // One more waits for room, and no longer than it may.
+    let before = world.writes().len();
+    let error = client.with_timeout(Duration::from_millis(100)).batch("kv", batch()).await.unwrap_err();
+    assert_eq!((error.code(), error.retryable()), ("unavailable", true), "nothing was sent: {error}");
+    assert!(error.to_string().contains(&OUTCOMES_BYTES_MAX.to_string()), "{error}");
+    let sent = world.writes().into_iter().skip(before).filter(|(_, write)| write.ops.len() > 1).count();
+    assert_eq!(sent, 0, "it was not sent");
+    // Other shards keep their own.
+    for n in 0..10 {
+        client.batch("r", vec![WriteOp::put(format!("a{n}"), "1")]).await.unwrap();
+    }
+    // The floor rises with the end of the write that held it.
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let (client, batch) = (client.clone(), batch());
+            tokio::spawn(async move { client.batch("kv", batch).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    hangs.store(false, Ordering::Relaxed);
+    hung.await.unwrap().unwrap();
+    for write in waiting {
+        write.await.unwrap().unwrap();
+    }
+    assert_eq!(refused.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_what_is_kept_goes_alone() {
+    let limits = synod_client::limits::Limits { max_batch_records: 1 << 20, ..Default::default() };
+    let (world, client) = cluster_with(Options { limits, ..quick() }).await;
+    let refused = bounded(&world, Arc::default());
+    let many = OUTCOMES_BYTES_MAX / (outcome_bytes(1) - outcome_bytes(0)) + 1;
+    let write = |n: u32| {
+        let (client, ops) =
+            (client.with_timeout(Duration::from_secs(60)), vec![WriteOp::delete(format!("k{n}")); many]);
+        async move { client.batch("kv", ops).await.map(|written| written.len()) }
+    };
+    let (first, second) = tokio::join!(write(1), write(2));
+    assert_eq!((first.unwrap(), second.unwrap(), refused.load(Ordering::Relaxed)), (many, many, 0));
 }
 
 #[tokio::test]

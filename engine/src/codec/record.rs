@@ -13,7 +13,7 @@
 //! drops is known from one row. Sums wrap around.
 
 use super::buf::{DecodeError, Put, Reader, Writer};
-use crate::ids::Offset;
+use crate::ids::{ClusterVersion, Offset};
 use bytes::Bytes;
 
 /// The version of a head without totals.
@@ -28,6 +28,17 @@ const HISTORY_TOTALS: u8 = 2;
 
 /// What stands before a record's headers, bytes at most.
 const START_BYTES: usize = 128;
+
+/// The cluster version that a node must speak to read a head or a history record.
+#[must_use]
+pub fn needs(row: &[u8]) -> ClusterVersion {
+    const { assert!(HEAD_PLAIN == HISTORY_PLAIN && HEAD_TOTALS == HISTORY_TOTALS) };
+    match row.first() {
+        None | Some(&HEAD_PLAIN) => ClusterVersion::FIRST,
+        Some(&HEAD_TOTALS) => ClusterVersion::SECOND,
+        Some(_) => ClusterVersion::SPOKEN,
+    }
+}
 
 const TOMBSTONE: u8 = 1;
 const NEWEST_INLINE: u8 = 1 << 1;

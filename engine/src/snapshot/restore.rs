@@ -7,8 +7,9 @@ use super::{SnapshotError, SnapshotFile};
 use crate::StoreError;
 use crate::codec::buf::{DecodeError, Put, Writer};
 use crate::codec::keys;
+use crate::codec::record;
 use crate::genesis::Genesis;
-use crate::ids::{ClientId, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId};
+use crate::ids::{ClientId, ClusterVersion, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId};
 use crate::logstore::{GroupWrite, LogBatch, LogStore, NodeIdentity};
 use crate::state::BulkLoad;
 use crate::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
@@ -80,6 +81,23 @@ pub fn content(file: &SnapshotFile) -> Result<u128, SnapshotError> {
     Ok(digest.digest128())
 }
 
+/// The cluster version that a node must speak to read a shard's records; at least `known`, behind which nothing is looked for.
+///
+/// # Errors
+/// The file is damaged.
+pub fn needs(file: &SnapshotFile, known: ClusterVersion) -> Result<ClusterVersion, SnapshotError> {
+    let mut needed = known;
+    for chunk in 0..file.chunks().len() {
+        if needed >= ClusterVersion::SPOKEN {
+            break;
+        }
+        let rows = file.rows_of(chunk)?;
+        let records = rows.iter().filter(|(key, _)| key.first() == Some(&RECORDS));
+        needed = records.map(|(_, row)| record::needs(row)).fold(needed, ClusterVersion::max);
+    }
+    Ok(needed)
+}
+
 /// The name of a new cluster: another for other files or other founders.
 #[must_use]
 pub fn name_of<'a>(parts: impl Iterator<Item = &'a str>) -> u128 {
@@ -92,10 +110,11 @@ pub fn name_of<'a>(parts: impl Iterator<Item = &'a str>) -> u128 {
 }
 
 /// The metadata of the new cluster: the tables and shards of the backup but for those of `dropped` tables, the founders as its
-/// nodes.
+/// nodes. Its version is the highest that any file needs: the system shard may have been read before the version was raised and
+/// others after.
 ///
 /// # Errors
-/// A shard has no file.
+/// A shard has no file, or a file is damaged.
 pub fn plan(
     files: &Files,
     dropped: &[TableId],
@@ -109,6 +128,9 @@ pub fn plan(
     old.shards.retain(|shard, descriptor| *shard == SYSTEM_SHARD || !dropped.contains(&descriptor.table));
     if let Some(missing) = old.shards.keys().find(|shard| !files.contains_key(shard)) {
         return Err(RestoreError::Unfit(format!("the backup has no file of shard {missing}")));
+    }
+    for file in files.values() {
+        old.version = needs(file, old.version)?;
     }
     let epochs = files.iter().map(|(shard, file)| (*shard, file.header().basis.membership.config.next()));
     Ok(old.refounded(cluster, founders, &epochs.collect()))

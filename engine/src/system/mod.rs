@@ -358,7 +358,7 @@ impl SystemState {
             return invalid(format!("node {node} is a member of {held} shards; `synod node replace` moves them first"));
         }
         if self.nodes.remove(&node).is_none() {
-            return invalid(format!("there is no node {node}"));
+            return invalid(no_such_node(node));
         }
         rows.push((ROW_NODE, node.0, None));
         SystemOutcome::Done
@@ -499,6 +499,12 @@ fn range_points(shards: u32, splits: &[Bytes]) -> Result<(), Invalid> {
         return Err(("split_at", format!("split points must rise: {b:?} follows {a:?}")));
     }
     Ok(())
+}
+
+/// What is said of a node that is to be removed and is not there: the command line takes it for done.
+#[must_use]
+pub fn no_such_node(node: NodeId) -> String {
+    format!("there is no node {node}")
 }
 
 #[cfg(test)]

@@ -159,21 +159,27 @@ pub struct TableKey {
 #[derive(Args, Debug)]
 pub struct Condition {
     /// Write only if this holds, else exit with 3: `any`, `absent`, `exists`, or the key's exact next offset
-    #[arg(long, value_name = "WHAT", default_value = "any", value_parser = parse_expect)]
+    #[arg(long, value_name = "WHAT", default_value = "any", value_parser = expect_argument)]
     pub expect: Expect,
 }
 
 /// Parses `any`, `absent`, `exists` or an offset.
 pub fn parse_expect(text: &str) -> Result<Expect, String> {
+    expect(text, |text| piece(text.as_bytes()))
+}
+
+/// The same of an argument: the whole command line is escaped already when it is parsed for its error.
+fn expect_argument(text: &str) -> Result<Expect, String> {
+    expect(text, str::to_owned)
+}
+
+fn expect(text: &str, shown: impl Fn(&str) -> String) -> Result<Expect, String> {
     match text {
         "any" => Ok(Expect::Any),
         "absent" => Ok(Expect::Absent),
         "exists" => Ok(Expect::Exists),
         offset => offset.parse().map(Expect::NextOffset).map_err(|_| {
-            format!(
-                "'{}' is none of any, absent, exists, and not an offset (a number from 0)",
-                piece(offset.as_bytes())
-            )
+            format!("'{}' is none of any, absent, exists, and not an offset (a number from 0)", shown(offset))
         }),
     }
 }
@@ -271,7 +277,7 @@ pub struct Get {
     #[arg(long, conflicts_with = "time")]
     pub offset: Option<u64>,
     /// The newest record at or before this time: RFC 3339 in any zone (UTC where none is named), or microseconds since 1970
-    #[arg(long, value_parser = time::parse)]
+    #[arg(long, value_parser = time::argument)]
     pub time: Option<u64>,
     /// Print the value's bytes and nothing else: no escapes, no newline
     #[arg(long)]

@@ -12,11 +12,12 @@ use synod_client::{Client, ClusterMap};
 use synod_engine::ids::{ClientId, SYSTEM_SHARD, ShardId, TableId};
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::partial::Partial;
-use synod_engine::snapshot::restore::{content, metadata};
+use synod_engine::snapshot::restore::{content, metadata, needs};
 use synod_engine::snapshot::{SnapshotFile, Throttle, file_name};
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep};
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
 use super::backup_dir::{Entry, Folder, Half, Manifest, failed};
@@ -81,6 +82,7 @@ async fn make(mut source: Source, folder: &Folder) -> Result<Manifest> {
     };
     let metadata = metadata(&system).map_err(failed)?;
     let (mut entries, mut dropped) = (BTreeMap::from([(SYSTEM_SHARD, entry(&system)?)]), BTreeSet::new());
+    let mut needed = BTreeMap::new();
     for (shard, descriptor) in metadata.shards.iter().filter(|(shard, _)| **shard != SYSTEM_SHARD) {
         if dropped.contains(&descriptor.table) {
             continue;
@@ -90,15 +92,21 @@ async fn make(mut source: Source, folder: &Folder) -> Result<Manifest> {
             None => source.shard(folder, *shard, Some((descriptor.table, metadata.revision))).await?,
         };
         match file {
-            Some(file) => drop(entries.insert(*shard, entry(&file)?)),
+            Some(file) => {
+                entries.insert(*shard, entry(&file)?);
+                needed.insert(*shard, needs(&file, metadata.version).map_err(failed)?);
+            }
             None => drop(dropped.insert(descriptor.table)),
         }
     }
     for (shard, _) in metadata.shards.iter().filter(|(_, descriptor)| dropped.contains(&descriptor.table)) {
         entries.remove(shard);
+        needed.remove(shard);
         folder.remove(*shard)?;
     }
-    Ok(Manifest::new(cluster, entries.into_values().collect(), dropped.into_iter().map(|table| table.0).collect()))
+    let later = needed.into_values().max().filter(|version| *version > metadata.version);
+    let dropped = dropped.into_iter().map(|table| table.0).collect();
+    Ok(Manifest::new(cluster, entries.into_values().collect(), dropped, later))
 }
 
 /// Where shards are read from.
@@ -158,8 +166,10 @@ impl Source {
         let channel = self.channel(shard).await?;
         let most = BODY_BYTES_MAX + BLOCK_EXTRA_BYTES + (1 << 20);
         let mut client = AdminClient::new(channel).max_decoding_message_size(most);
+        let mut asked = tonic::Request::new(v1::SnapshotRequest { shard: shard.0 });
+        asked.metadata_mut().insert(synod_proto::OPERATOR, MetadataValue::from_static("1"));
         let told = |status: tonic::Status| failed(format!("shard {shard}: {}", status.message())).retryable();
-        let mut parts = client.snapshot(v1::SnapshotRequest { shard: shard.0 }).await.map_err(told)?.into_inner();
+        let mut parts = client.snapshot(asked).await.map_err(told)?.into_inner();
         let (mut partial, mut digest) = (None, 0);
         while let Some(part) = parts.message().await.map_err(told)? {
             if partial.is_none() {
@@ -212,6 +222,9 @@ fn manifest_lines(dir: &Path, manifest: &Manifest) -> Vec<String> {
     let mut lines: Vec<String> = manifest.shards.iter().map(line).collect();
     let gone = |table: &u32| format!("table {table}: dropped meanwhile, left out");
     lines.extend(manifest.dropped.iter().map(gone));
+    let rose =
+        |version: u32| format!("the cluster's version rose to {version} meanwhile: a restored cluster begins there");
+    lines.extend(manifest.cluster_version.map(rose));
     lines.push(format!("{}: {} shards of cluster {}", dir.display(), manifest.shards.len(), manifest.cluster));
     lines
 }

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use synod_engine::ids::{ClientId, ShardId};
+use synod_engine::ids::{ClientId, ClusterVersion, ShardId};
 use synod_engine::snapshot::restore::Files;
 use synod_engine::snapshot::{SnapshotFile, Throttle, file_name};
 
@@ -21,6 +21,9 @@ const UNFINISHED: &str = "UNFINISHED";
 const VERSION: u32 = 1;
 /// The format of one that leaves tables out.
 const VERSION_WITHOUT_SOME: u32 = 2;
+/// The format of one whose shards need a later cluster version than its metadata says. A binary that does not know of such backups
+/// would make a cluster of it that older nodes may join, and they cannot read it.
+const VERSION_ACROSS: u32 = 3;
 
 /// What a backup holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,6 +36,9 @@ pub struct Manifest {
     /// Tables of the metadata that were dropped before the last of their shards was read: they are not in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<u32>,
+    /// The cluster version that some of the shards need, where the metadata says an earlier one: it was raised meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_version: Option<u32>,
 }
 
 /// One shard of a backup.
@@ -55,10 +61,15 @@ pub struct Entry {
 }
 
 impl Manifest {
-    /// Of these shards, without the tables that were dropped.
-    pub fn new(cluster: ClientId, shards: Vec<Entry>, dropped: Vec<u32>) -> Self {
-        let version = if dropped.is_empty() { VERSION } else { VERSION_WITHOUT_SOME };
-        Self { version, cluster: format!("{:032x}", cluster.0), shards, dropped }
+    /// Of these shards, without the tables that were dropped; some of the shards need the version `later` than the metadata's.
+    pub fn new(cluster: ClientId, shards: Vec<Entry>, dropped: Vec<u32>, later: Option<ClusterVersion>) -> Self {
+        let version = match (later, dropped.is_empty()) {
+            (Some(_), _) => VERSION_ACROSS,
+            (None, false) => VERSION_WITHOUT_SOME,
+            (None, true) => VERSION,
+        };
+        let cluster_version = later.map(|version| version.0);
+        Self { version, cluster: format!("{:032x}", cluster.0), shards, dropped, cluster_version }
     }
 }
 
@@ -285,7 +296,7 @@ pub fn open(dir: &Path) -> Result<(Manifest, Files)> {
     let text = io_at(&path, fs::read_to_string(&path))?;
     let manifest: Manifest =
         serde_json::from_str(&text).map_err(|e| failed(format!("{}: {e}, at byte 0", path.display())))?;
-    if manifest.version > VERSION_WITHOUT_SOME {
+    if manifest.version > VERSION_ACROSS {
         return Err(failed(format!("{}: written by a newer version (format {})", path.display(), manifest.version)));
     }
     let cluster = u128::from_str_radix(&manifest.cluster, 16);
@@ -333,7 +344,7 @@ mod tests {
         assert!(busy.message().contains("another backup is being written"), "{busy}");
         assert!(resumed.kept(ShardId(1), CLUSTER).unwrap().is_none(), "it is no snapshot");
         assert!(!dir.join("shard-1.snap").exists());
-        resumed.finish(&Manifest::new(CLUSTER, Vec::new(), Vec::new())).unwrap();
+        resumed.finish(&Manifest::new(CLUSTER, Vec::new(), Vec::new(), None)).unwrap();
         assert_eq!(names(&dir).unwrap(), ["manifest.json"]);
         let whole = Folder::open(&dir, Half::Replace).err().unwrap();
         assert!(whole.message().contains("whole backup"), "{whole}");
@@ -358,10 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_without_some_tables_has_a_format_of_its_own() {
-        let all = serde_json::to_string(&Manifest::new(CLUSTER, Vec::new(), Vec::new())).unwrap();
-        assert!(all.contains("\"version\":1") && !all.contains("dropped"), "{all}");
-        let some = serde_json::to_string(&Manifest::new(CLUSTER, Vec::new(), vec![3])).unwrap();
+    fn a_manifest_that_older_binaries_would_misread_has_a_format_of_its_own() {
+        let text = |dropped, later| serde_json::to_string(&Manifest::new(CLUSTER, Vec::new(), dropped, later)).unwrap();
+        let all = text(Vec::new(), None);
+        assert!(all.contains("\"version\":1") && !all.contains("dropped") && !all.contains("cluster_version"), "{all}");
+        let some = text(vec![3], None);
         assert!(some.contains("\"version\":2"), "{some}");
+        let across = text(vec![3], Some(ClusterVersion::SECOND));
+        assert!(across.contains("\"version\":3") && across.contains("\"cluster_version\":2"), "{across}");
     }
 }

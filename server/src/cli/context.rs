@@ -29,11 +29,12 @@ pub struct Context {
     pub out: Out,
     endpoints: Vec<String>,
     timeout: Option<Duration>,
+    operator: bool,
 }
 
 impl Context {
-    /// From the global flags.
-    pub fn new(global: Global) -> Result<Self> {
+    /// From the global flags, for a command of an operator or one that uses the cluster.
+    pub fn new(global: Global, operator: bool) -> Result<Self> {
         let endpoints: Vec<String> =
             global.endpoints.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect();
         if endpoints.is_empty() {
@@ -46,12 +47,16 @@ impl Context {
             let why = format!("must be more than 0 and at most {}", humantime::format_duration(longest));
             return Err(CliError::usage("--timeout", why));
         }
-        Ok(Self { out: Out::new(global.output), endpoints, timeout: global.timeout })
+        Ok(Self { out: Out::new(global.output), endpoints, timeout: global.timeout, operator })
     }
 
     /// Options for a client whose calls take at most `--timeout`, or this long where the flag is not given.
     pub fn options(&self, default_timeout: Duration) -> Options {
-        let mut options = Options { call_timeout: self.timeout.unwrap_or(default_timeout), ..Options::default() };
+        let mut options = Options {
+            call_timeout: self.timeout.unwrap_or(default_timeout),
+            operator: self.operator,
+            ..Options::default()
+        };
         // The nodes' settings decide, and their refusal names the knob; the client refuses what no setting allows.
         options.limits.max_value_bytes = CEILING_MAX_VALUE_BYTES;
         options.limits.max_batch_bytes = WRITE_BYTES_CEILING;
@@ -139,8 +144,8 @@ impl From<Error> for CliError {
             }
             Error::Trimmed { first } => base.with("first", first),
             Error::TooLarge { what, limit, knob } => base.with("what", what).with("limit", limit).with("knob", knob),
-            Error::Overloaded { retry_after } => {
-                base.with("retry_after_ms", u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX))
+            Error::Overloaded { retry_after, why } => {
+                base.with("why", why).with("retry_after_ms", u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX))
             }
             Error::OutcomeUnknown { cause } => base.with("cause", cause).exiting(Exit::Unknown),
             Error::Quarantined { why } => base.with("why", why),

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use synod_client::{Client, ClusterMap, Error, MemberChange, ShardInfo};
+use synod_engine::ids::NodeId;
+use synod_engine::system::no_such_node;
 use tokio::time::{Instant, sleep};
 
 use super::context::{Context, to_be_repeated};
@@ -39,7 +41,7 @@ enum NodeCommand {
         #[arg(long, value_name = "NODE")]
         with: u64,
     },
-    /// Take a node that holds no replica out of the cluster for good
+    /// Take a node that holds no replica out of the cluster for good; one that is not there is no error, so it can be repeated
     Remove {
         /// The node
         node: u64,
@@ -50,15 +52,30 @@ enum NodeCommand {
 pub async fn run(context: &mut Context, args: NodeArgs) -> Result<()> {
     match args.command {
         NodeCommand::Replace { node, with } => replace(context, node, with).await,
-        NodeCommand::Remove { node } => {
-            let removed = context.connect().await?.remove_node(node).await;
+        NodeCommand::Remove { node } => remove(context, node).await,
+    }
+}
+
+async fn remove(context: &mut Context, node: u64) -> Result<()> {
+    let client = context.connect().await?;
+    let was_there = match client.remove_node(node).await {
+        Ok(()) => true,
+        // The system shard has looked; a map that this client knows may be older.
+        Err(Error::InvalidArgument { why, .. }) if why == no_such_node(NodeId(node)) => false,
+        Err(error) => {
             let how =
                 format!("`synod status` shows whether node {node} is still there; the same command can be repeated");
-            removed.map_err(|error| to_be_repeated(error, &how))?;
-            let done = serde_json::json!({ "removed": node });
-            context.out.done(&done, |_| vec![format!("node {node} is no node of the cluster any more")])
+            return Err(to_be_repeated(error, &how));
         }
-    }
+    };
+    let done = serde_json::json!({ "removed": node, "was_there": was_there });
+    context.out.done(&done, |_| {
+        vec![if was_there {
+            format!("node {node} is no node of the cluster any more")
+        } else {
+            format!("node {node} is not in the cluster (removed already, or never added)")
+        }]
+    })
 }
 
 async fn replace(context: &mut Context, old: u64, new: u64) -> Result<()> {

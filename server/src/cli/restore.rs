@@ -15,7 +15,7 @@ use synod_engine::state::rocks::{RocksShared, StateOptions};
 use super::backup_dir::{failed, open};
 use super::context::Context;
 use super::error::{CliError, Result};
-use super::server::addresses;
+use super::server::{addresses, may_be_reached};
 use crate::node::data_dir::DataDir;
 
 /// `restore`.
@@ -70,9 +70,10 @@ pub fn restore(context: &mut Context, args: &RestoreArgs) -> Result<()> {
     };
     context.out.done(&restored, |r| {
         let addr = &founders[usize::try_from(*node - 1).unwrap_or(0)];
+        let insecure = if may_be_reached(addr) { " --insecure" } else { "" };
         vec![
             format!("{}: node {} of the new cluster {}, {} shards", r.data_dir, r.node, r.cluster, r.shards.len()),
-            format!("start it with: synod server --data-dir {} --listen {addr}", r.data_dir),
+            format!("start it with: synod server --data-dir {} --listen {addr}{insecure}", r.data_dir),
         ]
     })
 }

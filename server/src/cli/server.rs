@@ -118,6 +118,14 @@ fn configure(args: ServerArgs) -> Result<ServerConfig> {
     })
 }
 
+/// Whether a node that listens here may need `--insecure`: where a name leads is known only where the node is started.
+pub fn may_be_reached(addr: &str) -> bool {
+    match addr.parse::<SocketAddr>() {
+        Ok(addr) => !addr.ip().is_loopback(),
+        Err(_) => addr.rsplit_once(':').is_none_or(|(name, _)| !name.eq_ignore_ascii_case("localhost")),
+    }
+}
+
 /// Checks a list of nodes' addresses, of whichever flag: each is one, and none stands twice.
 pub fn addresses(flag: &str, list: &[String]) -> Result<()> {
     for (index, addr) in list.iter().enumerate() {
@@ -154,6 +162,21 @@ mod tests {
         assert!(configured("--listen 127.0.0.1:1 --http 10.0.0.1:2").unwrap_err().message().starts_with("--http"));
         assert!(configured("--listen 10.0.0.1:1 --insecure").is_ok());
         assert!(configured("--listen 0.0.0.0:1 --insecure").unwrap_err().message().starts_with("--advertise"));
+    }
+
+    #[test]
+    fn who_may_be_reached_is_told_of_the_flag() {
+        for (addr, may) in [
+            ("127.0.0.1:7400", false),
+            ("127.9.9.9:7400", false),
+            ("[::1]:7400", false),
+            ("localhost:7400", false),
+            ("10.0.0.1:7400", true),
+            ("[::]:7400", true),
+            ("h1:7400", true),
+        ] {
+            assert_eq!(may_be_reached(addr), may, "{addr}");
+        }
     }
 
     #[test]

@@ -11,6 +11,15 @@ const BEFORE_1970: &str = "the time is before 1970";
 
 /// A moment in microseconds since 1970; the error is of usage.
 pub fn parse(text: &str) -> Result<u64, String> {
+    moment(text, |text| piece(text.as_bytes()))
+}
+
+/// The same of an argument: the whole command line is escaped already when it is parsed for its error.
+pub fn argument(text: &str) -> Result<u64, String> {
+    moment(text, str::to_owned)
+}
+
+fn moment(text: &str, shown: impl Fn(&str) -> String) -> Result<u64, String> {
     if let Ok(us) = text.parse() {
         return Ok(us);
     }
@@ -20,7 +29,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
         humantime::TimestampError::OutOfRange => BEFORE_1970.to_owned(),
         _ => format!(
             "'{}' is neither a time such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00 nor microseconds since 1970",
-            piece(text.as_bytes())
+            shown(text)
         ),
     })?;
     let ahead = Duration::from_secs(ahead_s.unsigned_abs());

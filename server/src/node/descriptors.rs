@@ -18,7 +18,7 @@ const CLIENTS_MIN: u64 = 16;
 
 /// What a node needs beside what clients take.
 fn fixed() -> u64 {
-    let places = door::PEER_PLACES + door::ENTRANCE_PLACES + door::HTTP_PLACES;
+    let places = door::PEER_PLACES + door::OPERATOR_PLACES + door::ENTRANCE_PLACES + door::HTTP_PLACES;
     STORES + CALLS + OTHERS + places as u64
 }
 

@@ -15,7 +15,7 @@ mod pass;
 
 pub use guarded::{BROKEN_STREAMS, Guarded, PENDING_RESETS};
 pub use http::{HTTP_PLACES, HttpDoor};
-pub use pass::{ENTRANCE_PLACES, PEER_PLACES, Pass, Places};
+pub use pass::{ENTRANCE_PLACES, OPERATOR_PLACES, PEER_PLACES, Pass, Places};
 
 use super::peer::wire;
 use futures::{Stream, StreamExt};
@@ -53,7 +53,7 @@ pub fn incoming(
         }
     });
     // The places bound them: one more, so that the door never stands closed.
-    let begun = admitted.map(begin).buffer_unordered(most + ENTRANCE_PLACES + PEER_PLACES + 1);
+    let begun = admitted.map(begin).buffer_unordered(most + ENTRANCE_PLACES + PEER_PLACES + OPERATOR_PLACES + 1);
     begun.filter_map(move |begun| {
         let grpc = match begun {
             Some((connection, Beginning::Link)) => {

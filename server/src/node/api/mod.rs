@@ -48,9 +48,9 @@ pub fn client_error(error: &synod_client::Error) -> v1::Error {
         Error::Trimmed { first } => Kind::Trimmed(v1::Trimmed { first }),
         Error::CrossShard => Kind::CrossShard(v1::CrossShard {}),
         Error::TooLarge { what, limit, knob } => Kind::TooLarge(v1::TooLarge { what, limit, knob }),
-        Error::Overloaded { retry_after } => {
+        Error::Overloaded { retry_after, .. } => {
             let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-            Kind::Overloaded(v1::Overloaded { retry_after_ms })
+            Kind::Overloaded(v1::Overloaded { retry_after_ms, this_only: false })
         }
         Error::Expired { shard_time_us } => Kind::Expired(v1::Expired { shard_time_us }),
         Error::OutcomeUnknown { .. } => Kind::OutcomeUnknown(v1::OutcomeUnknown {}),

@@ -25,8 +25,11 @@ pub fn invalid(field: &str, why: impl Into<String>) -> v1::Error {
 #[must_use]
 pub fn overloaded(retry_after_ms: u32) -> v1::Error {
     let message = "too many requests wait on this node (limits.worker_requests_max); try again a little later";
-    error(Kind::Overloaded(v1::Overloaded { retry_after_ms }), true, message)
+    error(Kind::Overloaded(v1::Overloaded { retry_after_ms, this_only: false }), true, message)
 }
+
+/// After what time a write is to be asked again for whose outcome there is no room: that comes when a client's oldest write ends.
+const ROOM_AGAIN_MS: u32 = 100;
 
 /// The wire's error of a refusal.
 #[must_use]
@@ -39,9 +42,12 @@ pub fn refusal_error(refusal: &Refusal) -> v1::Error {
         }
         Refusal::WrongShard => error(Kind::WrongShard(v1::WrongShard {}), true, message),
         Refusal::Overloaded => overloaded(20),
-        Refusal::NoMemory(_) | Refusal::TooManyTails { .. } => {
-            error(Kind::Unavailable(v1::Unavailable {}), true, message)
+        // Not `Unavailable`: that may be said after a write was proposed, so that clients take it for possibly executed.
+        Refusal::NoMemory(_) => {
+            let full = v1::Overloaded { retry_after_ms: ROOM_AGAIN_MS, this_only: true };
+            error(Kind::Overloaded(full), true, message)
         }
+        Refusal::TooManyTails { .. } => error(Kind::Unavailable(v1::Unavailable {}), true, message),
         Refusal::Expired { shard_us } => error(Kind::Expired(v1::Expired { shard_time_us: *shard_us }), false, message),
         Refusal::BelowFloor => error(Kind::OutcomeUnknown(v1::OutcomeUnknown {}), false, message),
         Refusal::Trimmed { first } => error(Kind::Trimmed(v1::Trimmed { first: first.0 }), false, message),

@@ -1,10 +1,11 @@
 //! The places that connections to the gRPC port take, and what a connection is counted as.
 //!
-//! Owns: three pools of places: for clients, for peers, and a few at the entrance for those that find no other. Must never:
+//! Owns: four pools of places: for clients, for peers, a few for operators, and some at the entrance for those that find no other. Must never:
 //! give a peer's place to a connection before a hello on it was checked, or hold more connections than all pools together.
 //!
 //! A connection begins as a client's, where there is room, or at the entrance. At the entrance it is served nothing but what
-//! peers say to each other; a client is told why, and has to leave. A hello that was checked makes a connection a peer's, and
+//! peers say to each other; a client is told why, and has to leave. A command of an operator, which says so, gets one of the
+//! places kept for these: who wants to see why there is no room must get in. A hello that was checked makes a connection a peer's, and
 //! gives the place it had back.
 
 use super::super::peer::Complaints;
@@ -18,6 +19,8 @@ use tonic::Status;
 
 /// Places for connections of peers. A peer takes up to six: its link, its pulse, maps, snapshots.
 pub const PEER_PLACES: usize = 256;
+/// Places for connections of operators' commands that find none among the clients'. A command takes up to three.
+pub const OPERATOR_PLACES: usize = 32;
 /// Places for connections that find no other: each is told so and leaves.
 pub const ENTRANCE_PLACES: usize = 128;
 /// How long a connection may stay at the entrance before it has said whose it is.
@@ -36,6 +39,7 @@ pub struct Places {
     clients: Arc<Semaphore>,
     entrance: Arc<Semaphore>,
     peers: Arc<Semaphore>,
+    operators: Arc<Semaphore>,
     clients_max: usize,
     complaints: Complaints,
     refused: IntCounter,
@@ -49,6 +53,7 @@ enum Kind {
     Client,
     Entrance,
     Peer,
+    Operator,
 }
 
 /// One connection's place.
@@ -69,6 +74,7 @@ impl Places {
             clients: Arc::new(Semaphore::new(clients_max)),
             entrance: Arc::new(Semaphore::new(ENTRANCE_PLACES)),
             peers: Arc::new(Semaphore::new(PEER_PLACES)),
+            operators: Arc::new(Semaphore::new(OPERATOR_PLACES)),
             clients_max,
             complaints: Complaints::default(),
             refused: counter(
@@ -124,7 +130,7 @@ impl Places {
         match kind {
             Kind::Client => self.gauges[0].add(change),
             Kind::Peer => self.gauges[1].add(change),
-            Kind::Entrance => {}
+            Kind::Entrance | Kind::Operator => {}
         }
     }
 }
@@ -173,6 +179,22 @@ impl Pass {
             "this node holds {most} connections of clients, and {KNOB} = {most} allows no more: use another node, close some, \
              or raise {KNOB}"
         )))
+    }
+
+    /// As [`Self::serve_client`] of a call that says it is an operator's: at the entrance it gets a place kept for these.
+    ///
+    /// # Errors
+    /// There was no place for one more client, and all of those are taken too.
+    pub fn serve_operator(&self) -> Result<(), Status> {
+        {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            if held.0 == Kind::Entrance
+                && let Ok(permit) = Arc::clone(&self.places.operators).try_acquire_owned()
+            {
+                *held = (Kind::Operator, permit);
+            }
+        }
+        self.serve_client()
     }
 
     pub(super) fn is_at_entrance(&self) -> bool {
@@ -224,6 +246,23 @@ mod tests {
         drop((first, second, third, fourth));
         assert_eq!((places.gauges[0].get(), places.gauges[1].get()), (0, 0));
         assert_eq!(places.clients.available_permits(), 2);
+    }
+
+    #[test]
+    fn an_operator_finds_a_place_where_clients_find_none() {
+        let places = Places::new(1);
+        let client = places.admit().unwrap();
+        assert!(client.serve_operator().is_ok(), "it has the client's place");
+        let operators: Vec<_> = (0..OPERATOR_PLACES).map(|_| places.admit().unwrap()).collect();
+        for pass in &operators {
+            assert!(pass.serve_operator().is_ok() && !pass.is_at_entrance() && pass.serve_client().is_ok());
+        }
+        let one_more = places.admit().unwrap();
+        assert!(one_more.serve_operator().unwrap_err().message().contains("network.connections_max = 1"));
+        drop(operators);
+        assert!(one_more.serve_operator().is_ok());
+        drop((client, one_more));
+        assert_eq!((places.gauges[0].get(), places.operators.available_permits()), (0, OPERATOR_PLACES));
     }
 
     #[test]

@@ -79,7 +79,8 @@ impl PeerService {
         PeerServer::from_arc(self).max_decoding_message_size(longest)
     }
 
-    /// Lets a client's call in, unless its connection found no place; that of a node, which bears its hello, finds a peer's.
+    /// Lets a client's call in, unless its connection found no place; that of a node, which bears its hello, finds a peer's, and
+    /// that of an operator's command one of those kept for them.
     ///
     /// # Errors
     /// There is no place for it.
@@ -90,6 +91,8 @@ impl PeerService {
             && up.shared.greet(Some(&hello)).is_ok()
         {
             take_place(Some(&pass))?;
+        } else if request.metadata().contains_key(synod_proto::OPERATOR) {
+            pass.serve_operator()?;
         } else {
             pass.serve_client()?;
         }
