@@ -16,7 +16,6 @@ use crate::decide;
 use crate::error::{Error, Result};
 use crate::frames::{Answer, Ask};
 use crate::identity::Identity;
-use crate::kept::outcome_bytes;
 use crate::limits::{check_key, check_table_name};
 use crate::link::{Links, Task};
 use crate::options::Options;
@@ -29,6 +28,7 @@ use crate::types::{
 };
 use crate::watch::Maps;
 use crate::wire;
+use synod_cluster::outcomes::outcome_bytes;
 
 /// A write starts anew so many times because a shard's time was ahead of its deadline: the second time it has the deadline by
 /// that time, so more are due only where the shard's time jumps meanwhile.

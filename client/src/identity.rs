@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Error, Result};
-use crate::kept::OUTCOMES_BYTES_MAX;
+use synod_cluster::outcomes::OUTCOMES_BYTES_MAX;
 
 /// The widest span between the floor and the newest number of one id.
 const MAX_SPAN: usize = 32 << 10;

@@ -23,7 +23,8 @@
 //! # }
 //! ```
 //!
-//! Owns: the way from a call to the right node and back. Must never: import anything of Synod's but the wire schema.
+//! Owns: the way from a call to the right node and back. Must never: import anything of Synod's but the wire schema and
+//! the rules that nodes and clients share.
 
 mod admin;
 mod call;
@@ -35,8 +36,6 @@ mod error;
 mod flow;
 mod frames;
 mod identity;
-#[path = "../../engine/src/sessions/kept.rs"]
-mod kept;
 mod lane;
 pub mod limits;
 mod link;

@@ -13,9 +13,7 @@ use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-mod kept;
-
-pub use kept::{OUTCOMES_BYTES_MAX, outcome_bytes};
+pub use synod_cluster::outcomes::{OUTCOMES_BYTES_MAX, outcome_bytes};
 
 /// Outcomes kept of one client: it must raise its floor before it writes more. The client library stays far below.
 pub const OUTCOMES_MAX: usize = 1 << 16;

@@ -1,8 +1,6 @@
 //! The client against a fake cluster: routing, retries, exactly-once, scans and tails.
 
 mod fake;
-#[path = "../../../engine/src/sessions/kept.rs"]
-mod kept;
 mod reads;
 mod retries;
 mod tails;

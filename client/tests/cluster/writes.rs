@@ -12,8 +12,8 @@ use v1::error::Kind;
 use v1::shard_request::Body as Ask;
 
 use crate::fake::{Action, AdminFault, World, error};
-use crate::kept::{OUTCOMES_BYTES_MAX, outcome_bytes};
 use crate::{cluster, cluster_with, quick};
+use synod_cluster::outcomes::{OUTCOMES_BYTES_MAX, outcome_bytes};
 
 #[tokio::test]
 async fn put_get_delete() {

@@ -1,7 +1,7 @@
 //! What the outcomes of a client's writes count, and how much of them a shard keeps.
 //!
-//! Owns: the sum by which a leader refuses more. Must never: use anything of its crate. The client library compiles this very
-//! file, so that it counts as a leader does and waits where it would be refused.
+//! Owns: the sum by which a leader refuses more. The client library counts by it too, and waits where it would be refused. Must
+//! never: depend on how an outcome is kept.
 
 /// Bytes of outcomes kept of one client above which a leader proposes no more of its writes until it raises its floor. What was
 /// proposed by then is executed and kept all the same: it is for the leader to say, so that every replica applies the same.

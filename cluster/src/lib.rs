@@ -1,0 +1,6 @@
+//! What nodes and clients of a cluster have to decide alike.
+//!
+//! Owns: each such rule, once. Must never: do IO, read a clock, start a thread or draw a random number, and therefore depend on
+//! nothing that does (see `Cargo.toml`).
+
+pub mod outcomes;
