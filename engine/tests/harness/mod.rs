@@ -3,7 +3,6 @@
 
 mod client;
 mod members;
-mod slow;
 pub mod snapshots;
 
 use bytes::Bytes;
@@ -175,7 +174,7 @@ pub enum Disk {
     Rocks {
         path: PathBuf,
     },
-    /// In memory; each batch applied owes so many µs.
+    /// In memory; each applied batch owes a wait of `micros` µs.
     Slow {
         log: Arc<MemLog>,
         state: MemDisk,
@@ -195,7 +194,7 @@ impl Disk {
                 (Arc::clone(log) as Arc<dyn LogStore>, Box::new(store))
             }
             Self::Slow { log, state, micros } => {
-                (Arc::clone(log) as Arc<dyn LogStore>, Box::new(slow::SlowState::open(state, micros)))
+                (Arc::clone(log) as Arc<dyn LogStore>, Box::new(MemState::open(state).owing(micros)))
             }
             Self::Rocks { path } => {
                 let log = RocksLog::open(&path.join("log"), &LogOptions::default()).unwrap();
