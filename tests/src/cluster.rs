@@ -30,8 +30,9 @@ pub struct Cluster {
     dir: TempDir,
     base: u16,
     founders: u16,
-    /// How far every port that a node is started at lies above the one it had first; see [`Cluster::move_ports`].
-    moved: u16,
+    /// How far the ports of node i + 1 lie above those it had first; those beyond the end are where they were. See
+    /// [`Cluster::move_ports`].
+    moved: Vec<u16>,
     /// The settings file of every node, where there is one.
     settings: Option<PathBuf>,
     /// Where node i + 1 is; those beyond the end are where a node is by default.
@@ -106,7 +107,15 @@ impl Cluster {
     /// A cluster of this many founders, none of which runs yet.
     pub fn empty(founders: u16) -> Cluster {
         let dir = tempfile::Builder::new().prefix("synod-e2e-").tempdir().expect("a temporary directory");
-        Cluster { dir, base: free_ports(), founders, moved: 0, settings: None, sites: Vec::new(), nodes: Vec::new() }
+        Cluster {
+            dir,
+            base: free_ports(),
+            founders,
+            moved: Vec::new(),
+            settings: None,
+            sites: Vec::new(),
+            nodes: Vec::new(),
+        }
     }
 
     /// Starts a founder for the first time.
@@ -147,20 +156,34 @@ impl Cluster {
 
     /// Where a node listens.
     pub fn addr(&self, number: u16) -> String {
-        format!("{}:{}", self.host(number), self.base + self.moved + number)
+        format!("{}:{}", self.host(number), self.port(number))
     }
 
     /// Where a node answers HTTP.
     pub fn http(&self, number: u16) -> String {
-        format!("{}:{}", self.host(number), self.base + self.moved + HTTP + number)
+        format!("{}:{}", self.host(number), self.port(number) + HTTP)
     }
 
-    /// Gives all nodes other ports, this far above the first ones (at most 5): they are to be down, and have them when they are
-    /// started next.
+    fn port(&self, number: u16) -> u16 {
+        self.base + number + self.moved.get(usize::from(number) - 1).copied().unwrap_or(0)
+    }
+
+    /// Gives all nodes other ports, this far above their first ones, from their next start on. They must be down.
     pub fn move_ports(&mut self, moved: u16) {
+        for number in 1..=self.founders {
+            self.move_port(number, moved);
+        }
+    }
+
+    /// Gives one node other ports, this far (at most 5) above its first ones, from its next start on. It must be down.
+    pub fn move_port(&mut self, number: u16, moved: u16) {
         assert!(moved <= MOVED, "ports belong to other clusters");
-        assert!(self.nodes.iter().all(|node| node.child.is_none()), "a node runs");
-        self.moved = moved;
+        assert!(self.node(number).child.is_none(), "node {number} runs");
+        let index = usize::from(number) - 1;
+        if self.moved.len() <= index {
+            self.moved.resize(index + 1, 0);
+        }
+        self.moved[index] = moved;
     }
 
     /// Starts a node that is down, with other flags than it had first beside those that say where it is.
