@@ -13,6 +13,7 @@ pub mod http;
 pub mod load;
 pub mod run;
 pub mod shim;
+pub mod status;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
