@@ -15,9 +15,9 @@ use super::error::{CliError, Result};
 use super::output::json;
 use super::status;
 
-/// The cluster is looked at so often.
+/// Pause between two looks at the cluster.
 const PACE: Duration = Duration::from_millis(100);
-/// How long a step may take in which nothing gets on, where `--timeout` does not say.
+/// How long a step may make no progress, where `--timeout` does not say.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A learner that lacks no more slots than this gets its vote; the servers hold to the same.
 const CAUGHT_UP: u64 = 1_000;
@@ -56,7 +56,7 @@ pub async fn run(context: &mut Context, args: NodeArgs) -> Result<()> {
                 format!("`synod status` shows whether node {node} is still there; the same command can be repeated");
             removed.map_err(|error| to_be_repeated(error, &how))?;
             let done = serde_json::json!({ "removed": node });
-            context.out.done(&done, |_| vec![format!("node {node} is no node of the cluster any more")])
+            context.out.done(&done, |_| vec![format!("node {node} was removed from the cluster")])
         }
     }
 }
