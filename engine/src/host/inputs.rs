@@ -17,7 +17,7 @@ use synod_paxos::types::ConfigId;
 
 /// One thing that happened to the node, for its worker.
 pub enum Input {
-    /// Requests of clients; each is answered exactly once through its [`Reply`].
+    /// Requests of clients; each is answered exactly once through its [`Reply`](super::Reply).
     Requests(Vec<Request>),
     /// Consensus messages of a peer, in the order it sent them.
     Peer {
