@@ -62,8 +62,8 @@ enum Verdict {
 /// the last entry stays.
 const CACHE_LEAST: usize = 4 << 10;
 
-/// The epoch that a group begins in.
-const FIRST_EPOCH: ConfigId = ConfigId(1);
+/// The epoch that a group begins in: only then is a replica created from nothing. A later member begins with a snapshot.
+pub(crate) const FIRST_EPOCH: ConfigId = ConfigId(1);
 
 /// One replica of a shard.
 pub(crate) struct Shard {
