@@ -181,7 +181,7 @@ impl Client {
     }
 
     /// Raises the cluster's version to `to`, or to the greatest that every node says it speaks; with `dry_run` only says what
-    /// would be done. A refusal is an answer: it stands in `refused`, and nothing was changed.
+    /// would be done. A refusal is an answer too: `refused` has the reason, and nothing was changed.
     ///
     /// # Errors
     ///
@@ -193,7 +193,7 @@ impl Client {
                 AdminClient::new(channel).upgrade(v1::UpgradeRequest { to, dry_run }).await
             }
         };
-        // First a question that changes nothing: what it meets with cannot leave an unknown outcome.
+        // The first question changes nothing, so no failure of it leaves an unknown outcome.
         let asked = match self.any_node(self.deadline(), &mut false, ask(to.unwrap_or(0), true)).await {
             Ok(asked) => asked,
             Err(Error::OutcomeUnknown { cause }) => return Err(Error::unavailable(cause)),

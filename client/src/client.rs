@@ -30,8 +30,8 @@ use crate::watch::Maps;
 use crate::wire;
 use synod_cluster::outcomes::outcome_bytes;
 
-/// A write starts anew so many times because a shard's time was ahead of its deadline: the second time it has the deadline by
-/// that time, so more are due only where the shard's time jumps meanwhile.
+/// How often a write starts anew because a shard's time was ahead of its deadline. The second attempt has a deadline by the
+/// shard's time, so a third is needed only where that time jumps meanwhile.
 const RENEWALS_MAX: u32 = 3;
 
 /// A handle on a cluster. Cheap to clone; clones share connections, the shard map and the identity of writes. Needs a

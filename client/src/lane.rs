@@ -69,7 +69,7 @@ pub(crate) struct Page {
     pub(crate) limit: u32,
     /// How long a poll waits where there is nothing.
     pub(crate) wait: Duration,
-    /// Whether it is to fail where records that it asks for were trimmed; else they are passed over.
+    /// Whether the call fails where records that it asks for were trimmed. If not, they are skipped.
     pub(crate) tell_trimmed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Carries out what `decide` decides: pauses, newer maps, what is believed of leaders.
+//! Carries out the decisions of `decide`: pauses, refreshed maps, and the leader that the map shows.
 //!
 //! Owns: the waiting. Must never: decide anything; `decide` does, so that the simulation runs the same decisions.
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::link::jitter;
 use crate::router::ShardRoute;
 
-/// What a call has learnt from its attempts, and when it began.
+/// What a call has learnt from its attempts, and when the call began.
 pub(crate) struct Progress {
     pub(crate) learnt: decide::Progress,
     began: Instant,
@@ -23,7 +23,7 @@ impl Core {
         self.go_on(progress, want, None, next).await
     }
 
-    /// Takes in how an attempt failed, and waits until the next; an error is the call's.
+    /// Notes how an attempt failed and waits until the next one is due. An error ends the call.
     pub(crate) async fn failed(
         &self,
         progress: &mut Progress,
@@ -42,7 +42,7 @@ impl Core {
             may_have_left,
         };
         if matches!(failure, Failure::Silent(_)) {
-            // Its disk may hang: each shard that it led would cost a call the same patience.
+            // The node may be hung: without this, a call to each shard that it led would wait as long.
             self.maps.view().forget_leader(node);
             self.note_silent(node);
         }

@@ -12,7 +12,7 @@ pub mod rows;
 use crate::StoreError;
 use crate::codec::applied::AppliedRow;
 use crate::codec::keys;
-use crate::command::{KeyOp, Op, Outcome, WriteRequest, decode_entry, is_marker};
+use crate::command::{KeyOp, Op, Outcome, RowFormat, WriteRequest, decode_entry, is_marker};
 use crate::genesis::Genesis;
 use crate::host::Refusal;
 use crate::ids::{Entry, ShardId, Slot, Space};
@@ -210,6 +210,12 @@ impl ShardState {
         Ok(())
     }
 
+    /// The requests of the entry in `slot`, and which rows they write.
+    fn decode(&self, slot: Slot, data: Bytes) -> Result<(RowFormat, Vec<WriteRequest>), StoreError> {
+        let what = || format!("command in slot {slot} of shard {}", self.descriptor.shard);
+        decode_entry(data).map_err(|e| e.corrupt(what()))
+    }
+
     fn apply_command(
         &mut self,
         store: &mut dyn StateStore,
@@ -218,15 +224,14 @@ impl ShardState {
         entry_ts: u64,
         mut results: Option<&mut Vec<Applied>>,
     ) -> Result<(), StoreError> {
-        let (shard, slot) = (self.descriptor.shard, self.applied);
+        let slot = self.applied;
         let requests = match self.ahead.take().filter(|ahead| ahead.slot == slot) {
             Some(ahead) => {
                 (overlay.format, overlay.sums) = (ahead.format, ahead.sums);
                 ahead.requests
             }
             None => {
-                let what = || format!("command in slot {slot} of shard {shard}");
-                let (format, requests) = decode_entry(data).map_err(|e| e.corrupt(what()))?;
+                let (format, requests) = self.decode(slot, data)?;
                 overlay.format = format;
                 requests
             }

@@ -93,7 +93,7 @@ impl Account {
         self.used.fetch_sub(bytes, Ordering::AcqRel);
     }
 
-    /// Adds so many bytes where they fit, or where nothing is held: what is larger than the whole account passes alone.
+    /// Adds `bytes` where they fit, or where nothing is held: what is larger than the whole account passes alone.
     #[must_use]
     pub fn try_add(&self, bytes: usize) -> bool {
         let more =

@@ -69,7 +69,7 @@ pub struct EngineMetrics {
     pub round_inputs: IntGauge,
     /// Batches handed to the log writer's thread and not yet synced.
     pub log_queue_batches: IntGauge,
-    /// Bytes of logs kept for members that are behind, all groups.
+    /// Bytes of logs kept for lagging members, all groups.
     pub log_kept_bytes: IntGauge,
     /// State held in memory and not yet flushed, bytes.
     pub state_memory_bytes: IntGauge,

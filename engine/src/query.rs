@@ -204,4 +204,6 @@ impl Page {
 }
 
 #[cfg(test)]
+mod pages;
+#[cfg(test)]
 mod tests;

@@ -82,7 +82,7 @@ impl Ring {
         self.held.bytes()
     }
 
-    /// Forgets the oldest above so many bytes.
+    /// Forgets the oldest until at most `bytes` bytes are held.
     pub fn shrink(&mut self, bytes: usize) {
         while self.held.bytes() > bytes && self.drop_oldest() {}
     }

@@ -62,8 +62,8 @@ enum Verdict {
 /// the last entry stays.
 const CACHE_LEAST: usize = 4 << 10;
 
-/// The epoch that a group begins in.
-const FIRST_EPOCH: ConfigId = ConfigId(1);
+/// The epoch that a group begins in: only then is a replica created from nothing. A later member begins with a snapshot.
+pub(crate) const FIRST_EPOCH: ConfigId = ConfigId(1);
 
 /// One replica of a shard.
 pub(crate) struct Shard {
@@ -162,7 +162,7 @@ impl Shard {
         self.cached.bytes()
     }
 
-    /// The core keeps no more than so many bytes of applied entries in memory.
+    /// From now on the core keeps at most `bytes` bytes of applied entries in memory.
     pub(crate) fn limit_cache(&mut self, bytes: usize) {
         if let Core::Running(replica) = &mut self.core {
             replica.limit_cache(bytes);
@@ -378,8 +378,8 @@ impl Shard {
         self.durable_applied = self.durable_applied.max(slot);
     }
 
-    /// Trims the log where at least `step` slots, or many bytes, can go that are flushed here, and that every member has or
-    /// that more than the group's share of what the node keeps lies behind.
+    /// Trims the log where at least `step` slots, or many bytes, can go. An entry can go once it is flushed here and either every
+    /// member has it or the entries after it exceed the group's share of what the node keeps.
     pub(crate) fn trim<H: Host>(&mut self, node: &mut Node<H>, step: u64) {
         if self.missing.is_some() {
             return;
@@ -414,7 +414,7 @@ impl Shard {
         node.writer.add(write, None);
     }
 
-    /// Bytes of its log that the replica keeps for members that are behind, or would.
+    /// Bytes of its log that the replica keeps, or would keep, for lagging members.
     pub(crate) fn log_needed(&self) -> u64 {
         self.sizes.since(self.trim_to.max(self.trimmed))
     }

@@ -11,7 +11,7 @@ use crate::ids::NodeId;
 use std::collections::BTreeMap;
 use synod_paxos::types::Micros;
 
-/// A clock that was not heard for so long says nothing any more, µs.
+/// Age from which on a reading of a clock no longer counts, µs.
 pub const HEARD_MICROS: u64 = 10_000_000;
 
 /// What a wall clock showed, and when.

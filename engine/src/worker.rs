@@ -52,10 +52,10 @@ pub struct WorkerOptions {
     pub waiting_max: usize,
     /// Tails that may wait for news on the node. They are counted apart: idle ones keep nobody from writing.
     pub tails_max: usize,
-    /// The state is frozen at the latest after so many bytes of entries were applied: what a restart must replay.
+    /// Bytes of applied entries after which the state is frozen at the latest: a bound on what a restart must replay.
     pub freeze_log_bytes: usize,
-    /// The logs of all groups together keep about so many bytes for members that are behind, shared by need; one that is
-    /// further behind needs a snapshot. What every member has goes in any case. While the disk is low it is a sixteenth.
+    /// About what the logs of all groups together keep for lagging members, bytes, shared by need; a member that lags further
+    /// needs a snapshot. What every member has is trimmed in any case. While the disk is low it is a sixteenth.
     pub log_keep_bytes: u64,
     /// A snapshot that nobody needed for so long goes, and with it the log's duty to begin there, µs.
     pub snapshot_unused_micros: u64,

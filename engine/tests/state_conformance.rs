@@ -12,7 +12,8 @@ use synod_engine::StoreError;
 use synod_engine::codec::node::encode_format;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
-use synod_engine::state::rocks::{FORMAT, RocksShared, RocksState, StateOptions};
+use synod_engine::state::memtables::RocksState;
+use synod_engine::state::rocks::{FORMAT, RocksShared, StateOptions};
 use synod_engine::state::{BulkLoad, FlushId, StateBatch, StateStore, StateView};
 use tempfile::TempDir;
 

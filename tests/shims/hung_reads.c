@@ -1,6 +1,5 @@
-/* Reads that hang: pread of files below SYNOD_HANG_DIR waits while the number in the file SYNOD_HANG_DIAL is not 0. So a
- * node's worker stands still in the middle of a round while everything else of the process goes on. Nothing that is shipped
- * holds it. */
+/* Reads that hang: pread of files below SYNOD_HANG_DIR waits while the number in the file SYNOD_HANG_DIAL is not 0. A node's
+ * worker stops in the middle of a round, while everything else of the process goes on. Nothing that is shipped loads this. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -49,20 +48,16 @@ static void wait_while_hung(int file) {
 
 typedef ssize_t (*pread_call)(int, void *, size_t, off_t);
 
-ssize_t pread(int file, void *to, size_t count, off_t at) {
-    static pread_call real;
-    if (!real) {
-        real = (pread_call)dlsym(RTLD_NEXT, "pread");
+/* The program may call either name. */
+#define HANGING(name)                                          \
+    ssize_t name(int file, void *to, size_t count, off_t at) { \
+        static pread_call real;                                \
+        if (!real) {                                           \
+            real = (pread_call)dlsym(RTLD_NEXT, #name);        \
+        }                                                      \
+        wait_while_hung(file);                                 \
+        return real(file, to, count, at);                      \
     }
-    wait_while_hung(file);
-    return real(file, to, count, at);
-}
 
-ssize_t pread64(int file, void *to, size_t count, off_t at) {
-    static pread_call real;
-    if (!real) {
-        real = (pread_call)dlsym(RTLD_NEXT, "pread64");
-    }
-    wait_while_hung(file);
-    return real(file, to, count, at);
-}
+HANGING(pread)
+HANGING(pread64)

@@ -14,6 +14,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use crate::status::Status;
+
 use crate::run::{Ran, command, command_of, command_within, finish, send, until, wait_for};
 
 /// How long anything that comes by itself may take on a machine that is busy.
@@ -30,8 +32,9 @@ pub struct Cluster {
     dir: TempDir,
     base: u16,
     founders: u16,
-    /// How far every port that a node is started at lies above the one it had first; see [`Cluster::move_ports`].
-    moved: u16,
+    /// How far the ports of node i + 1 lie above those it had first; those beyond the end are where they were. See
+    /// [`Cluster::move_ports`].
+    moved: Vec<u16>,
     /// The settings file of every node, where there is one.
     settings: Option<PathBuf>,
     /// Where node i + 1 is; those beyond the end are where a node is by default.
@@ -106,7 +109,15 @@ impl Cluster {
     /// A cluster of this many founders, none of which runs yet.
     pub fn empty(founders: u16) -> Cluster {
         let dir = tempfile::Builder::new().prefix("synod-e2e-").tempdir().expect("a temporary directory");
-        Cluster { dir, base: free_ports(), founders, moved: 0, settings: None, sites: Vec::new(), nodes: Vec::new() }
+        Cluster {
+            dir,
+            base: free_ports(),
+            founders,
+            moved: Vec::new(),
+            settings: None,
+            sites: Vec::new(),
+            nodes: Vec::new(),
+        }
     }
 
     /// Starts a founder for the first time.
@@ -147,20 +158,34 @@ impl Cluster {
 
     /// Where a node listens.
     pub fn addr(&self, number: u16) -> String {
-        format!("{}:{}", self.host(number), self.base + self.moved + number)
+        format!("{}:{}", self.host(number), self.port(number))
     }
 
     /// Where a node answers HTTP.
     pub fn http(&self, number: u16) -> String {
-        format!("{}:{}", self.host(number), self.base + self.moved + HTTP + number)
+        format!("{}:{}", self.host(number), self.port(number) + HTTP)
     }
 
-    /// Gives all nodes other ports, this far above the first ones (at most 5): they are to be down, and have them when they are
-    /// started next.
+    fn port(&self, number: u16) -> u16 {
+        self.base + number + self.moved.get(usize::from(number) - 1).copied().unwrap_or(0)
+    }
+
+    /// Gives all nodes other ports, this far above their first ones, from their next start on. They must be down.
     pub fn move_ports(&mut self, moved: u16) {
+        for number in 1..=self.founders {
+            self.move_port(number, moved);
+        }
+    }
+
+    /// Gives one node other ports, this far (at most 5) above its first ones, from its next start on. It must be down.
+    pub fn move_port(&mut self, number: u16, moved: u16) {
         assert!(moved <= MOVED, "ports belong to other clusters");
-        assert!(self.nodes.iter().all(|node| node.child.is_none()), "a node runs");
-        self.moved = moved;
+        assert!(self.node(number).child.is_none(), "node {number} runs");
+        let index = usize::from(number) - 1;
+        if self.moved.len() <= index {
+            self.moved.resize(index + 1, 0);
+        }
+        self.moved[index] = moved;
     }
 
     /// Starts a node that is down, with other flags than it had first beside those that say where it is.
@@ -419,72 +444,5 @@ impl Drop for Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
-    }
-}
-
-/// What `status -o json` printed.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// All of it.
-    pub value: Value,
-}
-
-impl Status {
-    /// The shards.
-    pub fn shards(&self) -> &[Value] {
-        self.value["shards"].as_array().map_or(&[], Vec::as_slice)
-    }
-
-    /// The node at an address.
-    pub fn node(&self, addr: &str) -> Option<&Value> {
-        self.value["nodes"].as_array()?.iter().find(|node| node["addr"] == addr)
-    }
-
-    /// The number a node has in the cluster.
-    pub fn id(&self, addr: &str) -> Option<u64> {
-        self.node(addr)?["id"].as_u64()
-    }
-
-    /// `up`, `down` or `quarantined`.
-    pub fn state(&self, addr: &str) -> Option<&str> {
-        self.node(addr)?["state"].as_str()
-    }
-
-    /// Whether every shard has a leader.
-    pub fn is_led(&self) -> bool {
-        !self.shards().is_empty() && self.shards().iter().all(|shard| shard["leader"].is_u64())
-    }
-
-    /// The shards of a table in the order of their numbers.
-    pub fn shards_of(&self, table: &str) -> Vec<&Value> {
-        self.shards().iter().filter(|shard| shard["table"] == table).collect()
-    }
-
-    fn replica(&self, shard: u64, node: u64) -> Option<&Value> {
-        let shard = self.shards().iter().find(|s| s["id"] == shard)?;
-        shard["replicas"].as_array()?.iter().find(|replica| replica["node"] == node)
-    }
-
-    /// What a node's replica of a shard is.
-    pub fn role(&self, shard: u64, node: u64) -> Option<&str> {
-        self.replica(shard, node)?["role"].as_str()
-    }
-
-    /// How far a node's replica of a shard has applied.
-    pub fn applied(&self, shard: u64, node: u64) -> Option<u64> {
-        self.replica(shard, node)?["applied"].as_u64()
-    }
-
-    /// The highest commit any replica of a shard knows.
-    pub fn commit(&self, shard: u64) -> u64 {
-        let replicas = self.shards().iter().filter(|s| s["id"] == shard).filter_map(|s| s["replicas"].as_array());
-        replicas.flatten().filter_map(|replica| replica["commit"].as_u64()).max().unwrap_or(0)
-    }
-
-    /// The address of the node that leads a shard.
-    pub fn leader_addr(&self, shard: u64) -> Option<String> {
-        let leader = self.shards().iter().find(|s| s["id"] == shard)?["leader"].as_u64()?;
-        let nodes = self.value["nodes"].as_array()?;
-        nodes.iter().find(|node| node["id"] == leader)?["addr"].as_str().map(str::to_owned)
     }
 }

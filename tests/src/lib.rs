@@ -13,8 +13,10 @@ pub mod http;
 pub mod load;
 pub mod run;
 pub mod shim;
+pub mod status;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Taken by tests that measure or need the whole machine: tests of one binary run on several threads otherwise.
@@ -28,6 +30,18 @@ pub fn alone() -> MutexGuard<'static, ()> {
 pub fn repository() -> PathBuf {
     let built_in = || env!("CARGO_MANIFEST_DIR").into();
     PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built_in)).join("..")
+}
+
+/// Copies a folder and all that is in it.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("an entry");
+        match entry.is_dir() {
+            true => copy(&entry, &to.join(name)),
+            false => drop(fs::copy(&entry, to.join(name)).expect("a copy")),
+        }
+    }
 }
 
 /// A file of real input beside the repository, or nothing (said aloud) where it is missing.

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
 use synod_tests::run::{Ran, command, finish, run, until, wait_for};
+use synod_tests::{alone, copy};
 
 /// Everything in the tables, as the leaders have it.
 fn contents(cluster: &Cluster) -> String {
@@ -30,14 +30,6 @@ fn shards(manifest: &Value) -> Vec<(u64, u64, String)> {
         (entry["shard"].as_u64().expect("a number"), entry["slot"].as_u64().expect("a number"), content)
     };
     manifest["shards"].as_array().expect("a list").iter().map(of).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
-    }
 }
 
 #[test]

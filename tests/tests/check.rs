@@ -34,7 +34,7 @@ fn damages(ran: &Ran) -> Vec<String> {
     damages.map(|d| format!("{}: {}", d["what"].as_str().expect("text"), d["why"].as_str().expect("text"))).collect()
 }
 
-/// The same directory on a mount that is to be read only, as of an image or a snapshot of a disk.
+/// The same directory on a read-only mount, as of an image or a snapshot of a disk.
 fn looks_at_what_cannot_be_written(data: &str, sound: &serde_json::Value) {
     const MOUNTED: &str =
         r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/x" 2>/dev/null && exec "$@""#;

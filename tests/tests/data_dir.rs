@@ -10,9 +10,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE};
 use synod_tests::run::{Ran, command, run, until, wait_for};
+use synod_tests::{alone, copy};
 
 const RECORDS: usize = 40;
 
@@ -27,17 +27,6 @@ enum Begins {
     Fresh,
 }
 use Begins::{Fresh, Refused, Whole};
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name())).expect("an entry");
-        match entry.is_dir() {
-            true => copy(&entry, &to.join(name)),
-            false => drop(fs::copy(&entry, to.join(name)).expect("a copy")),
-        }
-    }
-}
 
 fn remove(path: &Path) {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };

@@ -1,7 +1,7 @@
 //! Files as people have them: exported by spreadsheets, compressed, with numbers that no double holds, with a quote too many.
 //!
-//! Owns: the claim that what such a file holds is stored as it stands there, or refused by the name of what is wrong. Must
-//! never: take a success as enough: what is stored is read back.
+//! Owns: the claim that such a file is stored byte for byte, or refused with the name of what is wrong. Must never: take a
+//! success as enough: what is stored is read back.
 
 use std::fs;
 

@@ -1,8 +1,8 @@
-//! Tails that are followed: through a cluster that is away, until a signal or until nobody reads any more.
+//! `tail --follow`: it outlasts a cluster that is away, and ends with a signal or with its reader.
 //!
-//! Owns: the claims that a followed tail waits and says so, ends by a signal and by a reader that went, and gives a place to
-//! go on from whichever way it ends; together its ends and beginnings give every record once. Must never: end a tail that it
-//! did not start.
+//! Owns: the claims that such a tail says when it waits, that it ends with a signal or when its reader goes, that it always
+//! prints the place to continue from, and that continued tails give every record once. Must never: end a tail that it did not
+//! start.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};

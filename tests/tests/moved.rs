@@ -1,13 +1,11 @@
 //! Nodes that are started again at other addresses, and addresses that are names.
 //!
-//! Owns: the claim that a cluster finds its nodes wherever they went. Must never: tell a node more than an operator would.
-
-use std::process::Stdio;
+//! Owns: the claim that a cluster finds its nodes at whatever addresses. Must never: tell a node more than an operator would.
 
 use synod_tests::alone;
-use synod_tests::cluster::{Cluster, PATIENCE, Site};
+use synod_tests::cluster::{Cluster, Site};
 use synod_tests::http::get;
-use synod_tests::run::{command, run, until};
+use synod_tests::run::run;
 
 /// Three nodes with one record.
 fn start() -> Cluster {
@@ -15,6 +13,15 @@ fn start() -> Cluster {
     cluster.cli(&["table", "create", "t", "--partition", "hash", "--shards", "4"]).ok();
     cluster.cli(&["put", "t", "k", "before"]).ok();
     cluster
+}
+
+/// Stops all nodes, and gives them ports this far above their first ones.
+#[track_caller]
+fn stop_and_move(cluster: &mut Cluster, moved: u16) {
+    for number in 1..=3 {
+        assert_eq!(cluster.stop(number).code(), Some(0));
+    }
+    cluster.move_ports(moved);
 }
 
 /// All nodes are up where they are now, and both old and new records are read.
@@ -33,10 +40,7 @@ fn works(cluster: &Cluster) {
 fn a_cluster_whose_nodes_all_moved_comes_together_by_one_hint() {
     let _alone = alone();
     let mut cluster = start();
-    for number in 1..=3 {
-        assert_eq!(cluster.stop(number).code(), Some(0));
-    }
-    cluster.move_ports(4);
+    stop_and_move(&mut cluster, 4);
     // The first is told nothing, the others only where it is.
     let hint = cluster.addr(1);
     cluster.restart_with(1, &[]);
@@ -61,26 +65,12 @@ fn one_of_three_that_moved_is_found_without_a_hint() {
     let _alone = alone();
     let mut cluster = start();
     assert_eq!(cluster.stop(3).code(), Some(0));
-    let old = cluster.addr(3);
-    let port: u16 = old.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
-    let new = format!("127.0.0.1:{}", port + 4);
-    let mut args = cluster.args(3, &[]);
-    let listen = args.iter().position(|arg| *arg == old).expect("it listens there");
-    args[listen].clone_from(&new);
-    args.push("--die-with-stdin".into());
-    let mut node = command(&args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the binary runs");
-    let found = until(PATIENCE, "node 3 is up where it is now", || {
-        let status = cluster.status()?;
-        (status.id(&new) == Some(3) && status.state(&new) == Some("up") && status.is_led()).then_some(())
+    cluster.move_port(3, 4);
+    cluster.restart_with(3, &[]);
+    let new = cluster.addr(3);
+    cluster.wait_status("node 3 is up where it is now", |status| {
+        status.id(&new) == Some(3) && status.state(&new) == Some("up") && status.is_led()
     });
-    node.kill().expect("it is our child");
-    node.wait().expect("it is our child");
-    found.unwrap();
 }
 
 #[test]
@@ -108,10 +98,7 @@ fn an_address_may_be_a_name() {
 fn the_founding_flag_on_a_moved_node_names_the_flag_that_works() {
     let _alone = alone();
     let mut cluster = start();
-    for number in 1..=3 {
-        assert_eq!(cluster.stop(number).code(), Some(0));
-    }
-    cluster.move_ports(3);
+    stop_and_move(&mut cluster, 3);
     let args = cluster.args(2, &["--bootstrap".to_owned(), cluster.founders()]);
     let line = run(&args).refused(1, &["node 2", "--bootstrap", "--join", "moved"]);
     println!("{line}");

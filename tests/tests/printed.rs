@@ -2,7 +2,7 @@
 //! about what was asked for in another spelling.
 //!
 //! Owns: the claims about text, JSON and exit codes that hold for every command, each shown on one. Must never: accept an
-//! escaped text that stands for two values.
+//! escaped text that could be two values.
 
 use std::fs::File;
 use std::process::Stdio;

@@ -1,7 +1,7 @@
-//! A table that is dropped gives its room on every node's disk back.
+//! Dropping a table frees its room on every node's disk.
 //!
-//! Owns: the bound on how long that takes while nothing else is written. Must never: count what a log keeps for members that
-//! are behind; that has a bound of its own.
+//! Owns: the bound on how long that takes while nothing else is written. Must never: count what a log keeps for lagging
+//! members; that has a bound of its own.
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! Nodes that are there and do not answer: a worker that hangs, a replica that is alone, a leader that stands still.
+//! Nodes that run and do not answer: a worker that hangs, a replica that is alone, a leader that is stopped.
 //!
-//! Owns: the claims about who takes over, and what clients are told meanwhile. Must never: end such a node to get on.
+//! Owns: the claims about who takes over, and what clients are told meanwhile. Must never: end such a node to make progress.
 
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ fn what_a_node_with_other_limits_refuses_may_have_been_executed_by_the_first() {
     let told = runtime().block_on(async {
         let client = Client::connect(endpoints, Options::default()).await.expect("a cluster");
         client.put("t", "k", "small").await.expect("a write");
-        // It takes the write and stands still: nobody knows whether it will be executed.
+        // It takes the write and is stopped: nobody knows whether the write will be executed.
         cluster.signal(leader, Signal::SIGSTOP);
         let told = client.put("t", "k", vec![b'x'; 8 << 10]).await;
         cluster.signal(leader, Signal::SIGCONT);

@@ -42,7 +42,7 @@ impl Stream {
         self.frames.send(frame).await.unwrap();
     }
 
-    /// Answers until nothing has come for so long.
+    /// The answers that come until there was none for `quiet`.
     async fn answers(&mut self, quiet: Duration) -> Vec<v1::ShardReply> {
         let mut all = vec![];
         while let Ok(frame) = tokio::time::timeout(quiet, self.replies.message()).await {

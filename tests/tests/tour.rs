@@ -1,6 +1,6 @@
 //! The README's tour, command by command, and the JSON that programs read.
 //!
-//! Owns: the claims that every line that the README shows works as it stands there, and that `-o json` has the documented shapes. Must
+//! Owns: the claims that every line that the README shows works as written, and that `-o json` has the documented shapes. Must
 //! never: hold a copy of the tour; it is read out of the README.
 
 use std::process::{Child, Stdio};
@@ -10,16 +10,16 @@ use synod_tests::cluster::{Cluster, PATIENCE, Status, free_ports};
 use synod_tests::run::{command, run, until};
 use synod_tests::{alone, repository};
 
-/// What stands before each block of commands.
+/// The mark before each block of commands.
 const TOUR: &str = "<!-- tour:";
 const BACKUPS: &str = "## Backups";
 const NODES: &str = "## A node that is lost";
 const UPGRADE: &str = "`synod status` says when every node speaks";
 
-/// The commands of the block behind these words of the README.
-fn block(behind: &str) -> Vec<Vec<String>> {
+/// The commands of the block after these words of the README.
+fn block(words_before: &str) -> Vec<Vec<String>> {
     let readme = readme();
-    let (_, after) = readme.split_once(behind).unwrap_or_else(|| panic!("the README has {behind:?}"));
+    let (_, after) = readme.split_once(words_before).unwrap_or_else(|| panic!("the README has {words_before:?}"));
     let (_, block) = after.split_once("```sh\n").expect("a block follows");
     let (block, _) = block.split_once("```").expect("the block ends");
     block.lines().filter(|line| !line.trim().is_empty()).map(words).collect()

@@ -1,7 +1,7 @@
-//! Trims: in no time whatever they drop, and what they have dropped no call gives any more.
+//! Trims: they take no time, however much they drop, and no call returns what they dropped.
 //!
-//! Owns: the claims about trims, deletions and overwritten values as a user sees them. Must never: take a short history for a
-//! long one.
+//! Owns: the claims about trims, deletions and overwritten values as a user sees them. Must never: show with a short
+//! history what is claimed of a long one.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! The cluster's version: who speaks what, how it is raised, and who is refused.
 //!
-//! Owns: the claims of `synod cluster upgrade`. Must never: take a node for too old that only has not been heard.
+//! Owns: the claims of `synod cluster upgrade`. Must never: take a node for too old that was
+//! only not heard.
 
 use std::fs;
 

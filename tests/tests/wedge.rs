@@ -1,4 +1,4 @@
-//! Much is missing at one node, one never returns, and all were killed at once: who is left goes on by itself.
+//! One node lacks much, one never returns, and all were killed at once: the majority that is left recovers by itself.
 //!
 //! Owns: the claim that a majority with all data makes progress, whatever lags in it. Must never: bring the missing node back.
 

@@ -29,8 +29,8 @@ impl Replica {
         silent.plus(pause) <= now
     }
 
-    /// A leader for whose quorum something waits looks after a while whether it is still there: its nodes may be alive, as the
-    /// failure detector says, and the replicas on them not.
+    /// A leader that waits for its quorum checks after a while whether the quorum is still there: the failure detector may call
+    /// the nodes alive while the replicas on them are not.
     pub(crate) fn watch_quorum(&mut self, now: Micros) {
         let pause = self.options.stall_micros;
         let open = self.commit < self.log.last().slot;
@@ -43,8 +43,8 @@ impl Replica {
         }
     }
 
-    /// The way to a member had no room for something: what it then lacks it says itself, and is asked in time. Until then more
-    /// runs would only be dropped too, or come behind a gap.
+    /// Messages to a member found no room. The member is asked in time and then says what it lacks. Until then further runs
+    /// would be dropped too, or arrive after a gap.
     pub(crate) fn on_dropped(&mut self, to: NodeId, io: &mut Io<'_>) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.progress.get_mut(&to) else { return };
@@ -54,8 +54,8 @@ impl Replica {
         }
     }
 
-    /// Asks live members that owe something and have not moved for a while where they stand; stays armed while any owes. Links
-    /// are in order: what the answer to the question lacks is lost, and what is only slow is not sent twice.
+    /// Asks live members that owe something and have not moved for a while for their position; stays armed while any owes.
+    /// Links are in order: what the answer lacks is lost, and what is only slow is not sent twice.
     pub(crate) fn resend(&mut self, io: &mut Io<'_>) {
         let (last, commit) = (self.log.last().slot, self.commit);
         let pause = self.options.resend_micros;

@@ -79,8 +79,8 @@ pub struct Options {
     pub uncommitted_bytes: usize,
     /// Entries kept in memory after they are chosen, bytes, for followers a little behind.
     pub cache_bytes: usize,
-    /// The chosen prefix is written along with entries whenever so many bytes of them were written since it last was: what a
-    /// restart may forget of what is chosen.
+    /// Bytes of entries after which the chosen prefix is written along with the next ones: a bound on what a restart may forget
+    /// of what is chosen.
     pub hint_bytes: usize,
     /// A candidate that lacks more slots than this of what is known chosen learns them first and leaves the campaign to others.
     pub fetch_slots: u64,

@@ -181,15 +181,15 @@ impl Replica {
                 self.stand_once_learnt(commit, io);
             }
         } else if let Role::Follower(follower) = &mut self.role {
-            // A leader counts on what is staged here, but teaches behind what is on disk: it is told that.
+            // The leader counts on what is staged here, but teaches from what is on disk, so it must be told the latter.
             follower.staging = None;
         }
         let learned = Message::Learned { config: self.config(), commit: self.commit };
         self.send_durable(from, learned);
     }
 
-    /// A follower of nobody that learns stands for election once it knows all that its teacher called chosen, and else a
-    /// campaign's time after the last piece: before it could not lead, and would only disturb.
+    /// A follower without a leader that learns stands for election once it knows all that its teacher called chosen, or else a
+    /// campaign's time after the last piece. Earlier it could not lead and would only disturb.
     fn stand_once_learnt(&mut self, known: Slot, io: &mut Io<'_>) {
         if !matches!(&self.role, Role::Follower(f) if f.leader.is_none() && f.election_at.is_some()) {
             return;

@@ -38,7 +38,7 @@ pub(crate) struct Progress {
     pub(crate) commit: Slot,
     /// The chosen prefix last sent to it.
     pub(crate) told: Slot,
-    /// When it last moved forward, or was last asked where it stands.
+    /// When it last moved forward, or was last asked for its position.
     pub(crate) moved_at: Micros,
     /// How often it was asked since it last moved forward.
     pub(crate) asked: u32,
@@ -46,7 +46,7 @@ pub(crate) struct Progress {
     pub(crate) heard_at: Micros,
     /// What it lacks was sent from here on; further complaints about the same are echoes, until it is asked again.
     pub(crate) rewound: Option<Slot>,
-    /// Something on its way was dropped: no more is sent until it says where it stands.
+    /// A message to it was dropped: nothing more is sent until it tells its position.
     pub(crate) stopped: bool,
     /// It said that it cannot lead: it is not asked again until then.
     pub(crate) unfit_until: Option<Micros>,

@@ -45,7 +45,7 @@ impl Followed {
     }
 }
 
-/// An answer is waited for so many times the least pause at most.
+/// The longest wait for an answer, as a multiple of the least pause.
 const PATIENCE_MAX: u64 = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,7 +96,7 @@ impl Reads {
         !self.waiting.is_empty() || self.asked.is_some()
     }
 
-    /// When the first that waits is to be refused: both queues are in order of time.
+    /// When the first waiting read must be refused: both queues are in order of time.
     pub(crate) fn deadline(&self) -> Option<Micros> {
         let asked = self.asked.as_ref().and_then(|question| question.reads.first());
         [asked, self.waiting.first()].into_iter().flatten().map(|reader| reader.until).min()

@@ -74,7 +74,7 @@ pub struct Replica {
     pub(crate) support: Support,
     /// Reads that the leader was asked about, and until when an answer is awaited.
     pub(crate) followed: BTreeMap<ReadId, Followed>,
-    /// How long such an answer is waited for, µs: as long as the link seems to need.
+    /// How long to wait for such an answer, µs: as long as the link seems to need.
     pub(crate) patience: u64,
     /// For the planted fault.
     #[cfg(feature = "planted")]
@@ -377,7 +377,7 @@ impl Replica {
         }
     }
 
-    /// Keeps no more than so many bytes of entries in memory that are durable, chosen and applied, until told otherwise.
+    /// From now on keeps at most `bytes` bytes of entries in memory that are durable, chosen and applied.
     pub fn limit_cache(&mut self, bytes: usize) {
         self.options.cache_bytes = bytes;
         self.log.shrink(bytes, self.applied);

@@ -10,7 +10,8 @@ use crate::message::Message;
 use crate::replica::{Io, Replica, Role};
 use crate::types::{Ballot, Micros, NodeId};
 
-/// Who refused to take over is not asked again for so many times the longest transfer: it may get its state back.
+/// How long a member that refused to take over is not asked again, as a multiple of the longest transfer: it may get its state
+/// back meanwhile.
 const UNFIT_TRANSFERS: u64 = 10;
 
 /// A transfer under way.

@@ -49,7 +49,7 @@ mod kind {
     pub const READ_ACK_SUPPORT: u8 = 20;
     pub const READ_REQUEST: u8 = 21;
     pub const READ_GRANTED: u8 = 22;
-    /// The last kind of the first cluster version; those behind it belong to later ones.
+    /// The last kind of the first cluster version; greater kinds belong to later versions.
     pub const LAST_OF_FIRST: u8 = READ_GRANTED;
     /// A [`PRE_VOTE`] with the candidate's log; from cluster version 2 on.
     pub const PRE_VOTE_HELD: u8 = 23;

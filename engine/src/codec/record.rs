@@ -9,8 +9,8 @@
 //! is its timestamp).
 //!
 //! Version 1 has no `totals` and no `before`. In version 2 `totals` is `since | total | gone ts`: the records from offset
-//! `since` on have `total` bytes together, and each of their rows says how many of these stand `before` it. So what a trim
-//! drops is known from one row. Sums wrap around.
+//! `since` on have `total` bytes together, and `before` in each of their rows is how many of these bytes precede it. So one
+//! row tells how much a trim drops. Sums wrap around.
 
 use super::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, Offset};
@@ -21,12 +21,12 @@ const HEAD_PLAIN: u8 = 1;
 /// The version of a head with totals.
 const HEAD_TOTALS: u8 = 2;
 
-/// The version of a history record without a total.
+/// The version of a history record without `before`.
 const HISTORY_PLAIN: u8 = 1;
-/// The version of a history record that says what stands before it.
+/// The version of a history record with `before`.
 const HISTORY_TOTALS: u8 = 2;
 
-/// What stands before a record's headers, bytes at most.
+/// The longest start of a row, up to a record's headers, bytes.
 const START_BYTES: usize = 128;
 
 /// The cluster version that a node must speak to read a head or a history record.
@@ -96,7 +96,7 @@ pub struct Head {
     pub bytes: u64,
     /// The newest record.
     pub newest: Newest,
-    /// Where rows say what stands before them.
+    /// The totals, where history rows have `before`.
     pub totals: Option<Totals>,
 }
 
@@ -153,7 +153,7 @@ impl Head {
         Self::read(super::open_upto(row, HEAD_TOTALS)?, true)
     }
 
-    /// Decodes a row without the headers and the value of a record that stands in it: these are checked and not copied.
+    /// Decodes a row without the headers and the value of the record in it: these are checked and not copied.
     pub fn decode_brief(row: &[u8]) -> Result<Self, DecodeError> {
         Self::read(super::open_start(row, HEAD_TOTALS, START_BYTES)?, false)
     }
@@ -200,7 +200,7 @@ impl Record {
         self.encode_at(None)
     }
 
-    /// Decodes what [`Record::encode_at`] wrote, with what it says stands before. Values share the memory of `row`.
+    /// Decodes what [`Record::encode_at`] wrote: the record and its `before`. Values share the memory of `row`.
     pub fn decode_at(row: Bytes) -> Result<(Self, Option<u64>), DecodeError> {
         Self::read(super::open_upto(row, HISTORY_TOTALS)?, true)
     }

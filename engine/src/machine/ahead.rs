@@ -11,7 +11,7 @@ use super::{ShardState, bounds, overlay, rows};
 use crate::StoreError;
 use crate::codec::keys;
 use crate::codec::record::Newest;
-use crate::command::{Action, Op, RowFormat, WriteRequest, decode_entry, is_marker};
+use crate::command::{Action, Op, RowFormat, WriteRequest, is_marker};
 use crate::ids::{Entry, Offset, Slot};
 use crate::state::StateStore;
 use bytes::Bytes;
@@ -72,8 +72,7 @@ impl ShardState {
                 if is_marker(data) {
                     return Ok(true);
                 }
-                let what = || format!("command in slot {slot} of shard {}", self.descriptor.shard);
-                let (format, requests) = decode_entry(data.clone()).map_err(|e| e.corrupt(what()))?;
+                let (format, requests) = self.decode(slot, data.clone())?;
                 let left = self.stretches(store, &requests)?;
                 Box::new(Ahead { slot, format, requests, sums: Sums::default(), left })
             }

@@ -47,7 +47,7 @@ struct RowFacts {
     ts_us: u64,
     /// What it counts for in the key's bytes.
     size: u64,
-    /// What stands before it, where its key has totals.
+    /// Bytes of the records before it, where its key has totals.
     before: Option<u64>,
 }
 
@@ -78,8 +78,8 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Moves every changed row into `batch`, in the order first touched, and the ranges that are to be removed before it into
-    /// `ranges`; forgets everything.
+    /// Moves every changed row into `batch`, in the order first touched, and the ranges to remove before that into `ranges`;
+    /// forgets everything.
     pub(super) fn drain_into(
         &mut self,
         descriptor: &Descriptor,
@@ -327,7 +327,7 @@ pub(super) fn drops_fewer(first: Offset, new: Offset, end: Offset) -> bool {
     new.0 - first.0 <= end.0.saturating_sub(new.0)
 }
 
-/// What stands before the record of `size` bytes that is put at `offset`, where its key has totals or begins to.
+/// Bytes of the records before the one of `size` bytes at `offset`, where its key has totals or begins to have them.
 fn total_before(format: RowFormat, head: &mut Head, offset: Offset, size: u64) -> Option<u64> {
     if format == RowFormat::Plain && head.totals.is_none() {
         return None;

@@ -20,9 +20,9 @@ use crate::state::StateStore;
 use crate::system::{Partitioning, Retention};
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// So many unwanted rows of one key are stepped over before the walk seeks behind them.
+/// Unwanted rows of one key that are stepped over before the walk seeks past them.
 const STEP_OVER_MAX: usize = 32;
-/// And so many bytes of them: a seek costs about as much as reading these.
+/// The same in bytes: a seek costs about as much as reading these.
 const STEP_OVER_BYTES_MAX: usize = 8 << 10;
 
 const CURSOR_POSITION: u8 = 1;
@@ -116,7 +116,7 @@ impl Spent {
         self.bytes += row.len() + value.len();
     }
 
-    /// Whether so many rows were looked at that the page ends, whatever it found.
+    /// Whether the page ends because of the number of rows looked at, whatever it found.
     fn rows_over(&self) -> bool {
         self.rows >= PAGE_ROWS_MAX
     }
@@ -230,21 +230,21 @@ impl Passed {
         (self.rows, self.bytes) = (0, 0);
     }
 
-    /// A row that is not wanted; whether it pays to seek behind those that follow.
+    /// A row that is not wanted; whether it pays to seek past those that follow.
     fn pass(&mut self, value: &[u8]) -> bool {
         self.rows += 1;
         self.bytes += value.len();
         self.rows > STEP_OVER_MAX || self.bytes > STEP_OVER_BYTES_MAX
     }
 
-    /// Where the key's history row at an offset stands.
+    /// The key of the history row at an offset.
     fn history_row(&self, offset: Offset) -> Vec<u8> {
         let mut row = [&self.prefix[..], &[keys::KIND_HISTORY]].concat();
         row.extend_from_slice(&offset.0.to_be_bytes());
         row
     }
 
-    /// The first row behind all of the key's.
+    /// The first key after all rows of the key.
     fn end(&self) -> Vec<u8> {
         keys::after_prefix(self.prefix.clone())
     }
@@ -264,7 +264,7 @@ fn row_name(state: &ShardState) -> String {
     format!("a record's row in shard {}", state.descriptor().shard)
 }
 
-/// A head; without the value and headers of a record that stands in it, where `value_wanted` is not set: it is not copied then.
+/// A head. Without `value_wanted` the value and headers of the record in it are left out, and not copied.
 fn decode_head(state: &ShardState, row: &[u8], value_wanted: bool) -> Result<Head, StoreError> {
     let head = if value_wanted { Head::decode(Bytes::copy_from_slice(row)) } else { Head::decode_brief(row) };
     head.map_err(|e| e.corrupt(format!("a head in shard {}", state.descriptor().shard)))

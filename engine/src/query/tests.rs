@@ -1,7 +1,7 @@
 use super::*;
 use crate::command::{Action, Expect, RowFormat};
 use crate::host::{Scan, TailPoll};
-use crate::machine::tests::{Bench, append, delete, op};
+use crate::machine::tests::bench::{Bench, append, delete, op};
 use crate::system::{Partitioning, Retention};
 
 fn get(b: &mut Bench, key: &str, at: At) -> Result<Option<(u64, String)>, Refusal> {

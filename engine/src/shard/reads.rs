@@ -162,7 +162,7 @@ impl Reads {
         }
     }
 
-    /// Whether a question is to be asked.
+    /// Whether a question must be asked.
     pub(super) fn has_queued(&self) -> bool {
         !self.queued.is_empty()
     }

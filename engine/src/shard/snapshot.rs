@@ -17,10 +17,10 @@ use synod_paxos::io::Input;
 use synod_paxos::message::Message;
 use synod_paxos::types::{Ballot, Basis};
 
-/// The log is trimmed at once where so many bytes of it can go, however few slots they are.
+/// Bytes of the log that are trimmed at once when they can go, however few slots they are.
 pub(super) const TRIM_BYTES: u64 = 16 << 20;
 
-/// About how many bytes of entries lie behind each slot, of what is left of the log.
+/// About how many bytes of entries the log has after each slot.
 #[derive(Debug, Default)]
 pub(super) struct LogSizes {
     total: u64,
@@ -37,7 +37,7 @@ impl LogSizes {
         Self { total: marks.back().map_or(0, |(_, total)| *total), marks, trimmed: 0 }
     }
 
-    /// Bytes behind `slot`, at least.
+    /// Bytes of entries after `slot`, at least.
     pub(super) fn since(&self, slot: Slot) -> u64 {
         let next = self.marks.partition_point(|(mark, _)| *mark < slot);
         self.marks.get(next).map_or(0, |(_, at)| self.total - at)
@@ -51,7 +51,7 @@ impl LogSizes {
         }
     }
 
-    /// The last marked slot that at least `keep` bytes lie behind; slot 0 where none is known to.
+    /// The last marked slot with at least `keep` bytes after it; slot 0 where there is none.
     pub(super) fn behind(&self, keep: u64) -> Slot {
         let far = |mark: &&(Slot, u64)| self.total - mark.1 >= keep;
         self.marks.iter().take_while(far).last().map_or(Slot(0), |(slot, _)| *slot)
@@ -61,7 +61,7 @@ impl LogSizes {
         self.marks.iter().take_while(|(mark, _)| *mark <= slot).last().map_or(self.trimmed, |(_, total)| *total)
     }
 
-    /// Whether at most `bytes` lie behind `slot`; not so where no mark is left below it.
+    /// Whether at most `bytes` bytes come after `slot`; `false` where no mark is left below it.
     pub(super) fn within(&self, slot: Slot, bytes: u64) -> bool {
         let at = self.marks.iter().take_while(|(mark, _)| *mark <= slot).last();
         at.is_some_and(|(_, at)| self.total - at <= bytes)

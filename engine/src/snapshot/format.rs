@@ -32,13 +32,13 @@ pub const CHUNK_BYTES: usize = 1 << 20;
 /// No block's body is longer, bytes: a chunk ends with the row that passes [`CHUNK_BYTES`], a row is at most a value of
 /// 16 MiB and its key.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
-/// With each so many bytes of the index, chunks become twice as long: the index of a large shard of long keys fits into its block
-/// with all the same.
+/// Bytes of the index after which chunks become twice as long, so that the index of a large shard of long keys fits into its
+/// block too.
 const INDEX_STEP_BYTES: usize = 4 << 20;
 /// But no longer than this: a chunk ends with the row that passes it, and that must fit as well.
 const CHUNK_BYTES_MAX: usize = 32 << 20;
 
-/// How long chunks should be that are usually `usual` bytes, behind an index of so many bytes so far.
+/// How long the next chunk should be, bytes, where chunks usually have `usual` bytes and the index has `index_bytes` so far.
 #[must_use]
 pub fn chunk_bytes(usual: usize, index_bytes: usize) -> usize {
     match index_bytes / INDEX_STEP_BYTES {

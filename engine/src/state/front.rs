@@ -12,9 +12,10 @@ use super::flusher::{Flusher, UNFINISHED_MAX};
 use super::merge::{self, Layer, Range};
 use super::pace::Pace;
 use super::reclaim::Reclaimer;
+use super::removed::LARGE_BYTES;
 use super::rocks::RocksShared;
 use super::rows::{Found, RowMap, Span};
-use super::tidy::{LARGE_BYTES, Tidier};
+use super::tidy::Tidier;
 use super::{BulkLoad, FlushId, StateBatch, StateStore, ViewJob, Visit};
 use crate::StoreError;
 use bytes::Bytes;
@@ -25,11 +26,11 @@ use std::time::Duration;
 /// Size of the active map at which a front asks to be frozen by default, bytes.
 pub const FREEZE_BYTES: usize = 64 << 20;
 
-/// So many of the ranges that a map removes are remembered, to be looked at whether they hold much.
+/// Removed ranges of a map that are remembered, to look at how much they hold.
 const RANGES_KEPT: usize = 64;
-/// So many of them are looked at in one go: that may read a block of each.
+/// Ranges that are looked at in one go: each look may read a block.
 const RANGES_LOOKED_AT: usize = 8;
-/// Large ranges wait for so many calls of [`StateStore::tidy`], about a second each, whether a freeze comes by itself.
+/// Calls of [`StateStore::tidy`], about a second each, for which large ranges wait for a freeze that comes by itself.
 const CALLS_WAITED: u32 = 15;
 
 /// A map that no longer changes.
@@ -70,9 +71,9 @@ pub struct FrontState {
     tidier: Tidier,
     /// Ranges that the active map removes and that were not looked at.
     unlooked: Vec<Span>,
-    /// What the others hold, bytes.
+    /// What those that were looked at hold, bytes.
     unflushed: u64,
-    /// Calls since that is much.
+    /// Calls since then that this was much.
     waited: u32,
 }
 
@@ -243,7 +244,7 @@ mod tests {
     use crate::state::rocks::StateOptions;
     use std::time::Instant;
 
-    /// A worker that applied 8 MiB in one round while compaction was behind slept in it for 8 s.
+    /// Applying 8 MiB in one round while compaction lags once made the worker sleep for 8 s.
     #[test]
     fn what_is_to_wait_is_told_and_not_slept() {
         let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,9 @@ use super::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit
 use crate::StoreError;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 type Rows = BTreeMap<Vec<u8>, Bytes>;
 
@@ -74,6 +76,9 @@ pub struct MemState {
     bytes: usize,
     freeze_bytes: Option<usize>,
     frozen: FlushId,
+    /// What each batch owes, µs.
+    owes: Arc<AtomicU64>,
+    owed: u64,
 }
 
 impl MemState {
@@ -93,6 +98,13 @@ impl MemState {
     #[must_use]
     pub fn with_freeze_bytes(mut self, bytes: usize) -> Self {
         self.freeze_bytes = Some(bytes);
+        self
+    }
+
+    /// Owes a wait of `micros` µs for each batch, as a store does that cannot keep up.
+    #[must_use]
+    pub fn owing(mut self, micros: &Arc<AtomicU64>) -> Self {
+        self.owes = Arc::clone(micros);
         self
     }
 
@@ -125,10 +137,15 @@ impl StateStore for MemState {
     }
 
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
+        self.owed += self.owes.load(Ordering::Relaxed);
         for (key, value) in batch.rows {
             self.change(Change::Row(key, value));
         }
         Ok(())
+    }
+
+    fn owed(&mut self) -> Duration {
+        Duration::from_micros(std::mem::take(&mut self.owed))
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {

@@ -95,7 +95,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// Goes on behind the range that it stands in.
+    /// Continues after the range that it is in.
     fn leave(&mut self, range: (&[u8], &[u8])) {
         match self {
             Self::Run(run) => run.leave(range),

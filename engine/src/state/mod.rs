@@ -3,12 +3,16 @@
 //! Owns: rows. Must never: know what a row means, or make part of a batch visible or durable without the rest. There is
 //! no write-ahead log: what was applied since the last completed flush is replayed from the groups' logs.
 
+mod background;
 mod flusher;
 pub mod front;
 pub mod mem;
+pub mod memtables;
 mod merge;
 mod pace;
+mod pieces;
 mod reclaim;
+mod removed;
 pub mod rocks;
 mod rows;
 mod tidy;

@@ -1,4 +1,4 @@
-//! Slows what a worker applies while compaction is behind.
+//! Slows what a worker applies while compaction lags.
 //!
 //! Owns: how long rows wait for how full level 0 is. Must never: ask for a long wait at once, since the shards' readers wait for
 //! what is applied; nothing else that the worker does waits.

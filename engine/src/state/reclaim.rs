@@ -7,35 +7,23 @@
 //! written; on a disk that takes deletions only that may be never. So it is asked to, piece by piece: a compaction's files
 //! are there twice until it ends.
 
+use super::background::Background;
+use super::pieces::{Taken, next_piece};
 use super::rocks::RocksShared;
 use crate::StoreError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A piece has about so many bytes of files, where files are not larger.
+/// Size of a piece's files, bytes; more where one file is larger.
 const PIECE_BYTES: u64 = 128 << 20;
 /// Between two rounds, so that a stream of deletions is not one of compactions.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// A sorted file.
-#[derive(Clone, Debug)]
-pub(super) struct File {
-    pub(super) level: i32,
-    pub(super) bytes: u64,
-    pub(super) first: Vec<u8>,
-    pub(super) last: Vec<u8>,
-}
-
-/// The keys from the first to the second.
-pub(super) type Piece = (Vec<u8>, Vec<u8>);
-
-/// At most one round under way. Dropped, it ends behind the piece at hand.
+/// At most one round under way. Dropped, it ends after the piece at hand.
 #[derive(Default)]
 pub(super) struct Reclaimer {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    rounds: Background,
     /// What had been removed when the last round began, and when it did.
     last: Option<(u64, Instant)>,
 }
@@ -44,28 +32,12 @@ impl Reclaimer {
     /// Begins a round where something was removed since the last one.
     pub(super) fn begin(&mut self, shared: &Arc<RocksShared>, spare: u64) -> Result<(), StoreError> {
         let removed = shared.removed();
-        let idle = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-        if !idle || self.last.is_some_and(|(then, when)| then == removed || when.elapsed() < PAUSE) {
+        if !self.rounds.is_idle() || self.last.is_some_and(|(then, when)| then == removed || when.elapsed() < PAUSE) {
             return Ok(());
         }
         self.last = Some((removed, Instant::now()));
-        let (shared, stop) = (Arc::clone(shared), Arc::clone(&self.stop));
-        let failed =
-            |e: std::io::Error| StoreError::Io { what: "start the thread state-reclaim".into(), why: e.to_string() };
-        let thread =
-            std::thread::Builder::new().name("state-reclaim".into()).spawn(move || round(&shared, spare, &stop));
-        self.thread = Some(thread.map_err(failed)?);
-        Ok(())
-    }
-}
-
-impl Drop for Reclaimer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It does not panic, and nobody could be told.
-            let _ = thread.join();
-        }
+        let shared = Arc::clone(shared);
+        self.rounds.begin("state-reclaim", move |stop| round(&shared, spare, stop))
     }
 }
 
@@ -97,58 +69,6 @@ fn round(shared: &RocksShared, spare: u64, stop: &AtomicBool) {
     );
 }
 
-/// What a compaction takes in.
-#[derive(Debug)]
-pub(super) struct Taken {
-    /// Of all its files.
-    bytes: u64,
-    first: Vec<u8>,
-    last: Vec<u8>,
-}
-
-/// The next piece behind a key, of about so many bytes of files where files are not larger, and what its compaction takes in.
-pub(super) fn next_piece(files: &[File], behind: Option<&[u8]>, bytes: u64) -> Option<(Piece, Taken)> {
-    let mut rest: Vec<&File> = files.iter().filter(|file| behind.is_none_or(|key| *file.last > *key)).collect();
-    rest.sort_unstable_by(|a, b| a.last.cmp(&b.last));
-    let start = rest.iter().map(|file| &file.first).min()?;
-    let start = behind.map_or(&start[..], |key| key.max(start));
-    let mut piece = None;
-    for file in rest {
-        let taken = taken_in(files, start, &file.last);
-        if piece.is_some() && taken.bytes > bytes {
-            break;
-        }
-        piece = Some(((start.to_vec(), file.last.clone()), taken));
-    }
-    piece
-}
-
-/// What a compaction of these keys takes in: whole files of level 0, with the files below that they overlap, and further down
-/// the files that hold these keys.
-fn taken_in(files: &[File], first: &[u8], last: &[u8]) -> Taken {
-    let (mut from, mut to) = (first, last);
-    let mut grown = true;
-    while grown {
-        grown = false;
-        for file in files.iter().filter(|file| file.level == 0 && *file.first <= *to && *file.last >= *from) {
-            grown |= *file.first < *from || *file.last > *to;
-            (from, to) = (from.min(&file.first), to.max(&file.last));
-        }
-    }
-    let base = files.iter().map(|file| file.level).filter(|level| *level > 0).min();
-    let overlaps = |file: &&File| {
-        let (from, to) = if file.level == 0 || Some(file.level) == base { (from, to) } else { (first, last) };
-        *file.first <= *to && *file.last >= *from
-    };
-    let mut taken = Taken { bytes: 0, first: first.to_vec(), last: last.to_vec() };
-    for file in files.iter().filter(overlaps) {
-        taken.bytes += file.bytes;
-        taken.first = taken.first.min(file.first.clone());
-        taken.last = taken.last.max(file.last.clone());
-    }
-    taken
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,46 +76,6 @@ mod tests {
     use crate::state::rocks::StateOptions;
     use crate::state::{StateBatch, StateStore};
     use bytes::Bytes;
-
-    fn file(level: i32, mib: u64, first: &str, last: &str) -> File {
-        File { level, bytes: mib << 20, first: first.into(), last: last.into() }
-    }
-
-    #[test]
-    fn pieces_cover_every_file_and_stay_small_where_files_are() {
-        let files = [
-            file(0, 4, "c", "d"),
-            file(5, 60, "a", "b"),
-            file(5, 60, "c", "d"),
-            file(6, 60, "a", "c"),
-            file(6, 60, "e", "f"),
-            file(6, 200, "g", "h"),
-        ];
-        let (mut behind, mut pieces) = (None, Vec::new());
-        while let Some(((first, last), taken)) = next_piece(&files, behind.as_deref(), PIECE_BYTES) {
-            let text = |key: &Vec<u8>| String::from_utf8(key.clone()).unwrap();
-            pieces.push((text(&first), text(&last), taken.bytes >> 20));
-            behind = Some(last);
-        }
-        let expected = [("a", "b", 120), ("b", "c", 184), ("c", "d", 124), ("e", "f", 60), ("g", "h", 200)];
-        let expected: Vec<_> = expected.map(|(a, b, mib)| (a.to_owned(), b.to_owned(), mib)).into();
-        assert_eq!(pieces, expected);
-    }
-
-    #[test]
-    fn level_zero_counts_whole_with_what_lies_under_it() {
-        let files = [
-            file(0, 1, "b", "m"),
-            file(0, 1, "k", "y"),
-            file(3, 10, "a", "c"),
-            file(3, 10, "x", "z"),
-            file(4, 10, "x", "z"),
-        ];
-        let taken = taken_in(&files, b"b", b"c");
-        assert_eq!(taken.bytes >> 20, 22, "both of level 0, both under them, nothing further down");
-        assert_eq!((&taken.first[..], &taken.last[..]), (&b"a"[..], &b"z"[..]), "whole files");
-        assert_eq!(taken_in(&files, b"x", b"y").bytes >> 20, 32);
-    }
 
     fn taken(shared: &RocksShared) -> u64 {
         shared.files().unwrap().iter().map(|file| file.bytes).sum()
@@ -223,7 +103,7 @@ mod tests {
         // Not where there is no room for what is left of them.
         let mut reclaimer = Reclaimer::default();
         reclaimer.begin(&shared, full / 20).unwrap();
-        reclaimer.thread.take().unwrap().join().unwrap();
+        reclaimer.rounds.join();
         assert!(taken(&shared) >= full);
 
         // Room for that is enough, though the files are larger.

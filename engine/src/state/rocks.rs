@@ -1,18 +1,15 @@
-//! The state DB, and a state store that uses RocksDB's own memtables.
+//! The state DB: one RocksDB database for all workers of a node.
 //!
-//! Owns: the state DB's files, options and format version. Must never: write a write-ahead log, or make a freeze
-//! durable in parts.
+//! Owns: the state DB's files, options and format version. Must never: write a write-ahead log.
 //!
 //! A state directory holds `FORMAT` (the version of all that is in it), `db` (RocksDB) and `staging` (sorted files not
 //! yet taken in; what is left there by a crash goes when the directory is opened). Workers share one database: each has
 //! its own front or its own handle.
 
-use super::flusher::Flusher;
-use super::merge;
-use super::reclaim;
+use super::pieces;
+use super::removed::Removed;
 use super::rows::Span;
-use super::tidy::Removed;
-use super::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
+use super::{BulkLoad, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::codec::node::{decode_format, encode_format};
 use crate::rocks::{check_background, io, open_db, open_db_to_read, read_options, strict_options};
@@ -42,7 +39,7 @@ pub struct StateOptions {
     /// Flushes of fronts wait while level 0 holds more files: compaction has fallen behind. From three eighths on, what is
     /// applied waits a little.
     pub level_zero_files_max: u64,
-    /// Size of a memtable of [`RocksState`], bytes; well above what it freezes at.
+    /// Size of a memtable of [`RocksState`](super::memtables::RocksState), bytes; well above what it freezes at.
     pub memtable_bytes: usize,
 }
 
@@ -164,6 +161,16 @@ impl RocksShared {
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
+    /// Writes rows to the memtable: visible at once, durable with the next [`RocksShared::flush`].
+    pub(super) fn write(&self, rows: WriteBatch) -> Result<(), StoreError> {
+        self.db.write_opt(rows, &self.unlogged).map_err(|e| self.error("write to", &e))
+    }
+
+    /// Makes durable what was written to the memtable.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(|e| self.error("flush", &e))
+    }
+
     /// Rows of `[from, to)`, not yet positioned.
     pub(crate) fn iterate(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
         self.db.raw_iterator_opt(read_options(from.to_vec(), to.to_vec()))
@@ -283,10 +290,10 @@ impl RocksShared {
     }
 
     /// The files there are.
-    pub(super) fn files(&self) -> Result<Vec<reclaim::File>, StoreError> {
+    pub(super) fn files(&self) -> Result<Vec<pieces::File>, StoreError> {
         let files = self.db.live_files().map_err(|e| self.error("list the files of", &e))?;
         let file = |file: rocksdb::LiveFile| {
-            Some(reclaim::File {
+            Some(pieces::File {
                 level: file.level,
                 bytes: file.size as u64,
                 first: file.start_key?,
@@ -415,110 +422,4 @@ fn clear_directory(path: &Path) -> Result<(), StoreError> {
         _ => fs::create_dir_all(path),
     };
     cleared.map_err(|e| StoreError::Io { what: format!("clear {}", path.display()), why: e.to_string() })
-}
-
-/// A state store whose rows wait for their flush in RocksDB's memtables.
-pub struct RocksState {
-    shared: Arc<RocksShared>,
-    flusher: Flusher<()>,
-    freeze_bytes: usize,
-    unfrozen: usize,
-    /// Sizes of the freezes not known to be durable.
-    frozen: Vec<(FlushId, usize)>,
-}
-
-impl RocksState {
-    /// A worker's handle on the database; it asks to be frozen after `freeze_bytes` bytes.
-    pub fn new(shared: Arc<RocksShared>, freeze_bytes: usize) -> Result<Self, StoreError> {
-        let db = Arc::clone(&shared);
-        let flusher = Flusher::spawn("state-flush", move |_, ()| db.db.flush().map_err(|e| db.error("flush", &e)))?;
-        Ok(Self { shared, flusher, freeze_bytes, unfrozen: 0, frozen: Vec::new() })
-    }
-
-    fn write(&mut self, rows: WriteBatch) -> Result<(), StoreError> {
-        self.unfrozen += rows.size_in_bytes();
-        self.shared.db.write_opt(rows, &self.shared.unlogged).map_err(|e| self.shared.error("write to", &e))
-    }
-}
-
-impl StateStore for RocksState {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.shared.get(key)
-    }
-
-    fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        if from >= to {
-            return Ok(());
-        }
-        let rows = self.shared.iterate(from, to);
-        merge::scan(&[], Some(rows), merge::Range { from, to, reverse }, visit)
-            .map_err(|e| self.shared.error("read", &e))
-    }
-
-    fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
-        let mut rows = WriteBatch::default();
-        for (key, value) in &batch.rows {
-            match value {
-                Some(value) => rows.put(key, value),
-                None => rows.delete(key),
-            }
-        }
-        self.write(rows)
-    }
-
-    fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
-        if from >= to {
-            return Ok(());
-        }
-        let mut rows = WriteBatch::default();
-        rows.delete_range(from, to);
-        self.write(rows)
-    }
-
-    fn wants_freeze(&self) -> bool {
-        self.unfrozen >= self.freeze_bytes
-    }
-
-    fn freeze(&mut self) -> Result<FlushId, StoreError> {
-        let id = self.flusher.submit(())?;
-        self.frozen.push((id, std::mem::take(&mut self.unfrozen)));
-        Ok(id)
-    }
-
-    fn flushed(&mut self) -> Result<FlushId, StoreError> {
-        let flushed = self.flusher.flushed()?;
-        self.frozen.retain(|(id, _)| *id > flushed);
-        Ok(flushed)
-    }
-
-    fn flush_and_wait(&mut self) -> Result<(), StoreError> {
-        self.freeze()?;
-        self.flusher.wait_all()
-    }
-
-    fn view(&mut self, job: ViewJob) -> Result<(), StoreError> {
-        Arc::clone(&self.shared).view(job);
-        Ok(())
-    }
-
-    fn loader(&self) -> Result<Arc<dyn BulkLoad>, StoreError> {
-        Ok(Arc::clone(&self.shared) as Arc<dyn BulkLoad>)
-    }
-
-    fn loaded(&mut self, _from: &[u8], _to: &[u8]) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn health(&self) -> Result<(), StoreError> {
-        self.shared.health()
-    }
-
-    fn condemn(&self, error: &StoreError) {
-        self.shared.condemn(error);
-    }
-
-    fn memory_bytes(&self) -> usize {
-        let done = self.flusher.done();
-        self.unfrozen + self.frozen.iter().filter(|(id, _)| *id > done).map(|(_, bytes)| bytes).sum::<usize>()
-    }
 }

@@ -23,7 +23,7 @@ pub(super) struct Row {
     removals: u32,
 }
 
-/// A range removed from older layers, and from this map what was put before it. Its start stands in the index.
+/// A range removed from older layers, and from this map what was put before it. The index has its start.
 struct Gone {
     to: Box<[u8]>,
     /// Which removal it was: 1, 2, 3, …

@@ -1,107 +1,41 @@
 //! Room that large removed ranges still take, given back at a measured pace.
 //!
-//! Owns: which ranges are compacted, in which pieces, and the thread that does so. Must never: hold up a flush or a read, take in
-//! more than a piece at a time, or be needed for a removed row to stay removed.
+//! Owns: the order in which ranges are compacted, and the pace. Must never: hold up a flush or a read, take in more than a piece
+//! at a time, or be needed for a removed row to stay removed.
 //!
 //! A trim, a dropped table or a replaced copy removes a range: nobody sees its rows from then on, and each snapshot and scrub
-//! passes over them. Their room comes back when a compaction meets the range with them. Of a large range that is brought about
-//! here; small ones wait for the compactions that come anyway, and so does what was still to be done when the process ended.
+//! passes over them. Their room comes back when a compaction takes in both the range and the rows. For a large range this module
+//! asks for that compaction; small ones wait for the compactions that come anyway, and so does what was not done yet when the
+//! process ended.
 
-use super::reclaim::next_piece;
+use super::background::Background;
+use super::pieces::next_piece;
 use super::rocks::RocksShared;
 use super::rows::Span;
 use crate::StoreError;
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// A range is large whose rows take so many bytes of files.
-pub(super) const LARGE_BYTES: u64 = 8 << 20;
-/// A piece has about so many bytes of files, where files are not larger.
+/// Size of a piece's files, bytes; more where one file is larger.
 const PIECE_BYTES: u64 = 32 << 20;
-/// Behind each piece the thread rests so many times as long as the piece took: others need the processor and the disk.
+/// The rest after each piece, as a multiple of the time that the piece took: others need the processor and the disk.
 const RESTS: u32 = 4;
-/// Ranges remembered; beyond that the oldest is left to other compactions.
-const RANGES_MAX: usize = 1024;
 
-/// Large ranges that were removed and flushed.
-#[derive(Default)]
-pub(super) struct Removed {
-    ranges: Mutex<VecDeque<Span>>,
-    /// What their rows took when last looked at, bytes.
-    left: AtomicU64,
-}
-
-impl Removed {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Span>> {
-        self.ranges.lock().expect("no holder of this lock panics")
-    }
-
-    /// A range was flushed whose rows take so many bytes.
-    pub(super) fn add(&self, range: &Span, bytes: u64) {
-        if bytes < LARGE_BYTES {
-            return;
-        }
-        let mut ranges = self.lock();
-        if ranges.len() >= RANGES_MAX {
-            ranges.pop_front();
-        }
-        ranges.push_back(range.clone());
-        self.left.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// What is left of the rows of large ranges, bytes, about.
-    pub(super) fn left(&self) -> u64 {
-        self.left.load(Ordering::Relaxed)
-    }
-
-    fn first(&self) -> Option<Span> {
-        self.lock().front().cloned()
-    }
-
-    /// The first range is done.
-    fn done(&self, shared: &RocksShared, range: &Span) {
-        let mut ranges = self.lock();
-        if ranges.front() == Some(range) {
-            ranges.pop_front();
-        }
-        let left = ranges.iter().map(|range| shared.size_of(range)).sum();
-        self.left.store(left, Ordering::Relaxed);
-    }
-}
-
-/// At most one thread. Dropped, it ends behind the piece at hand.
+/// At most one round under way. Dropped, it ends after the piece at hand.
 #[derive(Default)]
 pub(super) struct Tidier {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    rounds: Background,
 }
 
 impl Tidier {
-    /// Begins with the ranges that wait, unless it is at it.
+    /// Begins a round over the ranges that wait, unless one is under way.
     pub(super) fn begin(&mut self, shared: &Arc<RocksShared>) -> Result<(), StoreError> {
-        let idle = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-        if !idle || shared.removed_ranges().first().is_none() {
+        if !self.rounds.is_idle() || shared.removed_ranges().first().is_none() {
             return Ok(());
         }
-        let (shared, stop) = (Arc::clone(shared), Arc::clone(&self.stop));
-        let failed =
-            |e: std::io::Error| StoreError::Io { what: "start the thread state-tidy".into(), why: e.to_string() };
-        let thread = std::thread::Builder::new().name("state-tidy".into()).spawn(move || round(&shared, &stop));
-        self.thread = Some(thread.map_err(failed)?);
-        Ok(())
-    }
-}
-
-impl Drop for Tidier {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It does not panic, and nobody could be told.
-            let _ = thread.join();
-        }
+        let shared = Arc::clone(shared);
+        self.rounds.begin("state-tidy", move |stop| round(&shared, stop))
     }
 }
 
@@ -114,7 +48,7 @@ fn round(shared: &RocksShared, stop: &AtomicBool) {
             }
             behind = Some(last);
         }
-        shared.removed_ranges().done(shared, &range);
+        shared.removed_ranges().done(&range, |range| shared.size_of(range));
     }
 }
 
@@ -138,6 +72,7 @@ fn compact_next(shared: &RocksShared, (from, to): &Span, behind: Option<&[u8]>) 
 mod tests {
     use super::*;
     use crate::state::front::FrontState;
+    use crate::state::removed::LARGE_BYTES;
     use crate::state::rocks::StateOptions;
     use crate::state::{StateBatch, StateStore};
     use bytes::Bytes;

@@ -211,8 +211,8 @@ impl SystemState {
     /// The state from its rows.
     ///
     /// # Errors
-    /// A row is damaged, of an unknown kind or stands in another's place, or the cluster row is missing; or the cluster is at
-    /// a version that this binary does not speak.
+    /// A row is damaged, of an unknown kind or in the place of another, or the cluster row is missing; or the cluster is at a
+    /// version that this binary does not speak.
     pub fn from_rows(rows: impl IntoIterator<Item = (u8, u64, Bytes)>) -> Result<Self, MetadataError> {
         let mut state = Self {
             cluster: 0,

@@ -242,7 +242,7 @@ fn the_version_rises_once_every_node_speaks_the_next_and_never_falls() {
     assert_eq!(state.refounded(8, &["a:1".into()], &BTreeMap::new()).version, ClusterVersion::SECOND);
 }
 
-/// A row, a state and a command of a version from beyond: the error names both versions, whatever else stands there.
+/// A row, a state and a command of a version from beyond: the error names both versions, whatever follows.
 #[test]
 fn a_version_that_is_not_spoken_is_named() {
     use crate::codec::buf::{Put, Writer};

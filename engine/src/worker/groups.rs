@@ -12,15 +12,12 @@ use crate::host::{Host, Refusal};
 use crate::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
-use crate::shard::Shard;
+use crate::shard::{FIRST_EPOCH, Shard};
 use crate::system::{SystemState, TooNew};
 use crate::writer::Done;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use synod_paxos::types::ConfigId;
-
-/// The epoch that a group begins in: only then is a replica created from nothing. A later member begins with a snapshot.
-pub(super) const FIRST_EPOCH: ConfigId = ConfigId(1);
 
 /// A shard's rows stand in the space of its own number, until a snapshot takes their place: ids are never reused.
 pub(crate) fn own_space(shard: ShardId) -> Space {

@@ -9,13 +9,13 @@
 //! nothing can be chosen any more (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010, section 3).
 
 use super::Worker;
-use super::groups::{FIRST_EPOCH, vanished};
+use super::groups::vanished;
 use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
 use crate::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
-use crate::shard::Shard;
+use crate::shard::{FIRST_EPOCH, Shard};
 use crate::snapshot::Header;
 use crate::writer::Done;
 use std::collections::BTreeMap;

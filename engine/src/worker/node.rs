@@ -24,7 +24,7 @@ use std::sync::Arc;
 use synod_paxos::io::{Options, Output};
 use synod_paxos::types::{Micros, ReadId};
 
-/// How many bytes of their logs groups keep for members that are behind.
+/// How many bytes of their logs groups keep for lagging members.
 pub(crate) struct LogKeep {
     /// All groups together.
     budget: u64,
@@ -111,11 +111,11 @@ pub(crate) struct Node<H> {
     pub(crate) low_peers: BTreeSet<NodeId>,
     /// Shards that have applied a marker and wait for their state to be frozen.
     pub(crate) marked: Vec<ShardId>,
-    /// What the logs keep for members that are behind.
+    /// What the logs keep for lagging members.
     pub(crate) log_keep: LogKeep,
     /// Bytes of entries applied since the last freeze.
     pub(crate) applied_bytes: usize,
-    /// Holds back what is applied while the store is behind.
+    /// Holds back what is applied while the store lags.
     pub(crate) pace: Pace,
     /// The newest metadata that the system shard here applied in this round.
     pub(crate) published: Option<Arc<SystemState>>,

@@ -133,7 +133,7 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// Shares what the logs may keep among the groups whose members are behind.
+    /// Shares what the logs may keep among the groups whose members lag.
     fn share_log(&mut self) {
         let mut needs: Vec<u64> = self.shards.values().map(Shard::log_needed).collect();
         self.node.metrics.log_kept_bytes.set(level(usize::try_from(needs.iter().sum::<u64>()).unwrap_or(usize::MAX)));

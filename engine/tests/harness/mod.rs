@@ -2,152 +2,37 @@
 //! a kill. The same run gives the same result.
 
 mod client;
+mod host;
 mod members;
-mod slow;
 pub mod snapshots;
 
+pub use host::Seen;
+
 use bytes::Bytes;
+use host::TestHost;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord};
-use synod_engine::host::{
-    Answer, Host, Input, NodeReport, Refusal, ReplicaReport, ReplySink, SnapshotKind, SnapshotRequest,
-};
+use synod_engine::host::{Answer, Input, NodeReport, Refusal, ReplicaReport, ReplySink};
 use synod_engine::identity::SeenTable;
-use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
+use synod_engine::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::salvage;
-use synod_engine::scrub::{self, ScrubRequest};
-use synod_engine::snapshot::Throttle;
+use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::StateOptions;
-use synod_engine::state::{BulkLoad, StateStore, ViewJob};
 use synod_engine::system::{Descriptor, SystemState};
 use synod_engine::wall::Reading;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
-use synod_paxos::message::Message;
-use synod_paxos::types::{Membership, Micros};
-
-/// To whom, the sender's last durable write, and what.
-type Frame = (NodeId, NodeWriteSeq, Vec<(ShardId, Message)>);
-
-/// What a worker's surroundings saw.
-#[derive(Default)]
-pub struct Seen {
-    queued: Vec<(NodeId, ShardId, Message)>,
-    frames: Vec<Frame>,
-    pub maps: Vec<Arc<SystemState>>,
-    pub leads: BTreeSet<ShardId>,
-    pub drained: bool,
-    pub quarantined: Option<String>,
-    /// What its snapshots tell the worker.
-    pub told: Vec<Input>,
-    /// Snapshots offered to others.
-    pub offers: Vec<(NodeId, ShardId)>,
-    /// What others were told of this node's replicas.
-    pub scrubs: Vec<(NodeId, ShardId, Slot, u128)>,
-    /// Snapshots asked of others, and from which slot on.
-    pub asks: Vec<(NodeId, ShardId, Slot)>,
-    /// Members that the system shard is to be told of.
-    members: Vec<(ShardId, Membership)>,
-}
-
-pub struct TestHost {
-    seen: Arc<Mutex<Seen>>,
-    random: u64,
-    snapshots: PathBuf,
-}
-
-impl Host for TestHost {
-    fn send(&mut self, to: NodeId, shard: ShardId, message: Message) {
-        self.seen.lock().unwrap().queued.push((to, shard, message));
-    }
-
-    fn flush(&mut self, durable: NodeWriteSeq) {
-        let mut seen = self.seen.lock().unwrap();
-        let mut by_node: BTreeMap<NodeId, Vec<(ShardId, Message)>> = BTreeMap::new();
-        for (to, shard, message) in seen.queued.drain(..) {
-            by_node.entry(to).or_default().push((shard, message));
-        }
-        seen.frames.extend(by_node.into_iter().map(|(to, messages)| (to, durable, messages)));
-    }
-
-    fn map_changed(&mut self, map: Arc<SystemState>) {
-        self.seen.lock().unwrap().maps.push(map);
-    }
-
-    fn role_changed(&mut self, shard: ShardId, _leader: Option<NodeId>, here: bool) {
-        let mut seen = self.seen.lock().unwrap();
-        if here {
-            seen.leads.insert(shard);
-        } else {
-            seen.leads.remove(&shard);
-        }
-    }
-
-    fn drained(&mut self) {
-        self.seen.lock().unwrap().drained = true;
-    }
-
-    fn fatal(&mut self, why: String) -> ! {
-        panic!("fatal: {why}")
-    }
-
-    fn quarantined(&mut self, why: &str) {
-        self.seen.lock().unwrap().quarantined = Some(why.into());
-    }
-
-    fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.random >> 16
-    }
-
-    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
-        Some(snapshots::build(&self.snapshots, Arc::clone(&self.seen), request))
-    }
-
-    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
-        self.seen.lock().unwrap().offers.push((to, shard));
-    }
-
-    fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
-        let seen = Arc::clone(&self.seen);
-        let job: ViewJob = Box::new(move |view| {
-            let result = scrub::scrub(&request, view, &mut Throttle::new(0));
-            let (shard, slot) = (request.shard, request.slot);
-            seen.lock().unwrap().told.push(Input::Scrubbed { shard, slot, result });
-        });
-        Some(job)
-    }
-
-    fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
-        self.seen.lock().unwrap().scrubs.push((to, shard, slot, hash));
-    }
-
-    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
-        self.seen.lock().unwrap().asks.push((to, shard, least));
-    }
-
-    fn members_changed(&mut self, shard: ShardId, membership: Membership) {
-        self.seen.lock().unwrap().members.push((shard, membership));
-    }
-
-    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
-        snapshots::load(&self.snapshots, &self.seen, shard, space, &*loader);
-    }
-
-    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
-        let _ = std::fs::remove_file(snapshots::path(&self.snapshots, shard, kind));
-    }
-}
+use synod_paxos::types::Micros;
 
 #[derive(Default)]
 pub struct Answers(Mutex<BTreeMap<u64, Result<Answer, Refusal>>>);
@@ -175,7 +60,7 @@ pub enum Disk {
     Rocks {
         path: PathBuf,
     },
-    /// In memory; each batch applied owes so many µs.
+    /// In memory; each applied batch owes a wait of `micros` µs.
     Slow {
         log: Arc<MemLog>,
         state: MemDisk,
@@ -195,7 +80,7 @@ impl Disk {
                 (Arc::clone(log) as Arc<dyn LogStore>, Box::new(store))
             }
             Self::Slow { log, state, micros } => {
-                (Arc::clone(log) as Arc<dyn LogStore>, Box::new(slow::SlowState::open(state, micros)))
+                (Arc::clone(log) as Arc<dyn LogStore>, Box::new(MemState::open(state).owing(micros)))
             }
             Self::Rocks { path } => {
                 let log = RocksLog::open(&path.join("log"), &LogOptions::default()).unwrap();

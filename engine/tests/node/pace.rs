@@ -1,4 +1,4 @@
-//! A store that has fallen behind: what is applied waits, and nothing else does.
+//! A store whose flushes lag: applying waits, and nothing else does.
 
 use super::harness::{Cluster, Disk, N1, append};
 use std::sync::Arc;

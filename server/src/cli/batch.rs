@@ -14,6 +14,7 @@ use super::args::parse_expect;
 use super::bytes::{from_base64, read_source};
 use super::context::Context;
 use super::error::{CliError, Exit, Result};
+use super::load::sniff::UTF8_MARK;
 use super::load::source::json_reason;
 use super::output::{json, text};
 
@@ -74,7 +75,7 @@ pub struct Batch {
 /// The operations of a file; an error names the file, the line and the reason.
 pub fn parse(file: &str, bytes: &[u8]) -> Result<Batch> {
     let (mut ops, mut lines) = (Vec::new(), Vec::new());
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let bytes = bytes.strip_prefix(UTF8_MARK).unwrap_or(bytes);
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
             continue;
@@ -97,7 +98,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Batch> {
     Ok(Batch { ops, lines })
 }
 
-/// A line's fields, each as it stands in the file: what is wrong with one is said in words of ours.
+/// A line's fields, each as the text that the file has: so a message about a wrong one quotes the file.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line<'a> {

@@ -19,7 +19,7 @@ use super::output::Out;
 /// The most bytes any cluster can be set to take in one write; each cluster's own limit is checked by its nodes.
 const WRITE_BYTES_CEILING: usize = 32 << 20;
 
-/// After so long without an answer the endpoints are looked at: twice, so that a node that restarts is waited for.
+/// Times without an answer after which the endpoints are checked: twice, to give a restarting node time.
 const REFUSED_LOOKS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(700)];
 
 /// Shared by all commands.
@@ -122,7 +122,7 @@ impl Context {
     }
 }
 
-/// Whether an address has answered that nobody is there, or a name that it is none: the standard library has no kind for that.
+/// Whether the connection was refused or the name does not resolve: the standard library has no kind for the latter.
 fn is_final(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::ConnectionRefused || error.to_string().contains("lookup address information")
 }

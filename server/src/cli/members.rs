@@ -17,9 +17,9 @@ use super::error::{CliError, Result};
 use super::output::json;
 use super::status;
 
-/// The cluster is looked at so often.
+/// Pause between two looks at the cluster.
 const PACE: Duration = Duration::from_millis(100);
-/// How long a step may take in which nothing gets on, where `--timeout` does not say.
+/// How long a step may make no progress, where `--timeout` does not say.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A learner that lacks no more slots than this gets its vote; the servers hold to the same.
 const CAUGHT_UP: u64 = 1_000;
@@ -71,7 +71,7 @@ async fn remove(context: &mut Context, node: u64) -> Result<()> {
     let done = serde_json::json!({ "removed": node, "was_there": was_there });
     context.out.done(&done, |_| {
         vec![if was_there {
-            format!("node {node} is no node of the cluster any more")
+            format!("node {node} was removed from the cluster")
         } else {
             format!("node {node} is not in the cluster (removed already, or never added)")
         }]

@@ -126,8 +126,8 @@ fn report(error: &CliError, json: bool) -> u8 {
     error.exit().code()
 }
 
-/// The same error about arguments that are escaped and shortened: what it quotes of them, the library prints without the parts
-/// that a terminal would obey.
+/// The same error, made from escaped and shortened arguments: clap drops the parts that a terminal would obey from what it
+/// quotes.
 fn with_pieces(error: clap::Error, args: &[OsString]) -> clap::Error {
     let piece = |arg: &OsString| OsString::from(escape::piece(arg.as_bytes()));
     let pieces = Cli::try_parse_from(args.iter().map(piece));

@@ -126,7 +126,7 @@ pub fn may_be_reached(addr: &str) -> bool {
     }
 }
 
-/// Checks a list of nodes' addresses, of whichever flag: each is one, and none stands twice.
+/// Checks the list of nodes' addresses that a flag has: each is an address, and none comes twice.
 pub fn addresses(flag: &str, list: &[String]) -> Result<()> {
     for (index, addr) in list.iter().enumerate() {
         if !is_address(addr) {

@@ -147,7 +147,7 @@ fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
     }
 }
 
-/// The cluster's version, and what stands in the way of the next.
+/// The cluster's version, and what keeps it from being raised.
 fn version_line(status: &json::Status) -> String {
     let version = status.version;
     let old: Vec<String> = status

@@ -1,4 +1,4 @@
-//! A moment as it stands on the command line.
+//! A moment as written on the command line.
 //!
 //! Owns what `--time` takes: RFC 3339 in any zone, or microseconds since 1970. Must never guess a zone: a time without one
 //! is UTC.

@@ -22,7 +22,7 @@ fn fixed() -> u64 {
     STORES + CALLS + OTHERS + places as u64
 }
 
-/// Raises the limit of this process as far as it may be raised, and checks that a node with so many clients has enough.
+/// Raises this process's limit as far as allowed, and checks that it is enough for a node with `clients` clients.
 ///
 /// # Errors
 /// It has not: how many are needed, for what, and what can be done.

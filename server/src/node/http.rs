@@ -42,7 +42,7 @@ pub async fn serve(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
     axum::serve(HttpDoor::new(listener), app).await
 }
 
-/// A worker's round, or a log write, that takes longer is no work any more: the process is to be started anew.
+/// A worker's round or a log write that takes longer counts as hung: the process should be restarted.
 const HUNG: Duration = Duration::from_secs(10);
 
 /// Alive: the worker's round and the log write under way, where there are such, end in time.

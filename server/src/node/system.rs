@@ -56,7 +56,7 @@ pub async fn ask(worker: &WorkerHandle, shard: synod_engine::ids::ShardId, body:
     if worker.try_push(Input::Requests(vec![request])).is_err() {
         return Err(Refusal::Overloaded);
     }
-    // The worker had it, and ends: what it did with it nobody tells.
+    // The worker took the request and ended: whether it was carried out is unknown.
     receiver.await.unwrap_or(Err(Refusal::NotLeader { leader: None, maybe: true }))
 }
 
@@ -151,8 +151,8 @@ impl SystemDesk {
         }
     }
 
-    /// Carries out one command under this name, wherever the system shard's leader is: at most once, however often and
-    /// through however many nodes it is tried.
+    /// Carries out one command under this name, wherever the system shard's leader is. However often and through whichever nodes
+    /// it is tried, it is carried out at most once.
     ///
     /// # Errors
     /// With the typed error in its details: a refusal, or `Unavailable`, where nothing was done and nothing will be;
@@ -247,8 +247,8 @@ impl SystemDesk {
     }
 }
 
-/// How long a command is tried whose name is good for so many µs: a little less, so that its caller, who waits as long, is told
-/// what became of it.
+/// How long to try a command whose name is valid for another `left_us` µs: a little less, so that its caller, who waits that
+/// long, is told the outcome.
 fn patience(left_us: u64) -> Duration {
     PATIENCE.min(Duration::from_micros(left_us - left_us / 10))
 }

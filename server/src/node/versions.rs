@@ -120,8 +120,8 @@ impl VersionDesk {
         Ok(raised)
     }
 
-    /// Has every node keep older binaries from its data directory, before any of them has in it what those do not know: the
-    /// upgrade itself is such a thing. Why not, where one does not say that it did.
+    /// Has every node keep older binaries out of its data directory. This comes first, because older binaries do not even know
+    /// the upgrade command. Returns why not, where a node does not confirm.
     async fn seal(&self, raised: &Raised) -> Option<String> {
         let others = raised.nodes.iter().filter(|node| node.node != self.local.node);
         let asked = others.map(|other| async move {
@@ -137,9 +137,9 @@ impl VersionDesk {
         Some(format!("not every data directory is made ready for version {}: {failed}", raised.to))
     }
 
-    /// A cluster that was founded just now begins at the greatest version that all its founders speak: nothing in it is older,
-    /// and nothing is to be gone back to. Whichever founder leads the system shard raises it, through its log; where not all of
-    /// them are heard in time the version stays as it is.
+    /// A new cluster begins at the greatest version that all its founders speak: nothing in it is older, and there is nothing to
+    /// go back to. The founder that leads the system shard raises the version through the log. If not all founders are heard in
+    /// time, the version stays as it is.
     pub async fn raise_new_cluster(self: Arc<Self>) {
         let until = Instant::now() + FOUNDING;
         while Instant::now() < until {

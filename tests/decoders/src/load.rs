@@ -114,10 +114,10 @@ fn check(step: &Result<Item, Fault>, number: usize, line: &[u8], key: Option<&[u
 struct Row {
     fields: Vec<Vec<u8>>,
     from: usize,
-    /// Behind its `\n`.
+    /// After its `\n`.
     to: usize,
     open: bool,
-    /// A `\r` outside of quotes stands before other bytes than `\n`.
+    /// A `\r` outside of quotes comes before a byte other than `\n`.
     returns: bool,
 }
 

@@ -42,7 +42,7 @@ enum What {
         /// Results are added to this file, and those it holds are not run again.
         #[arg(long)]
         results: PathBuf,
-        /// Only one in so many, spread evenly.
+        /// Runs every Nth mutant only.
         #[arg(long, default_value_t = 1)]
         every: usize,
         /// Only mutants whose name contains this.

@@ -16,7 +16,7 @@ use syn::{Attribute, BinOp, Expr, ExprBinary, ItemFn, ItemMod};
 pub struct Site {
     /// `FILE FUNCTION: SOURCE`, with `#N` from the second of its name on.
     pub name: String,
-    /// Where its text stands in the file, in bytes.
+    /// The range of its text in the file, bytes.
     pub range: Range<usize>,
     /// The same comparison with its bound moved by one (`<` for `<=`), where both operands may be evaluated twice.
     pub shifted: Option<String>,

@@ -85,7 +85,7 @@ pub(crate) struct ShardModel {
     floors: BTreeMap<ClientId, ClientSeq>,
     /// The latest deadline of a client's executed writes.
     deadlines: BTreeMap<ClientId, u64>,
-    /// Where a client's session ended last: of what it had executed before, the shard knows nothing any more.
+    /// Where a client's session ended last: the shard no longer knows what the client had executed before.
     forgotten: BTreeMap<ClientId, Slot>,
     /// Writes that a client was told have expired, or that an entry met expired.
     expired: BTreeSet<WriteName>,
@@ -218,7 +218,7 @@ impl ShardModel {
         Ok(())
     }
 
-    /// At every so many slots the sessions end whose writes have all expired.
+    /// At every multiple of [`EXPIRE_SLOTS`] the sessions end whose writes have all expired.
     fn end_sessions(&mut self, entry: &Entry) {
         if !entry.id.slot.0.is_multiple_of(EXPIRE_SLOTS) {
             return;

@@ -226,9 +226,9 @@ fn left_behind_in(seed: u64, before: impl FnOnce(&mut World), founded: impl FnOn
     Ok((w, victim, upto))
 }
 
-/// A majority that is up makes progress by itself although the others never come back and one of it is long behind: what is
-/// missing fits no queue, and after the power loss of all nobody knows what was chosen. With `damaged` the member that has
-/// everything has lost its state besides, and may not lead.
+/// A bare majority makes progress by itself although the others never come back and one of its members lags far: what that one
+/// lacks fits no queue, and after the power loss of all nobody knows what was chosen. With `damaged` the member that has
+/// everything has also lost its state and may not lead.
 ///
 /// # Errors
 /// A shard takes no write in time.
@@ -385,8 +385,9 @@ fn set_all(w: &mut World, wrong: i64) {
     }
 }
 
-/// A write that was executed, whose answer was lost and whose session is over when it is asked again, does not start anew:
-/// that it came too late says nothing then. Clients that do so all the same (`renewing_clients`) execute it twice.
+/// A write was executed, its answer was lost, and its session has ended when the client asks again. The write must not start
+/// anew: the refusal as too late does not prove that it was not executed. Clients that do so all the same
+/// (`renewing_clients`) execute it twice.
 ///
 /// # Errors
 /// It was executed twice, or its session is not over.

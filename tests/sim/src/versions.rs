@@ -3,8 +3,8 @@
 //! Owns: the binary that each process is started from, and the check that one of the first version meets with nothing newer. Must
 //! never: start a process of the older binary once the cluster may have been raised.
 //!
-//! All run the same production code: a process of the older binary is one that is told to speak the first version only. So what it
-//! would not understand is looked for in what it is sent and in what it finds on its disk.
+//! All run the same production code: a process of the older binary is one that is told to speak the first version only. So the
+//! check looks for what it would not understand in the messages to it and on its disk.
 
 use crate::clients::Kind;
 use crate::clock::WALL_US;
@@ -20,9 +20,9 @@ use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
 use synod_engine::system::SystemCommand;
 use synod_paxos::types::Payload;
 
-/// Time between two looks of the operator at a cluster that is to be raised, µs.
+/// Least and greatest pause between two looks of the operator at a cluster to be raised, µs.
 const LOOK: (u64, u64) = (150_000, 900_000);
-/// An upgrade is tried for so long, µs.
+/// How long an upgrade is tried, µs.
 const PATIENCE: u64 = 3_000_000;
 /// A run's choices here are drawn apart from all others.
 const SALT: u64 = 0x7665_7273_696f_6e73;
@@ -34,7 +34,7 @@ enum Way {
     Raised,
     /// It stays at the first version, and processes of both binaries run.
     Held,
-    /// Processes of both binaries run, and the operator raises it while faults strike: from so many µs on.
+    /// Processes of both binaries run, and the operator raises it while faults strike, from this time on, µs.
     Rising(u64),
 }
 
@@ -122,7 +122,7 @@ impl World {
         self.begin(ADMIN, Kind::Write(request), SYSTEM_SHARD, None, self.system_voters(), deadline);
     }
 
-    /// What is sent to a process of the first version it understands.
+    /// A process of the first version understands every message to it.
     pub(crate) fn check_understood(&self, to: NodeId, messages: &[(ShardId, Bytes)]) -> Checked {
         if self.nodes[&to].speaks > ClusterVersion::FIRST {
             return Ok(());
@@ -133,7 +133,7 @@ impl World {
         })
     }
 
-    /// What a process of the first version finds on its disk it understands.
+    /// A process of the first version understands what is on its disk.
     pub(crate) fn check_readable(&self, id: NodeId) -> Checked {
         let node = &self.nodes[&id];
         if node.speaks > ClusterVersion::FIRST || node.damaged {

@@ -83,7 +83,7 @@ pub(crate) enum Event {
     Admin,
     /// A look at the replicas that move.
     Move,
-    /// A look at a cluster whose version is to be raised.
+    /// The operator looks at a cluster whose version he wants to raise.
     Raise,
     /// A map arrives from another node.
     Follow { node: NodeId, process: u64, map: Arc<SystemState> },

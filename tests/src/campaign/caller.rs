@@ -1,7 +1,6 @@
 //! A client of the load: through the client library, or through the wire alone.
 //!
-//! Owns: what both are asked and what both answer. Must never: say of a write that it was not executed where its client does
-//! not.
+//! Owns: what both are asked and what both answer. Must never: call a write not executed unless its client says so.
 
 use std::time::Duration;
 

@@ -154,7 +154,7 @@ impl Plain {
         }
     }
 
-    /// Writes, for so long at most.
+    /// Writes, for at most `patience`.
     pub(super) async fn write(&mut self, key: &str, wanted: &Wanted, patience: Duration) -> Answer {
         self.seq += 1;
         let op = operation(key, wanted);

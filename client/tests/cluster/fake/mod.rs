@@ -45,7 +45,7 @@ pub struct World {
     /// Connections made so far, to any node.
     pub connections: Arc<Mutex<usize>>,
     commits: watch::Sender<u64>,
-    /// What becomes of the admin calls that come next; those behind them are answered.
+    /// What becomes of the next admin calls; those after them are answered.
     pub admin: Mutex<VecDeque<AdminFault>>,
     /// The names of the changes that came, in order.
     pub changes: Mutex<Vec<v1::WriteId>>,

@@ -3,8 +3,8 @@
 //! Owns: the walk from key to key, forward and back. Must never: copy a value that the page does not give, or end a page
 //! before a key was done with.
 //!
-//! A key's rows are its head and behind it its history, oldest first. Forward the head says where the newest record is; back,
-//! the first row met of a key is its newest record, and the head comes last.
+//! A key's rows are its head, then its history, oldest first. Forward, the head says where the newest record is. Back, the
+//! first row of a key is its newest record, and the head comes last.
 
 use super::{Cursor, Page, Passed, Spent, Walk, decode_head, decode_record, decode_record_brief, is_long, row_name};
 use crate::StoreError;
@@ -119,7 +119,7 @@ impl Place<'_, '_> {
         }
     }
 
-    /// Forward: to the record awaited, or behind the key.
+    /// Forward: to the record awaited, or past the key.
     fn seek(&self) -> Stop {
         Stop::Seek(match &self.wanted {
             Some(Wanted::Awaited { offset, .. }) => self.passed.history_row(*offset),
@@ -169,7 +169,7 @@ impl Place<'_, '_> {
         self.older(value)
     }
 
-    /// Back: a history row of which nothing is wanted but what it says of those below: they are likely as long.
+    /// Back: a history row that is not wanted. It only tells how long those below it are likely to be.
     fn older(&mut self, value: &[u8]) -> Result<(), Stop> {
         // The head is all that is left of the key then: it lies below the first history row.
         if self.passed.pass(value) { Err(Stop::Seek(self.passed.history_row(Offset(0)))) } else { Ok(()) }

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 
-use super::sniff::{Input, only_carriage_returns};
+use super::sniff::{Input, UTF8_MARK, only_carriage_returns};
 use super::source::{Fault, Numbered, RECORD_LIMIT};
 use crate::cli::escape::{bounded, piece};
 
@@ -109,7 +109,7 @@ impl Rows {
             let end = self.reader.position().byte();
             let taken = self.reader.get_mut().take(end);
             // The parser passes over the mark; what it guards is judged here once more.
-            let mark: &[u8] = if std::mem::take(&mut self.at_start) { b"\xef\xbb\xbf" } else { b"" };
+            let mark: &[u8] = if std::mem::take(&mut self.at_start) { UTF8_MARK } else { b"" };
             let taken = taken.strip_prefix(mark).unwrap_or(&taken);
             // Blank lines in front of a row are read along with it.
             let blank = taken.iter().take_while(|byte| **byte == b'\n').count();
@@ -148,7 +148,7 @@ fn lines_of(row: &[u8]) -> u64 {
     1 + row.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// The rows behind a quote that nobody closes are inside of it: they are named, and count.
+/// A quote that nobody closes takes in all rows after it: the fault names and counts their lines.
 fn unclosed_fault(line: u64, row: &[u8], quote: usize) -> Fault {
     let lines = lines_of(row);
     let (from, to) = (line + lines_of(&row[..quote]) - 1, line + lines - 1);
@@ -173,9 +173,9 @@ fn into_io(error: csv::Error, line: u64) -> io::Error {
 /// What a row has beside its fields.
 #[derive(Default)]
 struct Scan {
-    /// Where the quote stands inside of which the row ends.
+    /// Where the quote is that the row's end leaves open.
     open: Option<usize>,
-    /// An unquoted `\r` stands before other bytes than `\n`.
+    /// An unquoted `\r` comes before a byte other than `\n`.
     lone_return: bool,
 }
 

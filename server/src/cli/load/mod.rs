@@ -7,7 +7,7 @@
 mod csv_rows;
 mod progress;
 mod run;
-mod sniff;
+pub mod sniff;
 pub mod source;
 mod window;
 

@@ -197,7 +197,7 @@ impl Loader {
         }
     }
 
-    /// Passes over what is wrong; it takes so many lines.
+    /// Skips a malformed record of `lines` lines.
     fn skip(&mut self, lines: u64, error: &CliError) {
         self.done.skipped += lines;
         self.skips += 1;

@@ -1,7 +1,7 @@
-//! What a file is whose records would not be what its author thinks: compressed, of another encoding, with other line ends.
+//! Files that cannot be read as records as they are: compressed ones, other encodings, other line ends.
 //!
-//! Owns the signs by which such a file is told, and the way out that its refusal names. Must never look at more than a file's
-//! first bytes or its first record, nor guess what may as well be data.
+//! Owns the signs of such a file, and the remedy that its refusal names. Must never look at more than a file's first bytes or
+//! its first record, nor refuse what may be data.
 
 use std::io::{self, Cursor, Read};
 
@@ -11,7 +11,8 @@ pub type Input = Box<dyn Read + Send>;
 /// Enough for every sign below.
 const HEAD_BYTES: usize = 10;
 
-const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+/// The byte-order mark of UTF-8: no part of what a file says.
+pub const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Signs of compressed files, their names, and what unpacks them.
 const COMPRESSED: [(&[u8], &str, &str); 6] = [
@@ -59,7 +60,7 @@ fn other_encoding(head: &[u8]) -> Option<String> {
     })
 }
 
-/// Why a first record that reaches to the end of its file cannot be meant as one: `\r` alone ends its lines.
+/// The refusal of a file whose lines end in `\r` alone: all of it would be one record.
 pub fn only_carriage_returns() -> String {
     "lines end in CR only; a record ends in LF. Convert it on the way: tr '\\r' '\\n' <FILE | synod load TABLE - …"
         .to_owned()

@@ -169,11 +169,11 @@ fn step(line: u64, key: Result<Vec<u8>, (bool, String)>, value: Vec<u8>) -> Step
     }
 }
 
-/// The fields of an object, each as it stands in the file.
+/// The fields of an object, each as the text that the file has.
 type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
-/// The field of a JSON object: by its exact name, else by the names between the dots. A number is its digits as they stand
-/// in the file: no type of number holds every one of them.
+/// The field of a JSON object: by its exact name, else by the names between the dots. A number is its digits as the
+/// file has them: no numeric type holds every number.
 fn json_key(field: &str, line: &[u8]) -> Result<Vec<u8>, (bool, String)> {
     let malformed = |error: serde_json::Error| (false, format!("not JSON: {}", json_reason(&error)));
     let value: &RawValue = serde_json::from_slice(line).map_err(malformed)?;
@@ -195,7 +195,7 @@ fn json_key(field: &str, line: &[u8]) -> Result<Vec<u8>, (bool, String)> {
     }
 }
 
-/// A JSON error without the line, which is always 1 here, and with what it quotes of the file escaped.
+/// A JSON error without its line, which is always 1 here. Quotes from the file are escaped.
 pub fn json_reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = escape(text.split(" at line ").next().unwrap_or(&text).as_bytes());

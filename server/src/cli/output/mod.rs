@@ -85,8 +85,8 @@ impl Out {
         }
     }
 
-    /// Prints what a command has done, at once. That it cannot be printed does not undo it: the command has succeeded, and
-    /// standard error says what standard output does not take.
+    /// Prints at once what a command has done. A result that cannot be printed does not undo the command: it has succeeded, and
+    /// standard error then has the result.
     pub fn done<T: Serialize>(&mut self, value: &T, as_text: impl Fn(&T) -> Vec<String>) -> Result<()> {
         let printed = self.value(value, &as_text).and_then(|()| self.flush());
         let Err(error) = printed else { return Ok(()) };

@@ -43,9 +43,8 @@ impl Addresses {
         told.retain(|node, told| map.get(node).is_some_and(|addr| *addr != told.addr));
     }
 
-    /// A process of `node` said in its hello that it is at `addr`, or answered there (then it is not known which process);
-    /// whether that is news. An older process than one that was heard, a node that the map does not name and what is no address
-    /// change nothing.
+    /// A process of `node` named `addr` in its hello, or answered there (then the incarnation is unknown). Returns whether that is
+    /// news. Nothing changes where a newer process was heard, the map does not name the node, or `addr` is no address.
     pub fn told(&self, node: NodeId, incarnation: Option<Incarnation>, addr: &str) -> bool {
         let mut inner = lock(&self.inner);
         let Inner { map, told } = &mut *inner;
@@ -62,7 +61,7 @@ impl Addresses {
         before.is_none_or(|before| before.addr != addr)
     }
 
-    /// Where to try `node` the next time, after so many attempts that came to nothing.
+    /// Where to try `node` next, after `failed` attempts.
     #[must_use]
     pub fn pick(&self, node: NodeId, failed: usize) -> Option<String> {
         let inner = lock(&self.inner);

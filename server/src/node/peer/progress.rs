@@ -57,7 +57,7 @@ impl Progress {
         self.writer.begin(self.clock.now());
     }
 
-    /// What it does behind one.
+    /// What it does after one.
     pub(super) fn end(&self) {
         self.writer.end();
     }
@@ -67,7 +67,7 @@ impl Progress {
         &self.rounds
     }
 
-    /// The time that it goes by.
+    /// The time by its clock.
     pub(super) fn now(&self) -> Micros {
         self.clock.now()
     }

@@ -112,7 +112,7 @@ impl Shared {
 }
 
 impl Shared {
-    /// Checks the hello that answers a call to `node`. What is to be known of a node that is refused is what it speaks.
+    /// Checks the hello that answers a call to `node`. Even of a refused node it is noted which version it speaks.
     fn greeted(&self, hello: Option<&Hello>, node: NodeId) -> Result<Caller, hello::Refused> {
         let checked = hello::check(hello, &self.local, self.cluster_version(), |from| from == node);
         self.note_refused(checked.as_ref().err());

@@ -16,7 +16,7 @@ use synod_paxos::types::Micros;
 
 /// A clock that is further than this from the cluster's time is told, µs.
 const FAR: i64 = 10_000_000;
-/// The distances are looked at so often, µs.
+/// Pause between two looks at the distances, µs.
 const LOOK: u64 = 1_000_000;
 
 #[derive(Debug, Default)]
@@ -135,7 +135,7 @@ impl Walls {
     }
 }
 
-/// What is said of a clock that is ahead by so much, µs; behind where that is negative.
+/// The alarm about a clock that is ahead by `by` µs, or late where that is negative.
 fn alarm(node: NodeId, by: i64) -> String {
     let how = if by > 0 { "ahead of" } else { "behind" };
     let distance = Duration::from_secs((by.unsigned_abs() + 500_000) / 1_000_000);

@@ -1,103 +1,11 @@
 //! What pages of records cost: bytes read of the store for the bytes that are given.
-//!
-//! Owns: a store that counts. Must never: count what a page gives as what it reads.
 
+use super::{PAGE_BYTES_MAX, read};
+use crate::host::{Answer, Read, Scan};
+use crate::ids::Offset;
+use crate::machine::tests::bench::{Bench, Counting, append};
+use crate::system::{Partitioning, Retention};
 use bytes::Bytes;
-use synod_engine::StoreError;
-use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest, encode_requests};
-use synod_engine::genesis::Genesis;
-use synod_engine::host::{Answer, Read, Scan};
-use synod_engine::ids::{ClientId, ClientSeq, Entry, EntryId, Offset, SYSTEM_SHARD, ShardId, Space, TableId};
-use synod_engine::machine::ShardState;
-use synod_engine::machine::overlay::Overlay;
-use synod_engine::query::{self, PAGE_BYTES_MAX};
-use synod_engine::state::mem::MemState;
-use synod_engine::state::{FlushId, StateBatch, StateStore, Visit};
-use synod_engine::system::{Descriptor, Partitioning, Retention, SystemState};
-use synod_paxos::types::Payload;
-
-const TABLE: TableId = TableId(3);
-
-/// A shard on a store in memory.
-struct Bench {
-    store: MemState,
-    state: ShardState,
-    overlay: Overlay,
-}
-
-impl Bench {
-    fn new(partitioning: Partitioning, retention: Retention) -> Self {
-        let system = SystemState::found(1, &["a".into()]).shards[&SYSTEM_SHARD].clone();
-        let descriptor = Descriptor { shard: ShardId(2), table: TABLE, partitioning, retention, ..system };
-        let mut store = MemState::new();
-        let state = ShardState::load(&mut store, Space(2), Genesis::Shard(descriptor)).unwrap();
-        Self { store, state, overlay: Overlay::default() }
-    }
-
-    /// Appends one record in an entry of its own.
-    fn append(&mut self, ts: u64, key: &str, value: &Bytes) {
-        let records = vec![NewRecord { headers: vec![], value: value.clone() }];
-        let key = Bytes::copy_from_slice(key.as_bytes());
-        let ops = vec![KeyOp { key, expect: Expect::Any, action: Action::Append(records) }];
-        let slot = self.state.applied().next();
-        let (seq, floor) = (ClientSeq(slot.0), ClientSeq(slot.0));
-        let id = WriteId { client: ClientId(1), seq, floor, deadline_us: u64::MAX };
-        let request = WriteRequest { id, op: Op::Write { table: TABLE, ops } };
-        let data = encode_requests(std::iter::once(&request), 0);
-        let entry = Entry::new(EntryId { slot, ..EntryId::ZERO }, ts, 0, Payload::Command(data));
-        self.state.apply(&mut self.store, &mut self.overlay, &entry, None).unwrap();
-    }
-}
-
-/// A store that counts what is read from it, bytes of keys and values.
-struct Counted<'a> {
-    store: &'a mut dyn StateStore,
-    bytes: usize,
-}
-
-impl StateStore for Counted<'_> {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let found = self.store.get(key)?;
-        self.bytes += key.len() + found.as_ref().map_or(0, Bytes::len);
-        Ok(found)
-    }
-
-    fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let bytes = &mut self.bytes;
-        self.store.scan(from, to, reverse, &mut |key, value| {
-            *bytes += key.len() + value.len();
-            visit(key, value)
-        })
-    }
-
-    fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
-        self.store.apply(batch)
-    }
-
-    fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
-        self.store.remove_range(from, to)
-    }
-
-    fn wants_freeze(&self) -> bool {
-        self.store.wants_freeze()
-    }
-
-    fn freeze(&mut self) -> Result<FlushId, StoreError> {
-        self.store.freeze()
-    }
-
-    fn flushed(&mut self) -> Result<FlushId, StoreError> {
-        self.store.flushed()
-    }
-
-    fn flush_and_wait(&mut self) -> Result<(), StoreError> {
-        self.store.flush_and_wait()
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.store.memory_bytes()
-    }
-}
 
 /// A page, and how many bytes were given and read for it.
 struct Cost {
@@ -110,8 +18,8 @@ struct Cost {
 fn costs(b: &mut Bench, mut wanted: Scan) -> Vec<Cost> {
     let mut all = vec![];
     loop {
-        let mut store = Counted { store: &mut b.store, bytes: 0 };
-        match query::read(&b.state, &mut store, &Read::Scan(wanted.clone())).unwrap().unwrap() {
+        let mut store = Counting::new(&mut b.store);
+        match read(&b.state, &mut store, &Read::Scan(wanted.clone())).unwrap().unwrap() {
             Answer::Page { records, cursor, .. } => {
                 let given = records.iter().map(|r| r.key.len() + r.record.value.len()).sum();
                 all.push(Cost { records: records.len(), given, read: store.bytes });
@@ -130,10 +38,10 @@ const LARGE: usize = 300_000;
 
 fn with_large_values(partitioning: Partitioning, retention: Retention, versions: u64) -> Bench {
     let mut b = Bench::new(partitioning, retention);
-    let large = Bytes::from(vec![b'x'; LARGE]);
+    let large = "x".repeat(LARGE);
     for version in 0..versions {
         for key in 0..20 {
-            b.append(1000 * (version + 1) + key, &format!("k{key:02}"), &large);
+            b.write(1000 * (version + 1) + key, vec![append(&format!("k{key:02}"), &[&large])]).unwrap();
         }
     }
     b
@@ -193,9 +101,9 @@ fn a_tail_that_catches_up_reads_no_more_old_records_than_it_needs_to_find_the_ne
 #[test]
 fn a_page_of_a_keys_records_reads_what_it_gives() {
     let mut b = with_large_values(Partitioning::Hash, Retention::All, 12);
-    let mut store = Counted { store: &mut b.store, bytes: 0 };
+    let mut store = Counting::new(&mut b.store);
     let wanted = Read::Range { key: Bytes::from_static(b"k07"), from: Offset(2), limit: 0 };
-    match query::read(&b.state, &mut store, &wanted).unwrap().unwrap() {
+    match read(&b.state, &mut store, &wanted).unwrap().unwrap() {
         Answer::Page { records, .. } => assert_eq!(records.len(), 4),
         other => panic!("{other:?}"),
     }

@@ -1,0 +1,69 @@
+//! What a node shows of its replicas.
+//!
+//! Owns: the reports that status and metrics are made of. Must never: be what anything is decided by.
+
+use crate::ids::{ClusterVersion, NodeId, ShardId, Slot, TableId};
+use synod_paxos::types::Ballot;
+
+/// One replica, as shown by `synod status`.
+#[derive(Clone, Debug)]
+pub struct ReplicaReport {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its table.
+    pub table: TableId,
+    /// follower, candidate, leader, learner, removed, waiting, reinstalling.
+    pub role: &'static str,
+    /// The leader, where known.
+    pub leader: Option<NodeId>,
+    /// Ballot accepted.
+    pub ballot: Ballot,
+    /// Known chosen prefix.
+    pub commit: Slot,
+    /// Applied.
+    pub applied: Slot,
+    /// Last entry.
+    pub last: Slot,
+    /// Log trimmed up to here.
+    pub trimmed: Slot,
+    /// A leader's view: (node, slots not yet acknowledged).
+    pub lag: Vec<(NodeId, u64)>,
+    /// A leader's view: by how much the shard's time is ahead of what a quorum's wall clocks have reached, µs.
+    pub ahead_us: u64,
+    /// The last comparison of the replicas that this one took part in.
+    pub scrub: Option<ScrubReport>,
+}
+
+/// What a replica knows of a comparison of all replicas at one slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// The slot.
+    pub slot: Slot,
+    /// Of this replica's rows.
+    pub hash: u128,
+    /// Members that told a hash, this one among them.
+    pub compared: Vec<NodeId>,
+    /// Whether all of these are equal.
+    pub equal: bool,
+    /// Members that differ from what a majority holds; none where there is no majority (yet).
+    pub diverged: Vec<NodeId>,
+}
+
+/// What a node knows of its replicas.
+#[derive(Clone, Debug, Default)]
+pub struct NodeReport {
+    /// One a replica.
+    pub replicas: Vec<ReplicaReport>,
+    /// Why the node takes no part, where it does not.
+    pub quarantined: Option<String>,
+    /// Why it refuses writes that need room, where its disk is low.
+    pub disk_low: Option<String>,
+    /// Revision of the map the worker holds.
+    pub map_revision: u64,
+    /// The cluster's version, as of that map.
+    pub cluster_version: ClusterVersion,
+    /// Snapshots made here since the process began.
+    pub snapshots_made: u64,
+    /// Replicas here that a snapshot took the place of since the process began.
+    pub snapshots_installed: u64,
+}
