@@ -72,6 +72,15 @@ impl Fetched {
         self.entries.last().map_or(self.base, |e| e.id)
     }
 
+    /// Takes what of a piece behind `prev` goes on where this ends; `false` where it does not meet that end.
+    fn add(&mut self, prev: EntryId, run: Vec<Entry>) -> bool {
+        let end = self.end();
+        let mut rest = run.into_iter();
+        let meets = prev == end || rest.any(|e| e.id == end);
+        self.entries.extend(rest);
+        meets
+    }
+
     /// What of it belongs to the log `best` behind `base`: equal ids mean equal entries.
     ///
     /// The holder's trim point may have risen since, and `base` is then an own entry at it that no header tells of. Only the
@@ -362,40 +371,56 @@ impl Replica {
         }
     }
 
+    /// A piece of a log to adopt arrives, perhaps after the campaign that asked for it: on a slow link every piece may take longer than
+    /// a campaign.
+    ///
+    /// A late piece is kept, and here is why that is safe. It is a run of a log that was accepted, whatever its ballot has become,
+    /// and equal ids mean equal entries and equal prefixes (Lamport 2001, section 2.2, as prefixes: see the protocol). So entries
+    /// behind one that is held here follow it in that log. What is kept decides nothing: the next campaign gathers promises of its own,
+    /// and takes of it only what the headers of the greatest log name ([`Fetched::of`]). During a later fetch the last entry of the late
+    /// piece must be the one that those headers name, so all of the piece is of that log.
     pub(crate) fn on_fetched(&mut self, from: NodeId, ballot: Ballot, prev: EntryId, run: Vec<Entry>, io: &mut Io<'_>) {
-        let Role::Candidate(candidate) = &mut self.role else { return };
-        let Phase::Fetch(fetching) = &mut candidate.phase else { return };
+        let Some(fetched) = &mut self.fetched else { return };
+        let Some(last) = run.last().map(|e| e.id).filter(|_| ballot.node == self.me) else { return };
+        let Role::Candidate(Candidate { ballot: mine, phase: Phase::Fetch(fetching), restart_at }) = &mut self.role
+        else {
+            fetched.add(prev, run);
+            return;
+        };
         let Fetching { promises, source, keep, teacher, known_bytes } = &mut **fetching;
-        let Some(Fetched { base, entries }) = &mut self.fetched else { return };
-        let at = Some(entries.last().map_or(*base, |e| e.id));
-        if candidate.ballot != ballot || *source != from || run.is_empty() {
+        let (asked, best) = (*mine == ballot && *source == from, &promises[source]);
+        let late = ballot < *mine && best.origin_at(last.slot) == Some(last.origin);
+        if !asked && !late {
             return;
         }
-        if entries.is_empty() && prev.slot == *keep && at != Some(prev) {
+        if asked && fetched.entries.is_empty() && prev.slot == *keep && fetched.base != prev {
             // The holder's log is trimmed up to there, and this one took another way before.
             return self.learn_instead(from, io);
         }
-        if at != Some(prev) {
+        let before = fetched.entries.len();
+        if !fetched.add(prev, run) {
             return;
         }
-        *known_bytes += run.iter().filter(|e| e.id.slot <= teacher.1).map(Entry::size).sum::<usize>();
-        entries.extend(run);
-        candidate.restart_at = io.now.plus(self.options.campaign_micros);
-        let (end, accepted) = (promises[source].last, promises[source].accepted);
-        let at = entries.last().map_or(prev, |e| e.id);
+        let known = fetched.entries[before..].iter().filter(|e| e.id.slot <= teacher.1);
+        *known_bytes += known.map(Entry::size).sum::<usize>();
+        let (at, end, accepted) = (fetched.end(), best.last, best.accepted);
         if *known_bytes > self.options.fetch_bytes && at.slot < teacher.1 {
             let teacher = teacher.0;
             return self.learn_instead(teacher, io);
         }
         if at.slot < end.slot {
-            io.send(from, Message::Fetch { ballot, accepted, from: at.slot, upto: end.slot });
+            // Behind a late piece the one that was asked for is still to come.
+            if asked {
+                *restart_at = io.now.plus(self.options.campaign_micros);
+                io.send(from, Message::Fetch { ballot, accepted, from: at.slot, upto: end.slot });
+            }
             return;
         }
         if at != end {
             // The source has meanwhile learnt what a later ballot chose: this campaign is overtaken.
             return self.follow(None, io);
         }
-        let (promises, keep, entries) = (std::mem::take(promises), *keep, std::mem::take(entries));
+        let (promises, keep, entries) = (std::mem::take(promises), *keep, std::mem::take(&mut fetched.entries));
         self.fetched = None;
         self.become_leader(keep, entries, &promises, io);
     }
