@@ -59,6 +59,14 @@ pub(crate) struct Fetching {
     known_bytes: usize,
 }
 
+impl Fetching {
+    /// Whether the one who holds this log could lead without fetching what is fetched here.
+    pub(crate) fn yields_to(&self, held: &Held) -> bool {
+        let best = &self.promises[&self.source];
+        (held.accepted, held.last.slot) >= (best.accepted, best.last.slot)
+    }
+}
+
 /// What was fetched of a log to adopt: a campaign that is cut short leaves it to the next, so that each comes further.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fetched {
@@ -81,16 +89,17 @@ impl Fetched {
         meets
     }
 
-    /// What of it belongs to the log `best` behind `base`: equal ids mean equal entries.
+    /// Whether `base` is known to be the holder's entry too.
     ///
     /// The holder's trim point may have risen since, and `base` is then an own entry at it that no header tells of. Only the
-    /// entry that the first piece was taken behind, and those that came, are known to be the holder's too: behind any other
-    /// nothing is kept, and what is fetched next is compared at its beginning.
+    /// entry that the first piece was taken behind, and those that came, are compared: behind any other nothing is kept, and what
+    /// is fetched next is compared at its beginning.
+    fn is_compared_at(&self, base: EntryId) -> bool {
+        self.base == base || self.entries.iter().any(|e| e.id == base)
+    }
+
+    /// What of it belongs to the log `best` behind `base`: equal ids mean equal entries.
     fn of(self, best: &Promised, base: EntryId) -> Self {
-        let compared = self.base == base || self.entries.iter().any(|e| e.id == base);
-        if !compared {
-            return Self { base, entries: Vec::new() };
-        }
         let mut next = base.slot.next();
         let belongs = |e: &Entry| {
             let fits = e.id.slot == next && best.origin_at(e.id.slot) == Some(e.id.origin);
@@ -299,7 +308,11 @@ impl Replica {
             return self.become_leader(keep, Vec::new(), &promises, io);
         }
         let base = self.log.id_at(keep).expect("the own log agrees with the one to adopt up to a slot that it holds");
-        let before = self.fetched.take().unwrap_or(Fetched { base, entries: Vec::new() }).of(&best, base);
+        let mut before = self.fetched.take().unwrap_or(Fetched { base, entries: Vec::new() });
+        if !before.is_compared_at(base) && !fault!(self, FetchedUncompared) {
+            before.entries.clear();
+        }
+        let before = before.of(&best, base);
         let at = before.end();
         if at == best.last {
             return self.become_leader(keep, before.entries, &promises, io);
@@ -382,8 +395,16 @@ impl Replica {
     pub(crate) fn on_fetched(&mut self, from: NodeId, ballot: Ballot, prev: EntryId, run: Vec<Entry>, io: &mut Io<'_>) {
         let Some(fetched) = &mut self.fetched else { return };
         let Some(last) = run.last().map(|e| e.id).filter(|_| ballot.node == self.me) else { return };
-        let Role::Candidate(Candidate { ballot: mine, phase: Phase::Fetch(fetching), restart_at }) = &mut self.role
-        else {
+        let Role::Candidate(Candidate { ballot: mine, phase, restart_at }) = &mut self.role else {
+            fetched.add(prev, run);
+            return;
+        };
+        // The holder's log is trimmed up to there, and this one took another way before.
+        let other_way = fetched.entries.is_empty() && prev.slot == fetched.base.slot && prev != fetched.base;
+        let Phase::Fetch(fetching) = phase else {
+            if other_way {
+                return self.learn_instead(from, io);
+            }
             fetched.add(prev, run);
             return;
         };
@@ -393,8 +414,7 @@ impl Replica {
         if !asked && !late {
             return;
         }
-        if asked && fetched.entries.is_empty() && prev.slot == *keep && fetched.base != prev {
-            // The holder's log is trimmed up to there, and this one took another way before.
+        if other_way {
             return self.learn_instead(from, io);
         }
         let before = fetched.entries.len();

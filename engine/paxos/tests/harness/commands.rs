@@ -100,6 +100,8 @@ fn cluster(world: &mut World, w: &mut Words) -> Result<()> {
     let outbox = w.take("outbox", usize::MAX)?;
     // Without `lease=` nobody supports anybody, and a replica that begins waits for nothing.
     let options = options(w, Options { lease: false, support_micros: 0, notice_micros: 5_000, ..Options::default() })?;
+    #[cfg(feature = "planted")]
+    let options = Options { fault: world.options.fault, ..options };
     *world = World::build(&membership, (1..=voters + learners + outside).map(NodeId), options);
     world.manual_apply = manual;
     world.outbox = outbox;
