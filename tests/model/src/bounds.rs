@@ -25,6 +25,9 @@ pub const LONG: &[&str] = &[
     "shrink",
     // Elections with every message of theirs.
     "pre-vote",
+    // Two that are left go on by themselves.
+    "left",
+    "left:p=0,c=1",
 ];
 
 /// The members of an epoch: voters, and who may lead B0.
