@@ -59,6 +59,14 @@ pub(crate) struct Fetching {
     known_bytes: usize,
 }
 
+impl Fetching {
+    /// Whether the one who holds this log could lead without fetching what is fetched here.
+    pub(crate) fn yields_to(&self, held: &Held) -> bool {
+        let best = &self.promises[&self.source];
+        (held.accepted, held.last.slot) >= (best.accepted, best.last.slot)
+    }
+}
+
 /// What was fetched of a log to adopt: a campaign that is cut short leaves it to the next, so that each comes further.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fetched {
@@ -72,16 +80,26 @@ impl Fetched {
         self.entries.last().map_or(self.base, |e| e.id)
     }
 
-    /// What of it belongs to the log `best` behind `base`: equal ids mean equal entries.
+    /// Takes what of a piece behind `prev` goes on where this ends; `false` where it does not meet that end.
+    fn add(&mut self, prev: EntryId, run: Vec<Entry>) -> bool {
+        let end = self.end();
+        let mut rest = run.into_iter();
+        let meets = prev == end || rest.any(|e| e.id == end);
+        self.entries.extend(rest);
+        meets
+    }
+
+    /// Whether `base` is known to be the holder's entry too.
     ///
     /// The holder's trim point may have risen since, and `base` is then an own entry at it that no header tells of. Only the
-    /// entry that the first piece was taken behind, and those that came, are known to be the holder's too: behind any other
-    /// nothing is kept, and what is fetched next is compared at its beginning.
+    /// entry that the first piece was taken behind, and those that came, are compared: behind any other nothing is kept, and what
+    /// is fetched next is compared at its beginning.
+    fn is_compared_at(&self, base: EntryId) -> bool {
+        self.base == base || self.entries.iter().any(|e| e.id == base)
+    }
+
+    /// What of it belongs to the log `best` behind `base`: equal ids mean equal entries.
     fn of(self, best: &Promised, base: EntryId) -> Self {
-        let compared = self.base == base || self.entries.iter().any(|e| e.id == base);
-        if !compared {
-            return Self { base, entries: Vec::new() };
-        }
         let mut next = base.slot.next();
         let belongs = |e: &Entry| {
             let fits = e.id.slot == next && best.origin_at(e.id.slot) == Some(e.id.origin);
@@ -290,7 +308,11 @@ impl Replica {
             return self.become_leader(keep, Vec::new(), &promises, io);
         }
         let base = self.log.id_at(keep).expect("the own log agrees with the one to adopt up to a slot that it holds");
-        let before = self.fetched.take().unwrap_or(Fetched { base, entries: Vec::new() }).of(&best, base);
+        let mut before = self.fetched.take().unwrap_or(Fetched { base, entries: Vec::new() });
+        if !before.is_compared_at(base) && !fault!(self, FetchedUncompared) {
+            before.entries.clear();
+        }
+        let before = before.of(&best, base);
         let at = before.end();
         if at == best.last {
             return self.become_leader(keep, before.entries, &promises, io);
@@ -362,40 +384,63 @@ impl Replica {
         }
     }
 
+    /// A piece of a log to adopt arrives, perhaps after the campaign that asked for it: on a slow link every piece may take longer than
+    /// a campaign.
+    ///
+    /// A late piece is kept, and here is why that is safe. It is a run of a log that was accepted, whatever its ballot has become,
+    /// and equal ids mean equal entries and equal prefixes (Lamport 2001, section 2.2, as prefixes: see the protocol). So entries
+    /// behind one that is held here follow it in that log. What is kept decides nothing: the next campaign gathers promises of its own,
+    /// and takes of it only what the headers of the greatest log name ([`Fetched::of`]). During a later fetch the last entry of the late
+    /// piece must be the one that those headers name, so all of the piece is of that log.
     pub(crate) fn on_fetched(&mut self, from: NodeId, ballot: Ballot, prev: EntryId, run: Vec<Entry>, io: &mut Io<'_>) {
-        let Role::Candidate(candidate) = &mut self.role else { return };
-        let Phase::Fetch(fetching) = &mut candidate.phase else { return };
+        let Some(fetched) = &mut self.fetched else { return };
+        let Some(last) = run.last().map(|e| e.id).filter(|_| ballot.node == self.me) else { return };
+        let Role::Candidate(Candidate { ballot: mine, phase, restart_at }) = &mut self.role else {
+            fetched.add(prev, run);
+            return;
+        };
+        // The holder's log is trimmed up to there, and this one took another way before.
+        let other_way = fetched.entries.is_empty() && prev.slot == fetched.base.slot && prev != fetched.base;
+        let Phase::Fetch(fetching) = phase else {
+            if other_way {
+                return self.learn_instead(from, io);
+            }
+            fetched.add(prev, run);
+            return;
+        };
         let Fetching { promises, source, keep, teacher, known_bytes } = &mut **fetching;
-        let Some(Fetched { base, entries }) = &mut self.fetched else { return };
-        let at = Some(entries.last().map_or(*base, |e| e.id));
-        if candidate.ballot != ballot || *source != from || run.is_empty() {
+        let (asked, best) = (*mine == ballot && *source == from, &promises[source]);
+        let late = ballot < *mine && best.origin_at(last.slot) == Some(last.origin);
+        if !asked && !late {
             return;
         }
-        if entries.is_empty() && prev.slot == *keep && at != Some(prev) {
-            // The holder's log is trimmed up to there, and this one took another way before.
+        if other_way {
             return self.learn_instead(from, io);
         }
-        if at != Some(prev) {
+        let before = fetched.entries.len();
+        if !fetched.add(prev, run) {
             return;
         }
-        *known_bytes += run.iter().filter(|e| e.id.slot <= teacher.1).map(Entry::size).sum::<usize>();
-        entries.extend(run);
-        candidate.restart_at = io.now.plus(self.options.campaign_micros);
-        let (end, accepted) = (promises[source].last, promises[source].accepted);
-        let at = entries.last().map_or(prev, |e| e.id);
+        let known = fetched.entries[before..].iter().filter(|e| e.id.slot <= teacher.1);
+        *known_bytes += known.map(Entry::size).sum::<usize>();
+        let (at, end, accepted) = (fetched.end(), best.last, best.accepted);
         if *known_bytes > self.options.fetch_bytes && at.slot < teacher.1 {
             let teacher = teacher.0;
             return self.learn_instead(teacher, io);
         }
         if at.slot < end.slot {
-            io.send(from, Message::Fetch { ballot, accepted, from: at.slot, upto: end.slot });
+            // Behind a late piece the one that was asked for is still to come.
+            if asked {
+                *restart_at = io.now.plus(self.options.campaign_micros);
+                io.send(from, Message::Fetch { ballot, accepted, from: at.slot, upto: end.slot });
+            }
             return;
         }
         if at != end {
             // The source has meanwhile learnt what a later ballot chose: this campaign is overtaken.
             return self.follow(None, io);
         }
-        let (promises, keep, entries) = (std::mem::take(promises), *keep, std::mem::take(entries));
+        let (promises, keep, entries) = (std::mem::take(promises), *keep, std::mem::take(&mut fetched.entries));
         self.fetched = None;
         self.become_leader(keep, entries, &promises, io);
     }

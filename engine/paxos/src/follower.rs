@@ -179,7 +179,13 @@ impl Replica {
             Role::Follower(_) | Role::Candidate(_) => None,
         };
         let promised = self.hard.promised;
-        let fetching = matches!(&self.role, Role::Candidate(Candidate { phase: Phase::Fetch(_), .. }));
+        // It is about to lead. But on a slow link that takes long, and whoever has all of it need not wait.
+        let fetching = match &self.role {
+            Role::Candidate(Candidate { phase: Phase::Fetch(fetching), .. }) => {
+                !held.is_some_and(|h| fetching.yields_to(&h))
+            }
+            _ => false,
+        };
         // The leader itself asks for no confirmation; a candidate that is the believed leader has lost its leadership.
         let believed = believed.filter(|b| b.node != from);
         if !self.is_voter() || ballot <= promised || believed.is_some() || fetching {

@@ -51,10 +51,12 @@ pub enum Fault {
     StagingUntold,
     /// A leader releases its ballot when it tells another to take over, and may go on leading.
     ReleasesEarly,
+    /// What a campaign fetched is kept for the next one behind an own entry that was never compared with the holder's.
+    FetchedUncompared,
 }
 
 impl Fault {
-    /// Every fault.
+    /// Every fault that the explorer must find.
     pub const ALL: &[Self] = &[
         Self::AckBeforeDurable,
         Self::PromiseNotPersisted,
@@ -83,6 +85,9 @@ impl Fault {
 
     /// Those of them that only a lag beyond the core's limits shows.
     pub const OF_LAGS: &[Self] = &[Self::FetchCountsUnknown, Self::StagingUntold];
+
+    /// Faults besides these that a golden script shows, and the script: they need a trim point and an own log that meet at one slot.
+    pub const OF_SCRIPTS: &[(Self, &str)] = &[(Self::FetchedUncompared, "promise")];
 
     /// Those of them that only a lease shows.
     pub const OF_LEASES: &[Self] = &[

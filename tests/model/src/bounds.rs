@@ -25,6 +25,9 @@ pub const LONG: &[&str] = &[
     "shrink",
     // Elections with every message of theirs.
     "pre-vote",
+    // Two that are left go on by themselves.
+    "left",
+    "left:p=0,c=1",
 ];
 
 /// The members of an epoch: voters, and who may lead B0.
@@ -52,6 +55,7 @@ fn bounds(name: &'static str, budget: Budget) -> Bounds {
         // Leases are a matter of time, which a model without a clock has none of.
         options: Options { lease: false, support_micros: 0, stall_micros: 0, ..Options::default() },
         strict: true,
+        goes_on: false,
     }
 }
 
@@ -81,6 +85,15 @@ pub fn named(text: &str) -> Option<Bounds> {
         },
         "pre-vote" => {
             Bounds { pre_votes: true, ..bounds("pre-vote", Budget { elections: 1, deaf: 2, ..Budget::default() }) }
+        }
+        // One is gone for good, and one of the others may lack its state; limits are as small as they can be, so that whoever
+        // lacks anything lacks more than they allow.
+        "left" => {
+            let mut bounds = bounds("left", Budget { elections: 1, proposals: 1, ..Budget::default() });
+            bounds.goes_on = true;
+            bounds.options.version = 2;
+            (bounds.options.fetch_slots, bounds.options.fetch_bytes, bounds.options.message_bytes) = (0, 0, 0);
+            bounds
         }
         _ => return None,
     };

@@ -42,6 +42,8 @@ pub struct Bounds {
     pub pre_votes: bool,
     /// Whether a sync may end with a part of what waits; else it takes all, as the log writer does when it is not hurried.
     pub partial_sync: bool,
+    /// Whether in every state any two that are left must go on by themselves.
+    pub goes_on: bool,
     /// Limits of the core.
     pub options: Options,
     /// Whether what messages claim is judged, or only what comes of it.
@@ -307,6 +309,9 @@ impl Model for Group {
             Property::<Self>::always(Wrong::ClaimedEarly.property(), |_, s| s.wrong != Some(Wrong::ClaimedEarly)),
             Property::<Self>::always(Wrong::Failed.property(), |_, s| s.wrong != Some(Wrong::Failed)),
         ];
+        if self.bounds.goes_on {
+            properties.push(Property::<Self>::always(Wrong::Stuck.property(), Self::goes_on));
+        }
         properties.extend(self.reached());
         properties
     }

@@ -12,6 +12,7 @@ pub use synod_paxos as paxos;
 
 pub mod bounds;
 pub mod group;
+pub mod left;
 pub mod local;
 pub mod report;
 pub mod tables;

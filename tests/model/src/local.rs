@@ -70,6 +70,9 @@ pub enum Event {
     Change(Membership),
     /// The process ends; this many unsynced writes reached the disk. It starts again.
     Crash(usize),
+    /// It comes back from a power loss that took all unsynced writes, and hears this peer alone. It may lack the state that a leader
+    /// serves from.
+    Return(NodeId, bool),
 }
 
 /// What came of it.
@@ -251,6 +254,12 @@ impl Step {
                 local.unsynced.clear();
                 local.restarts += 1;
                 local.replica = Replica::new(local.me, local.disk.recover(peers.to_vec()), options.clone());
+                self.feed(local, Input::Tick, EARLY);
+            }
+            Event::Return(peer, abstains) => {
+                local.unsynced.clear();
+                let replica = Replica::new(local.me, local.disk.recover(vec![peer]), options.clone());
+                local.replica = if abstains { replica.abstaining() } else { replica };
                 self.feed(local, Input::Tick, EARLY);
             }
         }

@@ -174,6 +174,11 @@ impl Cause {
     pub fn crash(kept: u8) -> Self {
         Self { kind: 6, detail: kept, parcel: 0 }
     }
+    /// A return from a power loss: the peer of this index is heard, and nobody else.
+    #[must_use]
+    pub fn back(peer: usize, abstains: bool) -> Self {
+        Self { kind: 9, detail: peer as u8, parcel: u32::from(abstains) }
+    }
 }
 
 /// The words of the standard library's hash are slow for keys this small.
@@ -212,7 +217,8 @@ impl BuildHasher for QuickBuilder {
     }
 }
 
-type QuickMap<K, V> = HashMap<K, V, QuickBuilder>;
+/// A map with [`Quick`].
+pub type QuickMap<K, V> = HashMap<K, V, QuickBuilder>;
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -228,6 +234,8 @@ pub struct Tables {
     effects: QuickMap<(u32, Cause), Arc<Effect>>,
     joined: QuickMap<(u32, u32), Result<u32, Wrong>>,
     covered: QuickMap<(u32, [u32; NODES]), bool>,
+    /// Whether two nodes that came back go on by themselves.
+    pub going_on: QuickMap<(u32, u32), bool>,
 }
 
 impl Tables {
@@ -317,6 +325,7 @@ impl Tables {
             5 => Event::Change(bounds.next.clone().expect("a change is in bounds only where one is named")),
             6 => Event::Crash(usize::from(cause.detail)),
             7 => Event::Stand,
+            9 => Event::Return(peer, cause.parcel > 0),
             _ => Event::Unheard(peer),
         }
     }

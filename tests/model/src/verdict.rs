@@ -19,11 +19,13 @@ pub enum Wrong {
     ClaimedEarly,
     /// A replica found itself broken, or panicked.
     Failed,
+    /// Two nodes of three that are left do not choose a command by themselves.
+    Stuck,
 }
 
 impl Wrong {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Agreement,
         Self::NotOnQuorum,
         Self::BehindStopSign,
@@ -31,6 +33,7 @@ impl Wrong {
         Self::WentBack,
         Self::ClaimedEarly,
         Self::Failed,
+        Self::Stuck,
     ];
 
     /// The property that does not hold.
@@ -44,6 +47,7 @@ impl Wrong {
             Self::WentBack => "promised and accepted never go back, crash or not",
             Self::ClaimedEarly => "no message leaves before what it claims is durable",
             Self::Failed => "no replica fails by itself",
+            Self::Stuck => "two that are left choose a command by themselves",
         }
     }
 }

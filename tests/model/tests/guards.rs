@@ -15,6 +15,9 @@ mod bounds;
 #[path = "../src/group.rs"]
 #[allow(dead_code, reason = "as above")]
 mod group;
+#[path = "../src/left.rs"]
+#[allow(dead_code, reason = "as above")]
+mod left;
 #[path = "../src/local.rs"]
 #[allow(dead_code, reason = "as above")]
 mod local;
@@ -42,6 +45,7 @@ const GUARDS: &[(Fault, &[&str])] = &[
     (Fault::B0Twice, &["crash:e=0,p=0"]),
     (Fault::LostStopSign, &["reconfigure:e=0"]),
     (Fault::NoConfigEpochs, &["shrink:e=0"]),
+    (Fault::FetchCountsUnknown, &["left:e=0"]),
 ];
 
 #[test]

@@ -8,6 +8,7 @@
 //! | `replica 2 promised=1.3.3 accepted=… commit=… [members=1.2.3L] … entries` | replaces node 2 by one restarted from this disk |
 //! | `tick`, `persist 1 [2]`, `crash`, `restart`, `abstain`, `broken 1 "why"` | one node, its disk; restarted to abstain |
 //! | `deliver from=1 to=2 [count=…] [all]`, `drop`, `twice`, `hold 1 2`, `free 1 2`, `cut 1 2`, `heal 1 2`, `queued` | links |
+//! | `slow ms=…` | from now on a message with entries takes so long |
 //! | `alive 1 2 on`, `down 1`, `up 1` | node 1 hears node 2; everybody hears node 1 no more, again |
 //! | `stabilize`, `advance ms=…`, `run ms=…` | all but time; time but no network; both |
 //! | `forget 1` | what node 1, which is down, has applied was not flushed |
@@ -33,6 +34,7 @@ pub fn run(world: &mut World, name: &str, mut w: Words) -> Result<()> {
         "deliver" | "drop" | "twice" => queue(world, name, &mut w)?,
         "hold" | "free" | "cut" | "heal" | "queued" => link(world, name, &mut w)?,
         "alive" | "down" | "up" => liveness(world, name, &mut w)?,
+        "slow" => world.slow = w.take("ms", 0)? * 1000,
         "stabilize" => world.stabilize()?,
         "advance" => world.advance(w.take("ms", 0)? * 1000 + w.take("us", 0)?, false)?,
         "run" => world.advance(w.take("ms", 0)? * 1000 + w.take("us", 0)?, true)?,
@@ -98,6 +100,8 @@ fn cluster(world: &mut World, w: &mut Words) -> Result<()> {
     let outbox = w.take("outbox", usize::MAX)?;
     // Without `lease=` nobody supports anybody, and a replica that begins waits for nothing.
     let options = options(w, Options { lease: false, support_micros: 0, notice_micros: 5_000, ..Options::default() })?;
+    #[cfg(feature = "planted")]
+    let options = Options { fault: world.options.fault, ..options };
     *world = World::build(&membership, (1..=voters + learners + outside).map(NodeId), options);
     world.manual_apply = manual;
     world.outbox = outbox;

@@ -16,6 +16,16 @@ pub struct Runner {
     world: world::World,
 }
 
+#[cfg(feature = "planted")]
+impl Runner {
+    /// Runs scripts over a core with a planted fault.
+    pub fn planted(fault: Option<synod_paxos::planted::Fault>) -> Self {
+        let mut runner = Self::default();
+        runner.world.options.fault = fault;
+        runner
+    }
+}
+
 impl goldenscript::Runner for Runner {
     type Command = goldenscript::Command;
 

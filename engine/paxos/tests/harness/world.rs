@@ -35,6 +35,10 @@ pub struct World {
     pub manual_apply: bool,
     /// Bytes of entries that wait on one direction of a link; what finds more is dropped, and its sender is told.
     pub outbox: usize,
+    /// How long a message with entries is on its way, µs; what follows it on its link waits.
+    pub slow: u64,
+    /// When the oldest message of a slow link arrives.
+    arrives: BTreeMap<(NodeId, NodeId), u64>,
     /// What was applied at each slot, by whoever was first.
     pub applied: BTreeMap<Slot, Entry>,
     /// What the command put out so far.
@@ -153,8 +157,18 @@ impl World {
         }
     }
 
+    /// Whether the oldest message of a link has had the time that it needs.
+    fn has_arrived(&mut self, link: (NodeId, NodeId)) -> bool {
+        let carries = self.links.get(&link).and_then(VecDeque::front).is_some_and(|oldest| bytes(oldest) > 0);
+        if self.slow == 0 || !carries {
+            return true;
+        }
+        *self.arrives.entry(link).or_insert(self.now + self.slow) <= self.now
+    }
+
     /// Delivers the oldest message of a link.
     pub fn deliver(&mut self, from: NodeId, to: NodeId) -> Result<bool> {
+        self.arrives.remove(&(from, to));
         let Some(message) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return Ok(false) };
         if self.nodes.get(&to).is_some_and(|n| n.replica.is_some()) {
             self.step(to, Input::Message { from, message })?;
@@ -177,7 +191,7 @@ impl World {
             }
             let links: Vec<(NodeId, NodeId)> = self.links.keys().copied().collect();
             for (from, to) in links {
-                if !self.held.contains(&(from, to)) {
+                if !self.held.contains(&(from, to)) && self.has_arrived((from, to)) {
                     moved |= self.deliver(from, to)?;
                 }
             }
@@ -202,12 +216,19 @@ impl World {
             self.stabilize()?;
         }
         for _ in 0..2_000 {
-            let Some((at, node)) = self.next_deadline(until) else {
-                self.now = until;
-                return Ok(());
-            };
-            self.now = self.now.max(at);
-            self.step(node, Input::Tick)?;
+            let timer = self.next_deadline(until);
+            let arrival = self.arrives.values().copied().filter(|at| network && *at <= until).min();
+            match (timer, arrival) {
+                (None, None) => {
+                    self.now = until;
+                    return Ok(());
+                }
+                (Some((at, node)), arrival) if arrival.is_none_or(|arrival| at <= arrival) => {
+                    self.now = self.now.max(at);
+                    self.step(node, Input::Tick)?;
+                }
+                (_, arrival) => self.now = arrival.unwrap_or(self.now),
+            }
             if network {
                 self.stabilize()?;
             }
