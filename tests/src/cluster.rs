@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::far::{Distance, Far};
 use crate::run::{Ran, command, command_of, command_within, finish, send, until, wait_for};
 
 /// How long anything that comes by itself may take on a machine that is busy.
@@ -22,6 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const PORTS: u16 = 20;
 /// Node i's HTTP port above its gRPC port.
 const HTTP: u16 = 10;
+/// Its port above that where it is reached, where what is for it comes by a long way.
+const BEHIND: u16 = 15;
 /// How far the ports may move, at most.
 const MOVED: u16 = 5;
 
@@ -36,6 +39,8 @@ pub struct Cluster {
     settings: Option<PathBuf>,
     /// Where node i + 1 is; those beyond the end are where a node is by default.
     sites: Vec<Site>,
+    /// The long ways to the nodes, where they are far from each other and from everybody else.
+    far: Option<Far>,
     nodes: Vec<Process>,
 }
 
@@ -93,6 +98,20 @@ impl Cluster {
     pub fn start_at(sites: Vec<Site>, settings: Option<&str>) -> Cluster {
         let mut cluster = Cluster::empty(3);
         cluster.sites = sites;
+        cluster.found(settings)
+    }
+
+    /// Three nodes that are far from each other and from everybody else, with these settings, ready for writes.
+    #[track_caller]
+    pub fn start_far(distance: Distance, settings: &str) -> Cluster {
+        let mut cluster = Cluster::empty(3);
+        cluster.far = Some(Far::new(distance));
+        cluster.found(Some(settings))
+    }
+
+    #[track_caller]
+    fn found(self, settings: Option<&str>) -> Cluster {
+        let mut cluster = self;
         cluster.settings = settings.map(|text| {
             let file = cluster.dir().join("synod.toml");
             fs::write(&file, text).expect("a file in the temporary directory");
@@ -106,7 +125,16 @@ impl Cluster {
     /// A cluster of this many founders, none of which runs yet.
     pub fn empty(founders: u16) -> Cluster {
         let dir = tempfile::Builder::new().prefix("synod-e2e-").tempdir().expect("a temporary directory");
-        Cluster { dir, base: free_ports(), founders, moved: 0, settings: None, sites: Vec::new(), nodes: Vec::new() }
+        Cluster {
+            dir,
+            base: free_ports(),
+            founders,
+            moved: 0,
+            settings: None,
+            sites: Vec::new(),
+            far: None,
+            nodes: Vec::new(),
+        }
     }
 
     /// Starts a founder for the first time.
@@ -131,6 +159,9 @@ impl Cluster {
     }
 
     fn add(&mut self, number: u16, origin: Vec<String>) {
+        if let Some(far) = &self.far {
+            far.carry(&self.addr(number), self.behind(number));
+        }
         self.nodes.push(Process { number, origin, child: None });
         self.restart(number);
     }
@@ -145,9 +176,14 @@ impl Cluster {
         self.nodes.iter().map(|node| self.addr(node.number)).collect()
     }
 
-    /// Where a node listens.
+    /// Where a node is reached.
     pub fn addr(&self, number: u16) -> String {
         format!("{}:{}", self.host(number), self.base + self.moved + number)
+    }
+
+    /// Where a node listens whose address is that of a long way to it.
+    fn behind(&self, number: u16) -> String {
+        format!("{}:{}", self.host(number), self.base + BEHIND + number)
     }
 
     /// Where a node answers HTTP.
@@ -219,10 +255,14 @@ impl Cluster {
     /// A node's arguments.
     pub fn args(&self, number: u16, origin: &[String]) -> Vec<String> {
         let data = self.data_dir(number).display().to_string();
-        let (listen, http) = (self.addr(number), self.http(number));
+        let (addr, http) = (self.addr(number), self.http(number));
+        let listen = if self.far.is_some() { self.behind(number) } else { addr.clone() };
         let mut args: Vec<String> =
             ["server", "--data-dir", &data, "--listen", &listen, "--http", &http].map(String::from).to_vec();
         args.extend_from_slice(origin);
+        if self.far.is_some() {
+            args.extend(["--advertise".to_owned(), addr]);
+        }
         if !matches!(self.host(number), "127.0.0.1" | "localhost") {
             args.push("--insecure".into());
         }

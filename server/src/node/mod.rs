@@ -18,6 +18,7 @@ mod panics;
 pub mod peer;
 pub mod snapshots;
 pub mod system;
+mod term;
 mod versions;
 
 use crate::config::{Lease, LogWrite, ServerConfig};
@@ -53,6 +54,7 @@ use synod_engine::writer::{self, WriterMode};
 use synod_proto::v1::admin_server::AdminServer;
 use synod_proto::v1::synod_server::SynodServer;
 use system::SystemDesk;
+use term::Term;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -63,8 +65,8 @@ use versions::VersionDesk;
 
 /// Inputs that may wait for the worker.
 const INBOX: usize = 16_384;
-/// How long a node that goes down waits for its leaderships to be taken over.
-const DRAIN: Duration = Duration::from_secs(4);
+/// How much longer than its worker a node that goes down waits for its leaderships to be taken over.
+const DRAIN_SLACK: Duration = Duration::from_secs(1);
 /// The longest message of a client, bytes: the greatest batch that any settings allow, so that one above this node's own limit
 /// is refused by name, and not with its connection.
 const CLIENT_MESSAGE: usize = 33 << 20;
@@ -136,6 +138,8 @@ struct Node {
     signals: Arc<Signals>,
     registry: prometheus::Registry,
     serving: std::sync::Mutex<Option<tokio::task::JoinHandle<Result<(), tonic::transport::Error>>>>,
+    /// How long it waits, going down, for its leaderships to be taken over.
+    drain: Duration,
 }
 
 impl Node {
@@ -189,7 +193,10 @@ impl Node {
 
         let registry = prometheus::Registry::new();
         places.register(&registry)?;
-        let options = worker_options(config);
+        let term = Term::begin(&config.data_dir, config.settings.timing.times().support)?;
+        let options = worker_options(config, term.owed());
+        tokio::spawn(term.settle());
+        let drain = Duration::from_micros(options.drain_micros) + DRAIN_SLACK;
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let spoken = Arc::new(Spoken::default());
         let local = Local { cluster, node: me, incarnation, speaks };
@@ -306,7 +313,7 @@ impl Node {
         }
         follower.start(founding);
         let (thread, serving) = (std::sync::Mutex::new(Some(thread)), std::sync::Mutex::new(Some(serving)));
-        Ok(Self { worker, thread, peers, progress, book, signals, registry, serving })
+        Ok(Self { worker, thread, peers, progress, book, signals, registry, serving, drain })
     }
 
     /// Serves until something fails.
@@ -375,7 +382,8 @@ impl Node {
 
     /// Leaderships first, then the state, then the process.
     async fn go_down(&self) -> Result<()> {
-        if self.worker.try_push(Input::Drain).is_ok() && timeout(DRAIN, self.signals.drained.notified()).await.is_err()
+        if self.worker.try_push(Input::Drain).is_ok()
+            && timeout(self.drain, self.signals.drained.notified()).await.is_err()
         {
             tracing::warn!("not every leadership was taken over in time");
         }
@@ -425,16 +433,16 @@ fn state_store(config: &ServerConfig, log: &RocksLog) -> Result<Box<dyn synod_en
     Ok(Box::new(FrontState::new(shared, bytes(storage.state_memory))?))
 }
 
-fn worker_options(config: &ServerConfig) -> WorkerOptions {
+fn worker_options(config: &ServerConfig, support_owed: u64) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
-    let timing = &config.settings.timing;
+    config.settings.timing.times().set(&mut options);
     options.speaks = config.settings.cluster.speaks();
     options.tails_max = config.settings.limits.node_tails_max as usize;
     options.deadline_ahead_micros = DEADLINE_AHEAD;
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
-    options.paxos.jitter_micros = timing.election_jitter_ms * 1000;
+    options.paxos.support_owed_micros = support_owed;
     options.paxos.lease = config.settings.reads.lease == Lease::On;
     options
 }
