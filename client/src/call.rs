@@ -95,6 +95,8 @@ impl Core {
                 Err(failure) => failure,
                 Ok(conn) => {
                     let ask = body(&table, &shard, &conn).map_err(|e| progress.learnt.settle(want.write, e))?;
+                    // A node that is far away is not silent for its being far.
+                    let limit = want.left().min(limit + 2 * conn.clock.round_trip());
                     let asked = conn.ask(shard.info.id, shard.info.version, ask, Some(sent.clone()));
                     match answered(&conn, asked, &sent, limit, &want).await {
                         Ok(Answer::Error(error)) => Failure::Refused(Refusal::from_wire(error)),

@@ -5,7 +5,10 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The longest round trip that nodes are made for.
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -39,6 +42,11 @@ impl Clock {
     /// Cluster time now, in microseconds.
     pub(crate) fn now_us(&self) -> u64 {
         self.at_us(local_us())
+    }
+
+    /// The round trip to the node as measured last, `ROUND_TRIP_MAX` at most: what is longer says that the node was busy.
+    pub(crate) fn round_trip(&self) -> Duration {
+        Duration::from_micros(self.rtt_us.load(Ordering::Relaxed)).min(ROUND_TRIP_MAX)
     }
 
     fn at_us(&self, local_us: u64) -> u64 {

@@ -12,7 +12,8 @@ use crate::limits::{Limits, MAX_DEADLINE_S};
 pub struct Options {
     /// How long a call goes on before it gives up; at most 9 minutes, since a write's deadline lies at most 10 ahead.
     pub call_timeout: Duration,
-    /// How long one attempt waits before another replica is asked; doubled when a node was silent again.
+    /// How long one attempt waits before another replica is asked, beside two of the round trips measured to the node; doubled when
+    /// a node was silent again.
     pub attempt_timeout: Duration,
     /// How long opening a connection may take.
     pub connect_timeout: Duration,

@@ -42,6 +42,7 @@ pub mod share;
 pub mod snapshot;
 pub mod state;
 pub mod system;
+pub mod times;
 pub mod wall;
 pub mod worker;
 pub mod writer;

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use synod_engine::ids::ClusterVersion;
+use synod_engine::times::Times;
 
 /// Flags and settings of one node process.
 #[derive(Clone, Debug)]
@@ -187,11 +188,25 @@ pub struct Timing {
     pub dead_after_ms: u64,
     /// Random share of this is waited before an election.
     pub election_jitter_ms: u64,
+    /// The round trip between the nodes that are furthest apart; 0 where all are in one place. Everything that waits for other
+    /// nodes waits longer by a number of these, the two above among it. The same on every node; a node with another value is
+    /// safe, but takes part badly.
+    pub round_trip_ms: u64,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { pulse_ms: 100, dead_after_ms: 600, election_jitter_ms: 300 }
+        Self { pulse_ms: 100, dead_after_ms: 600, election_jitter_ms: 300, round_trip_ms: 0 }
+    }
+}
+
+impl Timing {
+    /// How long the node waits for others.
+    #[must_use]
+    pub fn times(&self) -> Times {
+        let near =
+            Times { dead_after: self.dead_after_ms * 1000, jitter: self.election_jitter_ms * 1000, ..Times::NEAR };
+        near.far(self.round_trip_ms * 1000)
     }
 }
 
@@ -290,6 +305,7 @@ impl Settings {
             ("timing.pulse_ms", self.timing.pulse_ms, 10, 10_000),
             ("timing.dead_after_ms", self.timing.dead_after_ms, 50, 60_000),
             ("timing.election_jitter_ms", self.timing.election_jitter_ms, 1, 60_000),
+            ("timing.round_trip_ms", self.timing.round_trip_ms, 0, Times::ROUND_TRIP_MAX / 1000),
             ("cluster.version_max", self.cluster.version_max.into(), 1, ClusterVersion::SPOKEN.0.into()),
             ("network.threads", self.network.threads.into(), 1, 256),
             ("network.connections_max", self.network.connections_max.into(), 16, 1 << 20),

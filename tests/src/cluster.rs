@@ -14,9 +14,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use crate::status::Status;
-
+use crate::far::{Distance, Far};
 use crate::run::{Ran, command, command_of, command_within, finish, send, until, wait_for};
+pub use crate::status::Status;
 
 /// How long anything that comes by itself may take on a machine that is busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +24,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const PORTS: u16 = 20;
 /// Node i's HTTP port above its gRPC port.
 const HTTP: u16 = 10;
+/// Its port above that where it is reached, where what is for it comes by a long way.
+const BEHIND: u16 = 15;
 /// How far the ports may move, at most.
 const MOVED: u16 = 5;
 
@@ -39,6 +41,8 @@ pub struct Cluster {
     settings: Option<PathBuf>,
     /// Where node i + 1 is; those beyond the end are where a node is by default.
     sites: Vec<Site>,
+    /// The long ways to the nodes, where they are far from each other and from everybody else.
+    far: Option<Far>,
     nodes: Vec<Process>,
 }
 
@@ -96,6 +100,20 @@ impl Cluster {
     pub fn start_at(sites: Vec<Site>, settings: Option<&str>) -> Cluster {
         let mut cluster = Cluster::empty(3);
         cluster.sites = sites;
+        cluster.found(settings)
+    }
+
+    /// Three nodes that are far from each other and from everybody else, with these settings, ready for writes.
+    #[track_caller]
+    pub fn start_far(distance: Distance, settings: &str) -> Cluster {
+        let mut cluster = Cluster::empty(3);
+        cluster.far = Some(Far::new(distance));
+        cluster.found(Some(settings))
+    }
+
+    #[track_caller]
+    fn found(self, settings: Option<&str>) -> Cluster {
+        let mut cluster = self;
         cluster.settings = settings.map(|text| {
             let file = cluster.dir().join("synod.toml");
             fs::write(&file, text).expect("a file in the temporary directory");
@@ -116,6 +134,7 @@ impl Cluster {
             moved: Vec::new(),
             settings: None,
             sites: Vec::new(),
+            far: None,
             nodes: Vec::new(),
         }
     }
@@ -142,6 +161,9 @@ impl Cluster {
     }
 
     fn add(&mut self, number: u16, origin: Vec<String>) {
+        if let Some(far) = &self.far {
+            far.carry(&self.addr(number), self.behind(number));
+        }
         self.nodes.push(Process { number, origin, child: None });
         self.restart(number);
     }
@@ -156,9 +178,14 @@ impl Cluster {
         self.nodes.iter().map(|node| self.addr(node.number)).collect()
     }
 
-    /// Where a node listens.
+    /// Where a node is reached.
     pub fn addr(&self, number: u16) -> String {
         format!("{}:{}", self.host(number), self.port(number))
+    }
+
+    /// Where a node listens whose address is that of a long way to it.
+    fn behind(&self, number: u16) -> String {
+        format!("{}:{}", self.host(number), self.base + BEHIND + number)
     }
 
     /// Where a node answers HTTP.
@@ -244,10 +271,14 @@ impl Cluster {
     /// A node's arguments.
     pub fn args(&self, number: u16, origin: &[String]) -> Vec<String> {
         let data = self.data_dir(number).display().to_string();
-        let (listen, http) = (self.addr(number), self.http(number));
+        let (addr, http) = (self.addr(number), self.http(number));
+        let listen = if self.far.is_some() { self.behind(number) } else { addr.clone() };
         let mut args: Vec<String> =
             ["server", "--data-dir", &data, "--listen", &listen, "--http", &http].map(String::from).to_vec();
         args.extend_from_slice(origin);
+        if self.far.is_some() {
+            args.extend(["--advertise".to_owned(), addr]);
+        }
         if !matches!(self.host(number), "127.0.0.1" | "localhost") {
             args.push("--insecure".into());
         }

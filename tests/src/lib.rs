@@ -9,6 +9,7 @@
 pub mod campaign;
 pub mod checker;
 pub mod cluster;
+pub mod far;
 pub mod http;
 pub mod load;
 pub mod run;

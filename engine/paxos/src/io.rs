@@ -63,10 +63,13 @@ pub struct Options {
     pub transfer_micros: u64,
     /// Followers support the leaderships they confirm, and leaders serve reads from that: the lease.
     pub lease: bool,
-    /// How long a follower then promises nothing to another, µs. A replica that begins promises nothing for as long, since it
-    /// does not know whom the process before it supported, whether or not `lease` is on now: so it must never become less
-    /// than what any process of the node before it gave.
+    /// How long a follower then promises nothing to another, µs. It says so in each answer, and the leader counts what it says: so
+    /// members may differ in it. A replica that begins promises nothing for as long, since it does not know whom the process
+    /// before it supported, whether or not `lease` is on now.
     pub support_micros: u64,
+    /// A process of this node before may have given support for so long, µs: where that is more than `support_micros`, a replica
+    /// that begins promises nothing for this long.
+    pub support_owed_micros: u64,
     /// What a clock may gain or lose against true time, millionths: leaders count that much less, twice.
     pub drift_ppm: u64,
     /// Longest message, bytes of entries.
@@ -108,6 +111,7 @@ impl Default for Options {
             transfer_micros: 1_000_000,
             lease: false,
             support_micros: 300_000,
+            support_owed_micros: 0,
             drift_ppm: 100_000,
             message_bytes: 1 << 20,
             inflight_messages: 64,

@@ -5,7 +5,8 @@
 //! and whoever forgot what it granted waits a term out).
 //!
 //! Owns: whom this replica supports, until when, and the `Prepare` that waits for the end of it. Must never: promise while
-//! another is supported, this replica itself included, or make an election wait for longer than one term.
+//! another is supported, this replica itself included, or make an election wait for longer than one term, its own or the one
+//! of the process before.
 //!
 //! The support is in no write. It is therefore given only for a ballot, and a process that begins behaves as if the one
 //! before had just supported somebody it does not know.
@@ -35,7 +36,7 @@ impl Support {
 impl Replica {
     /// Whoever begins does not know what the process before it supported. A group of one has nobody else to support.
     pub(crate) fn begin_unsupporting(&mut self, io: &Io<'_>) {
-        let term = self.options.support_micros;
+        let term = self.options.support_micros.max(self.options.support_owed_micros);
         if term > 0 && !self.peer_voters().is_empty() && !fault!(self, RestartForgetsSupport) {
             self.support.until = io.now.plus(term);
         }

@@ -18,6 +18,7 @@ mod panics;
 pub mod peer;
 pub mod snapshots;
 pub mod system;
+mod term;
 mod versions;
 
 use crate::config::{Lease, LogWrite, ServerConfig};
@@ -39,7 +40,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
 use synod_engine::identity;
-use synod_engine::ids::SYSTEM_SHARD;
+use synod_engine::ids::{ClusterVersion, SYSTEM_SHARD};
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{LogStore, NodeRecovered};
 use synod_engine::memory::{Holder, Memory};
@@ -48,11 +49,13 @@ use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::front::FrontState;
 use synod_engine::state::rocks::StateOptions;
 use synod_engine::system::{SystemState, TooNew};
+use synod_engine::times::Times;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{self, WriterMode};
 use synod_proto::v1::admin_server::AdminServer;
 use synod_proto::v1::synod_server::SynodServer;
 use system::SystemDesk;
+use term::Term;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -63,8 +66,8 @@ use versions::VersionDesk;
 
 /// Inputs that may wait for the worker.
 const INBOX: usize = 16_384;
-/// How long a node that goes down waits for its leaderships to be taken over.
-const DRAIN: Duration = Duration::from_secs(4);
+/// How much longer than its worker a node that goes down waits for its leaderships to be taken over.
+const DRAIN_SLACK: Duration = Duration::from_secs(1);
 /// The longest message of a client, bytes: the greatest batch that any settings allow, so that one above this node's own limit
 /// is refused by name, and not with its connection.
 const CLIENT_MESSAGE: usize = 33 << 20;
@@ -136,6 +139,8 @@ struct Node {
     signals: Arc<Signals>,
     registry: prometheus::Registry,
     serving: std::sync::Mutex<Option<tokio::task::JoinHandle<Result<(), tonic::transport::Error>>>>,
+    /// How long it waits, going down, for its leaderships to be taken over.
+    drain: Duration,
 }
 
 impl Node {
@@ -189,7 +194,11 @@ impl Node {
 
         let registry = prometheus::Registry::new();
         places.register(&registry)?;
-        let options = worker_options(config);
+        let times = times(config, log.as_ref(), &recovered)?;
+        let term = Term::begin(&config.data_dir, times.support)?;
+        let options = worker_options(config, times, term.owed());
+        tokio::spawn(term.settle());
+        let drain = Duration::from_micros(options.drain_micros) + DRAIN_SLACK;
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let spoken = Arc::new(Spoken::default());
         let local = Local { cluster, node: me, incarnation, speaks };
@@ -306,7 +315,7 @@ impl Node {
         }
         follower.start(founding);
         let (thread, serving) = (std::sync::Mutex::new(Some(thread)), std::sync::Mutex::new(Some(serving)));
-        Ok(Self { worker, thread, peers, progress, book, signals, registry, serving })
+        Ok(Self { worker, thread, peers, progress, book, signals, registry, serving, drain })
     }
 
     /// Serves until something fails.
@@ -375,7 +384,8 @@ impl Node {
 
     /// Leaderships first, then the state, then the process.
     async fn go_down(&self) -> Result<()> {
-        if self.worker.try_push(Input::Drain).is_ok() && timeout(DRAIN, self.signals.drained.notified()).await.is_err()
+        if self.worker.try_push(Input::Drain).is_ok()
+            && timeout(self.drain, self.signals.drained.notified()).await.is_err()
         {
             tracing::warn!("not every leadership was taken over in time");
         }
@@ -425,16 +435,36 @@ fn state_store(config: &ServerConfig, log: &RocksLog) -> Result<Box<dyn synod_en
     Ok(Box::new(FrontState::new(shared, bytes(storage.state_memory))?))
 }
 
-fn worker_options(config: &ServerConfig) -> WorkerOptions {
+/// How long the node waits for others. A term of support longer than that of nodes in one place is given only where no older
+/// binary can start on the data directory: it does not know the term that it would owe. A new directory keeps them out at once.
+fn times(config: &ServerConfig, log: &RocksLog, recovered: &NodeRecovered) -> Result<Times> {
+    let times = config.settings.timing.times();
+    let needed = ClusterVersion(2);
+    if times.support <= Times::NEAR.support || recovered.sealed >= needed {
+        return Ok(times);
+    }
+    if recovered.identity.is_none() && config.settings.cluster.speaks() >= needed {
+        log.seal(needed)?;
+        return Ok(times);
+    }
+    tracing::warn!(
+        "timing.round_trip_ms: leases stay as short as in one place until the cluster is at version {} (`synod cluster upgrade`) and \
+         this node is started again",
+        needed.0
+    );
+    Ok(Times { support: Times::NEAR.support, ..times })
+}
+
+fn worker_options(config: &ServerConfig, times: Times, support_owed: u64) -> WorkerOptions {
     let mut options =
         WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
-    let timing = &config.settings.timing;
+    times.set(&mut options);
     options.speaks = config.settings.cluster.speaks();
     options.tails_max = config.settings.limits.node_tails_max as usize;
     options.deadline_ahead_micros = DEADLINE_AHEAD;
     options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
-    options.paxos.jitter_micros = timing.election_jitter_ms * 1000;
+    options.paxos.support_owed_micros = support_owed;
     options.paxos.lease = config.settings.reads.lease == Lease::On;
     options
 }

@@ -32,6 +32,8 @@ use v1::error::Kind;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long opening a connection to the leader may take: two of the longest round trips.
+const CONNECT_WAIT: Duration = Duration::from_secs(1);
 
 /// What is invalid where a command was carried out and what came of it cannot be read.
 const OUTCOME: &str = "outcome";
@@ -224,7 +226,7 @@ impl SystemDesk {
         let internal = |why: String| Attempt::Final(error(Kind::Unavailable(v1::Unavailable {}), false, why));
         let endpoint = Endpoint::from_shared(format!("http://{addr}"))
             .map_err(|e| internal(e.to_string()))?
-            .connect_timeout(Duration::from_millis(500));
+            .connect_timeout(CONNECT_WAIT);
         let channel = endpoint.connect().await.map_err(|_| Attempt::Again { maybe: false, why: None })?;
         let command = encode_requests(std::iter::once(request), request.size());
         let cluster = Bytes::copy_from_slice(&self.cluster.to_be_bytes());

@@ -325,6 +325,10 @@ impl Plan {
         for micros in [&mut paxos.jitter_micros, &mut paxos.campaign_micros, &mut paxos.resend_micros] {
             *micros = *micros * dice.between((50, 200)) / 100;
         }
+        // Without a throw of its own. What any process of the node gave may be owed to somebody.
+        let share = 50 + paxos.message_bytes as u64 % 100;
+        paxos.support_owed_micros = 2 * paxos.support_micros;
+        paxos.support_micros = paxos.support_micros * share / 100;
         options
     }
 

@@ -84,6 +84,7 @@ fn options(w: &mut Words, defaults: Options) -> Result<Options> {
         version: w.take("version", defaults.version)?,
         lease: lease > 0,
         support_micros: lease * 1000,
+        support_owed_micros: w.take("owed", defaults.support_owed_micros / 1000)? * 1000,
         drift_ppm: 10_000,
         ..defaults
     })

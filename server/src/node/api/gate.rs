@@ -19,7 +19,8 @@ use synod_engine::runner::WorkerHandle;
 
 /// A line whose first has waited so long takes no more.
 const REFUSE_AFTER: Duration = Duration::from_millis(400);
-/// What has waited so long is refused; well below the second after which clients ask elsewhere.
+/// What has waited so long is refused: well below the second, and two of its round trips to the node, after which a client asks
+/// elsewhere. What remains is enough for a round trip between nodes of 300 ms.
 const GIVE_UP_AFTER: Duration = Duration::from_millis(600);
 /// Nothing answered for so long while something waits: what the worker has waits for something else than the worker (a group
 /// without a quorum), and must not keep others from it.

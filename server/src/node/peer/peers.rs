@@ -112,7 +112,7 @@ impl Shared {
     }
 
     pub fn dead_after(&self) -> Duration {
-        Duration::from_millis(self.timing.dead_after_ms)
+        Duration::from_micros(self.timing.times().dead_after)
     }
 
     /// The cluster's version, as of this node's map.
@@ -223,7 +223,7 @@ impl Peers {
         let PeersSetup { local, timing, inbox, seen, progress, clock, drift_ppm, desk, spoken, advertised, hints } =
             setup;
         let pulse = Duration::from_millis(timing.pulse_ms);
-        let detector = Detector::new(Instant::now(), pulse, Duration::from_millis(timing.dead_after_ms));
+        let detector = Detector::new(Instant::now(), pulse, Duration::from_micros(timing.times().dead_after));
         let clocks = Clocks::new(local.node, clock, drift_ppm);
         let walls = Walls::new(local.node, clock);
         spoken.note(local.node, local.speaks);
