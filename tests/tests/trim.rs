@@ -117,7 +117,7 @@ fn one_trimmed_key_keeps_nobody_from_the_others() {
             let told = cluster.cli(&[&["-o", "json", "tail", "log"], &from[..]].concat());
             let fields = ["error", "key", "first", "knob", "token"].map(|name| said(&told.stderr, name));
             let expected: [Value; 5] =
-                ["trimmed".into(), "a1".into(), 3.into(), "--skip-trimmed".into(), (**token).into()];
+                ["trimmed".into(), "a1".into(), 3.into(), "--skip-trimmed".into(), token.as_str().into()];
             assert_eq!((told.code, fields), (1, expected), "{args:?}, restarted: {restarted}");
             let told = cluster.cli(&[&["tail", "log"], &from[..]].concat()).stderr;
             for words in ["key \"a1\"", "before offset 3", "--skip-trimmed", &format!("token: {token}\n")] {
