@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
 use synod_proto::v1;
 use v1::error::Kind;
@@ -36,9 +37,11 @@ pub enum Error {
         /// Which operation of the batch, from 0; the message counts from 1.
         op_index: u32,
     },
-    /// The records asked for are gone.
-    #[error("records before offset {first} were trimmed")]
+    /// Records asked for are gone.
+    #[error("records{} before offset {first} were trimmed", of_key(key))]
     Trimmed {
+        /// Whose records; empty where the node is too old to say.
+        key: Bytes,
         /// The first offset that is left.
         first: u64,
     },
@@ -120,6 +123,10 @@ pub enum Error {
         /// The last thing that was in the way.
         why: String,
     },
+}
+
+fn of_key(key: &Bytes) -> String {
+    if key.is_empty() { String::new() } else { format!(" of key {:?}", String::from_utf8_lossy(key)) }
 }
 
 impl Error {
@@ -236,7 +243,7 @@ impl Refusal {
             }
             Kind::TableNotFound(e) => Refusal::Final(Error::TableNotFound { table: e.table }),
             Kind::TableExists(e) => Refusal::Final(Error::TableExists { table: e.table }),
-            Kind::Trimmed(e) => Refusal::Final(Error::Trimmed { first: e.first }),
+            Kind::Trimmed(e) => Refusal::Final(Error::Trimmed { key: e.key, first: e.first }),
             Kind::CrossShard(_) => Refusal::Final(Error::CrossShard),
             Kind::TooLarge(e) => Refusal::Final(Error::TooLarge { what: e.what, limit: e.limit, knob: e.knob }),
             Kind::Expired(e) => Refusal::Final(Error::Expired { shard_time_us: e.shard_time_us }),

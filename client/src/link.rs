@@ -100,7 +100,8 @@ pub(crate) fn service(channel: Meant) -> SynodClient<Meant> {
     SynodClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-fn root_cause(error: &dyn std::error::Error) -> String {
+/// The deepest cause, which names what happened.
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

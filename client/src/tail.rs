@@ -7,7 +7,7 @@
 //! polls; where the shard no longer holds what is wanted in memory it scans one segment, then polls on. Only when a page is
 //! taken up do the segments move on, and the lane's next question follows from them, so a failed question changes nothing.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,7 +24,7 @@ use crate::limits::check_table_name;
 use crate::router::{Span, after, lower_bound_of, position};
 use crate::segments::Segments;
 use crate::token::{Given, Token};
-use crate::types::{Record, TailOptions, TailStart};
+use crate::types::{PassedOver, Record, TailOptions, TailStart};
 
 /// A record of a tail.
 #[derive(Clone, Debug)]
@@ -76,6 +76,24 @@ impl TailItem {
 type Asked = BoxFuture<'static, (Lane, Result<News>)>;
 type Begun = BoxFuture<'static, Result<Begin>>;
 
+/// Most keys that a stream names as passed over.
+const PASSED_MAX: usize = 1024;
+
+/// The keys of which trimmed records were passed over.
+#[derive(Default)]
+struct Passed {
+    seen: HashSet<Bytes>,
+    untold: Vec<PassedOver>,
+}
+
+impl Passed {
+    fn add(&mut self, passed: PassedOver) {
+        if self.seen.len() < PASSED_MAX && self.seen.insert(passed.key.clone()) {
+            self.untold.push(passed);
+        }
+    }
+}
+
 /// What a tail begins with.
 struct Begin {
     ground: Arc<Ground>,
@@ -105,6 +123,7 @@ pub struct TailStream {
     failed: Vec<Lane>,
     /// Where lanes begin whose last question failed, asked again or not.
     waiting: BTreeSet<Bytes>,
+    passed: Passed,
     over: bool,
 }
 
@@ -123,6 +142,7 @@ impl TailStream {
             items: VecDeque::new(),
             failed: Vec::new(),
             waiting: BTreeSet::new(),
+            passed: Passed::default(),
             over: false,
         }
     }
@@ -138,6 +158,12 @@ impl TailStream {
     /// stream is polled, also while it has no record to give.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Of which keys trimmed records were passed over since this was last asked: each key once in the life of the stream, and
+    /// no more than the first 1,024 keys. A key may be missing where several are passed over on one page.
+    pub fn passed_over(&mut self) -> Vec<PassedOver> {
+        std::mem::take(&mut self.passed.untold)
     }
 
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -160,9 +186,13 @@ impl TailStream {
     }
 
     fn ask(&mut self, lane: Lane, ground: &Arc<Ground>, segments: &Segments) {
+        let tell_trimmed = segments.reach(&self.catches_up, &lane.from, &lane.to);
+        self.question(lane, ground, segments, tell_trimmed);
+    }
+
+    fn question(&mut self, lane: Lane, ground: &Arc<Ground>, segments: &Segments, tell_trimmed: bool) {
         let wanted = segments.within(&lane.from, &lane.to);
         let wait = if self.options.follow { self.client.core.options.tail_wait } else { std::time::Duration::ZERO };
-        let tell_trimmed = segments.reach(&self.catches_up, &lane.from, &lane.to);
         let page = Page { limit: self.options.page_records, wait, tell_trimmed };
         let question = lane.ask(self.client.clone(), ground.clone(), wanted, page);
         self.asked.push(question.boxed());
@@ -261,6 +291,10 @@ impl Stream for TailStream {
                 }
             }
             match this.answered.pop_front() {
+                Some((lane, Err(Error::Trimmed { key, first }))) if this.options.skip_trimmed => {
+                    this.passed.add(PassedOver { key, first });
+                    this.skip(lane);
+                }
                 Some((lane, Err(error))) => {
                     this.waiting.insert(lane.from.clone());
                     this.failed.push(Lane { phase: Phase::Poll, ..lane });
@@ -281,6 +315,14 @@ impl Stream for TailStream {
 }
 
 impl TailStream {
+    /// Asks a lane's question again, and for what is left only. It is told of trims again with its next question.
+    fn skip(&mut self, lane: Lane) {
+        if let Some((ground, segments)) = self.begun.take() {
+            self.question(lane, &ground, &segments, false);
+            self.begun = Some((ground, segments));
+        }
+    }
+
     fn ask_again(&mut self) {
         if let Some((ground, segments)) = self.begun.take() {
             for lane in std::mem::take(&mut self.failed) {

@@ -246,7 +246,8 @@ pub enum TailStart {
     /// With what commits from now on.
     Latest,
     /// After what an earlier tail of the same keys had given. Where records that follow were trimmed the tail fails with
-    /// [`Error::Trimmed`](crate::Error::Trimmed); of a table that keeps the newest only it goes on with these.
+    /// [`Error::Trimmed`](crate::Error::Trimmed), unless [`TailOptions::skip_trimmed`] is set; of a table that keeps the
+    /// newest only it goes on with these.
     Token(Token),
 }
 
@@ -261,6 +262,18 @@ pub struct TailOptions {
     pub follow: bool,
     /// Records a page at most; 0 leaves it to the server.
     pub page_records: u32,
+    /// Pass over records that were trimmed, where the tail would end with [`Error::Trimmed`](crate::Error::Trimmed). What
+    /// was passed over is told by [`TailStream::passed_over`](crate::TailStream::passed_over).
+    pub skip_trimmed: bool,
+}
+
+/// A key of which a tail passed over trimmed records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The key; empty where the node is too old to say.
+    pub key: Bytes,
+    /// The first offset that was left: what the tail had not given below it is gone.
+    pub first: u64,
 }
 
 /// How a table spreads its keys over shards.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 
 use crate::error::{Error, Result};
-use crate::link::{Links, channel, endpoint, jitter, service};
+use crate::link::{Links, channel, endpoint, jitter, root_cause, service};
 use crate::meant::{Meant, Stamp, belongs_elsewhere, check_map, hex};
 use crate::options::Options;
 use crate::router::MapView;
@@ -58,14 +58,16 @@ impl Maps {
         for addr in &endpoints {
             endpoint(addr, &options)?;
         }
-        let mut last = String::from("no endpoint answered in time");
+        let mut last = Unheard::broken(Error::unavailable("no endpoint answered in time"));
         let first = async {
             loop {
                 let mut asked: FuturesUnordered<_> = endpoints.iter().map(|addr| fetch_from(addr, &options)).collect();
                 while let Some((answer, addr)) = asked.next().await {
                     match answer.and_then(|map| expected(map, addr, &options)) {
                         Ok(map) => return (map, addr.to_owned()),
-                        Err(error) => last = error.cause(),
+                        // What a node said outweighs a connection that broke: a full node closes those too many.
+                        Err(unheard) if unheard.told || !last.told => last = unheard,
+                        Err(_) => {}
                     }
                 }
                 sleep(jitter(Duration::from_millis(200))).await;
@@ -73,7 +75,7 @@ impl Maps {
         };
         let first = timeout_at(deadline, first).await;
         let Ok((first, from)) = first else {
-            let why = format!("no shard map from {}: {last}", endpoints.join(", "));
+            let why = format!("no shard map from {}: {}", endpoints.join(", "), last.error.cause());
             return Err(Error::unavailable(why));
         };
         links.belong_to(&first.cluster);
@@ -297,7 +299,7 @@ impl Maps {
         }
         let channel = channel(addr, &self.options).await?;
         let asked = self.links.stamp().on(channel.clone());
-        let map = ask_map(asked, addr, self.options.connect_timeout).await?;
+        let map = ask_map(asked, addr, self.options.connect_timeout).await.map_err(|unheard| unheard.error)?;
         if self.links.channel_at(addr).is_none() {
             self.dialled().insert(addr.to_owned(), channel);
         }
@@ -310,15 +312,42 @@ fn random_below(n: usize) -> usize {
 }
 
 /// The map of a node that may belong to any cluster.
-async fn fetch_from<'a>(addr: &'a str, options: &Options) -> (Result<v1::ShardMap>, &'a str) {
+async fn fetch_from<'a>(addr: &'a str, options: &Options) -> (Answered<v1::ShardMap>, &'a str) {
     (first_map(addr, options).await, addr)
 }
 
+/// Why there is no map of a node.
+struct Unheard {
+    error: Error,
+    /// The node itself said so.
+    told: bool,
+}
+
+type Answered<T> = std::result::Result<T, Unheard>;
+
+impl Unheard {
+    fn broken(error: Error) -> Unheard {
+        Unheard { error, told: false }
+    }
+
+    fn of(addr: &str, status: &tonic::Status) -> Unheard {
+        // What a node says comes without a source.
+        match std::error::Error::source(status) {
+            None => Unheard { error: Error::from_status(status), told: true },
+            Some(cause) => {
+                let why = format!("{addr}: the connection ended before the node answered: {}", root_cause(cause));
+                Unheard::broken(Error::unavailable(why))
+            }
+        }
+    }
+}
+
 /// The map, where it is of the cluster that the options name.
-fn expected(map: v1::ShardMap, addr: &str, options: &Options) -> Result<v1::ShardMap> {
+fn expected(map: v1::ShardMap, addr: &str, options: &Options) -> Answered<v1::ShardMap> {
     match options.cluster {
         Some(ours) if map.cluster != ours[..] => {
-            Err(Error::unavailable(belongs_elsewhere(addr, &hex(&map.cluster), &hex(&ours))))
+            let error = Error::unavailable(belongs_elsewhere(addr, &hex(&map.cluster), &hex(&ours)));
+            Err(Unheard { error, told: true })
         }
         _ => Ok(map),
     }
@@ -345,18 +374,19 @@ async fn of_one_cluster(endpoints: &[String], map: &v1::ShardMap, from: &str, op
 }
 
 /// The map of an endpoint, on a connection of its own.
-async fn first_map(addr: &str, options: &Options) -> Result<v1::ShardMap> {
-    ask_map(Stamp::new(options.operator).on(channel(addr, options).await?), addr, options.connect_timeout).await
+async fn first_map(addr: &str, options: &Options) -> Answered<v1::ShardMap> {
+    let channel = channel(addr, options).await.map_err(Unheard::broken)?;
+    ask_map(Stamp::new(options.operator).on(channel), addr, options.connect_timeout).await
 }
 
 /// The newest map of the node at the end of a connection.
-async fn ask_map(channel: Meant, addr: &str, wait: Duration) -> Result<v1::ShardMap> {
+async fn ask_map(channel: Meant, addr: &str, wait: Duration) -> Answered<v1::ShardMap> {
     let ask = async {
         let request = v1::WatchMapRequest { from_revision: 0 };
-        let stream = service(channel).watch_map(request).await.map_err(|s| Error::from_status(&s))?;
-        let map = stream.into_inner().message().await.map_err(|s| Error::from_status(&s))?;
-        map.ok_or_else(|| Error::unavailable(format!("{addr} gave no map")))
+        let stream = service(channel).watch_map(request).await.map_err(|s| Unheard::of(addr, &s))?;
+        let map = stream.into_inner().message().await.map_err(|s| Unheard::of(addr, &s))?;
+        map.ok_or_else(|| Unheard::broken(Error::unavailable(format!("{addr} gave no map"))))
     };
-    let late = || Error::unavailable(format!("{addr}: no map within {} ms", wait.as_millis()));
+    let late = || Unheard::broken(Error::unavailable(format!("{addr}: no map within {} ms", wait.as_millis())));
     timeout(wait, ask).await.map_err(|_| late())?
 }

@@ -87,7 +87,7 @@ impl KeyQuery<'_> {
             At::Offset(offset) if offset >= next => (None, true),
             At::Offset(offset) => {
                 if offset < first {
-                    return Ok(Err(Refusal::Trimmed { first }));
+                    return Ok(Err(Refusal::Trimmed { key: self.key.clone(), first }));
                 }
                 (Some(offset), true)
             }
@@ -98,7 +98,7 @@ impl KeyQuery<'_> {
                     return Ok(if first == Offset(0) {
                         Ok(Answer::Record { record: None, first, next })
                     } else {
-                        Err(Refusal::Trimmed { first })
+                        Err(Refusal::Trimmed { key: self.key.clone(), first })
                     });
                 }
                 (Some(Offset(after.0 - 1)), false)
@@ -119,7 +119,7 @@ impl KeyQuery<'_> {
         let head = self.head(store)?.unwrap_or_default();
         let (first, next) = (head.first, head.next);
         if from < first {
-            return Ok(Err(Refusal::Trimmed { first }));
+            return Ok(Err(Refusal::Trimmed { key: self.key.clone(), first }));
         }
         let mut page = Page::new(limit);
         if let Newest::Inline(record) = head.newest {
@@ -182,8 +182,8 @@ struct Page {
     records: Vec<KeyedRecord>,
     bytes: usize,
     limit: usize,
-    /// The first offset of a key of which records that are asked for were trimmed: the whole read is refused.
-    trimmed: Option<Offset>,
+    /// A key of which records that are asked for were trimmed, and the first offset left: the whole read is refused.
+    trimmed: Option<(Bytes, Offset)>,
 }
 
 impl Page {

@@ -65,6 +65,14 @@ fn a_backup_becomes_a_new_cluster() {
     });
     let names: Vec<Value> = (1..=3).map(|node| restore(&dir, node).ok().json()["cluster"].clone()).collect();
     assert!(names.iter().all(|name| *name == names[0] && *name != manifest["cluster"]), "{names:?}");
+    // Another name makes another cluster: nobody who knows the one takes the other for it.
+    let named = |name: &str, node: &str| {
+        let data = new.dir().join(format!("named-{name}-{node}")).display().to_string();
+        let args = ["restore", &backup, "--data-dir", &data, "--founders", &founders, "--node", node, "--name", name];
+        old.json(&args)["cluster"].clone()
+    };
+    let second = named("second", "1");
+    assert!(second == named("second", "2") && second != names[0] && second != named("third", "1"), "{second}");
     let full = restore(&dir, 1);
     assert!(full.code == 2 && full.stderr.contains("is not empty"), "{}", full.stderr);
     for node in 1..=3 {

@@ -145,6 +145,29 @@ fn an_operator_gets_in_while_clients_hold_every_place() {
 }
 
 #[test]
+fn who_was_told_of_the_limit_says_so_though_it_is_cut_off_later() {
+    let _alone = alone();
+    let cluster = Cluster::start_with("[network]\nconnections_max = 16\n");
+    let addr = cluster.addr(1);
+    let runtime = runtime();
+    let held = runtime.block_on(crowd(&addr, 60)).0;
+    let args = ["--endpoints", &addr, "--timeout", "4s", "get", "t", "k"];
+    let get = cluster.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    // Now the entrance is full as well, and a connection is closed without a word.
+    let silent: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&addr).expect("a connection");
+            let _ = stream.write_all(&[PREFACE, SETTINGS].concat());
+            stream
+        })
+        .collect();
+    let ended: Ran = get.wait_with_output().unwrap().into();
+    ended.refused(1, &["network.connections_max = 16"]);
+    drop((held, silent));
+}
+
+#[test]
 fn who_never_finishes_its_handshake_loses_its_place() {
     let _alone = alone();
     let cluster = Cluster::start_with("[network]\nconnections_max = 16\n");

@@ -4,11 +4,14 @@
 //! success as enough: what is stored is read back.
 
 use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use synod_tests::alone;
 use synod_tests::cluster::Cluster;
-use synod_tests::run::Ran;
+use synod_tests::run::{Ran, until};
 
 struct Files {
     cluster: Cluster,
@@ -134,6 +137,33 @@ fn files_of_spreadsheets_and_archives_are_read_or_refused_by_name() {
     for flags in [&lines[..], &csv, &skip, &ndjson] {
         files.refused(&files.load("lines.gz", gz, flags), &["lines.gz:1:", "gzip", "zcat"]);
     }
+}
+
+#[test]
+fn what_comes_slowly_is_stored_while_the_pipe_is_open() {
+    let _alone = alone();
+    let files = Files::start();
+    let args = ["load", "all", "-", "--format", "lines", "--key-regex", "^[a-z]+"];
+    let mut load = files.cluster.command(&args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut pipe = load.stdin.take().unwrap();
+    let mut stored = 0;
+    for lines in [1, 3] {
+        for _ in 0..lines {
+            pipe.write_all(b"key value\n").unwrap();
+        }
+        stored += lines;
+        let count = || files.cluster.cli(&["scan", "all", "--keys-only"]).ok().stdout.lines().count();
+        let read = || files.cluster.cli(&["read", "all", "key"]).ok().stdout.lines().count();
+        let seen = until(Duration::from_secs(10), "what was written is stored", || {
+            (count() == 1 && read() == stored).then_some(())
+        });
+        seen.unwrap_or_else(|why| {
+            load.kill().unwrap();
+            panic!("{why}: {stored} records")
+        });
+    }
+    drop(pipe);
+    assert!(load.wait().unwrap().success());
 }
 
 #[test]

@@ -83,6 +83,65 @@ fn what_is_trimmed_deleted_or_overwritten_no_tail_gives() {
     }
 }
 
+/// Keys and offsets that a tail gives, and what it says on standard error.
+fn gives(cluster: &Cluster, args: &[&str]) -> (Vec<(String, u64)>, String) {
+    let ran = cluster.cli(&[&["-o", "json", "tail", "log"], args].concat()).ok();
+    let text = |record: &Value| record["key"].as_str().unwrap().to_owned();
+    (ran.json_lines().iter().map(|record| (text(record), record["offset"].as_u64().unwrap())).collect(), ran.stderr)
+}
+
+#[test]
+fn one_trimmed_key_keeps_nobody_from_the_others() {
+    let _alone = alone();
+    let mut cluster = Cluster::start();
+    cluster.cli(&["table", "create", "log", "--partition", "range", "--retain", "all"]).ok();
+    let mut early = vec![];
+    for key in ["a1", "a2", "b1"] {
+        cluster.cli(&["append", "log", key, "0"]).ok();
+    }
+    let tails: [&[&str]; 3] = [&[], &["--prefix", "a"], &["a1"]];
+    for args in tails {
+        early.push(said(&gives(&cluster, args).1, "token").as_str().unwrap().to_owned());
+    }
+    for key in ["a1", "a2", "b1"] {
+        cluster.cli(&["append", "log", key, "1", "2", "3"]).ok();
+    }
+    cluster.cli(&["trim", "log", "a1", "--before", "3"]).ok();
+    let all = [("a1", 3), ("a2", 1), ("a2", 2), ("a2", 3), ("b1", 1), ("b1", 2), ("b1", 3)];
+    let all = all.map(|(key, offset)| (key.to_owned(), offset));
+    for restarted in [false, true] {
+        for (args, token, left) in
+            [(tails[0], &early[0], &all[..]), (tails[1], &early[1], &all[..4]), (tails[2], &early[2], &all[..1])]
+        {
+            let from = [args, &["--from", token]].concat();
+            let told = cluster.cli(&[&["-o", "json", "tail", "log"], &from[..]].concat());
+            let fields = ["error", "key", "first", "knob", "token"].map(|name| said(&told.stderr, name));
+            let expected: [Value; 5] =
+                ["trimmed".into(), "a1".into(), 3.into(), "--skip-trimmed".into(), token.as_str().into()];
+            assert_eq!((told.code, fields), (1, expected), "{args:?}, restarted: {restarted}");
+            let told = cluster.cli(&[&["tail", "log"], &from[..]].concat()).stderr;
+            for words in ["key \"a1\"", "before offset 3", "--skip-trimmed", &format!("token: {token}\n")] {
+                assert!(told.contains(words), "no {words} in: {told}");
+            }
+            for follow in [None, Some(format!("{}", left.len()))] {
+                let mut going = [&from[..], &["--skip-trimmed"]].concat();
+                going.extend(follow.iter().flat_map(|limit| ["-f", "--limit", limit]));
+                let (mut given, stderr) = gives(&cluster, &going);
+                given.sort();
+                assert_eq!(given, left, "{going:?}, restarted: {restarted}");
+                let passed: Vec<&str> = stderr.lines().filter(|line| line.contains("trimmed")).collect();
+                assert_eq!(passed, [r#"{"trimmed":{"first":3,"key":"a1"}}"#], "{stderr}");
+                let after = said(&stderr, "token");
+                let after = [args, &["--from", after.as_str().unwrap()]].concat();
+                assert_eq!(gives(&cluster, &after).0, [], "nothing is given again");
+            }
+        }
+        if !restarted {
+            restart_all(&mut cluster);
+        }
+    }
+}
+
 /// Writes one value after the other to the shards of `other` until told to end; returns the longest that one took.
 async fn write_elsewhere(client: Client, over: std::sync::Arc<std::sync::atomic::AtomicBool>) -> Duration {
     let mut longest = Duration::ZERO;

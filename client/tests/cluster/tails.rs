@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use synod_client::{Client, Keys, NewRecord, TailItem, TailOptions, TailStart, WriteOp};
+use synod_client::proto as v1;
+use synod_client::{Client, Error, Keys, NewRecord, PassedOver, TailItem, TailOptions, TailStart, WriteOp};
+use v1::error::Kind;
+use v1::shard_request::Body as Ask;
 
 use crate::cluster;
-use crate::fake::{Action, World};
+use crate::fake::{Action, World, error};
 
 /// Single appends, appends of several records, and batches over several keys of one shard.
 async fn write(client: &Client, table: &str, rounds: std::ops::Range<usize>) {
@@ -159,6 +162,40 @@ async fn latest_begins_with_what_comes() {
         let item = tail.try_next().await.unwrap().unwrap();
         let text = String::from_utf8(item.record.value.to_vec()).unwrap();
         assert!(text.split_once('.').unwrap().0.parse::<usize>().unwrap() >= 10);
+    }
+}
+
+#[tokio::test]
+async fn what_was_trimmed_is_passed_over_and_named_once() {
+    let (world, client) = cluster().await;
+    write(&client, "r", 0..10).await;
+    let seen = read_all(&client, "r", Keys::All, TailStart::Earliest).await;
+    let start = TailStart::Token(seen.last().unwrap().token());
+    write(&client, "r", 10..30).await;
+    // Whoever asks to be told is told of a trim: nothing but the flag goes past that.
+    world.hook(|_, request| {
+        let tells = match &request.body {
+            Some(Ask::Tail(poll)) => poll.tell_trimmed && poll.segments.iter().any(|s| s.after_ts_us > 0),
+            Some(Ask::Scan(scan)) => scan.tell_trimmed && scan.after_ts_us > 0,
+            _ => false,
+        };
+        let trimmed = || error(Kind::Trimmed(v1::Trimmed { first: 7, key: "gone".into() }));
+        if tells { Action::Answer(Box::new(trimmed())) } else { Action::Normal }
+    });
+    let newest = world.state.lock().unwrap().ts_us;
+    for (after_us, page) in [(0, 3), (newest, 3), (newest - 5, 1000)] {
+        memory(&world, after_us, page);
+        let options = TailOptions { start: start.clone(), ..Default::default() };
+        let told = client.tail("r", options.clone()).try_next().await.unwrap_err();
+        assert_eq!(told, Error::Trimmed { key: "gone".into(), first: 7 });
+        assert_eq!(told.to_string(), "records of key \"gone\" before offset 7 were trimmed");
+        let mut tail = client.tail("r", TailOptions { skip_trimmed: true, ..options });
+        let mut items = Vec::new();
+        while let Some(item) = tail.try_next().await.unwrap() {
+            items.push(place(&item));
+        }
+        check(&world, &items, &seen.iter().map(place).collect::<Vec<_>>(), |_| true, 1);
+        assert_eq!(tail.passed_over(), [PassedOver { key: "gone".into(), first: 7 }]);
     }
 }
 

@@ -103,9 +103,11 @@ pub enum Refusal {
     /// Below the client's floor: an earlier attempt's outcome is no longer kept.
     #[error("the write is below its client's floor")]
     BelowFloor,
-    /// The records asked for are gone.
-    #[error("records below offset {first} were trimmed")]
+    /// Records asked for are gone.
+    #[error("records of key {key:?} below offset {first} were trimmed")]
     Trimmed {
+        /// Whose.
+        key: Bytes,
         /// First offset kept.
         first: Offset,
     },

@@ -50,18 +50,18 @@ pub(super) fn scan(state: &ShardState, store: &mut dyn StateStore, scan: &Scan) 
             _ => None,
         };
         // The page before went up to the cursor: what was trimmed below it was given.
-        if let (Some((_, head)), Some(Cursor { offset: Some(offset), .. })) = (&inside, &cursor)
+        if let (Some((key, head)), Some(Cursor { offset: Some(offset), .. })) = (&inside, &cursor)
             && *offset < head.first
             && walk.tells_trimmed()
         {
-            return Ok(Err(Refusal::Trimmed { first: head.first }));
+            return Ok(Err(Refusal::Trimmed { key: key.clone(), first: head.first }));
         }
         history::page(&walk, store, bounds, inside, &mut page)?
     } else {
         newest::page(&walk, store, bounds, &mut page)?
     };
-    if let Some(first) = page.trimmed {
-        return Ok(Err(Refusal::Trimmed { first }));
+    if let Some((key, first)) = page.trimmed {
+        return Ok(Err(Refusal::Trimmed { key, first }));
     }
     let cursor = rest.map_or_else(Bytes::new, |cursor| cursor.encode());
     Ok(Ok(Answer::Page { records: page.records, cursor, first: Offset(0), next: Offset(0) }))

@@ -72,7 +72,7 @@ pub fn tail(
         if let Some(first) = firsts.above(state, store, record)? {
             // A tail that begins at the earliest begins at what is left.
             if poll.tells_trimmed && after_ts > 0 && state.descriptor().retention == Retention::All {
-                return Ok(Some(Err(Refusal::Trimmed { first })));
+                return Ok(Some(Err(Refusal::Trimmed { key: record.key.clone(), first })));
             }
             continue;
         }

@@ -32,8 +32,8 @@ fn get_by_offset_and_time() {
         assert_eq!(get(&mut b, "k", At::Time(ts)).unwrap().map(|(o, _)| o), expected, "at {ts}");
     }
     b.write(500, vec![op("k", Expect::Any, Action::Trim(Offset(5)))]).unwrap();
-    assert_eq!(get(&mut b, "k", At::Offset(Offset(4))), Err(Refusal::Trimmed { first: Offset(5) }));
-    assert_eq!(get(&mut b, "k", At::Time(149)), Err(Refusal::Trimmed { first: Offset(5) }));
+    assert_eq!(get(&mut b, "k", At::Offset(Offset(4))), Err(Refusal::Trimmed { key: "k".into(), first: Offset(5) }));
+    assert_eq!(get(&mut b, "k", At::Time(149)), Err(Refusal::Trimmed { key: "k".into(), first: Offset(5) }));
     b.write(600, vec![delete("k")]).unwrap();
     assert_eq!(get(&mut b, "k", At::Newest), Ok(None));
     assert_eq!(get(&mut b, "k", At::Offset(Offset(10))), found(10, ""));
@@ -48,8 +48,8 @@ fn get_on_a_latest_table() {
     b.write(20, vec![append("k", &["b"])]).unwrap();
     assert_eq!(get(&mut b, "k", At::Newest), found(1, "b"));
     assert_eq!(get(&mut b, "k", At::Offset(Offset(1))), found(1, "b"));
-    assert_eq!(get(&mut b, "k", At::Offset(Offset(0))), Err(Refusal::Trimmed { first: Offset(1) }));
-    assert_eq!(get(&mut b, "k", At::Time(15)), Err(Refusal::Trimmed { first: Offset(1) }));
+    assert_eq!(get(&mut b, "k", At::Offset(Offset(0))), Err(Refusal::Trimmed { key: "k".into(), first: Offset(1) }));
+    assert_eq!(get(&mut b, "k", At::Time(15)), Err(Refusal::Trimmed { key: "k".into(), first: Offset(1) }));
     assert_eq!(get(&mut b, "k", At::Time(20)), found(1, "b"));
 }
 
@@ -322,7 +322,7 @@ fn a_tail_from_below_what_was_trimmed_is_told() {
         b.write(10 * n, vec![append("k", &["v"]), append("m", &["v"])]).unwrap();
     }
     b.write(60, vec![trim("k", 3)]).unwrap();
-    let told = Some(Refusal::Trimmed { first: Offset(3) });
+    let told = Some(Refusal::Trimmed { key: "k".into(), first: Offset(3) });
     for (after, wanted) in [(0, None), (10, told.clone()), (29, told.clone()), (30, None), (35, None), (50, None)] {
         assert_eq!(refused(&mut b, tail_from(after)), wanted, "from the ring, after {after}");
         // As after a restart, where nothing is in memory.
@@ -330,7 +330,7 @@ fn a_tail_from_below_what_was_trimmed_is_told() {
         assert_eq!(refused(&mut b, scan_from("l", after)), None, "of other keys, after {after}");
     }
     b.write(70, vec![trim("k", 5)]).unwrap();
-    let told = Some(Refusal::Trimmed { first: Offset(5) });
+    let told = Some(Refusal::Trimmed { key: "k".into(), first: Offset(5) });
     assert_eq!((refused(&mut b, tail_from(40)), refused(&mut b, scan_from("", 40))), (told.clone(), told));
     assert_eq!((refused(&mut b, tail_from(50)), refused(&mut b, scan_from("", 50))), (None, None));
 }

@@ -113,7 +113,7 @@ fn a_tail_is_told_of_what_was_trimmed_also_after_a_restart() {
         stamps.push(c.range(table, "k").last().unwrap().record.ts_us);
     }
     trim(&mut c, table, "k", 3);
-    let told = Err(Refusal::Trimmed { first: Offset(3) });
+    let told = Err(Refusal::Trimmed { key: "k".into(), first: Offset(3) });
     for restarted in [false, true] {
         for (after, expected) in [(0, Ok(2)), (stamps[0], told.clone()), (stamps[1], told.clone()), (stamps[2], Ok(2))]
         {

@@ -374,6 +374,10 @@ pub struct Scan {
 However the tail ends, a place to go on from (a token for --from) is said on standard error: after the last record, or \
 the last block of records where the reader of standard output went away. A record may be printed again after that, none is lost.
 
+Where records that follow a token were trimmed, the tail ends with an error that names the key and the first offset left. With \
+--skip-trimmed it goes on with what is left, and names such keys on standard error: each key once, 1,024 keys at most, and where \
+several were trimmed at one place not all of them.
+
 With -f, Ctrl-C, SIGTERM and a reader that goes away end it with exit code 0. While no node answers it waits, and says so \
 on standard error.")]
 pub struct Tail {
@@ -400,6 +404,9 @@ pub struct Tail {
     /// End after this many records
     #[arg(long)]
     pub limit: Option<u64>,
+    /// Pass over records that were trimmed, and go on with what is left
+    #[arg(long)]
+    pub skip_trimmed: bool,
 }
 
 #[cfg(test)]

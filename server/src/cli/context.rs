@@ -72,13 +72,14 @@ impl Context {
     }
 
     /// Says on standard error what a command that goes on meets with: a line, or an object with the one field.
-    pub fn note(&self, name: &str, line: &str) {
+    pub fn note(&self, name: &str, what: impl Into<serde_json::Value>) {
+        let what = what.into();
         if self.out.json() {
-            let note = serde_json::json!({ name: line });
+            let note = serde_json::json!({ name: what });
             // What nobody can read is no reason to stop.
             let _ = writeln!(std::io::stderr(), "{}", escape::json(&note).unwrap_or_default());
         } else {
-            self.progress(line);
+            self.progress(what.as_str().unwrap_or_default());
         }
     }
 
@@ -142,7 +143,7 @@ impl From<Error> for CliError {
             Error::ExpectationFailed { actual, op_index } => {
                 base.with("actual", actual).with("op_index", op_index).exiting(Exit::Expectation)
             }
-            Error::Trimmed { first } => base.with("first", first),
+            Error::Trimmed { key, first } => base.with_bytes("key", "key_base64", &key).with("first", first),
             Error::TooLarge { what, limit, knob } => base.with("what", what).with("limit", limit).with("knob", knob),
             Error::Overloaded { retry_after, why } => {
                 base.with("why", why).with("retry_after_ms", u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX))

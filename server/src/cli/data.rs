@@ -86,7 +86,7 @@ pub async fn read(context: &mut Context, args: args::Read) -> Result<()> {
     while let Some(record) = next(context, &mut records).await? {
         match record {
             // Who did not say where to begin wants what is left.
-            Err(Error::Trimmed { first }) if args.from.is_none() && !printed && first > from => {
+            Err(Error::Trimmed { first, .. }) if args.from.is_none() && !printed && first > from => {
                 from = first;
                 records = read(from);
             }

@@ -8,6 +8,7 @@ use std::io;
 
 use serde_json::{Map, Value, json};
 
+use super::bytes::to_base64;
 use super::escape::{self, bounded, harmless};
 
 /// Bytes of a message.
@@ -105,6 +106,16 @@ impl CliError {
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.set(name, value);
         self
+    }
+
+    /// The same with bytes in its JSON form: as text where they are UTF-8, else in base64 under the other name. Nothing of none.
+    #[must_use]
+    pub fn with_bytes(self, name: &str, base64: &str, bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok("") => self,
+            Ok(text) => self.with(name, text),
+            Err(_) => self.with(base64, to_base64(bytes)),
+        }
     }
 
     /// The same, ending with another code.

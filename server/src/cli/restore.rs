@@ -29,6 +29,10 @@ pub struct RestoreArgs {
     /// The new cluster's nodes, the same list for each: HOST:PORT in the order of their numbers
     #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
     founders: Vec<String>,
+    /// A name for this restore, the same for each of its nodes. The same backup, founders and name make the same cluster again:
+    /// whoever knew it before takes offsets and tokens of the earlier one for this one's
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    name: String,
     /// Which of them this directory is for: 1 is the first
     #[arg(long, value_name = "N")]
     node: u64,
@@ -44,15 +48,16 @@ struct Restored {
 
 /// Runs `restore`.
 pub fn restore(context: &mut Context, args: &RestoreArgs) -> Result<()> {
-    let RestoreArgs { dir, data_dir, founders, node } = args;
+    let RestoreArgs { dir, data_dir, founders, name, node } = args;
     addresses("--founders", founders)?;
     if *node == 0 || *node > founders.len() as u64 {
         return Err(CliError::usage("--node", format!("{node} is none of the {} founders", founders.len())));
     }
     let (manifest, files) = open(dir)?;
-    // A name of its own, the same for each of its nodes: the old cluster's replicas are strangers to it.
+    // An id of its own, the same for each of its nodes: the old cluster's replicas are strangers to it. No address has a space.
     let named = manifest.shards.iter().map(|entry| entry.digest.as_str()).chain(founders.iter().map(String::as_str));
-    let cluster = name_of(named);
+    let name = (!name.is_empty()).then(|| format!("name {name}"));
+    let cluster = name_of(named.chain(name.as_deref()));
     let dropped: Vec<TableId> = manifest.dropped.iter().copied().map(TableId).collect();
     let plan = plan(&files, &dropped, cluster, founders).map_err(failed)?;
     let unusable = |error: anyhow::Error| CliError::usage("--data-dir", format!("{error:#}"));

@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use synod_client::{Keys, TailItem, TailOptions, TailStart, TailStream, Token};
+use synod_client::{Error, Keys, PassedOver, TailItem, TailOptions, TailStart, TailStream, Token};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::args;
+use super::bytes::to_base64;
 use super::context::Context;
 use super::data::{at, say, shown};
 use super::error::{CliError, Result};
+use super::escape::piece;
 use super::output;
 
 /// How long one call of a followed tail takes, where `--timeout` does not say: what fails is asked again anyway.
@@ -48,9 +50,10 @@ pub async fn run(context: &mut Context, args: args::Tail) -> Result<()> {
     if flushed.is_ok() {
         tail.note_place();
     }
+    tail.say_passed_over(context);
     let place = tail.place();
     // An error of what was asked for, before anything came of it, is all there is to say.
-    let may_go_on = |error: &CliError| error.is_retryable() || error.is_quiet();
+    let may_go_on = |error: &CliError| error.is_retryable() || error.is_quiet() || error.kind() == "trimmed";
     if place != from || done.as_ref().err().is_none_or(may_go_on) {
         say(context, "token", &place);
     }
@@ -100,9 +103,10 @@ impl Tail {
             "latest" => TailStart::Latest,
             token => TailStart::Token(Token::from_str(token).map_err(|error| at("--from", error))?),
         };
+        let skip_trimmed = args.skip_trimmed;
         Ok(Self {
             table: args.table,
-            options: TailOptions { keys, start, follow: args.follow, page_records: 0 },
+            options: TailOptions { keys, start, follow: args.follow, page_records: 0, skip_trimmed },
             left: args.limit.unwrap_or(u64::MAX),
             outage: Outage::new(args.patience),
             stream: None,
@@ -161,7 +165,7 @@ impl Tail {
         let ready = self.stream.as_mut().and_then(|stream| stream.next().now_or_never());
         if let Some(ready) = ready {
             self.look(context);
-            return Ok(ready.transpose()?);
+            return ready.transpose().map_err(tail_error);
         }
         context.out.flush()?;
         self.note_place();
@@ -170,9 +174,9 @@ impl Tail {
             tokio::select! {
                 item = stream.next() => {
                     self.look(context);
-                    return Ok(item.transpose()?);
+                    return item.transpose().map_err(tail_error);
                 }
-                () = sleep(LOOK_EVERY), if self.outage.since.is_some() => {
+                () = sleep(LOOK_EVERY), if self.outage.since.is_some() || self.options.skip_trimmed => {
                     self.look(context);
                     self.outage.check()?;
                 }
@@ -180,11 +184,44 @@ impl Tail {
         }
     }
 
+    fn say_passed_over(&mut self, context: &Context) {
+        for passed in self.stream.as_mut().map(TailStream::passed_over).unwrap_or_default() {
+            say_passed_over(context, &passed);
+        }
+    }
+
     fn look(&mut self, context: &Context) {
+        self.say_passed_over(context);
         if self.stream.as_ref().is_some_and(|stream| !stream.is_waiting()) {
             self.outage.over(context);
         }
     }
+}
+
+/// The client's error; of a trim with the flag that goes on past it.
+fn tail_error(error: Error) -> CliError {
+    let trimmed = matches!(error, Error::Trimmed { .. });
+    let error = CliError::from(error);
+    if !trimmed {
+        return error;
+    }
+    error.followed_by("--skip-trimmed goes on with what is left").with("knob", "--skip-trimmed")
+}
+
+/// Says that the records of a key were passed over.
+fn say_passed_over(context: &Context, passed: &PassedOver) {
+    if context.out.json() {
+        let mut which = serde_json::json!({ "first": passed.first });
+        match std::str::from_utf8(&passed.key) {
+            Ok("") => {}
+            Ok(key) => which["key"] = key.into(),
+            Err(_) => which["key_base64"] = to_base64(&passed.key).into(),
+        }
+        return context.note("trimmed", which);
+    }
+    let of_key = if passed.key.is_empty() { String::new() } else { format!(" of key \"{}\"", piece(&passed.key)) };
+    context
+        .note("trimmed", format!("tail passes over records{of_key} before offset {}: they were trimmed", passed.first));
 }
 
 /// A time in which a part of what is tailed could not be asked for.
@@ -215,7 +252,7 @@ impl Outage {
             self.said = Some(now);
             let waited = now.duration_since(since).as_secs();
             let how_long = if waited > 0 { format!(" (for {waited} s)") } else { String::new() };
-            context.note("waiting", &format!("tail waits for the cluster{how_long}: {}", error.message()));
+            context.note("waiting", format!("tail waits for the cluster{how_long}: {}", error.message()));
         }
         self.last = Some(error);
         self.check()
@@ -239,7 +276,7 @@ impl Outage {
     fn over(&mut self, context: &Context) {
         if let Some(since) = self.since.take() {
             (self.said, self.last) = (None, None);
-            context.note("going_on", &format!("tail goes on, after {} s", since.elapsed().as_secs()));
+            context.note("going_on", format!("tail goes on, after {} s", since.elapsed().as_secs()));
         }
     }
 }

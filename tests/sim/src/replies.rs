@@ -52,7 +52,7 @@ impl World {
                 {
                     model.told_expired((id.client, id.seq))?;
                 }
-                if let Refusal::Trimmed { first } = refusal {
+                if let Refusal::Trimmed { first, .. } = refusal {
                     let key = self.ops[&op].known.keys().next().cloned().unwrap_or_default();
                     self.show(shard, &key, first.0, first.0)?;
                 }

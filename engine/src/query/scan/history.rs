@@ -140,7 +140,7 @@ impl Place<'_, '_> {
         self.passed.begin(&row[..row.len() - 1]);
         let head = decode_head(self.walk.state, value, !self.walk.scan.keys_only).map_err(Stop::Failed)?;
         if self.walk.lacks(&parsed.key, &head) {
-            self.page.trimmed = Some(head.first);
+            self.page.trimmed = Some((parsed.key.clone(), head.first));
             return Err(full(self.walk, &parsed.key, None));
         }
         let newest = head.newest_ts_us().unwrap_or(0);

@@ -1,9 +1,10 @@
 //! `synod load`: a file into a table.
 //!
-//! Owns the flags and the pieces' assembly: a thread that reads ([`source`]), the window that keeps each key's order
+//! Owns the flags and the pieces' assembly: a thread that reads ([`source`]), the way to the sender ([`batches`]), the window that keeps each key's order
 //! ([`window`]), the loop that sends ([`run`](mod@run)), and the progress display. Every queue between them is
 //! bounded, so a file of any size loads in constant memory. Must never change a byte of a record's value.
 
+mod batches;
 mod csv_rows;
 mod progress;
 mod run;
@@ -18,24 +19,22 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use regex::bytes::Regex;
-use tokio::sync::mpsc;
 
 use super::bytes::open_source;
 use super::context::Context;
 use super::error::{CliError, Result};
 use super::output::{json, text};
+use batches::{Giver, batches};
 use progress::Progress;
 use source::{Fault, FileFormat, KeyBy, Source, Step};
-
-/// Steps the reader hands over at once.
-const STEPS_AT_ONCE: usize = 256;
-/// Hand-overs that may wait.
-const HANDOVERS: usize = 8;
 
 const AFTER_HELP: &str = "\
 The value of each record is its bytes in the file with only the final newline cut: a carriage return stays, a missing \
 last newline does no harm, and bytes need not be UTF-8. A byte-order mark at the beginning of a file is no part of it. A \
 number that is a key is its digits as they stand in the file. Records of one key are stored in file order.
+
+From a pipe that brings little, each record is sent at most 0.3 s after its line is complete. Progress on standard error counts \
+what is stored.
 
 A file that is compressed, in UTF-16 or of lines that end in a carriage return alone is refused before anything is stored.
 
@@ -113,18 +112,17 @@ pub async fn run(context: &mut Context, args: LoadArgs) -> Result<()> {
     let total = std::fs::metadata(&args.file).ok().filter(|meta| meta.is_file());
     let total = total.map(|meta| meta.len().saturating_mul(args.repeat));
     let progress = Progress::new(total, context.out.json());
-    let (sender, receiver) = mpsc::channel(HANDOVERS);
+    let (giver, taker) = batches();
     let reader = {
         let (args, read) = (args.clone(), Arc::clone(&read));
         std::thread::Builder::new().name("load-reader".to_owned()).spawn(move || {
-            if let Err(error) = read_passes(&args, &key, first, &read, &sender) {
-                // The sender of appends ended first: it has its own reason.
-                let _ = sender.blocking_send(Handover::Failed(error));
+            if let Err(error) = read_passes(&args, &key, first, &read, &giver) {
+                giver.fail(error);
             }
         })
     };
     reader.map_err(|error| CliError::io("cannot start the reading thread", &error))?;
-    let summary = run::Loader::new(client, &args, progress, read).run(receiver).await?;
+    let summary = run::Loader::new(client, &args, progress, read).run(taker).await?;
     context.out.done(&summary, as_text)
 }
 
@@ -163,39 +161,21 @@ pub fn fault_error(file: &str, fault: &Fault) -> CliError {
 }
 
 /// Reads the file as often as asked; ends early where nobody takes what is read.
-fn read_passes(
-    args: &LoadArgs,
-    key: &KeyBy,
-    first: Source,
-    read: &Arc<AtomicU64>,
-    sender: &mpsc::Sender<Handover>,
-) -> Result<()> {
+fn read_passes(args: &LoadArgs, key: &KeyBy, first: Source, read: &Arc<AtomicU64>, giver: &Giver) -> Result<()> {
     let mut source = first;
     for pass in 1..=args.repeat {
         if pass > 1 {
             source = open(args, key, read)?;
         }
-        let mut ended = false;
-        while !ended {
-            let mut steps = Vec::with_capacity(STEPS_AT_ONCE);
-            // Not only counted in steps: a hand-over of large records is shorter.
-            let mut bytes = 0;
-            while steps.len() < STEPS_AT_ONCE && bytes < 1 << 20 && !ended {
-                match source.step() {
-                    Ok(Some(step)) => {
-                        bytes += step.as_ref().map_or(0, |item| item.value.len());
-                        steps.push(step);
-                    }
-                    Ok(None) => ended = true,
-                    Err(error) => {
-                        let _ = sender.blocking_send(Handover::Steps(pass, steps));
-                        return Err(CliError::io(text::path(&args.file), &error));
-                    }
-                }
-            }
-            if sender.blocking_send(Handover::Steps(pass, steps)).is_err() {
+        loop {
+            let step = source.step().map_err(|error| CliError::io(text::path(&args.file), &error))?;
+            let Some(step) = step else { break };
+            if !giver.step(pass, step) {
                 return Ok(());
             }
+        }
+        if !giver.flush() {
+            return Ok(());
         }
     }
     Ok(())
@@ -259,20 +239,22 @@ mod tests {
         assert_eq!(parse_regex("a(").unwrap_err(), "unclosed group");
     }
 
-    #[test]
-    fn every_pass_reads_the_whole_file() {
+    #[tokio::test]
+    async fn every_pass_reads_the_whole_file() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"a 1\nb 2").unwrap();
         let path = file.path().to_str().unwrap().to_owned();
         let args = args(&format!("{path} --format lines --key-regex ^. --repeat 2"));
         let (key, read) = (key_by(&args).unwrap(), Arc::default());
-        let (sender, mut receiver) = mpsc::channel(HANDOVERS);
-        read_passes(&args, &key, open(&args, &key, &read).unwrap(), &read, &sender).unwrap();
-        drop(sender);
+        let (giver, mut taker) = batches();
+        let source = open(&args, &key, &read).unwrap();
+        let counted = Arc::clone(&read);
+        let reader = std::thread::spawn(move || read_passes(&args, &key, source, &counted, &giver));
         let mut seen = Vec::new();
-        while let Some(Handover::Steps(pass, steps)) = receiver.blocking_recv() {
+        while let Some(Handover::Steps(pass, steps)) = taker.next().await {
             seen.extend(steps.into_iter().map(|step| (pass, step.unwrap().line)));
         }
+        reader.join().unwrap().unwrap();
         assert_eq!(seen, [(1, 1), (1, 2), (2, 1), (2, 2)]);
         assert_eq!(read.load(Ordering::Relaxed), 14);
     }

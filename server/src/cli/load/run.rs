@@ -12,8 +12,8 @@ use futures::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use synod_client::{Client, Error, Expect, NewRecord};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 
+use super::batches::Taker;
 use super::progress::Progress;
 use super::source::{Fault, KeyBy, Step};
 use super::window::{Bounds, Chunk, Pending, Window};
@@ -105,23 +105,18 @@ impl Loader {
     }
 
     /// Sends everything that is handed over, and sums up.
-    pub async fn run(mut self, mut receiver: mpsc::Receiver<Handover>) -> Result<json::Load> {
+    pub async fn run(mut self, mut taker: Taker) -> Result<json::Load> {
         let started = Instant::now();
         let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| CliError::io("signals", &error))?;
         let mut terminations = signal(SignalKind::terminate()).map_err(|error| CliError::io("signals", &error))?;
-        let under_way = self.send_all(&mut receiver, &mut interrupts, &mut terminations).await;
+        let under_way = self.send_all(&mut taker, &mut interrupts, &mut terminations).await;
         self.progress.end();
         self.done.seconds = started.elapsed().as_secs_f64();
         self.conclude(under_way)
     }
 
     /// The loop; returns how many records were given up while under way.
-    async fn send_all(
-        &mut self,
-        receiver: &mut mpsc::Receiver<Handover>,
-        interrupts: &mut Signal,
-        terminations: &mut Signal,
-    ) -> u64 {
+    async fn send_all(&mut self, taker: &mut Taker, interrupts: &mut Signal, terminations: &mut Signal) -> u64 {
         let mut flying = FuturesUnordered::new();
         let mut flying_records = 0;
         let mut open = true;
@@ -143,7 +138,7 @@ impl Loader {
                     flying_records -= sent.chunk;
                     self.sent(sent);
                 }
-                handover = receiver.recv(), if reading => match handover {
+                handover = taker.next(), if reading => match handover {
                     Some(Handover::Steps(pass, steps)) => self.take(pass, steps),
                     Some(Handover::Failed(error)) => self.ending = Ending::Drain(error),
                     None => open = false,

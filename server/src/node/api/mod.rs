@@ -45,7 +45,7 @@ pub fn client_error(error: &synod_client::Error) -> v1::Error {
         Error::ExpectationFailed { actual, op_index } => {
             Kind::ExpectationFailed(v1::ExpectationFailed { op_index, actual })
         }
-        Error::Trimmed { first } => Kind::Trimmed(v1::Trimmed { first }),
+        Error::Trimmed { key, first } => Kind::Trimmed(v1::Trimmed { first, key }),
         Error::CrossShard => Kind::CrossShard(v1::CrossShard {}),
         Error::TooLarge { what, limit, knob } => Kind::TooLarge(v1::TooLarge { what, limit, knob }),
         Error::Overloaded { retry_after, .. } => {

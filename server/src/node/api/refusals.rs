@@ -50,7 +50,9 @@ pub fn refusal_error(refusal: &Refusal) -> v1::Error {
         Refusal::TooManyTails { .. } => error(Kind::Unavailable(v1::Unavailable {}), true, message),
         Refusal::Expired { shard_us } => error(Kind::Expired(v1::Expired { shard_time_us: *shard_us }), false, message),
         Refusal::BelowFloor => error(Kind::OutcomeUnknown(v1::OutcomeUnknown {}), false, message),
-        Refusal::Trimmed { first } => error(Kind::Trimmed(v1::Trimmed { first: first.0 }), false, message),
+        Refusal::Trimmed { key, first } => {
+            error(Kind::Trimmed(v1::Trimmed { first: first.0, key: key.clone() }), false, message)
+        }
         Refusal::DiskFull(_) => error(Kind::DiskFull(v1::DiskFull {}), true, message),
         Refusal::Quarantined(why) => error(Kind::Quarantined(v1::Quarantined { why: why.to_string() }), true, message),
         Refusal::Invalid { field, why } => invalid(field, why.clone()),

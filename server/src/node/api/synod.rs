@@ -158,7 +158,9 @@ impl Synod for SynodService {
             "latest" => TailStart::Latest,
             token => TailStart::Token(token.parse().map_err(|e| client_status(&e))?),
         };
-        let options = TailOptions { keys: keys(call.from, call.to), start, follow: call.follow, page_records: 0 };
+        let keys = keys(call.from, call.to);
+        let (follow, skip_trimmed) = (call.follow, call.skip_trimmed);
+        let options = TailOptions { keys, start, follow, page_records: 0, skip_trimmed };
         let stream = client.tail(&call.table, options).map(|item| {
             let item = item.map_err(|e| client_status(&e))?;
             let token = item.token().to_string();
