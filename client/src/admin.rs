@@ -6,6 +6,7 @@
 //! A change of the metadata has a name, as a write has: sent again to the next node it is carried out at most once. The other
 //! calls may be repeated as they are.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -181,7 +182,7 @@ impl Client {
     }
 
     /// Raises the cluster's version to `to`, or to the greatest that every node says it speaks; with `dry_run` only says what
-    /// would be done. A refusal is an answer too: `refused` has the reason, and nothing was changed.
+    /// would be done. A refusal is an answer too: `refused` has the reason, and says what was changed where anything was.
     ///
     /// # Errors
     ///
@@ -190,7 +191,11 @@ impl Client {
     pub async fn upgrade(&self, to: Option<u32>, dry_run: bool) -> Result<v1::UpgradeReply> {
         let ask = |to: u32, dry_run| {
             move |channel: Meant, _: u64| async move {
-                AdminClient::new(channel).upgrade(v1::UpgradeRequest { to, dry_run }).await
+                let raised = AdminClient::new(channel).upgrade(v1::UpgradeRequest { to, dry_run }).await;
+                raised.map_err(|status| match status.code() {
+                    tonic::Code::Unimplemented => tonic::Status::unimplemented("knows no cluster versions"),
+                    _ => status,
+                })
             }
         };
         // The first question changes nothing, so no failure of it leaves an unknown outcome.
@@ -282,8 +287,13 @@ impl Client {
         let mut last = Error::unavailable("no node is known");
         let mut pause = self.core.options.backoff_min;
         let mut turn = self.core.local_start;
+        // The nodes whose binaries do not know the call.
+        let mut older = BTreeSet::new();
         while Instant::now() < deadline {
             let map = self.map();
+            if !map.nodes.is_empty() && map.nodes.iter().all(|node| older.contains(&node.id)) {
+                break;
+            }
             let Some(node) = map.nodes.get(turn % map.nodes.len().max(1)) else { break };
             turn = turn.wrapping_add(1);
             let until = deadline.min(Instant::now() + ATTEMPT);
@@ -293,7 +303,14 @@ impl Client {
                 let channel = channel(&node.addr, &self.core.options).await.map_err(|why| (why, false))?;
                 sent = true;
                 let channel = self.core.links.stamp().on(channel);
-                call(channel, now_us).await.map(tonic::Response::into_inner).map_err(|s| why_not(&s))
+                let answer = call(channel, now_us).await;
+                answer.map(tonic::Response::into_inner).map_err(|status| match status.code() {
+                    tonic::Code::Unimplemented => {
+                        older.insert(node.id);
+                        (not_known(node, status.message()), false)
+                    }
+                    _ => why_not(&status),
+                })
             };
             let answer = timeout_at(until, attempt).await;
             let (error, maybe) = match answer {
@@ -319,6 +336,12 @@ impl Client {
         let conn = link.conn().await.map_err(|Broken(why)| Error::unavailable(why))?;
         Ok(conn.clock.now_us())
     }
+}
+
+/// A node's binary does not know the call, so nothing was done.
+fn not_known(node: &NodeInfo, what: &str) -> Error {
+    let what = if what.is_empty() { "does not know this call" } else { what };
+    Error::unavailable(format!("node {} at {} runs an older binary: it {what}", node.id, node.addr))
 }
 
 /// What an attempt's status says, and whether the attempt may have been carried out all the same.

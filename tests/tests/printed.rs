@@ -88,6 +88,12 @@ fn what_is_printed_is_escaped_bounded_and_tells_values_apart() {
             assert!(args.contains(&&wide[..]) || ran.stderr.contains("[31m"), "{args:?}: {}", ran.stderr);
         }
     }
+    // A key of a length that none has is a bad argument, as is one without a byte.
+    let long = "k".repeat(4_097);
+    let long = long.as_str();
+    for args in [["get", "kv", ""], ["get", "kv", long], ["delete", "kv", long], ["explain", "kv", long]] {
+        cluster.cli(&args).refused(2, &["key"]);
+    }
     let line = cluster.cli(&["get", "kv", "a\nb"]).refused(1, &["'a\\nb'"]);
     assert_ne!(line, cluster.cli(&["get", "kv", "a\\nb"]).refused(1, &["'a\\\\nb'"]));
 }
@@ -117,7 +123,9 @@ fn a_write_that_cannot_be_told_is_done_all_the_same() {
     let read = cluster.cli(&["-o", "json", "read", "all", "k"]).ok().json_lines();
     assert_eq!(read.iter().map(|r| r["offset"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3], "each is there once");
     // Who asked for data and does not get it has failed.
-    for args in [&["get", "all", "k"][..], &["read", "all", "k"], &["scan", "all"], &["status"]] {
+    for args in
+        [&["get", "all", "k"][..], &["read", "all", "k"], &["scan", "all"], &["status"], &["--help"], &["--version"]]
+    {
         into_full(&cluster, args).refused(1, &["standard output", "No space left"]);
     }
 }

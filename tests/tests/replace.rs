@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
+use synod_tests::http::get;
 use synod_tests::load::{Load, TABLE, verify};
 use synod_tests::run::until;
 
@@ -150,6 +151,42 @@ fn two_moves_to_one_node_at_once_leave_the_group_its_voters() {
         assert_ne!(refused.code, 0, "both took one place: {refused:?}");
         assert!(refused.stderr.contains("keeps its own") || refused.stderr.contains("already"), "{refused:?}");
     }
+}
+
+/// Commands that find what they ask for, or that name what there is not.
+#[test]
+fn what_is_so_already_is_done_and_what_is_not_there_is_named() {
+    let _alone = alone();
+    let mut cluster = Cluster::start();
+    cluster.cli(&["table", "create", TABLE, "--partition", "hash", "--shards", "1"]).ok();
+    let status = cluster.wait_status("all are led", Status::is_led);
+    let shard = status.shards_of(TABLE)[0]["id"].as_u64().expect("a shard").to_string();
+    lead_all(&cluster, 2);
+    let again = cluster.cli(&["shard", "transfer-leader", &shard, "--to", "2"]).ok().stdout;
+    assert_eq!(again, format!("node 2 leads shard {shard} already\n"));
+    cluster.cli(&["shard", "transfer-leader", &shard, "--to", "9"]).refused(2, &["node 9"]);
+    cluster.cli(&["node", "replace", "9", "--with", "1"]).refused(2, &["there is no node 9"]);
+
+    cluster.add_joiner(4);
+    let joined = cluster.addr(4);
+    cluster.wait_status("the new node is there", |status| status.state(&joined) == Some("up"));
+    let moved = cluster.cli(&["--timeout", "60s", "node", "replace", "3", "--with", "4"]).ok();
+    for words in ["node 4 added as a learner", "node 4 replaces node 3 as a voter"] {
+        assert!(moved.stderr.contains(words), "{}", moved.stderr);
+    }
+    assert!(!moved.stderr.contains("Learn(") && !moved.stderr.contains("Promote"), "{}", moved.stderr);
+    cluster.cli(&["node", "replace", "3", "--with", "4"]).ok();
+
+    // The process of a node that was removed says so.
+    cluster.cli(&["node", "remove", "3"]).ok();
+    cluster.cli(&["node", "replace", "3", "--with", "4"]).refused(2, &["there is no node 3"]);
+    let words = "node 3 was removed from the cluster";
+    let told = until(PATIENCE, "a removed node is not ready", || {
+        get(&cluster.http(3), "/readyz").filter(|(code, page)| *code == 503 && page.contains(words))
+    });
+    told.unwrap_or_else(|why| panic!("{why}: {:?}", get(&cluster.http(3), "/readyz")));
+    let log = cluster.log(3);
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(words)), "{log}");
 }
 
 /// The members of a shard; none is left that only learns.

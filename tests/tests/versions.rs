@@ -5,6 +5,7 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
 use synod_tests::run::{command, finish, until};
@@ -31,6 +32,42 @@ fn restart_with(cluster: &mut Cluster, number: u16, text: &str) {
     assert_eq!(cluster.stop(number).code(), Some(0));
     cluster.restart(number);
     cluster.wait_caught_up(number);
+}
+
+/// What the nodes can still go back to: a binary that does not speak the second version.
+#[test]
+fn a_refused_upgrade_leaves_every_node_its_way_back() {
+    let _alone = alone();
+    let mut cluster = Cluster::start_with(HELD_BACK);
+    cluster.wait_up();
+    // Nothing is to be raised: it is no failure that nothing is.
+    assert_eq!(cluster.json(&["cluster", "upgrade"])["to"], 1);
+    restart_with(&mut cluster, 1, "");
+    restart_with(&mut cluster, 2, "");
+    cluster.wait_up();
+    // Two nodes speak the second version, one does not: it is named, though no version was asked for.
+    for args in [&["cluster", "upgrade"][..], &["cluster", "upgrade", "--dry-run"]] {
+        let why = cluster.cli(args).refused(1, &["version 2", "node 3 at", "speaks versions up to 1"]);
+        assert!(!why.contains("node 1 at") && !why.contains("node 2 at"), "{why}");
+    }
+    restart_with(&mut cluster, 3, "");
+    cluster.wait_status("every node speaks it", |status| {
+        [1, 2, 3].iter().all(|number| speaks(&cluster, status, *number) == Some(2))
+    });
+
+    // Its word is fresh, but it does not answer. A command that asks this node first comes to another when the word is old.
+    for _ in 0..3 {
+        cluster.signal(3, Signal::SIGSTOP);
+        let refused = cluster.cli(&["cluster", "upgrade", "--to", "2"]);
+        cluster.signal(3, Signal::SIGCONT);
+        println!("{}", refused.refused(1, &["node 3 at"]));
+        cluster.wait_up();
+    }
+    for number in [1, 2, 3] {
+        // It ends where its directory keeps it out.
+        restart_with(&mut cluster, number, HELD_BACK);
+    }
+    assert_eq!(version(&cluster.wait_up()), 1);
 }
 
 /// A node whose map is not the newest yet says for a moment that the cluster is at the first version.

@@ -292,6 +292,11 @@ async fn status_explain_transfer() {
     let explain = client.explain("r", "h").await.unwrap();
     assert_eq!((explain.shard.id, explain.hash, explain.leader.unwrap().id, explain.voters.len()), (11, None, 1, 3));
     assert!(client.explain("h", "h").await.unwrap().hash.is_some());
+    let old = client.upgrade(None, true).await.unwrap_err().to_string();
+    assert!(
+        old.contains("node ") && old.contains(" at 127.0.0.1:") && old.contains("knows no cluster versions"),
+        "{old}"
+    );
     client.transfer_leader(11, 2).await.unwrap();
     client.put("r", "h", "2").await.unwrap();
     assert_eq!(client.explain("r", "h").await.unwrap().leader.unwrap().id, 2);

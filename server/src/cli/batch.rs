@@ -136,6 +136,10 @@ enum Op {
 type Parsed<T> = std::result::Result<T, String>;
 
 fn parse_line(line: &[u8]) -> Parsed<WriteOp> {
+    // Fields by their places, without names, would be taken for them.
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err("not an object of named fields, such as {\"op\":\"put\",\"key\":\"k\",\"value\":\"v\"}".to_owned());
+    }
     let line: Line<'_> = serde_json::from_slice(line).map_err(|error| json_reason(&error))?;
     let key = bytes("key", string("key", line.key)?, string("key_base64", line.key_base64)?)?.ok_or("no key")?;
     if key.is_empty() {
@@ -282,6 +286,8 @@ mod tests {
         let good = r#"{"op":"put","key":"a","value":"1"}"#;
         for (line, reason) in [
             (r#"{"op":"put""#, "EOF while parsing"),
+            (r#"["put","a"]"#, "not an object of named fields"),
+            ("17", "not an object of named fields"),
             (r#"{"op":"swap","key":"a"}"#, "unknown variant `swap`"),
             (r#"{"op":"put","value":"1"}"#, "no key"),
             (r#"{"op":"put","key":"","value":"1"}"#, "the key is empty"),

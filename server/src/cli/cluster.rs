@@ -15,6 +15,9 @@ A node speaks every cluster version up to its binary's own. New entries, message
 the version that has them. So nodes are replaced by a newer binary one by one, and back, for as long as the version stays; \
 raising it is the last step, and there is no way back: an older binary is refused from then on.
 
+Without --to the greatest version that every node speaks is meant. Where that raises nothing though a node speaks a higher one, the \
+others are in the way.
+
 Exit codes: 0 the cluster is at the version; 1 refused, each node in the way is named; 4 unknown, the command may be repeated.";
 
 /// `cluster`.

@@ -90,6 +90,7 @@ async fn replace(context: &mut Context, old: u64, new: u64) -> Result<()> {
         );
         return Err(CliError::usage("--with", why).with("shard", both.id));
     }
+    known(&map, "NODE", old)?;
     known(&map, "--with", new)?;
     for shard in &held {
         // A learner that an earlier move left behind has no vote that another could take: it goes.
@@ -229,7 +230,7 @@ async fn take(context: &Context, client: &Client, wanted: Move) -> Result<()> {
                 let status = status::combine(&map, &client.status().await);
                 let seen = status.shards.iter().find(|shard| shard.id == id);
                 let step = next(shard, seen, wanted);
-                let at = (shard.config, if let Step::Wait(lag) = &step { *lag } else { None });
+                let at = (shard.config, if let Step::Wait(lag) = &step { Some(*lag) } else { None });
                 if at != last {
                     (last, moved, asked) = (at, Instant::now(), false);
                     context.progress(&told(&step, wanted));
@@ -270,10 +271,19 @@ fn told(step: &Step, Move { shard, from, to }: Move) -> String {
     match step {
         Step::Done if to.is_none() => format!("shard {shard}: node {from} learns no more"),
         Step::Done => format!("shard {shard}: node {node} votes in the place of node {from}"),
-        Step::Change(change) => format!("shard {shard}: {change:?}"),
+        Step::Change(change) => format!("shard {shard}: {}", changed(*change)),
         Step::Wait(Some(lag)) => format!("shard {shard}: node {node} lacks {lag} slots"),
         Step::Wait(None) => format!("shard {shard}: node {node} waits for a snapshot"),
         Step::Overtaken => format!("shard {shard}: another command changed its members"),
+    }
+}
+
+fn changed(change: MemberChange) -> String {
+    match change {
+        MemberChange::Learn(node) => format!("node {node} added as a learner"),
+        MemberChange::Promote { node, instead_of: Some(old) } => format!("node {node} replaces node {old} as a voter"),
+        MemberChange::Promote { node, instead_of: None } => format!("node {node} added as a voter"),
+        MemberChange::Remove(node) => format!("node {node} removed"),
     }
 }
 
@@ -320,6 +330,15 @@ mod tests {
     }
 
     const WANTED: Move = Move { shard: 5, from: 3, to: Some(4) };
+
+    #[test]
+    fn a_step_is_told_in_words() {
+        let words = |change| told(&Step::Change(change), WANTED);
+        assert_eq!(words(MemberChange::Learn(4)), "shard 5: node 4 added as a learner");
+        let swap = MemberChange::Promote { node: 4, instead_of: Some(3) };
+        assert_eq!(words(swap), "shard 5: node 4 replaces node 3 as a voter");
+        assert_eq!(words(MemberChange::Remove(4)), "shard 5: node 4 removed");
+    }
 
     #[test]
     fn a_replica_moves_step_by_step_and_goes_on_where_it_was_left() {

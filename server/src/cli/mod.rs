@@ -145,9 +145,13 @@ fn wants_json(args: &[OsString]) -> bool {
 fn refuse(error: &clap::Error, json: bool) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A reader that went away has seen enough.
-            let _ = error.print();
-            Exit::Ok.code()
+            match error.print().and_then(|()| io::stdout().flush()) {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    report(&CliError::io("cannot write to standard output", &error), json)
+                }
+                // A reader that went away has seen enough.
+                _ => Exit::Ok.code(),
+            }
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !json => {
             let _ = error.print();

@@ -41,7 +41,7 @@ enum ShardCommand {
         /// The shards' numbers [default: all]
         shards: Vec<u64>,
     },
-    /// Hand a shard's leadership to another of its replicas, without a pause for an election
+    /// Hand a shard's leadership to another of its replicas, without a pause for an election; can be repeated
     TransferLeader {
         /// The shard's number
         shard: u64,
@@ -128,6 +128,10 @@ async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()>
         Some(node) => node,
         None => next_leader(&shard)?,
     };
+    if shard.leader == Some(target) {
+        let done = serde_json::json!({ "shard": id, "leader": target, "from": target });
+        return context.out.done(&done, |_| vec![format!("node {target} leads shard {id} already")]);
+    }
     match client.transfer_leader(id, target).await {
         // Asked for, perhaps: whether it comes about is seen below.
         Ok(()) | Err(Error::OutcomeUnknown { .. }) => {}

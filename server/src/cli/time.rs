@@ -26,7 +26,7 @@ fn moment(text: &str, shown: impl Fn(&str) -> String) -> Result<u64, String> {
     let (local, ahead_s) = split_offset(text).unwrap_or((text, 0));
     // RFC 3339 takes small letters too.
     let time = humantime::parse_rfc3339_weak(&local.to_ascii_uppercase()).map_err(|error| match error {
-        humantime::TimestampError::OutOfRange => BEFORE_1970.to_owned(),
+        humantime::TimestampError::OutOfRange => beyond(local),
         _ => format!(
             "'{}' is neither a time such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00 nor microseconds since 1970",
             shown(text)
@@ -36,6 +36,30 @@ fn moment(text: &str, shown: impl Fn(&str) -> String) -> Result<u64, String> {
     let time = if ahead_s < 0 { time.checked_add(ahead) } else { time.checked_sub(ahead) };
     let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).ok_or(BEFORE_1970)?;
     u64::try_from(since.as_micros()).map_err(|_| "the time is too far away".to_owned())
+}
+
+/// What is out of range in a time whose form is right.
+fn beyond(local: &str) -> String {
+    // `YYYY-MM-DDTHH:MM:SS`.
+    let part = |at: usize, width: usize| local.get(at..at + width).and_then(|digits| digits.parse::<u32>().ok());
+    let (year, month, day) = (part(0, 4).unwrap_or(0), part(5, 2).unwrap_or(0), part(8, 2).unwrap_or(0));
+    let most = |at: usize, most: u32| part(at, 2).filter(|number| *number > most);
+    if year < 1970 {
+        return BEFORE_1970.to_owned();
+    }
+    if !(1..=12).contains(&month) {
+        return format!("there is no month {month}");
+    }
+    if let Some(hour) = most(11, 23) {
+        return format!("there is no hour {hour}");
+    }
+    if let Some(minute) = most(14, 59) {
+        return format!("there is no minute {minute}");
+    }
+    if let Some(second) = most(17, 60) {
+        return format!("there is no second {second}");
+    }
+    format!("there is no day {day} in month {month} of {year}")
 }
 
 /// The local time and how many seconds it is ahead of UTC, where the text ends in `+HH:MM` or `-HH:MM`.
@@ -83,6 +107,16 @@ mod tests {
             "é+0:00",
         ] {
             assert!(parse(bad).unwrap_err().contains("+01:00"), "{bad}");
+        }
+        for (bad, why) in [
+            ("2026-02-30T12:00:00Z", "there is no day 30 in month 2 of 2026"),
+            ("2026-02-00 12:00:00", "there is no day 0 in month 2 of 2026"),
+            ("2026-13-01T12:00:00+01:00", "there is no month 13"),
+            ("2026-01-31T25:00:00Z", "there is no hour 25"),
+            ("2026-01-31T12:60:00Z", "there is no minute 60"),
+            ("2026-01-31 12:00:61", "there is no second 61"),
+        ] {
+            assert_eq!(parse(bad), Err(why.to_owned()), "{bad}");
         }
         assert_eq!(parse("1970-01-01T00:30:00+01:00"), Err(BEFORE_1970.to_owned()));
         assert_eq!(parse("1969-01-01T00:30:00Z"), Err(BEFORE_1970.to_owned()));

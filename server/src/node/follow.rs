@@ -77,10 +77,14 @@ impl Follower {
     }
 
     fn take(&self, map: &Arc<SystemState>) {
+        let there = self.book.removed().is_none();
         if !self.book.offer(map) {
             return;
         }
         tracing::info!(revision = map.revision, nodes = map.nodes.len(), shards = map.shards.len(), "map");
+        if there && let Some(why) = self.book.removed() {
+            tracing::warn!("{why}: stop this process; its data directory is of no use to another node");
+        }
         self.peers.update(map);
         self.tell(Input::Map(Arc::clone(map)));
     }
@@ -124,8 +128,10 @@ impl Follower {
         loop {
             if self.has_system_replica() {
                 sleep(BEHIND).await;
-                // A replica that was taken out of the system shard's group does not learn that from the shard.
-                if self.peers.newest_map_revision() <= self.book.get().map_or(0, |map| map.revision) {
+                // A replica that was taken out of the system shard's group does not learn that from the shard, and a node that
+                // was taken out of the cluster hears from nobody.
+                let led = self.book.leader(SYSTEM_SHARD).is_some();
+                if led && self.peers.newest_map_revision() <= self.book.get().map_or(0, |map| map.revision) {
                     continue;
                 }
             }

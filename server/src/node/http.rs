@@ -57,7 +57,7 @@ async fn livez(State(pages): State<Pages>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
-/// Ready: takes part, has a map, and knows a leader of the system shard.
+/// Ready: takes part, has a map and is in it, and knows a leader of the system shard.
 async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
     if let Some(why) = pages.signals.quarantined.borrow().as_ref() {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("quarantined: {why}\n"));
@@ -65,6 +65,9 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
     let Some(map) = pages.book.get() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no shard map yet\n".into());
     };
+    if let Some(why) = pages.book.missing() {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+    }
     let member = pages.book.leader(SYSTEM_SHARD).is_some() || pages.signals.system_led.load(Ordering::Acquire);
     let elsewhere =
         map.shards.get(&SYSTEM_SHARD).is_some_and(|d| d.membership.voters().any(|n| pages.peers.is_alive(n)));

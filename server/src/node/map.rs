@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use synod_engine::codec::COUNTER_MAX;
 use synod_engine::ids::{ClusterVersion, NodeId, ShardId, TableId};
@@ -29,6 +30,8 @@ pub struct MapBook {
     /// This node.
     local: Local,
     spoken: Arc<Spoken>,
+    /// A map that was known to this process had the node.
+    belonged: AtomicBool,
 }
 
 impl MapBook {
@@ -58,6 +61,7 @@ impl MapBook {
             }
         };
         let revision = map.as_ref().map_or(0, |m| m.revision);
+        let belonged = map.as_ref().is_some_and(|m| m.nodes.contains_key(&local.node));
         Ok(Arc::new(Self {
             map: ArcSwapOption::new(map.map(Arc::new)),
             leaders: Mutex::new(BTreeMap::new()),
@@ -65,7 +69,27 @@ impl MapBook {
             file,
             local: *local,
             spoken: said,
+            belonged: AtomicBool::new(belonged),
         }))
+    }
+
+    /// Says so where the node was taken out of the cluster since this process began.
+    #[must_use]
+    pub fn removed(&self) -> Option<String> {
+        let (map, me) = (self.get()?, self.local.node);
+        let gone = self.belonged.load(Ordering::Relaxed) && !map.nodes.contains_key(&me);
+        gone.then(|| format!("node {me} was removed from the cluster"))
+    }
+
+    /// Why the newest map is without this node, where it is.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        let (map, me) = (self.get()?, self.local.node);
+        let unknown = || {
+            let why = "it joined just now, or was removed from the cluster";
+            format!("the newest map that is known here is without node {me}: {why}")
+        };
+        (!map.nodes.contains_key(&me)).then(|| self.removed().unwrap_or_else(unknown))
     }
 
     /// The greatest cluster version that this node speaks.
@@ -96,6 +120,7 @@ impl MapBook {
                 return false;
             }
             self.map.store(Some(Arc::clone(map)));
+            self.belonged.fetch_or(map.nodes.contains_key(&self.local.node), Ordering::Relaxed);
             *revision = map.revision;
             true
         });

@@ -64,6 +64,15 @@ pub struct Raised {
     pub refused: Option<String>,
 }
 
+/// What nodes are asked before the version is raised.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// Whether it could keep older binaries from its data directory.
+    Ready,
+    /// To do so.
+    Sealed,
+}
+
 /// Knows what the nodes speak, and raises the cluster's version.
 pub struct VersionDesk {
     local: Local,
@@ -91,16 +100,16 @@ impl VersionDesk {
         nodes.map(|(node, info)| NodeVersion { node: *node, addr: info.addr.clone(), said: said(*node) }).collect()
     }
 
-    /// Raises the cluster to `to`, or to the greatest version that every node says it speaks. With `dry_run` only says what
-    /// would become of it.
+    /// Raises the cluster to `to`, or to the greatest version that every node says it speaks. Where that is no higher than the
+    /// cluster's and some nodes speak a higher one, it is refused, with the names of the others. With `dry_run` only says
+    /// what would become of it.
     ///
     /// # Errors
     /// The node has no map, or it is not known what became of the command.
     pub async fn raise(&self, to: Option<ClusterVersion>, dry_run: bool) -> Result<Raised, Status> {
         let map = self.book.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
         let (from, nodes) = (map.version, self.nodes(&map));
-        let spoken_by_all = nodes.iter().map(|n| n.said.map_or(ClusterVersion::FIRST, |(speaks, _)| speaks)).min();
-        let to = to.unwrap_or_else(|| spoken_by_all.unwrap_or_default().max(from));
+        let to = to.unwrap_or_else(|| target(from, &nodes));
         let mut raised = Raised { from, to, nodes, refused: None };
         raised.refused = raised.why_not();
         if raised.refused.is_some() || dry_run || to == from {
@@ -114,27 +123,48 @@ impl VersionDesk {
         match self.system.execute(&SystemCommand::Upgrade { to, spoken_by }).await? {
             SystemOutcome::Done => tracing::info!(%from, %to, "the cluster's version is raised"),
             // A node joined meanwhile, or the version was raised further.
-            SystemOutcome::Invalid { why, .. } => raised.refused = Some(why),
+            SystemOutcome::Invalid { why, .. } => {
+                raised.refused = Some(format!("{why}; {}", raised.kept_out(&raised.all(), false)))
+            }
             other => return Err(Status::internal(format!("the outcome of an upgrade was {other:?}"))),
         }
         Ok(raised)
     }
 
     /// Has every node keep older binaries out of its data directory. This comes first, because older binaries do not even know
-    /// the upgrade command. Returns why not, where a node does not confirm.
+    /// the upgrade command. Returns why not, where a node does not confirm. Every node is asked before the first one does so:
+    /// one that does not answer takes the way back from nobody.
     async fn seal(&self, raised: &Raised) -> Option<String> {
-        let others = raised.nodes.iter().filter(|node| node.node != self.local.node);
-        let asked = others.map(|other| async move {
-            let sealed = timeout(SEAL, peer::ask_seal(&self.local, other.node, &other.addr, raised.to)).await;
-            let sealed = sealed.unwrap_or_else(|_| Err(format!("no answer within {} s", SEAL.as_secs())));
-            sealed.err().map(|why| format!("node {} at {}: {why}", other.node, other.addr))
-        });
-        let mut failed: Vec<String> = futures::future::join_all(asked).await.into_iter().flatten().collect();
-        if let Err(status) = self.system.seal(raised.to).await {
-            failed.push(format!("node {}: {}", self.local.node, status.message()));
+        let to = raised.to;
+        let ready = self.ask_others(raised, Asked::Ready).await;
+        let unready: Vec<String> = ready.into_iter().filter_map(|(_, why)| why).collect();
+        if !unready.is_empty() {
+            let unready = unready.join("; ");
+            return Some(format!("not every node is ready for version {to}: {unready}; nothing was changed"));
         }
-        let failed = (!failed.is_empty()).then(|| failed.join("; "))?;
-        Some(format!("not every data directory is made ready for version {}: {failed}", raised.to))
+        let mut sealed = self.ask_others(raised, Asked::Sealed).await;
+        let here = self.system.seal(to).await.err();
+        let here = here.map(|status| format!("node {}: {}", self.local.node, status.message()));
+        sealed.push((self.local.node, here));
+        raised.half_sealed(&sealed)
+    }
+
+    /// Asks every other node at once; why not, of each that does not agree in time.
+    async fn ask_others(&self, raised: &Raised, asked: Asked) -> Vec<(NodeId, Option<String>)> {
+        let others = raised.nodes.iter().filter(|node| node.node != self.local.node);
+        let answers = others.map(|other| async move {
+            let NodeVersion { node, addr, .. } = other;
+            let answer = async {
+                match asked {
+                    Asked::Ready => peer::ask_ready(&self.local, *node, addr, raised.to).await,
+                    Asked::Sealed => peer::ask_seal(&self.local, *node, addr, raised.to).await,
+                }
+            };
+            let answer = timeout(SEAL, answer).await;
+            let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", SEAL.as_secs())));
+            (*node, answer.err().map(|why| format!("node {node} at {addr}: {why}")))
+        });
+        futures::future::join_all(answers).await
     }
 
     /// A new cluster begins at the greatest version that all its founders speak: nothing in it is older, and there is nothing to
@@ -164,7 +194,49 @@ impl VersionDesk {
     }
 }
 
+/// The version to raise to where none is asked for: the greatest that every node says it speaks. Where that raises nothing, the
+/// greatest that any of them speaks: the nodes in its way are to be named.
+fn target(from: ClusterVersion, nodes: &[NodeVersion]) -> ClusterVersion {
+    let said = || nodes.iter().map(|node| node.said.map_or(ClusterVersion::FIRST, |(speaks, _)| speaks));
+    let by_all = said().min().unwrap_or_default();
+    if by_all > from { by_all } else { said().max().unwrap_or_default().max(from) }
+}
+
 impl Raised {
+    /// Every node of the cluster.
+    fn all(&self) -> Vec<NodeId> {
+        self.nodes.iter().map(|node| node.node).collect()
+    }
+
+    /// What is left behind by an attempt that failed after `sealed` did as they were asked; `others` may have done so too.
+    fn kept_out(&self, sealed: &[NodeId], others: bool) -> String {
+        let sealed: Vec<String> = sealed.iter().map(NodeId::to_string).collect();
+        let (nodes, perhaps) = match (sealed.is_empty(), others) {
+            (true, _) => ("some nodes perhaps".to_owned(), ""),
+            (false, true) => (format!("nodes {}", sealed.join(", ")), ", and perhaps those of the others,"),
+            (false, false) => (format!("nodes {}", sealed.join(", ")), ""),
+        };
+        format!(
+            "the data directories of {nodes}{perhaps} keep binaries out from now on that do not speak version {}: mend the cause \
+             and repeat the command",
+            self.to
+        )
+    }
+
+    /// Why the version must not be raised, where not every node did as it was asked; what each said.
+    fn half_sealed(&self, said: &[(NodeId, Option<String>)]) -> Option<String> {
+        let failed: Vec<&str> = said.iter().filter_map(|(_, why)| why.as_deref()).collect();
+        if failed.is_empty() {
+            return None;
+        }
+        let sealed: Vec<NodeId> = said.iter().filter(|(_, why)| why.is_none()).map(|(node, _)| *node).collect();
+        let (failed, left) = (failed.join("; "), self.kept_out(&sealed, true));
+        let Self { from, to, .. } = self;
+        Some(format!(
+            "not every data directory is made ready for version {to}: {failed}; the cluster is at version {from} still, but {left}"
+        ))
+    }
+
     /// Why the version must not be raised.
     fn why_not(&self) -> Option<String> {
         let Self { from, to, nodes, .. } = self;
@@ -196,6 +268,39 @@ mod tests {
 
     fn why_not(from: u32, to: u32, nodes: Vec<NodeVersion>) -> Option<String> {
         Raised { from: ClusterVersion(from), to: ClusterVersion(to), nodes, refused: None }.why_not()
+    }
+
+    #[test]
+    fn without_a_wish_the_greatest_that_can_be_is_meant() {
+        let to = |from, said: &[Option<(u32, u64)>]| {
+            let nodes: Vec<NodeVersion> = said.iter().zip(1..).map(|(said, id)| node(id, *said)).collect();
+            target(ClusterVersion(from), &nodes).0
+        };
+        let [one, two, three] = [1, 2, 3].map(|speaks| Some((speaks, 0)));
+        assert_eq!((to(1, &[two, two]), to(2, &[two, two]), to(1, &[one, one])), (2, 2, 1));
+        assert_eq!(to(1, &[two, three]), 2, "what can be done is done");
+        // Nothing can: the nodes in the way are named for what there would be.
+        assert_eq!((to(1, &[one, two]), to(1, &[two, None]), to(2, &[three, two, None])), (2, 2, 3));
+        assert_eq!(to(2, &[two, None]), 2, "a node that is down is in nobody's way");
+    }
+
+    #[test]
+    fn a_failure_after_the_first_directory_names_what_is_left_behind() {
+        let nodes = vec![node(1, Some((2, 0))), node(2, Some((2, 0))), node(3, Some((2, 0)))];
+        let raised = Raised { from: ClusterVersion(1), to: ClusterVersion(2), nodes, refused: None };
+        let done = |id| (NodeId(id), None);
+        assert_eq!(raised.half_sealed(&[done(1), done(2), done(3)]), None);
+        let failed = |id| (NodeId(id), Some(format!("node {id} at h{id}:1: no answer within 2 s")));
+        let why = raised.half_sealed(&[done(2), failed(3), done(1)]).unwrap();
+        for words in [
+            "version 2: node 3 at h3:1: no answer within 2 s; the cluster is at version 1 still",
+            "of nodes 2, 1, and perhaps those of the others, keep binaries out",
+            "repeat the command",
+        ] {
+            assert!(why.contains(words), "{why}");
+        }
+        assert!(raised.half_sealed(&[failed(3)]).unwrap().contains("of some nodes perhaps keep"));
+        assert!(raised.kept_out(&raised.all(), false).contains("of nodes 1, 2, 3 keep binaries out"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 
-use super::sniff::{Input, UTF8_MARK, only_carriage_returns};
+use super::sniff::{Input, UTF8_MARK, mixed_line_ends, only_carriage_returns};
 use super::source::{Fault, Numbered, RECORD_LIMIT};
 use crate::cli::escape::{bounded, piece};
 
@@ -53,7 +53,8 @@ impl Rows {
             None => return fault("no header row: the file is empty".to_owned()),
             Some(Err(header)) => return Ok(Err(header)),
             Some(Ok((_, header))) if scan(&header).lone_return => {
-                return fault(only_carriage_returns());
+                let mixed = rows.line > lines_of(&header);
+                return fault(if mixed { mixed_line_ends() } else { only_carriage_returns() });
             }
             Some(Ok(_)) => {}
         }
@@ -320,6 +321,12 @@ mod tests {
         assert!(fault.reason.contains("lines end in CR only"), "{}", fault.reason);
         assert!(open(b"id,v\r\nk1,a\r\n", Some("id")).is_ok() && open(b"id,\"v\rw\"\r\n", Some("id")).is_ok());
         assert!(open(b"id,v\r", Some("id")).is_ok());
+        // The same where the file has both.
+        for mixed in [&b"id,v\r\r\nk1,a\r\r\n"[..], b"id,v\rk1,a\nk2,b\n"] {
+            let fault = open(mixed, Some("id")).err().unwrap();
+            assert!(fault.reason.contains("line 1 has a CR that does not end it"), "{}", fault.reason);
+            assert!(!fault.reason.contains("CR only"), "{}", fault.reason);
+        }
     }
 
     #[test]

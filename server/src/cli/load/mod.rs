@@ -43,11 +43,11 @@ Examples:
   synod load logs hdfs.csv --format csv --key Component
   zcat events.gz | synod load events - --format ndjson --key user.id --on-error skip
 
-A record without a key, or malformed, is an error that names file, line and reason. Records before it are stored, and \
-the load ends with exit code 1; with --on-error skip it is passed over and counted, each line of it (a quote that nobody \
+A record without a key, or malformed, is an error that names file, line and reason. Records before it are stored, and some \
+after it may be; the load ends with exit code 1; with --on-error skip it is passed over and counted, each line of it (a quote that nobody \
 closes takes in all lines after it). Ctrl-C waits for the appends under \
 way, says how many records are acknowledged and up to which line all are stored, and ends with exit code 1; a second \
-Ctrl-C does not wait.";
+Ctrl-C does not wait. Records after that line may be stored too: on a table that keeps all, going on at it stores those twice.";
 
 /// `load`.
 #[derive(Args, Clone, Debug)]

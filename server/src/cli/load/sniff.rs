@@ -66,6 +66,13 @@ pub fn only_carriage_returns() -> String {
         .to_owned()
 }
 
+/// The refusal of a header line with a `\r` in it that is neither quoted nor a part of its end: nobody can tell where rows end.
+pub fn mixed_line_ends() -> String {
+    "line 1 has a CR that does not end it; a row ends in LF or in one CR and LF. Where there are too many, leave them out on the \
+     way: tr -d '\\r' <FILE | synod load TABLE - …; where some lines end in CR alone, turn these into LF"
+        .to_owned()
+}
+
 /// How many `\r` there are that no `\n` follows.
 pub fn lone_returns(bytes: &[u8]) -> usize {
     let next = bytes.iter().skip(1).map(Some).chain([None]);

@@ -115,7 +115,8 @@ impl Admin for AdminService {
         let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != up.node);
         let mut clock_alarms = up.peers.clock_alarms();
         clock_alarms.extend(report.replicas.iter().filter_map(ahead));
-        let quarantined = up.signals.quarantined.borrow().clone().or(report.quarantined).unwrap_or_default();
+        let quarantined = up.signals.quarantined.borrow().clone().or(report.quarantined);
+        let quarantined = quarantined.or_else(|| up.book.removed()).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusReply {
             cluster: Bytes::copy_from_slice(&up.cluster.to_be_bytes()),
             node: up.node.0,

@@ -65,7 +65,7 @@ pub use peers::{Peers, PeersSetup};
 pub use progress::Progress;
 pub use seen::SeenTable;
 pub use service::{HELLO_METADATA, PeerService};
-pub use spoken::{Said, Spoken, ask_seal};
+pub use spoken::{Said, Spoken, ask_ready, ask_seal};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_engine::host::Input;

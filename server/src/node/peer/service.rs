@@ -16,6 +16,7 @@ use prost::Message;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use synod_engine::ids::{ClusterVersion, NodeId};
+use synod_engine::system::TooNew;
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
     Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, PulseFrame, ScrubTold, ScrubToldReply, SealReply,
@@ -247,6 +248,8 @@ impl Peer for PeerService {
     async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealReply>, Status> {
         let (up, request) = (self.get()?, request.into_inner());
         up.shared.greet(request.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
+        let could = TooNew::check_for(ClusterVersion(request.could), up.shared.local.speaks);
+        could.map_err(|too_new| Status::failed_precondition(too_new.to_string()))?;
         up.gate.seal(ClusterVersion(request.version)).await?;
         Ok(Response::new(SealReply {}))
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use synod_engine::ids::{ClusterVersion, NodeId};
 use synod_proto::peer::SealRequest;
 use synod_proto::peer::peer_client::PeerClient;
+use tonic::{Code, Status};
 
 /// What a node said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +63,42 @@ impl Spoken {
 /// # Errors
 /// Why it is not known to have done so.
 pub async fn ask_seal(local: &Local, to: NodeId, addr: &str, version: ClusterVersion) -> Result<(), String> {
+    seal(addr, SealRequest { hello: Some(hello(local, to)), version: version.0, could: 0 }).await
+}
+
+/// Asks node `to` at `addr` whether it could do so. It writes nothing: the first version keeps no binary out.
+///
+/// # Errors
+/// Why it is not known that it could.
+pub async fn ask_ready(local: &Local, to: NodeId, addr: &str, version: ClusterVersion) -> Result<(), String> {
+    let first = ClusterVersion::FIRST.0;
+    seal(addr, SealRequest { hello: Some(hello(local, to)), version: first, could: version.0 }).await
+}
+
+async fn seal(addr: &str, request: SealRequest) -> Result<(), String> {
     let channel = dial(addr).await.map_err(|error| error.why)?;
-    let request = SealRequest { hello: Some(hello(local, to)), version: version.0 };
-    PeerClient::new(channel).seal(request).await.map(drop).map_err(|status| status.message().to_owned())
+    PeerClient::new(channel).seal(request).await.map(drop).map_err(|status| reason(&status))
+}
+
+/// Why a call failed. The status of a call that a node does not know, or of a connection that ended, may have no words.
+fn reason(status: &Status) -> String {
+    match (status.code(), status.message()) {
+        (Code::Unimplemented, _) => "its binary knows no cluster versions: run a newer one on it".to_owned(),
+        (code, "") => format!("the call ended without an answer ({})", code.description()),
+        (_, why) => why.to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_call_always_has_a_reason() {
+        assert_eq!(reason(&Status::internal("the disk failed")), "the disk failed");
+        assert!(reason(&Status::unimplemented("")).contains("knows no cluster versions"));
+        assert!(reason(&Status::unavailable("")).contains("without an answer (The service is currently unavailable)"));
+    }
 
     #[test]
     fn the_last_word_counts() {
