@@ -52,6 +52,11 @@ id!(
     /// One start of a node's process.
     Incarnation(u64)
 );
+id!(
+    /// What a process drew at random when it started: it tells apart two processes that bear one incarnation, as those of a
+    /// copied data directory do. 0 is silence, of a process that says none.
+    Nonce(u64)
+);
 
 /// What all nodes of a cluster understand of each other: entries, messages, commands and rows. A node speaks every version
 /// from [`Self::FIRST`] to [`Self::SPOKEN`]; the cluster is at one of them, which only ever rises.

@@ -30,6 +30,7 @@ pub mod memory;
 pub mod metrics;
 #[cfg(feature = "planted")]
 pub mod planted;
+pub mod processes;
 pub mod query;
 pub mod ring;
 mod rocks;

@@ -192,3 +192,113 @@ fn a_directory_of_another_node_or_cluster_is_refused() {
     cluster.wait_up();
     assert_eq!(cluster.cli(&["-o", "json", "scan", TABLE]).ok().json_lines().len(), 20);
 }
+
+/// A copy of node 1's directory, made while it is down, started beside the original as node 4's process; then node 3 goes. Returns
+/// the cluster and the records that were acknowledged since.
+fn run_twice(copy_first: bool, pause: Duration) -> (Cluster, Vec<u64>) {
+    let mut cluster = Cluster::start();
+    cluster.cli(&["table", "create", TABLE, "--partition", "hash", "--shards", "1", "--retain", "all"]).ok();
+    cluster.cli(&["append", TABLE, "k", "before"]).ok();
+    for shard in ["1", "2"] {
+        until(PATIENCE, "node 2 leads", || {
+            cluster.cli(&["shard", "transfer-leader", shard, "--to", "2"]);
+            let status = cluster.status()?;
+            (status.leader_addr(shard.parse().ok()?) == Some(cluster.addr(2))).then_some(())
+        })
+        .unwrap();
+    }
+    cluster.wait_caught_up(1);
+    assert_eq!(cluster.stop(1).code(), Some(0));
+    copy(&cluster.data_dir(1), &cluster.data_dir(4));
+    if copy_first {
+        cluster.add_joiner(4);
+        std::thread::sleep(pause);
+        cluster.restart(1);
+    } else {
+        cluster.restart(1);
+        std::thread::sleep(pause);
+        cluster.add_joiner(4);
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    println!("{copy_first} {pause:?}: {}", cluster.cli(&["status"]).stdout);
+    cluster.kill(3);
+    let acknowledged = (0..20).filter_map(|n| {
+        let ran = cluster.cli(&["-o", "json", "--timeout", "1s", "append", TABLE, "k", &format!("while {n}")]);
+        (ran.code == 0).then(|| ran.json()["offset"].as_u64().expect("an offset"))
+    });
+    let acknowledged = acknowledged.collect();
+    (cluster, acknowledged)
+}
+
+/// The process that said the words of a node that runs twice.
+fn said_it_runs_twice(cluster: &Cluster, number: u16) -> bool {
+    cluster.log(number).lines().any(|line| line.contains("quarantined: node 1 runs twice"))
+}
+
+/// Nodes 1 to 3 are up and led.
+#[track_caller]
+fn wait_for_three(cluster: &Cluster) {
+    cluster.wait_status("nodes 1 to 3 are up", |status| {
+        (1..=3).all(|number| status.state(&cluster.addr(number)) == Some("up")) && status.is_led()
+    });
+}
+
+/// Whatever was acknowledged is there once the copy and node 2 are gone and node 3 is back, or nobody leads without it.
+fn nothing_is_lost(copy_first: bool, pause: Duration) {
+    for survivor in [1, 4] {
+        let (mut cluster, acknowledged) = run_twice(copy_first, pause);
+        println!("{} acknowledged", acknowledged.len());
+        assert!(said_it_runs_twice(&cluster, 1) || said_it_runs_twice(&cluster, 4), "nobody was told");
+        let log = format!("{}{}", cluster.log(2), cluster.log(3));
+        assert!(log.contains("ERROR") && log.contains("node 1 runs twice: a process of incarnation"), "{log}");
+        cluster.kill(2);
+        cluster.kill(if survivor == 1 { 4 } else { 1 });
+        cluster.restart(3);
+        std::thread::sleep(Duration::from_secs(3));
+        let endpoint = cluster.addr(3);
+        let read = cluster.cli(&["--endpoints", &endpoint, "-o", "json", "--timeout", "3s", "read", TABLE, "k"]);
+        if read.code == 0 {
+            let there: Vec<u64> = read.json_lines().iter().filter_map(|line| line["offset"].as_u64()).collect();
+            assert!(acknowledged.iter().all(|offset| there.contains(offset)), "of {acknowledged:?} only {there:?}");
+        }
+        cluster.kill(survivor);
+        cluster.restart(2);
+        if said_it_runs_twice(&cluster, 4) {
+            // The original alone, started again, is believed.
+            cluster.restart(1);
+            wait_for_three(&cluster);
+        }
+        let read = cluster.cli(&["-o", "json", "--timeout", "10s", "read", TABLE, "k"]).ok();
+        let there: Vec<u64> = read.json_lines().iter().filter_map(|line| line["offset"].as_u64()).collect();
+        assert!(acknowledged.iter().all(|offset| there.contains(offset)), "of {acknowledged:?} only {there:?}");
+    }
+}
+
+#[test]
+fn a_copy_started_with_the_original_is_not_believed_beside_it() {
+    let _alone = alone();
+    nothing_is_lost(false, Duration::ZERO);
+}
+
+#[test]
+fn a_copy_started_just_before_the_original_is_not_believed_beside_it() {
+    let _alone = alone();
+    nothing_is_lost(true, Duration::ZERO);
+}
+
+#[test]
+fn a_copy_started_later_is_refused_and_told_so_and_the_original_serves_on() {
+    let _alone = alone();
+    let (mut cluster, acknowledged) = run_twice(false, Duration::from_secs(5));
+    assert_eq!(acknowledged.len(), 20, "the original votes");
+    assert!(said_it_runs_twice(&cluster, 4) && !said_it_runs_twice(&cluster, 1));
+    let status = cluster.cli(&["status"]).stdout;
+    assert!(status.contains("node 1 runs twice"), "{status}");
+    cluster.kill(4);
+    cluster.restart(3);
+    wait_for_three(&cluster);
+    cluster.wait_caught_up(3);
+    cluster.kill(2);
+    let read = cluster.cli(&["-o", "json", "read", TABLE, "k"]).ok();
+    assert_eq!(read.json_lines().len(), 21);
+}

@@ -44,6 +44,15 @@ pub enum Input {
         /// Of this node, before this process began.
         seen: (Incarnation, NodeWriteSeq),
     },
+    /// A peer knows another process of this node, which rules this one out.
+    RunsTwice {
+        /// The peer.
+        from: NodeId,
+        /// The greatest it has seen of this node.
+        seen: (Incarnation, NodeWriteSeq),
+        /// What it knows, in words.
+        why: Arc<str>,
+    },
     /// The disk has less room left than its low mark, with the words for refusals, or has enough again. While it is low
     /// this node hands its leaderships over where a member with room can lead, and takes no writes but those that free
     /// room; consensus goes on.

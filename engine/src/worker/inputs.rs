@@ -29,6 +29,7 @@ impl<H: Host> Worker<H> {
             Input::PeerDisk { node, low: true } => drop(self.node.low_peers.insert(node)),
             Input::PeerDisk { node, low: false } => drop(self.node.low_peers.remove(&node)),
             Input::IdentityAnswer { from, seen } => self.take_identity(from, seen),
+            Input::RunsTwice { from, seen, why } => self.take_twice(from, seen, &why),
             Input::Map(map) if self.takes_part() => self.adopt_map(map),
             Input::CreateSystemShard(state) if self.takes_part() => {
                 let genesis = Genesis::System(state);
@@ -147,6 +148,14 @@ impl<H: Host> Worker<H> {
         match self.identity.answer(from, seen, self.node.writer.issued(), self.node.now) {
             Ok(fresh) => self.upkeep.waiting |= fresh,
             Err(why) => self.quarantine(&why),
+        }
+    }
+
+    /// Another process of this node runs, or has. What was seen of it may show more: that this directory is an older copy.
+    fn take_twice(&mut self, from: NodeId, seen: Mark, why: &str) {
+        self.take_identity(from, seen);
+        if self.takes_part() {
+            self.quarantine(why);
         }
     }
 

@@ -93,6 +93,11 @@ impl Follower {
     async fn correct_address(self) {
         let mut complaint = String::new();
         loop {
+            // First the peers: a second process of this node is to hear from them that it is one.
+            sleep(BEHIND).await;
+            if self.signals.quarantined.borrow().is_some() {
+                return;
+            }
             let change = self.book.get().and_then(|map| address_change(&map, self.me, &self.advertised));
             if let Some(command) = change {
                 match self.system.execute(&command).await {
@@ -104,7 +109,6 @@ impl Follower {
                     }
                 }
             }
-            sleep(BEHIND).await;
         }
     }
 

@@ -40,7 +40,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
 use synod_engine::identity;
-use synod_engine::ids::{ClusterVersion, SYSTEM_SHARD};
+use synod_engine::ids::{ClusterVersion, Nonce, SYSTEM_SHARD};
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{LogStore, NodeRecovered};
 use synod_engine::memory::{Holder, Memory};
@@ -201,7 +201,8 @@ impl Node {
         let drain = Duration::from_micros(options.drain_micros) + DRAIN_SLACK;
         let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
         let spoken = Arc::new(Spoken::default());
-        let local = Local { cluster, node: me, incarnation, speaks };
+        let nonce = Nonce(rand::random::<u64>() | 1);
+        let local = Local { cluster, node: me, incarnation, nonce, speaks };
         let book = MapBook::open(&config.data_dir, &local, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
         let signals = Arc::new(Signals {
             maps: watch::Sender::new(None),

@@ -113,7 +113,7 @@ impl Admin for AdminService {
         let report = up.report().await?;
         let map = up.book.get();
         let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != up.node);
-        let mut clock_alarms = up.peers.clock_alarms();
+        let mut clock_alarms = up.peers.alarms();
         clock_alarms.extend(report.replicas.iter().filter_map(ahead));
         let quarantined = up.signals.quarantined.borrow().clone().or(report.quarantined);
         let quarantined = quarantined.or_else(|| up.book.removed()).unwrap_or_default();

@@ -8,7 +8,8 @@ use super::lock;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use synod_engine::ids::{ClusterVersion, Incarnation, NodeId};
+use synod_engine::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
+use synod_engine::processes::Process;
 use synod_proto::peer::Hello;
 use tonic::Status;
 
@@ -24,7 +25,7 @@ pub struct Caller {
     /// The node.
     pub node: NodeId,
     /// Its process.
-    pub incarnation: Incarnation,
+    pub process: Process,
 }
 
 /// Why a caller is refused.
@@ -113,6 +114,9 @@ pub enum Refused {
         /// The caller's.
         theirs: Incarnation,
     },
+    /// Another process of the same node is known, which rules this one out.
+    #[error("{0}")]
+    Twice(String),
 }
 
 impl From<&Refused> for Status {
@@ -134,6 +138,7 @@ pub fn hello(local: &Local, to: NodeId) -> Hello {
         incarnation: local.incarnation.0,
         protocol: PROTOCOL,
         speaks: local.speaks.0,
+        nonce: local.nonce.0,
         // Said where it is known and of use: on links and pulses.
         addr: String::new(),
     }
@@ -166,7 +171,8 @@ pub fn check(
     if speaks < version {
         return Err(Refused::TooOld { me, from, speaks, version });
     }
-    Ok(Caller { node: from, incarnation: Incarnation(hello.incarnation) })
+    let process = Process { incarnation: Incarnation(hello.incarnation), nonce: Nonce(hello.nonce) };
+    Ok(Caller { node: from, process })
 }
 
 /// Lets each complaint into the log once, and few of them altogether, however hard a stranger tries.
@@ -202,14 +208,16 @@ mod tests {
     #[test]
     fn each_wrong_hello_is_refused_by_name() {
         let speaks = ClusterVersion::SECOND;
-        let local = |cluster, node| Local { cluster, node: NodeId(node), incarnation: Incarnation(7), speaks };
+        let local =
+            |cluster, node| Local { cluster, node: NodeId(node), incarnation: Incarnation(7), nonce: Nonce(9), speaks };
         let check = |hello: Option<&Hello>, me: &Local, known: &dyn Fn(NodeId) -> bool| {
             check(hello, me, ClusterVersion::SECOND, known)
         };
         let me = local(0xa1, 1);
         let known = |n: NodeId| n.0 <= 3;
         let good = hello(&local(0xa1, 2), NodeId(1));
-        assert_eq!(check(Some(&good), &me, &known), Ok(Caller { node: NodeId(2), incarnation: Incarnation(7) }));
+        let process = Process { incarnation: Incarnation(7), nonce: Nonce(9) };
+        assert_eq!(check(Some(&good), &me, &known), Ok(Caller { node: NodeId(2), process }));
         let say = |h: Option<&Hello>| check(h, &me, &known).unwrap_err().to_string();
         assert!(say(None).contains("without a hello"));
         let other = say(Some(&hello(&local(0xb2, 2), NodeId(1))));

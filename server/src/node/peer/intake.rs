@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_engine::codec::message;
 use synod_engine::host::Input;
-use synod_engine::ids::{NodeWriteSeq, ShardId};
+use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId};
 use synod_proto::peer::{LinkReply, PeerFrame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -46,14 +46,19 @@ pub(super) async fn reply(stream: &mut (impl AsyncWrite + Unpin), refused: Strin
     matches!(timeout(REPLY_WAIT, stream.write_all(&reply)).await, Ok(Ok(())))
 }
 
-/// Admits a caller to its lane.
-pub(super) fn admit(shared: &Shared, caller: Caller) -> Result<Turn, Refused> {
-    let older = |seen| Refused::Older { me: shared.local.node, from: caller.node, seen, theirs: caller.incarnation };
+/// Admits a caller, who says that it is at `addr`, to its lane.
+pub(super) fn admit(shared: &Shared, caller: Caller, addr: &str) -> Result<Turn, Refused> {
+    let theirs = caller.process.incarnation;
+    let older = |seen| Refused::Older { me: shared.local.node, from: caller.node, seen, theirs };
     let (seen, _) = shared.seen.get(caller.node);
-    if seen > caller.incarnation {
+    if seen > theirs {
         return Err(older(seen));
     }
-    shared.lanes.take(caller.node, caller.incarnation).map_err(older)
+    shared.believe(caller, addr, false)?;
+    let turn = shared.lanes.take(caller.node, theirs).map_err(older)?;
+    // Whoever ruled it out meanwhile closed the lanes before it was taken.
+    shared.check_process(caller)?;
+    Ok(turn)
 }
 
 /// Takes frames until the link ends, is put off or sends garbage; what is to be said of that, where anything is.
@@ -91,7 +96,7 @@ pub(super) async fn receive(
         };
         match input {
             Ok(Some(input)) => {
-                if deliver(shared, &turn, input).is_none() {
+                if deliver(shared, &turn, caller.node, input).is_none() {
                     return Some(PUT_OFF.into());
                 }
             }
@@ -110,12 +115,15 @@ pub(super) async fn receive(
 }
 
 /// Hands a frame to the worker; `None` where the lane is not this stream's any more.
-fn deliver(shared: &Shared, turn: &Turn, input: Input) -> Option<()> {
+fn deliver(shared: &Shared, turn: &Turn, from: NodeId, input: Input) -> Option<()> {
     let messages = match &input {
         Input::Peer { messages, .. } => messages.len() as u64,
         _ => 0,
     };
-    let taken = turn.deliver(|| shared.inbox.push(input))?;
+    let taken = turn.deliver(|| {
+        shared.twins.took_part(from);
+        shared.inbox.push(input)
+    })?;
     let counters = &shared.counters;
     add(&counters.frames_received, 1);
     add(if taken { &counters.messages_received } else { &counters.dropped_inbox }, messages);
@@ -127,8 +135,8 @@ fn open_frame(caller: Caller, frame: PeerFrame) -> Result<Option<Input>, String>
     if frame.hello.is_some() {
         return Err("a second hello".into());
     }
-    if frame.incarnation != caller.incarnation.0 {
-        let why = format!("a frame of incarnation {} on a link of {}", frame.incarnation, caller.incarnation);
+    if frame.incarnation != caller.process.incarnation.0 {
+        let why = format!("a frame of incarnation {} on a link of {}", frame.incarnation, caller.process.incarnation);
         return Err(why);
     }
     let mut messages = Vec::with_capacity(frame.envelopes.len().min(MESSAGES));
@@ -145,7 +153,7 @@ fn open_frame(caller: Caller, frame: PeerFrame) -> Result<Option<Input>, String>
     }
     Ok(Some(Input::Peer {
         from: caller.node,
-        incarnation: caller.incarnation,
+        incarnation: caller.process.incarnation,
         write_seq: NodeWriteSeq(frame.write_seq),
         messages,
     }))

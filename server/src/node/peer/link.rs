@@ -10,7 +10,7 @@
 use super::counters::add;
 use super::dial::{self, Backoff};
 use super::outbox::Slot;
-use super::peers::Shared;
+use super::peers::{Phase, Shared};
 use super::pipe::{Pipe, Sent};
 use super::wire::{self, Frames, HELLO_BYTES_MAX};
 use std::sync::Arc;
@@ -83,6 +83,10 @@ async fn carry(shared: &Shared, node: NodeId, addr: &str, slot: &Slot) -> String
 
 /// Connects and says hello; returns once the peer has accepted the link.
 async fn call(shared: &Shared, node: NodeId, addr: &str) -> Result<(TcpStream, Frames), String> {
+    if *shared.phase.borrow() != Phase::Up {
+        // Whoever leaves, or may not vote, is not to be taken for one that takes part.
+        return Err("this node leaves: it opens no link".into());
+    }
     let mut stream = dial::connect(addr).await?;
     let hello =
         PeerFrame { hello: Some(shared.hello(node)), incarnation: shared.local.incarnation.0, ..PeerFrame::default() };

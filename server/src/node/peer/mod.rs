@@ -14,6 +14,7 @@
 //! | `lanes` | of incoming links one a peer, the newest wins |
 //! | `pulse`, `detector` | liveness: pulses both ways, and what they mean |
 //! | `hello` | who may talk to whom |
+//! | `twins` | which process of each node is believed |
 //! | `spoken` | which cluster version each node speaks |
 //! | `addresses`, `seek` | where peers are: what the map says, what they say themselves, and asking where nobody is heard |
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
@@ -50,6 +51,7 @@ mod link;
 mod pipe;
 mod pulse;
 mod seek;
+mod twins;
 
 #[cfg(test)]
 mod tests;
@@ -69,7 +71,7 @@ pub use spoken::{Said, Spoken, ask_ready, ask_seal};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_engine::host::Input;
-use synod_engine::ids::{ClusterVersion, Incarnation, NodeId};
+use synod_engine::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
 use synod_proto::peer::{
     JoinReply, JoinRequest, ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
     SystemReply,
@@ -134,6 +136,8 @@ pub struct Local {
     pub node: NodeId,
     /// This process.
     pub incarnation: Incarnation,
+    /// What it drew when it started; 0 says nothing.
+    pub nonce: Nonce,
     /// The greatest cluster version that it speaks.
     pub speaks: ClusterVersion,
 }

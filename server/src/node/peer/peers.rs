@@ -8,12 +8,13 @@ use super::counters::PeerCounters;
 use super::desk::Desk;
 use super::detector::Detector;
 use super::drift::Clocks;
-use super::hello::{self, Complaints, Refused};
+use super::hello::{self, Caller, Complaints, Refused};
 use super::lanes::Lanes;
 use super::outbox::{Outbox, Slot, Slots};
 use super::progress::Progress;
 use super::seen::SeenTable;
 use super::spoken::{Said, Spoken};
+use super::twins::Twins;
 use super::walls::Walls;
 use super::{Local, WorkerInbox, link, lock, pulse, seek};
 use crate::config::Timing;
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
-use synod_engine::ids::{ClusterVersion, Incarnation, NodeId};
+use synod_engine::ids::{ClusterVersion, NodeId};
 use synod_engine::runner::MonotoneClock;
 use synod_engine::system::SystemState;
 use synod_proto::peer::Hello;
@@ -86,6 +87,7 @@ pub(super) struct Shared {
     pub progress: Arc<Progress>,
     pub slots: Arc<ArcSwap<Slots>>,
     pub lanes: Lanes,
+    pub twins: Twins,
     pub counters: Arc<PeerCounters>,
     pub clocks: Clocks,
     pub walls: Walls,
@@ -133,8 +135,9 @@ impl Shared {
         Hello { addr: self.advertised.clone(), ..hello::hello(&self.local, to) }
     }
 
-    /// A process of `node`, whose hello was checked, says where others reach it.
-    pub fn said_address(&self, node: NodeId, incarnation: Incarnation, hello: Option<&Hello>) {
+    /// A process that is believed says where others reach it.
+    pub fn said_address(&self, caller: Caller, hello: Option<&Hello>) {
+        let (node, incarnation) = (caller.node, caller.process.incarnation);
         // A node of an older version does not say.
         let Some(addr) = hello.map(|hello| hello.addr.as_str()).filter(|addr| !addr.is_empty()) else { return };
         if self.seen.get(node).0 <= incarnation && self.addresses.told(node, Some(incarnation), addr) {
@@ -187,8 +190,15 @@ impl Shared {
 
     /// Logs what a stranger or a sick peer did, once.
     pub fn complain(&self, what: &str) {
-        if self.complaints.is_new(what) {
-            tracing::warn!("{what}");
+        self.complain_at(false, what);
+    }
+
+    /// The same, as an error where it is `loud`.
+    pub fn complain_at(&self, loud: bool, what: &str) {
+        match self.complaints.is_new(what) {
+            true if loud => tracing::error!("{what}"),
+            true => tracing::warn!("{what}"),
+            false => {}
         }
     }
 }
@@ -237,6 +247,7 @@ impl Peers {
             progress,
             slots: Arc::default(),
             lanes: Lanes::default(),
+            twins: Twins::default(),
             counters: Arc::default(),
             clocks,
             walls,
@@ -285,6 +296,7 @@ impl Peers {
             self.shared.detect(|detector, _| detector.forget(node));
             self.shared.clocks.forget(node);
             self.shared.spoken.forget(node);
+            self.shared.twins.forget(node);
             self.shared.walls.forget(node);
             self.shared.lanes.close(node);
         }
@@ -386,11 +398,12 @@ impl Peers {
         &self.shared.counters
     }
 
-    /// What is wrong with the clocks of this node and its peers.
+    /// What is wrong with the clocks of this node and its peers, and which of these run twice.
     #[must_use]
-    pub fn clock_alarms(&self) -> Vec<String> {
+    pub fn alarms(&self) -> Vec<String> {
         let mut alarms = self.shared.clocks.alarms();
         alarms.extend(self.shared.walls.alarms());
+        alarms.extend(self.shared.twins.alarms());
         alarms
     }
 

@@ -5,7 +5,7 @@
 //!
 //! A pulse also carries what its sender has seen of its receiver. The first one of each outgoing call is handed to the
 //! worker as an identity answer; the first of all opens the way for the link. An older process than the one a peer knows
-//! is answered too, so that it learns it is older, but is not held for alive.
+//! is answered too, so that it learns it is older, but is not held for alive. So is a process beside another of its node.
 
 use super::detector::Sign;
 use super::dial::{self, Backoff};
@@ -73,21 +73,23 @@ impl Shared {
             disk_low: self.disk_low.load(Ordering::Relaxed),
             monotone_us: self.clocks.now(),
             speaks: self.local.speaks.0,
+            processes: self.twins.tellings(to),
         }
     }
 
     /// A pulse of `caller` came. Returns whether it counts: it is of the process that the call began with, and that one speaks
     /// the cluster's version.
     fn pulse_heard(&self, caller: Caller, frame: &PulseFrame) -> bool {
-        if frame.incarnation != caller.incarnation.0 {
+        let theirs = caller.process.incarnation;
+        if frame.incarnation != theirs.0 {
             return false;
         }
         let (seen, _) = self.seen.get(caller.node);
-        if seen > caller.incarnation {
-            self.complain(
-                &hello::Refused::Older { me: self.local.node, from: caller.node, seen, theirs: caller.incarnation }
-                    .to_string(),
-            );
+        if seen > theirs {
+            self.complain(&hello::Refused::Older { me: self.local.node, from: caller.node, seen, theirs }.to_string());
+            return true;
+        }
+        if self.believe(caller, "", frame.leaving).is_err() {
             return true;
         }
         let (me, speaks, version) = (self.local.node, ClusterVersion::said(frame.speaks), self.cluster_version());
@@ -96,13 +98,14 @@ impl Shared {
             self.complain(&hello::Refused::TooOld { me, from: caller.node, speaks, version }.to_string());
             return false;
         }
+        self.take_told(caller.node, frame);
         self.seen.meet(caller.node);
         self.peer_disk(caller.node, frame.disk_low);
-        self.clocks.heard(caller.node, caller.incarnation, frame.monotone_us);
+        self.clocks.heard(caller.node, theirs, frame.monotone_us);
         self.walls.heard(caller.node, frame.clock_us, &self.inbox);
         self.peer_map_revision.fetch_max(frame.map_revision, Ordering::Relaxed);
         let sign = Sign {
-            incarnation: caller.incarnation,
+            incarnation: theirs,
             stalled: Duration::from_millis(frame.write_stalled_ms),
             leaving: frame.leaving,
         };
@@ -215,13 +218,18 @@ async fn talk(
                 }
                 Ok(caller) => {
                     talked.heard = true;
-                    shared.said_address(caller.node, caller.incarnation, frame.hello.as_ref());
+                    let addr = frame.hello.as_ref().map_or("", |hello| hello.addr.as_str());
+                    if shared.believe(caller, addr, frame.leaving).is_ok() {
+                        shared.said_address(caller, frame.hello.as_ref());
+                    }
                     untold = Some((Incarnation(frame.seen_incarnation), NodeWriteSeq(frame.seen_write_seq)));
                     *peer.insert(caller)
                 }
             },
         };
         if let Some(seen) = untold
+            && shared.check_process(caller).is_ok()
+            && shared.ruled_out_by(&frame).is_none()
             && shared.inbox.push(Input::IdentityAnswer { from: node, seen })
         {
             untold = None;

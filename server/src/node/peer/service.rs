@@ -67,7 +67,9 @@ impl PeerService {
         request: &Request<T>,
         hello: Option<&Hello>,
     ) -> Result<(NodeId, &Arc<dyn SnapshotGate>), Status> {
-        let caller = self.get()?.shared.greet(hello).map_err(|refused| Status::from(&refused))?;
+        let shared = &self.get()?.shared;
+        let caller = shared.greet(hello).map_err(|refused| Status::from(&refused))?;
+        shared.check_process(caller).map_err(|refused| Status::from(&shared.turn_away(refused)))?;
         take_place(pass(request).as_ref())?;
         let gate = self.snapshots.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
         Ok((caller.node, gate))
@@ -128,7 +130,8 @@ impl PeerService {
             }
         };
         let admitted = shared.greet(hello.as_ref()).and_then(|caller| {
-            let turn = intake::admit(&shared, caller).map_err(|refused| shared.turn_away(refused))?;
+            let addr = hello.as_ref().map_or("", |hello| hello.addr.as_str());
+            let turn = intake::admit(&shared, caller, addr).map_err(|refused| shared.turn_away(refused))?;
             Ok((caller, turn))
         });
         if let (Ok((caller, _)), Err(status)) = (&admitted, take_place(Some(connection.pass()))) {
@@ -136,7 +139,7 @@ impl PeerService {
             return Some(status.message().to_owned());
         }
         if let Ok((caller, _)) = &admitted {
-            shared.said_address(caller.node, caller.incarnation, hello.as_ref());
+            shared.said_address(*caller, hello.as_ref());
         }
         match admitted {
             Err(refused) => Some(refused.to_string()),
@@ -201,7 +204,11 @@ impl Peer for PeerService {
         let first = first(&mut frames).await?;
         let caller = shared.greet(first.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
         take_place(pass.as_ref())?;
-        shared.said_address(caller.node, caller.incarnation, first.hello.as_ref());
+        // Before our first pulse to it, which tells it what is known of its node. One that is not believed is to hear that too.
+        let addr = first.hello.as_ref().map_or("", |hello| hello.addr.as_str());
+        if shared.believe(caller, addr, first.leaving).is_ok() {
+            shared.said_address(caller, first.hello.as_ref());
+        }
         Ok(Response::new(Box::pin(pulse::answer(shared, caller, first, frames))))
     }
 

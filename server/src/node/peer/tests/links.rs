@@ -168,6 +168,42 @@ fn an_older_process_is_told_so_and_not_heard() {
 }
 
 #[test]
+fn a_second_process_of_an_incarnation_is_told_so_and_not_heard() {
+    let ((one, a), (two, b)) = (socket(), socket());
+    let twin = |nonce| Local { nonce: Nonce(nonce), ..local(2, 4) };
+    let mut one = Node::start(local(1, 1), one, quick());
+    let mut two = Node::start(twin(11), two, quick());
+    let map = map(&[&a, &b]);
+    one.learn(&map);
+    two.learn(&map);
+    carried(&mut two, &one, 1);
+    let mut copy = Node::start(twin(12), socket().0, quick());
+    copy.learn(&map);
+    let words = format!(
+        "node 2 runs twice: a process of incarnation 4 is at {b}, another at {}; stop one, restart the other",
+        copy.addr
+    );
+    until("told", || copy.inbox.has(&Told::Twice(1, words.clone())));
+    assert!(!copy.inbox.all().iter().any(|told| matches!(told, Told::Identity(..))), "it must not begin by an answer");
+    until("named", || one.peers.alarms().contains(&words));
+    let (link, before) = (one.runtime.as_ref().unwrap().handle().clone(), one.inbox.messages());
+    let hello = hello(&twin(12), NodeId(1));
+    let refused = link.block_on(begin(&a, &greeting(Some(hello)))).err().unwrap_or_default();
+    assert!(refused.starts_with("node 2 runs twice"), "{refused}");
+    copy.probe(1, 2, 1);
+    assert_eq!(one.inbox.messages(), before);
+    assert_eq!(one.peers.address(NodeId(2)), Some(b));
+    assert!(!two.inbox.all().iter().any(|told| matches!(told, Told::Twice(..))), "the first one goes on");
+    carried(&mut two, &one, 3);
+    carried(&mut one, &two, 4);
+    // One that starts again is believed, and the one before no more.
+    let next = Node::start(Local { nonce: Nonce(13), ..local(2, 5) }, socket().0, quick());
+    next.learn(&map);
+    until("answered", || next.inbox.all().iter().any(|told| matches!(told, Told::Identity(1, _))));
+    until("the one before is told", || two.inbox.all().iter().any(|told| matches!(told, Told::Twice(1, _))));
+}
+
+#[test]
 fn an_address_that_changes_is_followed() {
     let (mut one, two) = pair(&quick());
     carried(&mut one, &two, 1);

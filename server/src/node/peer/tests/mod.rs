@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_engine::host::Input;
-use synod_engine::ids::{ClientId, ClusterVersion, Incarnation, NodeId, NodeWriteSeq, ShardId};
+use synod_engine::ids::{ClientId, ClusterVersion, Incarnation, NodeId, NodeWriteSeq, Nonce, ShardId};
 use synod_engine::logstore::NodeIdentity;
 use synod_engine::runner::MonotoneClock;
 use synod_engine::system::SystemState;
@@ -43,6 +43,7 @@ enum Told {
     Alive(u64),
     Dead(u64),
     Identity(u64, (u64, u64)),
+    Twice(u64, String),
 }
 
 /// Stands in the worker's place.
@@ -67,6 +68,7 @@ impl WorkerInbox for Recorder {
             Input::Liveness { node, alive: true } => Told::Alive(node.0),
             Input::Liveness { node, alive: false } => Told::Dead(node.0),
             Input::IdentityAnswer { from, seen } => Told::Identity(from.0, (seen.0.0, seen.1.0)),
+            Input::RunsTwice { from, why, .. } => Told::Twice(from.0, why.to_string()),
             // With every pulse: told of apart.
             Input::PeerClock { .. } => return true,
             _ => panic!("an input that peers never send"),
@@ -213,7 +215,7 @@ fn message(probe: u64) -> Message {
 
 fn local(node: u64, incarnation: u64) -> Local {
     let speaks = ClusterVersion::SPOKEN;
-    Local { cluster: CLUSTER, node: NodeId(node), incarnation: Incarnation(incarnation), speaks }
+    Local { cluster: CLUSTER, node: NodeId(node), incarnation: Incarnation(incarnation), nonce: Nonce(0), speaks }
 }
 
 fn map(addrs: &[&str]) -> SystemState {
