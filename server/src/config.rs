@@ -112,13 +112,10 @@ pub struct Storage {
     pub log_keep: ByteSize,
     /// Below so much room on the disk a node hands its leaderships over and takes deletions and trims only. Unset: 1 GiB, at
     /// most a tenth of the file system.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_low: Option<ByteSize>,
     /// Below so much room it gives its reserve back and goes down. Unset: 256 MiB, at most a fortieth.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_hard: Option<ByteSize>,
     /// Room kept in a file for the last flush. Unset: 128 MiB, at most a fiftieth.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_reserve: Option<ByteSize>,
     /// Log writes on the shard worker's own thread (`inline`) or on a thread of their own (`thread`).
     pub log_write: LogWrite,

@@ -29,6 +29,20 @@ enum ConfigCommand {
     Default,
 }
 
+/// Settings without a fixed default: what each is where it is not set depends on the disk.
+const OF_THE_DISK: &str = "\
+# disk_low = \"1.0 GiB\"       # a tenth of the disk where that is less
+# disk_hard = \"256.0 MiB\"    # a fortieth of the disk where that is less
+# disk_reserve = \"128.0 MiB\" # a fiftieth of the disk where that is less
+";
+
+/// Every setting with its default, as a settings file.
+fn default_file() -> std::result::Result<String, toml::ser::Error> {
+    let header = "[storage]\n";
+    let text = toml::to_string(&Settings::default())?;
+    Ok(text.replacen(header, &format!("{header}{OF_THE_DISK}"), 1))
+}
+
 /// Runs `config`.
 pub fn run(context: &mut Context, args: ConfigArgs) -> Result<()> {
     match args.command {
@@ -38,10 +52,9 @@ pub fn run(context: &mut Context, args: ConfigArgs) -> Result<()> {
             context.out.value(&done, |_| vec![format!("{}: ok", text::path(&file))])
         }
         ConfigCommand::Default => {
-            let settings = Settings::default();
-            let text = toml::to_string(&settings)
+            let text = default_file()
                 .map_err(|error| CliError::failed("internal", format!("cannot write the settings: {error}")))?;
-            context.out.value(&settings, |_| text.lines().map(str::to_owned).collect())
+            context.out.value(&Settings::default(), |_| text.lines().map(str::to_owned).collect())
         }
     }
 }
@@ -76,8 +89,14 @@ mod tests {
 
     #[test]
     fn the_default_file_passes_its_own_check() {
-        let text = toml::to_string(&Settings::default()).unwrap();
+        let text = default_file().unwrap();
         assert!(parse(&text).is_ok(), "{text}");
+        // Those that depend on the disk are shown as comments, and can be taken as they are.
+        for knob in ["disk_low", "disk_hard", "disk_reserve"] {
+            assert!(text.contains(&format!("\n# {knob} = \"")), "{text}");
+        }
+        let set = parse(&text.replace("# disk_", "disk_")).unwrap().storage;
+        assert!(set.disk_low.is_some() && set.disk_hard.is_some() && set.disk_reserve.is_some());
         assert!(parse("").is_ok());
     }
 
