@@ -144,11 +144,7 @@ impl From<Error> for CliError {
                 base.with("actual", actual).with("op_index", op_index).exiting(Exit::Expectation)
             }
             Error::Trimmed { key, first } => base.with_bytes("key", "key_base64", &key).with("first", first),
-            Error::TooLarge { what, limit, knob } => {
-                // What no setting allows is a bad argument wherever it is sent.
-                let base = if knob == "fixed" { base.exiting(Exit::Usage) } else { base };
-                base.with("what", what).with("limit", limit).with("knob", knob)
-            }
+            Error::TooLarge { what, limit, knob } => base.with("what", what).with("limit", limit).with("knob", knob),
             Error::Overloaded { retry_after, why } => {
                 base.with("why", why).with("retry_after_ms", u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX))
             }
@@ -177,7 +173,5 @@ mod tests {
         let shown = large.render(true).unwrap();
         assert!(shown.contains("\"limit\":8") && shown.contains("\"knob\":\"limits.x\""), "{shown}");
         assert_eq!(large.exit(), Exit::Failed);
-        let key = CliError::from(Error::TooLarge { what: "the key".into(), limit: 4096, knob: "fixed".into() });
-        assert_eq!((key.exit(), key.kind()), (Exit::Usage, "too_large"));
     }
 }
