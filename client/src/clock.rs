@@ -44,7 +44,7 @@ impl Clock {
         self.at_us(local_us())
     }
 
-    /// The round trip to the node as measured last, `ROUND_TRIP_MAX` at most: what is longer says that the node was busy.
+    /// The last measured round trip to the node, at most `ROUND_TRIP_MAX`: a longer one means that the node was busy.
     pub(crate) fn round_trip(&self) -> Duration {
         Duration::from_micros(self.rtt_us.load(Ordering::Relaxed)).min(ROUND_TRIP_MAX)
     }

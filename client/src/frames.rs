@@ -188,7 +188,7 @@ impl Waiting {
     }
 }
 
-/// For how long a node that refused as overloaded is to be left alone. Where it has no room for this request only, others may go.
+/// How long to send nothing to a node that refused a request as overloaded. A refusal for this request only does not stop others.
 fn overloaded(reply: &v1::ShardReply) -> Option<Duration> {
     match &reply.body {
         Some(Answer::Error(v1::Error { kind: Some(v1::error::Kind::Overloaded(why)), .. })) if !why.this_only => {

@@ -136,8 +136,8 @@ pub struct WriteName {
     pub seq: u64,
     /// Outcomes of the client's writes below this number are no longer needed; at most `seq`.
     pub floor: u64,
-    /// Cluster time in microseconds after which the write is not executed any more; to be at most 10 minutes ahead. A shard refuses
-    /// one more than 20 minutes ahead of its time, since clocks differ.
+    /// Cluster time in microseconds; after it the write is never executed. At most 10 minutes ahead. A shard refuses a deadline more
+    /// than 20 minutes ahead of its own time; the difference allows for clocks that differ.
     pub deadline_us: u64,
 }
 

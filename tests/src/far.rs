@@ -23,7 +23,7 @@ const PIECE: usize = 64 << 10;
 pub struct Distance {
     /// How long a byte takes to a node, and how long one takes back.
     pub one_way: Duration,
-    /// Each direction of a connection loses a packet so often …
+    /// Interval at which each direction of a connection loses a packet …
     pub loses_every: Duration,
     /// … which comes so much later, and with it all that is behind it.
     pub sent_again_after: Duration,

@@ -40,7 +40,7 @@ fn a_refused_upgrade_leaves_every_node_its_way_back() {
     let _alone = alone();
     let mut cluster = Cluster::start_with(HELD_BACK);
     cluster.wait_up();
-    // Nothing is to be raised: it is no failure that nothing is.
+    // The cluster is at the greatest version already: raising nothing is no failure.
     assert_eq!(cluster.json(&["cluster", "upgrade"])["to"], 1);
     restart_with(&mut cluster, 1, "");
     restart_with(&mut cluster, 2, "");

@@ -77,7 +77,7 @@ pub enum Input {
     Map(Arc<SystemState>),
     /// A write handed to the log-writer thread is synced (threaded mode only).
     Written(u64),
-    /// The system shard of a new cluster is to be created here.
+    /// Create the system shard of a new cluster on this node.
     CreateSystemShard(Box<SystemState>),
     /// Hand over every leadership; answered by [`Host::drained`](super::Host::drained).
     Drain,
@@ -103,7 +103,7 @@ pub enum Input {
     },
     /// Report every replica.
     Status(Box<dyn FnOnce(NodeReport) + Send>),
-    /// Make a snapshot of what is applied here; told how that went.
+    /// Make a snapshot of the applied state of a shard on this node.
     MakeSnapshot {
         /// The shard.
         shard: ShardId,

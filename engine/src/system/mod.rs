@@ -501,7 +501,7 @@ fn range_points(shards: u32, splits: &[Bytes]) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// What is said of a node that is to be removed and is not there: the command line takes it for done.
+/// Error text for the removal of a node that is not in the cluster. `synod node remove` recognises it and reports success.
 #[must_use]
 pub fn no_such_node(node: NodeId) -> String {
     format!("there is no node {node}")

@@ -35,7 +35,7 @@ pub struct Seen {
     pub scrubs: Vec<(NodeId, ShardId, Slot, u128)>,
     /// Snapshots asked of others, and from which slot on.
     pub asks: Vec<(NodeId, ShardId, Slot)>,
-    /// Members that the system shard is to be told of.
+    /// Members to report to the system shard.
     pub(super) members: Vec<(ShardId, Membership)>,
 }
 

@@ -195,7 +195,7 @@ impl VersionDesk {
 }
 
 /// The version to raise to where none is asked for: the greatest that every node says it speaks. Where that raises nothing, the
-/// greatest that any of them speaks: the nodes in its way are to be named.
+/// greatest that any of them speaks: the error names the nodes that prevent more.
 fn target(from: ClusterVersion, nodes: &[NodeVersion]) -> ClusterVersion {
     let said = || nodes.iter().map(|node| node.said.map_or(ClusterVersion::FIRST, |(speaks, _)| speaks));
     let by_all = said().min().unwrap_or_default();

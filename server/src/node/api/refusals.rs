@@ -28,7 +28,7 @@ pub fn overloaded(retry_after_ms: u32) -> v1::Error {
     error(Kind::Overloaded(v1::Overloaded { retry_after_ms, this_only: false }), true, message)
 }
 
-/// After what time a write is to be asked again for whose outcome there is no room: that comes when a client's oldest write ends.
+/// Pause before a write is tried again for whose outcome there was no room. Room comes when the client's oldest write ends.
 const ROOM_AGAIN_MS: u32 = 100;
 
 /// The wire's error of a refusal.

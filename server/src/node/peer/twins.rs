@@ -75,7 +75,7 @@ fn twice(node: NodeId, known: &Sighting, other: &Sighting) -> String {
 }
 
 impl Twins {
-    /// Forgets a node that the map does not name any more.
+    /// Forgets a node that is no longer in the map.
     pub fn forget(&self, node: NodeId) {
         let mut inner = lock(&self.inner);
         inner.processes.forget(node);
