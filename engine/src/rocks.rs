@@ -89,11 +89,41 @@ pub(crate) fn check_background(db: &DB, path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// The room that the largest compaction which may begin by itself takes until it ends, bytes. `most` bounds those below level 0.
+pub(crate) fn largest_compaction(db: &DB, most: u64) -> Result<u64, Error> {
+    let files = db.live_files()?;
+    Ok(largest(files.iter().map(|file| (file.level, file.size as u64)), most))
+}
+
+/// What a compaction takes in is there twice until it ends. Level 0 goes at once, with all of the level that it is compacted to.
+fn largest(files: impl Iterator<Item = (i32, u64)>, most: u64) -> u64 {
+    let mut levels = std::collections::BTreeMap::<i32, u64>::new();
+    files.for_each(|(level, bytes)| *levels.entry(level).or_default() += bytes);
+    let zero = levels.remove(&0).unwrap_or(0);
+    let base = levels.values().next().copied().unwrap_or(0);
+    let below = levels.values().sum::<u64>().min(most);
+    if zero > 0 { below.max(zero + base) } else { below }
+}
+
 /// RocksDB's error in the words of this crate.
 pub(crate) fn io(what: String, error: &Error) -> StoreError {
     let why = error.to_string();
     match error.kind() {
         ErrorKind::Corruption => StoreError::Corrupt { what, why },
         _ => StoreError::Io { what, why },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn level_zero_is_compacted_at_once_and_the_others_in_bounded_parts() {
+        assert_eq!(largest([].into_iter(), 100), 0);
+        assert_eq!(largest([(0, 10), (0, 20)].into_iter(), 100), 30);
+        assert_eq!(largest([(0, 10), (5, 300), (5, 40), (6, 5_000)].into_iter(), 100), 350);
+        assert_eq!(largest([(5, 300), (6, 5_000)].into_iter(), 100), 100, "nothing in level 0");
+        assert_eq!(largest([(6, 60)].into_iter(), 100), 60);
     }
 }

@@ -17,7 +17,7 @@ use crate::StoreError;
 use crate::codec::buf::DecodeError;
 use crate::codec::{entry, hard, keys, node};
 use crate::ids::{ClusterVersion, Entry, HardState, Incarnation, NodeWriteSeq, ShardId, Slot};
-use crate::rocks::{check_background, io, open_db, open_db_to_read, read_options, strict_options};
+use crate::rocks::{check_background, io, largest_compaction, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
@@ -41,11 +41,39 @@ impl Default for LogOptions {
     }
 }
 
+impl LogOptions {
+    /// Sizes that leave most of a small disk to others: memtables become files, and eight of those are compacted at once.
+    /// `disk_bytes` is the size of the file system.
+    #[must_use]
+    pub fn on_disk_of(self, disk_bytes: u64) -> Self {
+        let part = usize::try_from(disk_bytes / 128).unwrap_or(usize::MAX);
+        Self { memtable_bytes: part.clamp(8 << 20, 64 << 20).min(self.memtable_bytes), ..self }
+    }
+
+    /// What can be taken between two looks at the disk, bytes: the beginning of a write-ahead log, the file that its predecessor is
+    /// flushed to, and what is written meanwhile.
+    #[must_use]
+    pub fn step_bytes(&self) -> u64 {
+        3 * self.memtable_bytes as u64
+    }
+
+    /// The size to which the level under level 0 grows, bytes.
+    fn base_bytes(&self) -> u64 {
+        (4 * self.memtable_bytes as u64).max(16 << 20)
+    }
+
+    /// The most that a compaction below level 0 takes in, bytes: a file, and what it overlaps.
+    fn compaction_bytes(&self) -> u64 {
+        2 * self.base_bytes()
+    }
+}
+
 /// The log of a node on RocksDB.
 pub struct RocksLog {
     db: DB,
     path: PathBuf,
     synced: WriteOptions,
+    sizes: LogOptions,
     failed: OnceLock<StoreError>,
     /// Held while the node's own rows are read and rewritten.
     node_rows: Mutex<()>,
@@ -59,24 +87,34 @@ impl RocksLog {
         synced.set_sync(true);
         // Without effect for one writer; it is for the day there are several.
         synced.set_memtable_insert_hint_per_batch(true);
-        let log = Self { db, path: path.to_path_buf(), synced, failed: OnceLock::new(), node_rows: Mutex::new(()) };
+        let log = Self::over(db, path, synced, *sizes);
         log.check_format()?;
         Ok(log)
     }
 
     /// Opens the database to look at it: nothing is written, a write fails.
     pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
-        let mut options = options(&LogOptions::default())?;
+        let sizes = LogOptions::default();
+        let mut options = options(&sizes)?;
         options.create_if_missing(false);
         let db = open_db_to_read(&options, path)?;
-        let (path, synced) = (path.to_path_buf(), WriteOptions::default());
-        let log = Self { db, path, synced, failed: OnceLock::new(), node_rows: Mutex::new(()) };
+        let log = Self::over(db, path, WriteOptions::default(), sizes);
         match log.row(&keys::LOG_FORMAT)? {
             Some(_) => log.check_format().map(|()| log),
             None => {
                 Err(StoreError::Corrupt { what: log.path.display().to_string(), why: "it has no format row".into() })
             }
         }
+    }
+
+    fn over(db: DB, path: &Path, synced: WriteOptions, sizes: LogOptions) -> Self {
+        Self { db, path: path.to_path_buf(), synced, sizes, failed: OnceLock::new(), node_rows: Mutex::new(()) }
+    }
+
+    /// The room that the largest compaction which may begin by itself takes until it ends, bytes.
+    pub fn largest_compaction(&self) -> Result<u64, StoreError> {
+        let most = self.sizes.compaction_bytes() + self.sizes.base_bytes() / 4;
+        largest_compaction(&self.db, most).map_err(|e| io(self.reading(), &e))
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
@@ -369,6 +407,9 @@ fn options(sizes: &LogOptions) -> Result<Options, StoreError> {
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(sizes.memtable_bytes);
     options.set_max_write_buffer_number(i32::from(sizes.memtables));
+    options.set_max_bytes_for_level_base(sizes.base_bytes());
+    options.set_target_file_size_base(sizes.base_bytes() / 4);
+    options.set_max_compaction_bytes(sizes.compaction_bytes());
     options.set_max_total_wal_size((sizes.memtable_bytes as u64).saturating_mul(2 * u64::from(sizes.memtables)));
     // Most of what is flushed is trimmed soon after: leave it lie, and never stall a write for it.
     options.set_level_zero_file_num_compaction_trigger(8);

@@ -102,6 +102,12 @@ impl FrontState {
         })
     }
 
+    /// What is in memory and still goes to files where nothing more is applied, bytes at most, about.
+    #[must_use]
+    pub fn unflushed_bytes_max(&self) -> usize {
+        (1 + UNFINISHED_MAX as usize) * self.freeze_bytes
+    }
+
     /// Lets go of maps whose rows RocksDB has.
     fn reap(&mut self) {
         let done = self.flusher.done();

@@ -12,7 +12,7 @@ use super::rows::Span;
 use super::{BulkLoad, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::codec::node::{decode_format, encode_format};
-use crate::rocks::{check_background, io, open_db, open_db_to_read, read_options, strict_options};
+use crate::rocks::{check_background, io, largest_compaction, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{
     CompactOptions, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, Range,
@@ -46,6 +46,28 @@ pub struct StateOptions {
 impl Default for StateOptions {
     fn default() -> Self {
         Self { cache_bytes: 128 << 20, file_bytes: 16 << 20, level_zero_files_max: 64, memtable_bytes: 128 << 20 }
+    }
+}
+
+impl StateOptions {
+    /// Sizes that leave most of a small disk to the rows: a compaction takes in all of level 0, and writes as much again.
+    /// `disk_bytes` is the size of the file system.
+    #[must_use]
+    pub fn on_disk_of(self, disk_bytes: u64) -> Self {
+        let part = usize::try_from(disk_bytes / 256).unwrap_or(usize::MAX);
+        let file_bytes = part.clamp(4 << 20, 16 << 20).min(self.file_bytes);
+        let files = disk_bytes / 32 / file_bytes as u64;
+        Self { file_bytes, level_zero_files_max: files.clamp(16, 64).min(self.level_zero_files_max), ..self }
+    }
+
+    /// The size to which the level under level 0 grows, bytes.
+    fn base_bytes(&self) -> u64 {
+        (self.level_zero_files_max * self.file_bytes as u64 / 4).clamp(16 << 20, 256 << 20)
+    }
+
+    /// The most that a compaction below level 0 takes in, bytes: a file, and what it overlaps.
+    fn compaction_bytes(&self) -> u64 {
+        2 * self.base_bytes()
     }
 }
 
@@ -317,6 +339,12 @@ impl RocksShared {
         Ok(bytes <= most)
     }
 
+    /// The room that the largest compaction which may begin by itself takes until it ends, bytes.
+    pub fn largest_compaction(&self) -> Result<u64, StoreError> {
+        let most = self.sizes.compaction_bytes() + self.sizes.base_bytes() / 4;
+        largest_compaction(&self.db, most).map_err(|e| self.error("list the files of", &e))
+    }
+
     /// Compacts the rows from `first` to `last`; what fails is seen by [`RocksShared::health`].
     pub(super) fn compact(&self, first: &[u8], last: &[u8]) {
         let mut options = CompactOptions::default();
@@ -383,8 +411,9 @@ fn options(sizes: &StateOptions) -> Result<Options, StoreError> {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_write_buffer_size(sizes.memtable_bytes);
     options.set_max_write_buffer_number(4);
-    options.set_max_bytes_for_level_base(256 << 20);
-    options.set_target_file_size_base(64 << 20);
+    options.set_max_bytes_for_level_base(sizes.base_bytes());
+    options.set_target_file_size_base(sizes.base_bytes() / 4);
+    options.set_max_compaction_bytes(sizes.compaction_bytes());
     // A flush of a front is several files that do not overlap.
     options.set_level_zero_file_num_compaction_trigger(12);
     Ok(options)

@@ -31,7 +31,7 @@ enum ConfigCommand {
 
 /// Settings without a fixed default: what each is where it is not set depends on the disk.
 const OF_THE_DISK: &str = "\
-# disk_low = \"1.0 GiB\"       # a tenth of the disk where that is less
+# disk_low = \"1.0 GiB\"       # a tenth of a small disk; not set, it rises with what compactions need
 # disk_hard = \"256.0 MiB\"    # a fortieth of the disk where that is less
 # disk_reserve = \"128.0 MiB\" # a fiftieth of the disk where that is less
 ";

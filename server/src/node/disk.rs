@@ -6,6 +6,9 @@
 //! Below the low mark the worker hands leaderships over and refuses writes that need room; what frees room goes on. Below
 //! the hard mark the reserve is given back, so that the last flush and the next start have something to work in, and the
 //! node goes down in order: a write that fails for want of room would end it anyway, at a moment of its own choosing.
+//!
+//! A compaction needs as much room as it takes in, and does not ask. So a low mark that is not set rises where the largest one
+//! that may begin, and what is still to be flushed, need more than lies between the marks: writes end before compactions do.
 
 use crate::config::Storage;
 use anyhow::{Context, Result, bail};
@@ -17,7 +20,8 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use synod_engine::logstore::rocks::LogOptions;
 
 /// The reserve's file in the data directory.
 const RESERVE: &str = "reserve";
@@ -27,9 +31,8 @@ const PACE: Duration = Duration::from_millis(200);
 const PACE_LOW: Duration = Duration::from_millis(20);
 /// Low is left only once so much more than the low mark is free, as a part of it, so that it is not left and entered in turn.
 const HYSTERESIS: u64 = 16;
-/// So much can go between two looks while there is room: the beginning of a log file (70 MiB), the file that its predecessor
-/// is flushed to (64 MiB), and what is written meanwhile.
-const STEP: u64 = 192 << 20;
+/// What compactions may take is asked for only where no more than this is left above the marks: listing the files takes time.
+const ASKED_BELOW: u64 = 4 << 30;
 
 /// The marks in force, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +66,36 @@ pub enum Room {
     Hard(String),
 }
 
+/// What a compaction may take, bytes.
+type Largest = Box<dyn Fn() -> u64 + Send>;
+
+/// What the stores may take once nothing more is accepted.
+struct Needs {
+    /// By what is flushed, bytes.
+    flushed: u64,
+    compacted: Largest,
+    /// When `compacted` was asked last, and what it said.
+    last: Option<(Instant, u64)>,
+}
+
+impl Needs {
+    /// Bytes; not older than [`PACE`].
+    fn bytes(&mut self) -> u64 {
+        let fresh = self.last.filter(|(when, _)| when.elapsed() < PACE);
+        let (when, compacted) = fresh.unwrap_or_else(|| (Instant::now(), (self.compacted)()));
+        self.last = Some((when, compacted));
+        self.flushed + compacted
+    }
+}
+
 /// The disk under a data directory.
 pub struct Disk {
     dir: PathBuf,
+    total: u64,
     marks: Marks,
+    /// What the low mark rises by; none where it is set, or before the stores are open.
+    needs: Option<Needs>,
+    low_is_set: bool,
     free: IntGauge,
     low: bool,
     spare: Spare,
@@ -97,18 +126,28 @@ impl Disk {
         let (free, total) = room(dir)?;
         let marks = Marks::of(storage, total);
         let gauge = IntGauge::new("synod_disk_free_bytes", "Room left on the disk under the data directory, in bytes")?;
-        let disk = Self { dir: dir.to_path_buf(), marks, free: gauge, low: false, spare: Spare::default() };
+        let disk = Self {
+            dir: dir.to_path_buf(),
+            total,
+            marks,
+            needs: None,
+            low_is_set: storage.disk_low.is_some(),
+            free: gauge,
+            low: false,
+            spare: Spare::default(),
+        };
         if free < marks.hard {
             bail!("{}", disk.hard_words(free));
         }
         disk.spare.set(free - marks.hard);
-        if marks.hard > 0 && marks.low - marks.hard < STEP {
+        let step = LogOptions::default().on_disk_of(total).step_bytes();
+        if disk.low_is_set && marks.hard > 0 && marks.low - marks.hard < step {
             tracing::warn!(
                 "storage.disk_low = {} and storage.disk_hard = {} are less than {} apart, which the log's files can take at \
-                 once: the node may go down before it has refused anything",
+                 once: the node may go down before it has refused anything; a low mark that is not set leaves enough",
                 size(marks.low),
                 size(marks.hard),
-                size(STEP)
+                size(step)
             );
         }
         Ok(disk)
@@ -118,6 +157,27 @@ impl Disk {
     #[must_use]
     pub fn spare(&self) -> Spare {
         self.spare.clone()
+    }
+
+    /// The size of the file system, bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// From now on a low mark that is not set leaves room for what the stores may still take: `flushed` bytes by flushes, and what
+    /// the largest compaction takes.
+    pub fn allow_for(&mut self, flushed: u64, compacted: impl Fn() -> u64 + Send + 'static) {
+        self.needs = (!self.low_is_set).then(|| Needs { flushed, compacted: Box::new(compacted), last: None });
+    }
+
+    /// The low mark now, bytes.
+    fn low_mark(&mut self, free: u64) -> u64 {
+        let Marks { low, hard, .. } = self.marks;
+        match &mut self.needs {
+            Some(needs) if free < low + ASKED_BELOW => low.max(hard + needs.bytes()),
+            _ => low,
+        }
     }
 
     /// Makes `/metrics` show the room.
@@ -169,7 +229,8 @@ impl Disk {
     fn look(&mut self) -> Result<Room> {
         let (free, _) = room(&self.dir)?;
         self.free.set(i64::try_from(free).unwrap_or(i64::MAX));
-        let Marks { low, hard, reserve } = self.marks;
+        let low = self.low_mark(free);
+        let Marks { hard, reserve, .. } = self.marks;
         if free < hard {
             let file = self.dir.join(RESERVE);
             let freed = std::fs::remove_file(&file).is_ok();
@@ -183,8 +244,9 @@ impl Disk {
         self.low = free < if self.low { low + low / HYSTERESIS } else { low };
         if self.low {
             let dir = self.dir.display();
+            let raised = if low > self.marks.low { " (not set: as much as compactions may need)" } else { "" };
             let words = format!(
-                "{} left on the disk under {dir}, less than storage.disk_low = {}: only deletions and trims are taken",
+                "{} left on the disk under {dir}, less than storage.disk_low = {}{raised}: only deletions and trims are taken",
                 size(free),
                 size(low)
             );
@@ -285,6 +347,24 @@ mod tests {
 
         let refused = Disk::open(dir.path(), &storage(1 << 60, 1 << 60, 0)).err().unwrap().to_string();
         assert!(refused.contains("the node does not run"), "{refused}");
+    }
+
+    #[test]
+    fn a_low_mark_that_is_not_set_leaves_room_for_compactions() {
+        let dir = tempfile::tempdir().unwrap();
+        let (free, _) = room(dir.path()).unwrap();
+        let mut unset = Disk::open(dir.path(), &Storage { disk_low: None, ..storage(0, 1, 0) }).unwrap();
+        unset.marks.low = 2;
+        assert_eq!(unset.look().unwrap(), Room::Enough);
+        unset.marks.low = free.saturating_sub(ASKED_BELOW / 2);
+        unset.allow_for(free, || 1);
+        let Room::Low(why) = unset.look().unwrap() else { panic!("low") };
+        assert!(why.contains("as much as compactions may need"), "{why}");
+
+        let mut set = Disk::open(dir.path(), &storage(2, 1, 0)).unwrap();
+        set.marks.low = free.saturating_sub(ASKED_BELOW / 2);
+        set.allow_for(free, || 1);
+        assert_eq!(set.look().unwrap(), Room::Enough, "a mark that is set stays");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use api::cluster::ClusterCheck;
 use api::gate::Gate;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
-use disk::{Disk, Spare};
+use disk::Disk;
 use door::Places;
 use host::{NodeHost, Signals};
 use map::MapBook;
@@ -46,6 +46,7 @@ use synod_engine::logstore::{LogStore, NodeRecovered};
 use synod_engine::memory::{Holder, Memory};
 use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
 use synod_engine::salvage::{self, SetAside};
+use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::rocks::StateOptions;
 use synod_engine::system::{SystemState, TooNew};
@@ -98,8 +99,8 @@ pub async fn run(config: ServerConfig) -> Result<()> {
         None => None,
     };
     let data = DataDir::open(&config.data_dir)?;
-    let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
-    let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default())?);
+    let mut disk = Disk::open(&config.data_dir, &config.settings.storage)?;
+    let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default().on_disk_of(disk.total()))?);
     let recovered = log.recover_node()?;
     let speaks = config.settings.cluster.speaks();
     TooNew::check_for(recovered.sealed, speaks).with_context(|| config.data_dir.display().to_string())?;
@@ -113,7 +114,7 @@ pub async fn run(config: ServerConfig) -> Result<()> {
             left.display()
         );
     }
-    let node = Node::start(&config, started, listener, log, recovered, disk.spare()).await?;
+    let node = Node::start(&config, started, listener, log, recovered, &mut disk).await?;
     node.watch(disk)?;
     tokio::select! {
         result = node.serve(http) => result,
@@ -150,7 +151,7 @@ impl Node {
         listener: TcpListener,
         log: Arc<RocksLog>,
         recovered: NodeRecovered,
-        spare: Spare,
+        disk: &mut Disk,
     ) -> Result<Self> {
         let clock = MonotoneClock::default();
         let engine_seen = Arc::new(identity::SeenTable::default());
@@ -231,7 +232,7 @@ impl Node {
             advertised: config.advertised(),
             hints: config.join.clone(),
         });
-        let store = state_store(config, log.as_ref())?;
+        let store = state_store(config, &log, disk)?;
         let snapshots = SnapshotDesk::open(snapshots::Setup {
             dir: config.data_dir.join(data_dir::SNAPSHOTS),
             local,
@@ -239,7 +240,7 @@ impl Node {
             book: Arc::clone(&book),
             max_rate: config.settings.snapshot.max_rate.as_u64(),
             scrub_rate: config.settings.scrub.max_rate.as_u64(),
-            spare,
+            spare: disk.spare(),
             registry: &registry,
         })?;
         let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
@@ -421,19 +422,31 @@ fn founding(belonging: &Belonging, recovered: &NodeRecovered) -> Option<SystemSt
     here.then_some(state)
 }
 
-/// The state; a damaged one is put aside, and what is sound of it kept.
-fn state_store(config: &ServerConfig, log: &RocksLog) -> Result<Box<dyn synod_engine::state::StateStore>> {
+/// The state; a damaged one is put aside, and what is sound of it kept. The disk's low mark leaves room for both stores.
+fn state_store(config: &ServerConfig, log: &Arc<RocksLog>, disk: &mut Disk) -> Result<Box<dyn StateStore>> {
     let storage = &config.settings.storage;
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-    let options = StateOptions { cache_bytes: bytes(storage.block_cache), ..StateOptions::default() };
-    let (shared, aside) = salvage::open(&config.data_dir.join(data_dir::STATE), options, log)?;
+    let sizes = StateOptions { cache_bytes: bytes(storage.block_cache), ..StateOptions::default() };
+    let (shared, aside) =
+        salvage::open(&config.data_dir.join(data_dir::STATE), sizes.on_disk_of(disk.total()), log.as_ref())?;
     if let Some(SetAside { why, to, kept, lost }) = aside {
         tracing::error!(moved_to = %to.display(), kept = kept.len(), lost = lost.len(), "the state is damaged: {why}");
         for (shard, why) in lost {
             tracing::error!(%shard, "the state of shard {shard} is lost here and comes back from the log or a snapshot: {why}");
         }
     }
-    Ok(Box::new(FrontState::new(shared, bytes(storage.state_memory))?))
+    // Held weakly: a node that goes down closes its stores while the disk is still watched.
+    let (weak_log, weak_state) = (Arc::downgrade(log), Arc::downgrade(&shared));
+    let largest = move || {
+        // An error here is met with by whoever reads next.
+        let log = weak_log.upgrade().and_then(|log| log.largest_compaction().ok());
+        let state = weak_state.upgrade().and_then(|state| state.largest_compaction().ok());
+        log.unwrap_or(0) + state.unwrap_or(0)
+    };
+    let front = FrontState::new(shared, bytes(storage.state_memory))?;
+    let step = LogOptions::default().on_disk_of(disk.total()).step_bytes();
+    disk.allow_for(step + front.unflushed_bytes_max() as u64, largest);
+    Ok(Box::new(front))
 }
 
 /// How long the node waits for others. A term of support longer than that of nodes in one place is given only where no older
