@@ -6,12 +6,12 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use synod_cluster::ids::{Ballot, ClientId, ClientSeq, Entry, EntryId, NodeId, Offset, Slot, TableId};
 use synod_engine::codec::record::{Head, Newest, Record};
 use synod_engine::codec::{entry, message};
 use synod_engine::command::{
     Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest, decode_requests, encode_requests,
 };
-use synod_engine::ids::{Ballot, ClientId, ClientSeq, Entry, EntryId, NodeId, Offset, Slot, TableId};
 use synod_paxos::message::Message;
 use synod_paxos::types::{ConfigId, Payload};
 

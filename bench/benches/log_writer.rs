@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use synod_engine::ids::{Ballot, Entry, EntryId, HardState, NodeId, NodeWriteSeq, ShardId, Slot};
+use synod_cluster::ids::{Ballot, Entry, EntryId, HardState, NodeId, NodeWriteSeq, ShardId, Slot};
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{GroupWrite, LogBatch, LogStore};
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};

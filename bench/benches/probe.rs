@@ -15,18 +15,18 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rocksdb::{DB, DBCompressionType, MemtableFactory, Options, SliceTransform, WriteBatch, WriteOptions};
+use synod_cluster::ids::{ClientId, ClientSeq, Entry, EntryId, Offset, SYSTEM_SHARD, ShardId, Space, TableId};
+use synod_cluster::system::{Descriptor, Partitioning, Retention, SystemState};
 use synod_engine::command::{
     Action, Expect, KeyOp, NewRecord, Op, OpResult, Outcome, WriteId, WriteRequest, encode_requests,
 };
 use synod_engine::genesis::Genesis;
-use synod_engine::ids::{ClientId, ClientSeq, Entry, EntryId, Offset, SYSTEM_SHARD, ShardId, Space, TableId};
 use synod_engine::machine::ShardState;
 use synod_engine::machine::overlay::Overlay;
 use synod_engine::sessions::Sessions;
 use synod_engine::state::front::{FREEZE_BYTES, FrontState};
 use synod_engine::state::rocks::{RocksShared, StateOptions};
 use synod_engine::state::{StateBatch, StateStore};
-use synod_engine::system::{Descriptor, Partitioning, Retention, SystemState};
 use synod_paxos::types::Payload;
 
 const VALUE_BYTES: usize = 256;

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use synod_cluster::position::key_hash;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::call::leader_of;
 use crate::client::{Client, unexpected};
@@ -235,7 +235,7 @@ impl Client {
         let mut shard = shard.info.clone();
         shard.leader = leader;
         Ok(Explain {
-            hash: (info.partitioning == PartitionKind::Hash).then(|| xxh3_64(&key)),
+            hash: (info.partitioning == PartitionKind::Hash).then(|| key_hash(&key)),
             voters: shard.voters.iter().copied().map(node).collect(),
             leader: leader.map(node),
             table: info,

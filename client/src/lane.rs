@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use synod_cluster::position::{below, lesser_end};
 use synod_proto::v1;
 
 use crate::client::{Client, unexpected};
 use crate::error::{Error, Result};
 use crate::frames::{Answer, Ask};
-use crate::router::{Place, ShardRoute, Span, TableRoute, lower_bound_of, position};
+use crate::router::{Place, ShardRoute, Span, TableRoute, position};
 use crate::segments::Segments;
 use crate::token::Segment;
 use crate::types::{Consistency, PartitionKind, Record};
@@ -144,7 +145,7 @@ impl Lane {
         let mut asked = Vec::new();
         let got = client.core.call(want, |table, shard, _| {
             ground.check(table)?;
-            asked = wanted.within(&self.from, lower_bound_of(&self.to, &shard.info.to));
+            asked = wanted.within(&self.from, lesser_end(&self.to, &shard.info.to));
             asked.truncate(MAX_SEGMENTS);
             Ok(Ask::Tail(v1::TailPoll {
                 table_id: ground.table_id,
@@ -178,7 +179,7 @@ impl Lane {
     async fn scan(&self, client: &Client, ground: &Ground, wanted: &[Segment], page: Page) -> Result<News> {
         let Phase::Scan { from, to, after_us, upto_us, chain } = &self.phase else { return Err(unexpected()) };
         // Where the scan stands: what lies before is given up to its timestamp.
-        let stands = wanted.iter().find(|s| s.after_us < *upto_us && crate::router::below(from, &s.to));
+        let stands = wanted.iter().find(|s| s.after_us < *upto_us && below(from, &s.to));
         let pos_from = stands.map_or(from, |s| (&s.from).max(from));
         let want = client.want(&ground.table, Place::At(pos_from), Consistency::Linearizable);
         let got = client.core.call(want, |table, shard, _| {
@@ -189,7 +190,7 @@ impl Lane {
                 from: ground.span.key_from.clone(),
                 to: ground.span.key_to.clone(),
                 pos_from: pos_from.clone(),
-                pos_to: lower_bound_of(to, &shard.info.to).clone(),
+                pos_to: lesser_end(to, &shard.info.to).clone(),
                 cursor: here.map(|c| c.cursor.clone()).unwrap_or_default(),
                 limit: page.limit,
                 reverse: false,
@@ -217,7 +218,7 @@ impl Lane {
     }
 
     fn news(&self, shard: &ShardRoute) -> News {
-        let to = lower_bound_of(&self.to, &shard.info.to).clone();
+        let to = lesser_end(&self.to, &shard.info.to).clone();
         News { to, shard: shard.info.id, version: shard.info.version, ..News::default() }
     }
 }

@@ -6,56 +6,25 @@
 //! A position is the key on range tables, and the 8-byte big-endian XXH3-64 (seed 0) of the key, then the key, on hash
 //! tables. Bounds are `[from, to)`; an empty `to` means no bound.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use synod_cluster::position::{after, below, key_hash, prefix_end};
+use synod_cluster::system::Partitioning;
 use synod_proto::v1;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
 use crate::types::{ClusterMap, Keys, NodeInfo, PartitionKind, Retention, ShardInfo, TableInfo};
 
 /// The place of a key in its table's order.
 pub(crate) fn position(kind: PartitionKind, key: &[u8]) -> Bytes {
-    match kind {
-        PartitionKind::Range => Bytes::copy_from_slice(key),
-        PartitionKind::Hash => {
-            let mut out = BytesMut::with_capacity(8 + key.len());
-            out.put_u64(xxh3_64(key));
-            out.put_slice(key);
-            out.freeze()
-        }
+    match Partitioning::from(kind).position(key) {
+        Cow::Borrowed(position) => Bytes::copy_from_slice(position),
+        Cow::Owned(position) => position.into(),
     }
-}
-
-/// The first position after `pos`.
-pub(crate) fn after(pos: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(pos.len() + 1);
-    out.put_slice(pos);
-    out.put_u8(0);
-    out.freeze()
-}
-
-/// The first key after all that begin with `prefix`; empty where there is none.
-pub(crate) fn prefix_end(prefix: &[u8]) -> Bytes {
-    let keep = prefix.iter().rposition(|b| *b != 0xff).map_or(0, |i| i + 1);
-    let mut out = BytesMut::from(&prefix[..keep]);
-    if let Some(last) = out.last_mut() {
-        *last += 1;
-    }
-    out.freeze()
-}
-
-/// Whether `pos` lies below the bound `to`.
-pub(crate) fn below(pos: &[u8], to: &[u8]) -> bool {
-    to.is_empty() || pos < to
-}
-
-/// The lower of two upper bounds.
-pub(crate) fn lower_bound_of<'a>(a: &'a Bytes, b: &'a Bytes) -> &'a Bytes {
-    if a.is_empty() || (!b.is_empty() && b < a) { b } else { a }
 }
 
 /// A set of keys as bounds on keys and on positions.
@@ -146,7 +115,7 @@ pub(crate) struct TableRoute {
 impl TableRoute {
     pub(crate) fn locate(&self, place: Place<'_>) -> Option<&Arc<ShardRoute>> {
         match place {
-            Place::Key(key) if self.info.partitioning == PartitionKind::Hash => self.at(&xxh3_64(key).to_be_bytes()),
+            Place::Key(key) if self.info.partitioning == PartitionKind::Hash => self.at(&key_hash(key).to_be_bytes()),
             Place::Key(pos) | Place::At(pos) => self.at(pos),
             Place::Below(pos) => {
                 let end = match pos {
@@ -317,7 +286,7 @@ pub(crate) mod tests {
         let t = view.table("h").unwrap();
         for i in 0..1000u32 {
             let key = i.to_be_bytes();
-            let quarter = xxh3_64(&key) >> 62;
+            let quarter = key_hash(&key) >> 62;
             assert_eq!(id(t, Place::Key(&key)), Some(20 + quarter));
             assert_eq!(id(t, Place::At(&position(PartitionKind::Hash, &key))), Some(20 + quarter));
         }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::Stream;
+use synod_cluster::position::{after, below, lesser_end};
 use synod_proto::v1;
 
 use crate::client::{Client, unexpected};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::frames::{Answer, Ask};
 use crate::limits::{check_key, check_table_name};
 use crate::pager::{Page, Pager, Pages};
-use crate::router::{Place, ShardRoute, Span, TableRoute, after, below, lower_bound_of, position};
+use crate::router::{Place, ShardRoute, Span, TableRoute, position};
 use crate::token::Cursor;
 use crate::types::{Consistency, PartitionKind, Record, ScanOptions};
 use crate::wire;
@@ -222,9 +223,9 @@ impl Walk {
     fn request(&self, ground: &Ground, shard: &ShardRoute) -> v1::Scan {
         let options = &self.options;
         let (from, to) = if options.reverse {
-            (&ground.span.pos_from, lower_bound_of(&ground.pos, &shard.info.to))
+            (&ground.span.pos_from, lesser_end(&ground.pos, &shard.info.to))
         } else {
-            (&ground.pos, lower_bound_of(&ground.span.pos_to, &shard.info.to))
+            (&ground.pos, lesser_end(&ground.span.pos_to, &shard.info.to))
         };
         let here = ground.chain.as_ref().filter(|c| c.shard == shard.info.id && c.version == shard.info.version);
         let left = self.left.map_or(0, |left| left.min(u64::from(u32::MAX)) as u32);
@@ -289,7 +290,7 @@ impl Ground {
             if cursor.reverse != options.reverse {
                 return Err(Error::invalid("cursor", "it is of a scan in the other direction"));
             }
-            pos = if options.reverse { lower_bound_of(&pos, &cursor.pos).clone() } else { pos.max(cursor.pos.clone()) };
+            pos = if options.reverse { lesser_end(&pos, &cursor.pos).clone() } else { pos.max(cursor.pos.clone()) };
         }
         Ok(Ground { table_id, kind, span, pos, chain: None })
     }

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 
-use crate::router::{after, below, lower_bound_of};
 use crate::token::{Given, Segment};
+use synod_cluster::position::{after, below, lesser_end};
 
 /// Sorted, disjoint segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Segments {
         let inside = self.0[first..].iter().take_while(|s| below(&s.from, to));
         let cut = |s: &Segment| Segment {
             from: (&s.from).max(from).clone(),
-            to: lower_bound_of(&s.to, to).clone(),
+            to: lesser_end(&s.to, to).clone(),
             after_us: s.after_us,
             given: s.given,
         };
@@ -110,7 +110,7 @@ impl Segments {
                 push(Segment { to: from.clone(), ..s.clone() });
             }
             let mut inner =
-                Segment { from: (&s.from).max(from).clone(), to: lower_bound_of(&s.to, to).clone(), ..s.clone() };
+                Segment { from: (&s.from).max(from).clone(), to: lesser_end(&s.to, to).clone(), ..s.clone() };
             change(&mut inner);
             let end = inner.to.clone();
             push(inner);

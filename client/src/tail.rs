@@ -21,10 +21,11 @@ use crate::client::{Client, unexpected};
 use crate::error::{Error, Result};
 use crate::lane::{Ground, Lane, News, Page, Phase};
 use crate::limits::check_table_name;
-use crate::router::{Span, after, lower_bound_of, position};
+use crate::router::{Span, position};
 use crate::segments::Segments;
 use crate::token::{Given, Token};
 use crate::types::{PassedOver, Record, TailOptions, TailStart};
+use synod_cluster::position::{after, lesser_end};
 
 /// A record of a tail.
 #[derive(Clone, Debug)]
@@ -212,7 +213,7 @@ impl TailStream {
             Phase::Poll => None,
         };
         let (from, to) = match &scan {
-            Some((from, to, _)) => (from.clone(), lower_bound_of(to, &lane.to).clone()),
+            Some((from, to, _)) => (from.clone(), lesser_end(to, &lane.to).clone()),
             None => (lane.from.clone(), lane.to.clone()),
         };
         let page = PageNote {

@@ -335,6 +335,15 @@ pub enum PartitionKind {
     Hash,
 }
 
+impl From<PartitionKind> for synod_cluster::system::Partitioning {
+    fn from(kind: PartitionKind) -> Self {
+        match kind {
+            PartitionKind::Range => Self::Range,
+            PartitionKind::Hash => Self::Hash,
+        }
+    }
+}
+
 impl PartitionKind {
     /// `range` or `hash`.
     pub fn as_str(self) -> &'static str {

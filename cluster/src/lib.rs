@@ -3,4 +3,9 @@
 //! Owns: each such rule, once. Must never: do IO, read a clock, start a thread or draw a random number, and therefore depend on
 //! nothing that does (see `Cargo.toml`).
 
+pub mod buf;
+pub mod detector;
+pub mod ids;
 pub mod outcomes;
+pub mod position;
+pub mod system;

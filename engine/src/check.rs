@@ -5,21 +5,21 @@
 
 use crate::StoreError;
 use crate::codec::applied::AppliedRow;
-use crate::codec::buf::DecodeError;
 use crate::codec::keys::{self, RecordRow};
 use crate::codec::record::{Head, Record};
 use crate::codec::session::SessionRow;
 use crate::genesis::Genesis;
-use crate::ids::{ClientId, ShardId, Slot, Space};
 use crate::logstore::LogStore;
 use crate::logstore::rocks::RocksLog;
 use crate::snapshot::{SnapshotFile, Throttle};
 use crate::state::rocks::RocksShared;
-use crate::system::{Descriptor, Partitioning, ROW_CLUSTER, ROW_SHARD, SystemState};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use synod_cluster::buf::DecodeError;
+use synod_cluster::ids::{ClientId, ShardId, Slot, Space};
+use synod_cluster::system::{Descriptor, Partitioning, ROW_CLUSTER, ROW_SHARD, SystemState};
 
 /// No more damages than this are listed of each store; the rest are counted.
 const LISTED_MAX: usize = 100;

@@ -3,12 +3,9 @@
 //! Owns: what an entry's data says, in bytes. One entry carries many requests: what queued while the last write was being
 //! synced. Must never: panic on any input, or change the meaning of a version once released.
 
-use crate::codec::buf::{DecodeError, Put, Reader, Writer};
-use crate::ids::{ClientId, ClientSeq, Offset, TableId};
 use bytes::Bytes;
-
-/// Longest key, bytes.
-pub const KEY_BYTES_MAX: usize = 4096;
+use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
+use synod_cluster::ids::{ClientId, ClientSeq, Offset, TableId};
 
 const VERSION: u8 = 1;
 /// Of an entry's data whose requests write rows with totals.
@@ -21,7 +18,7 @@ pub enum RowFormat {
     /// Without totals: a trim adds up what it drops or what it leaves.
     #[default]
     Plain,
-    /// With running totals, from [`ClusterVersion::SECOND`](crate::ids::ClusterVersion::SECOND) on.
+    /// With running totals, from [`ClusterVersion::SECOND`](synod_cluster::ids::ClusterVersion::SECOND) on.
     Totals,
 }
 
@@ -57,7 +54,7 @@ pub enum Op {
         /// The operations, in order; a later one sees what an earlier one did.
         ops: Vec<KeyOp>,
     },
-    /// A [`crate::system::SystemCommand`], encoded; system shard only.
+    /// A [`synod_cluster::system::SystemCommand`], encoded; system shard only.
     System(Bytes),
 }
 

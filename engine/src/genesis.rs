@@ -3,10 +3,10 @@
 //! Owns: the form of that row's content: `kind u8 | …`, kind 0 an ordinary shard's descriptor, kind 1 the system shard's
 //! first metadata. Must never: change once a group exists; what came later stands in the group's log.
 
-use crate::codec::buf::DecodeError;
-use crate::ids::{SYSTEM_SHARD, ShardId};
-use crate::system::{Descriptor, MetadataError, SystemState, decode_descriptor, encode_descriptor};
 use bytes::{BufMut, Bytes, BytesMut};
+use synod_cluster::buf::DecodeError;
+use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
+use synod_cluster::system::{Descriptor, MetadataError, SystemState, decode_descriptor, encode_descriptor};
 
 const KIND_SHARD: u8 = 0;
 const KIND_SYSTEM: u8 = 1;

@@ -13,12 +13,12 @@ pub use inputs::{Input, MemberChange};
 pub use reports::{NodeReport, ReplicaReport, ScrubReport};
 pub use requests::{At, Body, Freshness, Read, Request, Scan, TailPoll};
 
-use crate::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use crate::scrub::ScrubRequest;
 use crate::state::{BulkLoad, ViewJob};
-use crate::system::SystemState;
 use bytes::Bytes;
 use std::sync::Arc;
+use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::{Basis, Membership};
 

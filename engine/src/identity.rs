@@ -8,9 +8,9 @@
 //! be the one that this node's lost vote went to. So the rest of the voters get a moment to answer too; only a peer that
 //! stays silent for that long is done without, and its later answer still counts.
 
-use crate::ids::{Incarnation, NodeId, NodeWriteSeq};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
+use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq};
 use synod_paxos::types::{Membership, Micros};
 
 /// A place in a node's order of writes, across its starts.

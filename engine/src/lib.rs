@@ -23,7 +23,6 @@ pub mod command;
 pub mod genesis;
 pub mod host;
 pub mod identity;
-pub mod ids;
 pub mod logstore;
 pub mod machine;
 pub mod memory;
@@ -42,7 +41,6 @@ mod shard;
 pub mod share;
 pub mod snapshot;
 pub mod state;
-pub mod system;
 pub mod times;
 pub mod wall;
 pub mod worker;
@@ -83,7 +81,7 @@ pub enum StoreError {
         /// Which row or entry says so.
         what: String,
         /// The versions.
-        too_new: system::TooNew,
+        too_new: synod_cluster::system::TooNew,
     },
     /// The data directory belongs to another node or cluster.
     #[error(

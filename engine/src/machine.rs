@@ -10,21 +10,22 @@ pub mod overlay;
 pub mod rows;
 
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::applied::AppliedRow;
 use crate::codec::keys;
 use crate::command::{KeyOp, Op, Outcome, RowFormat, WriteRequest, decode_entry, is_marker};
 use crate::genesis::Genesis;
 use crate::host::Refusal;
-use crate::ids::{Entry, ShardId, Slot, Space};
 use crate::memory::{Holder, Memory};
 use crate::ring::Ring;
 use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
 use crate::state::{StateBatch, StateStore};
-use crate::system::{Descriptor, MetadataError, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
 use ahead::Ahead;
 use bytes::Bytes;
 use overlay::{Overlay, Writes};
 use std::ops::ControlFlow;
+use synod_cluster::ids::{Entry, ShardId, Slot, Space};
+use synod_cluster::system::{Descriptor, MetadataError, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
 use synod_paxos::types::Payload;
 
 /// Sessions are looked through for expired clients at every multiple of this slot.
@@ -305,7 +306,7 @@ impl ShardState {
         ops: Vec<KeyOp>,
         ts: u64,
     ) -> Result<Option<Outcome>, StoreError> {
-        if !ops.iter().all(|op| bounds::contains(&self.descriptor, &op.key)) {
+        if !ops.iter().all(|op| self.descriptor.contains(&op.key)) {
             return Ok(None);
         }
         let mut writes = Writes { descriptor: &self.descriptor, space: self.space, store, overlay };
@@ -380,11 +381,11 @@ fn load_system(store: &mut dyn StateStore, space: Space) -> Result<SystemState, 
     }
     let parse = |(row, value): (Bytes, Bytes)| {
         let (_, kind, id) = keys::parse_system(&row)?;
-        let bad = crate::codec::buf::DecodeError { what: "id of a metadata row", at: 0 };
+        let bad = synod_cluster::buf::DecodeError { what: "id of a metadata row", at: 0 };
         let id = <[u8; 8]>::try_from(&id[..]).map_err(|_| bad)?;
         Ok((kind, u64::from_be_bytes(id), value))
     };
-    let rows: Result<Vec<_>, crate::codec::buf::DecodeError> = rows.into_iter().map(parse).collect();
+    let rows: Result<Vec<_>, synod_cluster::buf::DecodeError> = rows.into_iter().map(parse).collect();
     let state = rows.map_err(MetadataError::from).and_then(SystemState::from_rows);
     state.map_err(|e| e.corrupt("metadata rows of the system shard"))
 }

@@ -12,8 +12,8 @@
 //! A process that leaves before it sent a consensus message is forgotten: nothing rests on it. So a directory that was found
 //! to be older than it should be, and left for that, does not keep the right one away, which may bear the same number.
 
-use crate::ids::{Incarnation, NodeId, Nonce};
 use std::collections::BTreeMap;
+use synod_cluster::ids::{Incarnation, NodeId, Nonce};
 
 /// One start of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,14 +9,15 @@ mod tail;
 pub use tail::{Firsts, tail};
 
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::codec::record::{Head, Newest, Record};
 use crate::host::{Answer, At, KeyedRecord, Read, Refusal};
-use crate::ids::Offset;
-use crate::machine::{ShardState, bounds, rows};
+use crate::machine::{ShardState, rows};
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use synod_cluster::ids::Offset;
 
 /// Most records of a page.
 pub const PAGE_RECORDS_MAX: usize = 1000;
@@ -55,7 +56,7 @@ fn with_key<'a>(
     key: &'a Bytes,
     run: impl FnOnce(KeyQuery<'a>) -> Result<Replied, StoreError>,
 ) -> Result<Replied, StoreError> {
-    if state.system().is_some() || !bounds::contains(state.descriptor(), key) {
+    if state.system().is_some() || !state.descriptor().contains(key) {
         return Ok(Err(Refusal::WrongShard));
     }
     run(KeyQuery { state, key })
@@ -64,7 +65,7 @@ fn with_key<'a>(
 impl KeyQuery<'_> {
     fn head(&self, store: &mut dyn StateStore) -> Result<Option<Head>, StoreError> {
         let descriptor = self.state.descriptor();
-        rows::head(store, descriptor, self.state.space(), bounds::row_hash(descriptor, self.key), self.key)
+        rows::head(store, descriptor, self.state.space(), descriptor.partitioning.hash_of(self.key), self.key)
     }
 
     fn record(&self, store: &mut dyn StateStore, head: &Head, offset: Offset) -> Result<Record, StoreError> {
@@ -143,7 +144,7 @@ impl KeyQuery<'_> {
         page: &mut Page,
     ) -> Result<(), StoreError> {
         let descriptor = self.state.descriptor();
-        let hash = bounds::row_hash(descriptor, self.key);
+        let hash = descriptor.partitioning.hash_of(self.key);
         let (start, end) = keys::history_bounds(self.state.space(), descriptor.table, hash, self.key, from);
         let what = |offset| format!("record {offset} of key {:?} in shard {}", lossy(self.key), descriptor.shard);
         let (mut failed, mut expected) = (None, from);

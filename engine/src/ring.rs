@@ -98,8 +98,8 @@ impl Ring {
 mod tests {
     use super::*;
     use crate::codec::record::Record;
-    use crate::ids::Offset;
     use bytes::Bytes;
+    use synod_cluster::ids::Offset;
 
     fn record(ts_us: u64, bytes: usize) -> KeyedRecord {
         let record = Record { ts_us, value: Bytes::from(vec![0; bytes]), ..Record::default() };

@@ -197,9 +197,9 @@ fn run<H: Host>(mut worker: Worker<H>, inputs: &WorkerInputs, clock: MonotoneClo
 mod tests {
     use super::*;
     use crate::host::{At, Body, Freshness, Read, Refusal, Reply, ReplySink, Request};
-    use crate::ids::ShardId;
     use crate::memory::{Holder, Memory};
     use bytes::Bytes;
+    use synod_cluster::ids::ShardId;
 
     struct Nobody;
 

@@ -9,19 +9,20 @@
 
 use crate::StoreError;
 use crate::check::{self, Owner, SystemRows};
+use crate::codec::Damage as _;
 use crate::codec::applied::AppliedRow;
 use crate::codec::keys;
 use crate::genesis::Genesis;
-use crate::ids::{ShardId, Slot, Space};
 use crate::logstore::LogStore;
 use crate::state::BulkLoad;
 use crate::state::rocks::{RocksShared, StateOptions};
-use crate::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
 use bytes::Bytes;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use synod_cluster::ids::{ShardId, Slot, Space};
+use synod_cluster::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
 
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 8 << 20;

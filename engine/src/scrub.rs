@@ -9,14 +9,14 @@
 //! same order: records, sessions, position, metadata.
 
 use crate::StoreError;
-use crate::codec::buf::Put;
 use crate::codec::keys;
-use crate::ids::{ShardId, Slot, Space};
 use crate::logstore::LogStore;
 use crate::snapshot::Throttle;
 use crate::state::StateView;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use synod_cluster::buf::Put;
+use synod_cluster::ids::{ShardId, Slot, Space};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Read between two looks at the clock, bytes.

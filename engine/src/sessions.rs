@@ -6,12 +6,12 @@
 
 use crate::codec::session::SessionRow;
 use crate::command::{OpResult, Outcome, WriteId};
-use crate::ids::{ClientId, ClientSeq};
 use crate::memory::{Account, Held};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use synod_cluster::ids::{ClientId, ClientSeq};
 
 pub use synod_cluster::outcomes::{OUTCOMES_BYTES_MAX, outcome_bytes};
 
@@ -180,7 +180,7 @@ impl Sessions {
     ///
     /// # Errors
     /// The row, or an outcome in it, cannot be decoded.
-    pub fn load(&mut self, client: ClientId, row: Bytes) -> Result<(), crate::codec::buf::DecodeError> {
+    pub fn load(&mut self, client: ClientId, row: Bytes) -> Result<(), synod_cluster::buf::DecodeError> {
         let row = SessionRow::decode(row)?;
         let outcomes: VecDeque<_> =
             row.outcomes.into_iter().map(|(seq, o)| Ok((seq, Outcome::decode(o)?))).collect::<Result<_, _>>()?;
@@ -203,7 +203,7 @@ impl Session {
 mod tests {
     use super::*;
     use crate::command::OpResult;
-    use crate::ids::Offset;
+    use synod_cluster::ids::Offset;
 
     fn id(seq: u64, floor: u64, deadline_us: u64) -> WriteId {
         WriteId { client: ClientId(1), seq: ClientSeq(seq), floor: ClientSeq(floor), deadline_us }

@@ -7,8 +7,8 @@
 //! has reached is therefore no later than what one of the quorum's clocks really shows: a minority of clocks that are ahead
 //! moves no timestamp, and one that is late holds none back while a quorum of others is heard.
 
-use crate::ids::NodeId;
 use std::collections::BTreeMap;
+use synod_cluster::ids::NodeId;
 use synod_paxos::types::Micros;
 
 /// Age from which on a reading of a clock no longer counts, µs.

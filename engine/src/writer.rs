@@ -6,14 +6,14 @@
 mod thread;
 
 use crate::StoreError;
-use crate::codec::buf::Reader;
 use crate::identity::{Mark, SeenTable};
-use crate::ids::{NodeId, NodeWriteSeq, ShardId, Space};
 use crate::logstore::{GroupWrite, LogBatch, LogStore};
 use crate::metrics::{EngineMetrics, level, seconds};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use synod_cluster::buf::Reader;
+use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Space};
 use synod_paxos::types::{Micros, Payload, WriteSeq};
 use thread::LogThread;
 

@@ -8,15 +8,16 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::fmt::Debug;
 use std::path::PathBuf;
+use synod_cluster::buf::DecodeError;
+use synod_cluster::ids::*;
+use synod_cluster::position;
+use synod_cluster::system::{MetadataError, Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::codec::applied::AppliedRow;
-use synod_engine::codec::buf::DecodeError;
 use synod_engine::codec::keys::{self, RecordKey, RecordRow};
 use synod_engine::codec::record::{Head, Newest, Record, Totals};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry, hard, node};
-use synod_engine::ids::*;
 use synod_engine::logstore::NodeIdentity;
-use synod_engine::system::{MetadataError, Partitioning, Retention, SystemCommand, SystemState};
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
 
 /// One format: a value, and both directions. Kept as closures, so that all formats go through the same checks.
@@ -290,7 +291,7 @@ fn hashed_rows_order_by_hash() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     for _ in 0..5_000 {
         let key = random_key(&mut rng);
-        let hash = keys::key_hash(&key);
+        let hash = position::key_hash(&key);
         let offset = Offset(rng.random());
         let row = keys::record_history(SPACE, TABLE, Some(hash), &key, offset);
         let parsed = keys::parse_record(&row, true).unwrap();
@@ -301,7 +302,7 @@ fn hashed_rows_order_by_hash() {
         let (from, to) = keys::hash_bounds(SPACE, TABLE, split, None);
         assert_eq!(from <= row && row < to, split <= hash);
     }
-    assert_eq!(keys::key_hash(b"abc"), 0x78af_5f94_892f_3950, "XXH3-64 with seed 0");
+    assert_eq!(position::key_hash(b"abc"), 0x78af_5f94_892f_3950, "XXH3-64 with seed 0");
 }
 
 #[test]

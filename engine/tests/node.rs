@@ -37,13 +37,13 @@ use harness::{Cluster, Disk, N1, N2, N3, append, expecting};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use synod_cluster::ids::{NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
+use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::command::{Expect, Op, OpResult, Outcome, WriteRequest};
 use synod_engine::host::{
     Answer, At, Body, Freshness, Input, Read, Refusal, Reply, ReplySink, Request, Scan, TailPoll,
 };
-use synod_engine::ids::{NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_engine::logstore::{GONE, LogStore};
-use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 
 fn text(bytes: &Bytes) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
@@ -187,9 +187,9 @@ fn requests_that_do_not_belong_are_refused() {
     };
     let write = |key: &str, ops: Option<Vec<_>>| {
         let id = synod_engine::command::WriteId {
-            client: synod_engine::ids::ClientId(9),
-            seq: synod_engine::ids::ClientSeq(1),
-            floor: synod_engine::ids::ClientSeq(0),
+            client: synod_cluster::ids::ClientId(9),
+            seq: synod_cluster::ids::ClientSeq(1),
+            floor: synod_cluster::ids::ClientSeq(0),
             deadline_us: u64::MAX,
         };
         Body::Write(WriteRequest { id, op: Op::Write { table, ops: ops.unwrap_or_else(|| vec![append(key, "v")]) } })

@@ -5,7 +5,7 @@
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use synod_engine::ids::ClusterVersion;
+use synod_cluster::ids::ClusterVersion;
 use synod_engine::times::Times;
 
 /// Flags and settings of one node process.

@@ -6,9 +6,9 @@ use std::fs;
 use std::time::Duration;
 
 use synod_client::{Client, Error, Expect, NewRecord, Options};
+use synod_cluster::ids::{ClientId, ClientSeq};
+use synod_cluster::system::SystemCommand;
 use synod_engine::command::{Op, WriteId, WriteRequest, encode_requests};
-use synod_engine::ids::{ClientId, ClientSeq};
-use synod_engine::system::SystemCommand;
 use synod_proto::peer::SystemProposal;
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::v1;

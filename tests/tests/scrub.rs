@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use synod_client::{Expect, NewRecord, Retention, TableSpec};
+use synod_cluster::ids::{ShardId, Space};
 use synod_engine::codec::keys::{self, RecordRow};
 use synod_engine::codec::record::Record;
-use synod_engine::ids::{ShardId, Space};
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::salvage;

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use synod_engine::ids::NodeWriteSeq;
+use synod_cluster::ids::NodeWriteSeq;
 use synod_engine::logstore::rocks::RocksLog;
 use synod_engine::logstore::{LogBatch, LogStore};
 use synod_paxos::types::{Micros, NodeId};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_engine::ids::{Entry, HardState, NodeWriteSeq, ShardId, Slot};
+use synod_cluster::ids::{Entry, HardState, NodeWriteSeq, ShardId, Slot};
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{GroupWrite, LogBatch, LogStore};
 use synod_paxos::io::LogReader;

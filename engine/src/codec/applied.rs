@@ -3,9 +3,9 @@
 //! Owns: version 1 of the row: `version u8 | slot | last ts | crc u32`, integers as varints. Must never: be written in
 //! another batch than the effects it speaks of.
 
-use super::buf::{DecodeError, Put};
-use crate::ids::Slot;
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put};
+use synod_cluster::ids::Slot;
 
 /// The version this module writes.
 pub const VERSION: u8 = 1;

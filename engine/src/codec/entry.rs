@@ -8,9 +8,9 @@
 //! (length and bytes), 2 for a configuration (`config | first leader | count | (node | role u8)…`). The checksum is the
 //! proposer's own, [`Entry::checksum`], carried along; it covers every field but the version.
 
-use super::buf::{DecodeError, Put, Reader, Writer};
-use crate::ids::{Ballot, Entry, EntryId, NodeId, Slot};
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
+use synod_cluster::ids::{Ballot, Entry, EntryId, NodeId, Slot};
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
 
 /// The version this module writes.
@@ -104,7 +104,7 @@ pub fn put_membership(out: &mut impl Put, membership: &Membership) {
 /// Reads a membership.
 pub fn get_membership(input: &mut Reader) -> Result<Membership, DecodeError> {
     let beyond = input.error("an epoch that no group comes to");
-    let config = ConfigId(super::counter(input.var()?, beyond)?);
+    let config = ConfigId(synod_cluster::buf::counter(input.var()?, beyond)?);
     let first_leader = NodeId(input.var()?);
     let count = input.count(2)?;
     let mut members = Vec::with_capacity(count);

@@ -3,10 +3,10 @@
 //! Owns: version 1 of the row: `version u8 | membership | config_start | promised | accepted | commit_hint | b0_used u8 |
 //! crc u32`, integers as varints. Must never: return a hard state whose checksum does not match.
 
-use super::buf::{DecodeError, Put};
 use super::entry::{get_ballot, get_membership, put_ballot, put_membership};
-use crate::ids::{HardState, Slot};
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put};
+use synod_cluster::ids::{HardState, Slot};
 
 /// The version this module writes.
 pub const VERSION: u8 = 1;

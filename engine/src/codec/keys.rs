@@ -14,9 +14,9 @@
 //! (kind 00 head, 01 history; the hash for hash tables only). Area 20 `| kind u8 | id bytes` is the system shard's rows.
 //! A key is escaped as 00 → 00 FF and ends in 00 01, so that no key's rows lie between another's.
 
-use super::buf::{DecodeError, Put, Reader};
-use crate::ids::{ClientId, NodeId, Offset, ShardId, Slot, Space, TableId};
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put, Reader};
+use synod_cluster::ids::{ClientId, NodeId, Offset, ShardId, Slot, Space, TableId};
 
 /// A half-open range of row keys, `[from, to)`.
 pub type Bounds = (Vec<u8>, Vec<u8>);
@@ -241,12 +241,6 @@ fn open_area(row: &[u8], area: u8) -> Result<(Space, Reader), DecodeError> {
     if input.u8()? == area { Ok((space, input)) } else { Err(other) }
 }
 
-/// The place of a hash table's key on the ring: XXH3-64 with seed 0.
-#[must_use]
-pub fn key_hash(key: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(key)
-}
-
 fn table_prefix(space: Space, table: TableId, room: usize) -> Vec<u8> {
     let mut key = area(space, AREA_RECORDS, 4 + room);
     key.u32_be(table.0);
@@ -262,7 +256,7 @@ fn escape(out: &mut Vec<u8>, key: &[u8]) {
     }
 }
 
-/// What all rows of one key start with. `hash` is [`key_hash`] for a hash table, else `None`.
+/// What all rows of one key start with. `hash` is [`key_hash`](synod_cluster::position::key_hash) for a hash table, else `None`.
 #[must_use]
 pub fn record_prefix(space: Space, table: TableId, hash: Option<u64>, key: &[u8]) -> Vec<u8> {
     let zeros = key.iter().filter(|&&b| b == 0).count();

@@ -8,10 +8,10 @@
 //! little-endian, covers everything before it; each entry follows with its length before it, in the encoding of [`entry`],
 //! which carries a checksum of its own. So no bit of a message is unguarded and no command is summed twice.
 
-use super::buf::{DecodeError, Put, Reader, Writer};
 use super::entry::{self, get_ballot, get_entry_id, put_ballot, put_entry_id};
-use crate::ids::{Ballot, ClusterVersion, Entry, EntryId, Run, Slot};
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
+use synod_cluster::ids::{Ballot, ClusterVersion, Entry, EntryId, Run, Slot};
 use synod_paxos::message::{Held, Message};
 use synod_paxos::types::{ConfigId, Payload, ReadId};
 

@@ -4,7 +4,6 @@
 //! length it has not checked, or change what an existing version byte means.
 
 pub mod applied;
-pub mod buf;
 pub mod entry;
 pub mod hard;
 pub mod keys;
@@ -13,16 +12,30 @@ pub mod node;
 pub mod record;
 pub mod session;
 
-use buf::{DecodeError, Put, Reader, Writer};
+use crate::StoreError;
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
+use synod_cluster::system::MetadataError;
 
-/// Epochs, revisions, ids to be given next and positions of snapshots never come so far; one that claims to is refused, so
-/// that counting on from what was read never overflows.
-pub const COUNTER_MAX: u64 = 1 << 62;
+/// Says which row or entry bytes were that could not be decoded.
+pub trait Damage {
+    /// The store error for the row `row`. Only damage is called damage.
+    fn corrupt(self, row: impl Into<String>) -> StoreError;
+}
 
-/// Passes a counter that is in bounds; `refused` is the error for one that is not.
-pub(crate) fn counter(value: u64, refused: DecodeError) -> Result<u64, DecodeError> {
-    if value <= COUNTER_MAX { Ok(value) } else { Err(refused) }
+impl Damage for DecodeError {
+    fn corrupt(self, row: impl Into<String>) -> StoreError {
+        StoreError::Corrupt { what: row.into(), why: self.to_string() }
+    }
+}
+
+impl Damage for MetadataError {
+    fn corrupt(self, row: impl Into<String>) -> StoreError {
+        match self {
+            Self::Decode(error) => error.corrupt(row),
+            Self::TooNew(too_new) => StoreError::ClusterTooNew { what: row.into(), too_new },
+        }
+    }
 }
 
 /// Begins a row: its version byte.
@@ -59,4 +72,19 @@ fn version_upto(mut input: Reader, newest: u8) -> Result<(u8, Reader), DecodeErr
 fn expect_version(input: &mut Reader, version: u8) -> Result<(), DecodeError> {
     let at = input.error("unknown format version");
     if input.u8()? == version { Ok(()) } else { Err(at) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_cluster::ids::ClusterVersion;
+    use synod_cluster::system::TooNew;
+
+    #[test]
+    fn only_damage_is_called_damage() {
+        let too_new = TooNew { found: ClusterVersion(7), spoken: ClusterVersion::SPOKEN };
+        assert!(matches!(MetadataError::from(too_new).corrupt("x"), StoreError::ClusterTooNew { .. }));
+        let short = Reader::checked(Bytes::new()).expect_err("no checksum");
+        assert!(matches!(MetadataError::from(short).corrupt("x"), StoreError::Corrupt { .. }));
+    }
 }

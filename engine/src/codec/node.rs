@@ -3,11 +3,11 @@
 //! Owns: version 1 of each: `version u8 | fields | crc u32`, integers as varints, the cluster's name as 16 bytes. Must
 //! never: return a value whose checksum does not match.
 
-use super::buf::{DecodeError, Put};
 use super::entry::{get_entry_id, put_entry_id};
-use crate::ids::{ClientId, ClusterVersion, EntryId, Incarnation, NodeId, NodeWriteSeq, Space};
 use crate::logstore::NodeIdentity;
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put};
+use synod_cluster::ids::{ClientId, ClusterVersion, EntryId, Incarnation, NodeId, NodeWriteSeq, Space};
 use synod_paxos::types::ConfigId;
 
 /// The version this module writes for every row but the format row.
@@ -33,7 +33,7 @@ pub fn encode_format(version: u8) -> Bytes {
 
 /// The version in a format row; any is accepted here.
 pub fn decode_format(row: Bytes) -> Result<u8, DecodeError> {
-    let mut input = super::buf::Reader::checked(row)?;
+    let mut input = synod_cluster::buf::Reader::checked(row)?;
     let version = input.u8()?;
     input.finish()?;
     Ok(version)
@@ -137,7 +137,7 @@ pub fn encode_removed(upto: ConfigId) -> Bytes {
 
 /// Decodes what [`encode_removed`] wrote. Version 1 named no epoch: its group was dropped, and never comes back.
 pub fn decode_removed(row: Bytes) -> Result<ConfigId, DecodeError> {
-    let mut input = super::buf::Reader::checked(row)?;
+    let mut input = synod_cluster::buf::Reader::checked(row)?;
     let at = input.error("unknown format version");
     let upto = match input.u8()? {
         VERSION => GONE,

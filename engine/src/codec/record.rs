@@ -12,9 +12,9 @@
 //! `since` on have `total` bytes together, and `before` in each of their rows is how many of these bytes precede it. So one
 //! row tells how much a trim drops. Sums wrap around.
 
-use super::buf::{DecodeError, Put, Reader, Writer};
-use crate::ids::{ClusterVersion, Offset};
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
+use synod_cluster::ids::{ClusterVersion, Offset};
 
 /// The version of a head without totals.
 const HEAD_PLAIN: u8 = 1;

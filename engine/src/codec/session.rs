@@ -3,9 +3,9 @@
 //! Owns: version 1 of the row: `version u8 | floor | last deadline | count | (seq | outcome)… | crc u32`, integers as
 //! varints, an outcome as its length and bytes. Must never: look into an outcome.
 
-use super::buf::{DecodeError, Put};
-use crate::ids::ClientSeq;
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put};
+use synod_cluster::ids::ClientSeq;
 
 /// The version this module writes.
 pub const VERSION: u8 = 1;

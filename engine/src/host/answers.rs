@@ -4,9 +4,9 @@
 
 use crate::codec::record::Record;
 use crate::command::Outcome;
-use crate::ids::{NodeId, Offset};
 use bytes::Bytes;
 use std::sync::Arc;
+use synod_cluster::ids::{NodeId, Offset};
 use synod_paxos::types::ConfigId;
 
 /// A record read back.

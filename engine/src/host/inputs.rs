@@ -6,12 +6,12 @@ use super::answers::Refusal;
 use super::reports::NodeReport;
 use super::requests::Request;
 use crate::codec::message::size_hint;
-use crate::ids::{Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use crate::scrub::{ScrubError, Scrubbed};
 use crate::snapshot::Header;
-use crate::system::SystemState;
 use crate::wall::Reading;
 use std::sync::Arc;
+use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::ConfigId;
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: the reports that status and metrics are made of. Must never: be what anything is decided by.
 
-use crate::ids::{ClusterVersion, NodeId, ShardId, Slot, TableId};
+use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, Slot, TableId};
 use synod_paxos::types::Ballot;
 
 /// One replica, as shown by `synod status`.

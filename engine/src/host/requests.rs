@@ -4,8 +4,8 @@
 
 use super::answers::Reply;
 use crate::command::WriteRequest;
-use crate::ids::{Offset, ShardId};
 use bytes::Bytes;
+use synod_cluster::ids::{Offset, ShardId};
 
 /// A client's request to one shard.
 pub struct Request {

@@ -5,10 +5,12 @@
 
 use super::{GroupRecovered, GroupScan, GroupWrite, LogBatch, LogStore, NodeIdentity, NodeRecovered, check_batch};
 use crate::StoreError;
-use crate::ids::{ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
+use synod_cluster::ids::{
+    ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space,
+};
 use synod_paxos::types::ConfigId;
 
 /// Decides, before a batch is written, whether that write fails. A batch it refuses leaves nothing behind.

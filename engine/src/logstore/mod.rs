@@ -9,10 +9,10 @@ mod scan;
 
 use crate::StoreError;
 pub use crate::codec::node::GONE;
-use crate::ids::{
+use scan::{GroupScan, check_batch, entry_name, missing_entry};
+use synod_cluster::ids::{
     ClientId, ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space,
 };
-use scan::{GroupScan, check_batch, entry_name, missing_entry};
 use synod_paxos::types::ConfigId;
 
 /// One group's share of a write batch; `truncate_from` comes before `append`.

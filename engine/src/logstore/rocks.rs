@@ -14,14 +14,15 @@ use super::{
     missing_entry,
 };
 use crate::StoreError;
-use crate::codec::buf::DecodeError;
+use crate::codec::Damage as _;
 use crate::codec::{entry, hard, keys, node};
-use crate::ids::{ClusterVersion, Entry, HardState, Incarnation, NodeWriteSeq, ShardId, Slot};
 use crate::rocks::{check_background, io, largest_compaction, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
+use synod_cluster::buf::DecodeError;
+use synod_cluster::ids::{ClusterVersion, Entry, HardState, Incarnation, NodeWriteSeq, ShardId, Slot};
 use synod_paxos::types::ConfigId;
 
 /// Sizes of the log DB.

@@ -4,8 +4,8 @@
 
 use super::{GroupRecovered, LogBatch};
 use crate::StoreError;
-use crate::ids::{Entry, EntryId, HardState, Run, ShardId, Slot, Space};
 use bytes::Bytes;
+use synod_cluster::ids::{Entry, EntryId, HardState, Run, ShardId, Slot, Space};
 
 /// Sizes are noted so far apart, bytes.
 const SIZES_STEP: u64 = 32 << 10;

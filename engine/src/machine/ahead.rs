@@ -7,15 +7,15 @@
 //! added up, and that takes time in proportion to their number. The shard waits for it with what follows in its log; it takes a
 //! step a round, and the node's other shards go on.
 
-use super::{ShardState, bounds, overlay, rows};
+use super::{ShardState, overlay, rows};
 use crate::StoreError;
 use crate::codec::keys;
 use crate::codec::record::Newest;
 use crate::command::{Action, Op, RowFormat, WriteRequest, is_marker};
-use crate::ids::{Entry, Offset, Slot};
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use synod_cluster::ids::{Entry, Offset, Slot};
 use synod_paxos::types::Payload;
 
 /// Rows added up in one step, and bytes of rows: some milliseconds.
@@ -106,7 +106,7 @@ impl ShardState {
             }
             for op in ops {
                 let Action::Trim(before) = op.action else { continue };
-                let hash = bounds::row_hash(&self.descriptor, &op.key);
+                let hash = self.descriptor.partitioning.hash_of(&op.key);
                 let Some(head) = rows::head(store, &self.descriptor, self.space, hash, &op.key)? else { continue };
                 let end = head.totals.map_or(head.next, |totals| totals.since);
                 let first = firsts.entry(&op.key).or_insert(head.first);
@@ -124,7 +124,7 @@ impl ShardState {
 
     /// Adds up some more rows of a stretch. Whether that was the last of them.
     fn step(&self, store: &mut dyn StateStore, stretch: &mut Stretch) -> Result<bool, StoreError> {
-        let hash = bounds::row_hash(&self.descriptor, &stretch.key);
+        let hash = self.descriptor.partitioning.hash_of(&stretch.key);
         let row = |offset| keys::record_history(self.space, self.descriptor.table, hash, &stretch.key, offset);
         let added = rows::add_up(store, &self.descriptor, &row(stretch.at), &row(stretch.upto), STEP)?;
         stretch.bytes += added.bytes;

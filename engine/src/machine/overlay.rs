@@ -5,18 +5,18 @@
 //! or take time in proportion to a history where its rows have totals.
 
 use super::ahead::Sums;
-use super::bounds::row_hash;
 use super::rows;
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::keys::{self, Bounds};
 use crate::codec::record::{Head, Newest, Record, Totals};
 use crate::command::{Action, Expect, KeyOp, NewRecord, OpResult, Outcome, RowFormat};
 use crate::host::KeyedRecord;
-use crate::ids::{Offset, Space};
 use crate::state::{StateBatch, StateStore};
-use crate::system::{Descriptor, Retention};
 use bytes::Bytes;
 use hashbrown::HashMap;
+use synod_cluster::ids::{Offset, Space};
+use synod_cluster::system::{Descriptor, Retention};
 
 /// So many dropped rows are deleted one by one; more are removed as a range.
 const ONE_BY_ONE_MAX: u64 = 64;
@@ -168,7 +168,7 @@ impl Writes<'_> {
         if let Some(&at) = self.overlay.index.get(key) {
             return Ok(at);
         }
-        let hash = row_hash(self.descriptor, key);
+        let hash = self.descriptor.partitioning.hash_of(key);
         let head = rows::head(self.store, self.descriptor, self.space, hash, key)?.unwrap_or_default();
         let at = self.overlay.keys.len();
         let stored = head.next;

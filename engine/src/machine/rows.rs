@@ -2,15 +2,15 @@
 //!
 //! Owns: look-ups that apply and queries share. Must never: change anything.
 
-use super::bounds::row_hash;
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::codec::record::{Head, Newest, Record};
-use crate::ids::{Offset, Space};
 use crate::state::StateStore;
-use crate::system::Descriptor;
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use synod_cluster::ids::{Offset, Space};
+use synod_cluster::system::Descriptor;
 
 /// What a record counts for in its key's bytes: value and headers.
 #[must_use]
@@ -89,7 +89,7 @@ pub fn record(
         return Ok(record.clone());
     }
     let what = || name(descriptor, key, &format!("record {offset}"));
-    let row = keys::record_history(space, descriptor.table, row_hash(descriptor, key), key, offset);
+    let row = keys::record_history(space, descriptor.table, descriptor.partitioning.hash_of(key), key, offset);
     match store.get(&row)? {
         Some(row) => Record::decode(row).map_err(|e| e.corrupt(what())),
         None => Err(StoreError::Corrupt { what: what(), why: "the row is missing".into() }),

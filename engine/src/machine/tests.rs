@@ -3,10 +3,10 @@ mod trims;
 
 use super::*;
 use crate::command::{Action, Expect, NewRecord, OpResult, WriteId, encode_requests};
-use crate::ids::{ClusterVersion, EntryId, Offset, TableId};
 use crate::state::mem::{MemDisk, MemState};
-use crate::system::{Partitioning, Retention, SystemOutcome};
 use bench::{Bench, TABLE, append, delete, op};
+use synod_cluster::ids::{ClusterVersion, EntryId, Offset, TableId};
+use synod_cluster::system::{Partitioning, Retention, SystemOutcome};
 
 #[test]
 fn offsets_go_on_and_latest_keeps_one() {
@@ -211,11 +211,11 @@ fn a_replica_that_does_not_speak_the_clusters_version_names_both() {
 fn damage_is_named() {
     let mut b = Bench::new(Partitioning::Hash, Retention::Latest);
     b.write(1, vec![append("k", &["v"])]).unwrap();
-    let key = keys::record_head(Space(2), TABLE, bounds::row_hash(b.state.descriptor(), b"k"), b"k");
+    let key = keys::record_head(Space(2), TABLE, b.state.descriptor().partitioning.hash_of(b"k"), b"k");
     let mut row = b.store.get(&key).unwrap().unwrap().to_vec();
     row[5] ^= 1;
     b.store.apply(StateBatch { rows: vec![(key, Some(row.into()))] }).unwrap();
     let d = b.state.descriptor().clone();
-    let error = rows::head(&mut b.store, &d, Space(2), bounds::row_hash(&d, b"k"), b"k").unwrap_err();
+    let error = rows::head(&mut b.store, &d, Space(2), d.partitioning.hash_of(b"k"), b"k").unwrap_err();
     assert_eq!(error.to_string(), "damaged the head of key \"k\" in shard 2: checksum mismatch at byte 9");
 }

@@ -2,10 +2,10 @@
 
 use super::{PAGE_BYTES_MAX, read};
 use crate::host::{Answer, Read, Scan};
-use crate::ids::Offset;
 use crate::machine::tests::bench::{Bench, Counting, append};
-use crate::system::{Partitioning, Retention};
 use bytes::Bytes;
+use synod_cluster::ids::Offset;
+use synod_cluster::system::{Partitioning, Retention};
 
 /// A page, and how many bytes were given and read for it.
 struct Cost {

@@ -11,14 +11,16 @@ mod newest;
 
 use super::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page, Replied};
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::keys::{self, Bounds};
 use crate::codec::record::{Head, Record, Totals};
 use crate::host::{Answer, KeyedRecord, Refusal, Scan};
-use crate::ids::Offset;
 use crate::machine::{ShardState, bounds, rows};
 use crate::state::StateStore;
-use crate::system::{Partitioning, Retention};
 use bytes::{BufMut, Bytes, BytesMut};
+use synod_cluster::ids::Offset;
+use synod_cluster::position;
+use synod_cluster::system::{Partitioning, Retention};
 
 /// Unwanted rows of one key that are stepped over before the walk seeks past them.
 const STEP_OVER_MAX: usize = 32;
@@ -140,13 +142,13 @@ impl Walk<'_> {
         let (mut from, mut to) = (&scan.pos_from[..], &scan.pos_to[..]);
         if !self.hashed {
             from = from.max(&scan.from);
-            to = bounds::lesser_end(to, &scan.to);
+            to = position::lesser_end(to, &scan.to[..]);
         }
         let (mut start, mut end) = bounds::position_rows(descriptor, space, from, to);
         if let Some(Cursor { position, offset }) = cursor {
-            let at = match (offset, bounds::position_key(descriptor, position)) {
+            let at = match (offset, descriptor.partitioning.key_at(position)) {
                 (Some(offset), Some(key)) => {
-                    keys::record_history(space, descriptor.table, bounds::row_hash(descriptor, key), key, *offset)
+                    keys::record_history(space, descriptor.table, descriptor.partitioning.hash_of(key), key, *offset)
                 }
                 _ => bounds::position_row(descriptor, space, position),
             };
@@ -162,19 +164,19 @@ impl Walk<'_> {
     /// The key inside whose history a cursor stands.
     fn resume_key(&self, store: &mut dyn StateStore, position: &[u8]) -> Result<Option<(Bytes, Head)>, StoreError> {
         let descriptor = self.state.descriptor();
-        let Some(key) = bounds::position_key(descriptor, position) else { return Ok(None) };
-        let hash = bounds::row_hash(descriptor, key);
+        let Some(key) = descriptor.partitioning.key_at(position) else { return Ok(None) };
+        let hash = descriptor.partitioning.hash_of(key);
         let head = rows::head(store, descriptor, self.state.space(), hash, key)?;
         Ok(head.map(|head| (Bytes::copy_from_slice(key), head)))
     }
 
     fn position(&self, key: &[u8]) -> Vec<u8> {
-        bounds::position(self.state.descriptor(), key).into_owned()
+        self.state.descriptor().partitioning.position(key).into_owned()
     }
 
     /// Whether a key passes the filter of keys; on range tables the row bounds have seen to it.
     fn key_wanted(&self, key: &[u8]) -> bool {
-        !self.hashed || bounds::within(key, &self.scan.from, &self.scan.to)
+        !self.hashed || position::within(key, &self.scan.from, &self.scan.to)
     }
 
     /// Whether the scan is refused where it asks for what was trimmed. One that asks for all there is gets what is left.

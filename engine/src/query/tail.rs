@@ -6,12 +6,13 @@
 use super::{PAGE_BYTES_MAX, PAGE_RECORDS_MAX, Replied};
 use crate::StoreError;
 use crate::host::{Answer, KeyedRecord, Refusal, TailPoll};
-use crate::ids::Offset;
-use crate::machine::{ShardState, bounds, rows};
+use crate::machine::{ShardState, rows};
 use crate::state::StateStore;
-use crate::system::Retention;
 use bytes::Bytes;
 use hashbrown::HashMap;
+use synod_cluster::ids::Offset;
+use synod_cluster::position;
+use synod_cluster::system::Retention;
 
 /// The first offsets of keys, looked up once for the polls that are answered from one state.
 #[derive(Default)]
@@ -33,7 +34,7 @@ impl Firsts {
         let first = match self.0.get(&record.key) {
             Some(first) => *first,
             None => {
-                let hash = bounds::row_hash(descriptor, &record.key);
+                let hash = descriptor.partitioning.hash_of(&record.key);
                 let head = rows::head(store, descriptor, state.space(), hash, &record.key)?.unwrap_or_default();
                 self.0.insert(record.key.clone(), head.first);
                 head.first
@@ -93,7 +94,7 @@ pub(super) fn nothing(state: &ShardState) -> Answer {
 
 /// The timestamp after which the poll wants the record, where it wants it.
 fn wants(state: &ShardState, poll: &TailPoll, record: &KeyedRecord) -> Option<u64> {
-    if !bounds::within(&record.key, &poll.from, &poll.to) {
+    if !position::within(&record.key, &poll.from, &poll.to) {
         return None;
     }
     let newer = |after_ts: u64| record.record.ts_us > after_ts;
@@ -104,7 +105,8 @@ fn wants(state: &ShardState, poll: &TailPoll, record: &KeyedRecord) -> Option<u6
     {
         return newer(*after_ts).then_some(*after_ts);
     }
-    let position = bounds::position(state.descriptor(), &record.key);
-    let wanted = poll.segments.iter().filter(|(from, to, after)| newer(*after) && bounds::within(&position, from, to));
+    let position = state.descriptor().partitioning.position(&record.key);
+    let wanted =
+        poll.segments.iter().filter(|(from, to, after)| newer(*after) && position::within(&position, from, to));
     wanted.map(|(_, _, after_ts)| *after_ts).max()
 }

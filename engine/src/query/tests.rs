@@ -2,7 +2,7 @@ use super::*;
 use crate::command::{Action, Expect, RowFormat};
 use crate::host::{Scan, TailPoll};
 use crate::machine::tests::bench::{Bench, append, delete, op};
-use crate::system::{Partitioning, Retention};
+use synod_cluster::system::{Partitioning, Retention};
 
 fn get(b: &mut Bench, key: &str, at: At) -> Result<Option<(u64, String)>, Refusal> {
     let key = Bytes::copy_from_slice(key.as_bytes());
@@ -250,7 +250,7 @@ fn tails_never_split_a_timestamp() {
     assert_eq!(tailed(&mut b, &poll("", "", 30, 2)), None);
     // Two halves of the ring, one of which has seen everything.
     let mut halves = poll("", "", 0, 0);
-    let middle = Bytes::copy_from_slice(&bounds::position(b.state.descriptor(), b"a"));
+    let middle = Bytes::copy_from_slice(&b.state.descriptor().partitioning.position(b"a"));
     halves.segments = vec![(Bytes::new(), middle.clone(), 30), (middle, Bytes::new(), 0)];
     assert!(tailed(&mut b, &halves).unwrap().0.starts_with(&[10, 10, 10]));
 }

@@ -5,9 +5,9 @@
 
 use super::{Shard, Verdict, refusal};
 use crate::host::{Host, MemberChange, Refusal};
-use crate::ids::{NodeId, Slot};
-use crate::system::SystemState;
 use crate::worker::node::Node;
+use synod_cluster::ids::{NodeId, Slot};
+use synod_cluster::system::SystemState;
 use synod_paxos::io::Input;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
 

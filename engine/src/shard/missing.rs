@@ -8,10 +8,10 @@
 
 use super::{Core, Shard};
 use crate::host::{Body, Freshness, Host, Refusal};
-use crate::ids::{NodeId, ShardId, Slot};
 use crate::logstore::GroupRecovered;
 use crate::machine::ShardState;
 use crate::worker::node::Node;
+use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_paxos::io::Input;
 use synod_paxos::types::Micros;
 

@@ -4,17 +4,18 @@
 //! split a request over two slots, or answer a write for an entry of another ballot.
 
 use super::{Shard, Verdict, answer, refusal};
-use crate::command::{Action, KEY_BYTES_MAX, KeyOp, Op, RowFormat, WriteRequest, encode_entry};
+use crate::command::{Action, KeyOp, Op, RowFormat, WriteRequest, encode_entry};
 use crate::host::{Answer, Host, Refusal, Reply};
-use crate::ids::{NodeId, Slot};
-use crate::machine::{Applied, bounds};
+use crate::machine::Applied;
 use crate::memory::Holder;
 use crate::sessions::OUTCOMES_BYTES_MAX;
-use crate::system::SystemCommand;
 use crate::worker::node::Node;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use synod_cluster::ids::{NodeId, Slot};
+use synod_cluster::position::KEY_BYTES_MAX;
+use synod_cluster::system::SystemCommand;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Ballot, Entry, Micros};
 
@@ -178,7 +179,7 @@ impl Shard {
                 }
                 for op in ops {
                     check_op(op)?;
-                    if !bounds::contains(descriptor, &op.key) {
+                    if !descriptor.contains(&op.key) {
                         return Err(Refusal::WrongShard);
                     }
                 }

@@ -12,11 +12,11 @@
 
 use super::{Shard, answer};
 use crate::host::{Body, Freshness, Host, Read, Refusal, Reply, Request, TailPoll};
-use crate::ids::Slot;
 use crate::machine::ShardState;
 use crate::query;
 use crate::worker::node::Node;
 use std::collections::VecDeque;
+use synod_cluster::ids::Slot;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Micros, ReadId};
 

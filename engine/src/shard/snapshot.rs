@@ -6,13 +6,13 @@
 
 use super::{Core, Shard};
 use crate::host::{Host, Refusal, SnapshotRequest};
-use crate::ids::{EntryId, HardState, NodeId, Slot, Space};
 use crate::logstore::{GroupRecovered, GroupWrite};
 use crate::snapshot::Header;
 use crate::worker::node::Node;
 use crate::writer::Done;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use synod_cluster::ids::{EntryId, HardState, NodeId, Slot, Space};
 use synod_paxos::io::Input;
 use synod_paxos::message::Message;
 use synod_paxos::types::{Ballot, Basis};

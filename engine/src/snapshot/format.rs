@@ -15,10 +15,10 @@
 //! Fixed integers are little-endian, the others varints; genesis, keys and values have their length before them. A shard's
 //! sessions are rows of its state and stand among the others.
 
-use crate::codec::buf::{DecodeError, Put, Reader, Writer};
 use crate::codec::entry::{get_ballot, get_entry_id, get_membership, put_ballot, put_entry_id, put_membership};
-use crate::ids::{ClientId, ShardId, Slot};
 use bytes::Bytes;
+use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
+use synod_cluster::ids::{ClientId, ShardId, Slot};
 use synod_paxos::types::Basis;
 
 /// The version this module writes.
@@ -120,7 +120,7 @@ impl Header {
         let genesis = input.bytes()?;
         let beyond = input.error("a position that no log comes to");
         let (id, ts) = (get_entry_id(&mut input)?, input.var()?);
-        crate::codec::counter(id.slot.0, beyond)?;
+        synod_cluster::buf::counter(id.slot.0, beyond)?;
         let (membership, config_start) = (get_membership(&mut input)?, Slot(input.var()?));
         let promised = get_ballot(&mut input)?;
         input.finish()?;

@@ -4,11 +4,11 @@
 
 use super::{FileStore, SnapshotError, SnapshotFile, Throttle};
 use crate::StoreError;
-use crate::ids::{ClientId, Space};
 use crate::state::BulkLoad;
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
+use synod_cluster::ids::{ClientId, Space};
 
 /// So many chunks' rows are gathered before they are handed to the store.
 const LOAD_CHUNKS: usize = 16;

@@ -10,6 +10,7 @@
 //! | `writer` | rows into a file under a temporary name, synced, then renamed |
 //! | `reader` | a whole file: opened, verified, read by part or by row |
 //! | `partial` | a file that is being received: each part verified as it comes, resumable at any |
+//! | `offers` | which snapshots that peers offer are fetched, and what becomes of each part |
 //! | `install` | a file's rows into a space of the state store |
 //! | `restore` | a backup's files into the fresh stores of a new cluster's node |
 //!
@@ -19,6 +20,7 @@
 pub mod files;
 pub mod format;
 pub mod install;
+pub mod offers;
 pub mod partial;
 pub mod reader;
 pub mod restore;
@@ -29,10 +31,10 @@ pub use format::Header;
 pub use reader::SnapshotFile;
 pub use writer::Summary;
 
-use crate::ids::ShardId;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use synod_cluster::ids::ShardId;
 
 /// Why a snapshot was refused, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,10 +7,10 @@ use super::files::{FileStore, OsFiles, StoredFile};
 use super::format::{self, BLOCK_EXTRA_BYTES, FOOTER_BYTES, Kind, PREFIX_BYTES};
 use super::writer::rename_durably;
 use super::{SnapshotError, SnapshotFile, Throttle};
-use crate::ids::ClientId;
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use synod_cluster::ids::ClientId;
 
 /// A file that is being received.
 #[derive(Debug)]

@@ -8,11 +8,11 @@ use super::format::{
     self, BLOCK_EXTRA_BYTES, ChunkPlace, FOOTER_BYTES, FOOTER_DIGESTED_BYTES, Footer, Header, Kind, PREFIX_BYTES,
 };
 use super::{SnapshotError, Throttle};
-use crate::codec::buf::DecodeError;
-use crate::ids::ClientId;
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use synod_cluster::buf::DecodeError;
+use synod_cluster::ids::ClientId;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Read at a time when a whole file is verified, bytes.

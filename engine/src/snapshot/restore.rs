@@ -5,16 +5,18 @@
 
 use super::{SnapshotError, SnapshotFile};
 use crate::StoreError;
-use crate::codec::buf::{DecodeError, Put, Writer};
 use crate::codec::keys;
 use crate::codec::record;
 use crate::genesis::Genesis;
-use crate::ids::{ClientId, ClusterVersion, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId};
 use crate::logstore::{GroupWrite, LogBatch, LogStore, NodeIdentity};
 use crate::state::BulkLoad;
-use crate::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use synod_cluster::buf::{DecodeError, Put, Writer};
+use synod_cluster::ids::{
+    ClientId, ClusterVersion, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId,
+};
+use synod_cluster::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
 use synod_paxos::types::Slot;
 use xxhash_rust::xxh3::Xxh3;
 

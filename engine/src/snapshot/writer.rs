@@ -7,15 +7,15 @@ use super::files::{Appender, FileStore, OsFiles};
 use super::format::{self, ChunkPlace, Footer, Header, Kind};
 use super::{SnapshotError, SnapshotFile, Throttle};
 use crate::StoreError;
-use crate::codec::buf::Put;
 use crate::host::SnapshotRequest;
-use crate::ids::{ClientId, Space};
 use crate::state::StateView;
 use bytes::Bytes;
 use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use synod_cluster::buf::Put;
+use synod_cluster::ids::{ClientId, Space};
 use xxhash_rust::xxh3::Xxh3;
 
 /// A finished file.

@@ -11,6 +11,7 @@ use super::removed::Removed;
 use super::rows::Span;
 use super::{BulkLoad, StateView, ViewJob, Visit};
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::node::{decode_format, encode_format};
 use crate::rocks::{check_background, io, largest_compaction, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;

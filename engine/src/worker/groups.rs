@@ -6,17 +6,18 @@
 
 use super::Worker;
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::{Host, Refusal};
-use crate::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::{FIRST_EPOCH, Shard};
-use crate::system::{SystemState, TooNew};
 use crate::writer::Done;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use synod_cluster::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
+use synod_cluster::system::{SystemState, TooNew};
 use synod_paxos::types::ConfigId;
 
 /// A shard's rows stand in the space of its own number, until a snapshot takes their place: ids are never reused.

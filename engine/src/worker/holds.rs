@@ -17,8 +17,8 @@
 
 use super::Worker;
 use crate::host::Host;
-use crate::ids::{NodeId, ShardId, Slot};
 use std::collections::{BTreeMap, BTreeSet};
+use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_paxos::types::Micros;
 
 /// Where the members stand is looked at so often, µs.

@@ -10,15 +10,16 @@
 
 use super::Worker;
 use super::groups::vanished;
+use crate::codec::Damage as _;
 use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
-use crate::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::{FIRST_EPOCH, Shard};
 use crate::snapshot::Header;
 use crate::writer::Done;
 use std::collections::BTreeMap;
+use synod_cluster::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
 use synod_paxos::types::{ConfigId, Membership, Micros};
 
 /// A member is asked for a snapshot so often, µs; the offer that follows may be lost.

@@ -3,9 +3,9 @@
 //! Owns: until when nothing is applied on the node, and in which order its shards go on. Must never: block, or let a shard that
 //! applies much pass by one that was held back.
 
-use crate::ids::ShardId;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use synod_cluster::ids::ShardId;
 use synod_paxos::types::Micros;
 
 /// The pace of a node's shards.

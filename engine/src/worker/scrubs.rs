@@ -5,9 +5,9 @@
 
 use super::Worker;
 use crate::host::{Host, Refusal};
-use crate::ids::{NodeId, ShardId, Slot};
 use crate::metrics::level;
 use crate::scrub::{ScrubError, Scrubbed};
+use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_paxos::types::Micros;
 
 /// Replicas read at a time; markers beyond that are passed over here.

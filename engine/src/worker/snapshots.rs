@@ -5,16 +5,17 @@
 
 use super::Worker;
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
-use crate::ids::{NodeId, ShardId, Slot, Space};
 use crate::machine::ShardState;
 use crate::shard::Shard;
 use crate::snapshot::Header;
 use crate::state::StateStore;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
+use synod_cluster::ids::{NodeId, ShardId, Slot, Space};
 use synod_paxos::types::Micros;
 
 /// Spaces from here on are those of installed snapshots; those below are shards' own numbers.

@@ -4,13 +4,13 @@
 
 use super::{Worker, WorkerOptions};
 use crate::host::Host;
-use crate::ids::{NodeId, ShardId, Slot};
 use crate::memory::{Account, Holder};
 use crate::metrics::level;
 use crate::shard::Shard;
 use crate::share;
 use crate::state::FlushId;
 use std::collections::VecDeque;
+use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_paxos::types::Micros;
 
 /// The stores are asked for their health so often, µs.

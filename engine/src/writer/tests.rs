@@ -1,7 +1,7 @@
 use super::*;
-use crate::ids::{Ballot, EntryId, Incarnation, Slot};
 use crate::logstore::mem::MemLog;
 use std::sync::{Mutex, mpsc};
+use synod_cluster::ids::{Ballot, EntryId, Incarnation, Slot};
 use synod_paxos::types::{ConfigId, Entry, HardState, Member, MemberRole, Membership};
 
 fn write(slot: u64) -> GroupWrite {

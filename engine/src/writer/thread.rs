@@ -5,12 +5,12 @@
 
 use super::{Gauges, Wake, WriteQueue};
 use crate::StoreError;
-use crate::ids::NodeWriteSeq;
 use crate::logstore::{LogBatch, LogStore};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use synod_cluster::ids::NodeWriteSeq;
 
 /// Batches that may wait; what comes later gathers with the worker.
 const QUEUE_BATCHES: usize = 16;

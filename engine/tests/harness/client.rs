@@ -4,12 +4,12 @@ use super::{Cluster, append};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use synod_cluster::ids::{ClientId, ClientSeq, NodeId, Offset, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::command::{KeyOp, Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{
     Answer, At, Body, Freshness, Input, KeyedRecord, Read, Refusal, Reply, ReplySink, Request, Scan,
 };
-use synod_engine::ids::{ClientId, ClientSeq, NodeId, Offset, SYSTEM_SHARD, ShardId, TableId};
-use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 
 impl Cluster {
     pub fn send(&mut self, node: NodeId, shard: ShardId, body: Body) -> u64 {

@@ -6,12 +6,12 @@ use super::snapshots;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::system::SystemState;
 use synod_engine::host::{Host, Input, SnapshotKind, SnapshotRequest};
-use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::scrub::{self, ScrubRequest};
 use synod_engine::snapshot::Throttle;
 use synod_engine::state::{BulkLoad, ViewJob};
-use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::Membership;
 

@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use synod_cluster::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::system::{Descriptor, SystemState};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord};
 use synod_engine::host::{Answer, Input, NodeReport, Refusal, ReplicaReport, ReplySink};
 use synod_engine::identity::SeenTable;
-use synod_engine::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
@@ -28,7 +29,6 @@ use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::StateOptions;
-use synod_engine::system::{Descriptor, SystemState};
 use synod_engine::wall::Reading;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
@@ -417,7 +417,7 @@ impl Cluster {
 
     pub fn shard_for(&self, table: TableId, key: &str) -> ShardId {
         let map = self.map();
-        let holds = |d: &&Descriptor| d.table == table && synod_engine::machine::bounds::contains(d, key.as_bytes());
+        let holds = |d: &&Descriptor| d.table == table && d.contains(key.as_bytes());
         map.shards.values().find(holds).expect("every key has a shard").shard
     }
 

@@ -3,8 +3,8 @@
 use super::{Cluster, Seen};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use synod_cluster::ids::{ClientId, NodeId, ShardId, Space};
 use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
-use synod_engine::ids::{ClientId, NodeId, ShardId, Space};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::{OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};

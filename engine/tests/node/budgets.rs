@@ -2,9 +2,9 @@
 
 use super::harness::{Cluster, Disk, N1, N2, N3};
 use super::tail_poll;
+use synod_cluster::ids::{NodeId, ShardId, TableId};
+use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::host::{Body, Freshness, Read};
-use synod_engine::ids::{NodeId, ShardId, TableId};
-use synod_engine::system::{Partitioning, Retention};
 
 fn restarted_with(mut c: Cluster, change: impl Fn(&mut Cluster)) -> Cluster {
     for node in c.ids() {

@@ -1,10 +1,10 @@
 //! Wall clocks that are off: by hours, of one node or of all, and set right again.
 
 use super::harness::{Cluster, WALL, append};
+use synod_cluster::ids::{NodeId, ShardId, TableId};
+use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{Body, Refusal};
-use synod_engine::ids::{NodeId, ShardId, TableId};
-use synod_engine::system::{Partitioning, Retention};
 
 const SECOND: u64 = 1_000_000;
 const HOUR: i64 = 3_600_000_000;

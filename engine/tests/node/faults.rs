@@ -6,13 +6,13 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use synod_cluster::ids::{ClientId, ClientSeq, NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
+use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{Answer, Body, Freshness, Read, Refusal, Scan};
-use synod_engine::ids::{ClientId, ClientSeq, NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_engine::logstore::LogStore as _;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::state::mem::MemDisk;
-use synod_engine::system::{Partitioning, Retention};
 
 #[test]
 fn a_retry_across_a_leader_change_executes_once() {

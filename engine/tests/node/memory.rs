@@ -3,12 +3,12 @@
 use super::harness::{Cluster, append};
 use super::{TailPoll, tail_poll};
 use std::sync::Arc;
+use synod_cluster::ids::{ClientId, ClientSeq, NodeId, ShardId, TableId};
+use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{KeyOp, WriteId};
 use synod_engine::host::{Answer, Body, Freshness, Read, Refusal};
-use synod_engine::ids::{ClientId, ClientSeq, NodeId, ShardId, TableId};
 use synod_engine::memory::{Account, Holder};
 use synod_engine::sessions::OUTCOMES_BYTES_MAX;
-use synod_engine::system::{Partitioning, Retention};
 
 /// Three nodes that may hold so much.
 fn cluster(memory_max: usize) -> Cluster {
@@ -82,7 +82,7 @@ fn newest_records_and_entries_of_all_shards_stay_within_their_parts() {
         other => panic!("{other:?}"),
     }
     // What goes with a shard is given back.
-    c.system(&synod_engine::system::SystemCommand::DropTable { name: "t".into() });
+    c.system(&synod_cluster::system::SystemCommand::DropTable { name: "t".into() });
     c.run_for(2_000_000);
     for node in c.ids() {
         let used = account(&c, node, Holder::Rings).used() + account(&c, node, Holder::Outcomes).used();

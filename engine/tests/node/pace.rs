@@ -3,11 +3,11 @@
 use super::harness::{Cluster, Disk, N1, append};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::{Answer, At, Body, Freshness, Read};
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::state::mem::MemDisk;
-use synod_engine::system::{Partitioning, Retention};
 
 #[test]
 fn a_shard_with_much_to_apply_holds_no_other_up() {

@@ -7,17 +7,17 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
+use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::codec::keys::{self, RecordRow};
 use synod_engine::codec::record::Record;
 use synod_engine::host::{Input, Refusal, ScrubReport};
-use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::salvage;
 use synod_engine::state::mem::{MemDisk, MemState};
 use synod_engine::state::rocks::StateOptions;
 use synod_engine::state::{BulkLoad, StateStore};
-use synod_engine::system::{Partitioning, Retention};
 
 /// Three nodes that freeze at different times.
 fn uneven() -> (Cluster, TableId, ShardId) {

@@ -6,15 +6,15 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
+use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
 use synod_engine::host::{Input, MemberChange};
-use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::StateStore;
 use synod_engine::state::mem::MemState;
-use synod_engine::system::{Partitioning, Retention};
 
 const KEEP: u64 = 2 << 10;
 

@@ -2,9 +2,9 @@
 
 use super::harness::{Cluster, N1, N2, N3};
 use std::sync::Arc;
+use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
+use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
 use synod_engine::host::Input;
-use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
-use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
 
 fn upgrade(spoken_by: &[NodeId]) -> SystemCommand {
     SystemCommand::Upgrade { to: ClusterVersion::SPOKEN, spoken_by: spoken_by.to_vec() }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use synod_client::{Client, ClusterMap};
-use synod_engine::ids::{ClientId, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::ids::{ClientId, SYSTEM_SHARD, ShardId, TableId};
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::restore::{content, metadata, needs};

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use synod_engine::ids::{ClientId, ClusterVersion, ShardId};
+use synod_cluster::ids::{ClientId, ClusterVersion, ShardId};
 use synod_engine::snapshot::restore::Files;
 use synod_engine::snapshot::{SnapshotFile, Throttle, file_name};
 

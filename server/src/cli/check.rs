@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use synod_cluster::ids::ShardId;
 use synod_engine::check::{self, Report, check, is_snapshot};
-use synod_engine::ids::ShardId;
 use synod_engine::runner::wall_us;
 use synod_engine::worker::AHEAD_MICROS;
 

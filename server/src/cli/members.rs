@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use synod_client::{Client, ClusterMap, Error, MemberChange, ShardInfo};
-use synod_engine::ids::NodeId;
-use synod_engine::system::no_such_node;
+use synod_cluster::ids::NodeId;
+use synod_cluster::system::no_such_node;
 use tokio::time::{Instant, sleep};
 
 use super::context::{Context, to_be_repeated};

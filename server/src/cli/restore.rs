@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use synod_engine::ids::{NodeId, TableId};
+use synod_cluster::ids::{NodeId, TableId};
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::snapshot::restore::{name_of, plan, restore as fill};
 use synod_engine::state::rocks::{RocksShared, StateOptions};

@@ -8,11 +8,11 @@ use super::snapshots::SnapshotDesk;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::system::SystemState;
 use synod_engine::host::{Host, SnapshotKind, SnapshotRequest};
-use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::scrub::ScrubRequest;
 use synod_engine::state::{BulkLoad, ViewJob};
-use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::Membership;
 use tokio::sync::{Notify, watch};
@@ -69,7 +69,7 @@ impl Host for NodeHost {
     fn role_changed(&mut self, shard: ShardId, leader: Option<NodeId>, here: bool) {
         tracing::info!(%shard, leader = leader.map(|n| n.0), here, "leader");
         self.book.set_leader(shard, leader);
-        if shard == synod_engine::ids::SYSTEM_SHARD {
+        if shard == synod_cluster::ids::SYSTEM_SHARD {
             self.signals.system_led.store(leader.is_some(), Ordering::Release);
         }
     }

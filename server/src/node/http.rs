@@ -14,7 +14,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use synod_engine::ids::SYSTEM_SHARD;
+use synod_cluster::ids::SYSTEM_SHARD;
 use tokio::net::TcpListener;
 
 /// What the pages show.

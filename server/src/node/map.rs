@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use synod_engine::codec::COUNTER_MAX;
-use synod_engine::ids::{ClusterVersion, NodeId, ShardId, TableId};
-use synod_engine::system::{
+use synod_cluster::buf::COUNTER_MAX;
+use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, TableId};
+use synod_cluster::system::{
     Descriptor, MetadataError, NodeInfo, Partitioning, Retention, SystemState, TableInfo, TooNew,
 };
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};

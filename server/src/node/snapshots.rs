@@ -9,7 +9,6 @@
 use super::disk::Spare;
 use super::map::MapBook;
 use super::peer::bulk;
-use super::peer::fetch::{Fetches, Offer, is_of_another};
 use super::peer::{Local, SnapshotGate};
 use anyhow::Context as _;
 use bytesize::ByteSize;
@@ -18,11 +17,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use synod_cluster::ids::{ClientId, NodeId, ShardId, Slot, Space};
 use synod_engine::StoreError;
 use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
-use synod_engine::ids::{ClientId, NodeId, ShardId, Slot, Space};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::scrub::{self, ScrubError, ScrubRequest, Scrubbed};
+use synod_engine::snapshot::offers::{Fetches, Offer, is_of_another};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::{FileStore, OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
@@ -85,6 +85,8 @@ pub struct SnapshotDesk {
     spare: Spare,
     counts: Counts,
     runtime: Handle,
+    /// The origin of the times of what is fetched.
+    began: Instant,
     state: Mutex<State>,
 }
 
@@ -117,7 +119,21 @@ impl SnapshotDesk {
         };
         let (runtime, state) = (Handle::current(), Mutex::default());
         let files = OsFiles::shared();
-        Ok(Arc::new(Self { dir, files, local, worker, book, max_rate, scrub_rate, spare, counts, runtime, state }))
+        let began = Instant::now();
+        Ok(Arc::new(Self {
+            dir,
+            files,
+            local,
+            worker,
+            book,
+            max_rate,
+            scrub_rate,
+            spare,
+            counts,
+            runtime,
+            began,
+            state,
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -234,7 +250,7 @@ impl SnapshotDesk {
         let mut state = self.lock();
         match kind {
             SnapshotKind::Built => drop(state.built.remove(&shard)),
-            SnapshotKind::Fetched => state.fetches.done_with(shard, Instant::now()),
+            SnapshotKind::Fetched => state.fetches.done_with(shard, self.began.elapsed()),
         }
         drop(state);
         remove(&self.path(shard, kind));
@@ -359,9 +375,9 @@ impl Drop for ScrubGuard {
 
 impl SnapshotGate for SnapshotDesk {
     fn offered(self: Arc<Self>, from: NodeId, offer: &SnapshotOffer) {
-        let Some(offer) = Offer::of(from, offer) else { return };
+        let Some(offer) = bulk::offer_of(from, offer) else { return };
         let Some(addr) = self.addr(from) else { return };
-        if !self.lock().fetches.begin(&offer, Instant::now()) {
+        if !self.lock().fetches.begin(&offer, self.began.elapsed()) {
             return;
         }
         let runtime = self.runtime.clone();

@@ -13,12 +13,12 @@ use rand::RngExt;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+use synod_cluster::ids::{ClientId, ClientSeq, ClusterVersion, NodeId, SYSTEM_SHARD};
+use synod_cluster::system::{SPEAKS, SystemCommand, SystemOutcome, TooNew, too_old};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
 use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
-use synod_engine::ids::{ClientId, ClientSeq, ClusterVersion, NodeId, SYSTEM_SHARD};
 use synod_engine::logstore::LogStore;
 use synod_engine::runner::WorkerHandle;
-use synod_engine::system::{SPEAKS, SystemCommand, SystemOutcome, TooNew, too_old};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
 use synod_proto::v1;
@@ -51,7 +51,7 @@ impl ReplySink for OneReply {
 }
 
 /// Asks the worker one thing and waits for its answer.
-pub async fn ask(worker: &WorkerHandle, shard: synod_engine::ids::ShardId, body: Body) -> Result<Answer, Refusal> {
+pub async fn ask(worker: &WorkerHandle, shard: synod_cluster::ids::ShardId, body: Body) -> Result<Answer, Refusal> {
     let (sender, receiver) = oneshot::channel();
     let reply = Reply { sink: Arc::new(OneReply(Mutex::new(Some(sender)))), id: 0 };
     let request = Request { shard, epoch: None, body, reply };

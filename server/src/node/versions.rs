@@ -8,8 +8,8 @@ use super::peer::{self, Local, Peers, Said, SystemGate};
 use super::system::SystemDesk;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
-use synod_engine::system::{SystemCommand, SystemOutcome, SystemState, TooNew};
+use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
+use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, TooNew};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 

@@ -6,12 +6,12 @@
 use crate::checks::{canonical, seal, sealed, sections};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use synod_engine::codec::COUNTER_MAX;
-use synod_engine::codec::buf::{Put, Reader, Writer};
+use synod_cluster::buf::COUNTER_MAX;
+use synod_cluster::buf::{Put, Reader, Writer};
+use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
+use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, decode_descriptor, encode_descriptor};
 use synod_engine::command::{self, Outcome};
 use synod_engine::genesis::Genesis;
-use synod_engine::ids::{SYSTEM_SHARD, ShardId};
-use synod_engine::system::{SystemCommand, SystemOutcome, SystemState, decode_descriptor, encode_descriptor};
 
 /// Tables of more shards are not made.
 const SHARDS_MAX: u32 = 64;

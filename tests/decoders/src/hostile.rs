@@ -6,15 +6,15 @@
 use crate::checks::sections;
 use bytes::Bytes;
 use prost::Message as _;
+use synod_cluster::ids::{Entry, EntryId, SYSTEM_SHARD, ShardId, Space, TableId};
+use synod_cluster::system::{Descriptor, Partitioning, Retention, SystemState};
 use synod_engine::command::{Op, WriteRequest, encode_requests};
 use synod_engine::genesis::Genesis;
 use synod_engine::host::{Answer, Body, KeyedRecord, Read, Scan};
-use synod_engine::ids::{Entry, EntryId, SYSTEM_SHARD, ShardId, Space, TableId};
 use synod_engine::machine::ShardState;
 use synod_engine::machine::overlay::Overlay;
 use synod_engine::query;
 use synod_engine::state::mem::MemState;
-use synod_engine::system::{Descriptor, Partitioning, Retention, SystemState};
 use synod_paxos::types::Payload;
 use synod_proto::v1;
 use synod_server::config::Limits;
@@ -99,7 +99,7 @@ impl Bench {
     }
 
     fn position(&self, record: &KeyedRecord) -> (Vec<u8>, u64) {
-        let position = synod_engine::machine::bounds::position(self.state.descriptor(), &record.key);
+        let position = self.state.descriptor().partitioning.position(&record.key);
         (position.into_owned(), record.offset.0)
     }
 }

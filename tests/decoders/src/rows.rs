@@ -4,13 +4,13 @@
 
 use crate::checks::{canonical, flipped, sealed};
 use bytes::Bytes;
+use synod_cluster::buf::Reader;
+use synod_cluster::ids::{Entry, Offset, ShardId, Space, TableId};
 use synod_engine::codec::applied::AppliedRow;
-use synod_engine::codec::buf::Reader;
 use synod_engine::codec::keys::{self, RecordRow};
 use synod_engine::codec::record::{Head, Newest, Record};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry as codec, hard, node};
-use synod_engine::ids::{Entry, Offset, ShardId, Space, TableId};
 use synod_paxos::types::{ConfigId, Payload};
 
 /// A log entry: as it stands, and with the checksum that its fields have.
@@ -85,7 +85,7 @@ pub fn state_rows(data: &[u8]) -> bool {
             Newest::InHistory { ts_us, tombstone } => Some((*ts_us, *tombstone)),
         };
         assert_eq!((head.newest_ts_us(), head.tombstone()), (newest.map(|n| n.0), newest.is_some_and(|n| n.1)));
-        Ok::<_, synod_engine::codec::buf::DecodeError>(head)
+        Ok::<_, synod_cluster::buf::DecodeError>(head)
     };
     let decoded = [
         sealed(data, decode_head, Head::encode),

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use synod_engine::codec::COUNTER_MAX;
-use synod_engine::codec::buf::{Put, Writer};
-use synod_engine::ids::SYSTEM_SHARD;
+use synod_cluster::buf::COUNTER_MAX;
+use synod_cluster::buf::{Put, Writer};
+use synod_cluster::ids::SYSTEM_SHARD;
 use synod_engine::snapshot::format::{self, ChunkPlace, Footer, Header, Kind};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::writer::SnapshotWriter;
@@ -179,7 +179,7 @@ fn as_backup(file: SnapshotFile) {
     }
     let files = BTreeMap::from([(SYSTEM_SHARD, file)]);
     if let Ok(plan) = restore::plan(&files, &[], 7, &["a:1".to_owned(), "b:1".to_owned()]) {
-        assert_eq!(synod_engine::system::SystemState::decode(plan.encode()), Ok(plan));
+        assert_eq!(synod_cluster::system::SystemState::decode(plan.encode()), Ok(plan));
     }
 }
 

@@ -6,12 +6,12 @@ use crate::disk::Rows;
 use crate::model::{ShardModel, head_hash, record_hash};
 use crate::violation::{Checked, Violation, check};
 use crate::world::World;
+use synod_cluster::buf::DecodeError;
+use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
+use synod_cluster::system::{Descriptor, Partitioning};
 use synod_engine::codec::applied::AppliedRow;
-use synod_engine::codec::buf::DecodeError;
 use synod_engine::codec::keys::{self, RecordRow};
 use synod_engine::codec::record::{Head, Newest, Record};
-use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
-use synod_engine::system::{Descriptor, Partitioning};
 
 /// The position of a shard's rows, and their hash.
 fn hash(rows: &Rows, descriptor: &Descriptor, space: Space) -> Result<(Slot, u64), DecodeError> {

@@ -10,11 +10,10 @@ use crate::plan::Plan;
 use crate::retry::Retry;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use synod_cluster::ids::{ClientId, ClientSeq, NodeId, Offset, ShardId, TableId};
+use synod_cluster::system::{Descriptor, SystemState};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest};
 use synod_engine::host::{At, Body, Freshness, Read};
-use synod_engine::ids::{ClientId, ClientSeq, NodeId, Offset, ShardId, TableId};
-use synod_engine::machine::bounds;
-use synod_engine::system::{Descriptor, SystemState};
 
 /// Hot keys of a shard.
 const KEYS: usize = 16;
@@ -41,7 +40,7 @@ impl KnownShard {
         for n in 0..10_000u32 {
             let key = Bytes::from(format!("{}{n}", char::from(b'a' + (n % 26) as u8)));
             for (shard, descriptor) in &mut known {
-                if shard.keys.len() < KEYS && bounds::contains(descriptor, &key) {
+                if shard.keys.len() < KEYS && descriptor.contains(&key) {
                     shard.keys.push(key.clone());
                 }
             }

@@ -9,7 +9,7 @@ use crate::finish::GONE;
 use crate::violation::{Checked, check};
 use crate::world::{Origin, World};
 use std::collections::BTreeMap;
-use synod_engine::ids::{Entry, NodeId, ShardId, Slot};
+use synod_cluster::ids::{Entry, NodeId, ShardId, Slot};
 use synod_paxos::message::Message;
 use synod_paxos::types::{Ballot, ConfigId, Membership};
 

@@ -7,8 +7,8 @@ use crate::lifecycle::End;
 use crate::plan::{Action, DiskFault, WrongClocks};
 use crate::violation::Checked;
 use crate::world::{Event, World};
+use synod_cluster::ids::{NodeId, NodeWriteSeq};
 use synod_engine::host::Input;
-use synod_engine::ids::{NodeId, NodeWriteSeq};
 
 /// Until a disk that was set back must be found out, µs.
 const EXPULSION: u64 = 4_000_000;

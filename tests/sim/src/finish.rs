@@ -7,8 +7,8 @@ use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot};
 use synod_engine::host::{Input, NodeReport};
-use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot};
 
 /// From the end of the faults until every client has finished what it began, and two operations more, µs.
 const FINISH: u64 = 40_000_000;

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::system::SystemState;
 use synod_engine::codec::message;
 use synod_engine::host::{Answer, Host, Refusal, ReplySink, SnapshotKind, SnapshotRequest};
-use synod_engine::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::logstore::{GONE, GroupWrite};
 use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
-use synod_engine::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::{Ballot, ConfigId, Membership};
 

@@ -24,18 +24,10 @@ pub mod violation;
 mod audit;
 mod clients;
 mod clock;
-// The server's own failure detector: the very source.
-#[path = "../../../server/src/node/peer/detector.rs"]
-#[allow(missing_docs, dead_code, reason = "written for a private module; a simulated process never leaves the map")]
-mod detector;
 mod dice;
 mod disk;
 mod epochs;
 mod faults;
-// The server's own decisions about snapshots that are offered to it: the very source.
-#[path = "../../../server/src/node/peer/fetch.rs"]
-#[allow(missing_docs, dead_code, unreachable_pub, reason = "written for a private module")]
-mod fetch;
 mod finish;
 mod host;
 mod lifecycle;

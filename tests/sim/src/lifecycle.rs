@@ -8,10 +8,10 @@ use crate::node::{Ended, PULSE, Surroundings};
 use crate::retry::Failure;
 use crate::violation::{Checked, Violation, check};
 use crate::world::{Event, Origin, World};
+use synod_cluster::ids::{ClusterVersion, Entry, NodeId, ShardId, Slot};
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
 use synod_engine::host::Input;
-use synod_engine::ids::{ClusterVersion, Entry, NodeId, ShardId, Slot};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

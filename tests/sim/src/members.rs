@@ -12,10 +12,10 @@ use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::system::{Descriptor, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::{Input, MemberChange, Refusal};
-use synod_engine::ids::{NodeId, SYSTEM_SHARD, ShardId};
-use synod_engine::system::{Descriptor, SystemCommand, SystemState};
 use synod_paxos::types::{ConfigId, MemberRole, Membership};
 
 /// Replicas that move at a time.

@@ -9,9 +9,9 @@ use crate::trace::hash_bytes;
 use crate::violation::{Checked, Violation, check};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use synod_cluster::ids::{ClientId, ClientSeq, Entry, EntryId, NodeId, Offset, ShardId, Slot};
+use synod_cluster::system::{Descriptor, Retention};
 use synod_engine::command::{Action, Expect, KeyOp, Op, OpResult, Outcome, WriteRequest, decode_requests};
-use synod_engine::ids::{ClientId, ClientSeq, Entry, EntryId, NodeId, Offset, ShardId, Slot};
-use synod_engine::system::{Descriptor, Retention};
 use synod_paxos::types::{ConfigId, Membership, Payload};
 
 const AGREEMENT: &str = "1: at most one value is chosen per slot, and slots chosen never change";

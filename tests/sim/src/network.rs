@@ -9,7 +9,7 @@
 use crate::dice::Dice;
 use crate::plan::Plan;
 use std::collections::{BTreeMap, BTreeSet};
-use synod_engine::ids::NodeId;
+use synod_cluster::ids::NodeId;
 
 /// One direction of a pair.
 pub(crate) type Pair = (NodeId, NodeId);

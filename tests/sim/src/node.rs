@@ -3,7 +3,6 @@
 //! Owns: starting a process as the server does, and its rounds. Must never: tell a worker what the real server would not.
 
 use crate::clock::{Cursor, NodeClock};
-use crate::detector::Detector;
 use crate::dice::Dice;
 use crate::disk::{NodeDisk, SimFiles, SimLog, SimQueue, SimState, StateRows};
 use crate::host::{BUILT, Fatal, SimHost, SimSink, Taps};
@@ -13,16 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use synod_cluster::detector::Detector;
+use synod_cluster::ids::{ClientId, ClusterVersion, Incarnation, NodeId, ShardId, Slot};
+use synod_cluster::system::SystemState;
 use synod_engine::StoreError;
 use synod_engine::host::Input;
 use synod_engine::identity::SeenTable;
-use synod_engine::ids::{ClientId, ClusterVersion, Incarnation, NodeId, ShardId, Slot};
 use synod_engine::logstore::{LogStore, NodeIdentity};
 use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::snapshot::FileStore;
-use synod_engine::system::SystemState;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
 
@@ -63,8 +63,6 @@ pub(crate) struct Process {
     pub(crate) job_clock: Cursor,
     pub(crate) seen: Arc<SeenTable>,
     pub(crate) detector: Detector,
-    /// The detector's clock: `Instant`s that differ by the process's own time.
-    epoch: Instant,
     /// Peers that have told what they saw of this node, on the pulse call under way.
     pub(crate) identified: BTreeSet<NodeId>,
     /// When the last round began.
@@ -220,10 +218,10 @@ impl SimNode {
         let seed = with.seed ^ (self.id.0 << 48) ^ (self.process << 32);
         let worker = Worker::new(setup, SimHost::new(taps, cursor, &files, seed))?;
         taps.lock().started = true;
-        let epoch = Instant::now();
-        let mut detector = Detector::new(epoch, Duration::from_micros(PULSE), Duration::from_micros(DEAD_AFTER));
+        let mut detector =
+            Detector::new(Duration::ZERO, Duration::from_micros(PULSE), Duration::from_micros(DEAD_AFTER));
         for peer in with.peers.iter().filter(|peer| **peer != self.id) {
-            detector.watch(*peer, epoch);
+            detector.watch(*peer, Duration::ZERO);
         }
         Ok(Process {
             worker,
@@ -239,7 +237,6 @@ impl SimNode {
             job_clock,
             seen,
             detector,
-            epoch,
             identified: BTreeSet::new(),
             round_began: cursor.get(),
             busy_until: cursor.get(),
@@ -255,18 +252,18 @@ impl SimNode {
 }
 
 impl Process {
-    /// The detector's clock.
-    pub(crate) fn instant(&self, now: u64) -> Instant {
-        self.epoch + Duration::from_micros(self.clock.local(now).0)
+    /// The process's own time.
+    pub(crate) fn local(&self, now: u64) -> Duration {
+        Duration::from_micros(self.clock.local(now).0)
     }
 
     /// Gives the detector something to digest, and the worker what follows from it: as the server's `detect` does.
-    pub(crate) fn detect(&mut self, now: u64, digest: impl FnOnce(&mut Detector, Instant)) {
-        let instant = self.instant(now);
-        self.detector.tick(instant);
-        digest(&mut self.detector, instant);
+    pub(crate) fn detect(&mut self, now: u64, digest: impl FnOnce(&mut Detector, Duration)) {
+        let local = self.local(now);
+        self.detector.tick(local);
+        digest(&mut self.detector, local);
         let inputs = &mut self.inputs;
-        self.detector.report(instant, |node, alive| {
+        self.detector.report(local, |node, alive| {
             inputs.push(Input::Liveness { node, alive });
             true
         });

@@ -12,9 +12,9 @@ use crate::retry::Failure;
 use crate::violation::{Checked, Violation, check};
 use crate::world::{Event, Origin, World};
 use bytes::Bytes;
+use synod_cluster::ids::ShardId;
 use synod_engine::command::{Op, Outcome};
 use synod_engine::host::{Answer, At, Freshness, KeyedRecord, Read, Refusal};
-use synod_engine::ids::ShardId;
 
 const STALE: &str = "12: a linearizable read shows what was acknowledged before it was asked";
 const FUTURE: &str = "12: a read shows nothing that is not committed";

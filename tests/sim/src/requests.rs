@@ -11,9 +11,9 @@ use crate::violation::Checked;
 use crate::world::{Event, Origin, Phase, World};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use synod_cluster::ids::{ClientSeq, NodeId, ShardId};
 use synod_engine::command::{WriteId, WriteRequest};
 use synod_engine::host::{Answer, Body, Freshness, Input, Refusal, Reply, ReplySink, Request};
-use synod_engine::ids::{ClientSeq, NodeId, ShardId};
 
 /// What a client gives an operation in the calm, µs: more than every wall clock's error.
 const CALM_PATIENCE: u64 = 25_000_000;

@@ -8,8 +8,8 @@ use crate::refusals::refusal_error;
 use std::time::Duration;
 use synod_client::Error;
 use synod_client::decide::{self, Attempt, Leader, Progress};
+use synod_cluster::ids::{NodeId, ShardId};
 use synod_engine::host::Refusal;
-use synod_engine::ids::{NodeId, ShardId};
 
 /// The production client's defaults: an attempt's patience, and the bounds of its pauses.
 const ATTEMPT: Duration = Duration::from_secs(1);

@@ -16,8 +16,8 @@ use crate::violation::{Checked, Violation, check};
 use crate::world::{Event, World};
 use bytes::Bytes;
 use std::sync::Arc;
+use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteRequest};
-use synod_engine::ids::{NodeId, ShardId, Slot};
 use synod_engine::metrics::EngineMetrics;
 
 /// What a scenario found, and what it went through.

@@ -7,10 +7,10 @@ use crate::clock::WALL_US;
 use crate::model::ShardModel;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
+use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::Input;
-use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
-use synod_engine::system::{Partitioning, Retention, SystemCommand, SystemState};
 
 /// Whoever has the first word: the administrator is client 0.
 pub(crate) const ADMIN: usize = 0;

@@ -6,7 +6,6 @@
 //! A job runs the production code at once, on a clock of its own that each operation on a file moves on; what it did later
 //! than a crash never happened, and its result is told when it ends.
 
-use crate::fetch::{Fetches, Offer};
 use crate::host::{Installed, Making, Wish, snapshot_path};
 use crate::node::{CLUSTER, Ended, Process};
 use crate::plan::Action;
@@ -17,8 +16,9 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use synod_cluster::ids::{NodeId, ShardId, Slot, Space};
 use synod_engine::host::{Input, SnapshotKind};
-use synod_engine::ids::{NodeId, ShardId, Slot, Space};
+use synod_engine::snapshot::offers::{Fetches, Offer};
 use synod_engine::snapshot::{FileStore, Header, SnapshotFile, Throttle, install};
 use synod_engine::state::BulkLoad;
 
@@ -306,7 +306,7 @@ impl World {
     fn forget(&mut self, id: NodeId, shard: ShardId, kind: SnapshotKind) {
         let now = self.now;
         let Some(up) = self.node(id).up.as_deref_mut() else { return };
-        let instant = up.instant(now);
+        let local = up.local(now);
         let _ = up.desk.files.remove(&snapshot_path(shard, kind));
         let what = match kind {
             SnapshotKind::Built => {
@@ -314,7 +314,7 @@ impl World {
                 "of no more use"
             }
             SnapshotKind::Fetched => {
-                up.desk.fetches.done_with(shard, instant);
+                up.desk.fetches.done_with(shard, local);
                 let (loaded, installed) = (up.desk.loading.remove(&shard), up.desk.installed.remove(&shard));
                 if installed {
                     return;

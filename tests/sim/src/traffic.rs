@@ -5,7 +5,6 @@
 //! never: hand a worker a message that was not decoded from bytes.
 
 use crate::clock::WALL_US;
-use crate::detector::Sign;
 use crate::faults::WALL_MAX;
 use crate::host::Frame;
 use crate::network::Fate;
@@ -17,11 +16,12 @@ use crate::world::{Event, Origin, World};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
+use synod_cluster::detector::Sign;
+use synod_cluster::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
+use synod_cluster::system::SystemState;
 use synod_engine::codec::message;
 use synod_engine::host::Input;
 use synod_engine::identity::Mark;
-use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
-use synod_engine::system::SystemState;
 use synod_engine::wall::Reading;
 
 /// What a message takes on a link beside its body, bytes.
@@ -267,7 +267,7 @@ impl World {
         let gap = first > model.last().0 + 1;
         if gap {
             let disk = self.nodes[&from.node].disk.clone();
-            let upto = synod_engine::ids::Slot(first - 1);
+            let upto = synod_cluster::ids::Slot(first - 1);
             let missed = disk.peek(shard, model.last(), upto).unwrap_or_default();
             for entry in &missed {
                 self.applied_one(from, shard, entry)?;
@@ -315,7 +315,7 @@ impl World {
         }
         for descriptor in map.shards.values() {
             let (shard, members) = (descriptor.shard, &descriptor.membership);
-            let is_system = shard == synod_engine::ids::SYSTEM_SHARD;
+            let is_system = shard == synod_cluster::ids::SYSTEM_SHARD;
             let own = (!is_system).then(|| descriptor.clone());
             let new = || crate::model::ShardModel::new(shard, members.clone(), own);
             let model = self.models.entry(shard).or_insert_with(new);

@@ -3,7 +3,6 @@
 //! Owns: offers, what is asked for and sent part by part, and how such a connection ends. Must never: hand a receiver a part
 //! that its maker's file does not hold, unless a fault garbled it.
 
-use crate::fetch::{Begun, Offer, Receiving, is_of_another};
 use crate::host::{FETCHED, snapshot_path};
 use crate::node::CLUSTER;
 use crate::snapshots::Step;
@@ -12,9 +11,10 @@ use crate::world::World;
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
+use synod_cluster::ids::{NodeId, ShardId};
 use synod_engine::host::{Input, SnapshotKind};
-use synod_engine::ids::{NodeId, ShardId};
 use synod_engine::snapshot::SnapshotFile;
+use synod_engine::snapshot::offers::{Begun, Offer, Receiving, is_of_another};
 
 /// A silent connection is given up after so long, µs: the server's keepalive.
 const SILENT: u64 = 3_000_000;
@@ -57,8 +57,8 @@ impl World {
     pub(crate) fn offered(&mut self, id: NodeId, process: u64, offer: Offer) {
         let now = self.now;
         let Some(up) = self.node(id).up.as_deref_mut() else { return };
-        let instant = up.instant(now);
-        if !up.desk.fetches.begin(&offer, instant) {
+        let local = up.local(now);
+        if !up.desk.fetches.begin(&offer, local) {
             self.coverage.count("snapshot", "offer passed over");
             return;
         }

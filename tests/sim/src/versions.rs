@@ -13,11 +13,11 @@ use crate::setup::ADMIN;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use bytes::Bytes;
+use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::system::SystemCommand;
 use synod_engine::codec::keys::{self, RecordRow};
 use synod_engine::codec::{entry, message};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
-use synod_engine::system::SystemCommand;
 use synod_paxos::types::Payload;
 
 /// Least and greatest pause between two looks of the operator at a cluster to be raised, µs.

@@ -22,11 +22,11 @@ use crate::violation::{Checked, Violation};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use synod_cluster::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot};
+use synod_cluster::system::SystemState;
 use synod_engine::host::{Answer, Refusal};
 use synod_engine::identity::Mark;
-use synod_engine::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot};
 use synod_engine::metrics::EngineMetrics;
-use synod_engine::system::SystemState;
 use synod_paxos::types::{ConfigId, Membership};
 
 /// No run takes more events: something goes in circles.

@@ -152,7 +152,7 @@ impl Storage for Stored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_engine::ids::NodeWriteSeq;
+    use synod_cluster::ids::NodeWriteSeq;
     use synod_engine::logstore::{GroupWrite, LogBatch, LogStore};
 
     fn entry(index: u64, term: u64) -> Entry {

@@ -6,13 +6,13 @@ use crate::StoreError;
 use crate::codec::record::Head;
 use crate::command::{Action, Expect, KeyOp, NewRecord, Op, Outcome, RowFormat, WriteId, WriteRequest, encode_entry};
 use crate::genesis::Genesis;
-use crate::ids::{ClientId, ClientSeq, Entry, EntryId, SYSTEM_SHARD, ShardId, Space, TableId};
 use crate::machine::overlay::Overlay;
-use crate::machine::{Applied, ShardState, bounds, rows};
+use crate::machine::{Applied, ShardState, rows};
 use crate::state::mem::MemState;
 use crate::state::{FlushId, StateBatch, StateStore, Visit};
-use crate::system::{Descriptor, Partitioning, Retention, SystemState};
 use bytes::Bytes;
+use synod_cluster::ids::{ClientId, ClientSeq, Entry, EntryId, SYSTEM_SHARD, ShardId, Space, TableId};
+use synod_cluster::system::{Descriptor, Partitioning, Retention, SystemState};
 use synod_paxos::types::Payload;
 
 pub(crate) const TABLE: TableId = TableId(3);
@@ -92,7 +92,7 @@ impl Bench {
 
     pub(super) fn head(&mut self, key: &str) -> Option<Head> {
         let d = self.state.descriptor().clone();
-        rows::head(&mut self.store, &d, Space(2), bounds::row_hash(&d, key.as_bytes()), key.as_bytes()).unwrap()
+        rows::head(&mut self.store, &d, Space(2), d.partitioning.hash_of(key.as_bytes()), key.as_bytes()).unwrap()
     }
 }
 

@@ -4,12 +4,12 @@ use super::bench::{Bench, Counting, TABLE, append, delete, op};
 use crate::codec::keys;
 use crate::codec::record::{Newest, Record};
 use crate::command::{Action, Expect, KeyOp, Op, Outcome, RowFormat, WriteRequest, encode_entry};
-use crate::ids::{Entry, EntryId, Offset, Space};
-use crate::machine::{bounds, rows};
+use crate::machine::rows;
 use crate::state::StateStore;
-use crate::system::{Partitioning, Retention};
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use synod_cluster::ids::{Entry, EntryId, Offset, Space};
+use synod_cluster::system::{Partitioning, Retention};
 use synod_paxos::types::Payload;
 
 #[test]
@@ -39,7 +39,7 @@ fn trim_drops_records_and_their_bytes() {
 /// Everything a space holds of one key's history, as (offset, size).
 fn history(b: &mut Bench, key: &str) -> Vec<(u64, u64)> {
     let d = b.state.descriptor().clone();
-    let hash = bounds::row_hash(&d, key.as_bytes());
+    let hash = d.partitioning.hash_of(key.as_bytes());
     let (from, to) = keys::history_bounds(Space(2), d.table, hash, key.as_bytes(), Offset(0));
     let mut found = vec![];
     b.store

@@ -5,13 +5,14 @@
 
 use super::{Cursor, Page, Passed, Spent, Walk, decode_head, decode_record, decode_record_brief, is_long, row_name};
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::keys::{self, Bounds, RecordRow};
 use crate::codec::record::{Head, Newest};
-use crate::ids::Offset;
-use crate::machine::{bounds, rows};
+use crate::machine::rows;
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use synod_cluster::ids::Offset;
 
 /// Why a walk stopped before its end.
 enum Stop {
@@ -41,7 +42,7 @@ pub(super) fn page(
     let (descriptor, space) = (walk.state.descriptor(), walk.state.space());
     let mut at = Place { walk, page, spent: Spent::default(), passed: Passed::default(), here: None };
     if let Some((key, head)) = inside {
-        at.passed.begin(&keys::record_prefix(space, descriptor.table, bounds::row_hash(descriptor, &key), &key));
+        at.passed.begin(&keys::record_prefix(space, descriptor.table, descriptor.partitioning.hash_of(&key), &key));
         at.here = Some(Here { wanted: walk.key_wanted(&key), key, head });
     }
     loop {

@@ -8,12 +8,13 @@
 
 use super::{Cursor, Page, Passed, Spent, Walk, decode_head, decode_record, decode_record_brief, is_long, row_name};
 use crate::StoreError;
+use crate::codec::Damage as _;
 use crate::codec::keys::{self, Bounds, RecordKey, RecordRow};
 use crate::codec::record::{Head, Newest, Record};
-use crate::ids::Offset;
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use synod_cluster::ids::Offset;
 
 /// Gathers a page from `bounds`. Returns where the next page begins.
 pub(super) fn page(

@@ -6,12 +6,11 @@
 pub use super::refusals::{error, invalid, overloaded, refusal_error};
 use crate::config::Limits;
 use bytes::Bytes;
+use synod_cluster::ids::{ClientId, ClientSeq, Offset, TableId};
+use synod_cluster::position::KEY_BYTES_MAX;
 use synod_engine::codec::record::Record;
-use synod_engine::command::{
-    Action, Expect, KEY_BYTES_MAX, KeyOp, NewRecord, Op, OpResult, Outcome, WriteId, WriteRequest,
-};
+use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, OpResult, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{Answer, At, Body, Freshness, KeyedRecord, Read, Refusal, Scan, TailPoll};
-use synod_engine::ids::{ClientId, ClientSeq, Offset, TableId};
 use synod_proto::v1;
 use v1::error::Kind;
 

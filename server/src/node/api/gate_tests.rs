@@ -1,7 +1,7 @@
 use super::*;
 use bytes::Bytes;
+use synod_cluster::ids::ShardId;
 use synod_engine::host::{Answer, At, Freshness, Refusal, Reply};
-use synod_engine::ids::ShardId;
 
 /// A client that only remembers what it was told.
 #[derive(Default)]

@@ -10,8 +10,8 @@
 use super::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use synod_engine::ids::{Incarnation, NodeId};
-use synod_engine::system::SystemState;
+use synod_cluster::ids::{Incarnation, NodeId};
+use synod_cluster::system::SystemState;
 
 /// The longest address that is taken from a peer, bytes: a host name has 253 at most.
 const ADDRESS_BYTES_MAX: usize = 300;

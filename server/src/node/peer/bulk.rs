@@ -5,14 +5,14 @@
 
 use super::Local;
 use super::dial;
-use super::fetch::{Begun, Offer, Receiving};
 use super::hello::hello;
 use prometheus::IntCounter;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_engine::ids::{ClientId, NodeId, ShardId, Slot};
+use synod_cluster::ids::{ClientId, NodeId, ShardId, Slot};
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
+use synod_engine::snapshot::offers::{Begun, Offer, Receiving};
 use synod_engine::snapshot::{Header, OsFiles, SnapshotFile, Throttle};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
@@ -26,13 +26,11 @@ const OFFER_WAIT: Duration = Duration::from_secs(5);
 /// How long the next part of a snapshot may take.
 const PART_WAIT: Duration = Duration::from_secs(30);
 
-impl Offer {
-    /// What the message says; `None` where that makes no sense.
-    #[must_use]
-    pub fn of(from: NodeId, offer: &SnapshotOffer) -> Option<Self> {
-        let digest = u128::from_be_bytes(offer.digest.get(..)?.try_into().ok()?);
-        Some(Self { from, shard: ShardId(offer.shard), digest, bytes: offer.bytes })
-    }
+/// The offer of a message from a peer; `None` where its digest is of another length.
+#[must_use]
+pub fn offer_of(from: NodeId, offer: &SnapshotOffer) -> Option<Offer> {
+    let digest = u128::from_be_bytes(offer.digest.get(..)?.try_into().ok()?);
+    Some(Offer { from, shard: ShardId(offer.shard), digest, bytes: offer.bytes })
 }
 
 /// Offers a file to a peer.

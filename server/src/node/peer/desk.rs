@@ -6,9 +6,9 @@ use super::addresses::Addresses;
 use super::lock;
 use super::seen::SeenTable;
 use std::sync::{Arc, Mutex};
-use synod_engine::ids::NodeId;
+use synod_cluster::ids::NodeId;
+use synod_cluster::system::SystemState;
 use synod_engine::logstore::NodeIdentity;
-use synod_engine::system::SystemState;
 use synod_proto::peer::{IdentifyReply, IdentifyRequest, NodeAddress};
 use tonic::Status;
 

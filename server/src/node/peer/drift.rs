@@ -10,7 +10,7 @@ use super::lock;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-use synod_engine::ids::{Incarnation, NodeId};
+use synod_cluster::ids::{Incarnation, NodeId};
 use synod_engine::runner::MonotoneClock;
 
 /// Pulses of so long compete for the shortest way, µs.

@@ -8,7 +8,7 @@ use super::lock;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use synod_engine::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
+use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
 use synod_engine::processes::Process;
 use synod_proto::peer::Hello;
 use tonic::Status;

@@ -6,7 +6,7 @@
 use super::lock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use synod_engine::ids::{Incarnation, NodeId};
+use synod_cluster::ids::{Incarnation, NodeId};
 use tokio::sync::oneshot;
 
 /// The lanes of all peers.

@@ -15,7 +15,7 @@ use super::pipe::{Pipe, Sent};
 use super::wire::{self, Frames, HELLO_BYTES_MAX};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use synod_engine::ids::NodeId;
+use synod_cluster::ids::NodeId;
 use synod_proto::peer::{LinkReply, PeerFrame};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;

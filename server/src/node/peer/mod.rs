@@ -12,7 +12,7 @@
 //! | `wire` | the bytes of a link |
 //! | `intake` | incoming links: frames to the worker |
 //! | `lanes` | of incoming links one a peer, the newest wins |
-//! | `pulse`, `detector` | liveness: pulses both ways, and what they mean |
+//! | `pulse` | liveness: pulses both ways; `synod_cluster::detector` says what they mean |
 //! | `hello` | who may talk to whom |
 //! | `twins` | which process of each node is believed |
 //! | `spoken` | which cluster version each node speaks |
@@ -20,7 +20,6 @@
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
-//! | `fetch` | which of those offered are fetched, and what becomes of each part |
 //! | `desk`, `bootstrap`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
 //! | `peers` | starts and stops all of it as the map changes |
 
@@ -29,7 +28,6 @@ pub mod bootstrap;
 pub mod bulk;
 pub mod counters;
 pub mod desk;
-pub mod fetch;
 pub mod outbox;
 pub mod peers;
 pub mod progress;
@@ -39,7 +37,6 @@ pub mod spoken;
 mod walls;
 pub mod wire;
 
-mod detector;
 mod dial;
 mod drift;
 mod files;
@@ -70,8 +67,8 @@ pub use service::{HELLO_METADATA, PeerService};
 pub use spoken::{Said, Spoken, ask_ready, ask_seal};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
 use synod_engine::host::Input;
-use synod_engine::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
 use synod_proto::peer::{
     JoinReply, JoinRequest, ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
     SystemReply,

@@ -16,8 +16,8 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_engine::codec::message;
-use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_paxos::message::Message;
 use synod_proto::peer::{Envelope, PeerFrame};
 

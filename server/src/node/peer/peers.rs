@@ -6,7 +6,6 @@
 use super::addresses::Addresses;
 use super::counters::PeerCounters;
 use super::desk::Desk;
-use super::detector::Detector;
 use super::drift::Clocks;
 use super::hello::{self, Caller, Complaints, Refused};
 use super::lanes::Lanes;
@@ -25,10 +24,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use synod_cluster::detector::Detector;
+use synod_cluster::ids::{ClusterVersion, NodeId};
+use synod_cluster::system::SystemState;
 use synod_engine::host::Input;
-use synod_engine::ids::{ClusterVersion, NodeId};
 use synod_engine::runner::MonotoneClock;
-use synod_engine::system::SystemState;
 use synod_proto::peer::Hello;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -105,6 +105,8 @@ pub(super) struct Shared {
     /// What the worker was told of the peers' disks.
     low_peers: Mutex<BTreeSet<NodeId>>,
     detector: Mutex<Detector>,
+    /// The origin of the detector's times.
+    began: Instant,
     complaints: Complaints,
 }
 
@@ -147,7 +149,7 @@ impl Shared {
 
     /// Nodes of the map that are not held for alive.
     pub fn missing(&self) -> BTreeSet<NodeId> {
-        let (now, detector) = (Instant::now(), lock(&self.detector));
+        let (now, detector) = (self.began.elapsed(), lock(&self.detector));
         self.slots.load().keys().copied().filter(|node| !detector.is_alive(*node, now)).collect()
     }
 
@@ -158,8 +160,8 @@ impl Shared {
 
     /// Gives the detector something to digest, and the worker what follows from it. The lock is held while the worker is
     /// told, so that it hears of changes in their order.
-    pub fn detect(&self, digest: impl FnOnce(&mut Detector, Instant)) {
-        let now = Instant::now();
+    pub fn detect(&self, digest: impl FnOnce(&mut Detector, Duration)) {
+        let now = self.began.elapsed();
         let mut detector = lock(&self.detector);
         // Always: after a pause of this process, whatever event comes first must not find everybody silent.
         detector.tick(now);
@@ -233,7 +235,7 @@ impl Peers {
         let PeersSetup { local, timing, inbox, seen, progress, clock, drift_ppm, desk, spoken, advertised, hints } =
             setup;
         let pulse = Duration::from_millis(timing.pulse_ms);
-        let detector = Detector::new(Instant::now(), pulse, Duration::from_micros(timing.times().dead_after));
+        let detector = Detector::new(Duration::ZERO, pulse, Duration::from_micros(timing.times().dead_after));
         let clocks = Clocks::new(local.node, clock, drift_ppm);
         let walls = Walls::new(local.node, clock);
         spoken.note(local.node, local.speaks);
@@ -259,6 +261,7 @@ impl Peers {
             disk_low: AtomicBool::new(false),
             low_peers: Mutex::default(),
             detector: Mutex::new(detector),
+            began: Instant::now(),
             complaints: Complaints::default(),
         });
         let ticker = tokio::spawn(tick(Arc::clone(&shared), pulse / TICKS_A_PULSE));
@@ -427,7 +430,7 @@ impl Peers {
     /// Whether `node` is held for alive.
     #[must_use]
     pub fn is_alive(&self, node: NodeId) -> bool {
-        lock(&self.shared.detector).is_alive(node, Instant::now())
+        lock(&self.shared.detector).is_alive(node, self.shared.began.elapsed())
     }
 
     /// The greatest map revision any peer spoke of: above one's own, there is news to fetch.

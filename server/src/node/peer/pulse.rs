@@ -7,15 +7,15 @@
 //! worker as an identity answer; the first of all opens the way for the link. An older process than the one a peer knows
 //! is answered too, so that it learns it is older, but is not held for alive. So is a process beside another of its node.
 
-use super::detector::Sign;
 use super::dial::{self, Backoff};
 use super::hello::{self, Caller};
 use super::peers::{Phase, Shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use synod_cluster::detector::Sign;
+use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, NodeWriteSeq};
 use synod_engine::host::Input;
-use synod_engine::ids::{ClusterVersion, Incarnation, NodeId, NodeWriteSeq};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{Hello, PulseFrame};
 use tokio::sync::{oneshot, watch};

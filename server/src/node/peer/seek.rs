@@ -12,7 +12,7 @@ use super::peers::Shared;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_engine::ids::NodeId;
+use synod_cluster::ids::NodeId;
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{IdentifyReply, IdentifyRequest};
 use tokio::time::{sleep, timeout};

@@ -5,8 +5,8 @@
 use super::lock;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq};
 use synod_engine::identity;
-use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq};
 
 /// Raised by the worker, read by pulses and by answers to `Identify`.
 #[derive(Debug, Default)]

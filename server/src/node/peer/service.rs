@@ -15,8 +15,8 @@ use crate::node::door::{Guarded, Pass};
 use prost::Message;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use synod_engine::ids::{ClusterVersion, NodeId};
-use synod_engine::system::TooNew;
+use synod_cluster::ids::{ClusterVersion, NodeId};
+use synod_cluster::system::TooNew;
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
     Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, PulseFrame, ScrubTold, ScrubToldReply, SealReply,

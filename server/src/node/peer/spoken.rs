@@ -9,7 +9,7 @@ use super::{Local, lock};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use synod_engine::ids::{ClusterVersion, NodeId};
+use synod_cluster::ids::{ClusterVersion, NodeId};
 use synod_proto::peer::SealRequest;
 use synod_proto::peer::peer_client::PeerClient;
 use tonic::{Code, Status};

@@ -12,8 +12,8 @@ use super::peers::Shared;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, Nonce};
 use synod_engine::host::Input;
-use synod_engine::ids::{Incarnation, NodeId, NodeWriteSeq, Nonce};
 use synod_engine::processes::{Process, Processes, Sighting};
 use synod_proto::peer::{KnownProcess, PulseFrame};
 

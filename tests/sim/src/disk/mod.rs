@@ -23,10 +23,10 @@ use crate::plan::DiskFault;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use synod_cluster::ids::{NodeWriteSeq, ShardId, Space};
+use synod_cluster::system::{ROW_CLUSTER, ROW_SHARD};
 use synod_engine::StoreError;
 use synod_engine::codec::{keys, node};
-use synod_engine::ids::{NodeWriteSeq, ShardId, Space};
-use synod_engine::system::{ROW_CLUSTER, ROW_SHARD};
 
 pub(crate) type Rows = BTreeMap<Vec<u8>, Bytes>;
 

@@ -7,8 +7,8 @@ use super::SimLog;
 use crate::clock::{Cursor, NodeClock};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use synod_cluster::ids::NodeWriteSeq;
 use synod_engine::StoreError;
-use synod_engine::ids::NodeWriteSeq;
 use synod_engine::logstore::LogBatch;
 use synod_engine::writer::{WriteQueue, WriterProgress};
 

@@ -13,10 +13,10 @@ use crate::trace::hash_bytes;
 use bytes::Bytes;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex};
+use synod_cluster::ids::{Slot, Space};
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
-use synod_engine::ids::{Slot, Space};
 use synod_engine::state::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
 
 /// Freezes under way at most.

@@ -6,10 +6,10 @@ use crate::node::peer::bootstrap::{Belonging, BootstrapError, How, address_chang
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
+use synod_cluster::system::SystemCommand;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::runner::MonotoneClock;
-use synod_engine::system::SystemCommand;
 
 type Outcome = Result<Belonging, BootstrapError>;
 

@@ -4,8 +4,7 @@
 //! outcome of a command that is chosen: replicas of different binaries apply the same commands.
 
 use super::{SystemOutcome, SystemState};
-use crate::StoreError;
-use crate::codec::buf::DecodeError;
+use crate::buf::DecodeError;
 use crate::ids::{ClusterVersion, NodeId};
 
 /// The field of a command that is invalid where a node does not speak the cluster's version.
@@ -51,17 +50,6 @@ pub enum MetadataError {
     /// They are those of a cluster whose version this binary does not speak.
     #[error(transparent)]
     TooNew(#[from] TooNew),
-}
-
-impl MetadataError {
-    /// The store error that says which row or entry this was. Only damage is called damage.
-    #[must_use]
-    pub fn corrupt(self, row: impl Into<String>) -> StoreError {
-        match self {
-            Self::Decode(error) => error.corrupt(row),
-            Self::TooNew(too_new) => StoreError::ClusterTooNew { what: row.into(), too_new },
-        }
-    }
 }
 
 /// What a node is told that speaks less than the cluster's version.

@@ -3,6 +3,8 @@
 //! Owns: who is held for alive, and whether the worker was told. Must never: read a clock, do IO, or be believed by
 //! anything that safety depends on: liveness is a hint.
 //!
+//! Times are relative to an origin that the caller chooses.
+//!
 //! | what is known of a peer | verdict |
 //! | --- | --- |
 //! | a pulse within `dead_after`, its log writer moves | alive |
@@ -12,9 +14,9 @@
 //! | a pulse of an older incarnation | nothing |
 //! | never heard, watched for less than `dead_after` | no verdict |
 
+use crate::ids::{Incarnation, NodeId};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-use synod_engine::ids::{Incarnation, NodeId};
+use std::time::Duration;
 
 /// What one pulse says.
 #[derive(Clone, Copy, Debug)]
@@ -32,19 +34,19 @@ struct Watched {
     /// Newest process heard; `None`: never heard.
     incarnation: Option<Incarnation>,
     /// When it was last heard, or when watching began.
-    last: Instant,
+    last: Duration,
     stalled: Duration,
     /// It said that it leaves: pulses without that word count for nothing until then.
-    left: Option<Instant>,
+    left: Option<Duration>,
     /// Its connection was refused: pulses still in some buffer count for nothing until then.
-    gone: Option<Instant>,
+    gone: Option<Duration>,
     /// What the worker was told.
     told: Option<bool>,
 }
 
 impl Watched {
-    fn verdict(&self, now: Instant, dead_after: Duration) -> Option<bool> {
-        let silent = now.saturating_duration_since(self.last) > dead_after;
+    fn verdict(&self, now: Duration, dead_after: Duration) -> Option<bool> {
+        let silent = now.saturating_sub(self.last) > dead_after;
         match self.incarnation {
             None if silent => Some(false),
             None => None,
@@ -58,18 +60,18 @@ impl Watched {
 pub struct Detector {
     dead_after: Duration,
     deaf: Duration,
-    last_tick: Instant,
+    last_tick: Duration,
     peers: BTreeMap<NodeId, Watched>,
 }
 
 impl Detector {
-    /// A peer is dead after `dead_after` without a pulse; pulses come every `pulse`.
-    pub fn new(now: Instant, pulse: Duration, dead_after: Duration) -> Self {
+    /// Watches nobody yet. A peer is dead after `dead_after` without a pulse; pulses come every `pulse`.
+    pub fn new(now: Duration, pulse: Duration, dead_after: Duration) -> Self {
         Self { dead_after, deaf: pulse * 2, last_tick: now, peers: BTreeMap::new() }
     }
 
     /// Begins to watch.
-    pub fn watch(&mut self, node: NodeId, now: Instant) {
+    pub fn watch(&mut self, node: NodeId, now: Duration) {
         self.peers.entry(node).or_insert(Watched {
             incarnation: None,
             last: now,
@@ -86,7 +88,7 @@ impl Detector {
     }
 
     /// A pulse came.
-    pub fn heard(&mut self, node: NodeId, sign: Sign, now: Instant) {
+    pub fn heard(&mut self, node: NodeId, sign: Sign, now: Duration) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.incarnation.is_some_and(|known| known > sign.incarnation) {
             return;
@@ -112,7 +114,7 @@ impl Detector {
     }
 
     /// The connection to it broke and the next attempt was refused: nobody listens there any more.
-    pub fn refused(&mut self, node: NodeId, now: Instant) {
+    pub fn refused(&mut self, node: NodeId, now: Duration) {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.gone = Some(now + self.deaf);
         }
@@ -129,8 +131,8 @@ impl Detector {
 
     /// Time passes. A tick that comes late says that this process stood still, and nothing about its peers: they get the
     /// time back.
-    pub fn tick(&mut self, now: Instant) {
-        let gap = now.saturating_duration_since(self.last_tick);
+    pub fn tick(&mut self, now: Duration) {
+        let gap = now.saturating_sub(self.last_tick);
         self.last_tick = now;
         if gap > self.dead_after / 2 {
             for peer in self.peers.values_mut() {
@@ -140,7 +142,7 @@ impl Detector {
     }
 
     /// Tells what the worker does not know yet; what `tell` could not hand over is told again the next time.
-    pub fn report(&mut self, now: Instant, mut tell: impl FnMut(NodeId, bool) -> bool) {
+    pub fn report(&mut self, now: Duration, mut tell: impl FnMut(NodeId, bool) -> bool) {
         for (node, peer) in &mut self.peers {
             let Some(alive) = peer.verdict(now, self.dead_after) else { continue };
             if peer.told != Some(alive) && tell(*node, alive) {
@@ -150,7 +152,7 @@ impl Detector {
     }
 
     /// Whether `node` is held for alive.
-    pub fn is_alive(&self, node: NodeId, now: Instant) -> bool {
+    pub fn is_alive(&self, node: NodeId, now: Duration) -> bool {
         self.peers.get(&node).and_then(|peer| peer.verdict(now, self.dead_after)) == Some(true)
     }
 }
@@ -166,13 +168,13 @@ mod tests {
 
     struct Rig {
         detector: Detector,
-        now: Instant,
+        now: Duration,
         told: Vec<bool>,
     }
 
     impl Rig {
         fn new() -> Self {
-            let now = Instant::now();
+            let now = Duration::ZERO;
             let mut detector = Detector::new(now, STEP, STEP * 6);
             detector.watch(PEER, now);
             Self { detector, now, told: Vec::new() }

@@ -491,8 +491,8 @@ fn range_points(shards: u32, splits: &[Bytes]) -> Result<(), Invalid> {
     if needed > u64::from(TABLE_SHARDS_MAX) {
         return Err(("split_at", format!("a table has at most {TABLE_SHARDS_MAX} shards, this would have {needed}")));
     }
-    if splits.iter().any(|s| s.is_empty() || s.len() > crate::command::KEY_BYTES_MAX) {
-        return Err(("split_at", format!("a split point has 1 to {} bytes", crate::command::KEY_BYTES_MAX)));
+    if splits.iter().any(|s| s.is_empty() || s.len() > crate::position::KEY_BYTES_MAX) {
+        return Err(("split_at", format!("a split point has 1 to {} bytes", crate::position::KEY_BYTES_MAX)));
     }
     if let Some(pair) = splits.windows(2).find(|w| w[0] >= w[1]) {
         let (a, b) = (String::from_utf8_lossy(&pair[0]), String::from_utf8_lossy(&pair[1]));

@@ -10,7 +10,7 @@ use super::{
     Descriptor, MetadataError, NodeInfo, Partitioning, ROW_CLUSTER, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention,
     RowChange, SystemCommand, SystemOutcome, SystemState, TableInfo, TooNew,
 };
-use crate::codec::buf::{DecodeError, Put, Reader, Writer};
+use crate::buf::{DecodeError, Put, Reader, Writer, counter};
 use crate::ids::{ClusterVersion, NodeId, ShardId, TableId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -49,9 +49,9 @@ fn version(r: &mut Reader) -> Result<(), DecodeError> {
 }
 
 /// A number that is counted on from.
-fn counter(r: &mut Reader) -> Result<u64, DecodeError> {
+fn read_counter(r: &mut Reader) -> Result<u64, DecodeError> {
     let beyond = r.error("a counter that no cluster comes to");
-    crate::codec::counter(r.u64()?, beyond)
+    counter(r.u64()?, beyond)
 }
 
 fn string(r: &mut Reader) -> Result<String, DecodeError> {
@@ -154,7 +154,7 @@ fn put_membership(w: &mut Writer, membership: &Membership) {
 }
 
 fn membership(r: &mut Reader) -> Result<Membership, DecodeError> {
-    let config = ConfigId(counter(r)?);
+    let config = ConfigId(read_counter(r)?);
     let first_leader = NodeId(r.u64()?);
     let mut members = Vec::new();
     for _ in 0..r.count(9)? {
@@ -176,7 +176,7 @@ pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
     let table = TableId(r.u32()?);
     let partitioning = partitioning(&mut r)?;
     let retention = retention(&mut r)?;
-    let (from, to, version) = (r.bytes()?, r.bytes()?, counter(&mut r)?);
+    let (from, to, version) = (r.bytes()?, r.bytes()?, read_counter(&mut r)?);
     let unsound = r.error("members that no group has");
     let membership = membership(&mut r)?;
     r.finish()?;
@@ -254,11 +254,11 @@ impl SystemState {
         let mut r = Reader::checked(data)?;
         self.version = cluster_version(&mut r)?;
         self.cluster = r.u128()?;
-        self.revision = counter(&mut r)?;
-        self.next_node = counter(&mut r)?;
+        self.revision = read_counter(&mut r)?;
+        self.next_node = read_counter(&mut r)?;
         let beyond = r.error("a table id that no cluster comes to");
         self.next_table = r.u32()?;
-        self.next_shard = counter(&mut r)?;
+        self.next_shard = read_counter(&mut r)?;
         r.finish()?;
         if self.next_table > u32::MAX >> 1 { Err(beyond.into()) } else { Ok(()) }
     }

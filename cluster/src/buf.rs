@@ -3,7 +3,6 @@
 //! Owns: fixed integers of both byte orders, varints, length-prefixed bytes. Must never: panic on any input, read past
 //! the end, or allocate by a length that the input itself does not cover.
 
-use crate::StoreError;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// What is wrong with bytes that were to be decoded.
@@ -16,12 +15,16 @@ pub struct DecodeError {
     pub at: usize,
 }
 
-impl DecodeError {
-    /// The store error that says which row this was.
-    #[must_use]
-    pub fn corrupt(self, row: impl Into<String>) -> StoreError {
-        StoreError::Corrupt { what: row.into(), why: self.to_string() }
-    }
+/// Epochs, revisions, ids to be given next and positions of snapshots never come so far; one that claims to is refused, so
+/// that counting on from what was read never overflows.
+pub const COUNTER_MAX: u64 = 1 << 62;
+
+/// Passes a counter that is in bounds; `refused` is the error for one that is not.
+///
+/// # Errors
+/// `refused`.
+pub fn counter(value: u64, refused: DecodeError) -> Result<u64, DecodeError> {
+    if value <= COUNTER_MAX { Ok(value) } else { Err(refused) }
 }
 
 /// Appends values to a buffer.

@@ -2,14 +2,16 @@
 //!
 //! Owns: what is being fetched, and the file that it goes into. Must never: know a socket, a thread or a clock, keep a part
 //! that was not verified, or fetch one shard's snapshot twice at a time.
+//!
+//! Times are relative to an origin that the caller chooses.
 
+use super::partial::Partial;
+use super::{FileStore, Header, SnapshotFile, Throttle, file_name};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use synod_engine::ids::{ClientId, NodeId, ShardId};
-use synod_engine::snapshot::partial::Partial;
-use synod_engine::snapshot::{FileStore, Header, SnapshotFile, Throttle, file_name};
+use std::time::Duration;
+use synod_cluster::ids::{ClientId, NodeId, ShardId};
 
 /// An offer of what was fetched and done with is passed over for so long: the offerer has not heard of it yet.
 const DONE_WITH: Duration = Duration::from_secs(5);
@@ -31,13 +33,13 @@ pub struct Offer {
 #[derive(Default)]
 pub struct Fetches {
     under_way: BTreeMap<ShardId, u128>,
-    done: BTreeMap<ShardId, (u128, Instant)>,
+    done: BTreeMap<ShardId, (u128, Duration)>,
 }
 
 impl Fetches {
     /// Whether an offer is taken up now.
-    pub fn begin(&mut self, offer: &Offer, now: Instant) -> bool {
-        let done = |(digest, at): &(u128, Instant)| *digest == offer.digest && now.duration_since(*at) < DONE_WITH;
+    pub fn begin(&mut self, offer: &Offer, now: Duration) -> bool {
+        let done = |(digest, at): &(u128, Duration)| *digest == offer.digest && now.saturating_sub(*at) < DONE_WITH;
         if self.under_way.contains_key(&offer.shard) || self.done.get(&offer.shard).is_some_and(done) {
             return false;
         }
@@ -51,7 +53,7 @@ impl Fetches {
     }
 
     /// The worker is done with what was fetched.
-    pub fn done_with(&mut self, shard: ShardId, now: Instant) {
+    pub fn done_with(&mut self, shard: ShardId, now: Duration) {
         if let Some(digest) = self.under_way.remove(&shard) {
             self.done.insert(shard, (digest, now));
         }
