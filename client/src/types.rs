@@ -429,6 +429,19 @@ pub enum MemberChange {
     Remove(u64),
 }
 
+impl From<synod_cluster::members::MemberChange> for MemberChange {
+    fn from(change: synod_cluster::members::MemberChange) -> Self {
+        use synod_cluster::members::MemberChange as Change;
+        match change {
+            Change::Learn(node) => Self::Learn(node.0),
+            Change::Promote { node, instead_of } => {
+                Self::Promote { node: node.0, instead_of: instead_of.map(|node| node.0) }
+            }
+            Change::Remove(node) => Self::Remove(node.0),
+        }
+    }
+}
+
 /// The shard map at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterMap {

@@ -6,6 +6,8 @@
 pub mod buf;
 pub mod detector;
 pub mod ids;
+pub mod jobs;
+pub mod members;
 pub mod outcomes;
 pub mod position;
 pub mod system;

@@ -9,7 +9,7 @@ mod reports;
 mod requests;
 
 pub use answers::{Answer, KeyedRecord, Refusal, Reply, ReplySink};
-pub use inputs::{Input, MemberChange};
+pub use inputs::Input;
 pub use reports::{NodeReport, ReplicaReport, ScrubReport};
 pub use requests::{At, Body, Freshness, Read, Request, Scan, TailPoll};
 

@@ -74,14 +74,7 @@ impl Replica {
     pub(crate) fn follow(&mut self, leader: Option<Ballot>, io: &mut Io<'_>) {
         self.release(io);
         self.end_leadership(io);
-        match &mut self.role {
-            Role::Follower(follower) => {
-                if follower.leader != leader {
-                    *follower = Follower::new(leader);
-                }
-            }
-            role => *role = Role::Follower(Follower::new(leader)),
-        }
+        self.role = Role::Follower(Follower::new(leader));
         self.await_leader(io);
         assert!(!self.is_leader(), "a follower leads nothing");
     }
@@ -96,15 +89,8 @@ impl Replica {
         } else if let Role::Follower(follower) = &mut self.role {
             follower.confirm_by = None;
         }
-        // It was just heard, whatever the failure detector says; where that holds it dead, the timer runs, and runs on: a leader
-        // whose disk hangs while its worker proposes would else put every election off.
-        let held_dead = !self.alive.contains(&ballot.node);
-        let armed = matches!(&self.role, Role::Follower(f) if f.election_at.is_some());
-        if held_dead && !armed {
-            self.await_leader(io);
-        } else if let (false, Role::Follower(follower)) = (held_dead || !known, &mut self.role) {
-            follower.election_at = None;
-        }
+        // The election timer stays as it is: it runs where the failure detector holds the leader's node dead, whatever that leader
+        // goes on sending. One whose disk hangs while its worker proposes would else put every election off.
     }
 
     pub(crate) fn follow_liveness(&mut self, node: NodeId, alive: bool, io: &mut Io<'_>) {
@@ -144,9 +130,7 @@ impl Replica {
     pub(crate) fn doubt(&mut self, io: &mut Io<'_>) {
         let Role::Follower(follower) = &mut self.role else { return };
         follower.doubt_at = None;
-        if let Some(ballot) = follower.leader.filter(|b| b.node != self.me && b.config == self.hard.membership.config)
-            && self.alive.contains(&ballot.node)
-        {
+        if let Some(ballot) = follower.leader.filter(|ballot| self.alive.contains(&ballot.node)) {
             self.ask_confirmation(ballot, io);
             if self.log.last().slot > self.commit {
                 self.arm_doubt(io);
@@ -330,7 +314,7 @@ impl Replica {
         let held = self.log.last().slot;
         let overlap = fresh.iter().take_while(|e| e.id.slot <= held).count();
         for entry in &fresh[..overlap] {
-            if entry.id.slot > self.log.trimmed().slot && !self.log.holds(entry.id) {
+            if entry.id.slot >= self.log.trimmed().slot && !self.log.holds(entry.id) {
                 return None;
             }
             upto = entry.id.slot;

@@ -67,9 +67,6 @@ impl Replica {
         let (end, limit) = (self.log.last(), self.options.message_bytes);
         let Role::Leader(leader) = &self.role else { return };
         let ballot = leader.ballot;
-        if !leader.progress.contains_key(&to) {
-            return;
-        }
         let Some(prev) = self.log.id_at(base) else {
             io.out.push(Output::NeedSnapshot { to });
             return;
@@ -165,9 +162,6 @@ impl Replica {
             let some = !entries.is_empty();
             self.promise_as_learnt(config, promised, io);
             self.take_pieces(prev.slot, entries, commit, io);
-            if self.dead.is_some() {
-                return;
-            }
             self.promise_as_learnt(config, promised, io);
             if before != (self.log.last(), self.commit) && matches!(self.role, Role::Candidate(_)) {
                 // What this campaign promised about its own log no longer holds.
@@ -206,7 +200,7 @@ impl Replica {
     fn promise_as_learnt(&mut self, config: ConfigId, promised: Ballot, io: &mut Io<'_>) {
         let mine = self.config();
         let least = if config > mine { Ballot::over(mine) } else { promised };
-        if least.config != mine || least <= self.hard.promised {
+        if least <= self.hard.promised {
             return;
         }
         if !matches!(self.role, Role::Follower(_)) {
@@ -243,9 +237,7 @@ impl Replica {
         if first <= self.log.last().slot {
             self.stage_truncate(first);
         }
-        if self.log.last().slot.next() == first {
-            self.stage_append(entries);
-        }
+        self.stage_append(entries);
     }
 
     /// A replica says how far it has learnt: it gets the next piece, or, as a member of this leadership, is asked where it

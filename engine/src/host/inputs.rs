@@ -11,6 +11,7 @@ use crate::snapshot::Header;
 use crate::wall::Reading;
 use std::sync::Arc;
 use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::members::MemberChange;
 use synod_cluster::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::ConfigId;
@@ -186,20 +187,4 @@ impl Input {
         };
         size_of::<Self>() + more
     }
-}
-
-/// A change of a group's members.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberChange {
-    /// A node begins to receive the log, without a vote.
-    Learn(NodeId),
-    /// A learner that has caught up gets a vote, and where another voter is named that one goes.
-    Promote {
-        /// The learner.
-        node: NodeId,
-        /// The voter who goes with the same change.
-        instead_of: Option<NodeId>,
-    },
-    /// A member goes.
-    Remove(NodeId),
 }

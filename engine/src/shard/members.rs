@@ -4,15 +4,13 @@
 //! take this node for a member that the map knows to be none, or change members that the change was not computed from.
 
 use super::{Shard, Verdict, refusal};
-use crate::host::{Host, MemberChange, Refusal};
+use crate::host::{Host, Refusal};
 use crate::worker::node::Node;
 use synod_cluster::ids::{NodeId, Slot};
+use synod_cluster::members::{MemberChange, has_caught_up};
 use synod_cluster::system::SystemState;
 use synod_paxos::io::Input;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
-
-/// A learner that lacks no more than so many slots has caught up: what is left goes on under load.
-const CAUGHT_UP: u64 = 1_000;
 
 impl Shard {
     /// Proposes a change of members, where this replica leads. Nothing is to be done where it is in force already.
@@ -71,8 +69,8 @@ impl Shard {
             }
             Some(MemberRole::Learner) => {
                 let status = self.status().ok_or(Refusal::NotReady)?;
-                let held = status.progress.iter().find(|(n, _)| *n == node).map_or(0, |(_, slot)| slot.0);
-                if held == 0 || held + CAUGHT_UP < status.last.slot.0 { Err(Refusal::NotReady) } else { Ok(()) }
+                let held = status.progress.iter().find(|(n, _)| *n == node).map_or(Slot(0), |(_, slot)| *slot);
+                if has_caught_up(held, status.last.slot) { Ok(()) } else { Err(Refusal::NotReady) }
             }
         }
     }

@@ -1,15 +1,18 @@
 //! `synod shard move`, `synod node`: who holds a shard's replicas.
 //!
-//! Owns the order of the steps by which a replica moves: the new member learns, catches up, then takes the old one's place in
-//! one change. Must never take a vote away before another member has caught up, nor but in that one change: each step names
-//! the epoch that it was decided in. Interrupted anywhere, the same command goes on where it ended.
+//! Owns: how a move is carried out from here: looks at the cluster, changes asked for, progress told. Must never: decide a step
+//! (`synod_cluster::jobs` does), or ask for one without the epoch that it was decided in. Interrupted anywhere, the same command goes
+//! on where it ended.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use synod_client::{Client, ClusterMap, Error, MemberChange, ShardInfo};
+use synod_client::{Client, ClusterMap, Error, ShardInfo};
 use synod_cluster::ids::NodeId;
+use synod_cluster::jobs::move_replica::{self, MoveReplica, Seen, Step};
+use synod_cluster::members::MemberChange;
 use synod_cluster::system::no_such_node;
+use synod_paxos::types::MemberRole;
 use tokio::time::{Instant, sleep};
 
 use super::context::{Context, to_be_repeated};
@@ -21,9 +24,6 @@ use super::status;
 const PACE: Duration = Duration::from_millis(100);
 /// How long a step may make no progress, where `--timeout` does not say.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A learner that lacks no more slots than this gets its vote; the servers hold to the same.
-const CAUGHT_UP: u64 = 1_000;
-
 /// `node`.
 #[derive(Args, Debug)]
 pub struct NodeArgs {
@@ -155,36 +155,14 @@ struct Move {
     to: Option<u64>,
 }
 
-/// What is to be done next.
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Done,
-    Change(MemberChange),
-    /// The learner catches up; what it lacks, as far as the leader says.
-    Wait(Option<u64>),
-    /// Another command changed the members so that this one can end only as what nobody asked for, a group with a voter more
-    /// or less.
-    Overtaken,
-}
-
+/// The next step, by what the map and the nodes say of the shard.
 fn next(shard: &ShardInfo, seen: Option<&json::Shard>, Move { from, to, .. }: Move) -> Step {
-    let leaves = shard.voters.contains(&from);
-    let Some(to) = to else {
-        let learns = shard.learners.contains(&from);
-        let gone = if leaves { Step::Overtaken } else { Step::Done };
-        return if learns { Step::Change(MemberChange::Remove(from)) } else { gone };
+    let role = |node: u64| {
+        let voter = shard.voters.contains(&node).then_some(MemberRole::Voter);
+        voter.or_else(|| shard.learners.contains(&node).then_some(MemberRole::Learner))
     };
-    match (leaves, shard.voters.contains(&to), shard.learners.contains(&to)) {
-        (false, true, _) => Step::Done,
-        (true, true, _) | (false, false, false) => Step::Overtaken,
-        // It learns for nothing.
-        (false, false, true) => Step::Change(MemberChange::Remove(to)),
-        (true, false, false) => Step::Change(MemberChange::Learn(to)),
-        (true, false, true) => match lag(seen, to) {
-            Some(lag) if lag <= CAUGHT_UP => Step::Change(MemberChange::Promote { node: to, instead_of: Some(from) }),
-            lag => Step::Wait(lag),
-        },
-    }
+    let goal = MoveReplica { from: NodeId(from), to: to.map(NodeId) };
+    move_replica::next(goal, Seen { from: role(from), to: to.and_then(role), lag: to.and_then(|to| lag(seen, to)) })
 }
 
 /// What a learner lacks, once it has a replica.
@@ -240,7 +218,7 @@ async fn take(context: &Context, client: &Client, wanted: Move) -> Result<()> {
                     Step::Overtaken => return Err(overtaken(shard, wanted)),
                     Step::Wait(_) => {}
                     Step::Change(change) => {
-                        let changed = client.change_members(id, shard.config, change).await;
+                        let changed = client.change_members(id, shard.config, change.into()).await;
                         asked |= matches!(changed, Ok(()) | Err(Error::OutcomeUnknown { .. }));
                         trouble = in_the_way(changed)?;
                     }
@@ -334,20 +312,20 @@ mod tests {
     #[test]
     fn a_step_is_told_in_words() {
         let words = |change| told(&Step::Change(change), WANTED);
-        assert_eq!(words(MemberChange::Learn(4)), "shard 5: node 4 added as a learner");
-        let swap = MemberChange::Promote { node: 4, instead_of: Some(3) };
+        assert_eq!(words(MemberChange::Learn(NodeId(4))), "shard 5: node 4 added as a learner");
+        let swap = MemberChange::Promote { node: NodeId(4), instead_of: Some(NodeId(3)) };
         assert_eq!(words(swap), "shard 5: node 4 replaces node 3 as a voter");
-        assert_eq!(words(MemberChange::Remove(4)), "shard 5: node 4 removed");
+        assert_eq!(words(MemberChange::Remove(NodeId(4))), "shard 5: node 4 removed");
     }
 
     #[test]
     fn a_replica_moves_step_by_step_and_goes_on_where_it_was_left() {
-        assert_eq!(next(&shard(&[1, 2, 3], &[]), None, WANTED), Step::Change(MemberChange::Learn(4)));
+        assert_eq!(next(&shard(&[1, 2, 3], &[]), None, WANTED), Step::Change(MemberChange::Learn(NodeId(4))));
         let learning = shard(&[1, 2, 3], &[4]);
         assert_eq!(next(&learning, None, WANTED), Step::Wait(None));
         assert_eq!(next(&learning, Some(&seen("unknown", Some(0))), WANTED), Step::Wait(None), "it has no replica yet");
         assert_eq!(next(&learning, Some(&seen("learner", Some(1_001))), WANTED), Step::Wait(Some(1_001)));
-        let swap = MemberChange::Promote { node: 4, instead_of: Some(3) };
+        let swap = MemberChange::Promote { node: NodeId(4), instead_of: Some(NodeId(3)) };
         assert_eq!(next(&learning, Some(&seen("learner", Some(1_000))), WANTED), Step::Change(swap));
         assert_eq!(next(&shard(&[1, 2, 4], &[]), None, WANTED), Step::Done);
     }
@@ -360,7 +338,10 @@ mod tests {
         assert!(overtaken(&taken, WANTED).message().contains("gave node 4 a vote, node 3 keeps its own"));
         // Another took the old member's: a further voter is nobody's wish, and the learner goes again.
         let replaced = shard(&[1, 2, 5], &[4]);
-        assert_eq!(next(&replaced, Some(&seen("learner", Some(0))), WANTED), Step::Change(MemberChange::Remove(4)));
+        assert_eq!(
+            next(&replaced, Some(&seen("learner", Some(0))), WANTED),
+            Step::Change(MemberChange::Remove(NodeId(4)))
+        );
         let replaced = shard(&[1, 2, 5], &[]);
         assert_eq!(next(&replaced, None, WANTED), Step::Overtaken);
         assert!(overtaken(&replaced, WANTED).message().contains("took the vote of node 3"));
@@ -369,7 +350,7 @@ mod tests {
     #[test]
     fn a_learner_that_was_left_behind_goes_without_another_in_its_place() {
         let learner = Move { shard: 5, from: 4, to: None };
-        assert_eq!(next(&shard(&[1, 2, 3], &[4]), None, learner), Step::Change(MemberChange::Remove(4)));
+        assert_eq!(next(&shard(&[1, 2, 3], &[4]), None, learner), Step::Change(MemberChange::Remove(NodeId(4))));
         assert_eq!(next(&shard(&[1, 2, 3], &[]), None, learner), Step::Done);
         assert_eq!(next(&shard(&[1, 2, 4], &[]), None, learner), Step::Overtaken);
     }

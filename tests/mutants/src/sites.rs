@@ -118,7 +118,7 @@ fn repeatable(expr: &Expr) -> bool {
 /// Whether a condition holds in builds with planted faults only: `fault!(..)` is one of its conjuncts.
 fn is_planted(condition: &Expr) -> bool {
     match condition {
-        Expr::Macro(call) => call.mac.path.is_ident("fault"),
+        Expr::Macro(call) => ["fault", "planted"].iter().any(|name| call.mac.path.is_ident(name)),
         Expr::Paren(inner) => is_planted(&inner.expr),
         Expr::Binary(both) if matches!(both.op, BinOp::And(_)) => is_planted(&both.left) || is_planted(&both.right),
         _ => false,

@@ -1,7 +1,7 @@
 //! Replicas that move from node to node, as an operator moves them, and what the server does around a worker for that.
 //!
-//! Owns: which replica goes where, the steps of `synod shard move` (`server/src/cli`), the words of leaders to the system
-//! shard, and the maps that nodes take from one another. Must never: help a step along: each is proposed to whoever leads,
+//! Owns: which replica goes where, how `synod shard move` carries the steps of `synod_cluster::jobs` out, the words of leaders to the
+//! system shard, and the maps that nodes take from one another. Must never: help a step along: each is proposed to whoever leads,
 //! and what comes of it is seen in the map.
 
 use crate::clients::Kind;
@@ -13,9 +13,11 @@ use crate::world::{Event, Phase, World};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::jobs::move_replica::{self, MoveReplica, Seen, Step};
+use synod_cluster::members::MemberChange;
 use synod_cluster::system::{Descriptor, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::{Input, MemberChange, Refusal};
+use synod_engine::host::{Input, Refusal};
 use synod_paxos::types::{ConfigId, MemberRole, Membership};
 
 /// Replicas that move at a time.
@@ -124,23 +126,19 @@ impl World {
         let Some(known) = self.membership(shard) else {
             return self.move_over(shard, "shard dropped while it moves");
         };
-        let voter = known.role_of(to) == Some(MemberRole::Voter);
-        let leaves = known.role_of(from) == Some(MemberRole::Voter);
-        let lost = self.nodes[&to].out.is_some() || self.nodes[&to].damaged;
-        if voter && !leaves {
+        // This operator takes every learner for caught up, and asks until the leader agrees.
+        let seen = Seen { from: known.role_of(from), to: known.role_of(to), lag: Some(0) };
+        let step = move_replica::next(MoveReplica { from, to: Some(to) }, seen);
+        if step == Step::Done {
             return self.move_over(shard, if shard == SYSTEM_SHARD { "system shard moved" } else { "replica moved" });
         }
-        // An earlier move that was not known of when this one began gave the one its vote, or took the other's: a voter less or
-        // more is nobody's wish.
-        let overtaken = voter || !leaves;
-        if lost || overtaken || (self.phase == Phase::Storm && self.now > until) {
+        let lost = self.nodes[&to].out.is_some() || self.nodes[&to].damaged;
+        if lost || step == Step::Overtaken || (self.phase == Phase::Storm && self.now > until) {
             return self.move_over(shard, "move given up");
         }
-        let change = match known.role_of(to) {
-            Some(_) => MemberChange::Promote { node: to, instead_of: Some(from) },
-            None => MemberChange::Learn(to),
-        };
-        self.propose_change(shard, known.config, change);
+        if let Step::Change(change) = step {
+            self.propose_change(shard, known.config, change);
+        }
     }
 
     fn move_over(&mut self, shard: ShardId, how: &'static str) {
