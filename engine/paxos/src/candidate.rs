@@ -100,12 +100,7 @@ impl Fetched {
 
     /// What of it belongs to the log `best` behind `base`: equal ids mean equal entries.
     fn of(self, best: &Promised, base: EntryId) -> Self {
-        let mut next = base.slot.next();
-        let belongs = |e: &Entry| {
-            let fits = e.id.slot == next && best.origin_at(e.id.slot) == Some(e.id.origin);
-            next = next.next();
-            fits
-        };
+        let belongs = |e: &Entry| best.origin_at(e.id.slot) == Some(e.id.origin);
         let behind = self.entries.into_iter().skip_while(|e| e.id.slot <= base.slot);
         Self { base, entries: behind.take_while(belongs).collect() }
     }
@@ -212,7 +207,6 @@ impl Replica {
         };
         if let Some(leader) = leader
             && waits
-            && leader.config == self.config()
             && leader.node != self.me
         {
             // It will show itself, or release the ballot to the one that refused.
@@ -330,8 +324,8 @@ impl Replica {
     /// own promise is no less, and on disk. So nothing is asked for that is here, and may be trimmed there.
     fn know_chosen(&mut self, promised: &Promised, io: &mut Io<'_>) {
         let agrees = self.log.match_end(self.commit, &promised.runs, promised.last.slot).min(promised.commit);
-        let compared = self.log.id_at(agrees).map(|id| id.origin);
-        if compared.is_some() && promised.origin_at(agrees) == compared {
+        // Below the trim point nothing is compared, and nothing is raised either.
+        if promised.origin_at(agrees) == self.log.id_at(agrees).map(|id| id.origin) {
             self.raise_commit(agrees, io);
         }
     }

@@ -12,24 +12,22 @@ use crate::io::{Output, Refused};
 use crate::message::Message;
 use crate::replica::{Io, Replica, Role};
 use crate::types::{Ballot, ConfigId, Entry, EntryId, Membership, NodeId, Payload, Slot};
+use std::cmp::Ordering;
 
 impl Replica {
     /// Handles messages of other epochs; returns the message where it belongs to this one.
     pub(crate) fn screen_epoch(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) -> Option<Message> {
         let Some(ballot) = governing(&message) else { return Some(message) };
         let mine = self.hard.membership.config;
-        if ballot.config == mine {
-            return Some(message);
-        }
-        if !asks(&message) {
-            return None;
-        }
-        if ballot.config < mine {
-            self.send_stop_sign(from, io);
-        } else {
-            // The sender is ahead: it will send the way there.
-            let commit = self.commit.min(self.log.durable());
-            self.send_durable(from, Message::Learned { config: mine, commit });
+        match ballot.config.cmp(&mine) {
+            Ordering::Equal => return Some(message),
+            _ if !asks(&message) => {}
+            Ordering::Less => self.send_stop_sign(from, io),
+            Ordering::Greater => {
+                // The sender is ahead: it will send the way there.
+                let commit = self.commit.min(self.log.durable());
+                self.send_durable(from, Message::Learned { config: mine, commit });
+            }
         }
         None
     }
@@ -41,13 +39,11 @@ impl Replica {
         let commit = self.commit.min(self.log.durable());
         let prev = start.prev().and_then(|p| self.log.id_at(p));
         let learn = match prev {
-            Some(prev) if start > self.log.trimmed().slot => {
-                match self.log.entries(io.log, prev.slot, start, self.options.message_bytes) {
-                    Ok(entries) => Message::Learn { config, promised: self.hard.promised, prev, entries, commit },
-                    Err(why) => return self.fail(why, io),
-                }
-            }
-            _ => Message::Learn {
+            Some(prev) => match self.log.entries(io.log, prev.slot, start, self.options.message_bytes) {
+                Ok(entries) => Message::Learn { config, promised: self.hard.promised, prev, entries, commit },
+                Err(why) => return self.fail(why, io),
+            },
+            None => Message::Learn {
                 config,
                 promised: self.hard.promised,
                 prev: self.log.trimmed(),
