@@ -344,7 +344,6 @@ impl Replica {
             && (changed || alive)
         {
             progress.probe(io.now);
-            progress.heard_at = io.now;
             progress.unfit_until = None;
         }
         if alive {

@@ -61,3 +61,75 @@ impl Replica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{Ctx, Input, LogReader, Output};
+    use crate::message::Message;
+    use crate::types::{
+        Ballot, ConfigId, Entry, EntryId, HardState, Member, MemberRole, Membership, Micros, Run, Slot,
+    };
+
+    /// A store that answers every question alike.
+    struct Store(Result<Vec<Entry>, String>);
+
+    impl LogReader for Store {
+        fn entries(&self, _: Slot, _: Slot, _: usize) -> Result<Vec<Entry>, String> {
+            self.0.clone()
+        }
+    }
+
+    fn ballot(round: u64, node: u64) -> Ballot {
+        Ballot { config: ConfigId(1), round, node: NodeId(node) }
+    }
+
+    fn entry(round: u64) -> Entry {
+        Entry::new(EntryId { slot: Slot(1), origin: ballot(round, 1) }, 1, 0, Payload::Noop)
+    }
+
+    /// Restarts node 2 with one entry in its log; its first step is a question that it would answer at once.
+    fn first_step(store: Result<Vec<Entry>, String>) -> Vec<Output> {
+        let members = (1..=3).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
+        let membership = Membership { config: ConfigId(1), members, first_leader: NodeId(1) };
+        let last = entry(1).id;
+        let recovered = Recovered {
+            hard: HardState::initial(membership),
+            trimmed: EntryId::ZERO,
+            runs: vec![Run { first: last.slot, origin: last.origin }],
+            last,
+            last_ts: 1,
+            applied: Slot(0),
+            live: vec![NodeId(1), NodeId(3)],
+        };
+        let mut replica = Replica::new(NodeId(2), recovered, Options::default());
+        let message = Message::PreVote { ballot: ballot(5, 3), held: None };
+        let mut out = Vec::new();
+        let ctx = Ctx { now: Micros(0), random: 0, log: &Store(store) };
+        replica.step(&ctx, Input::Message { from: NodeId(3), message }, &mut out);
+        out
+    }
+
+    #[test]
+    fn the_first_step_answers_its_message() {
+        let out = first_step(Ok(vec![entry(1)]));
+        assert!(matches!(out.first(), Some(Output::Send { message: Message::PreVoteGranted { .. }, .. })), "{out:?}");
+    }
+
+    #[test]
+    fn a_store_that_fails_ends_the_replica_before_its_first_message() {
+        let out = first_step(Err("damaged".into()));
+        assert!(matches!(&out[..], [Output::Fatal(why)] if why == "damaged"), "{out:?}");
+    }
+
+    #[test]
+    fn another_entry_at_the_last_slot_is_not_the_last_entry() {
+        for found in [vec![entry(2)], Vec::new(), vec![entry(1), entry(1)]] {
+            let out = first_step(Ok(found));
+            assert!(
+                matches!(&out[..], [Output::Fatal(why)] if why.contains("does not hold the last entry")),
+                "{out:?}"
+            );
+        }
+    }
+}

@@ -43,8 +43,7 @@ impl Replica {
         if self.log.last_is_config() {
             self.stop_sign = Some(self.log.last().slot);
         }
-        let staged = &mut self.writes.staged.append;
-        if staged.is_empty() { *staged = entries } else { staged.extend(entries) }
+        self.writes.staged.append.extend(entries);
     }
 
     /// Removes `from` and what follows, in this step's write. Never at or below the chosen prefix.
@@ -52,9 +51,8 @@ impl Replica {
         assert!(from > self.commit, "truncation at {from} of a chosen slot, commit is {}", self.commit);
         self.log.truncate(from);
         self.writes.cut(self.log.last().slot);
-        if self.stop_sign.is_some_and(|s| s >= from) {
-            self.stop_sign = None;
-        }
+        // A stop-sign is the last entry, so it is cut off.
+        self.stop_sign = None;
         let staged = &mut self.writes.staged;
         staged.append.retain(|e| e.id.slot < from);
         staged.truncate_from = Some(staged.truncate_from.map_or(from, |at| at.min(from)));
@@ -71,8 +69,8 @@ impl Replica {
         if upto <= self.commit {
             return;
         }
-        let bytes = if self.is_leader() { self.log.bytes_between(self.commit, upto) } else { 0 };
         if let Role::Leader(leader) = &mut self.role {
+            let bytes = self.log.bytes_between(self.commit, upto);
             leader.uncommitted = leader.uncommitted.saturating_sub(bytes);
         }
         self.commit = upto;

@@ -98,3 +98,58 @@ impl Replica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{Ctx, Input, LogReader, Options, Output, Recovered};
+    use crate::types::{ConfigId, Entry, EntryId, HardState, Member, MemberRole, Membership};
+
+    struct Empty;
+
+    impl LogReader for Empty {
+        fn entries(&self, _: Slot, _: Slot, _: usize) -> Result<Vec<Entry>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// What node 2 tells the leader that it follows, a term after it began.
+    fn support_told(lease: bool) -> Option<u64> {
+        let members = (1..=3).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
+        let membership = Membership { config: ConfigId(1), members, first_leader: NodeId(1) };
+        let ballot = membership.b0();
+        let recovered = Recovered {
+            hard: HardState::initial(membership),
+            trimmed: EntryId::ZERO,
+            runs: Vec::new(),
+            last: EntryId::ZERO,
+            last_ts: 0,
+            applied: Slot(0),
+            live: vec![NodeId(1), NodeId(3)],
+        };
+        let options = Options { lease, support_micros: 300_000, ..Options::default() };
+        let mut replica = Replica::new(NodeId(2), recovered, options);
+        let accept =
+            Message::Accept { ballot, prev: EntryId::ZERO, entries: Vec::new(), commit: Slot(0), all_have: Slot(0) };
+        let mut out = Vec::new();
+        for (now, message) in [(0, accept), (300_000, Message::ReadProbe { ballot, probe: 1 })] {
+            let ctx = Ctx { now: Micros(now), random: 0, log: &Empty };
+            replica.step(&ctx, Input::Message { from: NodeId(1), message }, &mut out);
+        }
+        out.iter().find_map(|output| match output {
+            Output::Send { message: Message::ReadAck { support, .. }, .. } => Some(*support),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn support_is_given_where_leases_are_on() {
+        assert_eq!(support_told(true), Some(300_000));
+    }
+
+    /// A replica that begins waits a term all the same: leases may have been on in the process before.
+    #[test]
+    fn no_support_is_given_where_leases_are_off_whatever_the_term() {
+        assert_eq!(support_told(false), Some(0));
+    }
+}
