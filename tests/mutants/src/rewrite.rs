@@ -4,6 +4,7 @@
 
 use crate::sites::{Site, find};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,8 @@ const SOURCES: [(&str, &str); 5] = [
 /// Not guards of the product: checks of its own sums, and the faults that other builds hold.
 const LEFT_OUT: [&str; 5] = ["planted.rs", "canonical.rs", "invariants.rs", "tests.rs", "lib.rs"];
 
+/// Where the module that decides goes.
+const DECIDES: &str = "engine/paxos/src/mutant.rs";
 /// The module that decides. Read once a process: a mutant is a process of its own.
 const MODULE: &str = r#"//! Which guard is bent in this process: `SYNOD_MUTANT`, a number; none where it is not set.
 use std::sync::LazyLock;
@@ -65,6 +68,9 @@ pub fn write(from: &Path, to: &Path) -> Result<Vec<Mutant>> {
     let mut mutants = Vec::new();
     let mut files: Vec<&str> = std::str::from_utf8(&listed.stdout)?.split('\0').filter(|f| !f.is_empty()).collect();
     files.sort_unstable();
+    let mut kept: BTreeSet<PathBuf> = files.iter().map(|file| to.join(file)).collect();
+    kept.insert(to.join(DECIDES));
+    remove_others(to, &kept)?;
     for file in files {
         let Ok(mut content) = fs::read(from.join(file)) else { continue };
         if let Some(home) = home(file) {
@@ -77,8 +83,24 @@ pub fn write(from: &Path, to: &Path) -> Result<Vec<Mutant>> {
         }
         put(&to.join(file), &content)?;
     }
-    put(&to.join("engine/paxos/src/mutant.rs"), MODULE.as_bytes())?;
+    put(&to.join(DECIDES), MODULE.as_bytes())?;
     Ok(mutants)
+}
+
+/// Removes what an earlier copy holds and this one does not: a test file would be compiled still.
+fn remove_others(dir: &Path, kept: &BTreeSet<PathBuf>) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_others(&path, kept)?;
+        } else if !kept.contains(&path) {
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// How a source that is mutated names the deciding module's crate; `None`: it is copied as it is.
@@ -159,6 +181,18 @@ mod tests {
         assert_eq!(mutants.len(), 7);
         assert_eq!(mutants[2].name, "f.rs f: v.len() > 1 → v.len() >= 1");
         assert!(syn::parse_file(&out).is_ok());
+    }
+
+    #[test]
+    fn files_of_an_earlier_copy_go() {
+        let dir = std::env::temp_dir().join(format!("synod-mutants-{}", std::process::id()));
+        fs::create_dir_all(dir.join("tests")).unwrap();
+        let (old, new) = (dir.join("tests/old.rs"), dir.join("tests/new.rs"));
+        fs::write(&old, "").unwrap();
+        fs::write(&new, "").unwrap();
+        remove_others(&dir, &BTreeSet::from([new.clone()])).unwrap();
+        assert_eq!((old.exists(), new.exists()), (false, true));
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
