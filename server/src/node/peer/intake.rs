@@ -76,6 +76,7 @@ pub(super) async fn receive(
     let mut pace = interval(SILENCE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = true;
+    let mut took_part = false;
     loop {
         let next = tokio::select! {
             next = frames.next(stream, frame_bytes_max) => next,
@@ -96,7 +97,7 @@ pub(super) async fn receive(
         };
         match input {
             Ok(Some(input)) => {
-                if deliver(shared, &turn, caller.node, input).is_none() {
+                if deliver(shared, &turn, caller.node, &mut took_part, input).is_none() {
                     return Some(PUT_OFF.into());
                 }
             }
@@ -114,14 +115,17 @@ pub(super) async fn receive(
     }
 }
 
-/// Hands a frame to the worker; `None` where the lane is not this stream's any more.
-fn deliver(shared: &Shared, turn: &Turn, from: NodeId, input: Input) -> Option<()> {
+/// Hands a frame to the worker; `None` where the lane is not this stream's any more. `took_part`: whether one was handed on before. Once a
+/// link is enough: where another process is believed instead, the lane is closed.
+fn deliver(shared: &Shared, turn: &Turn, from: NodeId, took_part: &mut bool, input: Input) -> Option<()> {
     let messages = match &input {
         Input::Peer { messages, .. } => messages.len() as u64,
         _ => 0,
     };
     let taken = turn.deliver(|| {
-        shared.twins.took_part(from);
+        if !std::mem::replace(took_part, true) {
+            shared.twins.took_part(from);
+        }
         shared.inbox.push(input)
     })?;
     let counters = &shared.counters;
