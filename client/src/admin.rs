@@ -19,14 +19,15 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::call::leader_of;
 use crate::client::{Client, unexpected};
-use crate::decide::renewal;
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Error, Result, of_status};
 use crate::limits::{check_key, check_table, check_table_name};
 use crate::link::{Broken, channel, jitter};
 use crate::meant::Meant;
 use crate::router::{Place, table_info};
 use crate::types::{Explain, MemberChange, NodeInfo, NodeReport, PartitionKind, TableInfo, TableSpec};
 use crate::wire;
+use synod_cluster::decide::Refused;
+use synod_cluster::decide::renewal;
 
 /// How long one node is waited for, with the call's deadline further away: the call is safe to repeat.
 const ATTEMPT: Duration = Duration::from_secs(4);
@@ -105,7 +106,7 @@ impl Client {
                     let reply = AdminClient::new(self.core.links.stamp().on(channel))
                         .node_status(v1::NodeStatusRequest {})
                         .await;
-                    reply.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
+                    reply.map(tonic::Response::into_inner).map_err(|s| of_status(&s))
                 };
                 let answer = timeout_at(deadline, answer).await;
                 let status =
@@ -347,17 +348,17 @@ fn not_known(node: &NodeInfo, what: &str) -> Error {
 /// What an attempt's status says, and whether the attempt may have been carried out all the same.
 fn why_not(status: &tonic::Status) -> (Error, bool) {
     let typed = v1::Error::decode(status.details()).ok().filter(|error| error.kind.is_some());
-    match typed.map(Refusal::from_wire) {
-        Some(Refusal::NotLeader { maybe, .. }) => (Error::unavailable(status.message()), maybe),
-        Some(Refusal::WrongShard) => (Error::unavailable(status.message()), false),
-        Some(Refusal::Overloaded { retry_after, why }) => (Error::Overloaded { retry_after, why }, false),
-        Some(Refusal::Later(error) | Refusal::Final(error)) => {
+    match typed.map(Refused::from) {
+        Some(Refused::NotLeader { maybe, .. }) => (Error::unavailable(status.message()), maybe),
+        Some(Refused::WrongShard) => (Error::unavailable(status.message()), false),
+        Some(Refused::Overloaded { retry_after, why }) => (Error::Overloaded { retry_after, why }, false),
+        Some(Refused::Later(error) | Refused::Final(error)) => {
             let maybe = matches!(error, Error::OutcomeUnknown { .. });
             (error, maybe)
         }
         // The connection's end, or a node of an earlier version.
         None => {
-            let error = Error::from_status(status);
+            let error = of_status(status);
             let maybe = error.retryable();
             (error, maybe)
         }

@@ -11,8 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::decide::{Failure, Missing};
-use crate::error::{Refusal, Result};
+use crate::error::Result;
 use crate::frames::{Answer, Ask, was_sent};
 use crate::identity::Identity;
 use crate::link::{Broken, Conn, Links, Task};
@@ -21,6 +20,8 @@ use crate::retry::Progress;
 use crate::router::{MapView, Place, ShardRoute, TableRoute};
 use crate::types::Consistency;
 use crate::watch::Maps;
+use synod_cluster::decide::Refused;
+use synod_cluster::decide::{Failure, Missing};
 
 /// How long a node that was silent is asked last.
 const SILENT: Duration = Duration::from_secs(2);
@@ -99,7 +100,7 @@ impl Core {
                     let limit = want.left().min(limit + 2 * conn.clock.round_trip());
                     let asked = conn.ask(shard.info.id, shard.info.version, ask, Some(sent.clone()));
                     match answered(&conn, asked, &sent, limit, &want).await {
-                        Ok(Answer::Error(error)) => Failure::Refused(Refusal::from_wire(error)),
+                        Ok(Answer::Error(error)) => Failure::Refused(Refused::from(error)),
                         Ok(answer) => {
                             if want.consistency.is_of_leader() {
                                 shard.set_leader(node);
@@ -191,7 +192,7 @@ async fn answered(
         match (waits, std::mem::replace(&mut waited, waits)) {
             (true, _) if want.left().is_zero() => {
                 let why = "the node has as many requests of this client under way as it takes at once".into();
-                return Err(Failure::Refused(Refusal::Overloaded { retry_after: Duration::ZERO, why }));
+                return Err(Failure::Refused(Refused::Overloaded { retry_after: Duration::ZERO, why }));
             }
             (true, _) => {}
             // It left since the last look.

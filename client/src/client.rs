@@ -12,7 +12,6 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::call::{Core, Got, Want};
-use crate::decide;
 use crate::error::{Error, Result};
 use crate::frames::{Answer, Ask};
 use crate::identity::Identity;
@@ -28,6 +27,7 @@ use crate::types::{
 };
 use crate::watch::Maps;
 use crate::wire;
+use synod_cluster::decide;
 use synod_cluster::outcomes::outcome_bytes;
 
 /// How often a write starts anew because a shard's time was ahead of its deadline. The second attempt has a deadline by the

@@ -30,8 +30,6 @@ mod admin;
 mod call;
 mod client;
 mod clock;
-#[doc(hidden)]
-pub mod decide;
 mod error;
 mod flow;
 mod frames;

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, of_status};
 use crate::link::{Links, channel, endpoint, jitter, root_cause, service};
 use crate::meant::{Meant, Stamp, belongs_elsewhere, check_map, hex};
 use crate::options::Options;
@@ -234,7 +234,7 @@ impl Maps {
         let opened = async {
             let mut service = service(self.links.stamp().on(self.channel(addr).await?));
             let stream = service.watch_map(v1::WatchMapRequest { from_revision }).await;
-            stream.map(tonic::Response::into_inner).map_err(|s| Error::from_status(&s))
+            stream.map(tonic::Response::into_inner).map_err(|s| of_status(&s))
         };
         let opened = match timeout(self.options.connect_timeout * 2, opened).await {
             Ok(opened) => opened,
@@ -256,7 +256,7 @@ impl Maps {
                     }
                 }
                 Ok(None) => return Error::unavailable(format!("{addr} closed the stream")),
-                Err(status) => return Error::from_status(&status),
+                Err(status) => return of_status(&status),
             }
         }
     }
@@ -333,7 +333,7 @@ impl Unheard {
     fn of(addr: &str, status: &tonic::Status) -> Unheard {
         // What a node says comes without a source.
         match std::error::Error::source(status) {
-            None => Unheard { error: Error::from_status(status), told: true },
+            None => Unheard { error: of_status(status), told: true },
             Some(cause) => {
                 let why = format!("{addr}: the connection ended before the node answered: {}", root_cause(cause));
                 Unheard::broken(Error::unavailable(why))

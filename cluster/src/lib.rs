@@ -4,10 +4,13 @@
 //! nothing that does (see `Cargo.toml`).
 
 pub mod buf;
+pub mod decide;
 pub mod detector;
+pub mod error;
 pub mod ids;
 pub mod jobs;
 pub mod members;
 pub mod outcomes;
 pub mod position;
+pub mod refusal;
 pub mod system;

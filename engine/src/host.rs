@@ -8,7 +8,7 @@ mod inputs;
 mod reports;
 mod requests;
 
-pub use answers::{Answer, KeyedRecord, Refusal, Reply, ReplySink};
+pub use answers::{Answer, KeyedRecord, Reply, ReplySink};
 pub use inputs::Input;
 pub use reports::{NodeReport, ReplicaReport, ScrubReport};
 pub use requests::{At, Body, Freshness, Read, Request, Scan, TailPoll};

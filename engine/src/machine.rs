@@ -15,7 +15,6 @@ use crate::codec::applied::AppliedRow;
 use crate::codec::keys;
 use crate::command::{KeyOp, Op, Outcome, RowFormat, WriteRequest, decode_entry, is_marker};
 use crate::genesis::Genesis;
-use crate::host::Refusal;
 use crate::memory::{Holder, Memory};
 use crate::ring::Ring;
 use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
@@ -25,6 +24,7 @@ use bytes::Bytes;
 use overlay::{Overlay, Writes};
 use std::ops::ControlFlow;
 use synod_cluster::ids::{Entry, ShardId, Slot, Space};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, MetadataError, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
 use synod_paxos::types::Payload;
 

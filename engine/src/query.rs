@@ -12,12 +12,13 @@ use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::codec::record::{Head, Newest, Record};
-use crate::host::{Answer, At, KeyedRecord, Read, Refusal};
+use crate::host::{Answer, At, KeyedRecord, Read};
 use crate::machine::{ShardState, rows};
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use synod_cluster::ids::Offset;
+use synod_cluster::refusal::Refusal;
 
 /// Most records of a page.
 pub const PAGE_RECORDS_MAX: usize = 1000;

@@ -196,10 +196,11 @@ fn run<H: Host>(mut worker: Worker<H>, inputs: &WorkerInputs, clock: MonotoneClo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{At, Body, Freshness, Read, Refusal, Reply, ReplySink, Request};
+    use crate::host::{At, Body, Freshness, Read, Reply, ReplySink, Request};
     use crate::memory::{Holder, Memory};
     use bytes::Bytes;
     use synod_cluster::ids::ShardId;
+    use synod_cluster::refusal::Refusal;
 
     struct Nobody;
 

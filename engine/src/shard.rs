@@ -12,7 +12,7 @@ mod reads;
 mod scrub;
 mod snapshot;
 
-use crate::host::{Host, Refusal, ReplicaReport, Reply};
+use crate::host::{Host, ReplicaReport, Reply};
 use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
 use crate::machine::ShardState;
 use crate::memory::{Held, Holder, Memory};
@@ -25,6 +25,7 @@ use reads::Reads;
 use scrub::Scrubs;
 use snapshot::{Install, LogSizes};
 use synod_cluster::ids::{ShardId, Slot};
+use synod_cluster::refusal::Refusal;
 use synod_paxos::Replica;
 use synod_paxos::io::{Ctx, Input, LogReader, Output, Recovered, Refused, RoleKind, Status};
 use synod_paxos::types::{Ballot, ConfigId, Entry, EntryId, Membership, Micros, NodeId};

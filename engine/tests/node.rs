@@ -38,11 +38,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::command::{Expect, Op, OpResult, Outcome, WriteRequest};
-use synod_engine::host::{
-    Answer, At, Body, Freshness, Input, Read, Refusal, Reply, ReplySink, Request, Scan, TailPoll,
-};
+use synod_engine::host::{Answer, At, Body, Freshness, Input, Read, Reply, ReplySink, Request, Scan, TailPoll};
 use synod_engine::logstore::{GONE, LogStore};
 
 fn text(bytes: &Bytes) -> String {

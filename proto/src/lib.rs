@@ -1,8 +1,8 @@
 //! Synod's gRPC interface: the messages and services of `proto/*.proto`.
 //!
-//! Owns: the wire schema. Must never: hold logic; conversions live with those who convert.
+//! Owns: the wire schema, and errors as both sides read them. Must never: hold other logic; conversions live with those who convert.
 
-#![allow(missing_docs, clippy::all, reason = "generated code; the .proto files carry the documentation")]
+pub mod errors;
 
 /// The name of the metadata by which a call says which cluster it is meant for: 32 hexadecimal digits. A node of another cluster
 /// refuses the call; one without it is taken. A node names its own in the answer to a session.
@@ -13,11 +13,13 @@ pub const CLUSTER: &str = "synod-cluster";
 pub const OPERATOR: &str = "synod-operator";
 
 /// The interface for clients and operators.
+#[allow(missing_docs, clippy::all, reason = "generated code; the .proto files carry the documentation")]
 pub mod v1 {
     tonic::include_proto!("synod.v1");
 }
 
 /// The interface between nodes.
+#[allow(missing_docs, clippy::all, reason = "generated code; the .proto files carry the documentation")]
 pub mod peer {
     tonic::include_proto!("synod.peer.v1");
 }

@@ -2,7 +2,6 @@
 //!
 //! Owns: inputs, and what each of them takes while it waits. Must never: act on one.
 
-use super::answers::Refusal;
 use super::reports::NodeReport;
 use super::requests::Request;
 use crate::codec::message::size_hint;
@@ -12,6 +11,7 @@ use crate::wall::Reading;
 use std::sync::Arc;
 use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::members::MemberChange;
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::ConfigId;

@@ -14,12 +14,13 @@ use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::keys::{self, Bounds};
 use crate::codec::record::{Head, Record, Totals};
-use crate::host::{Answer, KeyedRecord, Refusal, Scan};
+use crate::host::{Answer, KeyedRecord, Scan};
 use crate::machine::{ShardState, bounds, rows};
 use crate::state::StateStore;
 use bytes::{BufMut, Bytes, BytesMut};
 use synod_cluster::ids::Offset;
 use synod_cluster::position;
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 
 /// Unwanted rows of one key that are stepped over before the walk seeks past them.

@@ -5,13 +5,14 @@
 
 use super::{PAGE_BYTES_MAX, PAGE_RECORDS_MAX, Replied};
 use crate::StoreError;
-use crate::host::{Answer, KeyedRecord, Refusal, TailPoll};
+use crate::host::{Answer, KeyedRecord, TailPoll};
 use crate::machine::{ShardState, rows};
 use crate::state::StateStore;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use synod_cluster::ids::Offset;
 use synod_cluster::position;
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::Retention;
 
 /// The first offsets of keys, looked up once for the polls that are answered from one state.

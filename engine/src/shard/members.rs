@@ -4,10 +4,11 @@
 //! take this node for a member that the map knows to be none, or change members that the change was not computed from.
 
 use super::{Shard, Verdict, refusal};
-use crate::host::{Host, Refusal};
+use crate::host::Host;
 use crate::worker::node::Node;
 use synod_cluster::ids::{NodeId, Slot};
 use synod_cluster::members::{MemberChange, has_caught_up};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_paxos::io::Input;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};

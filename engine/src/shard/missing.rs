@@ -7,11 +7,12 @@
 //! nobody to serve what it would lead. See `docs/architecture.md`, "A damaged state".
 
 use super::{Core, Shard};
-use crate::host::{Body, Freshness, Host, Refusal};
+use crate::host::{Body, Freshness, Host};
 use crate::logstore::GroupRecovered;
 use crate::machine::ShardState;
 use crate::worker::node::Node;
 use synod_cluster::ids::{NodeId, ShardId, Slot};
+use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input;
 use synod_paxos::types::Micros;
 

@@ -5,7 +5,7 @@
 
 use super::{Shard, Verdict, answer, refusal};
 use crate::command::{Action, KeyOp, Op, RowFormat, WriteRequest, encode_entry};
-use crate::host::{Answer, Host, Refusal, Reply};
+use crate::host::{Answer, Host, Reply};
 use crate::machine::Applied;
 use crate::memory::Holder;
 use crate::sessions::OUTCOMES_BYTES_MAX;
@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, Slot};
 use synod_cluster::position::KEY_BYTES_MAX;
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemCommand;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Ballot, Entry, Micros};

@@ -11,12 +11,13 @@
 //! still serves reads up to the age of the last word.
 
 use super::{Shard, answer};
-use crate::host::{Body, Freshness, Host, Read, Refusal, Reply, Request, TailPoll};
+use crate::host::{Body, Freshness, Host, Read, Reply, Request, TailPoll};
 use crate::machine::ShardState;
 use crate::query;
 use crate::worker::node::Node;
 use std::collections::VecDeque;
 use synod_cluster::ids::Slot;
+use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Micros, ReadId};
 

@@ -5,12 +5,13 @@
 
 use super::{Core, Shard, Verdict, refusal};
 use crate::command::{is_marker, marker};
-use crate::host::{Host, Refusal, ScrubReport};
+use crate::host::{Host, ScrubReport};
 use crate::scrub::{ScrubRequest, Scrubbed};
 use crate::worker::node::Node;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, Slot};
+use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input;
 use synod_paxos::types::{Entry, Membership, Micros, Payload};
 

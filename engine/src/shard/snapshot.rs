@@ -5,7 +5,7 @@
 //! that write's end, or forget a promise.
 
 use super::{Core, Shard};
-use crate::host::{Host, Refusal, SnapshotRequest};
+use crate::host::{Host, SnapshotRequest};
 use crate::logstore::{GroupRecovered, GroupWrite};
 use crate::snapshot::Header;
 use crate::worker::node::Node;
@@ -13,6 +13,7 @@ use crate::writer::Done;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_cluster::ids::{EntryId, HardState, NodeId, Slot, Space};
+use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input;
 use synod_paxos::message::Message;
 use synod_paxos::types::{Ballot, Basis};

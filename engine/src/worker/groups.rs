@@ -9,7 +9,7 @@ use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::genesis::Genesis;
-use crate::host::{Host, Refusal};
+use crate::host::Host;
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::{FIRST_EPOCH, Shard};
@@ -17,6 +17,7 @@ use crate::writer::Done;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemState, TooNew};
 use synod_paxos::types::ConfigId;
 

@@ -5,12 +5,13 @@
 
 use super::Worker;
 use crate::genesis::Genesis;
-use crate::host::{Host, Input, NodeReport, Refusal, ReplicaReport, Request};
+use crate::host::{Host, Input, NodeReport, ReplicaReport, Request};
 use crate::identity::Mark;
 use crate::shard::Shard;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::members::MemberChange;
+use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input as Step;
 use synod_paxos::message::Message;
 use synod_paxos::types::ConfigId;

@@ -4,10 +4,11 @@
 //! applied in.
 
 use super::Worker;
-use crate::host::{Host, Refusal};
+use crate::host::Host;
 use crate::metrics::level;
 use crate::scrub::{ScrubError, Scrubbed};
 use synod_cluster::ids::{NodeId, ShardId, Slot};
+use synod_cluster::refusal::Refusal;
 use synod_paxos::types::Micros;
 
 /// Replicas read at a time; markers beyond that are passed over here.

@@ -5,11 +5,10 @@ use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use synod_cluster::ids::{ClientId, ClientSeq, NodeId, Offset, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::command::{KeyOp, Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{
-    Answer, At, Body, Freshness, Input, KeyedRecord, Read, Refusal, Reply, ReplySink, Request, Scan,
-};
+use synod_engine::host::{Answer, At, Body, Freshness, Input, KeyedRecord, Read, Reply, ReplySink, Request, Scan};
 
 impl Cluster {
     pub fn send(&mut self, node: NodeId, shard: ShardId, body: Body) -> u64 {

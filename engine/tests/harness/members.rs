@@ -4,9 +4,10 @@ use super::{Cluster, Disk, Sim};
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::members::MemberChange;
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemCommand, SystemOutcome};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::{Body, Input, Refusal};
+use synod_engine::host::{Body, Input};
 use synod_paxos::types::{ConfigId, Membership};
 
 impl Cluster {

@@ -2,9 +2,10 @@
 
 use super::harness::{Cluster, WALL, append};
 use synod_cluster::ids::{NodeId, ShardId, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Body, Refusal};
+use synod_engine::host::Body;
 
 const SECOND: u64 = 1_000_000;
 const HOUR: i64 = 3_600_000_000;

@@ -5,9 +5,10 @@ use super::harness::{Cluster, N1, N2, N3, append};
 use super::snapshots;
 use bytes::Bytes;
 use synod_cluster::ids::{NodeId, Offset};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::command::{Action, Expect, KeyOp, Op, WriteRequest};
-use synod_engine::host::{Answer, Body, Input, Refusal, SnapshotKind};
+use synod_engine::host::{Answer, Body, Input, SnapshotKind};
 
 impl Cluster {
     /// Every other node hears of it, as pulses would say it.

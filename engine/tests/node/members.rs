@@ -4,8 +4,8 @@ use super::harness::{Cluster, N1, N2, N3};
 use super::text;
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, TableId};
 use synod_cluster::members::MemberChange;
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
-use synod_engine::host::Refusal;
 
 fn values(c: &mut Cluster, table: TableId, key: &str) -> Vec<String> {
     c.range(table, key).iter().map(|r| text(&r.record.value)).collect()

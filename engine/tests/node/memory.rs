@@ -4,9 +4,10 @@ use super::harness::{Cluster, append};
 use super::{TailPoll, tail_poll};
 use std::sync::Arc;
 use synod_cluster::ids::{ClientId, ClientSeq, NodeId, ShardId, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{KeyOp, WriteId};
-use synod_engine::host::{Answer, Body, Freshness, Read, Refusal};
+use synod_engine::host::{Answer, Body, Freshness, Read};
 use synod_engine::memory::{Account, Holder};
 use synod_engine::sessions::OUTCOMES_BYTES_MAX;
 

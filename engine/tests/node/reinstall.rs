@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::StoreError;
-use synod_engine::host::{Body, Freshness, Input, Read, Refusal, Scan};
+use synod_engine::host::{Body, Freshness, Input, Read, Scan};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::mem::MemDisk;
 

@@ -3,9 +3,10 @@
 use super::harness::{Cluster, append};
 use bytes::Bytes;
 use synod_cluster::ids::{NodeId, ShardId, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::{Answer, At, Body, Freshness, Read, Refusal, TailPoll};
+use synod_engine::host::{Answer, At, Body, Freshness, Read, TailPoll};
 
 const SECOND: u64 = 1_000_000;
 

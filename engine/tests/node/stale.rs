@@ -3,8 +3,9 @@
 use super::harness::{Cluster, append};
 use bytes::Bytes;
 use synod_cluster::ids::{NodeId, ShardId, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
-use synod_engine::host::{Answer, At, Body, Freshness, Read, Refusal};
+use synod_engine::host::{Answer, At, Body, Freshness, Read};
 
 const SECOND: u64 = 1_000_000;
 

@@ -4,9 +4,10 @@ use super::harness::{Cluster, Disk, N1, N2, N3};
 use super::rocks;
 use bytes::Bytes;
 use synod_cluster::ids::{Offset, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Outcome};
-use synod_engine::host::{Answer, Read, Refusal, Scan, TailPoll};
+use synod_engine::host::{Answer, Read, Scan, TailPoll};
 
 fn appends(c: &mut Cluster, table: TableId, key: &str, count: usize) {
     let record = |n| NewRecord { headers: vec![], value: Bytes::from(format!("{key} {n}")) };

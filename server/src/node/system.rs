@@ -3,7 +3,6 @@
 //! Owns: the naming of commands, so that one sent twice executes once. Must never: report a command as failed whose outcome
 //! is not known.
 
-use super::api::refusals::{error, refusal_error};
 use super::api::status;
 use super::map::MapBook;
 use super::peer::{Addresses, Peers, SystemGate};
@@ -14,11 +13,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use synod_cluster::ids::{ClientId, ClientSeq, ClusterVersion, NodeId, SYSTEM_SHARD};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SPEAKS, SystemCommand, SystemOutcome, TooNew, too_old};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
-use synod_engine::host::{Answer, Body, Input, Refusal, Reply, ReplySink, Request};
+use synod_engine::host::{Answer, Body, Input, Reply, ReplySink, Request};
 use synod_engine::logstore::LogStore;
 use synod_engine::runner::WorkerHandle;
+use synod_proto::errors::{error, refusal_error};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
 use synod_proto::v1;

@@ -36,10 +36,6 @@ mod model;
 mod network;
 mod node;
 mod plan;
-// The server's own words for what the engine refuses: the very source.
-#[path = "../../../server/src/node/api/refusals.rs"]
-#[allow(missing_docs, dead_code, reason = "written for a private module")]
-mod refusals;
 mod replies;
 mod requests;
 mod retry;

@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::move_replica::{self, MoveReplica, Seen, Step};
 use synod_cluster::members::MemberChange;
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::{Input, Refusal};
+use synod_engine::host::Input;
 use synod_paxos::types::{ConfigId, MemberRole, Membership};
 
 /// Replicas that move at a time.

@@ -13,8 +13,9 @@ use crate::violation::{Checked, Violation, check};
 use crate::world::{Event, Origin, World};
 use bytes::Bytes;
 use synod_cluster::ids::ShardId;
+use synod_cluster::refusal::Refusal;
 use synod_engine::command::{Op, Outcome};
-use synod_engine::host::{Answer, At, Freshness, KeyedRecord, Read, Refusal};
+use synod_engine::host::{Answer, At, Freshness, KeyedRecord, Read};
 
 const STALE: &str = "12: a linearizable read shows what was acknowledged before it was asked";
 const FUTURE: &str = "12: a read shows nothing that is not committed";

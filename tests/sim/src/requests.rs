@@ -12,8 +12,9 @@ use crate::world::{Event, Origin, Phase, World};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use synod_cluster::ids::{ClientSeq, NodeId, ShardId};
+use synod_cluster::refusal::Refusal;
 use synod_engine::command::{WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Freshness, Input, Refusal, Reply, ReplySink, Request};
+use synod_engine::host::{Answer, Body, Freshness, Input, Reply, ReplySink, Request};
 
 /// What a client gives an operation in the calm, µs: more than every wall clock's error.
 const CALM_PATIENCE: u64 = 25_000_000;

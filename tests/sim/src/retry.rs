@@ -1,15 +1,13 @@
 //! What follows a failed attempt: the production client's decisions, under the simulation's clock.
 //!
-//! Owns: what an operation has learnt, in the production client's own type. Must never: decide anything itself: a refusal
-//! goes through the server's words for it and the client's reading of them.
+//! Owns: what an operation has learnt, in the production client's own type. Must never: decide anything itself.
 
 use crate::dice::Dice;
-use crate::refusals::refusal_error;
 use std::time::Duration;
-use synod_client::Error;
-use synod_client::decide::{self, Attempt, Leader, Progress};
+use synod_cluster::decide::{self, Attempt, Leader, Progress};
+use synod_cluster::error::Error;
 use synod_cluster::ids::{NodeId, ShardId};
-use synod_engine::host::Refusal;
+use synod_cluster::refusal::Refusal;
 
 /// The production client's defaults: an attempt's patience, and the bounds of its pauses.
 const ATTEMPT: Duration = Duration::from_secs(1);
@@ -101,7 +99,7 @@ impl Retry {
         }
         let may_have_left = !matches!(failure, Failure::Unreached);
         let failure = match failure {
-            Failure::Refused(why) => decide::Failure::Refused(decide::Refusal::from_wire(refusal_error(&why))),
+            Failure::Refused(why) => decide::Failure::Refused(decide::Refused::from(&why)),
             Failure::Unreached => decide::Failure::Broken("no connection".into()),
             Failure::Broken => decide::Failure::Broken("reset".into()),
             Failure::Silent => decide::Failure::Silent(self.learnt.attempt_timeout()),

@@ -3,14 +3,15 @@
 //! Owns: the checks of sizes and shapes at the door, and the words of every error. Must never: let a request through that
 //! the engine would choke on.
 
-pub use super::refusals::{error, invalid, overloaded, refusal_error};
 use crate::config::Limits;
 use bytes::Bytes;
 use synod_cluster::ids::{ClientId, ClientSeq, Offset, TableId};
 use synod_cluster::position::KEY_BYTES_MAX;
+use synod_cluster::refusal::Refusal;
 use synod_engine::codec::record::Record;
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, OpResult, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, At, Body, Freshness, KeyedRecord, Read, Refusal, Scan, TailPoll};
+use synod_engine::host::{Answer, At, Body, Freshness, KeyedRecord, Read, Scan, TailPoll};
+pub use synod_proto::errors::{error, invalid, overloaded, refusal_error};
 use synod_proto::v1;
 use v1::error::Kind;
 

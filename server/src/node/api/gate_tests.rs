@@ -1,7 +1,8 @@
 use super::*;
 use bytes::Bytes;
 use synod_cluster::ids::ShardId;
-use synod_engine::host::{Answer, At, Freshness, Refusal, Reply};
+use synod_cluster::refusal::Refusal;
+use synod_engine::host::{Answer, At, Freshness, Reply};
 
 /// A client that only remembers what it was told.
 #[derive(Default)]

@@ -12,8 +12,8 @@
 
 use std::time::Duration;
 
-pub use crate::error::Refusal;
 use crate::error::{Error, Result};
+use crate::refusal::{OVERLOADED, OVERLOADED_AGAIN, ROOM_AGAIN, Refusal};
 
 /// `NotLeader` hints followed without a pause before one is made.
 const MAX_HOPS: u32 = 3;
@@ -32,11 +32,60 @@ pub enum Missing {
     Voter,
 }
 
+/// What a server said instead of a result, sorted by what the retry loop does about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Another node leads.
+    NotLeader {
+        /// Who does, 0 where unknown.
+        leader: u64,
+        /// The one asked had proposed the write.
+        maybe: bool,
+    },
+    /// The shard map used is not the shard's own.
+    WrongShard,
+    /// Nothing was done, the server asks for a pause.
+    Overloaded {
+        /// How long.
+        retry_after: Duration,
+        /// The server's words.
+        why: String,
+    },
+    /// Asking again, perhaps elsewhere, can help.
+    Later(Error),
+    /// Asking again cannot help.
+    Final(Error),
+}
+
+impl From<&Refusal> for Refused {
+    fn from(refusal: &Refusal) -> Self {
+        let said = refusal.to_string();
+        match refusal {
+            Refusal::NotLeader { leader, maybe } => {
+                Self::NotLeader { leader: leader.map_or(0, |node| node.0), maybe: *maybe }
+            }
+            Refusal::WrongShard => Self::WrongShard,
+            Refusal::Overloaded => Self::Overloaded { retry_after: OVERLOADED_AGAIN, why: OVERLOADED.into() },
+            Refusal::NoMemory(_) => Self::Overloaded { retry_after: ROOM_AGAIN, why: said },
+            Refusal::TooManyTails { .. } | Refusal::NotReady => Self::Later(Error::unavailable(said)),
+            Refusal::Expired { shard_us } => Self::Final(Error::Expired { shard_time_us: *shard_us }),
+            Refusal::BelowFloor => Self::Final(Error::OutcomeUnknown { cause: said }),
+            Refusal::Trimmed { key, first } => Self::Final(Error::Trimmed { key: key.clone(), first: first.0 }),
+            Refusal::DiskFull(_) => Self::Later(Error::DiskFull { message: said }),
+            Refusal::Quarantined(why) => Self::Later(Error::Quarantined { why: why.to_string() }),
+            Refusal::Invalid { field, why } => Self::Final(Error::invalid(*field, why.clone())),
+            Refusal::WrongEpoch { current, expected } => {
+                Self::Final(Error::WrongEpoch { current: current.0, expected: expected.0 })
+            }
+        }
+    }
+}
+
 /// How one attempt ended without an answer.
 #[derive(Debug)]
 pub enum Failure {
     /// The node said why not.
-    Refused(Refusal),
+    Refused(Refused),
     /// There was no connection, or it broke; with the reason.
     Broken(String),
     /// No answer within this time.
@@ -238,7 +287,7 @@ impl Progress {
 
     fn refused(
         &mut self,
-        refusal: Refusal,
+        refusal: Refused,
         attempt: &Attempt<'_>,
         now: Duration,
         known: impl FnOnce(u64) -> bool,
@@ -246,7 +295,7 @@ impl Progress {
         let (shard, write) = (attempt.shard, attempt.write);
         let as_before = |pause| Next::Again { leader: Leader::AsBefore, nudge: false, pause: Some(pause) };
         match refusal {
-            Refusal::NotLeader { leader, maybe } => {
+            Refused::NotLeader { leader, maybe } => {
                 self.maybe |= maybe;
                 self.last = Some(Error::unavailable(format!("shard {shard} has no known leader")));
                 let usable = leader != 0 && leader != attempt.node && !self.is_suspect(leader, now);
@@ -257,35 +306,35 @@ impl Progress {
                 let pause = (self.hops > MAX_HOPS).then(|| self.back_off(None));
                 Next::Again { leader: Leader::Is(leader), nudge: false, pause }
             }
-            Refusal::WrongShard => {
+            Refused::WrongShard => {
                 self.last = Some(Error::unavailable(format!("the bounds or replicas of shard {shard} are changing")));
                 // Its replica may be elsewhere by now, and who is asked again and again where it was learns nothing.
                 self.turn += 1;
                 let leader = Leader::IsNot(attempt.node);
                 Next::Again { leader, nudge: true, pause: Some(self.back_off(None)) }
             }
-            Refusal::Overloaded { retry_after, why } => {
+            Refused::Overloaded { retry_after, why } => {
                 self.last = Some(Error::Overloaded { retry_after, why });
                 let pause = self.back_off(Some(retry_after));
                 // The node knows how long its line is: pauses that grow far beyond leave it idle while calls wait.
                 as_before(Pause { span: pause.span.min(4 * retry_after), ..pause })
             }
             // Its leader hands over, or gets room again: to ask the others would not help.
-            Refusal::Later(error @ Error::DiskFull { .. }) => {
+            Refused::Later(error @ Error::DiskFull { .. }) => {
                 self.last = Some(error);
                 as_before(self.back_off(None))
             }
-            Refusal::Later(error) => {
+            Refused::Later(error) => {
                 let silent = matches!(error, Error::OutcomeUnknown { .. } | Error::Unavailable { .. });
                 self.maybe |= attempt.may_have_left && silent;
                 self.last = Some(error);
                 self.another(attempt)
             }
             // The table may have been made anew under its name since our map.
-            Refusal::Final(Error::TableNotFound { .. }) => self.look_up_again(attempt.table, write),
+            Refused::Final(Error::TableNotFound { .. }) => self.look_up_again(attempt.table, write),
             // An outcome: what was stored for the write, whichever attempt made it.
-            Refusal::Final(error @ Error::ExpectationFailed { .. }) => Next::End(error),
-            Refusal::Final(error) => Next::End(self.settle(write, error)),
+            Refused::Final(error @ Error::ExpectationFailed { .. }) => Next::End(error),
+            Refused::Final(error) => Next::End(self.settle(write, error)),
         }
     }
 
@@ -346,7 +395,7 @@ impl Progress {
     }
 
     /// [`Progress::settle`] for a result.
-    pub(crate) fn settled<T>(&self, write: bool, result: Result<T>) -> Result<T> {
+    pub fn settled<T>(&self, write: bool, result: Result<T>) -> Result<T> {
         result.map_err(|error| self.settle(write, error))
     }
 }
@@ -380,8 +429,8 @@ mod tests {
         progress.failed(failure, &at(node), NOW, |_| true)
     }
 
-    fn overloaded(ms: u64) -> Refusal {
-        Refusal::Overloaded { retry_after: Duration::from_millis(ms), why: "full".into() }
+    fn overloaded(ms: u64) -> Refused {
+        Refused::Overloaded { retry_after: Duration::from_millis(ms), why: "full".into() }
     }
 
     #[test]
@@ -390,7 +439,7 @@ mod tests {
         let mut progress = progress();
         assert!(!progress.is_over(ms(1)), "the first attempt is made however little time there is");
         let full = Error::DiskFull { message: "low".into() };
-        let next = fail(&mut progress, Failure::Refused(Refusal::Later(full)), 1);
+        let next = fail(&mut progress, Failure::Refused(Refused::Later(full)), 1);
         let Next::Again { pause: Some(_), .. } = next else { panic!("{next:?}") };
         let pause = Pause { span: ms(400), at_least: None };
         assert_eq!(pause.length(ms(1000), whole), ms(400));
@@ -409,19 +458,19 @@ mod tests {
         for (failure, unknown) in [
             (Failure::Broken("reset".into()), true),
             (Failure::Silent(Duration::from_secs(1)), true),
-            (refused(Refusal::NotLeader { leader: 2, maybe: true }), true),
-            (refused(Refusal::NotLeader { leader: 2, maybe: false }), false),
-            (refused(Refusal::WrongShard), false),
+            (refused(Refused::NotLeader { leader: 2, maybe: true }), true),
+            (refused(Refused::NotLeader { leader: 2, maybe: false }), false),
+            (refused(Refused::WrongShard), false),
             (refused(overloaded(20)), false),
-            (refused(Refusal::Later(unavailable)), true),
-            (refused(Refusal::Later(quarantined)), false),
+            (refused(Refused::Later(unavailable)), true),
+            (refused(Refused::Later(quarantined)), false),
         ] {
             let (mut progress, said) = (progress(), format!("{failure:?}"));
             assert!(matches!(fail(&mut progress, failure, 1), Next::Again { .. }), "{said}");
             let late = Error::Expired { shard_time_us: 7 };
             let large = Error::TooLarge { what: "the batch".into(), limit: 7, knob: "limits.batch_bytes_max".into() };
             for error in [late, large, Error::invalid("ops", "bad"), Error::CrossShard] {
-                let end = fail(&mut progress, refused(Refusal::Final(error.clone())), 1);
+                let end = fail(&mut progress, refused(Refused::Final(error.clone())), 1);
                 let Next::End(end) = end else { panic!("{said}: {end:?}") };
                 assert_eq!(matches!(end, Error::OutcomeUnknown { .. }), unknown, "{said}: {end:?}");
                 // Only what cannot have been executed starts anew.
@@ -437,7 +486,7 @@ mod tests {
     fn a_hint_is_followed_at_once_but_not_for_ever() {
         let mut progress = progress();
         for hop in 1..=4u64 {
-            let next = fail(&mut progress, Failure::Refused(Refusal::NotLeader { leader: 9, maybe: false }), hop);
+            let next = fail(&mut progress, Failure::Refused(Refused::NotLeader { leader: 9, maybe: false }), hop);
             let Next::Again { leader, pause, .. } = next else { panic!("{next:?}") };
             assert_eq!((leader, pause.is_some()), (Leader::Is(9), hop == 4));
         }
@@ -448,7 +497,7 @@ mod tests {
         let mut progress = progress();
         let node = progress.choose(Some(1), &VOTERS, NOW);
         assert_eq!(node, Some(1));
-        let next = fail(&mut progress, Failure::Refused(Refusal::WrongShard), 1);
+        let next = fail(&mut progress, Failure::Refused(Refused::WrongShard), 1);
         assert!(matches!(next, Next::Again { leader: Leader::IsNot(1), nudge: true, pause: Some(_) }), "{next:?}");
         assert_eq!(progress.choose(None, &VOTERS, NOW), Some(2));
     }
