@@ -78,7 +78,7 @@ impl ShardState {
         Ok(Self {
             space,
             applied: applied.slot,
-            stored: if found.is_some() { applied.slot } else { Slot(0) },
+            stored: applied.slot,
             last_ts: applied.last_ts,
             sessions: load_sessions(store, space, &descriptor)?,
             ring: Ring::new(applied.last_ts),

@@ -85,8 +85,7 @@ impl Sessions {
             }
             // What this write's floor lets go makes room.
             let kept = session.outcomes.len();
-            full = kept >= OUTCOMES_MAX
-                && kept - session.outcomes.partition_point(|(seq, _)| *seq < id.floor) >= OUTCOMES_MAX;
+            full = kept - session.outcomes.partition_point(|(seq, _)| *seq < id.floor) >= OUTCOMES_MAX;
         }
         if now_us > id.deadline_us && !planted!(DeadlineIgnored) {
             Verdict::Expired
@@ -270,6 +269,33 @@ mod tests {
         assert_eq!(again.bytes(), one);
         s.expire(101);
         assert_eq!(account.used(), 0);
+    }
+
+    #[test]
+    fn writes_may_arrive_in_any_order() {
+        let mut s = Sessions::default();
+        for seq in [5, 3, 4, 9, 7] {
+            assert_eq!(s.judge(&id(seq, 0, 100), 1), Verdict::Fresh);
+            s.store(&id(seq, 0, 100), outcome(seq));
+        }
+        let mut again = Sessions::default();
+        for (client, row) in s.take_dirty() {
+            again.load(client, row.unwrap()).unwrap();
+        }
+        for seq in [3, 4, 5, 7, 9] {
+            assert_eq!(s.judge(&id(seq, 0, 100), 1), Verdict::Known(outcome(seq)));
+            assert_eq!(again.judge(&id(seq, 0, 100), 1), Verdict::Known(outcome(seq)));
+        }
+    }
+
+    #[test]
+    fn a_write_at_the_floor_needs_room_and_one_below_needs_none() {
+        let mut s = Sessions::default();
+        s.store(&id(9, 7, 100), outcome(9));
+        let kept = size(&outcome(9));
+        assert_eq!(s.kept_beside(&id(7, 0, 100)), Some((kept, kept)));
+        assert_eq!(s.kept_beside(&id(6, 0, 100)), None);
+        assert_eq!(s.kept_beside(&id(9, 0, 100)), None);
     }
 
     #[test]

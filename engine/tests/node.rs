@@ -17,6 +17,8 @@ mod memory;
 mod pace;
 #[path = "node/reinstall.rs"]
 mod reinstall;
+#[path = "node/rounds.rs"]
+mod rounds;
 #[path = "node/scrub.rs"]
 mod scrub;
 #[path = "node/silent.rs"]

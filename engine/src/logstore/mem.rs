@@ -7,6 +7,7 @@ use super::{GroupRecovered, GroupScan, GroupWrite, LogBatch, LogStore, NodeIdent
 use crate::StoreError;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use synod_cluster::ids::{
     ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space,
@@ -49,6 +50,8 @@ struct Inner {
 #[derive(Default)]
 pub struct MemLog {
     inner: Mutex<Inner>,
+    reads: AtomicU64,
+    bytes_read: AtomicU64,
 }
 
 impl MemLog {
@@ -56,6 +59,12 @@ impl MemLog {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// How often entries were read so far, and how many bytes of them.
+    #[must_use]
+    pub fn reads(&self) -> (u64, u64) {
+        (self.reads.load(Ordering::Relaxed), self.bytes_read.load(Ordering::Relaxed))
     }
 
     /// Lets `writes` more batches through, then fails every write until [`MemLog::clear_failure`].
@@ -215,6 +224,8 @@ impl LogStore for MemLog {
             bytes += entry.size();
             found.push(entry.clone());
         }
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(found)
     }
 

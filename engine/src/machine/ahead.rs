@@ -10,7 +10,6 @@
 use super::{ShardState, overlay, rows};
 use crate::StoreError;
 use crate::codec::keys;
-use crate::codec::record::Newest;
 use crate::command::{Action, Op, RowFormat, WriteRequest, is_marker};
 use crate::state::StateStore;
 use bytes::Bytes;
@@ -27,9 +26,6 @@ pub(super) struct Sums(BTreeMap<(Bytes, Offset, Offset), u64>);
 
 impl Sums {
     pub(super) fn get(&self, key: &Bytes, from: Offset, upto: Offset) -> Option<u64> {
-        if self.0.is_empty() {
-            return None;
-        }
         self.0.get(&(key.clone(), from, upto)).copied()
     }
 
@@ -101,7 +97,7 @@ impl ShardState {
         let mut firsts: BTreeMap<&Bytes, Offset> = BTreeMap::new();
         for request in requests {
             let Op::Write { table, ops } = &request.op else { continue };
-            if self.system.is_some() || *table != self.descriptor.table {
+            if *table != self.descriptor.table {
                 continue;
             }
             for op in ops {
@@ -110,7 +106,8 @@ impl ShardState {
                 let Some(head) = rows::head(store, &self.descriptor, self.space, hash, &op.key)? else { continue };
                 let end = head.totals.map_or(head.next, |totals| totals.since);
                 let first = firsts.entry(&op.key).or_insert(head.first);
-                if before <= *first || before >= end || !matches!(head.newest, Newest::InHistory { .. }) {
+                // Else it drops nothing, or leaves none of these rows. Of a key that keeps its newest record only there are none.
+                if !(first.0 + 1..end.0).contains(&before.0) {
                     continue;
                 }
                 let drops_fewer = overlay::drops_fewer(*first, before, end);

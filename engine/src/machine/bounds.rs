@@ -53,6 +53,22 @@ mod tests {
     }
 
     #[test]
+    fn all_positions_have_all_rows_of_the_table_and_a_hash_those_of_its_keys() {
+        let space = Space(2);
+        for partitioning in [Partitioning::Range, Partitioning::Hash] {
+            let d = descriptor(partitioning, b"", b"");
+            assert_eq!(position_rows(&d, space, b"", b""), keys::table_bounds(space, d.table));
+            let part = descriptor(partitioning, b"bbbbbbbb", b"dddddddd");
+            let row = |position: &[u8]| position_row(&part, space, position);
+            assert_eq!(position_rows(&part, space, b"", b""), (row(b"bbbbbbbb"), row(b"dddddddd")));
+            assert_eq!(position_rows(&part, space, b"a", b"cccccccc"), (row(b"bbbbbbbb"), row(b"cccccccc")));
+        }
+        let d = descriptor(Partitioning::Hash, b"", b"");
+        let of_hash = keys::hash_bounds(space, d.table, 7, Some(8));
+        assert_eq!(position_rows(&d, space, &7u64.to_be_bytes(), &8u64.to_be_bytes()), of_hash);
+    }
+
+    #[test]
     fn positions_order_as_their_rows_do() {
         let space = Space(2);
         for partitioning in [Partitioning::Range, Partitioning::Hash] {

@@ -272,9 +272,6 @@ impl Writes<'_> {
             return Ok(0);
         }
         let (plain_end, total) = head.totals.map_or((head.next, 0), |totals| (totals.since, totals.total));
-        if new == plain_end {
-            return Ok(total);
-        }
         if new > plain_end {
             let last = self.facts(at, Offset(new.0 - 1))?;
             return Ok(total.wrapping_sub(last.before.unwrap_or_default().wrapping_add(last.size)));

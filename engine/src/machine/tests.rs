@@ -1,4 +1,7 @@
+mod ahead;
 pub(crate) mod bench;
+mod rest;
+mod totals;
 mod trims;
 
 use super::*;

@@ -34,7 +34,7 @@ impl Shard {
         let began = (node.clock)();
         let (before, mut bytes) = (self.state.applied(), 0);
         let mut goes_on = true;
-        while goes_on && self.state.applied() < self.committed && bytes < APPLY_BYTES && !self.scrubs.is_marked() {
+        while goes_on && self.state.applied() < self.committed && bytes < APPLY_BYTES {
             goes_on = self.apply_some(node, &mut bytes);
         }
         node.applied_bytes += bytes;
@@ -44,7 +44,7 @@ impl Shard {
             self.step(node, Input::Applied(self.state.applied()));
             self.reads.state_moved();
         }
-        let more = self.state.applied() < self.committed && !self.scrubs.is_marked();
+        let more = self.state.applied() < self.committed;
         if more && node.pace.is_slowed(node.now) {
             // Behind those that were held back meanwhile.
             node.pace.comes_again(self.id);
@@ -53,7 +53,7 @@ impl Shard {
         more
     }
 
-    /// Applies the next entries that one reading gives, and counts their bytes. Whether the round has time for more.
+    /// Applies the next entries that one reading gives, and counts their bytes. Whether more may be applied in this round.
     fn apply_some<H: Host>(&mut self, node: &mut Node<H>, bytes: &mut usize) -> bool {
         let Core::Running(replica) = &self.core else { return false };
         let log = ShardLog { log: &*node.log, shard: self.id };
@@ -72,7 +72,7 @@ impl Shard {
             *bytes += entry.size();
             self.position = Some((entry.id, entry.ts));
             self.sizes.applied(entry.id.slot, entry.size(), node.log_keep.step());
-            let mine = if self.proposed_upto(entry.id.slot) { self.proposals.applied(node, &entry) } else { None };
+            let mine = self.proposals.applied(node, &entry);
             let mut results = std::mem::take(&mut node.results);
             let wanted = mine.is_some().then_some(&mut results);
             if let Err(error) = self.state.apply(&mut *node.store, &mut node.overlay, &entry, wanted) {
@@ -86,7 +86,7 @@ impl Shard {
             node.results = results;
             if self.mark(node, &entry) {
                 // The rest is applied once the state of this slot is frozen.
-                return true;
+                return false;
             }
             node.pace.owes(node.now, node.store.owed());
             if node.pace.is_slowed(node.now) {

@@ -84,11 +84,6 @@ impl Proposals {
 }
 
 impl Shard {
-    /// Whether an entry proposed here waits to be applied at `slot` or before.
-    pub(super) fn proposed_upto(&self, slot: Slot) -> bool {
-        self.proposals.pending.front().is_some_and(|pending| pending.slot <= slot)
-    }
-
     /// Takes a write for the next proposal, or hands its reply back with the reason.
     pub(super) fn take_write<H: Host>(
         &mut self,

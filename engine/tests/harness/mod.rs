@@ -132,6 +132,8 @@ pub struct Cluster {
     pub memory_max: usize,
     /// Questions for snapshots are lost.
     pub deaf: bool,
+    /// Rounds end behind a write, as if more inputs waited.
+    pub hurried: bool,
     /// By how much nodes' wall clocks are off, µs.
     pub wall_off: BTreeMap<NodeId, i64>,
 }
@@ -167,6 +169,7 @@ impl Cluster {
             options: WorkerOptions::default(),
             memory_max: usize::MAX,
             deaf: false,
+            hurried: false,
             wall_off: BTreeMap::new(),
         };
         let founders: Vec<String> = (1..=disks.len()).map(|n| format!("host{n}:1")).collect();
@@ -331,7 +334,8 @@ impl Cluster {
                 continue;
             }
             busy = true;
-            up.worker.handle(now, wall_us, &mut up.inputs, &mut || false);
+            let hurried = self.hurried;
+            up.worker.handle(now, wall_us, &mut up.inputs, &mut || hurried);
             let incarnation = up.incarnation;
             let (frames, maps, offers, asks) = {
                 let mut seen = sim.seen.lock().unwrap();

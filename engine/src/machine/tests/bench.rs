@@ -11,7 +11,7 @@ use crate::machine::{Applied, ShardState, rows};
 use crate::state::mem::MemState;
 use crate::state::{FlushId, StateBatch, StateStore, Visit};
 use bytes::Bytes;
-use synod_cluster::ids::{ClientId, ClientSeq, Entry, EntryId, SYSTEM_SHARD, ShardId, Space, TableId};
+use synod_cluster::ids::{ClientId, ClientSeq, Entry, EntryId, Offset, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
 use synod_cluster::system::{Descriptor, Partitioning, Retention, SystemState};
 use synod_paxos::types::Payload;
 
@@ -45,6 +45,10 @@ pub(crate) fn append(key: &str, values: &[&str]) -> KeyOp {
     op(key, Expect::Any, Action::Append(records.collect()))
 }
 
+pub(crate) fn trim(key: &str, before: u64) -> KeyOp {
+    op(key, Expect::Any, Action::Trim(Offset(before)))
+}
+
 pub(crate) fn delete(key: &str) -> KeyOp {
     op(key, Expect::Any, Action::Delete)
 }
@@ -65,6 +69,13 @@ impl Bench {
         self.next_seq += 1;
         let seq = ClientSeq(self.next_seq);
         WriteId { client: ClientId(1), seq, floor: ClientSeq(0), deadline_us: u64::MAX }
+    }
+
+    /// The entry of one request in `slot`, to be applied or not.
+    pub(super) fn entry_in(&mut self, slot: Slot, ts: u64, op: Op) -> Entry {
+        let request = WriteRequest { id: self.id(), op };
+        let id = EntryId { slot, ..EntryId::ZERO };
+        Entry::new(id, ts, 0, Payload::Command(encode_entry(self.format, [&request].into_iter(), 0)))
     }
 
     pub(super) fn entry(&mut self, ts: u64, requests: &[WriteRequest]) -> Vec<Applied> {
@@ -96,18 +107,22 @@ impl Bench {
     }
 }
 
-/// A store that counts what is read from it.
+/// A store that counts what is read from it, and what is removed.
 pub(crate) struct Counting<'a> {
     store: &'a mut MemState,
     /// Rows, those that were asked for and are not there among them.
     pub(crate) rows: u64,
     /// Bytes of their keys and values.
     pub(crate) bytes: usize,
+    /// Ranges removed.
+    pub(crate) ranges: u64,
+    /// Rows changed or removed one by one.
+    pub(crate) changes: usize,
 }
 
 impl<'a> Counting<'a> {
     pub(crate) fn new(store: &'a mut MemState) -> Self {
-        Self { store, rows: 0, bytes: 0 }
+        Self { store, rows: 0, bytes: 0, ranges: 0, changes: 0 }
     }
 }
 
@@ -130,10 +145,12 @@ impl StateStore for Counting<'_> {
 
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
         assert!(batch.rows.len() < 100, "{} rows written", batch.rows.len());
+        self.changes += batch.rows.len();
         self.store.apply(batch)
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        self.ranges += 1;
         self.store.remove_range(from, to)
     }
 

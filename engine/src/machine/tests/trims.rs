@@ -3,14 +3,13 @@
 use super::bench::{Bench, Counting, TABLE, append, delete, op};
 use crate::codec::keys;
 use crate::codec::record::{Newest, Record};
-use crate::command::{Action, Expect, KeyOp, Op, Outcome, RowFormat, WriteRequest, encode_entry};
+use crate::command::{Action, Expect, KeyOp, Op, Outcome, RowFormat};
 use crate::machine::rows;
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
-use synod_cluster::ids::{Entry, EntryId, Offset, Space};
+use synod_cluster::ids::{Offset, Space};
 use synod_cluster::system::{Partitioning, Retention};
-use synod_paxos::types::Payload;
 
 #[test]
 fn trim_drops_records_and_their_bytes() {
@@ -54,10 +53,9 @@ fn history(b: &mut Bench, key: &str) -> Vec<(u64, u64)> {
 
 impl Bench {
     /// Applies one write; returns how many rows were read for it, in all and at the most in one step.
-    fn reads_of(&mut self, ts: u64, ops: Vec<KeyOp>) -> (u64, u64) {
-        let request = WriteRequest { id: self.id(), op: Op::Write { table: TABLE, ops } };
-        let id = EntryId { slot: self.state.applied().next(), ..EntryId::ZERO };
-        let entry = Entry::new(id, ts, 0, Payload::Command(encode_entry(self.format, [&request].into_iter(), 0)));
+    pub(super) fn reads_of(&mut self, ts: u64, ops: Vec<KeyOp>) -> (u64, u64) {
+        let slot = self.state.applied().next();
+        let entry = self.entry_in(slot, ts, Op::Write { table: TABLE, ops });
         let (mut all, mut most) = (0, 0);
         loop {
             let mut store = Counting::new(&mut self.store);

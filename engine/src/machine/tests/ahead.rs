@@ -1,0 +1,104 @@
+//! Entries that are got ready before their turn: what that reads, and what it leaves alone.
+
+use super::bench::{Bench, Counting, TABLE, append, trim};
+use crate::codec::keys;
+use crate::command::{Op, marker};
+use crate::host::Refusal;
+use crate::machine::rows::{self, AddedUp};
+use crate::state::StateStore;
+use std::ops::ControlFlow;
+use synod_cluster::ids::{Entry, EntryId, Offset, Slot, Space, TableId};
+use synod_cluster::system::{Partitioning, Retention};
+use synod_paxos::types::Payload;
+
+/// A key with so many hundreds of records without totals.
+fn long(hundreds: u64) -> Bench {
+    let mut b = Bench::new(Partitioning::Hash, Retention::All);
+    for n in 0..hundreds {
+        b.write(n + 1, vec![append("k", &["12345"; 100])]).unwrap();
+    }
+    b
+}
+
+#[test]
+fn what_is_ready_for_one_slot_is_not_taken_for_another() {
+    let mut b = long(100);
+    let (slot, table) = (b.state.applied().next(), TABLE);
+    let first = b.entry_in(slot, 200, Op::Write { table, ops: vec![append("other", &["v"])] });
+    let second = b.entry_in(slot.next(), 201, Op::Write { table, ops: vec![trim("k", 5_000)] });
+    assert!(!b.state.prepare(&mut b.store, &second).unwrap(), "it takes three steps");
+    assert!(b.state.prepare(&mut b.store, &first).unwrap(), "it waits for nothing");
+    assert!(!b.state.prepare(&mut b.store, &second).unwrap());
+    b.state.apply(&mut b.store, &mut b.overlay, &first, None).unwrap();
+    assert_eq!(b.head("other").unwrap().next, Offset(1));
+    assert_eq!(b.head("k").unwrap().first, Offset(0));
+    while !b.state.prepare(&mut b.store, &second).unwrap() {}
+    b.state.apply(&mut b.store, &mut b.overlay, &second, None).unwrap();
+    let head = b.head("k").unwrap();
+    assert_eq!((head.first, head.bytes), (Offset(5_000), 25_000));
+}
+
+#[test]
+fn a_marker_needs_nothing_got_ready() {
+    let mut b = Bench::new(Partitioning::Hash, Retention::All);
+    let id = EntryId { slot: Slot(1), ..EntryId::ZERO };
+    let entry = Entry::new(id, 1, 0, Payload::Command(marker()));
+    assert!(b.state.prepare(&mut b.store, &entry).unwrap());
+    assert!(!b.state.is_preparing());
+    b.state.apply(&mut b.store, &mut b.overlay, &entry, None).unwrap();
+    assert_eq!(b.state.applied(), Slot(1));
+}
+
+#[test]
+fn a_write_of_another_table_is_refused_and_reads_nothing() {
+    let mut b = long(1);
+    let slot = b.state.applied().next();
+    let entry = b.entry_in(slot, 10, Op::Write { table: TableId(9), ops: vec![trim("k", 30), append("k", &["v"])] });
+    let mut store = Counting::new(&mut b.store);
+    assert!(b.state.prepare(&mut store, &entry).unwrap());
+    let mut results = vec![];
+    b.state.apply(&mut store, &mut b.overlay, &entry, Some(&mut results)).unwrap();
+    assert_eq!((results, store.rows), (vec![Err(Refusal::WrongShard)], 0));
+    let head = b.head("k").unwrap();
+    assert_eq!((head.first, head.next), (Offset(0), Offset(100)));
+}
+
+#[test]
+fn a_few_rows_are_added_up_in_one_step() {
+    let mut b = long(1);
+    let slot = b.state.applied().next();
+    let entry = b.entry_in(slot, 10, Op::Write { table: TABLE, ops: vec![trim("k", 30)] });
+    let mut store = Counting::new(&mut b.store);
+    assert!(b.state.prepare(&mut store, &entry).unwrap());
+    assert_eq!(store.rows, 31, "the head, and what is dropped");
+    b.state.apply(&mut store, &mut b.overlay, &entry, None).unwrap();
+    assert_eq!(store.rows, 32, "the head again");
+    let head = b.head("k").unwrap();
+    assert_eq!((head.first, head.bytes), (Offset(30), 350));
+}
+
+#[test]
+fn rows_are_added_up_to_either_limit_and_no_further() {
+    let mut b = Bench::new(Partitioning::Hash, Retention::All);
+    b.write(1, vec![append("k", &["1", "22", "333", "4444", "55555"])]).unwrap();
+    let d = b.state.descriptor().clone();
+    let (from, to) = keys::history_bounds(Space(2), TABLE, d.partitioning.hash_of(b"k"), b"k", Offset(0));
+    let mut sizes = vec![];
+    b.store
+        .scan(&from, &to, false, &mut |_, row| {
+            sizes.push(row.len());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let three: usize = sizes[..3].iter().sum();
+    for (rows_max, read_max, bytes, last) in [
+        (u64::MAX, usize::MAX, 15, 4),
+        (3, usize::MAX, 6, 2),
+        (u64::MAX, three, 6, 2),
+        (u64::MAX, three + 1, 10, 3),
+        (1, 1, 1, 0),
+    ] {
+        let found = rows::add_up(&mut b.store, &d, &from, &to, (rows_max, read_max)).unwrap();
+        assert_eq!(found, AddedUp { bytes, last: Some(Offset(last)) }, "{rows_max} rows, {read_max} bytes");
+    }
+}
