@@ -5,11 +5,11 @@
 //! Owns: what counts as a guard, and its name. Must never: depend on line numbers for a name, since the list of equivalent
 //! mutants has to survive edits elsewhere in the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
-use syn::{Attribute, BinOp, Expr, ExprBinary, ItemFn, ItemMod};
+use syn::{Attribute, BinOp, Expr, ExprBinary, ItemFn, ItemMod, Local, Pat};
 
 /// One boolean leaf of the source.
 #[derive(Clone, Debug)]
@@ -28,7 +28,8 @@ pub struct Site {
 /// The text does not parse as Rust.
 pub fn find(file: &str, text: &str) -> syn::Result<Vec<Site>> {
     let parsed = syn::parse_file(text)?;
-    let mut finder = Finder { file, text, scope: Vec::new(), seen: BTreeMap::new(), sites: Vec::new() };
+    let mut finder =
+        Finder { file, text, scope: Vec::new(), planted: BTreeSet::new(), seen: BTreeMap::new(), sites: Vec::new() };
     finder.visit_file(&parsed);
     finder.sites.sort_by_key(|site| (site.range.start, std::cmp::Reverse(site.range.end)));
     Ok(finder.sites)
@@ -38,16 +39,24 @@ struct Finder<'a> {
     file: &'a str,
     text: &'a str,
     scope: Vec<String>,
+    /// Names of what only builds with planted faults set.
+    planted: BTreeSet<String>,
     seen: BTreeMap<String, u32>,
     sites: Vec<Site>,
 }
 
 impl Finder<'_> {
+    /// Whether a condition holds in builds with planted faults only: it is one, or the name of one.
+    fn is_planted(&self, condition: &Expr) -> bool {
+        let named = |path: &syn::ExprPath| path.path.get_ident().map(|name| self.planted.contains(&name.to_string()));
+        is_planted(condition) || matches!(condition, Expr::Path(path) if named(path) == Some(true))
+    }
+
     /// Splits a condition into its leaves. A pattern (`let … = …`) is none: it cannot be forced.
     fn guard(&mut self, condition: &Expr) {
         match condition {
-            _ if is_planted(condition) => {}
-            Expr::Unary(not) if is_planted(&not.expr) => {}
+            _ if self.is_planted(condition) => {}
+            Expr::Unary(not) if self.is_planted(&not.expr) => {}
             Expr::Paren(inner) => self.guard(&inner.expr),
             Expr::Binary(both) if matches!(both.op, BinOp::And(_) | BinOp::Or(_)) => {
                 self.guard(&both.left);
@@ -133,6 +142,7 @@ fn conditional(attributes: &[Attribute]) -> bool {
 impl<'ast> Visit<'ast> for Finder<'_> {
     fn visit_expr(&mut self, expr: &'ast Expr) {
         match expr {
+            Expr::If(chosen) if conditional(&chosen.attrs) => {}
             Expr::If(chosen) => {
                 self.guard(&chosen.cond);
                 if !is_planted(&chosen.cond) {
@@ -162,6 +172,15 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         }
     }
 
+    fn visit_local(&mut self, local: &'ast Local) {
+        if let (Pat::Ident(name), Some(init)) = (&local.pat, &local.init)
+            && is_planted(&init.expr)
+        {
+            self.planted.insert(name.ident.to_string());
+        }
+        visit::visit_local(self, local);
+    }
+
     fn visit_arm(&mut self, arm: &'ast syn::Arm) {
         if let Some((_, guard)) = &arm.guard {
             self.guard(guard);
@@ -178,7 +197,9 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     fn visit_item_fn(&mut self, item: &'ast ItemFn) {
         if item.sig.constness.is_none() && !conditional(&item.attrs) {
             self.scope.push(item.sig.ident.to_string());
+            let outer = std::mem::take(&mut self.planted);
             visit::visit_item_fn(self, item);
+            self.planted = outer;
             self.scope.pop();
         }
     }
@@ -186,7 +207,9 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
         if item.sig.constness.is_none() && !conditional(&item.attrs) {
             self.scope.push(item.sig.ident.to_string());
+            let outer = std::mem::take(&mut self.planted);
             visit::visit_impl_item_fn(self, item);
+            self.planted = outer;
             self.scope.pop();
         }
     }
@@ -231,7 +254,8 @@ mod tests {
     #[test]
     fn what_does_not_ship_is_left_alone() {
         let text = "const A: bool = 1 < 2; const fn c(a: u8) -> bool { a < 1 }
-            fn f(a: u8) { debug_assert!(a < 3); while a < 9 {} if fault!(self, X) && a == 2 { a > 4 } if !fault!(self, Y) {} }
+            fn f(a: u8) { debug_assert!(a < 3); while a < 9 {} if fault!(self, X) && a == 2 { a > 4 } if !fault!(self, Y) {}
+                let z = fault!(self, Z); if z && !z {} #[cfg(feature = \"planted\")] if a > 7 {} }
             #[cfg(test)] mod tests { fn t(a: u8) -> bool { a == 1 } }";
         assert_eq!(names(text), Vec::<String>::new());
     }
