@@ -3,11 +3,11 @@
 use super::bench::{Bench, Counting, TABLE, append, trim};
 use crate::codec::keys;
 use crate::command::{Op, marker};
-use crate::host::Refusal;
 use crate::machine::rows::{self, AddedUp};
 use crate::state::StateStore;
 use std::ops::ControlFlow;
 use synod_cluster::ids::{Entry, EntryId, Offset, Slot, Space, TableId};
+use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_paxos::types::Payload;
 
