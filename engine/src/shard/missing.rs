@@ -4,7 +4,7 @@
 //!
 //! The acceptor needs nothing of the state: hard state and log are what they were. The core is told the truth about what
 //! is applied (up to the trim point it was once, durably, and so is chosen), and that it abstains: without a state there is
-//! nobody to serve what it would lead. See `docs/architecture.md`, "A damaged state".
+//! nobody to serve what it would lead. See `docs/operations.md`, "A damaged state".
 
 use super::{Core, Shard};
 use crate::host::{Body, Freshness, Host};

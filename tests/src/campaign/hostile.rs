@@ -22,7 +22,8 @@ use crate::cluster::{Cluster, PATIENCE};
 use crate::http::metric;
 use crate::run::until;
 
-/// No node's memory (`VmHWM`) may ever have been above this, bytes; what it is made of is in docs/testing.md.
+/// No node's memory (`VmHWM`) may ever have been above this, bytes; what it is made of is in
+/// `docs/evidence/2026-11-30-campaigns.md`.
 const MEMORY_CAP: u64 = 1 << 30;
 /// How long an attack goes on.
 const LASTS: Duration = Duration::from_millis(1500);
