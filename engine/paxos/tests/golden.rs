@@ -3,8 +3,6 @@
 //! Owns: the list of scripts, and the check that no row goes without one. Must never: judge an output; the files do.
 //! `UPDATE_GOLDENFILES=1` writes them; a change of a golden file is to be explained.
 
-mod harness;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -45,7 +43,8 @@ fn rows() -> BTreeSet<String> {
 fn every_script_says_what_its_file_says() {
     for path in scripts() {
         println!("{}", path.display());
-        goldenscript::run(&mut harness::Runner::default(), &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        goldenscript::run(&mut synod_scripts::Runner::default(), &path)
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
 }
 

@@ -3,17 +3,10 @@
 //! Owns: the list of faults that must be found and how soon. Must never: count a fault as found when the unharmed core
 //! fails in the same search; `the_unharmed_core_is_not_blamed` is that control.
 
-// The explorer's source names the core it explores; here that is the one with faults.
-extern crate synod_paxos_planted as synod_paxos;
-
-#[path = "../../explorer/src/lib.rs"]
-#[allow(dead_code, unused_imports, reason = "this test needs a part of the explorer only")]
-mod explorer;
-
-use explorer::{ClockFault, DiskFault, Planted, explore};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use synod_paxos::planted::Fault;
+use synod_explorer_planted::{ClockFault, DiskFault, Planted, explore};
+use synod_paxos_planted::planted::Fault;
 
 /// Independent searches per fault.
 const SEARCHES: u64 = 15;

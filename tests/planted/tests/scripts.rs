@@ -3,14 +3,9 @@
 //! Owns: that each such fault is found by the section written for it. Must never: count a fault as found where the unharmed core
 //! says something else than the script too; `the_unharmed_core_says_what_the_scripts_say` is that control.
 
-// The harness names the core that it runs; here that is the one with faults.
-extern crate synod_paxos_planted as synod_paxos;
-
-#[path = "../../../engine/paxos/tests/harness/mod.rs"]
-mod harness;
-
 use std::path::Path;
-use synod_paxos::planted::Fault;
+use synod_paxos_planted::planted::Fault;
+use synod_scripts_planted::Runner;
 
 fn script(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../engine/paxos/tests/scripts").join(name);
@@ -29,7 +24,7 @@ fn differs_in(script: &str, said: &str) -> Option<String> {
 fn scripts_notice_the_faults_planted_for_them() {
     for (fault, name) in Fault::OF_SCRIPTS {
         let script = script(name);
-        let said = goldenscript::generate(&mut harness::Runner::planted(Some(*fault)), &script);
+        let said = goldenscript::generate(&mut Runner::planted(Some(*fault)), &script);
         // A command that fails unannounced is noticed too.
         let section = said.map_or_else(|why| Some(why.to_string()), |said| differs_in(&script, &said));
         println!("{fault:?}: {section:?}");
@@ -41,7 +36,7 @@ fn scripts_notice_the_faults_planted_for_them() {
 fn the_unharmed_core_says_what_the_scripts_say() {
     for (_, name) in Fault::OF_SCRIPTS {
         let script = script(name);
-        let said = goldenscript::generate(&mut harness::Runner::planted(None), &script).unwrap();
+        let said = goldenscript::generate(&mut Runner::planted(None), &script).unwrap();
         assert_eq!(differs_in(&script, &said), None);
     }
 }
