@@ -143,6 +143,8 @@ pub struct Worker<H: Host> {
     /// The cluster that the data directory belongs to, where that was named before this process began.
     cluster: Option<ClientId>,
     quarantined: Option<Arc<str>>,
+    /// It is, since another process of this node runs: why that is may still be found out.
+    ruled_out: bool,
     upkeep: Upkeep,
     snapshots: Snapshots,
     holds: Holds,
@@ -180,6 +182,7 @@ impl<H: Host> Worker<H> {
             map: None,
             cluster,
             quarantined: None,
+            ruled_out: false,
             upkeep,
             snapshots,
             holds: Holds::default(),

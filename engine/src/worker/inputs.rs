@@ -144,12 +144,16 @@ impl<H: Host> Worker<H> {
     }
 
     fn take_identity(&mut self, from: NodeId, seen: Mark) {
-        if !self.takes_part() || from == self.node.me {
+        // One that is ruled out still listens: that its directory is an older copy is the better reason, and says what to do.
+        if !self.takes_part() && !self.ruled_out || from == self.node.me {
             return;
         }
         match self.identity.answer(from, seen, self.node.writer.issued(), self.node.now) {
             Ok(fresh) => self.upkeep.waiting |= fresh,
-            Err(why) => self.quarantine(&why),
+            Err(why) => {
+                self.ruled_out = false;
+                self.quarantine(&why);
+            }
         }
     }
 
@@ -157,6 +161,7 @@ impl<H: Host> Worker<H> {
     fn take_twice(&mut self, from: NodeId, seen: Mark, why: &str) {
         self.take_identity(from, seen);
         if self.takes_part() {
+            self.ruled_out = true;
             self.quarantine(why);
         }
     }
