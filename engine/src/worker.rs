@@ -143,7 +143,7 @@ pub struct Worker<H: Host> {
     /// The cluster that the data directory belongs to, where that was named before this process began.
     cluster: Option<ClientId>,
     quarantined: Option<Arc<str>>,
-    /// It is, since another process of this node runs: why that is may still be found out.
+    /// Whether the reason for the quarantine is another process of this node. A better reason may replace it.
     ruled_out: bool,
     upkeep: Upkeep,
     snapshots: Snapshots,

@@ -144,7 +144,8 @@ impl<H: Host> Worker<H> {
     }
 
     fn take_identity(&mut self, from: NodeId, seen: Mark) {
-        // One that is ruled out still listens: that its directory is an older copy is the better reason, and says what to do.
+        // A node that another process rules out still reads these answers. "The directory is an older copy" is the better reason: it says
+        // what to do.
         if !self.takes_part() && !self.ruled_out || from == self.node.me {
             return;
         }

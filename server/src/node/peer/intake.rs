@@ -115,8 +115,8 @@ pub(super) async fn receive(
     }
 }
 
-/// Hands a frame to the worker; `None` where the lane is not this stream's any more. `took_part`: whether one was handed on before. Once a
-/// link is enough: where another process is believed instead, the lane is closed.
+/// Hands a frame to the worker. Returns `None` if a newer stream has the lane. `took_part` says whether this link has delivered a frame
+/// before. Noting it once per link is enough: the lane is closed when another process is believed.
 fn deliver(shared: &Shared, turn: &Turn, from: NodeId, took_part: &mut bool, input: Input) -> Option<()> {
     let messages = match &input {
         Input::Peer { messages, .. } => messages.len() as u64,
