@@ -89,10 +89,32 @@ pub(crate) fn check_background(db: &DB, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The room that the largest compaction which may begin by itself takes until it ends, bytes. `most` bounds those below level 0.
-pub(crate) fn largest_compaction(db: &DB, most: u64) -> Result<u64, Error> {
-    let files = db.live_files()?;
-    Ok(largest(files.iter().map(|file| (file.level, file.size as u64)), most))
+/// The size to which the level under level 0 grows, bytes. The sizes of files and compactions follow from it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BaseLevel(pub(crate) u64);
+
+impl BaseLevel {
+    pub(crate) fn set(self, options: &mut Options) {
+        options.set_max_bytes_for_level_base(self.0);
+        options.set_target_file_size_base(self.file_bytes());
+        options.set_max_compaction_bytes(self.compaction_bytes());
+    }
+
+    fn file_bytes(self) -> u64 {
+        self.0 / 4
+    }
+
+    fn compaction_bytes(self) -> u64 {
+        2 * self.0
+    }
+
+    /// The room that the largest compaction which may begin by itself takes until it ends, bytes.
+    pub(crate) fn largest_compaction(self, db: &DB) -> Result<u64, Error> {
+        let files = db.live_files()?;
+        // Below level 0 a compaction takes in a file, and what that overlaps.
+        let most = self.compaction_bytes() + self.file_bytes();
+        Ok(largest(files.iter().map(|file| (file.level, file.size as u64)), most))
+    }
 }
 
 /// What a compaction takes in is there twice until it ends. Level 0 goes at once, with all of the level that it is compacted to.

@@ -457,7 +457,7 @@ impl Shard {
                 report.last = recovered.last.slot;
             }
             (_, Some(status)) => {
-                report.role = role_name(status.role);
+                report.role = status.role.name();
                 report.leader = status.leader;
                 report.ballot = status.accepted;
                 report.commit = status.commit;
@@ -479,16 +479,6 @@ impl Shard {
             Core::Running(replica) => replica.leader(),
             Core::Waiting(_) | Core::Installing(_) => None,
         }
-    }
-}
-
-fn role_name(role: RoleKind) -> &'static str {
-    match role {
-        RoleKind::Follower => "follower",
-        RoleKind::Candidate => "candidate",
-        RoleKind::Leader => "leader",
-        RoleKind::Learner => "learner",
-        RoleKind::Removed => "removed",
     }
 }
 

@@ -230,6 +230,20 @@ pub enum RoleKind {
     Removed,
 }
 
+impl RoleKind {
+    /// The role's name, in lower case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+            Self::Learner => "learner",
+            Self::Removed => "removed",
+        }
+    }
+}
+
 /// A durable write: all of it atomically, synced, in the order of `seq`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Persist {

@@ -16,7 +16,7 @@ use super::{
 use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::{entry, hard, keys, node};
-use crate::rocks::{check_background, io, largest_compaction, open_db, open_db_to_read, read_options, strict_options};
+use crate::rocks::{BaseLevel, check_background, io, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
@@ -58,14 +58,8 @@ impl LogOptions {
         3 * self.memtable_bytes as u64
     }
 
-    /// The size to which the level under level 0 grows, bytes.
-    fn base_bytes(&self) -> u64 {
-        (4 * self.memtable_bytes as u64).max(16 << 20)
-    }
-
-    /// The most that a compaction below level 0 takes in, bytes: a file, and what it overlaps.
-    fn compaction_bytes(&self) -> u64 {
-        2 * self.base_bytes()
+    fn base_level(&self) -> BaseLevel {
+        BaseLevel((4 * self.memtable_bytes as u64).max(16 << 20))
     }
 }
 
@@ -114,8 +108,7 @@ impl RocksLog {
 
     /// The room that the largest compaction which may begin by itself takes until it ends, bytes.
     pub fn largest_compaction(&self) -> Result<u64, StoreError> {
-        let most = self.sizes.compaction_bytes() + self.sizes.base_bytes() / 4;
-        largest_compaction(&self.db, most).map_err(|e| io(self.reading(), &e))
+        self.sizes.base_level().largest_compaction(&self.db).map_err(|e| io(self.reading(), &e))
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
@@ -408,9 +401,7 @@ fn options(sizes: &LogOptions) -> Result<Options, StoreError> {
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(sizes.memtable_bytes);
     options.set_max_write_buffer_number(i32::from(sizes.memtables));
-    options.set_max_bytes_for_level_base(sizes.base_bytes());
-    options.set_target_file_size_base(sizes.base_bytes() / 4);
-    options.set_max_compaction_bytes(sizes.compaction_bytes());
+    sizes.base_level().set(&mut options);
     options.set_max_total_wal_size((sizes.memtable_bytes as u64).saturating_mul(2 * u64::from(sizes.memtables)));
     // Most of what is flushed is trimmed soon after: leave it lie, and never stall a write for it.
     options.set_level_zero_file_num_compaction_trigger(8);

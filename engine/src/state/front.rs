@@ -84,8 +84,7 @@ impl FrontState {
         let db = Arc::clone(&shared);
         let flusher = Flusher::spawn("state-flush", move |_, frozen: &Arc<Frozen>| frozen.flush(&db))?;
         let (active, frozen) = (RowMap::with_capacity(0), VecDeque::new());
-        let fronts = 1 + UNFINISHED_MAX as usize;
-        let pace = Pace::new(shared.level_zero_files_max(), fronts * freeze_bytes);
+        let pace = Pace::new(shared.level_zero_files_max(), unflushed_bytes_max(freeze_bytes));
         Ok(Self {
             shared,
             active,
@@ -105,7 +104,7 @@ impl FrontState {
     /// What is in memory and still goes to files where nothing more is applied, bytes at most, about.
     #[must_use]
     pub fn unflushed_bytes_max(&self) -> usize {
-        (1 + UNFINISHED_MAX as usize) * self.freeze_bytes
+        unflushed_bytes_max(self.freeze_bytes)
     }
 
     /// Lets go of maps whose rows RocksDB has.
@@ -115,6 +114,11 @@ impl FrontState {
             self.flusher.dispose(frozen);
         }
     }
+}
+
+/// The map that is written to, and those whose flush has not ended, bytes, about.
+fn unflushed_bytes_max(freeze_bytes: usize) -> usize {
+    (1 + UNFINISHED_MAX as usize) * freeze_bytes
 }
 
 impl StateStore for FrontState {

@@ -13,7 +13,7 @@ use super::{BulkLoad, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::node::{decode_format, encode_format};
-use crate::rocks::{check_background, io, largest_compaction, open_db, open_db_to_read, read_options, strict_options};
+use crate::rocks::{BaseLevel, check_background, io, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{
     CompactOptions, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, Range,
@@ -61,14 +61,8 @@ impl StateOptions {
         Self { file_bytes, level_zero_files_max: files.clamp(16, 64).min(self.level_zero_files_max), ..self }
     }
 
-    /// The size to which the level under level 0 grows, bytes.
-    fn base_bytes(&self) -> u64 {
-        (self.level_zero_files_max * self.file_bytes as u64 / 4).clamp(16 << 20, 256 << 20)
-    }
-
-    /// The most that a compaction below level 0 takes in, bytes: a file, and what it overlaps.
-    fn compaction_bytes(&self) -> u64 {
-        2 * self.base_bytes()
+    fn base_level(&self) -> BaseLevel {
+        BaseLevel((self.level_zero_files_max * self.file_bytes as u64 / 4).clamp(16 << 20, 256 << 20))
     }
 }
 
@@ -342,8 +336,7 @@ impl RocksShared {
 
     /// The room that the largest compaction which may begin by itself takes until it ends, bytes.
     pub fn largest_compaction(&self) -> Result<u64, StoreError> {
-        let most = self.sizes.compaction_bytes() + self.sizes.base_bytes() / 4;
-        largest_compaction(&self.db, most).map_err(|e| self.error("list the files of", &e))
+        self.sizes.base_level().largest_compaction(&self.db).map_err(|e| self.error("list the files of", &e))
     }
 
     /// Compacts the rows from `first` to `last`; what fails is seen by [`RocksShared::health`].
@@ -412,9 +405,7 @@ fn options(sizes: &StateOptions) -> Result<Options, StoreError> {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_write_buffer_size(sizes.memtable_bytes);
     options.set_max_write_buffer_number(4);
-    options.set_max_bytes_for_level_base(sizes.base_bytes());
-    options.set_target_file_size_base(sizes.base_bytes() / 4);
-    options.set_max_compaction_bytes(sizes.compaction_bytes());
+    sizes.base_level().set(&mut options);
     // A flush of a front is several files that do not overlap.
     options.set_level_zero_file_num_compaction_trigger(12);
     Ok(options)

@@ -72,7 +72,7 @@ impl Coverage {
             self.count("received", kind, outcome(&before.status, after, from, outputs));
         }
         if before.status.role != after.role {
-            self.count("role", role(before.status.role), role(after.role));
+            self.count("role", before.status.role.name(), after.role.name());
         }
         if reads > before.reads {
             self.add("path", "log read back", "", reads - before.reads);
@@ -213,15 +213,5 @@ fn answers(message: &Message) -> &'static str {
         Message::ReadGranted { .. } => "answers ReadGranted",
         Message::TimeoutNow { .. } => "answers TimeoutNow",
         Message::TransferRefused { .. } => "answers TransferRefused",
-    }
-}
-
-fn role(role: RoleKind) -> &'static str {
-    match role {
-        RoleKind::Follower => "follower",
-        RoleKind::Candidate => "candidate",
-        RoleKind::Leader => "leader",
-        RoleKind::Learner => "learner",
-        RoleKind::Removed => "removed",
     }
 }

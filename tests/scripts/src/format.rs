@@ -2,7 +2,7 @@
 //!
 //! Owns: the words of the golden files. Must never: leave out a field that a row of the tables names.
 
-use synod_paxos::io::{Output, Persist, RoleKind, Status};
+use synod_paxos::io::{Output, Persist, Status};
 use synod_paxos::message::Message;
 use synod_paxos::types::{Entry, HardState, MemberRole, Membership, NodeId, Payload, Run};
 
@@ -110,16 +110,6 @@ fn persist(w: &Persist) -> String {
     format!("write {:?} {}", w.seq, parts.join(" "))
 }
 
-fn role(role: RoleKind) -> &'static str {
-    match role {
-        RoleKind::Follower => "follower",
-        RoleKind::Candidate => "candidate",
-        RoleKind::Leader => "leader",
-        RoleKind::Learner => "learner",
-        RoleKind::Removed => "removed",
-    }
-}
-
 /// One line, without the sender.
 pub fn output(output: &Output) -> String {
     match output {
@@ -127,7 +117,7 @@ pub fn output(output: &Output) -> String {
         Output::Persist(w) => persist(w),
         Output::Committed(slot) => format!("committed {slot}"),
         Output::RoleChanged { role: r, ballot, leader } => {
-            format!("role {} {ballot:?} leader {}", role(*r), node(*leader))
+            format!("role {} {ballot:?} leader {}", r.name(), node(*leader))
         }
         Output::Proposed { first, ballot } => format!("proposed {first}@{ballot:?}"),
         Output::Refused { why, read } => {
@@ -146,7 +136,7 @@ pub fn status(s: &Status) -> String {
     let acked = if acked.is_empty() { String::new() } else { format!(" acked {}", acked.join(" ")) };
     format!(
         "{} p {:?} a {:?} leader {} commit {}/{} last {:?} durable {} applied {} config {} of {}{acked}",
-        role(s.role),
+        s.role.name(),
         s.promised,
         s.accepted,
         node(s.leader),
