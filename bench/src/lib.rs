@@ -34,6 +34,7 @@ mod report;
 mod run;
 mod spec;
 mod target;
+mod threads;
 
 pub use report::{Latency, OpenLoop, Report, Second};
 pub use run::{BenchError, Halt, Moment, run, run_on, run_until};

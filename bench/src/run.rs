@@ -17,6 +17,7 @@ use crate::record::Recorder;
 use crate::report::{OpenLoop, Report};
 use crate::spec::{BenchSpec, Pace, SpecError, Stop, Workload};
 use crate::target::{Table, Target};
+use crate::threads::Threads;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +105,19 @@ where
         client.table(&spec.table).await.map_err(BenchError::Client)?;
         tables.push(Table::new(client, &spec.table));
     }
-    run_on(tables, spec, halt, |_| ()).await
+    let watched: Option<Client> = tables.first().map(|table| table.client().clone());
+    let threads = Arc::new(Threads::default());
+    let look = {
+        let (threads, runtime) = (Arc::clone(&threads), tokio::runtime::Handle::current());
+        move |moment| {
+            if let Some(client) = &watched {
+                threads.look(moment, runtime.block_on(client.status()));
+            }
+        }
+    };
+    let mut report = run_on(tables, spec, halt, look).await?;
+    report.threads = threads.spent(report.ops, report.elapsed_s);
+    Ok(report)
 }
 
 /// A point of a run at which its surroundings may be looked at.
@@ -323,6 +336,7 @@ fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>, interrupted:
         errors: sum.errors.clone(),
         failed: sum.failures.latency(),
         open,
+        threads: Vec::new(),
         timeline: sum.seconds(),
         curve: sum.all().curve(),
     }

@@ -52,6 +52,15 @@ pub struct LogBatch {
     pub seen: Vec<(NodeId, Incarnation, NodeWriteSeq)>,
 }
 
+impl LogBatch {
+    /// Adds the batch that comes next in the node's order: both become one synced write.
+    pub fn join(&mut self, next: Self) {
+        self.groups.extend(next.groups);
+        self.seen.extend(next.seen);
+        self.seq = next.seq;
+    }
+}
+
 /// Who this data directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeIdentity {
@@ -89,6 +98,8 @@ pub struct NodeRecovered {
     pub seen: Vec<(NodeId, Incarnation, NodeWriteSeq)>,
     /// Every group with a hard state; one that has lost it, while other rows of it are there, stands here too.
     pub groups: Vec<ShardId>,
+    /// Groups whose rows stand in another space of the state store than that of their own number.
+    pub spaces: Vec<(ShardId, Space)>,
     /// Groups that were removed, each with the epoch of its tombstone.
     pub removed: Vec<(ShardId, ConfigId)>,
     /// Binaries that do not speak this cluster version are kept from the store.

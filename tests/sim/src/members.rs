@@ -155,7 +155,7 @@ impl World {
         let answers = Arc::clone(&self.moves.answers);
         let done = Box::new(move |answer| answers.lock().expect("no holder panics").push(answer));
         if let Some(up) = &mut self.node(leader).up {
-            up.inputs.push(Input::ChangeMembers { shard, expected, change, done });
+            up.push(Input::ChangeMembers { shard, expected, change, done });
         }
         self.wake(leader);
     }
@@ -242,7 +242,7 @@ impl World {
         }
         self.coverage.count("members", "map taken from another node");
         if let Some(up) = &mut self.node(id).up {
-            up.inputs.push(Input::Map(map));
+            up.push(Input::Map(map));
         }
         self.wake(id);
     }

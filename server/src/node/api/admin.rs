@@ -8,6 +8,7 @@ use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
 use crate::node::snapshots::SnapshotDesk;
 use crate::node::system::SystemDesk;
+use crate::node::threads::processor_micros;
 use crate::node::versions::{NodeVersion, VersionDesk};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
@@ -134,6 +135,10 @@ impl Admin for AdminService {
             snapshots_installed: report.snapshots_installed,
             speaks: up.book.speaks().0,
             cluster_version: up.book.version().0,
+            threads: processor_micros()
+                .into_iter()
+                .map(|(name, processor_us)| v1::ThreadTime { name, processor_us })
+                .collect(),
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }))
     }
