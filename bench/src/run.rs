@@ -3,7 +3,7 @@
 //! Owns: the callers' tasks and the sum of what they measured. Must never: let one caller's bookkeeping slow another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use synod_client::Client;
 use tokio::sync::mpsc;
 
+use crate::halt::Halt;
 use crate::ops::{Material, Op, Ops, Outcome};
 use crate::pace::{Caller, Dispatch, dispatch};
 use crate::record::Recorder;
@@ -35,23 +36,6 @@ pub enum BenchError<E: std::error::Error + 'static = synod_client::Error> {
         /// What the runtime says.
         why: String,
     },
-}
-
-/// Ends a run before its time: what is under way is waited for, and what was measured so far is reported.
-#[derive(Clone, Debug, Default)]
-pub struct Halt(Arc<AtomicBool>);
-
-impl Halt {
-    /// No operation begins after this.
-    pub fn halt(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the run is to end.
-    #[must_use]
-    pub fn halted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// What the callers share.

@@ -44,6 +44,7 @@ mod retry;
 mod router;
 mod scan;
 mod segments;
+mod shared;
 mod tail;
 mod token;
 mod types;

@@ -8,10 +8,10 @@ pub mod rocks;
 mod scan;
 
 use crate::StoreError;
-pub use crate::codec::node::GONE;
+pub use crate::codec::node::{GONE, NodeIdentity};
 use scan::{GroupScan, check_batch, entry_name, missing_entry};
 use synod_cluster::ids::{
-    ClientId, ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space,
+    ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space,
 };
 use synod_paxos::types::ConfigId;
 
@@ -58,30 +58,6 @@ impl LogBatch {
         self.groups.extend(next.groups);
         self.seen.extend(next.seen);
         self.seq = next.seq;
-    }
-}
-
-/// Who this data directory belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeIdentity {
-    /// Random name of the cluster.
-    pub cluster: ClientId,
-    /// This node.
-    pub node: NodeId,
-}
-
-impl NodeIdentity {
-    /// Refuses `wanted` where this, the identity found, is another.
-    pub fn must_be(&self, wanted: &Self) -> Result<(), StoreError> {
-        if self == wanted {
-            return Ok(());
-        }
-        Err(StoreError::Identity {
-            found_cluster: self.cluster.0,
-            found_node: self.node.0,
-            cluster: wanted.cluster.0,
-            node: wanted.node.0,
-        })
     }
 }
 
