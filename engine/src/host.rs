@@ -15,12 +15,24 @@ pub use requests::{At, Body, Freshness, Read, Request, Scan, TailPoll};
 
 use crate::scrub::ScrubRequest;
 pub use crate::snapshot::SnapshotRequest;
-use crate::state::{BulkLoad, ViewJob};
+use crate::state::{BulkLoad, Fetch, Lacked, ViewJob};
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::Membership;
+
+/// Rows that a read of a shard waits for.
+pub struct FetchRequest {
+    /// The shard.
+    pub shard: ShardId,
+    /// Names the read.
+    pub ticket: u64,
+    /// The rows.
+    pub lacked: Lacked,
+    /// What brings them into memory.
+    pub fetcher: Arc<dyn Fetch>,
+}
 
 /// Which of a shard's snapshot files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +92,13 @@ pub trait Host: Send {
     /// Loads the snapshot received of this shard into a space, on another thread; then tells [`Input::SnapshotLoaded`].
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
         let _ = (shard, space, loader);
+    }
+
+    /// Has rows brought into memory on another thread, which then tells [`Input::RowsFetched`], whatever came of it. `false` where it
+    /// does not: the worker reads them itself.
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        drop(request);
+        false
     }
 
     /// What reads a replica once it is handed the rows, and then tells [`Input::Scrubbed`]. `None` where this host does not.

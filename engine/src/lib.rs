@@ -84,6 +84,9 @@ pub enum StoreError {
         /// The versions.
         too_new: synod_cluster::system::TooNew,
     },
+    /// A read that was to stay in memory ([`state::StateStore::stay_in_memory`]) needs these rows. Nothing is wrong.
+    #[error("rows are not in memory")]
+    Cold(state::Lacked),
     /// The data directory belongs to another node or cluster.
     #[error(
         "the data directory belongs to node {found_node} of cluster {found_cluster:032x}, not to node {node} of cluster {cluster:032x}"

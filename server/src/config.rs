@@ -145,6 +145,9 @@ pub struct Storage {
     /// Log writes on the worker's own thread (`inline`) or on a thread of their own (`thread`). With several workers it is a thread
     /// of their own in any case.
     pub log_write: LogWrite,
+    /// Threads that read rows from the disk for reads which find them not in memory, so that no worker waits for the disk then; 0: the
+    /// workers do.
+    pub read_threads: u32,
 }
 
 impl Default for Storage {
@@ -157,6 +160,7 @@ impl Default for Storage {
             disk_hard: None,
             disk_reserve: None,
             log_write: LogWrite::Inline,
+            read_threads: 4,
         }
     }
 }
@@ -322,6 +326,7 @@ impl Settings {
             ("storage.state_memory", self.storage.state_memory.as_u64(), 1 << 20, 64 << 30),
             ("storage.block_cache", self.storage.block_cache.as_u64(), 1 << 20, 1 << 40),
             ("storage.log_keep", self.storage.log_keep.as_u64(), 64 << 10, 1 << 40),
+            ("storage.read_threads", self.storage.read_threads.into(), 0, 64),
             ("snapshot.max_rate", self.snapshot.max_rate.as_u64(), 0, 1 << 40),
             ("scrub.interval_s", self.scrub.interval_s, 0, 366 * 86_400),
             ("scrub.max_rate", self.scrub.max_rate.as_u64(), 0, 1 << 40),

@@ -170,6 +170,13 @@ pub enum Input {
         /// Of all its rows.
         hash: u128,
     },
+    /// What [`Host::fetch_rows`](super::Host::fetch_rows) was asked for is in memory, or could not be read.
+    RowsFetched {
+        /// The shard.
+        shard: ShardId,
+        /// The read that waits for them.
+        ticket: u64,
+    },
     /// Flush the state and stop; the worker returns from its loop.
     Stop,
 }

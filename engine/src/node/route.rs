@@ -124,6 +124,7 @@ fn shard_of(input: &Input) -> Option<ShardId> {
         | Input::SnapshotLoaded { shard, .. }
         | Input::Scrub { shard, .. }
         | Input::Scrubbed { shard, .. }
+        | Input::RowsFetched { shard, .. }
         | Input::ScrubTold { shard, .. } => Some(*shard),
         Input::SnapshotFetched(header) => Some(header.shard),
         Input::Requests(_)

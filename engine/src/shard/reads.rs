@@ -11,11 +11,13 @@
 //! still serves reads up to the age of the last word.
 
 use super::{Shard, answer};
-use crate::host::{Body, Freshness, Host, Read, Reply, Request, TailPoll};
+use crate::StoreError;
+use crate::host::{Body, FetchRequest, Freshness, Host, Read, Reply, Request, TailPoll};
 use crate::machine::ShardState;
 use crate::query;
+use crate::state::Lacked;
 use crate::worker::node::Node;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use synod_cluster::ids::Slot;
 use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input;
@@ -27,6 +29,11 @@ const TAILS_MAX: usize = 4096;
 const TAIL_WAIT_MICROS: u64 = 60_000_000;
 /// The longest a read waits for its slot to be applied, µs: a replica that is cut off would gather them.
 const APPLY_WAIT_MICROS: u64 = 1_000_000;
+
+/// How often rows are brought for one read; where they are gone again each time, it waits for the file.
+const FETCHES_MAX: u32 = 32;
+/// Reads of one shard that wait for rows; more wait for the file.
+const COLD_MAX: usize = 4096;
 
 type Asked = Vec<(Read, Reply)>;
 
@@ -57,10 +64,21 @@ pub(super) struct Reads {
     /// Confirmed, waiting for their slot; the first to give up first.
     ready: Vec<Ready>,
     tails: Vec<WaitingTail>,
+    /// Reads whose rows are brought into memory, by ticket.
+    cold: BTreeMap<u64, ColdRead>,
+    last_ticket: u64,
     /// The earliest end of a tail's time.
     tails_until: Option<Micros>,
     /// Something was applied since the tails were looked at.
     moved: bool,
+}
+
+/// A read that waits for rows.
+struct ColdRead {
+    read: Read,
+    reply: Reply,
+    /// How often its rows were brought.
+    fetches: u32,
 }
 
 struct Question {
@@ -171,7 +189,9 @@ impl Reads {
     /// Refuses everything that waits.
     pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         let asked = self.asked.drain(..).map(|question| question.reads);
+        let cold = std::mem::take(&mut self.cold).into_values().map(|cold| (cold.read, cold.reply));
         let waiting = asked.chain(self.ready.drain(..).map(|ready| ready.reads)).flatten().chain(self.queued.drain(..));
+        let waiting = waiting.chain(cold);
         let tails = self.tails.drain(..).map(|tail| tail.ends(node).reply);
         let replies: Vec<Reply> = waiting.map(|(_, reply)| reply).chain(tails).collect();
         self.tails_until = None;
@@ -328,20 +348,54 @@ impl Shard {
             return refuse_full(node, reply);
         }
         node.metrics.reads_total.inc();
-        let read = match read {
+        self.attempt(node, ColdRead { read, reply, fetches: 0 });
+    }
+
+    /// Executes a read with the rows that are in memory. Where it lacks some, they are fetched and it comes again: other reads and
+    /// writes of the worker do not wait for a file. After [`FETCHES_MAX`] rounds, or where nobody fetches, it waits for the file.
+    fn attempt<H: Host>(&mut self, node: &mut Node<H>, cold: ColdRead) {
+        let stays = cold.fetches < FETCHES_MAX && self.reads.cold.len() < COLD_MAX;
+        node.store.stay_in_memory(stays);
+        let found = match &cold.read {
             Read::Tail(poll) if poll.wait_micros > 0 => {
-                let found = query::tail(&self.state, &mut *node.store, &mut query::Firsts::default(), &poll);
-                if let Some(found) = found.unwrap_or_else(|error| node.state_failed(&error)) {
-                    return answer(node, reply, found);
-                }
-                self.reads.wait(node, &self.state, poll, reply);
-                // The end of its time joins the node's timers.
-                return self.arm(node);
+                query::tail(&self.state, &mut *node.store, &mut query::Firsts::default(), poll)
             }
-            read => read,
+            read => query::read(&self.state, &mut *node.store, read).map(Some),
         };
-        let replied = query::read(&self.state, &mut *node.store, &read);
-        let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
-        answer(node, reply, replied);
+        node.store.stay_in_memory(false);
+        match (found, cold.read) {
+            (Ok(Some(found)), _) => answer(node, cold.reply, found),
+            (Ok(None), Read::Tail(poll)) => {
+                self.reads.wait(node, &self.state, poll, cold.reply);
+                // The end of its time joins the node's timers.
+                self.arm(node);
+            }
+            (Err(StoreError::Cold(lacked)), read) => self.fetch(node, ColdRead { read, ..cold }, lacked),
+            (Err(error), _) => node.state_failed(&error),
+            (Ok(None), _) => unreachable!("only a tail waits"),
+        }
+    }
+
+    fn fetch<H: Host>(&mut self, node: &mut Node<H>, cold: ColdRead, lacked: Lacked) {
+        self.reads.last_ticket += 1;
+        let (shard, ticket) = (self.id, self.reads.last_ticket);
+        let fetched = node.store.fetcher();
+        let taken =
+            fetched.is_some_and(|fetcher| node.host.fetch_rows(FetchRequest { shard, ticket, lacked, fetcher }));
+        if taken {
+            node.metrics.reads_cold_total.inc();
+            self.reads.cold.insert(ticket, cold);
+        } else {
+            self.attempt(node, ColdRead { fetches: FETCHES_MAX, ..cold });
+        }
+    }
+
+    /// The rows that a read waits for are in memory, or could not be read.
+    pub(crate) fn rows_fetched<H: Host>(&mut self, node: &mut Node<H>, ticket: u64) {
+        let Some(cold) = self.reads.cold.remove(&ticket) else { return };
+        if cold.reply.sink.is_full() {
+            return refuse_full(node, cold.reply);
+        }
+        self.attempt(node, ColdRead { fetches: cold.fetches + 1, ..cold });
     }
 }

@@ -16,9 +16,10 @@ use super::removed::LARGE_BYTES;
 use super::rocks::RocksShared;
 use super::rows::{Found, RowMap, Span};
 use super::tidy::Tidier;
-use super::{BulkLoad, FlushId, StateBatch, StateStore, ViewJob, Visit};
+use super::{BulkLoad, Fetch, FlushId, Lacked, StateBatch, StateStore, ViewJob, Visit};
 use crate::StoreError;
 use bytes::Bytes;
+use rocksdb::ErrorKind;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -83,6 +84,8 @@ pub struct FrontState {
     unflushed: u64,
     /// Calls since then that this was much.
     waited: u32,
+    /// Reads that would have to wait for a file fail.
+    stays: bool,
 }
 
 impl FrontState {
@@ -121,6 +124,7 @@ impl FrontState {
             unlooked: Vec::new(),
             unflushed: 0,
             waited: 0,
+            stays: false,
         })
     }
 
@@ -158,7 +162,11 @@ impl StateStore for FrontState {
                 Found::Nothing => {}
             }
         }
-        self.shared.get(key)
+        if !self.stays {
+            return self.shared.get(key);
+        }
+        let lacked = || Lacked { from: key.to_vec(), to: [key, &[0]].concat(), reverse: false };
+        self.shared.get_in_memory(key)?.ok_or_else(|| StoreError::Cold(lacked()))
     }
 
     fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {
@@ -172,8 +180,39 @@ impl StateStore for FrontState {
         for (_, frozen) in &self.frozen {
             layers.push(Layer { map: &frozen.map, runs: vec![frozen.order()] });
         }
-        let rows = self.shared.iterate(from, to);
-        merge::scan(&layers, Some(rows), Range { from, to, reverse }, visit).map_err(|e| self.shared.error("read", &e))
+        let range = Range { from, to, reverse };
+        if !self.stays {
+            let rows = self.shared.iterate(from, to);
+            return merge::scan(&layers, Some(rows), range, visit).map_err(|e| self.shared.error("read", &e));
+        }
+        // Where it gets stuck is told: what was visited is there.
+        let mut visited = Vec::new();
+        let mut note = |key: &[u8], value: &[u8]| {
+            visited.clear();
+            visited.extend_from_slice(key);
+            visit(key, value)
+        };
+        let rows = self.shared.iterate_in_memory(from, to);
+        merge::scan(&layers, Some(rows), range, &mut note).map_err(|error| {
+            if error.kind() != ErrorKind::Incomplete {
+                return self.shared.error("read", &error);
+            }
+            let (mut from, mut to) = (from.to_vec(), to.to_vec());
+            match (visited.is_empty(), reverse) {
+                (true, _) => {}
+                (false, false) => from = visited,
+                (false, true) => to = [&visited[..], &[0]].concat(),
+            }
+            StoreError::Cold(Lacked { from, to, reverse })
+        })
+    }
+
+    fn stay_in_memory(&mut self, stay: bool) {
+        self.stays = stay;
+    }
+
+    fn fetcher(&self) -> Option<Arc<dyn Fetch>> {
+        Some(Arc::clone(&self.shared) as Arc<dyn Fetch>)
     }
 
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
@@ -280,7 +319,59 @@ impl StateStore for FrontState {
 mod tests {
     use super::*;
     use crate::state::rocks::StateOptions;
+    use std::ops::ControlFlow;
     use std::time::Instant;
+
+    #[test]
+    fn a_read_that_stays_in_memory_names_what_it_lacks_and_finds_it_once_it_was_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |n: u32| n.to_be_bytes().to_vec();
+        {
+            let mut store =
+                FrontState::new(RocksShared::open(dir.path(), StateOptions::default()).unwrap(), 1 << 20).unwrap();
+            let rows = (0..5000).map(|n| (key(n), Some(vec![7; 1000].into()))).collect();
+            store.apply(StateBatch { rows }).unwrap();
+            store.flush_and_wait().unwrap();
+        }
+        // Nothing of the files is in the block cache of the next process.
+        let mut store =
+            FrontState::new(RocksShared::open(dir.path(), StateOptions::default()).unwrap(), 1 << 20).unwrap();
+        store.apply(StateBatch { rows: vec![(key(6000), Some("new".into()))] }).unwrap();
+        store.stay_in_memory(true);
+        assert_eq!(store.get(&key(6000)).unwrap(), Some("new".into()), "the newest rows are in memory");
+        let Err(StoreError::Cold(lacked)) = store.get(&key(7)) else { panic!("it was read from a file") };
+        assert_eq!((&lacked.from, &lacked.to), (&key(7), &[&key(7)[..], &[0]].concat()));
+        store.fetcher().unwrap().fetch(&lacked).unwrap();
+        assert_eq!(store.get(&key(7)).unwrap(), Some(vec![7; 1000].into()));
+        for reverse in [false, true] {
+            let (mut found, mut fetches) = (Vec::new(), 0);
+            loop {
+                found.clear();
+                let scanned = store.scan(&key(1000), &key(4500), reverse, &mut |key, _| {
+                    found.push(u32::from_be_bytes(*key.first_chunk().unwrap()));
+                    ControlFlow::Continue(())
+                });
+                match scanned {
+                    Ok(()) => break,
+                    Err(StoreError::Cold(lacked)) => store.fetcher().unwrap().fetch(&lacked).unwrap(),
+                    Err(error) => panic!("{error}"),
+                }
+                fetches += 1;
+                assert!(fetches < 20, "a scan of 3.5 MB gets on by a mebibyte each time");
+            }
+            let mut expected: Vec<u32> = (1000..4500).collect();
+            if reverse {
+                expected.reverse();
+            }
+            assert!(
+                found == expected && (reverse || fetches > 2),
+                "{reverse}: {} rows, {fetches} fetches",
+                found.len()
+            );
+        }
+        store.stay_in_memory(false);
+        assert!(store.get(&key(4999)).unwrap().is_some(), "now it waits for the file");
+    }
 
     /// Applying 8 MiB in one round while compaction lags once made the worker sleep for 8 s.
     #[test]

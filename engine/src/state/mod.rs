@@ -52,6 +52,26 @@ pub trait BulkLoad: Send + Sync {
     fn load(&self, rows: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError>;
 }
 
+/// Rows that are not in memory: the first of `[from, to)`, or the last where `reverse`, and those after them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacked {
+    /// The first key.
+    pub from: Vec<u8>,
+    /// The key after the last.
+    pub to: Vec<u8>,
+    /// They are read from the last on.
+    pub reverse: bool,
+}
+
+/// Brings rows into memory, on any thread.
+pub trait Fetch: Send + Sync {
+    /// Reads a bounded part of what was lacked: the next read finds it in memory, unless other rows have taken its place.
+    ///
+    /// # Errors
+    /// The store failed or is damaged; whoever reads next meets with that too.
+    fn fetch(&self, lacked: &Lacked) -> Result<(), StoreError>;
+}
+
 fn makes_no_snapshots<T>() -> Result<T, StoreError> {
     Err(StoreError::Io { what: "snapshot of the state".into(), why: "this store makes none".into() })
 }
@@ -63,6 +83,16 @@ pub trait StateStore: Send {
 
     /// Visits the rows of `[from, to)` in key order (descending where `reverse`), newest values, until the visitor breaks.
     fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError>;
+
+    /// From now on (`stay`) a read that would have to wait for a file fails with [`StoreError::Cold`], or does not any more.
+    fn stay_in_memory(&mut self, stay: bool) {
+        let _ = stay;
+    }
+
+    /// What other threads bring rows into memory with; `None` where all are there.
+    fn fetcher(&self) -> Option<Arc<dyn Fetch>> {
+        None
+    }
 
     /// Applies a batch: visible to the next read, durable with the freeze that follows it.
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError>;

@@ -9,15 +9,15 @@
 use super::pieces;
 use super::removed::Removed;
 use super::rows::Span;
-use super::{BulkLoad, StateView, ViewJob, Visit};
+use super::{BulkLoad, Fetch, Lacked, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::node::{decode_format, encode_format};
 use crate::rocks::{BaseLevel, check_background, io, open_db, open_db_to_read, read_options, strict_options};
 use bytes::Bytes;
 use rocksdb::{
-    CompactOptions, DB, DBCompressionType, DBRawIterator, IngestExternalFileOptions, Options, Range,
-    SnapshotWithThreadMode, SstFileWriter, WriteBatch, WriteOptions, properties,
+    CompactOptions, DB, DBCompressionType, DBRawIterator, ErrorKind, IngestExternalFileOptions, Options, Range,
+    ReadOptions, ReadTier, SnapshotWithThreadMode, SstFileWriter, WriteBatch, WriteOptions, properties,
 };
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -74,6 +74,8 @@ pub struct RocksShared {
     options: Options,
     sizes: StateOptions,
     unlogged: WriteOptions,
+    /// Of reads that wait for no file.
+    in_memory: ReadOptions,
     next_file: AtomicU64,
     /// Rows and ranges removed since this was opened; one at first, for what was removed before.
     removed: AtomicU64,
@@ -106,7 +108,22 @@ impl RocksShared {
         unlogged.disable_wal(true);
         let (next_file, removed) = (AtomicU64::new(0), AtomicU64::new(0));
         let (removed_ranges, damaged, notes) = (Removed::default(), OnceLock::new(), false);
-        Self { db, path, staging, options, sizes, unlogged, next_file, removed, removed_ranges, damaged, notes }
+        let mut in_memory = ReadOptions::default();
+        in_memory.set_read_tier(ReadTier::BlockCache);
+        Self {
+            db,
+            path,
+            staging,
+            options,
+            sizes,
+            unlogged,
+            in_memory,
+            next_file,
+            removed,
+            removed_ranges,
+            damaged,
+            notes,
+        }
     }
 
     /// Opens the state directory to look at it: nothing is written.
@@ -178,6 +195,15 @@ impl RocksShared {
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
+    /// The same where no file has to be waited for; `None` where one would have to be.
+    pub(super) fn get_in_memory(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, StoreError> {
+        match self.db.get_pinned_opt(key, &self.in_memory) {
+            Ok(found) => Ok(Some(found.map(|value| Bytes::copy_from_slice(&value)))),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+            Err(error) => Err(self.error("read", &error)),
+        }
+    }
+
     /// Writes rows to the memtable: visible at once, durable with the next [`RocksShared::flush`].
     pub(super) fn write(&self, rows: WriteBatch) -> Result<(), StoreError> {
         self.db.write_opt(rows, &self.unlogged).map_err(|e| self.error("write to", &e))
@@ -191,6 +217,13 @@ impl RocksShared {
     /// Rows of `[from, to)`, not yet positioned.
     pub(crate) fn iterate(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
         self.db.raw_iterator_opt(read_options(from.to_vec(), to.to_vec()))
+    }
+
+    /// The same, which ends with [`ErrorKind::Incomplete`] where a file would have to be waited for.
+    pub(super) fn iterate_in_memory(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
+        let mut options = read_options(from.to_vec(), to.to_vec());
+        options.set_read_tier(ReadTier::BlockCache);
+        self.db.raw_iterator_opt(options)
     }
 
     pub(crate) fn error(&self, doing: &str, error: &rocksdb::Error) -> StoreError {
@@ -390,6 +423,28 @@ impl StateView for RocksView<'_> {
             rows.next();
         }
         rows.status().map_err(|e| self.shared.error("read", &e))
+    }
+}
+
+/// Fetched in one go, bytes of rows: as much as a page of an answer.
+const FETCH_BYTES: usize = 1 << 20;
+
+impl Fetch for RocksShared {
+    fn fetch(&self, lacked: &Lacked) -> Result<(), StoreError> {
+        let mut rows = self.iterate(&lacked.from, &lacked.to);
+        if lacked.reverse {
+            rows.seek_to_last()
+        } else {
+            rows.seek_to_first()
+        }
+        let mut bytes = 0;
+        while bytes < FETCH_BYTES
+            && let Some((key, value)) = rows.item()
+        {
+            bytes += key.len() + value.len();
+            if lacked.reverse { rows.prev() } else { rows.next() }
+        }
+        rows.status().map_err(|e| self.error("read", &e))
     }
 }
 

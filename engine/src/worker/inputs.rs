@@ -67,6 +67,11 @@ impl<H: Host> Worker<H> {
             | Input::SnapshotSpoilt { .. }
             | Input::SnapshotFetched(_)
             | Input::SnapshotLoaded { .. } => {}
+            Input::RowsFetched { shard, ticket } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.rows_fetched(&mut self.node, ticket);
+                }
+            }
             Input::Drain => self.drain(),
             Input::Transfer { shard, to, done } => done(self.transfer(shard, to)),
             Input::ChangeMembers { shard, expected, change, done } => {

@@ -4,13 +4,14 @@
 
 use super::map::MapBook;
 use super::peer::Outbox;
+use super::readers::Readers;
 use super::snapshots::SnapshotDesk;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::SystemState;
-use synod_engine::host::{Host, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{FetchRequest, Host, SnapshotKind, SnapshotRequest};
 use synod_engine::scrub::ScrubRequest;
 use synod_engine::state::{BulkLoad, ViewJob};
 use synod_paxos::message::Message;
@@ -39,13 +40,20 @@ pub struct NodeHost {
     book: Arc<MapBook>,
     signals: Arc<Signals>,
     snapshots: Arc<SnapshotDesk>,
+    readers: Readers,
 }
 
 impl NodeHost {
     /// A host that sends through `outbox`.
     #[must_use]
-    pub fn new(outbox: Outbox, book: Arc<MapBook>, signals: Arc<Signals>, snapshots: Arc<SnapshotDesk>) -> Self {
-        Self { outbox, book, signals, snapshots }
+    pub fn new(
+        outbox: Outbox,
+        book: Arc<MapBook>,
+        signals: Arc<Signals>,
+        snapshots: Arc<SnapshotDesk>,
+        readers: Readers,
+    ) -> Self {
+        Self { outbox, book, signals, snapshots, readers }
     }
 }
 
@@ -110,6 +118,10 @@ impl Host for NodeHost {
 
     fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
         self.snapshots.ask(to, shard, least);
+    }
+
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        self.readers.take(request)
     }
 
     fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {

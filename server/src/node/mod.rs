@@ -16,6 +16,7 @@ pub mod map;
 pub mod metrics;
 mod panics;
 pub mod peer;
+mod readers;
 pub mod snapshots;
 pub mod system;
 mod team;
@@ -36,6 +37,7 @@ use host::{NodeHost, Signals};
 use map::MapBook;
 pub use panics::NETWORK_THREAD;
 use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, Spoken, WorkerInbox};
+use readers::Readers;
 use snapshots::SnapshotDesk;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -263,8 +265,15 @@ impl Node {
             memory: memory.clone(),
             options,
         };
-        let host = || NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
-        let threads = team.start(config.settings.storage.log_write, &worker, inputs, stores, host, rounds)?;
+        let (readers, reading) = Readers::start(config.settings.storage.read_threads, &worker)?;
+        let host = || {
+            let (book, signals, snapshots) = (Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
+            NodeHost::new(peers.outbox(), book, signals, snapshots, readers.clone())
+        };
+        let mut threads = team.start(config.settings.storage.log_write, &worker, inputs, stores, host, rounds)?;
+        // They end with the workers, and are waited for after them.
+        threads.extend(reading);
+        drop(readers);
         metrics::register(&registry, &worker)?;
         let gates = Gates::new(&worker, config.settings.limits.worker_requests_max as usize, &registry)?;
         peers.register(&registry)?;

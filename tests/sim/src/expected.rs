@@ -77,6 +77,8 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("fault", "wall clock jumps"),
     ("fault", "write fails"),
     ("fault", "wrong clocks set right"),
+    ("workers", "process with several"),
+    ("reads", "rows fetched for a read"),
     ("log", "batch lost on its way"),
     ("log", "batches joined"),
     ("log", "write beside the rounds"),

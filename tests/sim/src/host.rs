@@ -16,7 +16,7 @@ use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_engine::codec::message;
-use synod_engine::host::{Answer, Host, ReplySink, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{Answer, FetchRequest, Host, ReplySink, SnapshotKind, SnapshotRequest};
 use synod_engine::logstore::{GONE, GroupWrite};
 use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
@@ -85,6 +85,7 @@ pub(crate) enum Wish {
     Load { shard: ShardId, space: Space, loader: Arc<dyn BulkLoad> },
     Forget { shard: ShardId, kind: SnapshotKind },
     Ask { to: NodeId, shard: ShardId, least: Slot },
+    Fetch { shard: ShardId, ticket: u64 },
 }
 
 /// Where a node's snapshot files stand.
@@ -375,6 +376,11 @@ impl Host for SimHost {
 
     fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
         self.wish(Wish::Ask { to, shard, least });
+    }
+
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        self.wish(Wish::Fetch { shard: request.shard, ticket: request.ticket });
+        true
     }
 
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {

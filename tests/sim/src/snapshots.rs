@@ -33,6 +33,8 @@ pub(crate) enum Step {
     Built { shard: ShardId, result: Result<Arc<SnapshotFile>, String> },
     /// The worker wants something.
     Wish(Wish),
+    /// Rows that a read lacked are in memory.
+    RowsFetched { shard: ShardId, ticket: u64 },
     /// An offer arrives.
     Offered(Offer),
     /// A member whose state is gone asks for one.
@@ -180,6 +182,17 @@ impl World {
             Step::Wish(Wish::Load { shard, space, loader }) => self.load(id, process, shard, space, &*loader)?,
             Step::Wish(Wish::Forget { shard, kind }) => self.forget(id, shard, kind),
             Step::Wish(Wish::Ask { to, shard, least }) => self.ask_state(id, to, shard, least),
+            Step::Wish(Wish::Fetch { shard, ticket }) => {
+                let time = self.dice.between(self.plan.sync);
+                self.step_at(self.now + time, id, process, Step::RowsFetched { shard, ticket });
+            }
+            Step::RowsFetched { shard, ticket } => {
+                self.coverage.count("reads", "rows fetched for a read");
+                if let Some(up) = self.process(id) {
+                    up.push(Input::RowsFetched { shard, ticket });
+                }
+                self.wake(id);
+            }
             Step::StateAsked { by, shard, least } => {
                 self.tell(id, Input::SnapshotAsked { by, shard, least }, "asked for a state that is gone");
             }

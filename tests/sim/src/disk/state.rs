@@ -18,7 +18,7 @@ use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
 use synod_engine::node::WorkerId;
-use synod_engine::state::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
+use synod_engine::state::{BulkLoad, Fetch, FlushId, Lacked, StateBatch, StateStore, StateView, ViewJob, Visit};
 
 /// Freezes under way at most.
 const UNFINISHED_MAX: usize = 2;
@@ -38,6 +38,20 @@ pub(crate) struct SimState {
     freeze_bytes: usize,
     frozen: u64,
     flushed: u64,
+    /// Reads that lack rows fail.
+    stays: bool,
+}
+
+/// One in so many reads that are to stay in memory lacks rows, ‰.
+const COLD: u64 = 150;
+
+/// Rows that were lacked are there the next time, most often.
+struct Nothing;
+
+impl Fetch for Nothing {
+    fn fetch(&self, _lacked: &Lacked) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 impl SimState {
@@ -61,7 +75,15 @@ impl SimState {
             freeze_bytes,
             frozen: 0,
             flushed: 0,
+            stays: false,
         }
+    }
+
+    fn may_be_cold(&self, from: &[u8], to: &[u8], reverse: bool) -> Result<(), StoreError> {
+        if self.stays && self.disk.lock().dice.chance(COLD) {
+            return Err(StoreError::Cold(Lacked { from: from.to_vec(), to: to.to_vec(), reverse }));
+        }
+        Ok(())
     }
 
     fn change(&mut self, change: Change) {
@@ -99,6 +121,7 @@ impl SimState {
 
 impl StateStore for SimState {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.may_be_cold(key, key, false)?;
         Ok(self.rows.lock().expect("no holder panics").get(key).cloned())
     }
 
@@ -106,6 +129,7 @@ impl StateStore for SimState {
         if from >= to {
             return Ok(());
         }
+        self.may_be_cold(from, to, reverse)?;
         let rows = self.rows.lock().expect("no holder panics");
         let mut rows = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         while let Some((key, value)) = if reverse { rows.next_back() } else { rows.next() } {
@@ -114,6 +138,14 @@ impl StateStore for SimState {
             }
         }
         Ok(())
+    }
+
+    fn stay_in_memory(&mut self, stay: bool) {
+        self.stays = stay;
+    }
+
+    fn fetcher(&self) -> Option<Arc<dyn Fetch>> {
+        Some(Arc::new(Nothing))
     }
 
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
