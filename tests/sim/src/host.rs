@@ -17,6 +17,7 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_engine::codec::message;
 use synod_engine::host::{Answer, FetchRequest, Host, ReplySink, SnapshotKind, SnapshotRequest};
+use synod_engine::identity::Mark;
 use synod_engine::logstore::{GONE, GroupWrite};
 use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
@@ -183,6 +184,12 @@ impl Tap {
             let detail = format!("shard {shard}: trimmed up to {trim}, the state on disk stands at {durable}");
             self.broke("16: the log is trimmed only below durable applied state", detail);
         }
+    }
+
+    /// What was seen of a peer is overwritten by less.
+    pub(crate) fn set_back(&mut self, peer: NodeId, mark: Mark, known: Mark) {
+        let detail = format!("node {peer} is written down with {mark:?}, {known:?} was known");
+        self.broke("27: what is written down of a peer never goes back", detail);
     }
 
     /// An install takes what the log has behind the snapshot's very entry: it may be acknowledged.

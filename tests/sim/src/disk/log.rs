@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_cluster::buf::DecodeError;
-use synod_cluster::ids::{ClusterVersion, Entry, Incarnation, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::ids::{ClusterVersion, Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_engine::StoreError;
 use synod_engine::codec::{applied, entry, hard, keys, node};
 use synod_engine::logstore::mem::MemLog;
@@ -257,11 +257,21 @@ impl SimLog {
             }
         }
         for &(peer, incarnation, seq) in &batch.seen {
+            self.sees((peer, incarnation, seq));
             changes.push(Change::Put(keys::node_seen(peer).to_vec(), node::encode_seen(incarnation, seq)));
         }
         changes.push(Change::Put(keys::NODE_WRITE_SEQ.to_vec(), node::encode_seq(batch.seq)));
         self.wrote.store(true, Ordering::Relaxed);
         self.disk.lock().write(at, batch.seq, changes)
+    }
+
+    /// A mark of a peer is written.
+    fn sees(&self, (peer, incarnation, seq): (NodeId, Incarnation, NodeWriteSeq)) {
+        let row = self.disk.lock().log.get(&keys::node_seen(peer)[..]).cloned();
+        let known = row.and_then(|row| node::decode_seen(row).ok()).unwrap_or_default();
+        if (incarnation, seq) < known {
+            self.taps.lock().set_back(peer, (incarnation, seq), known);
+        }
     }
 
     /// Its sync has ended, at `at`.
