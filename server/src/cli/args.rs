@@ -13,7 +13,8 @@ use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
 use super::escape::piece;
 use super::output::Format;
 use super::{
-    backup, batch, bench, check, cluster, config, dev, explain, load, members, restore, server, shard, table, time,
+    backup, batch, bench, check, cluster, config, dev, explain, jobs, load, members, restore, server, shard, table,
+    time,
 };
 
 /// Where `synod dev` listens unless told otherwise.
@@ -114,6 +115,8 @@ pub enum Command {
     Shard(shard::ShardArgs),
     /// Replace a node by another, take one out of the cluster
     Node(members::NodeArgs),
+    /// List, watch and cancel jobs: moves of replicas, which the cluster carries out by itself
+    Job(jobs::JobArgs),
     /// Raise the cluster's version, once every node runs a newer binary
     Cluster(cluster::ClusterArgs),
     /// Run a local cluster, one process a node

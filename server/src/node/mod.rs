@@ -11,6 +11,7 @@ mod door;
 mod follow;
 pub mod host;
 mod http;
+pub mod jobs;
 mod listen;
 pub mod map;
 pub mod metrics;
@@ -31,6 +32,7 @@ use data_dir::DataDir;
 use disk::Disk;
 use door::Places;
 use host::{NodeHost, Signals};
+use jobs::JobDesk;
 use map::MapBook;
 pub use panics::NETWORK_THREAD;
 use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, Spoken, WorkerInbox};
@@ -274,6 +276,8 @@ impl Node {
             SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers), addresses, node_log);
         let system = Arc::new(system);
         let versions = Arc::new(VersionDesk::new(local, Arc::clone(&book), Arc::clone(&peers), Arc::clone(&system)));
+        let jobs = JobDesk::new(me, worker.clone(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&system));
+        let jobs = Arc::new(jobs);
         let gate: Arc<dyn peer::SystemGate> = system.clone();
         peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);
@@ -286,10 +290,12 @@ impl Node {
             peers: Arc::clone(&peers),
             system: Arc::clone(&system),
             versions: Arc::clone(&versions),
+            jobs: Arc::clone(&jobs),
             signals: Arc::clone(&signals),
             snapshots,
             started,
         });
+        tokio::spawn(jobs.run(admin_service));
         synod_service.up(synod::Up {
             cluster,
             worker: worker.clone(),

@@ -2,8 +2,9 @@
 //!
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
-use super::{cluster, convert, status};
+use super::{cluster, convert, jobs, status};
 use crate::node::host::Signals;
+use crate::node::jobs::JobDesk;
 use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
 use crate::node::snapshots::SnapshotDesk;
@@ -32,7 +33,7 @@ use v1::error::Kind;
 /// How long a node waits for its own worker.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
 /// Marks a call that another node forwarded: it is not forwarded again.
-const FORWARDED: &str = "synod-forwarded";
+pub(super) const FORWARDED: &str = "synod-forwarded";
 
 /// What the service needs once the node is up.
 pub struct Up {
@@ -52,6 +53,8 @@ pub struct Up {
     pub system: Arc<SystemDesk>,
     /// The cluster's version.
     pub versions: Arc<VersionDesk>,
+    /// The jobs.
+    pub jobs: Arc<JobDesk>,
     /// The worker's signals.
     pub signals: Arc<Signals>,
     /// Snapshot files.
@@ -75,6 +78,21 @@ impl AdminService {
 
     fn get(&self) -> Result<&Up, Status> {
         self.up.get().ok_or_else(|| unavailable("the node is starting"))
+    }
+
+    /// What a node knows of itself.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn status_of(&self, node: NodeId) -> Result<v1::NodeStatusReply, Status> {
+        let up = self.get()?;
+        let asked = v1::NodeStatusRequest {};
+        let reply = if node == up.node {
+            self.node_status(Request::new(asked)).await?
+        } else {
+            up.admin_of(node).await?.node_status(up.forward(asked)).await?
+        };
+        Ok(reply.into_inner())
     }
 }
 
@@ -135,6 +153,7 @@ impl Admin for AdminService {
             speaks: up.book.speaks().0,
             cluster_version: up.book.version().0,
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            jobs: up.jobs.running().into_iter().map(|job| jobs::to_wire(job, false)).collect(),
         }))
     }
 
@@ -224,6 +243,22 @@ impl Admin for AdminService {
             refused: raised.refused.unwrap_or_default(),
         }))
     }
+
+    async fn start_job(&self, request: Request<v1::StartJobRequest>) -> Result<Response<v1::StartJobReply>, Status> {
+        jobs::start(self.get()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsReply>, Status> {
+        jobs::list(self.get()?, request).await
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
+        jobs::get(self.get()?, request).await
+    }
+
+    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::CancelJobReply>, Status> {
+        jobs::cancel(self.get()?, request.into_inner()).await.map(Response::new)
+    }
 }
 
 fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVersion {
@@ -312,7 +347,7 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
 
 impl Up {
     /// The request once more, marked so that its receiver does not send it on, for a node of this cluster.
-    fn forward<T>(&self, wanted: T) -> Request<T> {
+    pub(super) fn forward<T>(&self, wanted: T) -> Request<T> {
         let mut request = Request::new(wanted);
         request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
         cluster::stamp(request.metadata_mut(), self.cluster);
@@ -333,7 +368,11 @@ impl Up {
     }
 
     /// Carries out a change of the metadata under its caller's name, or under one of this node's own.
-    async fn change(&self, id: Option<&v1::WriteId>, command: &SystemCommand) -> Result<SystemOutcome, Status> {
+    pub(super) async fn change(
+        &self,
+        id: Option<&v1::WriteId>,
+        command: &SystemCommand,
+    ) -> Result<SystemOutcome, Status> {
         match id {
             Some(id) => self.system.execute_as(convert::write_id(id).map_err(|e| status(&e))?, command).await,
             None => self.system.execute(command).await,
@@ -372,7 +411,7 @@ impl Up {
     }
 
     /// A client of the leader's admin service.
-    async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
+    pub(super) async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
         let map = self.book.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
         let node = map.nodes.get(&leader).ok_or_else(|| unavailable("the leader is not in the map"))?;
         let failed = |e: tonic::transport::Error| unavailable(format!("node {leader} at {}: {e}", node.addr));
@@ -381,7 +420,7 @@ impl Up {
     }
 
     /// Where a request that this node's worker refused is to go, if anywhere: to the shard's leader, once.
-    fn elsewhere(&self, refusal: &Refusal, shard: u64, forwarded: bool) -> Result<NodeId, Status> {
+    pub(super) fn elsewhere(&self, refusal: &Refusal, shard: u64, forwarded: bool) -> Result<NodeId, Status> {
         let leader = match refusal {
             Refusal::NotLeader { leader, .. } if !forwarded => *leader,
             Refusal::WrongShard if !forwarded => self.leader_of(shard)?,
