@@ -171,6 +171,10 @@ impl Shard {
                 let command = decoded.map_err(|e| Refusal::Invalid { field: "command", why: e.to_string() })?;
                 let (version, needs) = (system.version, command.needs());
                 if version < needs {
+                    // The rest of the log may raise it: a leader that begins has not applied all of it.
+                    if self.status().is_none_or(|status| self.state.applied() < status.last.slot) {
+                        return Err(Refusal::NotReady);
+                    }
                     let why = format!(
                         "the cluster is at version {version}, the command needs {needs}: `synod cluster upgrade` raises it"
                     );
