@@ -8,7 +8,7 @@ DIST := $(CARGO_TARGET_DIR)/dist/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build dist old setup demo dev test verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-change bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
+.PHONY: build dist old setup demo dev test deny verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-change bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -44,9 +44,14 @@ verify: setup
 	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
 	sh scripts/purity.sh
+	@CARGO=$(CARGO) sh scripts/deny.sh licenses bans sources || test $$? -eq 77
 	$(MAKE) model-short
 	$(MAKE) mutants-check
 	$(MAKE) test
+
+# Licences, duplicates, sources and known faults of the dependencies (deny.toml); fetches the database of faults.
+deny:
+	@CARGO=$(CARGO) sh scripts/deny.sh advisories licenses bans sources
 
 # Writes.
 fix:

@@ -38,6 +38,7 @@ fuzz() {
     "$MAKE" --no-print-directory fuzz "SECONDS=${FUZZ_SECONDS:-60}"
 }
 
+step dependencies sh scripts/deny.sh advisories licenses bans sources
 step simulation "$MAKE" --no-print-directory sim "SEEDS=${SEEDS:-10000}"
 step explorer "$MAKE" --no-print-directory explore "SCHEDULES=${SCHEDULES:-100000}"
 step model "$MAKE" --no-print-directory model

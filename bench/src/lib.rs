@@ -27,6 +27,7 @@
 //!
 //! Owns: the making and measuring of load. Must never: reach past the client library of what is measured, or leave out what was slow.
 
+mod halt;
 mod ops;
 mod pace;
 mod record;
@@ -34,8 +35,10 @@ mod report;
 mod run;
 mod spec;
 mod target;
+mod threads;
 
+pub use halt::Halt;
 pub use report::{Latency, OpenLoop, Report, Second};
-pub use run::{BenchError, Halt, Moment, run, run_on, run_until};
+pub use run::{BenchError, Moment, run, run_on, run_until};
 pub use spec::{BenchSpec, Distribution, Pace, SpecError, Stop, Workload};
 pub use target::{Table, Target};

@@ -13,9 +13,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp};
 use tokio::sync::mpsc;
 
+use crate::halt::Halt;
 use crate::record::Times;
 use crate::report::OpenLoop;
-use crate::run::Halt;
 use crate::spec::Stop;
 
 /// Most arrivals that wait for a caller.

@@ -7,6 +7,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// Rows of the table of threads that a person reads.
+const THREADS_SHOWN: usize = 6;
+
 /// Latencies of successful operations, in microseconds; in an open loop from the intended time of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latency {
@@ -62,6 +65,19 @@ pub struct OpenLoop {
     pub lag_p99_us: u64,
 }
 
+/// What one thread of a server spent.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ThreadLoad {
+    /// The node.
+    pub node: u64,
+    /// The thread's name there.
+    pub thread: String,
+    /// Processor time, µs, for each operation of the run that succeeded, whichever node it went to.
+    pub us_per_op: f64,
+    /// Cores: processor time for each second of the run.
+    pub busy: f64,
+}
+
 /// What a run found. The latency's names stand beside the others in JSON: `p50_us`, `p99_us`, …
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -114,6 +130,9 @@ pub struct Report {
     /// What was offered, in an open loop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open: Option<OpenLoop>,
+    /// Processor time of the servers' threads while operations counted, the busiest first; empty where they do not tell it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub threads: Vec<ThreadLoad>,
     /// Second by second.
     pub timeline: Vec<Second>,
     /// Shares of the operations, and the microseconds that none of that share exceeded; for plots.
@@ -169,6 +188,14 @@ impl fmt::Display for Report {
             if !open.kept_up {
                 let unanswered = self.failures();
                 writeln!(f, "  DID NOT KEEP UP: {} arrivals never sent, {unanswered} failed", open.missed)?;
+            }
+        }
+        if !self.threads.is_empty() {
+            writeln!(f)?;
+            writeln!(f, "  busiest threads of the servers    cores     us an operation")?;
+            for load in self.threads.iter().take(THREADS_SHOWN) {
+                let name = format!("node {} {}", load.node, load.thread);
+                writeln!(f, "    {name:<28} {:>8.2} {:>10.2}", load.busy, load.us_per_op)?;
             }
         }
         if !self.errors.is_empty() {
@@ -257,6 +284,7 @@ mod tests {
                 lag_p50_us: 60,
                 lag_p99_us: 90,
             }),
+            threads: vec![],
             timeline: vec![Second { second: 0, ops: 3, errors: 2, p99_us: 6, max_us: 7 }],
             curve: Vec::new(),
         }

@@ -3,7 +3,7 @@
 //! Owns: the callers' tasks and the sum of what they measured. Must never: let one caller's bookkeeping slow another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -11,12 +11,14 @@ use futures::stream::FuturesUnordered;
 use synod_client::Client;
 use tokio::sync::mpsc;
 
+use crate::halt::Halt;
 use crate::ops::{Material, Op, Ops, Outcome};
 use crate::pace::{Caller, Dispatch, dispatch};
 use crate::record::Recorder;
 use crate::report::{OpenLoop, Report};
 use crate::spec::{BenchSpec, Pace, SpecError, Stop, Workload};
 use crate::target::{Table, Target};
+use crate::threads::Threads;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -34,23 +36,6 @@ pub enum BenchError<E: std::error::Error + 'static = synod_client::Error> {
         /// What the runtime says.
         why: String,
     },
-}
-
-/// Ends a run before its time: what is under way is waited for, and what was measured so far is reported.
-#[derive(Clone, Debug, Default)]
-pub struct Halt(Arc<AtomicBool>);
-
-impl Halt {
-    /// No operation begins after this.
-    pub fn halt(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the run is to end.
-    #[must_use]
-    pub fn halted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// What the callers share.
@@ -104,7 +89,19 @@ where
         client.table(&spec.table).await.map_err(BenchError::Client)?;
         tables.push(Table::new(client, &spec.table));
     }
-    run_on(tables, spec, halt, |_| ()).await
+    let watched: Option<Client> = tables.first().map(|table| table.client().clone());
+    let threads = Arc::new(Threads::default());
+    let look = {
+        let (threads, runtime) = (Arc::clone(&threads), tokio::runtime::Handle::current());
+        move |moment| {
+            if let Some(client) = &watched {
+                threads.look(moment, runtime.block_on(client.status()));
+            }
+        }
+    };
+    let mut report = run_on(tables, spec, halt, look).await?;
+    report.threads = threads.spent(report.ops, report.elapsed_s);
+    Ok(report)
 }
 
 /// A point of a run at which its surroundings may be looked at.
@@ -323,6 +320,7 @@ fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>, interrupted:
         errors: sum.errors.clone(),
         failed: sum.failures.latency(),
         open,
+        threads: Vec::new(),
         timeline: sum.seconds(),
         curve: sum.all().curve(),
     }

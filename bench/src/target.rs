@@ -39,6 +39,10 @@ impl Table {
     pub fn new(client: Client, name: &str) -> Table {
         Table { client, name: name.into() }
     }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl Target for Table {

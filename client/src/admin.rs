@@ -18,8 +18,8 @@ use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::call::leader_of;
-use crate::client::{Client, unexpected};
-use crate::error::{Error, Result, of_status};
+use crate::client::Client;
+use crate::error::{Error, Result, of_status, unexpected};
 use crate::limits::{check_key, check_table, check_table_name};
 use crate::link::{Broken, channel, jitter};
 use crate::meant::Meant;
@@ -37,7 +37,7 @@ impl Client {
     pub async fn create_table(&self, spec: TableSpec) -> Result<TableInfo> {
         check_table(&spec)?;
         let request = wire::create_table(spec);
-        let deadline = self.deadline();
+        let deadline = self.caller.deadline();
         let mut unsure = false;
         let created = self.change(deadline, &mut unsure, |channel, id| {
             let request = v1::CreateTableRequest { id: Some(id), ..request.clone() };
@@ -60,12 +60,14 @@ impl Client {
             }
             Err(error) => return Err(error),
         };
-        let there = self.core.maps.until(|view| view.table(&created.name).is_some_and(|t| t.info.id == created.id));
+        let there =
+            self.caller.core.maps.until(|view| view.table(&created.name).is_some_and(|t| t.info.id == created.id));
         if timeout(Duration::from_millis(500), there).await.is_err() {
             // The table is made whether or not the map has come round yet.
             let _ = self.refresh_map().await;
         }
-        let there = self.core.maps.until(|view| view.table(&created.name).is_some_and(|t| t.info.id == created.id));
+        let there =
+            self.caller.core.maps.until(|view| view.table(&created.name).is_some_and(|t| t.info.id == created.id));
         match timeout_at(deadline, there).await {
             Ok(()) => Ok(self.table(&created.name).await.unwrap_or(created)),
             Err(_) => Ok(created),
@@ -75,8 +77,8 @@ impl Client {
     /// Drops a table and everything in it; returns once this client's map is without it.
     pub async fn drop_table(&self, name: &str) -> Result<()> {
         check_table_name(name)?;
-        let deadline = self.deadline();
-        let old = self.core.maps.view().table(name).map(|t| t.info.id);
+        let deadline = self.caller.deadline();
+        let old = self.caller.core.maps.view().table(name).map(|t| t.info.id);
         let mut unsure = false;
         let dropped = self.change(deadline, &mut unsure, |channel, id| {
             let request = v1::DropTableRequest { name: name.into(), id: Some(id) };
@@ -88,7 +90,7 @@ impl Client {
             Err(Error::TableNotFound { .. }) if unsure => {}
             Err(error) => return Err(error),
         }
-        let gone = self.core.maps.until(|view| view.table(name).is_none_or(|t| Some(t.info.id) != old));
+        let gone = self.caller.core.maps.until(|view| view.table(name).is_none_or(|t| Some(t.info.id) != old));
         // The table is gone whether or not the map has come round yet.
         let _ = timeout_at(deadline, gone).await;
         Ok(())
@@ -96,14 +98,14 @@ impl Client {
 
     /// What every node of the map says of itself; a node that does not answer is reported as such.
     pub async fn status(&self) -> Vec<NodeReport> {
-        let deadline = self.deadline().min(Instant::now() + 2 * self.core.options.connect_timeout);
+        let deadline = self.caller.deadline().min(Instant::now() + 2 * self.caller.core.options.connect_timeout);
         let map = self.map();
         let ask = |node: &NodeInfo| {
             let NodeInfo { id, addr } = node.clone();
             async move {
                 let answer = async {
-                    let channel = channel(&addr, &self.core.options).await?;
-                    let reply = AdminClient::new(self.core.links.stamp().on(channel))
+                    let channel = channel(&addr, &self.caller.core.options).await?;
+                    let reply = AdminClient::new(self.caller.core.links.stamp().on(channel))
                         .node_status(v1::NodeStatusRequest {})
                         .await;
                     reply.map(tonic::Response::into_inner).map_err(|s| of_status(&s))
@@ -129,7 +131,7 @@ impl Client {
                 format!("node {to} is no voter of shard {shard}; they are {:?}", info.voters),
             ));
         }
-        self.any_node(self.deadline(), &mut false, |channel, _| {
+        self.any_node(self.caller.deadline(), &mut false, |channel, _| {
             let request = v1::TransferLeaderRequest { shard, to };
             async move { AdminClient::new(channel).transfer_leader(request).await }
         })
@@ -151,7 +153,7 @@ impl Client {
             MemberChange::Promote { node, instead_of } => (Change::Promote(node), instead_of.unwrap_or(0)),
             MemberChange::Remove(node) => (Change::Remove(node), 0),
         };
-        self.any_node(self.deadline(), &mut false, |channel, _| {
+        self.any_node(self.caller.deadline(), &mut false, |channel, _| {
             let request =
                 v1::ChangeMembersRequest { shard, instead_of, expected_config: expected, change: Some(change) };
             async move { AdminClient::new(channel).change_members(request).await }
@@ -163,7 +165,7 @@ impl Client {
     /// Takes a node that holds no replica out of the cluster for good.
     pub async fn remove_node(&self, node: u64) -> Result<()> {
         let mut unsure = false;
-        let removed = self.change(self.deadline(), &mut unsure, |channel, id| {
+        let removed = self.change(self.caller.deadline(), &mut unsure, |channel, id| {
             let request = v1::RemoveNodeRequest { node, id: Some(id) };
             async move { AdminClient::new(channel).remove_node(request).await }
         });
@@ -200,7 +202,7 @@ impl Client {
             }
         };
         // The first question changes nothing, so no failure of it leaves an unknown outcome.
-        let asked = match self.any_node(self.deadline(), &mut false, ask(to.unwrap_or(0), true)).await {
+        let asked = match self.any_node(self.caller.deadline(), &mut false, ask(to.unwrap_or(0), true)).await {
             Ok(asked) => asked,
             Err(Error::OutcomeUnknown { cause }) => return Err(Error::unavailable(cause)),
             Err(error) => return Err(error),
@@ -208,7 +210,7 @@ impl Client {
         if dry_run || !asked.refused.is_empty() || asked.from == asked.to {
             return Ok(asked);
         }
-        let raised = self.any_node(self.deadline(), &mut false, ask(asked.to, false)).await?;
+        let raised = self.any_node(self.caller.deadline(), &mut false, ask(asked.to, false)).await?;
         // An earlier attempt may have raised it already.
         Ok(v1::UpgradeReply { from: asked.from, ..raised })
     }
@@ -216,7 +218,7 @@ impl Client {
     /// Has the replicas of a shard compared; returns the slot at which. The outcome stands in [`Client::status`].
     pub async fn scrub(&self, shard: u64) -> Result<u64> {
         let mut unsure = false;
-        let reply = self.any_node(self.deadline(), &mut unsure, |channel, _| {
+        let reply = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| {
             let request = v1::ScrubRequest { shard };
             async move { AdminClient::new(channel).scrub(request).await }
         });
@@ -228,7 +230,7 @@ impl Client {
         let key = key.into();
         check_key(&key)?;
         let info = self.table(table).await?;
-        let view = self.core.maps.view();
+        let view = self.caller.core.maps.view();
         let shard = view.table(table).and_then(|t| t.locate(Place::Key(&key)));
         let shard = shard.ok_or_else(|| Error::unavailable("the map has no shard for the key"))?;
         let leader = leader_of(&view, table, shard.info.id);
@@ -258,7 +260,7 @@ impl Client {
         // The time of a shard that is ahead of the nodes' clocks, and when it was told.
         let mut ahead: Option<(u64, Instant)> = None;
         loop {
-            let ticket = self.core.identity.begin_change();
+            let ticket = self.caller.core.identity.begin_change();
             // By the clock of the node asked first; the others are told the same, since it is part of the name.
             let good_until = OnceLock::new();
             let ended = self.any_node(deadline, unsure, |channel, now_us| {
@@ -291,8 +293,8 @@ impl Client {
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
         let mut last = Error::unavailable("no node is known");
-        let mut pause = self.core.options.backoff_min;
-        let mut turn = self.core.local_start;
+        let mut pause = self.caller.core.options.backoff_min;
+        let mut turn = self.caller.core.local_start;
         // The nodes whose binaries do not know the call.
         let mut older = BTreeSet::new();
         while Instant::now() < deadline {
@@ -306,9 +308,9 @@ impl Client {
             let mut sent = false;
             let attempt = async {
                 let now_us = self.time_at(node).await.map_err(|why| (why, false))?;
-                let channel = channel(&node.addr, &self.core.options).await.map_err(|why| (why, false))?;
+                let channel = channel(&node.addr, &self.caller.core.options).await.map_err(|why| (why, false))?;
                 sent = true;
-                let channel = self.core.links.stamp().on(channel);
+                let channel = self.caller.core.links.stamp().on(channel);
                 let answer = call(channel, now_us).await;
                 answer.map(tonic::Response::into_inner).map_err(|status| match status.code() {
                     tonic::Code::Unimplemented => {
@@ -331,14 +333,14 @@ impl Client {
             }
             last = error;
             sleep(jitter(pause).min(deadline.saturating_duration_since(Instant::now()))).await;
-            pause = (pause * 2).min(self.core.options.backoff_max);
+            pause = (pause * 2).min(self.caller.core.options.backoff_max);
         }
         if *unsure { Err(unknown(&last)) } else { Err(last) }
     }
 
     /// The cluster's time as a node tells it; one that tells none is down.
     async fn time_at(&self, node: &NodeInfo) -> Result<u64> {
-        let link = self.core.links.get(node.id, &node.addr);
+        let link = self.caller.core.links.get(node.id, &node.addr);
         let conn = link.conn().await.map_err(|Broken(why)| Error::unavailable(why))?;
         Ok(conn.clock.now_us())
     }

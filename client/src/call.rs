@@ -4,52 +4,20 @@
 //! a failed attempt.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::error::Result;
 use crate::frames::{Answer, Ask, was_sent};
-use crate::identity::Identity;
-use crate::link::{Broken, Conn, Links, Task};
-use crate::options::Options;
+use crate::link::{Broken, Conn};
 use crate::retry::Progress;
-use crate::router::{MapView, Place, ShardRoute, TableRoute};
-use crate::types::Consistency;
-use crate::watch::Maps;
+use crate::router::{MapView, ShardRoute, TableRoute};
+use crate::shared::{Core, Want};
 use synod_cluster::decide::Refused;
 use synod_cluster::decide::{Failure, Missing};
-
-/// How long a node that was silent is asked last.
-const SILENT: Duration = Duration::from_secs(2);
-
-/// What the clones of a client share.
-pub(crate) struct Core {
-    pub(crate) options: Arc<Options>,
-    pub(crate) maps: Arc<Maps>,
-    pub(crate) links: Arc<Links>,
-    pub(crate) identity: Identity,
-    pub(crate) writes: Semaphore,
-    /// The node that was silent last, and when: where no leader is known it is asked last for a while.
-    pub(crate) silent: Mutex<Option<(u64, Instant)>>,
-    /// Where reads that any replica answers begin to look for a replica, so that clients spread.
-    pub(crate) local_start: usize,
-    pub(crate) _keeper: Task,
-}
-
-/// What a call wants.
-pub(crate) struct Want<'a> {
-    pub(crate) table: &'a str,
-    pub(crate) place: Place<'a>,
-    pub(crate) consistency: Consistency,
-    pub(crate) write: bool,
-    /// How long the server may keep the request beyond what an ordinary one takes.
-    pub(crate) wait: Duration,
-    pub(crate) deadline: Instant,
-}
 
 /// An answer with where it came from.
 pub(crate) struct Got {
@@ -160,16 +128,6 @@ impl Core {
             }
         }
     }
-
-    /// A node let an attempt time out.
-    pub(crate) fn note_silent(&self, node: u64) {
-        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = Some((node, Instant::now()));
-    }
-
-    fn recently_silent(&self) -> Option<u64> {
-        let silent = *self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.filter(|(_, at)| at.elapsed() < SILENT).map(|(node, _)| node)
-    }
 }
 
 /// Waits for the answer to a request given to `conn`, for `limit` from when it leaves. While the node answers others, a
@@ -199,13 +157,6 @@ async fn answered(
             (false, true) if was_sent(sent) => {}
             (false, _) => return Err(Failure::Silent(limit)),
         }
-    }
-}
-
-impl Want<'_> {
-    /// The time left until the deadline.
-    pub(crate) fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
     }
 }
 

@@ -11,8 +11,8 @@ use synod_proto::v1;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use crate::call::{Core, Got, Want};
-use crate::error::{Error, Result};
+use crate::call::Got;
+use crate::error::{Error, Result, unexpected};
 use crate::frames::{Answer, Ask};
 use crate::identity::Identity;
 use crate::limits::{check_key, check_table_name};
@@ -20,6 +20,7 @@ use crate::link::{Links, Task};
 use crate::options::Options;
 use crate::router::Place;
 use crate::scan::{RecordStream, ScanStream};
+use crate::shared::{Caller, Core, Want};
 use crate::tail::TailStream;
 use crate::types::{
     ClusterMap, Consistency, Expect, GetFull, GetOptions, NewRecord, Record, ScanOptions, TableInfo, TailOptions,
@@ -41,13 +42,12 @@ const RENEWALS_MAX: u32 = 3;
 /// or may not be executed, at most once; the client does not retry it any more.
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) core: Arc<Core>,
-    pub(crate) timeout: Duration,
+    pub(crate) caller: Caller,
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("revision", &self.map().revision).field("timeout", &self.timeout).finish()
+        f.debug_struct("Client").field("revision", &self.map().revision).field("timeout", &self.caller.timeout).finish()
     }
 }
 
@@ -88,14 +88,14 @@ impl Client {
             maps,
             links,
         };
-        Ok(Client { core: Arc::new(core), timeout })
+        Ok(Client { caller: Caller { core: Arc::new(core), timeout } })
     }
 
     /// The same client with another deadline for its calls; at most what [`Options::call_timeout`] allows.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Client {
         let longest = Duration::from_secs(crate::limits::MAX_DEADLINE_S - 60);
-        Client { core: self.core.clone(), timeout: timeout.min(longest) }
+        Client { caller: Caller { core: self.caller.core.clone(), timeout: timeout.min(longest) } }
     }
 
     /// Appends one record.
@@ -182,9 +182,12 @@ impl Client {
         let key = key.into();
         check_table_name(table)?;
         check_key(&key)?;
-        let want = self.want(table, Place::Key(&key), options.consistency);
-        let got =
-            self.core.call(want, |table, _, _| Ok(Ask::Get(wire::get(table.info.id, key.clone(), &options)))).await?;
+        let want = self.caller.want(table, Place::Key(&key), options.consistency);
+        let got = self
+            .caller
+            .core
+            .call(want, |table, _, _| Ok(Ask::Get(wire::get(table.info.id, key.clone(), &options))))
+            .await?;
         match got.answer {
             Answer::Get(v1::GetResult { record, next_offset, first_offset }) => {
                 Ok(GetFull { record: record.map(wire::record), first_offset, next_offset })
@@ -215,7 +218,7 @@ impl Client {
         limit: Option<u64>,
         consistency: Consistency,
     ) -> RecordStream {
-        RecordStream::new(self.clone(), table, key.into(), from, limit, consistency)
+        RecordStream::new(self.caller.clone(), table, key.into(), from, limit, consistency)
     }
 
     /// A table's newest records: in key order on range tables, in hash order on hash tables; tombstones are left out.
@@ -237,7 +240,7 @@ impl Client {
     /// # }
     /// ```
     pub fn scan(&self, table: &str, options: ScanOptions) -> ScanStream {
-        ScanStream::new(self.clone(), table, options)
+        ScanStream::new(self.caller.clone(), table, options)
     }
 
     /// What commits, each key in order, tombstones included; without `follow` the stream ends where it has caught up.
@@ -260,7 +263,7 @@ impl Client {
     /// # }
     /// ```
     pub fn tail(&self, table: &str, options: TailOptions) -> TailStream {
-        TailStream::new(self.clone(), table, options)
+        TailStream::new(self.caller.clone(), table, options)
     }
 
     /// The tables of the map, by name.
@@ -270,33 +273,18 @@ impl Client {
 
     /// One table of the map; asks the cluster before it says that there is none.
     pub async fn table(&self, name: &str) -> Result<TableInfo> {
-        let find = || self.core.maps.view().table(name).map(|t| t.info.clone());
-        if let Some(table) = find() {
-            return Ok(table);
-        }
-        self.refresh_map().await?;
-        find().ok_or_else(|| Error::TableNotFound { table: name.into() })
+        self.caller.table(name).await
     }
 
     /// The shard map as this client knows it.
     pub fn map(&self) -> Arc<ClusterMap> {
-        self.core.maps.view().public.clone()
+        self.caller.core.maps.view().public.clone()
     }
 
     /// Asks a node for the newest map it has and returns the newest known.
     pub async fn refresh_map(&self) -> Result<Arc<ClusterMap>> {
-        match timeout_at(self.deadline(), self.core.maps.refresh()).await {
-            Ok(refreshed) => refreshed.map(|()| self.map()),
-            Err(_) => Err(Error::unavailable("no node gave a shard map in time")),
-        }
-    }
-
-    pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.timeout
-    }
-
-    pub(crate) fn want<'a>(&self, table: &'a str, place: Place<'a>, consistency: Consistency) -> Want<'a> {
-        Want { table, place, consistency, write: false, wait: Duration::ZERO, deadline: self.deadline() }
+        self.caller.refresh().await?;
+        Ok(self.map())
     }
 
     async fn write_one(&self, table: &str, op: WriteOp) -> Result<Written> {
@@ -308,12 +296,12 @@ impl Client {
 
     async fn write(&self, table: &str, ops: Vec<WriteOp>, name: Option<WriteName>) -> Result<Vec<v1::OpResult>> {
         check_table_name(table)?;
-        self.core.options.limits.check_write(&ops)?;
-        let deadline = self.deadline();
-        let _permit = match timeout_at(deadline, self.core.writes.acquire()).await {
+        self.caller.core.options.limits.check_write(&ops)?;
+        let deadline = self.caller.deadline();
+        let _permit = match timeout_at(deadline, self.caller.core.writes.acquire()).await {
             Ok(Ok(permit)) => permit,
             _ => {
-                let most = self.core.options.max_outstanding_writes;
+                let most = self.caller.core.options.max_outstanding_writes;
                 return Err(Error::unavailable(format!("{most} writes are outstanding (knob max_outstanding_writes)")));
             }
         };
@@ -347,7 +335,7 @@ impl Client {
 impl Client {
     /// What a write wants that must be done by `deadline`.
     fn want_by<'a>(&self, table: &'a str, deadline: Instant) -> Want<'a> {
-        Want { write: true, deadline, ..self.want(table, Place::Key(&[]), Consistency::Linearizable) }
+        Want { write: true, deadline, ..self.caller.want(table, Place::Key(&[]), Consistency::Linearizable) }
     }
 
     /// Makes the call of a write under one name: the caller's, or a new one of this client's. The deadline in that is counted
@@ -363,15 +351,15 @@ impl Client {
         let ticket = match name {
             Some(_) => None,
             None => {
-                let view = self.core.maps.view();
+                let view = self.caller.core.maps.view();
                 // Where there is none yet, the table may be made just now.
                 let shard = view.table(want.table).and_then(|t| t.locate(want.place)).map_or(0, |s| s.info.id);
-                Some(self.core.identity.begin(shard, outcome_bytes(ops.len()), deadline).await?)
+                Some(self.caller.core.identity.begin(shard, outcome_bytes(ops.len()), deadline).await?)
             }
         };
         // Fixed by the first attempt, kept by the others: the deadline is part of the write's name.
         let mut deadline_us = None;
-        let call = self.core.call(want, |table, shard, conn| {
+        let call = self.caller.core.call(want, |table, shard, conn| {
             let elsewhere =
                 |op: &v1::WriteOp| table.locate(Place::Key(&op.key)).is_none_or(|s| s.info.id != shard.info.id);
             if ops.len() > 1 && ops.iter().any(elsewhere) {
@@ -390,9 +378,4 @@ impl Client {
         });
         call.await
     }
-}
-
-/// An answer of the wrong kind: a fault of the node, or one of another version.
-pub(crate) fn unexpected() -> Error {
-    Error::unavailable("the node's answer does not fit the request")
 }

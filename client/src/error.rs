@@ -25,6 +25,11 @@ pub(crate) fn of_status(status: &tonic::Status) -> Error {
     }
 }
 
+/// An answer of the wrong kind: a fault of the node, or one of another version.
+pub(crate) fn unexpected() -> Error {
+    Error::unavailable("the node's answer does not fit the request")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

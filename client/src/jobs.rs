@@ -6,8 +6,8 @@ use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use v1::job_goal::Kind;
 
-use crate::client::{Client, unexpected};
-use crate::error::{Error, Result};
+use crate::client::Client;
+use crate::error::{Error, Result, unexpected};
 
 /// What a job is to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Client {
         let wanted = v1::MoveReplica { shard, from, to: to.unwrap_or(0) };
         let goal = v1::JobGoal { kind: Some(Kind::MoveReplica(wanted)) };
         let mut unsure = false;
-        let started = self.change(self.deadline(), &mut unsure, |channel, id| {
+        let started = self.change(self.caller.deadline(), &mut unsure, |channel, id| {
             let request = v1::StartJobRequest { goal: Some(goal), id: Some(id) };
             async move { AdminClient::new(channel).start_job(request).await }
         });
@@ -113,7 +113,7 @@ impl Client {
     /// The jobs that run, and the last that have ended, in the order in which they began.
     pub async fn jobs(&self) -> Result<Vec<Job>> {
         let mut unsure = false;
-        let listed = self.any_node(self.deadline(), &mut unsure, |channel, _| async move {
+        let listed = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| async move {
             AdminClient::new(channel).list_jobs(v1::ListJobsRequest {}).await
         });
         known(listed.await)?.jobs.into_iter().map(job).collect()
@@ -126,7 +126,7 @@ impl Client {
     /// [`Error::JobNotFound`] where there is none of this number, or its record is kept no longer.
     pub async fn job(&self, id: u64) -> Result<Job> {
         let mut unsure = false;
-        let found = self.any_node(self.deadline(), &mut unsure, |channel, _| async move {
+        let found = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| async move {
             AdminClient::new(channel).get_job(v1::GetJobRequest { job: id }).await
         });
         job(known(found.await)?)
@@ -139,7 +139,7 @@ impl Client {
     /// [`Error::JobNotFound`]; [`Error::JobConflict`] where it has ended otherwise.
     pub async fn cancel_job(&self, id: u64) -> Result<()> {
         let mut unsure = false;
-        let cancelled = self.change(self.deadline(), &mut unsure, |channel, name| {
+        let cancelled = self.change(self.caller.deadline(), &mut unsure, |channel, name| {
             let request = v1::CancelJobRequest { job: id, id: Some(name) };
             async move { AdminClient::new(channel).cancel_job(request).await }
         });

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use synod_cluster::position::{below, lesser_end};
 use synod_proto::v1;
 
-use crate::client::{Client, unexpected};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unexpected};
 use crate::frames::{Answer, Ask};
 use crate::router::{Place, ShardRoute, Span, TableRoute, position};
 use crate::segments::Segments;
+use crate::shared::Caller;
 use crate::token::Segment;
 use crate::types::{Consistency, PartitionKind, Record};
 use crate::wire;
@@ -113,37 +113,37 @@ impl Lane {
     /// Asks the shard at the lane's beginning.
     pub(crate) async fn ask(
         self,
-        client: Client,
+        caller: Caller,
         ground: Arc<Ground>,
         wanted: Vec<Segment>,
         page: Page,
     ) -> (Lane, Result<News>) {
         let news = match &self.phase {
-            Phase::Poll => self.poll(&client, &ground, &wanted, page).await,
-            Phase::Scan { .. } => self.scan(&client, &ground, &wanted, page).await,
+            Phase::Poll => self.poll(&caller, &ground, &wanted, page).await,
+            Phase::Scan { .. } => self.scan(&caller, &ground, &wanted, page).await,
         };
         (self, news)
     }
 
     /// The shard's newest timestamp, and where the shard ends within the lane.
-    pub(crate) async fn newest(&self, client: &Client, ground: &Ground) -> Result<(u64, Bytes)> {
+    pub(crate) async fn newest(&self, caller: &Caller, ground: &Ground) -> Result<(u64, Bytes)> {
         let all = [Segment { from: self.from.clone(), to: self.to.clone(), after_us: NEWEST, given: None }];
         let page = Page { limit: 1, wait: Duration::ZERO, tell_trimmed: false };
-        let news = self.poll(client, ground, &all, page).await?;
+        let news = self.poll(caller, ground, &all, page).await?;
         let upto_us = news.scan.map_or(news.upto_us, |(_, upto_us)| upto_us);
         if upto_us == NEWEST { Err(unexpected()) } else { Ok((upto_us, news.to)) }
     }
 
-    async fn poll(&self, client: &Client, ground: &Ground, wanted: &[Segment], page: Page) -> Result<News> {
+    async fn poll(&self, caller: &Caller, ground: &Ground, wanted: &[Segment], page: Page) -> Result<News> {
         let Page { limit, wait, .. } = page;
         // Of a timestamp that was given in part nobody but this client knows what of it was given.
         let tell_trimmed = page.tell_trimmed && wanted.iter().all(|s| s.given.is_none());
         let wanted = Segments(wanted.to_vec());
-        let mut want = client.want(&ground.table, Place::At(&self.from), Consistency::Linearizable);
+        let mut want = caller.want(&ground.table, Place::At(&self.from), Consistency::Linearizable);
         want.wait = wait;
         want.deadline += wait;
         let mut asked = Vec::new();
-        let got = client.core.call(want, |table, shard, _| {
+        let got = caller.core.call(want, |table, shard, _| {
             ground.check(table)?;
             asked = wanted.within(&self.from, lesser_end(&self.to, &shard.info.to));
             asked.truncate(MAX_SEGMENTS);
@@ -176,13 +176,13 @@ impl Lane {
         Ok(news)
     }
 
-    async fn scan(&self, client: &Client, ground: &Ground, wanted: &[Segment], page: Page) -> Result<News> {
+    async fn scan(&self, caller: &Caller, ground: &Ground, wanted: &[Segment], page: Page) -> Result<News> {
         let Phase::Scan { from, to, after_us, upto_us, chain } = &self.phase else { return Err(unexpected()) };
         // Where the scan stands: what lies before is given up to its timestamp.
         let stands = wanted.iter().find(|s| s.after_us < *upto_us && below(from, &s.to));
         let pos_from = stands.map_or(from, |s| (&s.from).max(from));
-        let want = client.want(&ground.table, Place::At(pos_from), Consistency::Linearizable);
-        let got = client.core.call(want, |table, shard, _| {
+        let want = caller.want(&ground.table, Place::At(pos_from), Consistency::Linearizable);
+        let got = caller.core.call(want, |table, shard, _| {
             ground.check(table)?;
             let here = chain.as_ref().filter(|c| c.shard == shard.info.id && c.version == shard.info.version);
             Ok(Ask::Scan(v1::Scan {

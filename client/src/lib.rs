@@ -45,6 +45,7 @@ mod retry;
 mod router;
 mod scan;
 mod segments;
+mod shared;
 mod tail;
 mod token;
 mod types;

@@ -4,10 +4,10 @@
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::call::{Core, Want};
 use crate::error::{Error, Result};
 use crate::link::jitter;
 use crate::router::ShardRoute;
+use crate::shared::{Core, Want};
 use synod_cluster::decide::{self, Attempt, Failure, Leader, Missing, Next, Pause};
 
 /// What a call has learnt from its attempts, and when the call began.

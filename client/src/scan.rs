@@ -11,12 +11,12 @@ use futures::Stream;
 use synod_cluster::position::{after, below, lesser_end};
 use synod_proto::v1;
 
-use crate::client::{Client, unexpected};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unexpected};
 use crate::frames::{Answer, Ask};
 use crate::limits::{check_key, check_table_name};
 use crate::pager::{Page, Pager, Pages};
 use crate::router::{Place, ShardRoute, Span, TableRoute, position};
+use crate::shared::Caller;
 use crate::token::Cursor;
 use crate::types::{Consistency, PartitionKind, Record, ScanOptions};
 use crate::wire;
@@ -27,7 +27,7 @@ pub struct RecordStream {
 }
 
 struct Log {
-    client: Client,
+    caller: Caller,
     table: String,
     key: Bytes,
     from: u64,
@@ -38,14 +38,14 @@ struct Log {
 
 impl RecordStream {
     pub(crate) fn new(
-        client: Client,
+        caller: Caller,
         table: &str,
         key: Bytes,
         from: u64,
         limit: Option<u64>,
         consistency: Consistency,
     ) -> RecordStream {
-        let log = Log { client, table: table.into(), key, from, left: limit, consistency, done: limit == Some(0) };
+        let log = Log { caller, table: table.into(), key, from, left: limit, consistency, done: limit == Some(0) };
         RecordStream { pager: Pager::new(log) }
     }
 }
@@ -68,7 +68,7 @@ impl Pages for Log {
         check_table_name(&self.table)?;
         check_key(&self.key)?;
         let limit = self.left.map_or(0, |left| left.min(u64::from(u32::MAX)) as u32);
-        let want = self.client.want(&self.table, Place::Key(&self.key), self.consistency);
+        let want = self.caller.want(&self.table, Place::Key(&self.key), self.consistency);
         let read = v1::Read {
             table_id: 0,
             key: self.key.clone(),
@@ -78,7 +78,7 @@ impl Pages for Log {
             max_age_ms: wire::max_age_ms(self.consistency),
         };
         let got = self
-            .client
+            .caller
             .core
             .call(want, |table, _, _| Ok(Ask::Read(v1::Read { table_id: table.info.id, ..read.clone() })))
             .await?;
@@ -100,7 +100,7 @@ pub struct ScanStream {
 }
 
 struct Walk {
-    client: Client,
+    caller: Caller,
     table: String,
     options: ScanOptions,
     left: Option<u64>,
@@ -137,9 +137,9 @@ struct Note {
 }
 
 impl ScanStream {
-    pub(crate) fn new(client: Client, table: &str, options: ScanOptions) -> ScanStream {
+    pub(crate) fn new(caller: Caller, table: &str, options: ScanOptions) -> ScanStream {
         let (left, reverse) = (options.limit, options.reverse);
-        let walk = Walk { client, table: table.into(), options, left, ground: None, done: left == Some(0) };
+        let walk = Walk { caller, table: table.into(), options, left, ground: None, done: left == Some(0) };
         ScanStream { pager: Pager::new(walk), reverse, last_key: None }
     }
 
@@ -183,7 +183,7 @@ impl Pages for Walk {
         let ground = match self.ground.clone() {
             Some(ground) => ground,
             None => {
-                let table = self.client.table(&self.table).await?;
+                let table = self.caller.table(&self.table).await?;
                 Ground::new(table.id, table.partitioning, &self.options)?
             }
         };
@@ -206,14 +206,14 @@ impl Walk {
     async fn ask(&self, ground: &Ground) -> Result<(std::sync::Arc<ShardRoute>, v1::RecordPage)> {
         let reverse = self.options.reverse;
         let place = if reverse { Place::Below(&ground.pos) } else { Place::At(&ground.pos) };
-        let want = self.client.want(&self.table, place, self.options.consistency);
+        let want = self.caller.want(&self.table, place, self.options.consistency);
         let request = |table: &TableRoute, shard: &ShardRoute| {
             if table.info.id != ground.table_id {
                 return Err(Error::TableNotFound { table: self.table.clone() });
             }
             Ok(Ask::Scan(self.request(ground, shard)))
         };
-        let got = self.client.core.call(want, |table, shard, _| request(table, shard)).await?;
+        let got = self.caller.core.call(want, |table, shard, _| request(table, shard)).await?;
         match got.answer {
             Answer::Page(page) => Ok((got.shard, page)),
             _ => Err(unexpected()),

@@ -17,12 +17,12 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 
-use crate::client::{Client, unexpected};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unexpected};
 use crate::lane::{Ground, Lane, News, Page, Phase};
 use crate::limits::check_table_name;
 use crate::router::{Span, position};
 use crate::segments::Segments;
+use crate::shared::Caller;
 use crate::token::{Given, Token};
 use crate::types::{PassedOver, Record, TailOptions, TailStart};
 use synod_cluster::position::{after, lesser_end};
@@ -107,7 +107,7 @@ struct Begin {
 
 /// What commits, each key in order.
 pub struct TailStream {
-    client: Client,
+    caller: Caller,
     table: Arc<str>,
     options: TailOptions,
     begin: Option<Begun>,
@@ -129,9 +129,9 @@ pub struct TailStream {
 }
 
 impl TailStream {
-    pub(crate) fn new(client: Client, table: &str, options: TailOptions) -> TailStream {
+    pub(crate) fn new(caller: Caller, table: &str, options: TailOptions) -> TailStream {
         TailStream {
-            client,
+            caller,
             table: table.into(),
             options,
             begin: None,
@@ -168,8 +168,8 @@ impl TailStream {
     }
 
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let (client, table, options) = (&self.client, &self.table, &self.options);
-        let begin = self.begin.get_or_insert_with(|| begin(client.clone(), table.clone(), options.clone()).boxed());
+        let (caller, table, options) = (&self.caller, &self.table, &self.options);
+        let begin = self.begin.get_or_insert_with(|| begin(caller.clone(), table.clone(), options.clone()).boxed());
         let Begin { ground, segments, ends, catches_up } = match begin.as_mut().poll(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(begun) => {
@@ -178,7 +178,7 @@ impl TailStream {
             }
         };
         (self.ends, self.catches_up) = (ends, catches_up);
-        for (from, to) in lanes(&self.client, &self.table, &ground.span) {
+        for (from, to) in lanes(&self.caller, &self.table, &ground.span) {
             self.ask(Lane { from, to, phase: Phase::Poll }, &ground, &segments);
         }
         self.begun = Some((ground, segments));
@@ -193,9 +193,9 @@ impl TailStream {
 
     fn question(&mut self, lane: Lane, ground: &Arc<Ground>, segments: &Segments, tell_trimmed: bool) {
         let wanted = segments.within(&lane.from, &lane.to);
-        let wait = if self.options.follow { self.client.core.options.tail_wait } else { std::time::Duration::ZERO };
+        let wait = if self.options.follow { self.caller.core.options.tail_wait } else { std::time::Duration::ZERO };
         let page = Page { limit: self.options.page_records, wait, tell_trimmed };
-        let question = lane.ask(self.client.clone(), ground.clone(), wanted, page);
+        let question = lane.ask(self.caller.clone(), ground.clone(), wanted, page);
         self.asked.push(question.boxed());
     }
 
@@ -340,8 +340,8 @@ impl TailStream {
 }
 
 /// One range a shard, within the span.
-fn lanes(client: &Client, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
-    let view = client.core.maps.view();
+fn lanes(caller: &Caller, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
+    let view = caller.core.maps.view();
     let Some(table) = view.table(table) else { return vec![(span.pos_from.clone(), span.pos_to.clone())] };
     let whole = Segments::whole(span.pos_from.clone(), span.pos_to.clone(), 0);
     let mut cut: Vec<(Bytes, Bytes)> = Vec::new();
@@ -356,9 +356,9 @@ fn lanes(client: &Client, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
 }
 
 /// Finds the table, where each of its parts begins, and where it ends unless it is followed.
-async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<Begin> {
+async fn begin(caller: Caller, table: Arc<str>, options: TailOptions) -> Result<Begin> {
     check_table_name(&table)?;
-    let info = client.table(&table).await?;
+    let info = caller.table(&table).await?;
     let span = Span::of(info.partitioning, &options.keys)?;
     let ground = Ground { table, table_id: info.id, kind: info.partitioning, span };
     let (from, to) = (ground.span.pos_from.clone(), ground.span.pos_to.clone());
@@ -369,7 +369,7 @@ async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<
     }
     let ground = Arc::new(ground);
     let from_token = matches!(options.start, TailStart::Token(_));
-    let now = if options.follow && from_token { nothing() } else { newest(&client, &ground).await? };
+    let now = if options.follow && from_token { nothing() } else { newest(&caller, &ground).await? };
     let catches_up = if options.start == TailStart::Earliest { now.clone() } else { nothing() };
     let segments = match options.start {
         TailStart::Earliest => whole(0),
@@ -390,13 +390,13 @@ async fn begin(client: Client, table: Arc<str>, options: TailOptions) -> Result<
 }
 
 /// The newest timestamp of each shard in the span.
-async fn newest(client: &Client, ground: &Arc<Ground>) -> Result<Segments> {
+async fn newest(caller: &Caller, ground: &Arc<Ground>) -> Result<Segments> {
     let mut segments = Segments::whole(ground.span.pos_from.clone(), ground.span.pos_to.clone(), 0);
     let ask = |(from, to): (Bytes, Bytes)| async move {
         let lane = Lane { from: from.clone(), to: to.clone(), phase: Phase::Poll };
-        lane.newest(client, ground).await.map(|(now_us, end)| (from, end, to, now_us))
+        lane.newest(caller, ground).await.map(|(now_us, end)| (from, end, to, now_us))
     };
-    let mut asked: FuturesUnordered<_> = lanes(client, &ground.table, &ground.span).into_iter().map(ask).collect();
+    let mut asked: FuturesUnordered<_> = lanes(caller, &ground.table, &ground.span).into_iter().map(ask).collect();
     while let Some(answer) = asked.next().await {
         let (from, end, to, now_us) = answer?;
         segments.raise(&from, &end, now_us);

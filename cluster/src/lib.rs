@@ -23,6 +23,7 @@ pub mod detector;
 pub mod error;
 pub mod ids;
 pub mod jobs;
+mod keys;
 pub mod members;
 pub mod outcomes;
 #[cfg(feature = "planted")]

@@ -14,28 +14,13 @@ pub use reports::{NodeReport, ReplicaReport, ScrubReport};
 pub use requests::{At, Body, Freshness, Read, Request, Scan, TailPoll};
 
 use crate::scrub::ScrubRequest;
+pub use crate::snapshot::SnapshotRequest;
 use crate::state::{BulkLoad, ViewJob};
-use bytes::Bytes;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::SystemState;
 use synod_paxos::message::Message;
-use synod_paxos::types::{Basis, Membership};
-
-/// A snapshot that is to be made of what is applied now.
-#[derive(Clone, Debug)]
-pub struct SnapshotRequest {
-    /// The shard.
-    pub shard: ShardId,
-    /// What its group was created with.
-    pub genesis: Bytes,
-    /// The position, and what goes with it.
-    pub basis: Basis,
-    /// The timestamp of the entry at that position, µs.
-    pub ts: u64,
-    /// Where its rows stand.
-    pub space: Space,
-}
+use synod_paxos::types::Membership;
 
 /// Which of a shard's snapshot files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

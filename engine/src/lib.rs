@@ -27,6 +27,7 @@ pub mod logstore;
 pub mod machine;
 pub mod memory;
 pub mod metrics;
+pub mod node;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod processes;

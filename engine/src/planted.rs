@@ -65,6 +65,20 @@ pub enum Fault {
     MembersToldEarly,
     /// A member of a later epoch begins with nothing.
     JoinsWithNothing,
+    /// A worker takes the write after the last synced one for synced, whichever worker's it is.
+    NextWriteCounts,
+    /// Two snapshots are loaded into one space.
+    SpaceGivenTwice,
+    /// A worker writes down an older mark of a peer than another worker has.
+    OlderMarkWritten,
+    /// Every worker has a replica of each shard of the node.
+    EveryWorkerHasAll,
+    /// A node that starts sweeps the spaces of other workers' shards.
+    SweepsOthersSpaces,
+    /// Messages are handed to the worker of another shard.
+    MessageToAnotherWorker,
+    /// Only one worker is told of a new map.
+    MapToOneWorker,
 }
 
 impl Fault {
@@ -98,6 +112,13 @@ impl Fault {
         Self::TrimAboveSnapshot,
         Self::MembersToldEarly,
         Self::JoinsWithNothing,
+        Self::NextWriteCounts,
+        Self::SpaceGivenTwice,
+        Self::OlderMarkWritten,
+        Self::EveryWorkerHasAll,
+        Self::SweepsOthersSpaces,
+        Self::MessageToAnotherWorker,
+        Self::MapToOneWorker,
     ];
 }
 

@@ -1,4 +1,4 @@
-//! The thread that runs a worker.
+//! The threads that run a node's workers.
 //!
 //! Owns: the queue of inputs, bounded in number and in bytes, the monotone and the wall clock, and the age of the round under
 //! way. Must never: decide anything; all that the worker does follows from what it is handed here.
@@ -6,6 +6,7 @@
 use crate::StoreError;
 use crate::host::{Host, Input};
 use crate::memory::Account;
+use crate::node::{WorkerId, route, worker_of};
 use crate::worker::Worker;
 use crate::writer::{Clock, UnderWay, Wake};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -13,15 +14,17 @@ use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use synod_cluster::ids::ShardId;
 use synod_paxos::types::Micros;
 
 /// Inputs taken in one round at most.
 const ROUND_INPUTS: usize = 1024;
 
-/// Pushes inputs to a worker. Cheap to clone; used from any thread.
+/// Pushes inputs to a node's workers, each to those whom it concerns. Cheap to clone; used from any thread.
 #[derive(Clone)]
 pub struct WorkerHandle {
-    inputs: Sender<Queued>,
+    /// One a worker.
+    inputs: Arc<[Sender<Queued>]>,
     account: Arc<Account>,
 }
 
@@ -32,17 +35,37 @@ struct Queued {
 }
 
 impl WorkerHandle {
-    /// Queues an input, or gives it back where the queue is full, of inputs or of bytes, or the worker has ended. Never blocks.
+    /// How many workers the node has.
+    #[must_use]
+    pub fn workers(&self) -> u16 {
+        u16::try_from(self.inputs.len()).expect("a node has at most 256 workers")
+    }
+
+    /// The worker that has a shard.
+    #[must_use]
+    pub fn worker_of(&self, shard: ShardId) -> WorkerId {
+        worker_of(shard, self.workers())
+    }
+
+    /// Queues an input, or gives it back where a queue is full, of inputs or of bytes, or a worker has ended. Never blocks. Of
+    /// requests and messages for several workers, those that were taken are not given back. What concerns the whole node may be
+    /// given again.
     ///
     /// # Errors
-    /// The input itself.
+    /// The input itself, or what is left of it.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
     pub fn try_push(&self, input: Input) -> Result<(), Input> {
+        route(input, self.workers(), &mut |worker, input| self.try_give(worker, input))
+    }
+
+    #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
+    fn try_give(&self, worker: WorkerId, input: Input) -> Result<(), Input> {
         let bytes = input.bytes();
         if !self.account.try_add(bytes) {
             return Err(input);
         }
-        self.inputs.try_send(Queued { input, bytes }).map_err(|refused| self.give_back(refused.into_inner()))
+        let queue = &self.inputs[usize::from(worker.0)];
+        queue.try_send(Queued { input, bytes }).map_err(|refused| self.give_back(refused.into_inner()))
     }
 
     fn give_back(&self, queued: Queued) -> Input {
@@ -53,27 +76,33 @@ impl WorkerHandle {
     /// Queues an input, waiting for room: for what must not be lost, from threads that may block.
     ///
     /// # Errors
-    /// The input itself, where the worker has ended.
+    /// The input itself, where a worker has ended.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
     pub fn push(&self, input: Input) -> Result<(), Input> {
-        // Few and small: they are counted, and wait for places only.
-        let bytes = input.bytes();
-        self.account.add(bytes);
-        self.inputs.send(Queued { input, bytes }).map_err(|refused| self.give_back(refused.0))
+        route(input, self.workers(), &mut |worker, input| {
+            // Few and small: they are counted, and wait for places only.
+            let bytes = input.bytes();
+            self.account.add(bytes);
+            let queue = &self.inputs[usize::from(worker.0)];
+            queue.send(Queued { input, bytes }).map_err(|refused| self.give_back(refused.0))
+        })
     }
 
     /// Inputs that wait.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.inputs.len()
+        self.inputs.iter().map(Sender::len).sum()
     }
 
-    /// What a log-writer thread calls after each synced write. Where the queue is full the worker is awake anyway and
+    /// What a log-writer thread calls after each synced write, one a worker. Where a queue is full its worker is awake anyway and
     /// finds the write by itself.
     #[must_use]
-    pub fn wake(&self) -> Wake {
-        let handle = self.clone();
-        Box::new(move |seq| drop(handle.try_push(Input::Written(seq))))
+    pub fn wakes(&self) -> Vec<Wake> {
+        let wake = |worker| {
+            let handle = self.clone();
+            Box::new(move |seq| drop(handle.try_give(worker, Input::Written(seq)))) as Wake
+        };
+        (0..self.workers()).map(|worker| wake(WorkerId(worker))).collect()
     }
 }
 
@@ -90,18 +119,22 @@ impl WorkerInputs {
     }
 }
 
-/// A queue of `capacity` inputs, of any size.
+/// A queue of `capacity` inputs, of any size, to a lone worker.
 #[must_use]
 pub fn inputs(capacity: usize) -> (WorkerHandle, WorkerInputs) {
-    inputs_within(capacity, &Account::unlimited())
+    let (handle, mut inputs) = inputs_within(1, capacity, &Account::unlimited());
+    (handle, inputs.remove(0))
 }
 
-/// A queue of `capacity` inputs whose bytes are counted in this account: there is no room in it once that is full.
+/// Queues of `capacity` inputs to each of so many workers. Their bytes are counted in this account: there is no room in any once that
+/// is full.
 #[must_use]
-pub fn inputs_within(capacity: usize, account: &Arc<Account>) -> (WorkerHandle, WorkerInputs) {
-    let (inputs, queue) = bounded(capacity);
-    let (handle, queued) = (Arc::clone(account), Arc::clone(account));
-    (WorkerHandle { inputs, account: handle }, WorkerInputs { queue, account: queued })
+pub fn inputs_within(workers: u16, capacity: usize, account: &Arc<Account>) -> (WorkerHandle, Vec<WorkerInputs>) {
+    let queues = (0..workers).map(|_| bounded(capacity));
+    let (inputs, queues): (Vec<_>, Vec<_>) = queues.unzip();
+    let handle = WorkerHandle { inputs: inputs.into(), account: Arc::clone(account) };
+    let inputs = queues.into_iter().map(|queue| WorkerInputs { queue, account: Arc::clone(account) });
+    (handle, inputs.collect())
 }
 
 /// Runs on while the machine sleeps: else a leader that slept would take its lease for good.
@@ -146,21 +179,22 @@ pub fn wall_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The name of the worker's thread.
+/// What the names of workers' threads begin with.
 pub const THREAD: &str = "worker";
 
-/// Runs the worker on a thread of its own until it is stopped, or until every handle is gone.
+/// Runs a worker on a thread of its own until it is stopped, or until every handle is gone.
 ///
 /// # Errors
 /// The thread cannot be started.
 pub fn spawn<H: Host + 'static>(
+    id: WorkerId,
     worker: Worker<H>,
     inputs: WorkerInputs,
     clock: MonotoneClock,
     rounds: Arc<UnderWay>,
 ) -> Result<JoinHandle<()>, StoreError> {
     std::thread::Builder::new()
-        .name(THREAD.into())
+        .name(format!("{THREAD}-{}", id.0))
         .spawn(move || run(worker, &inputs, clock, &rounds))
         .map_err(|e| StoreError::Io { what: "start the worker's thread".into(), why: e.to_string() })
 }
@@ -219,7 +253,8 @@ mod tests {
     fn the_queue_is_full_of_bytes_long_before_it_is_full_of_inputs() {
         let memory = Memory::new(8 << 20);
         let account = memory.of(Holder::Inbox);
-        let (handle, inputs) = inputs_within(1000, account);
+        let (handle, mut inputs) = inputs_within(1, 1000, account);
+        let inputs = inputs.remove(0);
         let taken = (0..1000).take_while(|_| handle.try_push(requests(100_000)).is_ok()).count();
         assert_eq!(taken, 10, "of 1 MiB");
         assert!(account.used() <= account.limit());

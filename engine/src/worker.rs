@@ -1,6 +1,6 @@
-//! One node's worker: a deterministic state machine over everything the node holds.
+//! A worker of a node: a deterministic state machine over the shards that it has.
 //!
-//! Owns: the shards, their timers and the state store; it is told what happened and when, in rounds, and carries out a
+//! Owns: its shards, their timers and their state store; it is told what happened and when, in rounds, and carries out a
 //! round to its end: sends first, then one synced write for all shards, then what that write allows. Must never: read a
 //! clock, draw a random number, start a thread or block on anything but its own stores.
 //!
@@ -28,6 +28,7 @@ use crate::identity::{Identity, Mark, SeenTable};
 use crate::logstore::{LogStore, NodeRecovered};
 use crate::memory::Memory;
 use crate::metrics::{EngineMetrics, level};
+use crate::node::{NodeShared, WorkerId, worker_of};
 use crate::shard::Shard;
 use crate::state::StateStore;
 use crate::wall::Reading;
@@ -102,6 +103,10 @@ impl Default for WorkerOptions {
 pub struct WorkerSetup {
     /// This node.
     pub me: NodeId,
+    /// Which of the node's workers it is.
+    pub worker: WorkerId,
+    /// What it shares with the others.
+    pub shared: Arc<NodeShared>,
     /// What [`LogStore::recover_node`] found before this process began its incarnation.
     pub recovered: NodeRecovered,
     /// This process, as [`LogStore::begin_incarnation`] named it.
@@ -126,7 +131,7 @@ pub struct WorkerSetup {
     pub options: WorkerOptions,
 }
 
-/// One node's worker.
+/// A worker of a node.
 pub struct Worker<H: Host> {
     node: Node<H>,
     shards: BTreeMap<ShardId, Shard>,
@@ -137,7 +142,8 @@ pub struct Worker<H: Host> {
     /// Groups whose members name this node, which has no replica yet.
     joining: Joining,
     identity: Identity,
-    /// The greatest write heard of from each peer, durable here or not yet.
+    /// The greatest write of each peer that was in a message to this worker, durable here or not yet: what follows from the message is
+    /// written down with it or after it.
     seen: BTreeMap<NodeId, Mark>,
     map: Option<Arc<SystemState>>,
     /// The cluster that the data directory belongs to, where that was named before this process began.
@@ -157,7 +163,7 @@ pub struct Worker<H: Host> {
 }
 
 impl<H: Host> Worker<H> {
-    /// Recovers every group and its state. The groups take part once the node's identity is clear.
+    /// Recovers the worker's groups and their state. The groups take part once the node's identity is clear.
     ///
     /// # Errors
     /// A log or a state is damaged or cannot be read: the error says which, and the node must not start. A state that is
@@ -169,13 +175,15 @@ impl<H: Host> Worker<H> {
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
         let cluster = recovered.identity.as_ref().map(|identity| identity.cluster);
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
-        let upkeep = Upkeep::new(&setup.options);
+        let spaces = recovered.spaces.iter().map(|(_, space)| *space).collect();
+        let (me, workers) = (setup.worker, setup.shared.workers());
+        let upkeep = Upkeep::new(&setup.options, workers);
         let snapshots = Snapshots::new(setup.options.snapshot_unused_micros);
         let mut worker = Self {
-            node: Node::new(setup, host)?,
+            node: Node::new(setup, host),
             shards: BTreeMap::new(),
             creating: BTreeMap::new(),
-            removed: removed.into_iter().collect(),
+            removed: removed.into_iter().filter(|(shard, _)| worker_of(*shard, workers) == me).collect(),
             joining: Joining::default(),
             identity,
             seen,
@@ -193,9 +201,11 @@ impl<H: Host> Worker<H> {
         };
         worker.sweep_removed()?;
         for shard in groups {
-            worker.recover(shard)?;
+            if worker.node.has(shard) {
+                worker.recover(shard)?;
+            }
         }
-        worker.sweep_spaces()?;
+        worker.sweep_spaces(spaces)?;
         if let Some(system) = worker.shards.get_mut(&SYSTEM_SHARD) {
             // Its metadata is known already: peers are found by it.
             system.schedule(&mut worker.node);
@@ -214,7 +224,9 @@ impl<H: Host> Worker<H> {
     ) {
         self.node.now = self.node.now.max(now);
         self.node.walls.note(self.node.me, Reading { at: self.node.now, wall_us });
-        self.node.metrics.round_inputs.set(level(inputs.len()));
+        self.node.look_around();
+        let taken = self.node.shared.levels.round_inputs.set(self.node.worker, level(inputs.len()));
+        self.node.metrics.round_inputs.set(taken);
         // Before the inputs: a shard that gets new work in every round must not come first in every round.
         for id in self.node.pace.take_due(self.node.now) {
             if let Some(shard) = self.shards.get_mut(&id) {
@@ -238,8 +250,7 @@ impl<H: Host> Worker<H> {
             self.keep_snapshots();
             self.keep_members();
         }
-        self.node.metrics.waiting_requests.set(level(self.node.waiting));
-        self.node.metrics.waiting_tails.set(level(self.node.tails));
+        self.node.tell_counts();
     }
 
     /// When the next round is due without any input; `Micros(0)` where there is work left over.

@@ -1,21 +1,28 @@
 //! The log writer: what all shards want written in a round becomes one synced batch.
 //!
-//! Owns: the node's order of writes, what is staged, what is under way and what is durable. Must never: report a write
-//! done before it is synced, or go on after one failed: the caller ends the process.
+//! Owns: what a worker has staged, what of it is under way and what is durable. Must never: report a write done before it is
+//! synced, or go on after one failed: the caller ends the process.
+//!
+//! A lone worker may write by itself. Several hand their batches to the one queue of the node, which numbers them: what waits there
+//! becomes one synced write, whichever workers it comes from.
 
+mod numbers;
 mod thread;
+
+pub use numbers::Numbers;
+pub use thread::spawn;
 
 use crate::StoreError;
 use crate::identity::{Mark, SeenTable};
 use crate::logstore::{GroupWrite, LogBatch, LogStore};
 use crate::metrics::{EngineMetrics, level, seconds};
+use crate::node::{NodeShared, WorkerId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use synod_cluster::buf::Reader;
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Space};
 use synod_paxos::types::{Micros, Payload, WriteSeq};
-use thread::LogThread;
 
 /// Reads the driver's monotone clock; for measuring only.
 pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
@@ -23,26 +30,26 @@ pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
 /// Told the number of a synced write; must not block.
 pub type Wake = Box<dyn Fn(u64) + Send>;
 
-/// Where synced writes happen. A [`Wake`] is called after each synced write of the log's thread; the worker is to be handed
-/// [`crate::host::Input::Written`].
+/// Where synced writes happen.
 pub enum WriterMode {
-    /// On the worker's own thread: no hop between threads, the shortest way for a lone client.
+    /// On the worker's own thread: no hop between threads, the shortest way for a lone client. For a node with one worker.
     Inline,
-    /// On a thread of their own: the worker goes on meanwhile.
-    Thread(Wake),
-    /// As `Thread` with a queue made elsewhere: for the simulation, which has no threads.
+    /// On another thread: the worker goes on meanwhile.
     Queue(Box<dyn WriteQueue>),
 }
 
-/// Batches on their way to the log, written in order and one after the other.
+/// A worker's end of the node's queue of batches, which are written in the order of their numbers and one after the other.
 pub trait WriteQueue: Send {
-    /// Whether a batch can be submitted; who submits is alone, so room stays until it does.
+    /// Whether this worker can submit a batch; room stays until it does.
     fn has_room(&self) -> bool;
 
-    /// Hands a batch over; there must be room. Several that wait may become one synced write.
-    fn submit(&self, batch: LogBatch);
+    /// Numbers a batch and hands it over; there must be room. Several that wait, of any worker, may become one synced write.
+    fn submit(&self, batch: LogBatch) -> NodeWriteSeq;
 
-    /// The last synced write of this queue.
+    /// The last number given, to a batch of any worker.
+    fn issued(&self) -> NodeWriteSeq;
+
+    /// The last synced write, of any worker.
     ///
     /// # Errors
     /// A write failed: nothing may be acknowledged any more.
@@ -126,10 +133,13 @@ pub(crate) enum Done {
 
 /// What a synced write is measured by.
 #[derive(Clone)]
-struct Gauges {
-    progress: Arc<WriterProgress>,
-    metrics: Arc<EngineMetrics>,
-    clock: Clock,
+pub struct Gauges {
+    /// For the pulse.
+    pub progress: Arc<WriterProgress>,
+    /// For metrics.
+    pub metrics: Arc<EngineMetrics>,
+    /// The driver's.
+    pub clock: Clock,
 }
 
 impl Gauges {
@@ -182,35 +192,30 @@ pub(crate) struct LogWriter {
     groups: Vec<GroupWrite>,
     done: Vec<(ShardId, Done)>,
     seen: BTreeMap<NodeId, Mark>,
-    /// Handed to the thread, in order.
+    /// Handed over, in order.
     flights: VecDeque<Flight>,
+    /// Inline: the last number given.
     issued: NodeWriteSeq,
     durable: NodeWriteSeq,
+    levels: (Arc<NodeShared>, WorkerId),
 }
 
 impl LogWriter {
-    /// A writer that goes on after `recovered`, the last durable write found.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
+    /// A worker's writer that goes on after `recovered`, the last durable write found.
     pub(crate) fn new(
         log: Arc<dyn LogStore>,
         mode: WriterMode,
         recovered: NodeWriteSeq,
         seen_table: Arc<SeenTable>,
-        progress: Arc<WriterProgress>,
-        metrics: Arc<EngineMetrics>,
-        clock: Clock,
-    ) -> Result<Self, StoreError> {
-        let gauges = Gauges { progress, metrics, clock };
-        let queue: Option<Box<dyn WriteQueue>> = match mode {
+        gauges: Gauges,
+        levels: (Arc<NodeShared>, WorkerId),
+    ) -> Self {
+        let queue = match mode {
             WriterMode::Inline => None,
-            WriterMode::Thread(wake) => {
-                Some(Box::new(LogThread::spawn(Arc::clone(&log), gauges.clone(), recovered, wake)?))
-            }
             WriterMode::Queue(queue) => Some(queue),
         };
-        Ok(Self {
+        assert!(queue.is_some() || levels.0.workers() == 1, "workers that each number their writes");
+        Self {
             log,
             gauges,
             seen_table,
@@ -221,7 +226,8 @@ impl LogWriter {
             flights: VecDeque::new(),
             issued: recovered,
             durable: recovered,
-        })
+            levels,
+        }
     }
 
     /// The last durable write: what leaves the node now may claim it.
@@ -229,15 +235,20 @@ impl LogWriter {
         if planted!(WriteClaimedEarly) { NodeWriteSeq(self.durable.0 + 1) } else { self.durable }
     }
 
-    /// The last write begun.
+    /// The last write of the node that was begun.
     pub(crate) fn issued(&self) -> NodeWriteSeq {
-        self.issued
+        self.queue.as_ref().map_or(self.issued, |queue| queue.issued())
     }
 
     /// Adds a group's write to the next batch; `done` is told once it is durable.
     pub(crate) fn add(&mut self, write: GroupWrite, done: Option<Done>) {
         self.done.extend(done.map(|done| (write.shard, done)));
         self.groups.push(write);
+    }
+
+    /// The greatest write heard of from a peer, by any worker, durable here or not yet.
+    pub(crate) fn seen(&self, node: NodeId) -> Mark {
+        self.seen_table.get(node)
     }
 
     /// What was seen of a peer is told from now on, and joins the next batch; it asks for none of its own. Told before it is
@@ -253,47 +264,49 @@ impl LogWriter {
     /// A write failed: nothing may be acknowledged any more.
     pub(crate) fn commit(&mut self, done: &mut Vec<(ShardId, Done)>) -> Result<(), StoreError> {
         if !self.groups.is_empty() && self.queue.as_ref().is_none_or(|queue| queue.has_room()) {
-            let (batch, flight) = self.take_batch();
+            let mut batch = self.take_batch();
             match &self.queue {
-                Some(queue) => queue.submit(batch),
+                Some(queue) => {
+                    let seq = queue.submit(batch);
+                    self.flights.push_back(Flight { seq, done: std::mem::take(&mut self.done) });
+                }
                 None => {
+                    self.issued.0 += 1;
+                    batch.seq = self.issued;
                     self.gauges.write(&*self.log, &batch)?;
                     self.groups = batch.groups;
                     self.groups.clear();
-                    self.land(flight, done);
+                    self.durable = batch.seq;
+                    done.append(&mut self.done);
                     return Ok(());
                 }
             }
-            self.flights.push_back(flight);
         }
         if let Some(queue) = &self.queue {
-            let synced = if planted!(HandedOverCounts) { self.issued } else { queue.synced()? };
-            while self.flights.front().is_some_and(|flight| flight.seq <= synced) {
-                if let Some(flight) = self.flights.pop_front() {
-                    self.land(flight, done);
+            self.durable = if planted!(HandedOverCounts) { queue.issued() } else { queue.synced()? };
+            let mut told = self.durable;
+            if planted!(NextWriteCounts) {
+                told.0 += 1;
+            }
+            while let Some(mut flight) = self.flights.pop_front_if(|flight| flight.seq <= told) {
+                done.append(&mut flight.done);
+                if self.done.capacity() == 0 {
+                    self.done = flight.done;
                 }
             }
-            self.gauges.metrics.log_queue_batches.set(level(self.flights.len()));
+            let (shared, worker) = &self.levels;
+            let waiting = shared.levels.log_queue_batches.set(*worker, level(self.flights.len()));
+            self.gauges.metrics.log_queue_batches.set(waiting);
         }
         Ok(())
     }
 
-    fn take_batch(&mut self) -> (LogBatch, Flight) {
-        self.issued.0 += 1;
+    fn take_batch(&mut self) -> LogBatch {
         let seen = std::mem::take(&mut self.seen).into_iter();
-        let batch = LogBatch {
+        LogBatch {
             groups: std::mem::take(&mut self.groups),
-            seq: self.issued,
+            seq: NodeWriteSeq(0),
             seen: seen.map(|(node, (incarnation, seq))| (node, incarnation, seq)).collect(),
-        };
-        (batch, Flight { seq: self.issued, done: std::mem::take(&mut self.done) })
-    }
-
-    fn land(&mut self, mut flight: Flight, done: &mut Vec<(ShardId, Done)>) {
-        self.durable = flight.seq;
-        done.append(&mut flight.done);
-        if self.done.capacity() == 0 {
-            self.done = flight.done;
         }
     }
 }

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use synod_cluster::ids::ClusterVersion;
+use synod_engine::node::WORKERS_MAX;
 use synod_engine::times::Times;
 
 /// Flags and settings of one node process.
@@ -40,9 +41,11 @@ impl ServerConfig {
 }
 
 /// The settings file, `synod.toml`; every field has a default.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
+    /// Threads that shards are spread over; each has its shards' consensus, state and reads. It may change from start to start.
+    pub workers: u32,
     /// Sizes above which a request is refused.
     pub limits: Limits,
     /// Memory and disk.
@@ -59,6 +62,28 @@ pub struct Settings {
     pub snapshot: Snapshot,
     /// Comparing the replicas of each shard.
     pub scrub: Scrub,
+}
+
+impl Default for Settings {
+    /// One worker up to two cores, then one for every two: network threads, the log writer and flushes need the others.
+    fn default() -> Self {
+        let workers = u32::try_from(cores() / 2).unwrap_or(u32::MAX).clamp(1, WORKERS_MAX.into());
+        Self {
+            workers,
+            limits: Limits::default(),
+            storage: Storage::default(),
+            timing: Timing::default(),
+            reads: Reads::default(),
+            network: Network::default(),
+            cluster: Cluster::default(),
+            snapshot: Snapshot::default(),
+            scrub: Scrub::default(),
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Sizes above which a request is refused.
@@ -117,7 +142,8 @@ pub struct Storage {
     pub disk_hard: Option<ByteSize>,
     /// Room kept in a file for the last flush. Unset: 128 MiB, at most a fiftieth.
     pub disk_reserve: Option<ByteSize>,
-    /// Log writes on the shard worker's own thread (`inline`) or on a thread of their own (`thread`).
+    /// Log writes on the worker's own thread (`inline`) or on a thread of their own (`thread`). With several workers it is a thread
+    /// of their own in any case.
     pub log_write: LogWrite,
 }
 
@@ -273,8 +299,7 @@ pub struct Network {
 impl Default for Network {
     /// A quarter of the cores: the worker is the bottleneck, and each further thread costs wake-ups.
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads: u32::try_from(cores / 4).unwrap_or(u32::MAX).clamp(1, 8), connections_max: 1024 }
+        Self { threads: u32::try_from(cores() / 4).unwrap_or(u32::MAX).clamp(1, 8), connections_max: 1024 }
     }
 }
 
@@ -285,6 +310,7 @@ impl Settings {
     /// The first knob out of bounds.
     pub fn check(&self) -> Result<(), String> {
         let bounds = [
+            ("workers", self.workers.into(), 1, WORKERS_MAX.into()),
             ("limits.value_bytes_max", self.limits.value_bytes_max.as_u64(), 1, 16 << 20),
             ("limits.batch_records_max", self.limits.batch_records_max.into(), 1, 1_000_000),
             ("limits.batch_bytes_max", self.limits.batch_bytes_max.as_u64(), 1, 32 << 20),

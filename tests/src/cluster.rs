@@ -63,6 +63,8 @@ pub struct Site {
 
 struct Process {
     number: u16,
+    /// How often it was started.
+    starts: u16,
     origin: Vec<String>,
     child: Option<Child>,
 }
@@ -146,7 +148,12 @@ impl Cluster {
 
     /// The same, run by another command in its place.
     pub fn add_founder_by(&mut self, number: u16, by: &[String]) {
-        self.nodes.push(Process { number, origin: vec!["--bootstrap".into(), self.founders()], child: None });
+        self.nodes.push(Process {
+            number,
+            starts: 0,
+            origin: vec!["--bootstrap".into(), self.founders()],
+            child: None,
+        });
         self.restart_by(number, by);
     }
 
@@ -164,7 +171,7 @@ impl Cluster {
         if let Some(far) = &self.far {
             far.carry(&self.addr(number), self.behind(number));
         }
-        self.nodes.push(Process { number, origin, child: None });
+        self.nodes.push(Process { number, starts: 0, origin, child: None });
         self.restart(number);
     }
 
@@ -298,6 +305,9 @@ impl Cluster {
     pub fn restart_by(&mut self, number: u16, by: &[String]) {
         let node = self.node(number);
         assert!(node.child.is_none(), "node {number} runs");
+        node.starts += 1;
+        // One worker and three in turn, side by side.
+        let workers = if (node.starts + number).is_multiple_of(2) { "1" } else { "3" };
         let mut args = self.args(number, &self.nodes.iter().find(|n| n.number == number).expect("is there").origin);
         args.push("--die-with-stdin".into());
         let open = |path: PathBuf| -> File {
@@ -310,7 +320,7 @@ impl Cluster {
             Some(binary) => command_of(binary, by, &args),
             None => command_within(by, &args),
         };
-        command.envs(site.env);
+        command.env("SYNOD_WORKERS", workers).envs(site.env);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn();
         self.node(number).child = Some(child.expect("the binary runs"));
     }

@@ -7,11 +7,12 @@
 //! format, the cluster's version follows the format byte, so that a node which does not speak it can say so. The cluster row has a
 //! third one, which names the last job too, for a cluster above its second version.
 
+use super::read::{read_counter, string};
 use super::{
     Descriptor, MetadataError, NodeInfo, Partitioning, ROW_CLUSTER, ROW_JOB, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention,
-    RowChange, SystemState, TableInfo, TooNew, jobs,
+    RowChange, SystemState, TableInfo, TooNew, job_rows,
 };
-use crate::buf::{DecodeError, Put, Reader, Writer, counter};
+use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -57,16 +58,6 @@ fn cluster_version(r: &mut Reader, format: fn(ClusterVersion) -> u8) -> Result<C
 
 pub(super) fn version(r: &mut Reader) -> Result<(), DecodeError> {
     if r.u8()? == VERSION { Ok(()) } else { Err(r.error("metadata format version")) }
-}
-
-/// A number that is counted on from.
-pub(super) fn read_counter(r: &mut Reader) -> Result<u64, DecodeError> {
-    let beyond = r.error("a counter that no cluster comes to");
-    counter(r.u64()?, beyond)
-}
-
-pub(super) fn string(r: &mut Reader) -> Result<String, DecodeError> {
-    String::from_utf8(r.bytes()?.to_vec()).map_err(|_| r.error("UTF-8 text"))
 }
 
 pub(super) fn encode_node(node: &NodeInfo) -> Bytes {
@@ -219,7 +210,7 @@ impl SystemState {
         rows.extend(self.nodes.iter().map(|(id, n)| (ROW_NODE, id.0, Some(encode_node(n)))));
         rows.extend(self.tables.iter().map(|(id, t)| (ROW_TABLE, id.0.into(), Some(encode_table(t)))));
         rows.extend(self.shards.iter().map(|(id, d)| (ROW_SHARD, id.0, Some(encode_descriptor(d)))));
-        rows.extend(self.jobs.iter().map(|(id, job)| (ROW_JOB, id.0, Some(jobs::encode_job(job)))));
+        rows.extend(self.jobs.iter().map(|(id, job)| (ROW_JOB, id.0, Some(job_rows::encode_job(job)))));
         rows
     }
 
@@ -258,7 +249,7 @@ impl SystemState {
                     }
                     state.shards.insert(descriptor.shard, descriptor);
                 }
-                ROW_JOB => drop(state.jobs.insert(JobId(id), jobs::decode_job(data)?)),
+                ROW_JOB => drop(state.jobs.insert(JobId(id), job_rows::decode_job(data)?)),
                 _ => return Err(DecodeError { what: "metadata row kind", at: 0 }.into()),
             }
         }

@@ -4,9 +4,10 @@
 //! writes.
 
 use super::codec::{
-    VERSION, membership, partitioning, put_membership, put_partitioning, put_retention, retention, string, version,
+    VERSION, membership, partitioning, put_membership, put_partitioning, put_retention, retention, version,
 };
-use super::{MetadataError, SystemCommand, SystemOutcome, TooNew, jobs};
+use super::read::string;
+use super::{MetadataError, SystemCommand, SystemOutcome, TooNew, job_rows};
 use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use bytes::Bytes;
@@ -67,7 +68,7 @@ impl SystemCommand {
             }
             Self::StartJob { goal } => {
                 w.u8(9);
-                jobs::put_goal(&mut w, goal);
+                job_rows::put_goal(&mut w, goal);
             }
             Self::CancelJob { job } => {
                 w.u8(10);
@@ -77,7 +78,7 @@ impl SystemCommand {
                 w.u8(11);
                 w.u64(job.0);
                 w.u64(seen.0);
-                jobs::put_end(&mut w, end);
+                job_rows::put_end(&mut w, end);
             }
         }
         w.into_bytes()
@@ -112,11 +113,11 @@ impl SystemCommand {
                 }
                 Self::AddNode { addr, nonce, speaks }
             }
-            9 => Self::StartJob { goal: jobs::goal(&mut r)? },
+            9 => Self::StartJob { goal: job_rows::goal(&mut r)? },
             10 => Self::CancelJob { job: JobId(r.u64()?) },
             11 => {
                 let (job, seen) = (JobId(r.u64()?), ConfigId(r.u64()?));
-                Self::FinishJob { job, seen, end: jobs::end(&mut r)? }
+                Self::FinishJob { job, seen, end: job_rows::end(&mut r)? }
             }
             _ => return Err(r.error("metadata command").into()),
         };

@@ -1,15 +1,14 @@
 //! The jobs that the system shard keeps.
 //!
-//! Owns: which jobs may begin, be cancelled and end, how many are kept, and their rows. Must never: hold how far a job has come, write
+//! Owns: which jobs may begin, be cancelled and end, and how many are kept. Must never: hold how far a job has come, write
 //! anything of jobs below the cluster version that knows them, or give an id twice.
 
+use super::job_rows::encode_job;
 use super::{ROW_JOB, RowChange, SystemOutcome, SystemState, no_such_node};
-use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId};
 use crate::jobs::executor::Look;
 use crate::jobs::job::{Job, JobEnd, JobGoal, JobState};
 use crate::jobs::move_replica::{MoveReplica, Seen};
-use bytes::Bytes;
 use synod_paxos::types::{ConfigId, MemberRole};
 
 /// Jobs that may run at a time; further ones are refused.
@@ -22,9 +21,6 @@ pub const JOB_WHY_MAX: usize = 512;
 pub const CLUSTER_VERSION: &str = "cluster_version";
 /// The field of a command that is invalid where too many jobs run.
 pub const JOBS: &str = "jobs";
-
-const ROW_FORMAT: u8 = 1;
-const GOAL_MOVE: u8 = 1;
 
 fn invalid(field: &str, why: impl Into<String>) -> SystemOutcome {
     SystemOutcome::Invalid { field: field.into(), why: why.into() }
@@ -179,88 +175,6 @@ impl SystemState {
             _ => Ok(()),
         }
     }
-}
-
-pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
-    let JobGoal::Move { shard, replica: MoveReplica { from, to } } = goal;
-    w.u8(GOAL_MOVE);
-    w.u64(shard.0);
-    w.u64(from.0);
-    w.flag(to.is_some());
-    if let Some(to) = to {
-        w.u64(to.0);
-    }
-}
-
-pub(super) fn goal(r: &mut Reader) -> Result<JobGoal, DecodeError> {
-    let unknown = r.error("a job's goal");
-    if r.u8()? != GOAL_MOVE {
-        return Err(unknown);
-    }
-    let (shard, from) = (ShardId(r.u64()?), NodeId(r.u64()?));
-    let to = if r.flag()? { Some(NodeId(r.u64()?)) } else { None };
-    Ok(JobGoal::Move { shard, replica: MoveReplica { from, to } })
-}
-
-pub(super) fn put_end(w: &mut Writer, end: &JobEnd) {
-    w.u8(match end {
-        JobEnd::Done => 1,
-        JobEnd::Cancelled => 2,
-        JobEnd::Overtaken(_) => 3,
-        JobEnd::Failed(_) => 4,
-    });
-    if let Some(why) = end.why() {
-        w.bytes(why.as_bytes());
-    }
-}
-
-pub(super) fn end(r: &mut Reader) -> Result<JobEnd, DecodeError> {
-    let unknown = r.error("a job's end");
-    match r.u8()? {
-        1 => Ok(JobEnd::Done),
-        2 => Ok(JobEnd::Cancelled),
-        3 => Ok(JobEnd::Overtaken(super::codec::string(r)?)),
-        4 => Ok(JobEnd::Failed(super::codec::string(r)?)),
-        _ => Err(unknown),
-    }
-}
-
-/// A job's row: `format u8 | goal | state u8 | of one that has ended its order u64 and its end | crc u32`.
-pub(super) fn encode_job(job: &Job) -> Bytes {
-    let mut w = Writer::new();
-    w.u8(ROW_FORMAT);
-    put_goal(&mut w, &job.goal);
-    match &job.state {
-        JobState::Running => w.u8(1),
-        JobState::Cancelling => w.u8(2),
-        JobState::Ended { end, order } => {
-            w.u8(3);
-            w.u64(*order);
-            put_end(&mut w, end);
-        }
-    }
-    w.into_checked()
-}
-
-pub(super) fn decode_job(data: Bytes) -> Result<Job, DecodeError> {
-    let mut r = Reader::checked(data)?;
-    let format = r.error("metadata format version");
-    if r.u8()? != ROW_FORMAT {
-        return Err(format);
-    }
-    let goal = goal(&mut r)?;
-    let unknown = r.error("a job's state");
-    let state = match r.u8()? {
-        1 => JobState::Running,
-        2 => JobState::Cancelling,
-        3 => {
-            let order = super::codec::read_counter(&mut r)?;
-            JobState::Ended { order, end: end(&mut r)? }
-        }
-        _ => return Err(unknown),
-    };
-    r.finish()?;
-    Ok(Job { goal, state })
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 mod bounds;
 mod codec;
 mod command;
+mod job_rows;
 mod jobs;
 mod place;
+mod read;
 mod version;
 
 pub use codec::{decode_descriptor, encode_descriptor};

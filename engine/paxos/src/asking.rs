@@ -4,7 +4,8 @@
 //! again what may only be slow, or lead on where nothing that waits can be settled.
 
 use crate::progress::Mode;
-use crate::replica::{Io, Replica, Role};
+use crate::replica::{Io, Replica};
+use crate::role::Role;
 use crate::types::{Micros, NodeId};
 
 impl Replica {

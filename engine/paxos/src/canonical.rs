@@ -3,7 +3,8 @@
 //! Owns: which fields tell two replicas apart without telling their futures apart. Must never: be called by a driver that
 //! has a clock, or change what a replica does under one that has none.
 
-use crate::replica::{Replica, Role};
+use crate::replica::Replica;
+use crate::role::{Phase, Role};
 use crate::types::{Micros, WriteSeq};
 
 impl Replica {
@@ -31,7 +32,7 @@ impl Replica {
             }
             Role::Candidate(candidate) => {
                 candidate.restart_at = at;
-                if let crate::candidate::Phase::Prepare { own, .. } = &mut candidate.phase {
+                if let Phase::Prepare { own, .. } = &mut candidate.phase {
                     shift(own);
                 }
             }

@@ -7,10 +7,10 @@
 //! stop-sign is not known chosen, or lead B0 twice.
 
 use crate::fault;
-use crate::follower::Follower;
 use crate::io::{Output, Refused};
 use crate::message::Message;
-use crate::replica::{Io, Replica, Role};
+use crate::replica::{Io, Replica};
+use crate::role::{Follower, Role};
 use crate::types::{Ballot, ConfigId, Entry, EntryId, Membership, NodeId, Payload, Slot};
 use std::cmp::Ordering;
 

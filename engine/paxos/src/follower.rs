@@ -6,33 +6,11 @@
 //! Owns: a follower's timers and beliefs. Must never: accept below its promise, or claim more of a ballot's log than it has
 //! compared entry by entry.
 
-use crate::candidate::{Candidate, Phase};
 use crate::fault;
 use crate::message::{Held, Message};
-use crate::replica::{Io, Replica, Role};
-use crate::sync::Staging;
-use crate::types::{Ballot, Micros, NodeId, Slot};
-
-/// A replica that follows, or waits for somebody to follow.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Follower {
-    /// The leadership believed in.
-    pub(crate) leader: Option<Ballot>,
-    /// When to stand for election.
-    pub(crate) election_at: Option<Micros>,
-    /// Chunks of a `Sync` that has not reached its end.
-    pub(crate) staging: Option<Staging>,
-    /// When to ask the believed leader whether it leads: while something waits that only it can settle.
-    pub(crate) doubt_at: Option<Micros>,
-    /// The leader was asked; without a sign of life in this group by then it is believed in no more.
-    pub(crate) confirm_by: Option<Micros>,
-}
-
-impl Follower {
-    pub(crate) fn new(leader: Option<Ballot>) -> Self {
-        Self { leader, election_at: None, staging: None, doubt_at: None, confirm_by: None }
-    }
-}
+use crate::replica::{Io, Replica};
+use crate::role::{Candidate, Follower, Phase, Role};
+use crate::types::{Ballot, NodeId, Slot};
 
 impl Replica {
     /// The election timer of a follower that knows no live leader: a whole campaign, for others to finish theirs, and jitter.

@@ -2,7 +2,8 @@
 //!
 //! Owns: the checks. Must never: change anything.
 
-use crate::replica::{Replica, Role};
+use crate::replica::Replica;
+use crate::role::Role;
 
 impl Replica {
     /// Checks what one replica can know of the protocol's invariants.

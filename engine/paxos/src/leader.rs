@@ -6,47 +6,15 @@
 //! Owns: proposals, members' progress and the counting of acceptances. Must never: count its own vote before its own write
 //! is durable, propose behind a stop-sign, or count a member that has not accepted this ballot.
 
-use crate::candidate::Promised;
 use crate::fault;
 use crate::io::{Output, Refused};
 use crate::message::Message;
 use crate::progress::{Mode, Progress};
-use crate::reads::Reads;
-use crate::replica::{Io, Replica, Role};
-use crate::transfer::Transfer;
-use crate::types::{Ballot, Entry, EntryId, Micros, NodeId, Payload, Slot, WriteSeq};
+use crate::replica::{Io, Replica};
+use crate::role::{Follower, Leader, Promised, Reads, Role};
+use crate::types::{Ballot, Entry, EntryId, Micros, NodeId, Payload, Slot};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-
-/// The leadership of one ballot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Leader {
-    pub(crate) ballot: Ballot,
-    /// Reads wait until this slot is chosen: the first entry of this ballot, or an adopted stop-sign.
-    pub(crate) first_own: Slot,
-    /// The write that made accepted = ballot durable here; the own vote counts after it.
-    pub(crate) own: WriteSeq,
-    pub(crate) progress: BTreeMap<NodeId, Progress>,
-    pub(crate) uncommitted: usize,
-    pub(crate) reads: Reads,
-    pub(crate) transfer: Option<Transfer>,
-    /// When to give up for want of a quorum.
-    pub(crate) alone_at: Option<Micros>,
-    /// When to look for members to be sent to again.
-    pub(crate) resend_at: Option<Micros>,
-    /// When to tell idle followers the chosen prefix.
-    pub(crate) notice_at: Option<Micros>,
-    /// When to look whether a quorum still says something, while entries or reads wait for one.
-    pub(crate) stalled_at: Option<Micros>,
-}
-
-impl Leader {
-    pub(crate) fn deadline(&self) -> Option<Micros> {
-        let transfer = self.transfer.as_ref().map(|t| t.until);
-        let reads = self.reads.deadline();
-        [self.alone_at, self.resend_at, self.notice_at, self.stalled_at, transfer, reads].into_iter().flatten().min()
-    }
-}
 
 impl Replica {
     /// From candidate to leader: adopts the greatest log (own slots up to `keep`, then `entries`) and begins phase 2.
@@ -390,6 +358,6 @@ impl Replica {
         for read in reads {
             io.out.push(Output::Refused { why: Refused::NotLeader { leader: None }, read: Some(read) });
         }
-        self.role = Role::Follower(crate::follower::Follower::new(None));
+        self.role = Role::Follower(Follower::new(None));
     }
 }

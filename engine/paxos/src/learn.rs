@@ -2,11 +2,11 @@
 //!
 //! Owns: what a member that lacks entries is sent. Must never: call an entry chosen that is not, or overwrite a chosen one.
 
-use crate::candidate::Promised;
 use crate::io::Output;
 use crate::message::Message;
 use crate::progress::{Mode, Progress};
-use crate::replica::{Io, Replica, Role};
+use crate::replica::{Io, Replica};
+use crate::role::{Promised, Role};
 use crate::types::{Ballot, ConfigId, Entry, NodeId, Payload, Slot};
 
 impl Replica {

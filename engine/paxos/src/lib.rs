@@ -17,6 +17,7 @@ mod progress;
 mod reads;
 mod recovery;
 mod replica;
+mod role;
 mod staging;
 mod support;
 mod sync;

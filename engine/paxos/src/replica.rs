@@ -3,14 +3,10 @@
 //! Owns: the hard state, the log, the write order and the role; the transitions between roles. Must never: do IO, read a
 //! clock, or let a message that claims durability leave before its write.
 
-use crate::candidate::{Candidate, Fetched};
-use crate::follower::Follower;
 use crate::io::{Ctx, Input, LogReader, Options, Output, Persist, RoleKind, Status};
-use crate::leader::Leader;
 use crate::log::Log;
 use crate::message::Message;
-use crate::reads::Followed;
-use crate::support::Support;
+use crate::role::{Fetched, Followed, Follower, Role, Support};
 use crate::types::{Ballot, Entry, EntryId, HardState, MemberRole, Micros, NodeId, ReadId, Slot, WriteSeq};
 use crate::writes::Writes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,14 +23,6 @@ impl Io<'_> {
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {
         self.out.push(Output::Send { to, message });
     }
-}
-
-/// The three roles a replica acts in; learners and non-members are followers that never stand for election.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Role {
-    Follower(Follower),
-    Candidate(Candidate),
-    Leader(Box<Leader>),
 }
 
 /// One replica of a group. See the crate's documentation for the protocol.

@@ -5,7 +5,8 @@
 
 use crate::fault;
 use crate::message::Message;
-use crate::replica::{Io, Replica, Role};
+use crate::replica::{Io, Replica};
+use crate::role::Role;
 use crate::types::{Entry, NodeId, Slot};
 
 impl Replica {

@@ -13,25 +13,9 @@
 
 use crate::fault;
 use crate::message::Message;
-use crate::replica::{Io, Replica, Role};
+use crate::replica::{Io, Replica};
+use crate::role::{Role, Support};
 use crate::types::{Ballot, Micros, NodeId, Slot};
-
-/// What a replica owes to a leader.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Support {
-    /// The leadership supported last; unknown where a process before this one may have supported some.
-    to: Option<Ballot>,
-    until: Micros,
-    /// The greatest ballot that asked for a promise meanwhile, who asked, and what it knew chosen.
-    held: Option<(Ballot, NodeId, Slot)>,
-}
-
-impl Support {
-    /// When the held `Prepare` is to be answered.
-    pub(crate) fn deadline(&self) -> Option<Micros> {
-        self.held.map(|_| self.until)
-    }
-}
 
 impl Replica {
     /// Whoever begins does not know what the process before it supported. A group of one has nobody else to support.

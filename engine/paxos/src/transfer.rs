@@ -7,21 +7,13 @@
 use crate::fault;
 use crate::io::{Output, Refused};
 use crate::message::Message;
-use crate::replica::{Io, Replica, Role};
-use crate::types::{Ballot, Micros, NodeId};
+use crate::replica::{Io, Replica};
+use crate::role::{Role, Transfer};
+use crate::types::{Ballot, NodeId};
 
 /// How long a member that refused to take over is not asked again, as a multiple of the longest transfer: it may get its state
 /// back meanwhile.
 const UNFIT_TRANSFERS: u64 = 10;
-
-/// A transfer under way.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Transfer {
-    to: NodeId,
-    /// Taken back then.
-    pub(crate) until: Micros,
-    told: bool,
-}
 
 impl Replica {
     pub(crate) fn on_transfer_to(&mut self, to: NodeId, io: &mut Io<'_>) {

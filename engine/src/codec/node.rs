@@ -4,7 +4,7 @@
 //! never: return a value whose checksum does not match.
 
 use super::entry::{get_entry_id, put_entry_id};
-use crate::logstore::NodeIdentity;
+use crate::StoreError;
 use bytes::Bytes;
 use synod_cluster::buf::{DecodeError, Put};
 use synod_cluster::ids::{ClientId, ClusterVersion, EntryId, Incarnation, NodeId, NodeWriteSeq, Space};
@@ -24,6 +24,30 @@ pub const GONE: ConfigId = ConfigId(u64::MAX);
 pub const FORMAT: u8 = 1;
 /// The greatest format that this binary opens.
 pub const FORMAT_MAX: u8 = ClusterVersion::SPOKEN.0 as u8;
+
+/// Who this data directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// Random name of the cluster.
+    pub cluster: ClientId,
+    /// This node.
+    pub node: NodeId,
+}
+
+impl NodeIdentity {
+    /// Refuses `wanted` where this, the identity found, is another.
+    pub fn must_be(&self, wanted: &Self) -> Result<(), StoreError> {
+        if self == wanted {
+            return Ok(());
+        }
+        Err(StoreError::Identity {
+            found_cluster: self.cluster.0,
+            found_node: self.node.0,
+            cluster: wanted.cluster.0,
+            node: wanted.node.0,
+        })
+    }
+}
 
 /// The format row: the version of the database it stands in.
 #[must_use]

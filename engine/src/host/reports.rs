@@ -67,3 +67,22 @@ pub struct NodeReport {
     /// Replicas here that a snapshot took the place of since the process began.
     pub snapshots_installed: u64,
 }
+
+impl NodeReport {
+    /// What two workers of a node report, as one: the older map, and all replicas by shard.
+    #[must_use]
+    pub(crate) fn with(mut self, mut other: Self) -> Self {
+        self.replicas.append(&mut other.replicas);
+        self.replicas.sort_unstable_by_key(|replica| replica.shard);
+        Self {
+            replicas: self.replicas,
+            quarantined: self.quarantined.or(other.quarantined),
+            disk_low: self.disk_low.or(other.disk_low),
+            map_revision: self.map_revision.min(other.map_revision),
+            cluster_version: self.cluster_version.min(other.cluster_version),
+            // Counted once a node, whichever worker is asked.
+            snapshots_made: self.snapshots_made.max(other.snapshots_made),
+            snapshots_installed: self.snapshots_installed.max(other.snapshots_installed),
+        }
+    }
+}

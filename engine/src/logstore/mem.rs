@@ -192,7 +192,8 @@ impl LogStore for MemLog {
             incarnation: inner.incarnation,
             seq: inner.seq,
             seen: inner.seen.iter().map(|(&node, &(incarnation, seq))| (node, incarnation, seq)).collect(),
-            groups: live.map(|(&shard, _)| shard).collect(),
+            groups: live.clone().map(|(&shard, _)| shard).collect(),
+            spaces: live.filter_map(|(&shard, group)| Some((shard, group.space?))).collect(),
             removed: inner.removed.iter().map(|(&shard, &upto)| (shard, upto)).collect(),
             sealed: inner.sealed,
         })

@@ -8,10 +8,10 @@ pub mod rocks;
 mod scan;
 
 use crate::StoreError;
-pub use crate::codec::node::GONE;
+pub use crate::codec::node::{GONE, NodeIdentity};
 use scan::{GroupScan, check_batch, entry_name, missing_entry};
 use synod_cluster::ids::{
-    ClientId, ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space,
+    ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space,
 };
 use synod_paxos::types::ConfigId;
 
@@ -52,27 +52,12 @@ pub struct LogBatch {
     pub seen: Vec<(NodeId, Incarnation, NodeWriteSeq)>,
 }
 
-/// Who this data directory belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeIdentity {
-    /// Random name of the cluster.
-    pub cluster: ClientId,
-    /// This node.
-    pub node: NodeId,
-}
-
-impl NodeIdentity {
-    /// Refuses `wanted` where this, the identity found, is another.
-    pub fn must_be(&self, wanted: &Self) -> Result<(), StoreError> {
-        if self == wanted {
-            return Ok(());
-        }
-        Err(StoreError::Identity {
-            found_cluster: self.cluster.0,
-            found_node: self.node.0,
-            cluster: wanted.cluster.0,
-            node: wanted.node.0,
-        })
+impl LogBatch {
+    /// Adds the batch that comes next in the node's order: both become one synced write.
+    pub fn join(&mut self, next: Self) {
+        self.groups.extend(next.groups);
+        self.seen.extend(next.seen);
+        self.seq = next.seq;
     }
 }
 
@@ -89,6 +74,8 @@ pub struct NodeRecovered {
     pub seen: Vec<(NodeId, Incarnation, NodeWriteSeq)>,
     /// Every group with a hard state; one that has lost it, while other rows of it are there, stands here too.
     pub groups: Vec<ShardId>,
+    /// Groups whose rows stand in another space of the state store than that of their own number.
+    pub spaces: Vec<(ShardId, Space)>,
     /// Groups that were removed, each with the epoch of its tombstone.
     pub removed: Vec<(ShardId, ConfigId)>,
     /// Binaries that do not speak this cluster version are kept from the store.

@@ -234,7 +234,12 @@ impl RocksLog {
             let shard = keys::parse_group(key).map_err(|e| e.corrupt(self.path.display().to_string()))?;
             match self.removed(shard)? {
                 Some(upto) => found.removed.push((shard, upto)),
-                None => found.groups.push(shard),
+                None => {
+                    found.groups.push(shard);
+                    let name = || format!("space row of shard {shard}");
+                    let space = self.decoded(&keys::group_space(shard), name, node::decode_space)?;
+                    found.spaces.extend(space.map(|space| (shard, space)));
+                }
             }
             if shard.0 == u64::MAX {
                 break;

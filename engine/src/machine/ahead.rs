@@ -7,7 +7,7 @@
 //! added up, and that takes time in proportion to their number. The shard waits for it with what follows in its log; it takes a
 //! step a round, and the node's other shards go on.
 
-use super::{ShardState, overlay, rows};
+use super::{ShardState, rows};
 use crate::StoreError;
 use crate::codec::keys;
 use crate::command::{Action, Op, RowFormat, WriteRequest, is_marker};
@@ -43,6 +43,11 @@ struct Stretch {
     bytes: u64,
     /// The next row.
     at: Offset,
+}
+
+/// Whether a trim of `[first, …)` to `new` drops no more rows than it leaves of those below `end`.
+pub(super) fn drops_fewer(first: Offset, new: Offset, end: Offset) -> bool {
+    new.0 - first.0 <= end.0.saturating_sub(new.0)
 }
 
 /// An entry whose turn has come, or comes once its sums are known.
@@ -110,7 +115,7 @@ impl ShardState {
                 if !(first.0 + 1..end.0).contains(&before.0) {
                     continue;
                 }
-                let drops_fewer = overlay::drops_fewer(*first, before, end);
+                let drops_fewer = drops_fewer(*first, before, end);
                 let (from, upto) = if drops_fewer { (*first, before) } else { (before, end) };
                 *first = before;
                 stretches.push(Stretch { key: op.key.clone(), from, upto, bytes: 0, at: from });

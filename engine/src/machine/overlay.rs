@@ -4,7 +4,7 @@
 //! journal that undoes a request whose later operation fails. Must never: write to the store, let a part of a request stand,
 //! or take time in proportion to a history where its rows have totals.
 
-use super::ahead::Sums;
+use super::ahead::{Sums, drops_fewer};
 use super::rows;
 use crate::StoreError;
 use crate::codec::Damage as _;
@@ -317,11 +317,6 @@ impl Writes<'_> {
         };
         Ok(fresh + stored)
     }
-}
-
-/// Whether a trim of `[first, …)` to `new` drops no more rows than it leaves of those below `end`.
-pub(super) fn drops_fewer(first: Offset, new: Offset, end: Offset) -> bool {
-    new.0 - first.0 <= end.0.saturating_sub(new.0)
 }
 
 /// Bytes of the records before the one of `size` bytes at `offset`, where its key has totals or begins to have them.

@@ -209,7 +209,7 @@ impl Reads {
 
     fn wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, mut poll: TailPoll, reply: Reply) {
         let too_many = |limit, place, knob| Some(Refusal::TooManyTails { limit, place, knob });
-        let refused = if node.tails >= node.tails_max {
+        let refused = if node.is_full_of_tails() {
             too_many(node.tails_max, "node", "limits.node_tails_max")
         } else if self.tails.len() >= TAILS_MAX {
             too_many(TAILS_MAX, "shard", "fixed")
@@ -253,7 +253,7 @@ impl Shard {
             Some(self.refuse_without_state(&body))
         } else if epoch.is_some_and(|epoch| epoch != self.state.descriptor().version) {
             Some(Refusal::WrongShard)
-        } else if node.waiting > node.waiting_max {
+        } else if node.is_overloaded() {
             node.metrics.overloaded_total.inc();
             Some(Refusal::Overloaded)
         } else {
@@ -304,7 +304,7 @@ impl Shard {
         if self.reads.queued.is_empty() {
             return;
         }
-        let id = node.next_read();
+        let id = node.shared.next_read();
         let reads = std::mem::take(&mut self.reads.queued);
         self.reads.asked.push_back(Question { id, left: node.now, reads });
         self.step(node, Input::ReadIndex(id));

@@ -31,10 +31,27 @@ pub use format::Header;
 pub use reader::SnapshotFile;
 pub use writer::Summary;
 
+use bytes::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use synod_cluster::ids::ShardId;
+use synod_cluster::ids::{ShardId, Space};
+use synod_paxos::types::Basis;
+
+/// A snapshot that is to be made of what is applied now.
+#[derive(Clone, Debug)]
+pub struct SnapshotRequest {
+    /// The shard.
+    pub shard: ShardId,
+    /// What its group was created with.
+    pub genesis: Bytes,
+    /// The position, and what goes with it.
+    pub basis: Basis,
+    /// The timestamp of the entry at that position, µs.
+    pub ts: u64,
+    /// Where its rows stand.
+    pub space: Space,
+}
 
 /// Why a snapshot was refused, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

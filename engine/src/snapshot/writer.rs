@@ -5,9 +5,8 @@
 
 use super::files::{Appender, FileStore, OsFiles};
 use super::format::{self, ChunkPlace, Footer, Header, Kind};
-use super::{SnapshotError, SnapshotFile, Throttle};
+use super::{SnapshotError, SnapshotFile, SnapshotRequest, Throttle};
 use crate::StoreError;
-use crate::host::SnapshotRequest;
 use crate::state::StateView;
 use bytes::Bytes;
 use std::io::{BufWriter, Write};

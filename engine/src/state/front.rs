@@ -20,7 +20,7 @@ use super::{BulkLoad, FlushId, StateBatch, StateStore, ViewJob, Visit};
 use crate::StoreError;
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 /// Size of the active map at which a front asks to be frozen by default, bytes.
@@ -56,6 +56,13 @@ impl Frozen {
     }
 }
 
+/// What gives room back, once a database.
+#[derive(Default)]
+struct Cleaners {
+    reclaimer: Reclaimer,
+    tidier: Tidier,
+}
+
 /// One worker's rows in memory above the shared state DB.
 pub struct FrontState {
     shared: Arc<RocksShared>,
@@ -67,8 +74,9 @@ pub struct FrontState {
     pace: Pace,
     /// What rows applied since the worker asked are to wait.
     owed: Duration,
-    reclaimer: Reclaimer,
-    tidier: Tidier,
+    cleaners: Arc<Mutex<Cleaners>>,
+    /// It tells of the database what is told once.
+    first: bool,
     /// Ranges that the active map removes and that were not looked at.
     unlooked: Vec<Span>,
     /// What those that were looked at hold, bytes.
@@ -78,9 +86,24 @@ pub struct FrontState {
 }
 
 impl FrontState {
-    /// A front that asks to be frozen once its map holds `freeze_bytes` bytes. Fronts of one database must hold disjoint
-    /// keys.
+    /// A front that asks to be frozen once its map holds `freeze_bytes` bytes, alone over its database.
     pub fn new(shared: Arc<RocksShared>, freeze_bytes: usize) -> Result<Self, StoreError> {
+        Self::one(shared, freeze_bytes, Arc::default(), true)
+    }
+
+    /// Fronts for so many workers, which have `freeze_bytes` bytes between them. They must hold disjoint keys.
+    pub fn several(shared: &Arc<RocksShared>, freeze_bytes: usize, workers: u16) -> Result<Vec<Self>, StoreError> {
+        let each = (freeze_bytes / usize::from(workers.max(1))).max(1 << 20);
+        let cleaners = Arc::default();
+        (0..workers).map(|n| Self::one(Arc::clone(shared), each, Arc::clone(&cleaners), n == 0)).collect()
+    }
+
+    fn one(
+        shared: Arc<RocksShared>,
+        freeze_bytes: usize,
+        cleaners: Arc<Mutex<Cleaners>>,
+        first: bool,
+    ) -> Result<Self, StoreError> {
         let db = Arc::clone(&shared);
         let flusher = Flusher::spawn("state-flush", move |_, frozen: &Arc<Frozen>| frozen.flush(&db))?;
         let (active, frozen) = (RowMap::with_capacity(0), VecDeque::new());
@@ -93,12 +116,16 @@ impl FrontState {
             freeze_bytes,
             pace,
             owed: Duration::ZERO,
-            reclaimer: Reclaimer::default(),
-            tidier: Tidier::default(),
+            cleaners,
+            first,
             unlooked: Vec::new(),
             unflushed: 0,
             waited: 0,
         })
+    }
+
+    fn cleaners(&self) -> MutexGuard<'_, Cleaners> {
+        self.cleaners.lock().expect("no holder of this lock panics")
     }
 
     /// What is in memory and still goes to files where nothing more is applied, bytes at most, about.
@@ -220,7 +247,7 @@ impl StateStore for FrontState {
     }
 
     fn reclaim(&mut self, spare: u64) -> Result<(), StoreError> {
-        self.reclaimer.begin(&self.shared, spare)
+        self.cleaners().reclaimer.begin(&self.shared, spare)
     }
 
     fn tidy(&mut self) -> Result<u64, StoreError> {
@@ -229,8 +256,9 @@ impl StateStore for FrontState {
             self.unflushed += self.shared.size_of(&range);
         }
         self.waited += u32::from(self.unflushed >= LARGE_BYTES);
-        self.tidier.begin(&self.shared)?;
-        Ok(self.unflushed + self.shared.removed_ranges().left())
+        self.cleaners().tidier.begin(&self.shared)?;
+        let left = if self.first { self.shared.removed_ranges().left() } else { 0 };
+        Ok(self.unflushed + left)
     }
 
     fn health(&self) -> Result<(), StoreError> {

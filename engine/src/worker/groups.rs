@@ -164,7 +164,7 @@ impl<H: Host> Worker<H> {
     /// Creates a replica, once; it exists when its first write is durable.
     pub(super) fn create(&mut self, id: ShardId, genesis: Genesis) {
         let Some(descriptor) = genesis.descriptor() else { return };
-        if self.known(id) || descriptor.shard != id {
+        if self.known(id) || descriptor.shard != id || !self.node.has(id) {
             return;
         }
         let write = GroupWrite {

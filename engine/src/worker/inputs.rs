@@ -101,11 +101,11 @@ impl<H: Host> Worker<H> {
     }
 
     fn take_messages(&mut self, from: NodeId, mark: Mark, messages: Vec<(ShardId, Message)>) {
-        let known = self.seen.get(&from).copied().unwrap_or_default();
-        if !self.takes_part() || mark.0 < known.0 {
+        // Another worker may have heard a later process of this peer.
+        if !self.takes_part() || mark.0 < self.node.writer.seen(from).0 {
             return;
         }
-        if mark > known {
+        if mark > self.seen.get(&from).copied().unwrap_or_default() {
             self.seen.insert(from, mark);
             self.node.writer.note_seen(from, mark);
         }

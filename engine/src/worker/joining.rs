@@ -55,7 +55,8 @@ impl<H: Host> Worker<H> {
         let Some(map) = self.map.clone() else { return };
         let me = self.node.me;
         let mut awaited = BTreeMap::new();
-        for descriptor in map.shards.values().filter(|d| d.membership.role_of(me).is_some()) {
+        let ours = map.shards.values().filter(|d| d.membership.role_of(me).is_some() && self.node.has(d.shard));
+        for descriptor in ours {
             let (id, config) = (descriptor.shard, descriptor.membership.config);
             let here = self.shards.contains_key(&id) || self.creating.contains_key(&id);
             let again = self.removed.get(&id).is_none_or(|upto| config > *upto);

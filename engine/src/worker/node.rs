@@ -12,21 +12,21 @@ use crate::logstore::LogStore;
 use crate::machine::Applied;
 use crate::machine::overlay::Overlay;
 use crate::memory::Memory;
-use crate::metrics::EngineMetrics;
-use crate::share::level;
+use crate::metrics::{EngineMetrics, level as count};
+use crate::node::{NodeShared, WorkerId, worker_of};
 use crate::state::StateStore;
 use crate::wall::WallClocks;
-use crate::writer::{Clock, LogWriter};
+use crate::writer::{Clock, Gauges, LogWriter};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, Slot};
 use synod_cluster::system::SystemState;
 use synod_paxos::io::{Options, Output};
-use synod_paxos::types::{Micros, ReadId};
+use synod_paxos::types::Micros;
 
 /// How many bytes of their logs groups keep for lagging members.
 pub(crate) struct LogKeep {
-    /// All groups together.
+    /// All groups of the node together.
     budget: u64,
     /// Each group at most, by what all needed when that was last looked at.
     each: u64,
@@ -51,16 +51,20 @@ impl LogKeep {
         (self.each / 16).min(64 << 10).max(self.budget >> 16)
     }
 
-    /// Shares the budget anew among groups that need so much each.
-    pub(super) fn share(&mut self, needs: &mut [u64], disk_low: bool) {
+    /// Shares the budget anew among the node's groups, of which this worker's need so much each.
+    pub(super) fn share(&mut self, shared: &NodeShared, worker: WorkerId, needs: Vec<u64>, disk_low: bool) {
         let budget = if disk_low { self.budget / Self::LOW_PART } else { self.budget };
-        self.each = level(needs, budget);
+        self.each = shared.log_keep.share(worker, needs, budget);
     }
 }
 
 /// What all shards of a worker share.
 pub(crate) struct Node<H> {
     pub(crate) me: NodeId,
+    /// Which of the node's workers this is.
+    pub(crate) worker: WorkerId,
+    /// What it shares with the others.
+    pub(crate) shared: Arc<NodeShared>,
     pub(crate) host: H,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) store: Box<dyn StateStore>,
@@ -90,14 +94,15 @@ pub(crate) struct Node<H> {
     pub(crate) work: Vec<ShardId>,
     /// Shards that have more to apply, in the next round.
     pub(crate) later: Vec<ShardId>,
-    /// The name last given to a question about reads. None is given twice, by no process of this node: an answer that comes late
-    /// must not be taken for another's.
-    last_read: ReadId,
     /// Requests taken and not yet answered, save tails that wait for news.
     pub(crate) waiting: usize,
-    pub(crate) waiting_max: usize,
+    /// The same of the other workers, as of this round's beginning.
+    waiting_elsewhere: usize,
+    /// May wait on the node.
+    waiting_max: usize,
     /// Tails that wait for news.
     pub(crate) tails: usize,
+    tails_elsewhere: usize,
     pub(crate) tails_max: usize,
     /// Groups led here whose epoch the map may not know yet.
     pub(crate) changed_members: BTreeSet<ShardId>,
@@ -126,11 +131,12 @@ pub(crate) struct Node<H> {
 }
 
 impl<H: Host> Node<H> {
-    pub(super) fn new(setup: WorkerSetup, host: H) -> Result<Self, StoreError> {
+    pub(super) fn new(setup: WorkerSetup, host: H) -> Self {
         let WorkerSetup {
             me,
+            worker,
+            shared,
             recovered,
-            incarnation,
             log,
             store,
             seen,
@@ -145,10 +151,13 @@ impl<H: Host> Node<H> {
         for (node, incarnation, seq) in recovered.seen {
             seen.raise(node, (incarnation, seq));
         }
-        let (log_too, metrics_too, clock_too) = (Arc::clone(&log), Arc::clone(&metrics), Arc::clone(&clock));
-        let writer = LogWriter::new(log_too, mode, recovered.seq, seen, progress, metrics_too, clock_too)?;
-        Ok(Self {
+        let gauges = Gauges { progress, metrics: Arc::clone(&metrics), clock: Arc::clone(&clock) };
+        let levels = (Arc::clone(&shared), worker);
+        let writer = LogWriter::new(Arc::clone(&log), mode, recovered.seq, seen, gauges, levels);
+        Self {
             me,
+            worker,
+            shared,
             host,
             log,
             store,
@@ -167,10 +176,11 @@ impl<H: Host> Node<H> {
             timers: BTreeSet::new(),
             work: Vec::new(),
             later: Vec::new(),
-            last_read: ReadId(incarnation.0 << 32),
             waiting: 0,
+            waiting_elsewhere: 0,
             waiting_max: options.waiting_max,
             tails: 0,
+            tails_elsewhere: 0,
             tails_max: options.tails_max,
             changed_members: BTreeSet::new(),
             snapshots_wanted: Vec::new(),
@@ -185,7 +195,7 @@ impl<H: Host> Node<H> {
             outputs: Vec::new(),
             overlay: Overlay::default(),
             results: Vec::new(),
-        })
+        }
     }
 
     /// Which rows the entries proposed here write: nodes of the first version do not know those with totals.
@@ -198,10 +208,31 @@ impl<H: Host> Node<H> {
         self.cluster_version.0.into()
     }
 
-    /// The next name of a question about reads.
-    pub(crate) fn next_read(&mut self) -> ReadId {
-        self.last_read = self.last_read.next();
-        self.last_read
+    /// Whether this worker has a shard.
+    pub(crate) fn has(&self, shard: ShardId) -> bool {
+        worker_of(shard, self.shared.workers()) == self.worker || planted!(EveryWorkerHasAll)
+    }
+
+    /// A round begins: what the other workers hold is looked at.
+    pub(super) fn look_around(&mut self) {
+        self.waiting_elsewhere = self.shared.waiting.of_others(self.worker);
+        self.tails_elsewhere = self.shared.tails.of_others(self.worker);
+    }
+
+    /// A round ends: the other workers, and metrics, are told what this one holds.
+    pub(super) fn tell_counts(&self) {
+        self.metrics.waiting_requests.set(self.shared.waiting.set(self.worker, count(self.waiting)));
+        self.metrics.waiting_tails.set(self.shared.tails.set(self.worker, count(self.tails)));
+    }
+
+    /// Whether the node holds more requests than it may.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.waiting + self.waiting_elsewhere > self.waiting_max
+    }
+
+    /// Whether no more tails may wait on the node.
+    pub(crate) fn is_full_of_tails(&self) -> bool {
+        self.tails + self.tails_elsewhere >= self.tails_max
     }
 
     /// The shard can go on in this round.

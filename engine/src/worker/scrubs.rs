@@ -51,7 +51,8 @@ impl<H: Host> Worker<H> {
     pub(super) fn propose_scrubs(&mut self) {
         let (now, interval) = (self.node.now, self.upkeep.scrub_micros);
         let diverged = self.shards.values().filter(|shard| shard.diverged()).count();
-        self.node.metrics.scrub_diverged.set(level(diverged));
+        let diverged = self.node.shared.levels.scrub_diverged.set(self.node.worker, level(diverged));
+        self.node.metrics.scrub_diverged.set(diverged);
         let goes_on = |(id, slot): (ShardId, Slot)| self.shards.get(&id).is_some_and(|shard| shard.is_comparing(slot));
         if interval == 0 || self.scrubs.retry_at > now || self.scrubs.begun.is_some_and(goes_on) {
             return;

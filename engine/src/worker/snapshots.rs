@@ -10,6 +10,7 @@ use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
 use crate::machine::ShardState;
+use crate::node::WorkerId;
 use crate::shard::Shard;
 use crate::snapshot::Header;
 use crate::state::StateStore;
@@ -82,7 +83,6 @@ pub(super) struct Snapshots {
     ask_at: Micros,
     built: BTreeMap<ShardId, Built>,
     loading: BTreeMap<ShardId, Loading>,
-    next_space: u32,
     unused_micros: u64,
 }
 
@@ -99,7 +99,6 @@ impl Snapshots {
             ask_at: Micros(0),
             built: BTreeMap::new(),
             loading: BTreeMap::new(),
-            next_space: FIRST_FRESH,
             unused_micros,
         }
     }
@@ -113,13 +112,6 @@ impl Snapshots {
         let building = self.building.filter(|(id, _)| *id == shard).map(|(_, slot)| slot);
         let built = self.built.get(&shard).map(|built| built.slot);
         building.into_iter().chain(built)
-    }
-
-    fn fresh_space(&mut self) -> Space {
-        let space = Space(self.next_space);
-        assert!(space.0 < u32::MAX, "2^31 snapshots were installed");
-        self.next_space += 1;
-        space
     }
 }
 
@@ -316,7 +308,7 @@ impl<H: Host> Worker<H> {
         }
         let loader = self.node.store.loader();
         let loader = self.node.must(loader);
-        let space = self.snapshots.fresh_space();
+        let space = self.node.shared.fresh_space();
         tracing::info!(shard = id.0, slot = header.basis.id.slot.0, "a snapshot is being installed");
         self.snapshots.loading.insert(id, Loading { header, space });
         self.node.host.load_snapshot(id, space, loader);
@@ -404,12 +396,19 @@ impl<H: Host> Worker<H> {
         self.node.must(removed);
     }
 
-    /// Removes what a crash left behind: rows in spaces of snapshots, and in shards' own spaces, that no pointer names.
-    pub(super) fn sweep_spaces(&mut self) -> Result<(), StoreError> {
-        let live: BTreeSet<Space> = self.shards.values().map(|shard| shard.state().space()).collect();
+    /// Removes what a crash left behind: rows in the spaces of snapshots that no pointer of the node names, and in own spaces of
+    /// shards whose rows stand elsewhere. `pointed` has the pointers of all groups of the node.
+    pub(super) fn sweep_spaces(&mut self, pointed: BTreeSet<Space>) -> Result<(), StoreError> {
+        let mut live: BTreeSet<Space> = self.shards.values().map(|shard| shard.state().space()).collect();
         let store = &mut *self.node.store;
         for id in self.shards.keys().map(|id| super::groups::own_space(*id)).filter(|space| !live.contains(space)) {
             sweep(store, id)?;
+        }
+        if self.node.worker != WorkerId::FIRST {
+            return Ok(());
+        }
+        if !planted!(SweepsOthersSpaces) {
+            live.extend(pointed);
         }
         let (_, end) = keys::space_bounds(Space(u32::MAX - 1));
         let mut from = Space(FIRST_FRESH);
@@ -421,7 +420,7 @@ impl<H: Host> Worker<H> {
         }
         // Also above every pointer to a space without rows.
         let above = live.last().map_or(0, |space| space.0 + 1);
-        self.snapshots.next_space = from.0.max(above);
+        self.node.shared.spaces_from(Space(from.0.max(above)));
         Ok(())
     }
 }

@@ -6,10 +6,11 @@ use super::{Worker, WorkerOptions};
 use crate::host::Host;
 use crate::memory::{Account, Holder};
 use crate::metrics::level;
+use crate::node::{Budget, WorkerId};
 use crate::shard::Shard;
-use crate::share;
 use crate::state::FlushId;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_paxos::types::Micros;
 
@@ -59,9 +60,10 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(super) fn new(options: &WorkerOptions) -> Self {
+    /// Of one of so many workers.
+    pub(super) fn new(options: &WorkerOptions, workers: u16) -> Self {
         Self {
-            freeze_log_bytes: options.freeze_log_bytes,
+            freeze_log_bytes: options.freeze_log_bytes / usize::from(workers.max(1)),
             drain_micros: options.drain_micros,
             trim_slots: options.trim_slots,
             trim_slots_flushed: options.trim_slots_flushed,
@@ -87,12 +89,14 @@ impl Upkeep {
 }
 
 /// What each may keep of an account that is nearly full, so that a quarter of it becomes free; `None` where there is room.
-fn share_tight(account: &Account, kept: impl Iterator<Item = usize>) -> Option<usize> {
-    if !account.is_tight() {
-        return None;
-    }
-    let mut kept: Vec<u64> = kept.map(|bytes| bytes as u64).collect();
-    Some(usize::try_from(share::level(&mut kept, account.limit() as u64 / 4 * 3)).unwrap_or(usize::MAX))
+fn share_tight(
+    account: &Account,
+    kept: impl Iterator<Item = usize>,
+    (budget, worker): (&Budget, WorkerId),
+) -> Option<usize> {
+    // Noted in any case: the other workers' shards are short by it.
+    let each = budget.share(worker, kept.map(|bytes| bytes as u64).collect(), account.limit() as u64 / 4 * 3);
+    account.is_tight().then(|| usize::try_from(each).unwrap_or(usize::MAX))
 }
 
 impl<H: Host> Worker<H> {
@@ -116,8 +120,9 @@ impl<H: Host> Worker<H> {
             }
             self.propose_scrubs();
             self.look_at_times();
-            let bytes = self.node.store.memory_bytes();
-            self.node.metrics.state_memory_bytes.set(level(bytes));
+            let bytes = level(self.node.store.memory_bytes());
+            let bytes = self.node.shared.levels.state_memory_bytes.set(self.node.worker, bytes);
+            self.node.metrics.state_memory_bytes.set(bytes);
             self.tidy();
         }
         if self.upkeep.drain.as_ref().is_some_and(|drain| drain.retry_at <= now || drain.until <= now) {
@@ -135,23 +140,26 @@ impl<H: Host> Worker<H> {
 
     /// Shares what the logs may keep among the groups whose members lag.
     fn share_log(&mut self) {
-        let mut needs: Vec<u64> = self.shards.values().map(Shard::log_needed).collect();
-        self.node.metrics.log_kept_bytes.set(level(usize::try_from(needs.iter().sum::<u64>()).unwrap_or(usize::MAX)));
-        self.node.log_keep.share(&mut needs, self.node.disk_low.is_some());
+        let needs: Vec<u64> = self.shards.values().map(Shard::log_needed).collect();
+        let node = &mut self.node;
+        let kept = i64::try_from(needs.iter().sum::<u64>()).unwrap_or(i64::MAX);
+        node.metrics.log_kept_bytes.set(node.shared.levels.log_kept_bytes.set(node.worker, kept));
+        node.log_keep.share(&node.shared, node.worker, needs, node.disk_low.is_some());
     }
 
     /// Where the newest entries or records of all shards take much of what they may, those of shards that keep most are made fewer,
     /// so that others have room.
     fn share_memory(&mut self) {
         let most = self.node.paxos.cache_bytes;
+        let (shared, worker) = (Arc::clone(&self.node.shared), self.node.worker);
         let entries = self.shards.values().map(Shard::cached);
-        let each = share_tight(self.node.memory.of(Holder::Entries), entries);
+        let each = share_tight(self.node.memory.of(Holder::Entries), entries, (&shared.entries, worker));
         if each.is_some() || self.node.cache_each < most {
             self.node.cache_each = each.unwrap_or(most).min(most);
             self.shards.values_mut().for_each(|shard| shard.limit_cache(self.node.cache_each));
         }
         let rings = self.shards.values().map(|shard| shard.state().ring().bytes());
-        if let Some(each) = share_tight(self.node.memory.of(Holder::Rings), rings) {
+        if let Some(each) = share_tight(self.node.memory.of(Holder::Rings), rings, (&shared.rings, worker)) {
             self.shards.values_mut().for_each(|shard| shard.state_mut().ring_mut().shrink(each));
         }
     }
@@ -161,7 +169,9 @@ impl<H: Host> Worker<H> {
         let Self { node, shards, .. } = self;
         let ahead = shards.iter_mut().map(|(id, shard)| (shard.is_ahead_by(node), *id)).max().unwrap_or_default();
         let ((most, id), was) = (ahead, self.upkeep.ahead);
-        self.node.metrics.shard_time_ahead_seconds.set(i64::try_from(most / 1_000_000).unwrap_or(i64::MAX));
+        let seconds = i64::try_from(most / 1_000_000).unwrap_or(i64::MAX);
+        let most_of_all = node.shared.levels.shard_time_ahead_seconds.set_of_most(node.worker, seconds);
+        node.metrics.shard_time_ahead_seconds.set(most_of_all);
         self.upkeep.ahead = most > AHEAD_MICROS;
         match (was, self.upkeep.ahead) {
             (false, true) => tracing::warn!(
@@ -196,7 +206,9 @@ impl<H: Host> Worker<H> {
         }
         let left = self.node.store.tidy();
         let left = self.node.must(left);
-        self.node.metrics.state_removed_bytes.set(i64::try_from(left).unwrap_or(i64::MAX));
+        let left = i64::try_from(left).unwrap_or(i64::MAX);
+        let left = self.node.shared.levels.state_removed_bytes.set(self.node.worker, left);
+        self.node.metrics.state_removed_bytes.set(left);
     }
 
     /// Hands leaderships to members that have room. Where none has, this node goes on leading, and refuses what needs room.
@@ -264,6 +276,7 @@ impl<H: Host> Worker<H> {
 
     /// Begins to hand over every leadership.
     pub(super) fn drain(&mut self) {
+        self.node.shared.drained(self.node.worker, false);
         let until = self.node.now.plus(self.upkeep.drain_micros);
         self.upkeep.drain = Some(Drain { until, retry_at: self.node.now });
     }
@@ -283,7 +296,9 @@ impl<H: Host> Worker<H> {
         drain.retry_at = now.plus(DRAIN_RETRY_MICROS);
         if !left || drain.until <= now {
             self.upkeep.drain = None;
-            self.node.host.drained();
+            if self.node.shared.drained(self.node.worker, true) {
+                self.node.host.drained();
+            }
         }
     }
 }

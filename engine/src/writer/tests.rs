@@ -19,8 +19,27 @@ fn writer(log: &Arc<MemLog>, mode: WriterMode) -> (LogWriter, Arc<SeenTable>) {
     let metrics = Arc::new(EngineMetrics::detached());
     let log = Arc::clone(log) as Arc<dyn LogStore>;
     let progress = Arc::new(WriterProgress::default());
-    let writer = LogWriter::new(log, mode, NodeWriteSeq(7), Arc::clone(&seen), progress, metrics, clock).unwrap();
-    (writer, seen)
+    let gauges = Gauges { progress, metrics, clock };
+    let levels = (Arc::new(NodeShared::new(1, Incarnation(1))), WorkerId::FIRST);
+    (LogWriter::new(log, mode, NodeWriteSeq(7), Arc::clone(&seen), gauges, levels), seen)
+}
+
+fn gauges() -> Gauges {
+    let metrics = Arc::new(EngineMetrics::detached());
+    Gauges { progress: Arc::default(), metrics, clock: Arc::new(|| Micros(5)) }
+}
+
+/// The writers of workers that share a thread.
+fn threaded(log: &Arc<MemLog>, wakes: Vec<Wake>) -> Vec<LogWriter> {
+    let seen = Arc::new(SeenTable::default());
+    let shared = Arc::new(NodeShared::new(u16::try_from(wakes.len()).unwrap(), Incarnation(1)));
+    let store = || Arc::clone(log) as Arc<dyn LogStore>;
+    let queues = spawn(store(), gauges(), NodeWriteSeq(7), Arc::clone(&seen), wakes).unwrap();
+    let writer = |(worker, queue)| {
+        let levels = (Arc::clone(&shared), WorkerId(u16::try_from(worker).unwrap()));
+        LogWriter::new(store(), WriterMode::Queue(queue), NodeWriteSeq(7), Arc::clone(&seen), gauges(), levels)
+    };
+    queues.into_iter().enumerate().map(writer).collect()
 }
 
 #[test]
@@ -64,7 +83,7 @@ fn the_thread_writes_in_order_and_reports_failure() {
     let log = Arc::new(MemLog::new());
     let (tell, told) = mpsc::channel();
     let wake = Box::new(move |seq| tell.send(seq).unwrap_or_default());
-    let (mut w, _) = writer(&log, WriterMode::Thread(wake));
+    let mut w = threaded(&log, vec![wake]).remove(0);
     let mut done = vec![];
     for slot in 1..=100 {
         w.add(write(slot), Some(Done::Persisted(WriteSeq(slot))));
@@ -91,11 +110,14 @@ struct Slow {
     log: Arc<MemLog>,
     room: usize,
     waiting: Arc<Mutex<(VecDeque<LogBatch>, NodeWriteSeq)>>,
+    numbers: Arc<Numbers>,
 }
 
 impl Slow {
     fn new(log: &Arc<MemLog>, room: usize) -> Self {
-        Self { log: Arc::clone(log), room, waiting: Arc::new(Mutex::new((VecDeque::new(), NodeWriteSeq(7)))) }
+        let waiting = Arc::new(Mutex::new((VecDeque::new(), NodeWriteSeq(7))));
+        let numbers = Arc::new(Numbers::new(NodeWriteSeq(7), Arc::default()));
+        Self { log: Arc::clone(log), room, waiting, numbers }
     }
 
     fn write_one(&self) {
@@ -111,9 +133,13 @@ impl WriteQueue for Slow {
         self.waiting.lock().unwrap().0.len() < self.room
     }
 
-    fn submit(&self, batch: LogBatch) {
+    fn submit(&self, batch: LogBatch) -> NodeWriteSeq {
         assert!(self.has_room());
-        self.waiting.lock().unwrap().0.push_back(batch);
+        self.numbers.submit(batch, |batch| self.waiting.lock().unwrap().0.push_back(batch))
+    }
+
+    fn issued(&self) -> NodeWriteSeq {
+        self.numbers.issued()
     }
 
     fn synced(&self) -> Result<NodeWriteSeq, StoreError> {
@@ -141,4 +167,58 @@ fn a_full_queue_gathers_and_nothing_is_told_early() {
     w.commit(&mut done).unwrap();
     assert_eq!(done.len(), 3);
     assert_eq!((w.durable(), w.issued()), (NodeWriteSeq(9), NodeWriteSeq(9)));
+}
+
+#[test]
+fn workers_share_synced_writes_and_each_is_told_of_its_own() {
+    let log = Arc::new(MemLog::new());
+    let (tell, told) = mpsc::channel();
+    let wake = |worker: usize| {
+        let tell = tell.clone();
+        Box::new(move |seq| tell.send((worker, seq)).unwrap_or_default()) as Wake
+    };
+    let mut writers = threaded(&log, (0..3).map(wake).collect());
+    let mut done: Vec<Vec<(ShardId, Done)>> = vec![vec![]; 3];
+    let shard = |worker: usize| ShardId(2 + worker as u64);
+    for slot in 1..=100 {
+        for (worker, writer) in writers.iter_mut().enumerate() {
+            writer.add(GroupWrite { shard: shard(worker), ..write(slot) }, Some(Done::Persisted(WriteSeq(slot))));
+            writer.commit(&mut done[worker]).unwrap();
+        }
+    }
+    while done.iter().any(|done| done.len() < 100) {
+        let (worker, _) = told.recv().unwrap();
+        writers[worker].commit(&mut done[worker]).unwrap();
+    }
+    for (worker, done) in done.iter().enumerate() {
+        let expected: Vec<_> = (1..=100).map(|n| (shard(worker), Done::Persisted(WriteSeq(n)))).collect();
+        assert_eq!(*done, expected, "worker {worker}: in its order, and none of another's");
+    }
+    let found = log.recover_node().unwrap();
+    let last = writers[0].issued();
+    assert!(writers.iter().all(|writer| writer.issued() == last) && found.seq == last);
+    let writes = writers[0].gauges.progress.writes_done();
+    assert!(writes == 0 && last.0 > 7, "they write nothing by themselves");
+}
+
+#[test]
+fn a_worker_whose_batches_wait_leaves_room_for_the_others() {
+    let log = Arc::new(MemLog::new());
+    let (release, held) = mpsc::channel::<()>();
+    log.set_hook(Box::new(move |_| {
+        // Until the sender is dropped.
+        held.recv().unwrap_or_default();
+        Ok(())
+    }));
+    let mut writers = threaded(&log, vec![Box::new(|_| ()), Box::new(|_| ())]);
+    let mut done = vec![];
+    for slot in 1..=200 {
+        writers[0].add(write(slot), None);
+        writers[0].commit(&mut done).unwrap();
+    }
+    let before = writers[1].issued();
+    writers[1].add(GroupWrite { shard: ShardId(3), ..write(1) }, None);
+    writers[1].commit(&mut done).unwrap();
+    assert_eq!(writers[1].issued().0, before.0 + 1, "handed over at once");
+    drop(release);
 }

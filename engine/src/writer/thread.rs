@@ -1,26 +1,36 @@
 //! The log writer's own thread.
 //!
-//! Owns: the queue to it and its progress. Must never: hold the worker up: a full queue is the worker's to see, and its
-//! next batch gathers meanwhile.
+//! Owns: the queue to it and its progress. Must never: hold a worker up: a full queue is the worker's to see, and its next batch
+//! gathers meanwhile.
 
-use super::{Gauges, Wake, WriteQueue};
+use super::{Gauges, Numbers, Wake, WriteQueue};
 use crate::StoreError;
+use crate::identity::SeenTable;
 use crate::logstore::{LogBatch, LogStore};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use synod_cluster::ids::NodeWriteSeq;
 
-/// Batches that may wait; what comes later gathers with the worker.
+/// Batches of one worker that may wait; what comes later gathers with the worker.
 const QUEUE_BATCHES: usize = 16;
 /// The thread joins waiting batches into one write up to this, bytes of entries.
 const WRITE_BYTES: usize = 4 << 20;
 
-#[derive(Default)]
+/// A worker's batch.
+struct Job {
+    worker: usize,
+    batch: LogBatch,
+}
+
+#[derive(Debug)]
 struct Shared {
     synced: AtomicU64,
     failed: Mutex<Option<StoreError>>,
+    numbers: Numbers,
+    /// Batches of each worker that wait.
+    waiting: Box<[AtomicUsize]>,
 }
 
 impl Shared {
@@ -32,44 +42,80 @@ impl Shared {
 }
 
 /// A handle to the thread. Dropped, it lets the thread finish what was submitted.
-pub(super) struct LogThread {
-    jobs: Option<Sender<LogBatch>>,
-    shared: Arc<Shared>,
+struct LogThread {
+    jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl LogThread {
-    pub(super) fn spawn(
-        log: Arc<dyn LogStore>,
-        gauges: Gauges,
-        recovered: NodeWriteSeq,
-        wake: Wake,
-    ) -> Result<Self, StoreError> {
-        let (jobs, queue) = bounded(QUEUE_BATCHES);
-        let shared = Arc::new(Shared::default());
-        shared.synced.store(recovered.0, Ordering::Release);
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || run(&*log, &gauges, &queue, &theirs, &wake))
-            .map_err(|e| StoreError::Io { what: "start the log writer's thread".into(), why: e.to_string() })?;
-        Ok(Self { jobs: Some(jobs), shared, thread: Some(thread) })
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log writer's thread panicked");
+        }
     }
 }
 
-impl WriteQueue for LogThread {
+/// A worker's end of the queue.
+struct LogQueue {
+    worker: usize,
+    thread: Arc<LogThread>,
+    shared: Arc<Shared>,
+}
+
+/// Starts the thread that writes the log of a node; it goes on after `recovered`, the last durable write found. Each worker is to be
+/// handed [`crate::host::Input::Written`] when its wake is called, which is after each write that has a batch of it. Returns the
+/// workers' ends of the queue, in the order of `wakes`. The thread ends once all of them are dropped.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn spawn(
+    log: Arc<dyn LogStore>,
+    gauges: Gauges,
+    recovered: NodeWriteSeq,
+    seen: Arc<SeenTable>,
+    wakes: Vec<Wake>,
+) -> Result<Vec<Box<dyn WriteQueue>>, StoreError> {
+    let workers = wakes.len();
+    let (jobs, queue) = bounded(QUEUE_BATCHES * workers);
+    let shared = Arc::new(Shared {
+        synced: AtomicU64::new(recovered.0),
+        failed: Mutex::new(None),
+        numbers: Numbers::new(recovered, seen),
+        waiting: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+    });
+    let theirs = Arc::clone(&shared);
+    let thread = std::thread::Builder::new()
+        .name("log-writer".into())
+        .spawn(move || run(&*log, &gauges, &queue, &theirs, &wakes))
+        .map_err(|e| StoreError::Io { what: "start the log writer's thread".into(), why: e.to_string() })?;
+    let thread = Arc::new(LogThread { jobs: Some(jobs), thread: Some(thread) });
+    let end = |worker| LogQueue { worker, thread: Arc::clone(&thread), shared: Arc::clone(&shared) };
+    Ok((0..workers).map(|worker| Box::new(end(worker)) as Box<dyn WriteQueue>).collect())
+}
+
+impl WriteQueue for LogQueue {
     fn has_room(&self) -> bool {
-        self.jobs.as_ref().is_some_and(|jobs| !jobs.is_full())
+        self.shared.waiting[self.worker].load(Ordering::Acquire) < QUEUE_BATCHES
     }
 
     /// A thread that has ended is seen by [`WriteQueue::synced`].
-    fn submit(&self, batch: LogBatch) {
-        if let Some(jobs) = &self.jobs
-            && jobs.try_send(batch).is_err()
-        {
-            let (what, why) = ("write to the log".into(), "the log writer's thread has ended".into());
-            self.shared.fail(StoreError::Io { what, why });
-        }
+    fn submit(&self, batch: LogBatch) -> NodeWriteSeq {
+        self.shared.waiting[self.worker].fetch_add(1, Ordering::AcqRel);
+        self.shared.numbers.submit(batch, |batch| {
+            if let Some(jobs) = &self.thread.jobs
+                && jobs.try_send(Job { worker: self.worker, batch }).is_err()
+            {
+                let (what, why) = ("write to the log".into(), "the log writer's thread has ended".into());
+                self.shared.fail(StoreError::Io { what, why });
+            }
+        })
+    }
+
+    fn issued(&self) -> NodeWriteSeq {
+        self.shared.numbers.issued()
     }
 
     fn synced(&self) -> Result<NodeWriteSeq, StoreError> {
@@ -84,34 +130,33 @@ impl WriteQueue for LogThread {
     }
 }
 
-impl Drop for LogThread {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the log writer's thread panicked");
-        }
-    }
-}
-
-fn run(log: &dyn LogStore, gauges: &Gauges, queue: &Receiver<LogBatch>, shared: &Shared, wake: &Wake) {
-    for mut batch in queue {
+fn run(log: &dyn LogStore, gauges: &Gauges, queue: &Receiver<Job>, shared: &Shared, wakes: &[Wake]) {
+    let mut waits = vec![false; wakes.len()];
+    let took = |job: &Job| shared.waiting[job.worker].fetch_sub(1, Ordering::AcqRel);
+    for job in queue {
+        took(&job);
+        waits[job.worker] = true;
+        let mut batch = job.batch;
         let mut bytes = size(&batch);
         while bytes < WRITE_BYTES
             && let Ok(next) = queue.try_recv()
         {
-            bytes += size(&next);
-            batch.groups.extend(next.groups);
-            batch.seen.extend(next.seen);
-            batch.seq = next.seq;
+            took(&next);
+            waits[next.worker] = true;
+            bytes += size(&next.batch);
+            batch.join(next.batch);
         }
         if let Err(error) = gauges.write(log, &batch) {
             shared.fail(error);
-            return wake(u64::MAX);
+            wakes.iter().for_each(|wake| wake(u64::MAX));
+            return;
         }
         shared.synced.store(batch.seq.0, Ordering::Release);
-        wake(batch.seq.0);
+        for (wake, waits) in wakes.iter().zip(&mut waits) {
+            if std::mem::take(waits) {
+                wake(batch.seq.0);
+            }
+        }
     }
 }
 

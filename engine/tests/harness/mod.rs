@@ -25,6 +25,7 @@ use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
+use synod_engine::node::{NodeShared, WorkerId};
 use synod_engine::salvage;
 use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
@@ -221,6 +222,8 @@ impl Cluster {
         let table = Arc::new(SeenTable::default());
         let setup = WorkerSetup {
             me: node,
+            worker: WorkerId::FIRST,
+            shared: Arc::new(NodeShared::new(1, incarnation)),
             recovered,
             incarnation,
             log,

@@ -1,7 +1,7 @@
 //! Workers on real threads.
 
 use super::harness::{Answers, N1, append};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,14 +12,17 @@ use synod_engine::host::{Answer, Body, Host, Input, Reply, ReplySink, Request};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
+use synod_engine::memory::{Holder, Memory};
 use synod_engine::metrics::EngineMetrics;
+use synod_engine::node::{NodeShared, WorkerId};
 use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
 use synod_engine::state::mem::MemState;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
-use synod_engine::writer::{WriterMode, WriterProgress};
+use synod_engine::writer::{self, Gauges, WriterMode, WriterProgress};
 use synod_paxos::message::Message;
 
 struct Quiet {
+    handle: WorkerHandle,
     led: Arc<Mutex<BTreeSet<ShardId>>>,
     stopped: Arc<AtomicBool>,
 }
@@ -33,7 +36,9 @@ impl Drop for Quiet {
 impl Host for Quiet {
     fn send(&mut self, _: NodeId, _: ShardId, _: Message) {}
     fn flush(&mut self, _: NodeWriteSeq) {}
-    fn map_changed(&mut self, _: Arc<SystemState>) {}
+    fn map_changed(&mut self, map: Arc<SystemState>) {
+        assert!(self.handle.try_push(Input::Map(map)).is_ok());
+    }
     fn role_changed(&mut self, shard: ShardId, _: Option<NodeId>, here: bool) {
         if here {
             self.led.lock().unwrap().insert(shard);
@@ -57,48 +62,85 @@ fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn one_node(threaded: bool) {
-    let (handle, inputs) = runner::inputs(1024);
+/// What a node's workers run over.
+struct OneNode {
+    handle: WorkerHandle,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    progress: Arc<WriterProgress>,
+    led: Arc<Mutex<BTreeSet<ShardId>>>,
+    stopped: Arc<AtomicBool>,
+}
+
+fn start(workers: u16, threaded: bool) -> OneNode {
+    let memory = Memory::unlimited();
+    let (handle, inputs) = runner::inputs_within(workers, 1024, memory.of(Holder::Inbox));
     let clock = MonotoneClock::default();
-    let log = Arc::new(MemLog::new());
+    let log: Arc<dyn LogStore> = Arc::new(MemLog::new());
     let recovered = log.recover_node().unwrap();
     let incarnation = log.begin_incarnation().unwrap();
-    let progress = Arc::new(WriterProgress::default());
-    let setup = WorkerSetup {
-        me: N1,
-        recovered,
-        incarnation,
-        log: Arc::clone(&log) as Arc<dyn LogStore>,
-        store: Box::new(MemState::new()),
-        seen: Arc::new(SeenTable::default()),
-        progress: Arc::clone(&progress),
-        metrics: Arc::new(EngineMetrics::detached()),
-        clock: clock.shared(),
-        memory: synod_engine::memory::Memory::unlimited(),
-        mode: if threaded { WriterMode::Thread(handle.wake()) } else { WriterMode::Inline },
-        options: WorkerOptions::default(),
+    let (progress, metrics) = (Arc::new(WriterProgress::default()), Arc::new(EngineMetrics::detached()));
+    let (seen, shared) = (Arc::new(SeenTable::default()), Arc::new(NodeShared::new(workers, incarnation)));
+    let modes: Vec<WriterMode> = if threaded {
+        let gauges = Gauges { progress: Arc::clone(&progress), metrics: Arc::clone(&metrics), clock: clock.shared() };
+        let queues = writer::spawn(Arc::clone(&log), gauges, recovered.seq, Arc::clone(&seen), handle.wakes()).unwrap();
+        queues.into_iter().map(WriterMode::Queue).collect()
+    } else {
+        vec![WriterMode::Inline]
     };
     let (led, stopped) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-    let host = Quiet { led: Arc::clone(&led), stopped: Arc::clone(&stopped) };
-    let thread = runner::spawn(Worker::new(setup, host).unwrap(), inputs, clock, Arc::default()).unwrap();
+    let host = || Quiet { handle: handle.clone(), led: Arc::clone(&led), stopped: Arc::clone(&stopped) };
+    let mut node = Vec::new();
+    for (worker, mode) in (0..workers).map(WorkerId).zip(modes) {
+        let setup = WorkerSetup {
+            me: N1,
+            worker,
+            shared: Arc::clone(&shared),
+            recovered: recovered.clone(),
+            log: Arc::clone(&log),
+            incarnation,
+            store: Box::new(MemState::new()),
+            seen: Arc::clone(&seen),
+            progress: Arc::clone(&progress),
+            metrics: Arc::clone(&metrics),
+            clock: clock.shared(),
+            memory: memory.clone(),
+            mode,
+            options: WorkerOptions::default(),
+        };
+        node.push((worker, Worker::new(setup, host()).unwrap()));
+    }
+    let spawn = |((id, worker), inputs)| runner::spawn(id, worker, inputs, clock, Arc::default()).unwrap();
+    let threads = node.into_iter().zip(inputs).map(spawn).collect();
+    OneNode { handle, threads, progress, led, stopped }
+}
+
+/// The first key of a shard of the table.
+fn key_of(shard: u64) -> String {
+    format!("key-{shard}")
+}
+
+fn one_node(workers: u16, threaded: bool) {
+    let OneNode { handle, threads, progress, led, stopped } = start(workers, threaded);
     let founding = Box::new(SystemState::found(1, &["a:1".into()]));
     assert!(handle.try_push(Input::CreateSystemShard(founding)).is_ok());
     wait("the system shard is led", || led.lock().unwrap().contains(&SYSTEM_SHARD));
     let answers = Arc::new(Answers::default());
     let command = SystemCommand::CreateTable {
         name: "t".into(),
-        partitioning: Partitioning::Hash,
+        partitioning: Partitioning::Range,
         retention: Retention::All,
-        shards: 1,
-        splits: vec![],
+        shards: 0,
+        splits: (1..workers).map(|n| key_of(n.into()).into()).collect(),
         replicas: 1,
     };
     push(&handle, &answers, 0, SYSTEM_SHARD, Op::System(command.encode()));
-    wait("the table's shard is led", || led.lock().unwrap().len() == 2);
+    let shards = u64::from(workers);
+    wait("the table's shards are led", || led.lock().unwrap().len() as u64 == 1 + shards);
     for n in 1..=2000 {
-        let op = Op::Write { table: TableId(1), ops: vec![append("k", "v")] };
-        push(&handle, &answers, n, ShardId(2), op);
+        let op = Op::Write { table: TableId(1), ops: vec![append(&key_of(n % shards), "v")] };
+        push(&handle, &answers, n, ShardId(2 + n % shards), op);
     }
+    let mut written = BTreeMap::new();
     for n in 1..=2000 {
         let mut found = None;
         wait("an answer", || {
@@ -106,11 +148,13 @@ fn one_node(threaded: bool) {
             found.is_some()
         });
         let Some(Ok(Answer::Outcome(Outcome::Written(results)))) = found else { panic!("{found:?}") };
-        assert_eq!(results[0].offset, Offset(n - 1));
+        let offset = written.entry(n % shards).or_insert(0);
+        assert_eq!(results[0].offset, Offset(*offset), "{n}");
+        *offset += 1;
     }
     assert!(progress.writes_done() > 0);
     assert!(handle.push(Input::Stop).is_ok());
-    thread.join().unwrap();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert!(stopped.load(Ordering::SeqCst));
     assert!(handle.try_push(Input::Drain).is_err());
 }
@@ -124,10 +168,15 @@ fn push(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: ShardId, o
 
 #[test]
 fn a_worker_runs_on_its_own_thread() {
-    one_node(false);
+    one_node(1, false);
 }
 
 #[test]
 fn a_worker_runs_beside_a_log_writer_thread() {
-    one_node(true);
+    one_node(1, true);
+}
+
+#[test]
+fn several_workers_run_beside_one_log_writer_thread() {
+    one_node(3, true);
 }

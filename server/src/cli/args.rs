@@ -5,23 +5,16 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use synod_client::{At, Consistency, Expect};
 
 use super::CliError;
-use super::bytes::{HeaderArg, KeyEncoding, RawArg, header_arg, raw_arg};
-use super::escape::piece;
-use super::output::Format;
+use super::bytes::{HeaderArg, KeyEncoding, RawArg, expect_argument, header_arg, raw_arg};
+use super::context::Global;
 use super::{
     backup, batch, bench, check, cluster, config, dev, explain, jobs, load, members, restore, server, shard, table,
     time,
 };
-
-/// Where `synod dev` listens unless told otherwise.
-const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
-
-/// Heading of the flags every command has.
-const COMMON: &str = "Common options";
 
 const ABOUT: &str = "A partitioned, replicated log store: every key is a log";
 
@@ -64,22 +57,6 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Flags of every command.
-#[derive(Args, Clone, Debug)]
-pub struct Global {
-    /// Nodes to ask first, HOST:PORT separated by commas; any node answers for the whole cluster
-    #[arg(long, global = true, env = "SYNOD_ENDPOINTS", value_name = "LIST", value_delimiter = ',')]
-    #[arg(default_value = DEFAULT_ENDPOINTS, action = ArgAction::Set, hide_env_values = true, help_heading = COMMON)]
-    pub endpoints: Vec<String>,
-    /// How results are printed: `text` for people, `json` for programs
-    #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
-    #[arg(help_heading = COMMON, hide_possible_values = true)]
-    pub output: Format,
-    /// How long one call may take, such as 500ms, 10s or 2m, at most 9m [default: 10s, load and bench 1m]
-    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = COMMON)]
-    pub timeout: Option<Duration>,
 }
 
 /// What to do.
@@ -164,27 +141,6 @@ pub struct Condition {
     /// Write only if this holds, else exit with 3: `any`, `absent`, `exists`, or the key's exact next offset
     #[arg(long, value_name = "WHAT", default_value = "any", value_parser = expect_argument)]
     pub expect: Expect,
-}
-
-/// Parses `any`, `absent`, `exists` or an offset.
-pub fn parse_expect(text: &str) -> Result<Expect, String> {
-    expect(text, |text| piece(text.as_bytes()))
-}
-
-/// The same of an argument: the whole command line is escaped already when it is parsed for its error.
-fn expect_argument(text: &str) -> Result<Expect, String> {
-    expect(text, str::to_owned)
-}
-
-fn expect(text: &str, shown: impl Fn(&str) -> String) -> Result<Expect, String> {
-    match text {
-        "any" => Ok(Expect::Any),
-        "absent" => Ok(Expect::Absent),
-        "exists" => Ok(Expect::Exists),
-        offset => offset.parse().map(Expect::NextOffset).map_err(|_| {
-            format!("'{}' is none of any, absent, exists, and not an offset (a number from 0)", shown(offset))
-        }),
-    }
 }
 
 /// How old what a stale read shows may be, where nothing is said.
@@ -410,16 +366,4 @@ pub struct Tail {
     /// Pass over records that were trimmed, and go on with what is left
     #[arg(long)]
     pub skip_trimmed: bool,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn expectations_parse() {
-        assert_eq!(parse_expect("absent"), Ok(Expect::Absent));
-        assert_eq!(parse_expect("0"), Ok(Expect::NextOffset(0)));
-        assert!(parse_expect("-1").unwrap_err().contains("any, absent, exists"));
-    }
 }

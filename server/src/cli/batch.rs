@@ -10,8 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use synod_client::{Error, Expect, Header, NewRecord, OpKind, WriteOp};
 
-use super::args::parse_expect;
-use super::bytes::{from_base64, read_source};
+use super::bytes::{from_base64, parse_expect, read_source};
 use super::context::Context;
 use super::error::{CliError, Exit, Result};
 use super::load::sniff::UTF8_MARK;

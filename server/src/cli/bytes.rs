@@ -12,9 +12,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use synod_client::Expect;
 
 use super::error::{CliError, Result};
-use super::escape::path as shown;
+use super::escape::{path as path_shown, piece};
 
 /// More than any value may have, so that a wrong file is not read whole.
 pub const READ_LIMIT: u64 = 64 << 20;
@@ -58,9 +59,25 @@ pub fn from_base64(field: &str, text: &[u8]) -> Result<Vec<u8>> {
     STANDARD.decode(trimmed).map_err(|error| CliError::usage(field, format!("not base64: {error}")))
 }
 
-/// Bytes to base64 text.
-pub fn to_base64(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
+/// Parses `any`, `absent`, `exists` or an offset.
+pub fn parse_expect(text: &str) -> std::result::Result<Expect, String> {
+    expect(text, |text| piece(text.as_bytes()))
+}
+
+/// The same of an argument: the whole command line is escaped already when it is parsed for its error.
+pub(super) fn expect_argument(text: &str) -> std::result::Result<Expect, String> {
+    expect(text, str::to_owned)
+}
+
+fn expect(text: &str, shown: impl Fn(&str) -> String) -> std::result::Result<Expect, String> {
+    match text {
+        "any" => Ok(Expect::Any),
+        "absent" => Ok(Expect::Absent),
+        "exists" => Ok(Expect::Exists),
+        offset => offset.parse().map(Expect::NextOffset).map_err(|_| {
+            format!("'{}' is none of any, absent, exists, and not an offset (a number from 0)", shown(offset))
+        }),
+    }
 }
 
 /// A header `NAME=VALUE`.
@@ -89,10 +106,12 @@ pub(super) fn parse_header(text: Vec<u8>) -> std::result::Result<HeaderArg, Stri
 pub fn read_source(path: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = open_source(path)?.take(READ_LIMIT + 1).read_to_end(&mut bytes);
-    read.map_err(|error| CliError::io(shown(path), &error))?;
+    read.map_err(|error| CliError::io(path_shown(path), &error))?;
     if bytes.len() as u64 > READ_LIMIT {
-        let message =
-            format!("{}: larger than {READ_LIMIT} bytes, more than one write can hold; use `synod load`", shown(path));
+        let message = format!(
+            "{}: larger than {READ_LIMIT} bytes, more than one write can hold; use `synod load`",
+            path_shown(path)
+        );
         return Err(CliError::failed("too_large", message).with("limit", READ_LIMIT));
     }
     Ok(bytes)
@@ -103,10 +122,10 @@ pub fn open_source(path: &str) -> Result<Box<dyn Read + Send>> {
     if path == "-" {
         return Ok(Box::new(io::stdin()));
     }
-    let file = File::open(path).map_err(|error| CliError::io(shown(path), &error))?;
-    let meta = file.metadata().map_err(|error| CliError::io(shown(path), &error))?;
+    let file = File::open(path).map_err(|error| CliError::io(path_shown(path), &error))?;
+    let meta = file.metadata().map_err(|error| CliError::io(path_shown(path), &error))?;
     if meta.is_dir() {
-        return Err(CliError::failed("io", format!("{}: is a directory", shown(path))));
+        return Err(CliError::failed("io", format!("{}: is a directory", path_shown(path))));
     }
     Ok(Box::new(file))
 }
@@ -114,6 +133,13 @@ pub fn open_source(path: &str) -> Result<Box<dyn Read + Send>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn expectations_parse() {
+        assert_eq!(parse_expect("absent"), Ok(Expect::Absent));
+        assert_eq!(parse_expect("0"), Ok(Expect::NextOffset(0)));
+        assert!(parse_expect("-1").unwrap_err().contains("any, absent, exists"));
+    }
 
     #[test]
     fn headers_split_at_the_first_equals_sign() {

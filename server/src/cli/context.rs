@@ -6,21 +6,43 @@
 use std::io::Write;
 use std::time::Duration;
 
+use clap::{ArgAction, Args};
 use synod_client::limits::{CEILING_MAX_VALUE_BYTES, MAX_DEADLINE_S};
 use synod_client::{Client, Error, Options};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::args::Global;
 use super::error::{CliError, Exit, Result};
 use super::escape;
-use super::output::Out;
+use super::output::{Format, Out};
 
 /// The most bytes any cluster can be set to take in one write; each cluster's own limit is checked by its nodes.
 const WRITE_BYTES_CEILING: usize = 32 << 20;
 
 /// Times without an answer after which the endpoints are checked: twice, to give a restarting node time.
 const REFUSED_LOOKS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(700)];
+
+/// Where `synod dev` listens unless told otherwise.
+const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
+
+/// Heading of the flags every command has.
+const COMMON: &str = "Common options";
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Nodes to ask first, HOST:PORT separated by commas; any node answers for the whole cluster
+    #[arg(long, global = true, env = "SYNOD_ENDPOINTS", value_name = "LIST", value_delimiter = ',')]
+    #[arg(default_value = DEFAULT_ENDPOINTS, action = ArgAction::Set, hide_env_values = true, help_heading = COMMON)]
+    pub endpoints: Vec<String>,
+    /// How results are printed: `text` for people, `json` for programs
+    #[arg(short, long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    #[arg(help_heading = COMMON, hide_possible_values = true)]
+    pub output: Format,
+    /// How long one call may take, such as 500ms, 10s or 2m, at most 9m [default: 10s, load and bench 1m]
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = COMMON)]
+    pub timeout: Option<Duration>,
+}
 
 /// Shared by all commands.
 #[derive(Debug)]

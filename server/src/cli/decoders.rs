@@ -6,8 +6,10 @@ use super::error::Result;
 use crate::config::Settings;
 use synod_client::{Expect, WriteOp};
 
-pub use super::bytes::{HeaderArg, to_base64};
-pub use super::load::source::{Fault, FileFormat, Item, KeyBy, Source};
+pub use super::bytes::HeaderArg;
+pub use super::escape::to_base64;
+pub use super::load::fault::Fault;
+pub use super::load::source::{FileFormat, Item, KeyBy, Source};
 
 /// A settings file; an error has the line, where it is known, and the reason.
 pub fn settings(text: &str) -> std::result::Result<Settings, (Option<usize>, String)> {
@@ -21,7 +23,7 @@ pub fn batch(bytes: &[u8]) -> Result<Vec<WriteOp>> {
 
 /// The argument of `--expect`.
 pub fn expectation(text: &str) -> std::result::Result<Expect, String> {
-    super::args::parse_expect(text)
+    super::bytes::parse_expect(text)
 }
 
 /// The argument of `--time`, µs since 1970.

@@ -8,8 +8,7 @@ use std::io;
 
 use serde_json::{Map, Value, json};
 
-use super::bytes::to_base64;
-use super::escape::{self, bounded, harmless};
+use super::escape::{self, bounded, harmless, to_base64};
 
 /// Bytes of a message.
 const MESSAGE_MAX: usize = 2_000;

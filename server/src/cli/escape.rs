@@ -5,6 +5,8 @@
 
 use std::io::{self, Write};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
@@ -135,6 +137,11 @@ impl Formatter for Visible {
         }
         writer.write_all(rest.as_bytes())
     }
+}
+
+/// Bytes to base64 text.
+pub fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 #[cfg(test)]

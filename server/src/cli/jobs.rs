@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep};
 
 use super::context::{Context, to_be_repeated};
 use super::error::{CliError, Result};
-use super::moves::PATIENCE;
 use super::output::{json, text};
 
+/// How long a step may make no progress, where `--timeout` does not say.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks at a job.
 const PACE: Duration = Duration::from_millis(100);
 

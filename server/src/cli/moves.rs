@@ -13,13 +13,12 @@ use tokio::time::{Instant, sleep};
 
 use super::context::Context;
 use super::error::{CliError, Result};
+use super::jobs::PATIENCE;
 use super::output::json;
 use super::status;
 
 /// Pause between two looks at the cluster.
 const PACE: Duration = Duration::from_millis(100);
-/// How long a step may make no progress, where `--timeout` does not say.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A shard of the map.
 pub fn find(map: &ClusterMap, shard: u64) -> Result<&ShardInfo> {

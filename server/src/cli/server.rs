@@ -51,6 +51,9 @@ pub struct ServerArgs {
     /// Settings file; `synod config default` prints one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Threads that shards are spread over [default: `workers` of the settings file]
+    #[arg(long, value_name = "N", env = "SYNOD_WORKERS")]
+    workers: Option<u32>,
     /// Listen on an address that other machines can reach, without encryption or authentication
     #[arg(long)]
     insecure: bool,
@@ -79,10 +82,14 @@ pub fn run(args: ServerArgs) -> Result<()> {
 }
 
 fn configure(args: ServerArgs) -> Result<ServerConfig> {
-    let settings = match &args.config {
+    let mut settings = match &args.config {
         Some(file) => config::read(file)?,
         None => Settings::default(),
     };
+    if let Some(workers) = args.workers {
+        settings.workers = workers;
+        settings.check().map_err(|why| CliError::usage("--workers", why))?;
+    }
     let single =
         [("--listen", Some(&args.listen)), ("--http", args.http.as_ref()), ("--advertise", args.advertise.as_ref())];
     for (flag, addr) in single {

@@ -14,11 +14,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::args;
-use super::bytes::to_base64;
 use super::context::Context;
 use super::data::{at, say, shown};
 use super::error::{CliError, Result};
-use super::escape::piece;
+use super::escape::{piece, to_base64};
 use super::output;
 
 /// How long one call of a followed tail takes, where `--timeout` does not say: what fails is asked again anyway.

@@ -2,6 +2,7 @@
 //!
 //! Owns: their names, units and help. Must never: count the same thing twice.
 
+use super::threads::ThreadTimes;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGauge, Registry};
@@ -12,7 +13,8 @@ use synod_engine::runner::WorkerHandle;
 /// # Errors
 /// The registry holds metrics of the same names.
 pub fn register(registry: &Registry, worker: &WorkerHandle) -> Result<(), prometheus::Error> {
-    let depth = IntGauge::new("synod_worker_queue_inputs", "Inputs that wait for the shard worker")?;
+    let depth = IntGauge::new("synod_worker_queue_inputs", "Inputs that wait for the workers")?;
+    registry.register(Box::new(ThreadTimes::new()?))?;
     registry.register(Box::new(Depth { gauge: depth, worker: worker.clone() }))
 }
 

@@ -11,7 +11,6 @@ mod door;
 mod follow;
 pub mod host;
 mod http;
-pub mod jobs;
 mod listen;
 pub mod map;
 pub mod metrics;
@@ -19,20 +18,22 @@ mod panics;
 pub mod peer;
 pub mod snapshots;
 pub mod system;
+mod team;
 mod term;
+pub mod threads;
 mod versions;
 
-use crate::config::{Lease, LogWrite, ServerConfig};
+use crate::config::{Lease, ServerConfig};
 use anyhow::{Context, Result, bail};
+use api::admin::job_desk::JobDesk;
 use api::admin::{self, AdminService};
 use api::cluster::ClusterCheck;
-use api::gate::Gate;
+use api::gate::Gates;
 use api::synod::{self, SynodService};
 use data_dir::DataDir;
 use disk::Disk;
 use door::Places;
 use host::{NodeHost, Signals};
-use jobs::JobDesk;
 use map::MapBook;
 pub use panics::NETWORK_THREAD;
 use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, Spoken, WorkerInbox};
@@ -47,17 +48,19 @@ use synod_engine::identity;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{LogStore, NodeRecovered};
 use synod_engine::memory::{Holder, Memory};
+use synod_engine::node::{NodeShared, WORKERS_MAX};
 use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
 use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::rocks::StateOptions;
 use synod_engine::times::Times;
-use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
-use synod_engine::writer::{self, WriterMode};
+use synod_engine::worker::WorkerOptions;
+use synod_engine::writer;
 use synod_proto::v1::admin_server::AdminServer;
 use synod_proto::v1::synod_server::SynodServer;
 use system::SystemDesk;
+use team::Team;
 use term::Term;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -135,7 +138,7 @@ pub async fn run(config: ServerConfig) -> Result<()> {
 /// A node that is up.
 struct Node {
     worker: WorkerHandle,
-    thread: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    threads: std::sync::Mutex<Vec<std::thread::JoinHandle<()>>>,
     peers: Arc<Peers>,
     progress: Arc<Progress>,
     book: Arc<MapBook>,
@@ -217,10 +220,11 @@ impl Node {
         });
         let memory = Memory::new(usize::try_from(config.settings.limits.memory_max.as_u64()).unwrap_or(usize::MAX));
         memory.register(&registry)?;
-        let (worker, inputs) = runner::inputs_within(INBOX, memory.of(Holder::Inbox));
+        let workers = workers(config);
+        let (worker, inputs) = runner::inputs_within(workers, INBOX, memory.of(Holder::Inbox));
         let engine_progress = Arc::new(writer::WriterProgress::default());
-        let rounds = Arc::new(writer::UnderWay::default());
-        let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), Arc::clone(&rounds), clock));
+        let rounds: Vec<Arc<writer::UnderWay>> = (0..workers).map(|_| Arc::default()).collect();
+        let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), rounds.clone(), clock));
         let peers = Peers::start(PeersSetup {
             local,
             timing: config.settings.timing.clone(),
@@ -234,7 +238,7 @@ impl Node {
             advertised: config.advertised(),
             hints: config.join.clone(),
         });
-        let store = state_store(config, &log, disk)?;
+        let stores = state_stores(config, &log, disk, workers)?;
         let snapshots = SnapshotDesk::open(snapshots::Setup {
             dir: config.data_dir.join(data_dir::SNAPSHOTS),
             local,
@@ -245,30 +249,25 @@ impl Node {
             spare: disk.spare(),
             registry: &registry,
         })?;
-        let host = NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
-        let mode = match config.settings.storage.log_write {
-            LogWrite::Inline => WriterMode::Inline,
-            LogWrite::Thread => WriterMode::Thread(worker.wake()),
-        };
         let owned: Arc<dyn LogStore> = log;
         let node_log = Arc::downgrade(&owned);
-        let setup = WorkerSetup {
+        let team = Team {
             me,
+            shared: Arc::new(NodeShared::new(workers, incarnation)),
             recovered,
             incarnation,
             log: owned,
-            store,
             seen: engine_seen,
             progress: engine_progress,
             metrics: engine_metrics,
-            clock: clock.shared(),
+            clock,
             memory: memory.clone(),
-            mode,
             options,
         };
-        let thread = runner::spawn(Worker::new(setup, host)?, inputs, clock, rounds)?;
+        let host = || NodeHost::new(peers.outbox(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
+        let threads = team.start(config.settings.storage.log_write, &worker, inputs, stores, host, rounds)?;
         metrics::register(&registry, &worker)?;
-        let way_in = Gate::new(worker.clone(), config.settings.limits.worker_requests_max as usize, &registry)?;
+        let gates = Gates::new(&worker, config.settings.limits.worker_requests_max as usize, &registry)?;
         peers.register(&registry)?;
 
         let addresses = Arc::clone(desk.addresses());
@@ -299,7 +298,7 @@ impl Node {
         synod_service.up(synod::Up {
             cluster,
             worker: worker.clone(),
-            gate: way_in,
+            gates,
             book: Arc::clone(&book),
             peers: Arc::clone(&peers),
             limits: config.settings.limits.clone(),
@@ -322,8 +321,8 @@ impl Node {
             tokio::spawn(versions.raise_new_cluster());
         }
         follower.start(founding);
-        let (thread, serving) = (std::sync::Mutex::new(Some(thread)), std::sync::Mutex::new(Some(serving)));
-        Ok(Self { worker, thread, peers, progress, book, signals, registry, serving, drain })
+        let (threads, serving) = (std::sync::Mutex::new(threads), std::sync::Mutex::new(Some(serving)));
+        Ok(Self { worker, threads, peers, progress, book, signals, registry, serving, drain })
     }
 
     /// Serves until something fails.
@@ -400,14 +399,11 @@ impl Node {
         self.peers.leaving();
         // The pulse that says so needs a moment on its way.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let worker = self.worker.clone();
         let flushed = tokio::task::spawn_blocking(move || {
             let told = worker.push(Input::Stop).is_ok();
-            match thread {
-                Some(thread) if told => thread.join().is_ok(),
-                _ => false,
-            }
+            told && threads.into_iter().map(std::thread::JoinHandle::join).filter(Result::is_err).count() == 0
         });
         match timeout(FLUSH, flushed).await {
             Ok(Ok(true)) => {}
@@ -428,8 +424,18 @@ fn founding(belonging: &Belonging, recovered: &NodeRecovered) -> Option<SystemSt
     here.then_some(state)
 }
 
-/// The state; a damaged one is put aside, and what is sound of it kept. The disk's low mark leaves room for both stores.
-fn state_store(config: &ServerConfig, log: &Arc<RocksLog>, disk: &mut Disk) -> Result<Box<dyn StateStore>> {
+/// How many workers the node has; the bounds were checked.
+fn workers(config: &ServerConfig) -> u16 {
+    u16::try_from(config.settings.workers).unwrap_or(WORKERS_MAX).min(WORKERS_MAX)
+}
+
+/// The state, a front of it for each worker; a damaged one is put aside, and what is sound of it kept. The disk's low mark leaves room for both stores.
+fn state_stores(
+    config: &ServerConfig,
+    log: &Arc<RocksLog>,
+    disk: &mut Disk,
+    workers: u16,
+) -> Result<Vec<Box<dyn StateStore>>> {
     let storage = &config.settings.storage;
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let sizes = StateOptions { cache_bytes: bytes(storage.block_cache), ..StateOptions::default() };
@@ -449,10 +455,11 @@ fn state_store(config: &ServerConfig, log: &Arc<RocksLog>, disk: &mut Disk) -> R
         let state = weak_state.upgrade().and_then(|state| state.largest_compaction().ok());
         log.unwrap_or(0) + state.unwrap_or(0)
     };
-    let front = FrontState::new(shared, bytes(storage.state_memory))?;
+    let fronts = FrontState::several(&shared, bytes(storage.state_memory), workers)?;
     let step = LogOptions::default().on_disk_of(disk.total()).step_bytes();
-    disk.allow_for(step + front.unflushed_bytes_max() as u64, largest);
-    Ok(Box::new(front))
+    let unflushed: usize = fronts.iter().map(FrontState::unflushed_bytes_max).sum();
+    disk.allow_for(step + unflushed as u64, largest);
+    Ok(fronts.into_iter().map(|front| Box::new(front) as Box<dyn StateStore>).collect())
 }
 
 /// How long the node waits for others. A term of support longer than that of nodes in one place is given only where no older

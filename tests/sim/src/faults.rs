@@ -174,7 +174,7 @@ impl World {
         if up.paused || up.leaving {
             return false;
         }
-        up.inputs.push(Input::Drain);
+        up.push(Input::Drain);
         self.wake(victim);
         self.at(self.now + 50_000, Event::Leave { node: victim, process, count: 0 });
         true
@@ -189,10 +189,7 @@ impl World {
             return false;
         }
         up.round_at = None;
-        if !up.inputs.is_empty() && up.begun.is_none() {
-            // It has read the time, and answers behind the pause.
-            up.begun = Some((now, up.inputs.len()));
-        }
+        up.stop_amid(now);
         let amid = up.begun.is_some();
         if amid {
             self.coverage.count("fault", "process paused in a round");
@@ -285,7 +282,7 @@ impl World {
         let leads: Vec<_> = up.taps.lock().leads.iter().copied().collect();
         let Some(shard) = self.dice.pick(&leads) else { return false };
         if let Some(up) = &mut self.node(victim).up {
-            up.inputs.push(Input::Transfer { shard, to, done: Box::new(|_| ()) });
+            up.push(Input::Transfer { shard, to, done: Box::new(|_| ()) });
         }
         self.wake(victim);
         true

@@ -149,7 +149,7 @@ impl World {
             let (tell, id) = (Arc::clone(&told), *id);
             if let Some(up) = &mut self.node(id).up {
                 let tell = move |report| tell.lock().expect("no holder panics").push((id, report));
-                up.inputs.push(Input::Status(Box::new(tell)));
+                up.push(Input::Status(Box::new(tell)));
             }
             self.wake(id);
         }

@@ -30,7 +30,6 @@ mod epochs;
 mod faults;
 mod finish;
 mod host;
-mod jobs;
 mod lifecycle;
 mod members;
 mod model;

@@ -34,7 +34,7 @@ impl World {
             return Ok(());
         }
         up.round_at = None;
-        let inputs = up.inputs.len() as u64;
+        let inputs = up.waiting() as u64;
         let ended = up.round(now, early_clock).err();
         let until = up.cursor.get();
         self.trace.note(now, "round", &[id.0, inputs, until], || format!("{id} {inputs} inputs until {until}"));
@@ -66,8 +66,8 @@ impl World {
             return;
         }
         let Some(up) = &mut self.node(id).up else { return };
-        if let Some(seq) = up.writes.end(now) {
-            up.inputs.push(Input::Written(seq));
+        if let Some((seq, workers)) = up.writes.end(now) {
+            up.written(seq, &workers);
             self.begin_log_write(id, process);
             self.wake(id);
         }
@@ -234,6 +234,8 @@ impl World {
         }
         self.audit_disk(id)?;
         let options = self.plan.options_of_a_process(&mut self.dice);
+        let workers = self.plan.workers_of_a_process(&mut self.dice);
+        self.coverage.add("workers", "process with several", u64::from(workers > 1));
         self.node(id).speaks = self.versions.next();
         self.check_readable(id)?;
         let first = self.nodes[&id].speaks == ClusterVersion::FIRST;
@@ -242,7 +244,8 @@ impl World {
         let (now, seed) = (*now, *seed);
         let Some(node) = nodes.get_mut(&id) else { return Ok(()) };
         let (freeze_bytes, log_writes) = (plan.freeze_bytes, plan.log_writes);
-        let with = Surroundings { now, seed, options: &options, freeze_bytes, log_writes, metrics, peers: ids };
+        let with =
+            Surroundings { now, seed, options: &options, freeze_bytes, log_writes, workers, metrics, peers: ids };
         let started = node.start(&with);
         let (process, damaged, set_back) = (node.process, node.damaged, node.set_back);
         self.trace
@@ -294,10 +297,7 @@ impl World {
         if let Some(up) = &mut node.up {
             up.paused = false;
             if clients_first && up.begun.is_none() {
-                // What waits is read from many sockets, in any order: a round may take what clients asked and nothing else.
-                up.inputs.sort_by_key(|input| !matches!(input, Input::Requests(_)));
-                let asked = up.inputs.iter().take_while(|input| matches!(input, Input::Requests(_))).count();
-                up.begun = (asked > 0).then_some((now, asked));
+                up.clients_first(now);
             }
             self.trace.note(self.now, "resume", &[id.0], || id.to_string());
             self.log_written(id, process);
@@ -311,7 +311,7 @@ impl World {
             return Ok(());
         }
         let Some(up) = &mut self.node(id).up else { return Ok(()) };
-        let stopped = up.worker.stopped();
+        let stopped = up.stopped();
         let ready = up.taps.lock().drained || count > 80;
         if stopped {
             let at = up.busy_until.max(self.now);
@@ -322,7 +322,7 @@ impl World {
             return Ok(());
         }
         if ready && !std::mem::replace(&mut up.leaving, true) {
-            up.inputs.push(Input::Stop);
+            up.push(Input::Stop);
             self.wake(id);
         }
         self.at(self.now + PULSE / 2, Event::Leave { node: id, process, count: count + 1 });

@@ -4,14 +4,16 @@
 //! system shard, and the maps that nodes take from one another. Must never: help a step along: each is proposed to whoever leads,
 //! and what comes of it is seen in the map.
 
+pub(crate) mod jobs;
+
 use crate::clients::Kind;
 use crate::clock::WALL_US;
 use crate::dice::Dice;
-use crate::jobs::without_jobs;
 use crate::node::{PULSE, SimNode};
 use crate::setup::ADMIN;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
+use jobs::without_jobs;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
@@ -163,7 +165,7 @@ impl World {
         let answers = Arc::clone(&self.moves.answers);
         let done = Box::new(move |answer| answers.lock().expect("no holder panics").push(answer));
         if let Some(up) = &mut self.node(leader).up {
-            up.inputs.push(Input::ChangeMembers { shard, expected, change, done });
+            up.push(Input::ChangeMembers { shard, expected, change, done });
         }
         self.wake(leader);
     }
@@ -251,7 +253,7 @@ impl World {
         }
         self.coverage.count("members", "map taken from another node");
         if let Some(up) = &mut self.node(id).up {
-            up.inputs.push(Input::Map(map));
+            up.push(Input::Map(map));
         }
         self.wake(id);
     }

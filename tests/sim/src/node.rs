@@ -1,6 +1,9 @@
-//! A node: its disk and, while it runs, its process with worker, failure detector and clocks.
+//! A node: its disk and, while it runs, its process with workers, failure detector and clocks.
 //!
 //! Owns: starting a process as the server does, and its rounds. Must never: tell a worker what the real server would not.
+//!
+//! The workers of a process take turns on one core: a round ends before the next one begins, whichever worker's it is. Which of
+//! those that are due goes first is thrown.
 
 use crate::clock::{Cursor, NodeClock};
 use crate::dice::Dice;
@@ -11,7 +14,7 @@ use crate::snapshots::Desk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use synod_cluster::detector::Detector;
 use synod_cluster::ids::{ClientId, ClusterVersion, Incarnation, NodeId, ShardId, Slot};
@@ -22,6 +25,7 @@ use synod_engine::identity::SeenTable;
 use synod_engine::logstore::{LogStore, NodeIdentity};
 use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
+use synod_engine::node::{NodeShared, WorkerId, route};
 use synod_engine::snapshot::FileStore;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
@@ -48,8 +52,7 @@ fn memory_max(options: &WorkerOptions) -> usize {
 
 /// What a node's process is made of.
 pub(crate) struct Process {
-    pub(crate) worker: Worker<SimHost>,
-    pub(crate) inputs: Vec<Input>,
+    pub(crate) workers: Vec<Member>,
     pub(crate) incarnation: Incarnation,
     pub(crate) clock: NodeClock,
     pub(crate) cursor: Cursor,
@@ -71,8 +74,8 @@ pub(crate) struct Process {
     pub(crate) busy_until: u64,
     /// The process stands still.
     pub(crate) paused: bool,
-    /// It was paused in the beginning of a round: the time it had read by then, and how many inputs it had taken.
-    pub(crate) begun: Option<(u64, usize)>,
+    /// It was paused in the beginning of a worker's round: the time that had read by then, and how many inputs it had taken.
+    pub(crate) begun: Option<(usize, u64, usize)>,
     /// For the planted fault: when the last round ended.
     pub(crate) ended: u64,
     /// The round under way or due.
@@ -81,8 +84,14 @@ pub(crate) struct Process {
     pub(crate) observed: BTreeMap<ShardId, Slot>,
     /// Told to stop once drained.
     pub(crate) leaving: bool,
-    /// Whether more inputs are said to wait, whatever does.
-    more: Dice,
+    /// Whether more inputs are said to wait, whatever does; and which worker's round comes next.
+    dice: Dice,
+}
+
+/// One of a process's workers, and what waits for it.
+pub(crate) struct Member {
+    worker: Worker<SimHost>,
+    inputs: Vec<Input>,
 }
 
 /// A node.
@@ -118,6 +127,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) options: &'a WorkerOptions,
     pub(crate) freeze_bytes: usize,
     pub(crate) log_writes: LogWrites,
+    pub(crate) workers: u16,
     pub(crate) metrics: &'a Arc<EngineMetrics>,
     pub(crate) peers: &'a [NodeId],
 }
@@ -173,7 +183,9 @@ impl SimNode {
         cursor.set(with.now);
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(with, clock, &cursor, &taps)));
         let mut process = opened.map_err(ended)?.map_err(|error| Ended::Fatal(error.to_string()))?;
-        process.inputs.extend(self.book.clone().map(Input::Map));
+        if let Some(map) = self.book.clone() {
+            process.push(Input::Map(map));
+        }
         self.up = Some(Box::new(process));
         Ok(())
     }
@@ -194,29 +206,35 @@ impl SimNode {
         let files: Arc<dyn FileStore> = Arc::new(SimFiles::new(&self.disk, &job_clock));
         clear(&*files);
         taps.lock().set_aside = self.disk.lock().set_damage_aside();
-        let store = SimState::open(&self.disk, cursor, taps, with.freeze_bytes);
-        let rows = store.rows();
+        let rows: StateRows = Arc::new(Mutex::new(self.disk.lock().state.clone()));
         let (seen, progress) = (Arc::new(SeenTable::default()), Arc::new(WriterProgress::default()));
-        let writes = SimQueue::new(&log, cursor, clock, &progress, recovered.seq);
-        let setup = WorkerSetup {
-            me: self.id,
-            recovered,
-            incarnation,
-            log,
-            store: Box::new(store),
-            seen: Arc::clone(&seen),
-            progress,
-            metrics: Arc::clone(with.metrics),
-            clock: cursor.clock(clock),
-            memory: Memory::new(memory_max(with.options)),
-            mode: match with.log_writes {
-                LogWrites::Inline => WriterMode::Inline,
-                LogWrites::Beside => WriterMode::Queue(Box::new(writes.clone())),
-            },
-            options: WorkerOptions { speaks: self.speaks, ..with.options.clone() },
-        };
+        let writes = SimQueue::new(&log, cursor, clock, &progress, recovered.seq, &seen);
         let seed = with.seed ^ (self.id.0 << 48) ^ (self.process << 32);
-        let worker = Worker::new(setup, SimHost::new(taps, cursor, &files, seed))?;
+        let shared = Arc::new(NodeShared::new(with.workers, incarnation));
+        let memory = Memory::new(memory_max(with.options));
+        let beside = with.workers > 1 || with.log_writes == LogWrites::Beside;
+        let mut workers = Vec::new();
+        for worker in (0..with.workers).map(WorkerId) {
+            let store = SimState::open(worker, &rows, &self.disk, cursor, taps, with.freeze_bytes);
+            let setup = WorkerSetup {
+                me: self.id,
+                worker,
+                shared: Arc::clone(&shared),
+                recovered: recovered.clone(),
+                incarnation,
+                log: Arc::clone(&log) as Arc<dyn LogStore>,
+                store: Box::new(store),
+                seen: Arc::clone(&seen),
+                progress: Arc::clone(&progress),
+                metrics: Arc::clone(with.metrics),
+                clock: cursor.clock(clock),
+                memory: memory.clone(),
+                mode: if beside { WriterMode::Queue(writes.end_of(worker)) } else { WriterMode::Inline },
+                options: WorkerOptions { speaks: self.speaks, ..with.options.clone() },
+            };
+            let host = SimHost::new(taps, cursor, &files, seed ^ u64::from(worker.0));
+            workers.push(Member { worker: Worker::new(setup, host)?, inputs: Vec::new() });
+        }
         taps.lock().started = true;
         let mut detector =
             Detector::new(Duration::ZERO, Duration::from_micros(PULSE), Duration::from_micros(DEAD_AFTER));
@@ -224,8 +242,7 @@ impl SimNode {
             detector.watch(*peer, Duration::ZERO);
         }
         Ok(Process {
-            worker,
-            inputs: Vec::new(),
+            workers,
             incarnation,
             clock,
             cursor: cursor.clone(),
@@ -246,7 +263,7 @@ impl SimNode {
             round_at: None,
             observed: BTreeMap::new(),
             leaving: false,
-            more: Dice::new(seed),
+            dice: Dice::new(seed),
         })
     }
 }
@@ -262,24 +279,83 @@ impl Process {
         let local = self.local(now);
         self.detector.tick(local);
         digest(&mut self.detector, local);
-        let inputs = &mut self.inputs;
+        let mut told = Vec::new();
         self.detector.report(local, |node, alive| {
-            inputs.push(Input::Liveness { node, alive });
+            told.push(Input::Liveness { node, alive });
             true
         });
+        told.into_iter().for_each(|input| self.push(input));
+    }
+
+    /// Hands an input to the workers that it concerns.
+    pub(crate) fn push(&mut self, input: Input) {
+        let count = u16::try_from(self.workers.len()).expect("few workers");
+        let workers = &mut self.workers;
+        let taken = route(input, count, &mut |worker, input| {
+            workers[usize::from(worker.0)].inputs.push(input);
+            Ok(())
+        });
+        assert!(taken.is_ok(), "there is always room");
+    }
+
+    /// A write of these workers is synced.
+    pub(crate) fn written(&mut self, seq: u64, workers: &BTreeSet<WorkerId>) {
+        for worker in workers {
+            self.workers[usize::from(worker.0)].inputs.push(Input::Written(seq));
+        }
+    }
+
+    /// Inputs that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.workers.iter().map(|member| member.inputs.len()).sum()
+    }
+
+    /// Whether it was told to stop and has flushed its state.
+    pub(crate) fn stopped(&self) -> bool {
+        self.workers.iter().all(|member| member.worker.stopped())
+    }
+
+    /// It stands still in the beginning of a round, where inputs wait for one: it has read the time, and answers after the pause.
+    pub(crate) fn stop_amid(&mut self, now: u64) {
+        if self.begun.is_none() {
+            let waiting = self.workers.iter().position(|member| !member.inputs.is_empty());
+            self.begun = waiting.map(|index| (index, now, self.workers[index].inputs.len()));
+        }
+    }
+
+    /// What waits is read from many sockets, in any order: a round may take what clients asked and nothing else.
+    pub(crate) fn clients_first(&mut self, now: u64) {
+        for (index, member) in self.workers.iter_mut().enumerate() {
+            member.inputs.sort_by_key(|input| !matches!(input, Input::Requests(_)));
+            let asked = member.inputs.iter().take_while(|input| matches!(input, Input::Requests(_))).count();
+            if asked > 0 && self.begun.is_none() {
+                self.begun = Some((index, now, asked));
+            }
+        }
+    }
+
+    /// Which worker's round comes next.
+    fn next_worker(&mut self, now: u64) -> usize {
+        let due: Vec<usize> =
+            (0..self.workers.len()).filter(|index| self.due_of(*index, now).is_some_and(|at| at <= now)).collect();
+        self.dice.pick(&due).unwrap_or(0)
     }
 
     /// One round, from `now` on.
     pub(crate) fn round(&mut self, now: u64, early_clock: bool) -> Result<(), Ended> {
         self.cursor.set(now);
         self.round_began = now;
-        let (begun, taken) = self.begun.take().unwrap_or((now, self.inputs.len()));
+        let (index, begun, taken) = self.begun.take().unwrap_or_else(|| {
+            let index = self.next_worker(now);
+            (index, now, self.workers[index].inputs.len())
+        });
         let read = if early_clock { self.ended } else { begun };
         let (local, wall) = (self.clock.local(read), self.clock.wall(read));
-        let later = self.inputs.split_off(taken);
-        let (worker, inputs, dice) = (&mut self.worker, &mut self.inputs, &mut self.more);
+        let (member, dice) = (&mut self.workers[index], &mut self.dice);
+        let later = member.inputs.split_off(taken);
+        let (worker, inputs) = (&mut member.worker, &mut member.inputs);
         let ran = catch_unwind(AssertUnwindSafe(|| worker.handle(local, wall, inputs, &mut || dice.chance(300))));
-        self.inputs.extend(later);
+        member.inputs.extend(later);
         // Even an empty round takes its time.
         self.cursor.pass(2);
         self.busy_until = self.cursor.get();
@@ -297,10 +373,15 @@ impl Process {
         if self.paused {
             return None;
         }
-        if !self.inputs.is_empty() {
+        (0..self.workers.len()).filter_map(|index| self.due_of(index, now)).min()
+    }
+
+    fn due_of(&self, index: usize, now: u64) -> Option<u64> {
+        let Member { worker, inputs } = &self.workers[index];
+        if !inputs.is_empty() {
             return Some(now.max(self.busy_until));
         }
-        let at = self.worker.next_deadline()?;
+        let at = worker.next_deadline()?;
         Some(self.clock.world(at).max(self.busy_until).max(now))
     }
 }

@@ -160,6 +160,8 @@ pub(crate) struct Plan {
     /// Requests and answers of clients lost, ‰.
     pub(crate) client_loss: u64,
     pub(crate) log_writes: LogWrites,
+    /// Workers of a process, at most.
+    pub(crate) workers: u16,
     /// Time of a sync, of a flush of the state, µs.
     pub(crate) sync: (u64, u64),
     pub(crate) flush: (u64, u64),
@@ -276,6 +278,7 @@ impl Plan {
             gather_bytes: dice.between((500, 6_000)) as usize,
             weights: Self::choose_weights(dice, planted),
             log_writes: if dice.chance(500) { LogWrites::Beside } else { LogWrites::Inline },
+            workers: [1, 2, 3][dice.below(3) as usize],
             planted,
         }
     }
@@ -333,6 +336,11 @@ impl Plan {
         paxos.support_owed_micros = 2 * paxos.support_micros;
         paxos.support_micros = paxos.support_micros * share / 100;
         options
+    }
+
+    /// With how many workers a process is started: as many or fewer than the one before it.
+    pub(crate) fn workers_of_a_process(&self, dice: &mut Dice) -> u16 {
+        if self.workers > 1 { dice.between((1, self.workers.into())) as u16 } else { 1 }
     }
 
     /// How often this fault strikes beside the others.

@@ -155,7 +155,7 @@ impl World {
             Some(up) => {
                 let sink = Arc::clone(&up.sink) as Arc<dyn ReplySink>;
                 let request = Request { shard, epoch, body, reply: Reply { sink, id: attempt } };
-                up.inputs.push(Input::Requests(vec![request]));
+                up.push(Input::Requests(vec![request]));
                 if let Some(known) = self.attempts.get_mut(&attempt) {
                     known.process = process;
                 }

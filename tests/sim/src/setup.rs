@@ -38,7 +38,7 @@ impl World {
         for id in founders {
             self.restart(id)?;
             if let Some(up) = &mut self.node(id).up {
-                up.inputs.push(Input::CreateSystemShard(Box::new(state.clone())));
+                up.push(Input::CreateSystemShard(Box::new(state.clone())));
             }
             self.wake(id);
         }

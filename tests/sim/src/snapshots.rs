@@ -240,7 +240,7 @@ impl World {
         self.coverage.count("snapshot", what);
         self.trace.note(self.now, "snapshot", &[id.0, what.len() as u64], || format!("{id}: {what}"));
         if let Some(up) = self.process(id) {
-            up.inputs.push(input);
+            up.push(input);
         }
         self.wake(id);
     }

@@ -83,12 +83,12 @@ impl World {
         // The first pulse of a call carries what the peer has seen of this node; only then is the link opened.
         if current && back && up.identified.insert(peer) {
             let seen = if fault == DiskFault::WipedVotes { Mark::default() } else { seen };
-            up.inputs.push(Input::IdentityAnswer { from: peer, seen });
+            up.push(Input::IdentityAnswer { from: peer, seen });
             opened = true;
         }
         if !older {
             let reading = Reading { at: up.clock.local(now), wall_us };
-            up.inputs.push(Input::PeerClock { node: peer, reading });
+            up.push(Input::PeerClock { node: peer, reading });
             let sign = Sign { incarnation, stalled: Duration::from_micros(stalled), leaving: false };
             up.detect(now, |detector, now| detector.heard(peer, sign, now));
         }
@@ -246,7 +246,7 @@ impl World {
             self.check_message(from, *shard, message)?;
         }
         if let Some(up) = &mut self.node(to).up {
-            up.inputs.push(Input::Peer { from: from.node, incarnation, write_seq, messages: decoded });
+            up.push(Input::Peer { from: from.node, incarnation, write_seq, messages: decoded });
         }
         self.wake(to);
         Ok(())
@@ -307,7 +307,13 @@ impl World {
         if !self.nodes[&from.node].has_left(from.process, from.stamp) {
             return Ok(());
         }
-        self.node(from.node).offer(&map);
+        if self.node(from.node).offer(&map) && self.runs(from.node, from.process) {
+            // The server hands it to all workers: the one that applied it knows it already.
+            if let Some(up) = &mut self.node(from.node).up {
+                up.push(Input::Map(Arc::clone(&map)));
+            }
+            self.wake(from.node);
+        }
         self.jobs.published(from.node, from.process, &map);
         let before = self.map.take();
         if before.as_ref().is_some_and(|known| known.revision >= map.revision) {

@@ -1,6 +1,8 @@
 use super::*;
+use crate::buf::{Put, Writer};
 use crate::ids::SYSTEM_SHARD;
 use crate::system::{ROW_CLUSTER, SystemCommand};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_paxos::types::{Member, Membership};
 

@@ -7,8 +7,8 @@ use std::io::{self, Read};
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 
+use super::fault::{Fault, Numbered, RECORD_LIMIT};
 use super::sniff::{Input, UTF8_MARK, mixed_line_ends, only_carriage_returns};
-use super::source::{Fault, Numbered, RECORD_LIMIT};
 use crate::cli::escape::{bounded, piece};
 
 /// Bytes of the header's names in a message.

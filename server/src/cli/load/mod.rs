@@ -6,6 +6,7 @@
 
 mod batches;
 mod csv_rows;
+pub mod fault;
 mod progress;
 mod run;
 pub mod sniff;
@@ -25,8 +26,9 @@ use super::context::Context;
 use super::error::{CliError, Result};
 use super::output::{json, text};
 use batches::{Giver, batches};
+use fault::Fault;
 use progress::Progress;
-use source::{Fault, FileFormat, KeyBy, Source, Step};
+use source::{FileFormat, KeyBy, Source, Step};
 
 const AFTER_HELP: &str = "\
 The value of each record is its bytes in the file with only the final newline cut: a carriage return stays, a missing \

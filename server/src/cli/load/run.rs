@@ -14,8 +14,9 @@ use synod_client::{Client, Error, Expect, NewRecord};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::batches::Taker;
+use super::fault::Fault;
 use super::progress::Progress;
-use super::source::{Fault, KeyBy, Step};
+use super::source::{KeyBy, Step};
 use super::window::{Bounds, Chunk, Pending, Window};
 use super::{Handover, LoadArgs, OnError, fault_error};
 use crate::cli::error::{CliError, Result};

@@ -11,11 +11,9 @@ use regex::bytes::Regex;
 use serde_json::value::RawValue;
 
 use super::csv_rows::Rows;
+use super::fault::{Fault, Numbered, RECORD_LIMIT};
 use super::sniff::{Input, lone_returns, look, only_carriage_returns};
 use crate::cli::escape::{escape, harmless, piece};
-
-/// More than any value may have: a record longer than this is malformed.
-pub const RECORD_LIMIT: usize = 32 << 20;
 
 /// A record of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,24 +26,8 @@ pub struct Item {
     pub value: Vec<u8>,
 }
 
-/// A record that cannot be loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The line it starts on, from 1.
-    pub line: u64,
-    /// How many lines it takes.
-    pub lines: u64,
-    /// What is wrong with it.
-    pub reason: String,
-    /// Whether what is wrong is that the key is not there.
-    pub no_key: bool,
-}
-
 /// One step through a file.
 pub type Step = Result<Item, Fault>;
-
-/// A piece of a file with the number of the line it starts on, from 1.
-pub type Numbered = (u64, Vec<u8>);
 
 /// How a file is cut into records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -151,13 +133,6 @@ impl Source {
                 Ok(Some(step(row.line, found, row.raw)))
             }
         }
-    }
-}
-
-impl Fault {
-    /// A fault of one line, its key not concerned.
-    pub fn of_line(line: u64, reason: String) -> Self {
-        Self { line, lines: 1, reason, no_key: false }
     }
 }
 

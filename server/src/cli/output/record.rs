@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::cli::bytes::to_base64;
+use crate::cli::escape::to_base64;
 
 /// Bytes that print as `NAME` where they are UTF-8, else as `NAME_base64`.
 #[derive(Clone, Debug, PartialEq, Eq)]

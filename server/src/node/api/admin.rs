@@ -2,13 +2,16 @@
 //!
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
-use super::{cluster, convert, jobs, status};
+pub mod job_desk;
+mod jobs;
+
+use super::{cluster, convert, status};
 use crate::node::host::Signals;
-use crate::node::jobs::JobDesk;
 use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
 use crate::node::snapshots::SnapshotDesk;
 use crate::node::system::SystemDesk;
+use crate::node::threads::processor_micros;
 use crate::node::versions::{NodeVersion, VersionDesk};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
@@ -33,7 +36,7 @@ use v1::error::Kind;
 /// How long a node waits for its own worker.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
 /// Marks a call that another node forwarded: it is not forwarded again.
-pub(super) const FORWARDED: &str = "synod-forwarded";
+const FORWARDED: &str = "synod-forwarded";
 
 /// What the service needs once the node is up.
 pub struct Up {
@@ -54,7 +57,7 @@ pub struct Up {
     /// The cluster's version.
     pub versions: Arc<VersionDesk>,
     /// The jobs.
-    pub jobs: Arc<JobDesk>,
+    pub jobs: Arc<job_desk::JobDesk>,
     /// The worker's signals.
     pub signals: Arc<Signals>,
     /// Snapshot files.
@@ -152,6 +155,10 @@ impl Admin for AdminService {
             snapshots_installed: report.snapshots_installed,
             speaks: up.book.speaks().0,
             cluster_version: up.book.version().0,
+            threads: processor_micros()
+                .into_iter()
+                .map(|(name, processor_us)| v1::ThreadTime { name, processor_us })
+                .collect(),
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             jobs: up.jobs.running().into_iter().map(|job| jobs::to_wire(job, false)).collect(),
         }))
@@ -347,7 +354,7 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
 
 impl Up {
     /// The request once more, marked so that its receiver does not send it on, for a node of this cluster.
-    pub(super) fn forward<T>(&self, wanted: T) -> Request<T> {
+    fn forward<T>(&self, wanted: T) -> Request<T> {
         let mut request = Request::new(wanted);
         request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
         cluster::stamp(request.metadata_mut(), self.cluster);
@@ -368,11 +375,7 @@ impl Up {
     }
 
     /// Carries out a change of the metadata under its caller's name, or under one of this node's own.
-    pub(super) async fn change(
-        &self,
-        id: Option<&v1::WriteId>,
-        command: &SystemCommand,
-    ) -> Result<SystemOutcome, Status> {
+    async fn change(&self, id: Option<&v1::WriteId>, command: &SystemCommand) -> Result<SystemOutcome, Status> {
         match id {
             Some(id) => self.system.execute_as(convert::write_id(id).map_err(|e| status(&e))?, command).await,
             None => self.system.execute(command).await,
@@ -411,7 +414,7 @@ impl Up {
     }
 
     /// A client of the leader's admin service.
-    pub(super) async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
+    async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
         let map = self.book.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
         let node = map.nodes.get(&leader).ok_or_else(|| unavailable("the leader is not in the map"))?;
         let failed = |e: tonic::transport::Error| unavailable(format!("node {leader} at {}: {e}", node.addr));
@@ -420,7 +423,7 @@ impl Up {
     }
 
     /// Where a request that this node's worker refused is to go, if anywhere: to the shard's leader, once.
-    pub(super) fn elsewhere(&self, refusal: &Refusal, shard: u64, forwarded: bool) -> Result<NodeId, Status> {
+    fn elsewhere(&self, refusal: &Refusal, shard: u64, forwarded: bool) -> Result<NodeId, Status> {
         let leader = match refusal {
             Refusal::NotLeader { leader, .. } if !forwarded => *leader,
             Refusal::WrongShard if !forwarded => self.leader_of(shard)?,

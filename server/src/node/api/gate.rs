@@ -1,4 +1,4 @@
-//! The way into the worker, shared fairly: each stream has a line of its own, and lines take turns.
+//! The way into each worker, shared fairly: each stream has a line of its own, and lines take turns.
 //!
 //! Owns: what waits for the worker, how much the worker has at a time, and who is refused. Must never: let a request wait
 //! until its client has given it up and execute it all the same, or one stream's line hold up another's.
@@ -11,7 +11,7 @@
 
 use prometheus::{IntCounter, IntGauge, Registry};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use synod_engine::host::{Body, Input, Read, ReplySink, Request};
@@ -41,7 +41,44 @@ pub trait Client: ReplySink {
 /// Who takes what is let through; gives back what it has no room for.
 type Worker = Box<dyn Fn(Vec<Request>) -> Result<(), Vec<Request>> + Send + Sync>;
 
-/// The gate of one node.
+/// The gates of a node, one a worker.
+pub struct Gates {
+    worker: WorkerHandle,
+    gates: Vec<Arc<Gate>>,
+}
+
+impl Gates {
+    /// Gates in front of the workers, each of which has at most `window` requests at a time.
+    ///
+    /// # Errors
+    /// The registry holds metrics of the same names.
+    pub fn new(worker: &WorkerHandle, window: usize, registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
+        let counts = Counts::new()?;
+        registry.register(Box::new(counts.waiting.clone()))?;
+        registry.register(Box::new(counts.refused.clone()))?;
+        let gate = |_| {
+            let worker = worker.clone();
+            let take = move |requests| match worker.try_push(Input::Requests(requests)) {
+                Err(Input::Requests(requests)) => Err(requests),
+                _ => Ok(()),
+            };
+            Gate::over(Box::new(take), window, counts.clone())
+        };
+        Ok(Arc::new(Self { worker: worker.clone(), gates: (0..worker.workers()).map(gate).collect() }))
+    }
+
+    /// All of them, in the workers' order.
+    pub fn all(&self) -> &[Arc<Gate>] {
+        &self.gates
+    }
+
+    /// The index of the gate that a request goes through.
+    pub fn index_of(&self, request: &Request) -> usize {
+        self.worker.worker_of(request.shard).0.into()
+    }
+}
+
+/// The gate of one worker.
 pub struct Gate {
     worker: Worker,
     window: usize,
@@ -51,15 +88,27 @@ pub struct Gate {
     inside: AtomicUsize,
     /// In lines.
     waiting: AtomicUsize,
+    /// The part of the metric that is of this gate.
+    told: AtomicI64,
     /// When the worker last answered or was last let have more, µs since `began`.
     moved_us: AtomicU64,
     counts: Counts,
 }
 
-/// What is counted.
+/// What is counted, of all gates of a node.
+#[derive(Clone)]
 struct Counts {
     waiting: IntGauge,
     refused: IntCounter,
+}
+
+impl Counts {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            waiting: IntGauge::new("synod_gate_waiting_requests", "Requests that wait for their turn with a worker")?,
+            refused: IntCounter::new("synod_gate_overloaded_total", "Requests refused since they waited too long")?,
+        })
+    }
 }
 
 #[derive(Default)]
@@ -120,36 +169,18 @@ pub struct Place {
 }
 
 impl Gate {
-    /// A gate in front of a worker, which has at most `window` requests at a time.
-    ///
-    /// # Errors
-    /// The registry holds metrics of the same names.
-    pub fn new(worker: WorkerHandle, window: usize, registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
-        let take = move |requests| match worker.try_push(Input::Requests(requests)) {
-            Err(Input::Requests(requests)) => Err(requests),
-            _ => Ok(()),
-        };
-        let gate = Self::over(Box::new(take), window)?;
-        registry.register(Box::new(gate.counts.waiting.clone()))?;
-        registry.register(Box::new(gate.counts.refused.clone()))?;
-        Ok(gate)
-    }
-
-    fn over(worker: Worker, window: usize) -> Result<Arc<Self>, prometheus::Error> {
-        let counts = Counts {
-            waiting: IntGauge::new("synod_gate_waiting_requests", "Requests that wait for their turn with the worker")?,
-            refused: IntCounter::new("synod_gate_overloaded_total", "Requests refused since they waited too long")?,
-        };
-        Ok(Arc::new(Self {
+    fn over(worker: Worker, window: usize, counts: Counts) -> Arc<Self> {
+        Arc::new(Self {
             worker,
             window,
             began: Instant::now(),
             lines: Mutex::default(),
             inside: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            told: AtomicI64::new(0),
             moved_us: AtomicU64::new(0),
             counts,
-        }))
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -233,7 +264,8 @@ impl Gate {
 
     fn count(&self, refusals: &Refusals) {
         self.counts.refused.inc_by(refusals.0.len() as u64);
-        self.counts.waiting.set(i64::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        let waiting = i64::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        self.counts.waiting.add(waiting - self.told.swap(waiting, Ordering::Relaxed));
     }
 }
 

@@ -36,7 +36,7 @@ fn gate(window: usize) -> (Arc<Gate>, impl Fn() -> Vec<u64>) {
         theirs.lock().unwrap().extend(requests.iter().map(|request| request.reply.id));
         Ok(())
     };
-    let gate = Gate::over(Box::new(worker), window).unwrap();
+    let gate = Gate::over(Box::new(worker), window, Counts::new().unwrap());
     (gate, move || std::mem::take(&mut *taken.lock().unwrap()))
 }
 
@@ -142,7 +142,7 @@ fn a_stream_that_goes_takes_its_line_along() {
 
 #[test]
 fn a_worker_without_room_is_an_overload() {
-    let gate = Gate::over(Box::new(Err), 4).unwrap();
+    let gate = Gate::over(Box::new(Err), 4, Counts::new().unwrap());
     let told = client();
     gate.open(told.clone()).push(requests(0..3), Instant::now());
     assert_eq!(told.refused().len(), 3);

@@ -6,7 +6,6 @@ pub mod admin;
 pub mod cluster;
 pub mod convert;
 pub mod gate;
-mod jobs;
 pub mod session;
 pub mod synod;
 

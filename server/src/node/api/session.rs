@@ -4,7 +4,7 @@
 //! under way, or hold a reply back for company: what is ready when the stream is polled is the next frame.
 
 use super::convert;
-use super::gate::{self, Client, Gate};
+use super::gate::{self, Client, Gate, Gates, Place};
 use crate::config::Limits;
 use crate::node::peer::Peers;
 use futures::Stream;
@@ -216,31 +216,56 @@ impl ReplySink for Gated {
     }
 }
 
+/// A stream's way to one of the workers.
+struct WayIn {
+    place: Place,
+    gated: Arc<dyn ReplySink>,
+    /// Of the frame that is being read.
+    requests: Vec<Request>,
+}
+
+impl WayIn {
+    fn through(gate: &Arc<Gate>, shared: &Arc<Shared>) -> Self {
+        let gated = Arc::new(Gated { shared: Arc::clone(shared), gate: Arc::clone(gate) });
+        Self { place: gate.open(shared.clone()), gated, requests: Vec::new() }
+    }
+
+    fn add(&mut self, mut request: Request) {
+        request.reply.sink = Arc::clone(&self.gated);
+        self.requests.push(request);
+    }
+
+    fn push(&mut self, now: Instant) {
+        if !self.requests.is_empty() {
+            self.place.push(std::mem::take(&mut self.requests), now);
+        }
+    }
+}
+
 /// Serves one stream: reads requests in a task of its own, and is itself the stream of replies.
 pub fn serve(
     requests: Streaming<v1::ClientFrame>,
     worker: WorkerHandle,
-    gate: Arc<Gate>,
+    gates: Arc<Gates>,
     limits: Limits,
     peers: Arc<Peers>,
     memory: Memory,
 ) -> impl Stream<Item = Result<v1::ServerFrame, Status>> {
     let shared = Arc::new(Shared::new(memory));
-    let reader = tokio::spawn(read(requests, worker, gate, limits, peers, shared.clone()));
+    let reader = tokio::spawn(read(requests, worker, gates, limits, peers, shared.clone()));
     Replies { shared, reader }
 }
 
 async fn read(
     mut requests: Streaming<v1::ClientFrame>,
     worker: WorkerHandle,
-    gate: Arc<Gate>,
+    gates: Arc<Gates>,
     limits: Limits,
     peers: Arc<Peers>,
     shared: Arc<Shared>,
 ) {
     let most = limits.session_requests_max as usize;
-    let gated: Arc<dyn ReplySink> = Arc::new(Gated { shared: shared.clone(), gate: gate.clone() });
-    let place = gate.open(shared.clone());
+    let mut ways: Vec<WayIn> = gates.all().iter().map(|gate| WayIn::through(gate, &shared)).collect();
     loop {
         while shared.is_busy(most) {
             shared.room.notified().await;
@@ -259,10 +284,11 @@ async fn read(
                 request.reply.send(Err(Refusal::Overloaded));
             }
         }
-        if !batch.is_empty() {
-            batch.iter_mut().for_each(|request| request.reply.sink = gated.clone());
-            place.push(batch, Instant::now());
+        for request in batch {
+            ways[gates.index_of(&request)].add(request);
         }
+        let now = Instant::now();
+        ways.iter_mut().for_each(|way| way.push(now));
     }
     shared.no_more.store(true, Ordering::Release);
     shared.waker.wake();

@@ -2,7 +2,7 @@
 //!
 //! Owns: nothing but the way in. Must never: answer a unary call from its own state: it goes the same way as any client's.
 
-use super::gate::Gate;
+use super::gate::Gates;
 use super::{client_status, cluster, convert, session, status};
 use crate::config::Limits;
 use crate::node::map::MapBook;
@@ -33,7 +33,7 @@ pub struct Up {
     /// The engine.
     pub worker: WorkerHandle,
     /// The way into it.
-    pub gate: Arc<Gate>,
+    pub gates: Arc<Gates>,
     /// The map.
     pub book: Arc<MapBook>,
     /// The peers, and with them the cluster's time.
@@ -174,9 +174,9 @@ impl Synod for SynodService {
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let up = self.get()?;
-        let (worker, gate, limits) = (up.worker.clone(), up.gate.clone(), up.limits.clone());
+        let (worker, gates, limits) = (up.worker.clone(), up.gates.clone(), up.limits.clone());
         let (peers, memory) = (up.peers.clone(), up.memory.clone());
-        let replies = session::serve(request.into_inner(), worker, gate, limits, peers, memory);
+        let replies = session::serve(request.into_inner(), worker, gates, limits, peers, memory);
         let mut answer: Response<Self::SessionStream> = Response::new(Box::pin(replies));
         cluster::stamp(answer.metadata_mut(), up.cluster);
         Ok(answer)

@@ -10,18 +10,19 @@ use synod_engine::runner::MonotoneClock;
 use synod_engine::writer;
 use synod_paxos::types::Micros;
 
-/// The progress of the log writer and of the worker's rounds as the pulses tell it.
-#[derive(Debug, Default)]
+/// The progress of the log writer and of the workers' rounds as the pulses tell it.
+#[derive(Debug)]
 pub struct Progress {
     writer: Arc<writer::WriterProgress>,
-    rounds: Arc<writer::UnderWay>,
+    /// One a worker.
+    rounds: Vec<Arc<writer::UnderWay>>,
     clock: MonotoneClock,
 }
 
 impl Progress {
     /// Of the writer and the rounds that are measured by `clock`.
     #[must_use]
-    pub fn over(writer: Arc<writer::WriterProgress>, rounds: Arc<writer::UnderWay>, clock: MonotoneClock) -> Self {
+    pub fn over(writer: Arc<writer::WriterProgress>, rounds: Vec<Arc<writer::UnderWay>>, clock: MonotoneClock) -> Self {
         Self { writer, rounds, clock }
     }
 
@@ -31,22 +32,29 @@ impl Progress {
         self.writer.writes_done()
     }
 
-    /// How long the log write under way or the worker's round under way has taken, whichever began first: a round may read the
+    /// How long the log write under way or a worker's round under way has taken, whichever began first: a round may read the
     /// state, freeze it or apply to it, and answers nobody meanwhile. Zero where there is neither.
     #[must_use]
     pub fn stalled(&self) -> Duration {
         self.age(self.writer.write_started()).max(self.round())
     }
 
-    /// How long the worker's round under way has taken; zero where there is none.
+    /// How long the oldest round of a worker under way has taken; zero where there is none.
     #[must_use]
     pub fn round(&self) -> Duration {
-        self.age(self.rounds.started())
+        self.age(self.rounds.iter().filter_map(|round| round.started()).min())
     }
 
     fn age(&self, began: Option<Micros>) -> Duration {
         let now = self.clock.now().0;
         began.map_or(Duration::ZERO, |at| Duration::from_micros(now.saturating_sub(at.0)))
+    }
+}
+
+impl Default for Progress {
+    /// Of one worker that nobody measures.
+    fn default() -> Self {
+        Self::over(Arc::default(), vec![Arc::default()], MonotoneClock::default())
     }
 }
 
@@ -64,7 +72,7 @@ impl Progress {
 
     /// What the worker's thread does around a round.
     pub(super) fn rounds(&self) -> &writer::UnderWay {
-        &self.rounds
+        &self.rounds[0]
     }
 
     /// The time by its clock.

@@ -121,7 +121,8 @@ fn read_all(rows: &Rows) -> Result<Found, StoreError> {
         }
         mem.write(&LogBatch { groups: vec![write], ..LogBatch::default() })?;
     }
-    found.groups = mem.recover_node()?.groups;
+    let groups = mem.recover_node()?;
+    (found.groups, found.spaces) = (groups.groups, groups.spaces);
     for (removed, _) in &found.removed {
         marks.remove(removed);
     }

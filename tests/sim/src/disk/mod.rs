@@ -27,6 +27,7 @@ use synod_cluster::ids::{NodeWriteSeq, ShardId, Space};
 use synod_cluster::system::row_kinds;
 use synod_engine::StoreError;
 use synod_engine::codec::{keys, node};
+use synod_engine::node::WorkerId;
 
 pub(crate) type Rows = BTreeMap<Vec<u8>, Bytes>;
 
@@ -85,8 +86,9 @@ fn flips(change: &Change) -> bool {
     key[0] != keys::NODE_WRITE_SEQ[0] && keys::parse_group(key).is_ok_and(|shard| key[..] == keys::group_space(shard))
 }
 
-/// One freeze of the state on its way to the disk.
+/// One freeze of a worker's state on its way to the disk.
 pub(crate) struct Flush {
+    worker: WorkerId,
     id: u64,
     began: u64,
     done_at: u64,
@@ -416,8 +418,9 @@ impl Inner {
             }
             !done
         });
-        while self.flushes.front().is_some_and(|flush| flush.done_at <= at) {
-            let Some(flush) = self.flushes.pop_front() else { return };
+        // Those of one worker end in their order; rows of two are never the same.
+        while let Some(ended) = self.flushes.iter().position(|flush| flush.done_at <= at) {
+            let Some(flush) = self.flushes.remove(ended) else { return };
             let mut undo = Vec::new();
             for change in flush.changes {
                 change.make(&mut self.state, &mut undo);

@@ -17,16 +17,18 @@ use synod_cluster::ids::{Slot, Space};
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
+use synod_engine::node::WorkerId;
 use synod_engine::state::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
 
 /// Freezes under way at most.
 const UNFINISHED_MAX: usize = 2;
 
-/// A process's rows, which the observer may look at.
+/// A process's rows, of all its workers, which the observer may look at.
 pub(crate) type StateRows = Arc<Mutex<Rows>>;
 
-/// A process's state store.
+/// A worker's state store.
 pub(crate) struct SimState {
+    worker: WorkerId,
     rows: StateRows,
     disk: NodeDisk,
     cursor: Cursor,
@@ -39,10 +41,18 @@ pub(crate) struct SimState {
 }
 
 impl SimState {
-    /// What the disk holds.
-    pub(crate) fn open(disk: &NodeDisk, cursor: &Cursor, taps: &Taps, freeze_bytes: usize) -> Self {
+    /// A worker's end of a process's rows.
+    pub(crate) fn open(
+        worker: WorkerId,
+        rows: &StateRows,
+        disk: &NodeDisk,
+        cursor: &Cursor,
+        taps: &Taps,
+        freeze_bytes: usize,
+    ) -> Self {
         Self {
-            rows: Arc::new(Mutex::new(disk.lock().state.clone())),
+            worker,
+            rows: Arc::clone(rows),
             disk: disk.clone(),
             cursor: cursor.clone(),
             taps: taps.clone(),
@@ -52,10 +62,6 @@ impl SimState {
             frozen: 0,
             flushed: 0,
         }
-    }
-
-    pub(crate) fn rows(&self) -> StateRows {
-        Arc::clone(&self.rows)
     }
 
     fn change(&mut self, change: Change) {
@@ -73,14 +79,16 @@ impl SimState {
     fn settle(&mut self) {
         let mut disk = self.disk.lock();
         disk.settle_flushes(self.cursor.get());
-        self.flushed = disk.flushes.front().map_or(self.frozen, |flush| flush.id - 1);
+        let first = disk.flushes.iter().find(|flush| flush.worker == self.worker);
+        self.flushed = first.map_or(self.frozen, |flush| flush.id - 1);
     }
 
     fn wait_for(&mut self, unfinished: usize) {
         let ends = {
             let disk = self.disk.lock();
-            let over = disk.flushes.len().saturating_sub(unfinished);
-            disk.flushes.iter().take(over).map(|flush| flush.done_at).max()
+            let own = || disk.flushes.iter().filter(|flush| flush.worker == self.worker);
+            let over = own().count().saturating_sub(unfinished);
+            own().take(over).map(|flush| flush.done_at).max()
         };
         if let Some(at) = ends {
             self.cursor.set(self.cursor.get().max(at));
@@ -151,9 +159,10 @@ impl StateStore for SimState {
         let mut disk = self.disk.lock();
         let span = disk.flush;
         let took = disk.dice.between(span);
-        let after = disk.flushes.back().map_or(0, |flush| flush.done_at).max(self.cursor.get());
-        let began = self.cursor.get();
-        disk.flushes.push_back(Flush { id: self.frozen, began, done_at: after + took, changes });
+        let last = disk.flushes.iter().rfind(|flush| flush.worker == self.worker);
+        let after = last.map_or(0, |flush| flush.done_at).max(self.cursor.get());
+        let (worker, began) = (self.worker, self.cursor.get());
+        disk.flushes.push_back(Flush { worker, id: self.frozen, began, done_at: after + took, changes });
         Ok(FlushId(self.frozen))
     }
 
@@ -179,7 +188,8 @@ impl StateStore for SimState {
 
     fn view(&mut self, job: ViewJob) -> Result<(), StoreError> {
         let disk = self.disk.lock();
-        let ready_at = disk.flushes.back().map_or(self.cursor.get(), |flush| flush.done_at);
+        let last = disk.flushes.iter().rfind(|flush| flush.worker == self.worker);
+        let ready_at = last.map_or(self.cursor.get(), |flush| flush.done_at);
         let rows = self.rows.lock().expect("no holder panics").clone();
         let flipped = disk.flipped.clone();
         drop(disk);

@@ -2,9 +2,9 @@
 //!
 //! Owns: a job as clients see it. Must never: answer from what this node knows while another may lead the system shard.
 
-use super::admin::{FORWARDED, Up};
-use super::{convert, status};
-use crate::node::jobs::JobReport;
+use super::job_desk::JobReport;
+use super::{FORWARDED, Up};
+use crate::node::api::{convert, status};
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::executor::Progress;
 use synod_cluster::jobs::job::JobGoal;

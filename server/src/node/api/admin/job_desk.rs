@@ -4,10 +4,10 @@
 //! a step (`synod_cluster::jobs` does), change members but through the shard's leader and under the epoch that the change was decided in,
 //! or be missed: another node's executor goes on from what it sees.
 
-use super::api::admin::AdminService;
-use super::host::Signals;
-use super::map::MapBook;
-use super::system::{SystemDesk, ask};
+use super::AdminService;
+use crate::node::host::Signals;
+use crate::node::map::MapBook;
+use crate::node::system::{SystemDesk, ask};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
