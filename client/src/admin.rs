@@ -248,7 +248,7 @@ impl Client {
     }
 
     /// Makes a call that changes the metadata, under one name at whichever node. `unsure` as in [`Client::any_node`].
-    async fn change<T, F>(
+    pub(crate) async fn change<T, F>(
         &self,
         deadline: Instant,
         unsure: &mut bool,
@@ -283,7 +283,12 @@ impl Client {
     /// Makes a unary call to one node after another until one answers it or the deadline passes; the call is told the node's
     /// time. `unsure` is set once an attempt ended without an answer that says nothing was done: then no error but an outcome
     /// is the call's.
-    async fn any_node<T, F>(&self, deadline: Instant, unsure: &mut bool, call: impl Fn(Meant, u64) -> F) -> Result<T>
+    pub(crate) async fn any_node<T, F>(
+        &self,
+        deadline: Instant,
+        unsure: &mut bool,
+        call: impl Fn(Meant, u64) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -379,6 +384,8 @@ fn is_outcome(error: &Error) -> bool {
             | Error::TableNotFound { .. }
             | Error::InvalidArgument { .. }
             | Error::WrongEpoch { .. }
+            | Error::JobNotFound { .. }
+            | Error::JobConflict { .. }
     )
 }
 

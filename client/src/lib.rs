@@ -34,6 +34,7 @@ mod error;
 mod flow;
 mod frames;
 mod identity;
+mod jobs;
 mod lane;
 pub mod limits;
 mod link;
@@ -53,6 +54,7 @@ mod wire;
 
 pub use client::Client;
 pub use error::{Error, Result};
+pub use jobs::{Job, JobGoal, JobProgress};
 pub use options::Options;
 pub use scan::{RecordStream, ScanStream};
 /// The wire schema, for what [`NodeReport`] carries.

@@ -107,6 +107,20 @@ pub enum Error {
         /// The one that the change named.
         expected: u64,
     },
+    /// No job has this number, or its record is kept no longer.
+    #[error("job {job} does not exist, or its record is kept no longer; `synod job list` shows those that there are")]
+    JobNotFound {
+        /// The number asked for.
+        job: u64,
+    },
+    /// A job is in the way, or in another state; nothing was changed.
+    #[error("job {job}: {why}")]
+    JobConflict {
+        /// Which job.
+        job: u64,
+        /// What it does, or how it ended.
+        why: String,
+    },
     /// The node asked belongs to another cluster than this client; nothing was done.
     #[error("another cluster: {why}")]
     OtherCluster {
@@ -156,6 +170,8 @@ impl Error {
             Error::Quarantined { .. } => "quarantined",
             Error::InvalidArgument { .. } => "invalid_argument",
             Error::WrongEpoch { .. } => "wrong_epoch",
+            Error::JobNotFound { .. } => "job_not_found",
+            Error::JobConflict { .. } => "job_conflict",
             Error::OtherCluster { .. } => "other_cluster",
             Error::Unavailable { .. } => "unavailable",
         }

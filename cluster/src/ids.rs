@@ -57,6 +57,10 @@ id!(
     /// copied data directory do. 0 is silence, of a process that says none.
     Nonce(u64)
 );
+id!(
+    /// A job of the cluster. Given one by one from 1, never reused.
+    JobId(u64)
+);
 
 /// What all nodes of a cluster understand of each other: entries, messages, commands and rows. A node speaks every version
 /// from [`Self::FIRST`] to [`Self::SPOKEN`]; the cluster is at one of them, which only ever rises.
@@ -71,8 +75,10 @@ impl ClusterVersion {
     pub const FIRST: Self = Self(1);
     /// The second version: the cluster's version itself is stored and changed.
     pub const SECOND: Self = Self(2);
+    /// The third version: the system shard keeps jobs.
+    pub const THIRD: Self = Self(3);
     /// The greatest version that this binary speaks.
-    pub const SPOKEN: Self = Self::SECOND;
+    pub const SPOKEN: Self = Self::THIRD;
 
     /// The version that a message names; 0 is silence, and silence is the first.
     #[must_use]

@@ -3,6 +3,7 @@
 //! Owns: what one change is, and when a learner has caught up. Must never: decide whether a change is made; the shard's leader does.
 
 use crate::ids::{NodeId, Slot};
+use std::fmt;
 
 /// A learner that lacks at most this many slots has caught up: under load it never lacks none.
 pub const CAUGHT_UP_SLOTS: u64 = 1_000;
@@ -27,6 +28,18 @@ pub enum MemberChange {
     },
     /// A member goes.
     Remove(NodeId),
+}
+
+/// What was done, for who watches.
+impl fmt::Display for MemberChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Learn(node) => write!(f, "node {node} added as a learner"),
+            Self::Promote { node, instead_of: Some(old) } => write!(f, "node {node} replaces node {old} as a voter"),
+            Self::Promote { node, instead_of: None } => write!(f, "node {node} added as a voter"),
+            Self::Remove(node) => write!(f, "node {node} removed"),
+        }
+    }
 }
 
 #[cfg(test)]

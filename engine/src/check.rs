@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use synod_cluster::buf::DecodeError;
 use synod_cluster::ids::{ClientId, ShardId, Slot, Space};
-use synod_cluster::system::{Descriptor, Partitioning, ROW_CLUSTER, ROW_SHARD, SystemState};
+use synod_cluster::system::{Descriptor, Partitioning, SystemState, row_kinds};
 
 /// No more damages than this are listed of each store; the rest are counted.
 const LISTED_MAX: usize = 100;
@@ -236,7 +236,7 @@ pub(crate) fn check_row(
     } else if keys::session_bounds(space).0.as_slice() <= key && key < keys::session_bounds(space).1.as_slice() {
         let (_, client) = keys::parse_session(key).map_err(name("session"))?;
         SessionRow::decode(value).map_err(|e| (format!("session of client {:032x}", client.0), e.to_string()))?;
-    } else if (ROW_CLUSTER..=ROW_SHARD).any(|kind| key.starts_with(&keys::system_bounds(space, kind).0)) {
+    } else if row_kinds().any(|kind| key.starts_with(&keys::system_bounds(space, kind).0)) {
         let (_, kind, id) = keys::parse_system(key).map_err(name("metadata"))?;
         let id =
             <[u8; 8]>::try_from(&id[..]).map_err(|_| ("metadata".to_owned(), "no number in its key".to_owned()))?;

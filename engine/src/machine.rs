@@ -25,7 +25,7 @@ use overlay::{Overlay, Writes};
 use std::ops::ControlFlow;
 use synod_cluster::ids::{Entry, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{Descriptor, MetadataError, ROW_CLUSTER, ROW_SHARD, RowChange, SystemCommand, SystemState};
+use synod_cluster::system::{Descriptor, MetadataError, RowChange, SystemCommand, SystemState, row_kinds};
 use synod_paxos::types::Payload;
 
 /// Sessions are looked through for expired clients at every multiple of this slot.
@@ -372,7 +372,7 @@ fn system_row(space: Space, (kind, id, row): RowChange) -> (Vec<u8>, Option<Byte
 
 fn load_system(store: &mut dyn StateStore, space: Space) -> Result<SystemState, StoreError> {
     let mut rows = Vec::new();
-    for kind in ROW_CLUSTER..=ROW_SHARD {
+    for kind in row_kinds() {
         let (from, to) = keys::system_bounds(space, kind);
         store.scan(&from, &to, false, &mut |row, value| {
             rows.push((Bytes::copy_from_slice(row), Bytes::copy_from_slice(value)));

@@ -22,7 +22,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use synod_cluster::ids::{ShardId, Slot, Space};
-use synod_cluster::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
+use synod_cluster::system::{MetadataError, SystemState, row_kinds};
 
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 8 << 20;
@@ -86,7 +86,7 @@ fn look(path: &Path, sizes: StateOptions) -> Result<Arc<RocksShared>, StoreError
     while let Some(space) = from.map_or(Ok(None), |from| first_space(&shared, from))? {
         let row = shared.get(&keys::applied(space))?.map(AppliedRow::decode).transpose();
         row.map_err(|e| e.corrupt(format!("applied position in space {}", space.0)))?;
-        let metadata = (ROW_CLUSTER..=ROW_SHARD).map(|kind| keys::system_bounds(space, kind));
+        let metadata = row_kinds().map(|kind| keys::system_bounds(space, kind));
         for (from, to) in metadata.chain([keys::session_bounds(space)]) {
             each(&shared, &from, &to, |_, _| Ok(()))??;
         }

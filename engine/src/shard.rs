@@ -334,10 +334,11 @@ impl Shard {
         if self.apply(node) {
             node.later.push(self.id);
         }
-        self.answer_reads(node);
+        // Who has read the system shard finds at least the map that was in force then.
         if let Some(state) = self.state.take_system_change() {
             node.publish(state);
         }
+        self.answer_reads(node);
         self.arm(node);
     }
 

@@ -10,8 +10,10 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use synod_cluster::buf::DecodeError;
 use synod_cluster::ids::*;
+use synod_cluster::jobs::job::{JobEnd, JobGoal, JobState};
+use synod_cluster::jobs::move_replica::MoveReplica;
 use synod_cluster::position;
-use synod_cluster::system::{MetadataError, Partitioning, Retention, SystemCommand, SystemState};
+use synod_cluster::system::{MetadataError, Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys::{self, RecordKey, RecordRow};
 use synod_engine::codec::record::{Head, Newest, Record, Totals};
@@ -103,7 +105,40 @@ fn system(version: ClusterVersion) -> SystemState {
     state.execute(&SystemCommand::SetMembers { shard: ShardId(2), membership });
     state.execute(&SystemCommand::Upgrade { to: version, spoken_by: (1..=3).map(NodeId).collect() });
     assert_eq!(state.version, version);
+    if version >= ClusterVersion::THIRD {
+        add_jobs(&mut state);
+    }
     state
+}
+
+/// A job in each state that there is.
+fn add_jobs(state: &mut SystemState) {
+    let speaks = state.version;
+    for node in 4..=5u8 {
+        let addr = format!("node{node}.example:7400");
+        state.execute(&SystemCommand::AddNode { addr, nonce: node.into(), speaks });
+    }
+    let mut start = |shard, to| {
+        let replica = MoveReplica { from: NodeId(3), to: Some(NodeId(to)) };
+        let goal = JobGoal::Move { shard: ShardId(shard), replica };
+        let (outcome, _) = state.execute(&SystemCommand::StartJob { goal });
+        let SystemOutcome::Job(job) = outcome else { panic!("{outcome:?}") };
+        job
+    };
+    let jobs: Vec<JobId> = [(1, 4), (3, 5), (4, 4), (5, 5)].into_iter().map(|(shard, to)| start(shard, to)).collect();
+    let ended = [(jobs[2], JobEnd::Overtaken("another command was first".into())), (jobs[3], JobEnd::Done)];
+    for (job, end) in ended {
+        state.execute(&SystemCommand::FinishJob { job, seen: ConfigId(1), end });
+    }
+    state.execute(&SystemCommand::CancelJob { job: jobs[1] });
+    let replica = MoveReplica { from: NodeId(4), to: None };
+    let goal = JobGoal::Move { shard: ShardId(2), replica };
+    assert_eq!(state.execute(&SystemCommand::StartJob { goal }).0, SystemOutcome::Job(JobId(5)));
+    for (id, end) in [(4, JobEnd::Failed("node 5 was removed from the cluster".into())), (5, JobEnd::Cancelled)] {
+        // The last two kinds of ends.
+        let job = state.jobs.get_mut(&JobId(id)).expect("it was started");
+        job.state = JobState::Ended { end, order: id };
+    }
 }
 
 fn decode_system(row: Bytes) -> Result<SystemState, DecodeError> {
@@ -157,6 +192,7 @@ fn formats() -> Vec<Format> {
         format("session-v1", session(), SessionRow::encode, SessionRow::decode),
         format("system-v1", system(ClusterVersion::FIRST), SystemState::encode, decode_system),
         format("system-v2", system(ClusterVersion::SECOND), SystemState::encode, decode_system),
+        format("system-v3", system(ClusterVersion::THIRD), SystemState::encode, decode_system),
         format("applied-v1", AppliedRow { slot: Slot(1 << 35), last_ts: 9 }, AppliedRow::encode, AppliedRow::decode),
     ]
 }

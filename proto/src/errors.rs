@@ -93,6 +93,8 @@ impl From<v1::Error> for Refused {
                 Refused::Final(Error::ExpectationFailed { actual: e.actual, op_index: e.op_index })
             }
             Kind::WrongEpoch(e) => Refused::Final(Error::WrongEpoch { current: e.current, expected: e.expected }),
+            Kind::JobNotFound(e) => Refused::Final(Error::JobNotFound { job: e.job }),
+            Kind::JobConflict(e) => Refused::Final(Error::JobConflict { job: e.job, why: e.why }),
             Kind::OtherCluster(_) => Refused::Later(Error::OtherCluster { why: message }),
             Kind::Unavailable(_) => Refused::Later(Error::Unavailable { why: message }),
         }

@@ -197,7 +197,7 @@ fn the_lines_on_nodes_work() {
                 nodes.start(&placed(&line, &places));
                 up(&cluster, 2);
             }
-            ("node", "replace" | "remove") | ("shard", "move") => {
+            ("node", "replace" | "remove") | ("shard", "move") | ("job", "list") => {
                 if line.last().is_some_and(|last| last == "5") {
                     join(5);
                 }

@@ -10,6 +10,9 @@ use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
 use synod_tests::run::{command, finish, until};
 
+/// The greatest version that the binary speaks.
+const NEWEST: u64 = 3;
+
 /// What keeps nodes as a binary of the first version is.
 const HELD_BACK: &str = "[cluster]\nversion_max = 1\n";
 
@@ -45,14 +48,14 @@ fn a_refused_upgrade_leaves_every_node_its_way_back() {
     restart_with(&mut cluster, 1, "");
     restart_with(&mut cluster, 2, "");
     cluster.wait_up();
-    // Two nodes speak the second version, one does not: it is named, though no version was asked for.
+    // Two nodes speak the newest version, one does not: it is named, though no version was asked for.
     for args in [&["cluster", "upgrade"][..], &["cluster", "upgrade", "--dry-run"]] {
-        let why = cluster.cli(args).refused(1, &["version 2", "node 3 at", "speaks versions up to 1"]);
+        let why = cluster.cli(args).refused(1, &["version 3", "node 3 at", "speaks versions up to 1"]);
         assert!(!why.contains("node 1 at") && !why.contains("node 2 at"), "{why}");
     }
     restart_with(&mut cluster, 3, "");
     cluster.wait_status("every node speaks it", |status| {
-        [1, 2, 3].iter().all(|number| speaks(&cluster, status, *number) == Some(2))
+        [1, 2, 3].iter().all(|number| speaks(&cluster, status, *number) == Some(NEWEST))
     });
 
     // Its word is fresh, but it does not answer. A command that asks this node first comes to another when the word is old.
@@ -83,10 +86,10 @@ fn lowering_is_refused(cluster: &Cluster, words: &[&str]) {
 fn a_new_cluster_begins_at_the_greatest_version_that_all_founders_speak() {
     let _alone = alone();
     let cluster = Cluster::start();
-    let status = cluster.wait_status("the second version", |status| version(status) == 2);
-    assert_eq!([1, 2, 3].map(|number| speaks(&cluster, &status, number)), [Some(2); 3]);
-    assert!(cluster.cli(&["status"]).ok().stdout.contains("\nversion 2\n"));
-    lowering_is_refused(&cluster, &["at version 2", "never lowered to 1"]);
+    let status = cluster.wait_status("the newest version", |status| version(status) == NEWEST);
+    assert_eq!([1, 2, 3].map(|number| speaks(&cluster, &status, number)), [Some(NEWEST); 3]);
+    assert!(cluster.cli(&["status"]).ok().stdout.contains("\nversion 3\n"));
+    lowering_is_refused(&cluster, &["at version 3", "never lowered to 1"]);
 
     // One that would not know what the others say.
     let old = cluster.dir().join("old.toml");
@@ -96,7 +99,7 @@ fn a_new_cluster_begins_at_the_greatest_version_that_all_founders_speak() {
     let args = ["server", "--data-dir", &data, "--listen", &listen, "--join", &join, "--config", &old];
     let mut joiner = command(&args);
     joiner.env("SYNOD_LOG", "error");
-    let line = finish(joiner, None).refused(1, &["refused the join", "cluster versions up to 1", "at version 2"]);
+    let line = finish(joiner, None).refused(1, &["refused the join", "cluster versions up to 1", "at version 3"]);
     println!("a joiner that is too old: {line}");
 }
 
@@ -128,8 +131,8 @@ fn the_version_rises_once_every_node_speaks_the_next_and_never_falls() {
     }
     cluster.wait_up();
     let text = cluster.cli(&["status"]).ok().stdout;
-    assert!(text.contains("version 1; every node speaks 2: `synod cluster upgrade` raises it"), "{text}");
-    assert!(cluster.cli(&["cluster", "upgrade", "--dry-run"]).ok().stdout.contains("could be raised to 2"));
+    assert!(text.contains("version 1; every node speaks 3: `synod cluster upgrade` raises it"), "{text}");
+    assert!(cluster.cli(&["cluster", "upgrade", "--dry-run"]).ok().stdout.contains("could be raised to 3"));
     assert_eq!(version(&cluster.wait_up()), 1, "a dry run changes nothing");
 
     // Without every node nothing is done: each is asked to keep older binaries from its data first. Said again, it is done.
@@ -146,11 +149,11 @@ fn the_version_rises_once_every_node_speaks_the_next_and_never_falls() {
     });
     assert_eq!(done.unwrap()["to"], 2);
     let status = cluster.wait_status("the second version", |status| version(status) == 2);
-    let again = cluster.json(&["cluster", "upgrade"]);
+    let again = cluster.json(&["cluster", "upgrade", "--to", "2"]);
     assert_eq!(again["to"], 2, "it may be said again");
-    assert_eq!([1, 2, 3].map(|number| speaks(&cluster, &status, number)), [Some(2); 3]);
+    assert_eq!([1, 2, 3].map(|number| speaks(&cluster, &status, number)), [Some(NEWEST); 3]);
     lowering_is_refused(&cluster, &["never lowered"]);
-    cluster.cli(&["cluster", "upgrade", "--to", "9"]).refused(1, &["1 to 2"]);
+    cluster.cli(&["cluster", "upgrade", "--to", "9"]).refused(1, &["1 to 3"]);
     cluster.cli(&["append", "t", "k", "at the second"]).ok();
 
     // There is no way back: the node says so and ends.

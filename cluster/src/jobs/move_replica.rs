@@ -1,8 +1,8 @@
 //! A replica moves from one node to another.
 //!
-//! Owns: the order of the steps: the new member learns, catches up, then takes the old one's place in one change. Must never: take a
-//! vote away before another member has caught up, nor but in that one change. Each step is to be made under the epoch that it was
-//! decided in.
+//! Owns: the order of the steps: the new member learns, catches up, then takes the old one's place in one change; and the way back,
+//! which is open until that change. Must never: take a vote away before another member has caught up, nor but in that one change. Each
+//! step is to be made under the epoch that it was decided in.
 
 use crate::ids::NodeId;
 use crate::members::{CAUGHT_UP_SLOTS, MemberChange};
@@ -40,6 +40,8 @@ pub enum Step {
     /// Nothing: another job changed the members so that this one could end only as what nobody asked for, a group with a voter more or
     /// less.
     Overtaken,
+    /// Nothing: of a move that is cancelled nothing is left.
+    Undone,
 }
 
 /// The next step towards `goal`.
@@ -66,6 +68,34 @@ pub fn next(MoveReplica { from, to }: MoveReplica, seen: Seen) -> Step {
             }
             lag => Step::Wait(lag),
         },
+    }
+}
+
+/// The next step of a move that is cancelled: back, as long as the new member has no vote. Once it has one the move is done.
+#[must_use]
+pub fn back(MoveReplica { from, to }: MoveReplica, seen: Seen) -> Step {
+    use MemberRole::{Learner, Voter};
+    let Some(to) = to else {
+        return match next(MoveReplica { from, to }, seen) {
+            Step::Change(_) => Step::Undone,
+            reached => reached,
+        };
+    };
+    match (seen.from == Some(Voter), seen.to) {
+        (_, Some(Learner)) => Step::Change(MemberChange::Remove(to)),
+        (_, None) => Step::Undone,
+        (false, Some(Voter)) => Step::Done,
+        (true, Some(Voter)) => Step::Overtaken,
+    }
+}
+
+/// What another command did to the members, where a move is [`Step::Overtaken`].
+#[must_use]
+pub fn overtaken_by(MoveReplica { from, to }: MoveReplica, seen: Seen) -> String {
+    match to {
+        Some(to) if seen.to == Some(MemberRole::Voter) => format!("gave node {to} a vote, node {from} keeps its own"),
+        Some(to) => format!("took the vote of node {from}, node {to} has none to take"),
+        None => format!("gave node {from} a vote"),
     }
 }
 
@@ -108,5 +138,28 @@ mod tests {
         assert_eq!(next(LEFT_BEHIND, seen(Some(Learner), None, None)), Step::Change(MemberChange::Remove(NodeId(3))));
         assert_eq!(next(LEFT_BEHIND, seen(None, None, None)), Step::Done);
         assert_eq!(next(LEFT_BEHIND, seen(Some(Voter), None, None)), Step::Overtaken);
+    }
+
+    #[test]
+    fn a_move_that_is_cancelled_goes_back_until_the_new_member_votes() {
+        let remove = Step::Change(MemberChange::Remove(NodeId(4)));
+        for (from, to, step) in [
+            (Some(Voter), None, Step::Undone),
+            (Some(Voter), Some(Learner), remove),
+            (None, Some(Learner), remove),
+            (Some(Learner), Some(Learner), remove),
+            (None, None, Step::Undone),
+            (None, Some(Voter), Step::Done),
+            (Some(Learner), Some(Voter), Step::Done),
+            (Some(Voter), Some(Voter), Step::Overtaken),
+        ] {
+            // Whether it has caught up makes no difference.
+            for lag in [None, Some(0), Some(1_001)] {
+                assert_eq!(back(GOAL, seen(from, to, lag)), step, "{from:?} {to:?} {lag:?}");
+            }
+        }
+        for (from, step) in [(Some(Learner), Step::Undone), (None, Step::Done), (Some(Voter), Step::Overtaken)] {
+            assert_eq!(back(LEFT_BEHIND, seen(from, None, None)), step, "{from:?}");
+        }
     }
 }

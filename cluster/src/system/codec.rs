@@ -1,61 +1,63 @@
-//! The bytes of metadata: rows of the system shard, commands and outcomes.
+//! The bytes of metadata: rows of the system shard.
 //!
 //! Owns: their formats, each with a version byte; rows end in a CRC-32. Must never: panic on any input, or change a byte of
 //! what a cluster at its first version writes.
 //!
 //! The cluster row and the whole state have a second format, for a cluster above its first version: there, and in every later
-//! format, the cluster's version follows the format byte, so that a node which does not speak it can say so.
+//! format, the cluster's version follows the format byte, so that a node which does not speak it can say so. The cluster row has a
+//! third one, which names the last job too, for a cluster above its second version.
 
+use super::read::{read_counter, string};
 use super::{
-    Descriptor, MetadataError, NodeInfo, Partitioning, ROW_CLUSTER, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention,
-    RowChange, SystemCommand, SystemOutcome, SystemState, TableInfo, TooNew,
+    Descriptor, MetadataError, NodeInfo, Partitioning, ROW_CLUSTER, ROW_JOB, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention,
+    RowChange, SystemState, TableInfo, TooNew, job_rows,
 };
-use crate::buf::{DecodeError, Put, Reader, Writer, counter};
-use crate::ids::{ClusterVersion, NodeId, ShardId, TableId};
+use crate::buf::{DecodeError, Put, Reader, Writer};
+use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
 
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 /// The format of a cluster row and of a state that name the cluster's version.
 const NAMES_CLUSTER_VERSION: u8 = 2;
+/// The format of a cluster row that names the last job as well.
+const NAMES_LAST_JOB: u8 = 3;
+
+/// The format of a state at this version.
+fn state_format(version: ClusterVersion) -> u8 {
+    if version == ClusterVersion::FIRST { VERSION } else { NAMES_CLUSTER_VERSION }
+}
+
+/// The format of a cluster row at this version.
+fn cluster_format(version: ClusterVersion) -> u8 {
+    if version < ClusterVersion::THIRD { state_format(version) } else { NAMES_LAST_JOB }
+}
 
 /// The first bytes of a cluster row or a state.
-fn put_cluster_version(w: &mut Writer, version: ClusterVersion) {
-    if version == ClusterVersion::FIRST {
-        w.u8(VERSION);
-    } else {
-        w.u8(NAMES_CLUSTER_VERSION);
+fn put_cluster_version(w: &mut Writer, version: ClusterVersion, format: fn(ClusterVersion) -> u8) {
+    w.u8(format(version));
+    if version > ClusterVersion::FIRST {
         w.u32(version.0);
     }
 }
 
 /// Reads what [`put_cluster_version`] wrote; a format that is not known yet names its version in the same place.
-fn cluster_version(r: &mut Reader) -> Result<ClusterVersion, MetadataError> {
+fn cluster_version(r: &mut Reader, format: fn(ClusterVersion) -> u8) -> Result<ClusterVersion, MetadataError> {
     let unknown = r.error("metadata format version");
     match r.u8()? {
         VERSION => Ok(ClusterVersion::FIRST),
         0 => Err(unknown.into()),
-        format => {
+        found => {
             let version = TooNew::check(ClusterVersion(r.u32()?))?;
-            let known = format == NAMES_CLUSTER_VERSION && version > ClusterVersion::FIRST;
+            let known = version > ClusterVersion::FIRST && found == format(version);
             if known { Ok(version) } else { Err(unknown.into()) }
         }
     }
 }
 
-fn version(r: &mut Reader) -> Result<(), DecodeError> {
+pub(super) fn version(r: &mut Reader) -> Result<(), DecodeError> {
     if r.u8()? == VERSION { Ok(()) } else { Err(r.error("metadata format version")) }
-}
-
-/// A number that is counted on from.
-fn read_counter(r: &mut Reader) -> Result<u64, DecodeError> {
-    let beyond = r.error("a counter that no cluster comes to");
-    counter(r.u64()?, beyond)
-}
-
-fn string(r: &mut Reader) -> Result<String, DecodeError> {
-    String::from_utf8(r.bytes()?.to_vec()).map_err(|_| r.error("UTF-8 text"))
 }
 
 pub(super) fn encode_node(node: &NodeInfo) -> Bytes {
@@ -74,7 +76,7 @@ fn decode_node(data: Bytes) -> Result<NodeInfo, DecodeError> {
     Ok(node)
 }
 
-fn partitioning(r: &mut Reader) -> Result<Partitioning, DecodeError> {
+pub(super) fn partitioning(r: &mut Reader) -> Result<Partitioning, DecodeError> {
     match r.u8()? {
         1 => Ok(Partitioning::Range),
         2 => Ok(Partitioning::Hash),
@@ -82,14 +84,14 @@ fn partitioning(r: &mut Reader) -> Result<Partitioning, DecodeError> {
     }
 }
 
-fn put_partitioning(w: &mut Writer, p: Partitioning) {
+pub(super) fn put_partitioning(w: &mut Writer, p: Partitioning) {
     w.u8(match p {
         Partitioning::Range => 1,
         Partitioning::Hash => 2,
     });
 }
 
-fn retention(r: &mut Reader) -> Result<Retention, DecodeError> {
+pub(super) fn retention(r: &mut Reader) -> Result<Retention, DecodeError> {
     match r.u8()? {
         1 => Ok(Retention::Latest),
         2 => Ok(Retention::All),
@@ -97,7 +99,7 @@ fn retention(r: &mut Reader) -> Result<Retention, DecodeError> {
     }
 }
 
-fn put_retention(w: &mut Writer, p: Retention) {
+pub(super) fn put_retention(w: &mut Writer, p: Retention) {
     w.u8(match p {
         Retention::Latest => 1,
         Retention::All => 2,
@@ -143,7 +145,7 @@ pub fn encode_descriptor(d: &Descriptor) -> Bytes {
     w.into_checked()
 }
 
-fn put_membership(w: &mut Writer, membership: &Membership) {
+pub(super) fn put_membership(w: &mut Writer, membership: &Membership) {
     w.u64(membership.config.0);
     w.u64(membership.first_leader.0);
     w.var(membership.members.len() as u64);
@@ -153,7 +155,7 @@ fn put_membership(w: &mut Writer, membership: &Membership) {
     }
 }
 
-fn membership(r: &mut Reader) -> Result<Membership, DecodeError> {
+pub(super) fn membership(r: &mut Reader) -> Result<Membership, DecodeError> {
     let config = ConfigId(read_counter(r)?);
     let first_leader = NodeId(r.u64()?);
     let mut members = Vec::new();
@@ -189,12 +191,15 @@ pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
 impl SystemState {
     pub(super) fn encode_cluster(&self) -> Bytes {
         let mut w = Writer::new();
-        put_cluster_version(&mut w, self.version);
+        put_cluster_version(&mut w, self.version, cluster_format);
         w.u128(self.cluster);
         w.u64(self.revision);
         w.u64(self.next_node);
         w.u32(self.next_table);
         w.u64(self.next_shard);
+        if self.version >= ClusterVersion::THIRD {
+            w.u64(self.last_job.0);
+        }
         w.into_checked()
     }
 
@@ -205,6 +210,7 @@ impl SystemState {
         rows.extend(self.nodes.iter().map(|(id, n)| (ROW_NODE, id.0, Some(encode_node(n)))));
         rows.extend(self.tables.iter().map(|(id, t)| (ROW_TABLE, id.0.into(), Some(encode_table(t)))));
         rows.extend(self.shards.iter().map(|(id, d)| (ROW_SHARD, id.0, Some(encode_descriptor(d)))));
+        rows.extend(self.jobs.iter().map(|(id, job)| (ROW_JOB, id.0, Some(job_rows::encode_job(job)))));
         rows
     }
 
@@ -224,6 +230,8 @@ impl SystemState {
             next_node: 0,
             next_table: 0,
             next_shard: 0,
+            jobs: BTreeMap::new(),
+            last_job: JobId(0),
         };
         for (kind, id, data) in rows {
             match kind {
@@ -241,24 +249,31 @@ impl SystemState {
                     }
                     state.shards.insert(descriptor.shard, descriptor);
                 }
+                ROW_JOB => drop(state.jobs.insert(JobId(id), job_rows::decode_job(data)?)),
                 _ => return Err(DecodeError { what: "metadata row kind", at: 0 }.into()),
             }
         }
         if state.revision == 0 {
             return Err(DecodeError { what: "cluster row", at: 0 }.into());
         }
+        if state.jobs.last_key_value().is_some_and(|(id, _)| *id > state.last_job) {
+            return Err(DecodeError { what: "a job that was not given yet", at: 0 }.into());
+        }
         Ok(state)
     }
 
     fn decode_cluster(&mut self, data: Bytes) -> Result<(), MetadataError> {
         let mut r = Reader::checked(data)?;
-        self.version = cluster_version(&mut r)?;
+        self.version = cluster_version(&mut r, cluster_format)?;
         self.cluster = r.u128()?;
         self.revision = read_counter(&mut r)?;
         self.next_node = read_counter(&mut r)?;
         let beyond = r.error("a table id that no cluster comes to");
         self.next_table = r.u32()?;
         self.next_shard = read_counter(&mut r)?;
+        if self.version >= ClusterVersion::THIRD {
+            self.last_job = JobId(read_counter(&mut r)?);
+        }
         r.finish()?;
         if self.next_table > u32::MAX >> 1 { Err(beyond.into()) } else { Ok(()) }
     }
@@ -268,7 +283,7 @@ impl SystemState {
     pub fn encode(&self) -> Bytes {
         let rows = self.rows();
         let mut w = Writer::new();
-        put_cluster_version(&mut w, self.version);
+        put_cluster_version(&mut w, self.version, state_format);
         w.var(rows.len() as u64);
         for (kind, id, data) in rows {
             w.u8(kind);
@@ -286,7 +301,7 @@ impl SystemState {
     pub fn decode(data: Bytes) -> Result<Self, MetadataError> {
         let mut r = Reader::checked(data)?;
         let named = r.error("another cluster version than its rows'");
-        let version = cluster_version(&mut r)?;
+        let version = cluster_version(&mut r, state_format)?;
         let mut rows: Vec<(u8, u64, Bytes)> = Vec::new();
         for _ in 0..r.count(10)? {
             let out_of_order = r.error("rows out of order");
@@ -299,166 +314,5 @@ impl SystemState {
         r.finish()?;
         let state = Self::from_rows(rows)?;
         if state.version == version { Ok(state) } else { Err(named.into()) }
-    }
-}
-
-impl SystemCommand {
-    /// The command as the content of a write.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut w = Writer::new();
-        w.u8(VERSION);
-        match self {
-            Self::AddNode { addr, nonce, speaks } => {
-                w.u8(if *speaks == ClusterVersion::FIRST { 1 } else { 8 });
-                w.bytes(addr.as_bytes());
-                w.u128(*nonce);
-                if *speaks != ClusterVersion::FIRST {
-                    w.u32(speaks.0);
-                }
-            }
-            Self::SetAddr { node, addr } => {
-                w.u8(2);
-                w.u64(node.0);
-                w.bytes(addr.as_bytes());
-            }
-            Self::CreateTable { name, partitioning, retention, shards, splits, replicas } => {
-                w.u8(3);
-                w.bytes(name.as_bytes());
-                put_partitioning(&mut w, *partitioning);
-                put_retention(&mut w, *retention);
-                w.u32(*shards);
-                w.u32(*replicas);
-                w.var(splits.len() as u64);
-                for split in splits {
-                    w.bytes(split);
-                }
-            }
-            Self::DropTable { name } => {
-                w.u8(4);
-                w.bytes(name.as_bytes());
-            }
-            Self::SetMembers { shard, membership } => {
-                w.u8(5);
-                w.u64(shard.0);
-                put_membership(&mut w, membership);
-            }
-            Self::RemoveNode { node } => {
-                w.u8(6);
-                w.u64(node.0);
-            }
-            Self::Upgrade { to, spoken_by } => {
-                w.u8(7);
-                w.u32(to.0);
-                w.var(spoken_by.len() as u64);
-                for node in spoken_by {
-                    w.u64(node.0);
-                }
-            }
-        }
-        w.into_bytes()
-    }
-
-    /// Reads a command back.
-    ///
-    /// # Errors
-    /// The bytes are no command of a known version, or raise the cluster to one that this binary does not speak.
-    pub fn decode(data: Bytes) -> Result<Self, MetadataError> {
-        let mut r = Reader::new(data);
-        version(&mut r)?;
-        let command = match r.u8()? {
-            1 => Self::AddNode { addr: string(&mut r)?, nonce: r.u128()?, speaks: ClusterVersion::FIRST },
-            2 => Self::SetAddr { node: NodeId(r.u64()?), addr: string(&mut r)? },
-            3 => {
-                let name = string(&mut r)?;
-                let (partitioning, retention) = (partitioning(&mut r)?, retention(&mut r)?);
-                let (shards, replicas) = (r.u32()?, r.u32()?);
-                let splits = (0..r.count(1)?).map(|_| r.bytes()).collect::<Result<_, _>>()?;
-                Self::CreateTable { name, partitioning, retention, shards, splits, replicas }
-            }
-            4 => Self::DropTable { name: string(&mut r)? },
-            5 => Self::SetMembers { shard: ShardId(r.u64()?), membership: membership(&mut r)? },
-            6 => Self::RemoveNode { node: NodeId(r.u64()?) },
-            7 => upgrade(&mut r)?,
-            8 => {
-                let (addr, nonce, first) = (string(&mut r)?, r.u128()?, r.error("a version above the first"));
-                let speaks = ClusterVersion(r.u32()?);
-                if speaks <= ClusterVersion::FIRST {
-                    return Err(first.into());
-                }
-                Self::AddNode { addr, nonce, speaks }
-            }
-            _ => return Err(r.error("metadata command").into()),
-        };
-        r.finish()?;
-        Ok(command)
-    }
-}
-
-fn upgrade(r: &mut Reader) -> Result<SystemCommand, MetadataError> {
-    let to = TooNew::check(ClusterVersion(r.u32()?))?;
-    let mut spoken_by: Vec<NodeId> = Vec::new();
-    for _ in 0..r.count(8)? {
-        let out_of_order = r.error("nodes out of order");
-        let node = NodeId(r.u64()?);
-        if spoken_by.last().is_some_and(|last| *last >= node) {
-            return Err(out_of_order.into());
-        }
-        spoken_by.push(node);
-    }
-    Ok(SystemCommand::Upgrade { to, spoken_by })
-}
-
-impl SystemOutcome {
-    /// The outcome as stored and sent.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut w = Writer::new();
-        w.u8(VERSION);
-        match self {
-            Self::Node(id) => {
-                w.u8(1);
-                w.u64(id.0);
-            }
-            Self::Table(id) => {
-                w.u8(2);
-                w.u32(id.0);
-            }
-            Self::Done => w.u8(3),
-            Self::TableExists(name) => {
-                w.u8(4);
-                w.bytes(name.as_bytes());
-            }
-            Self::TableNotFound(name) => {
-                w.u8(5);
-                w.bytes(name.as_bytes());
-            }
-            Self::Invalid { field, why } => {
-                w.u8(6);
-                w.bytes(field.as_bytes());
-                w.bytes(why.as_bytes());
-            }
-        }
-        w.into_bytes()
-    }
-
-    /// Reads an outcome back.
-    ///
-    /// # Errors
-    /// The bytes are no outcome of a known version.
-    pub fn decode(data: Bytes) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(data);
-        version(&mut r)?;
-        let outcome = match r.u8()? {
-            1 => Self::Node(NodeId(r.u64()?)),
-            2 => Self::Table(TableId(r.u32()?)),
-            3 => Self::Done,
-            4 => Self::TableExists(string(&mut r)?),
-            5 => Self::TableNotFound(string(&mut r)?),
-            6 => Self::Invalid { field: string(&mut r)?, why: string(&mut r)? },
-            _ => return Err(r.error("metadata outcome")),
-        };
-        r.finish()?;
-        Ok(outcome)
     }
 }

@@ -1,19 +1,28 @@
-//! The system shard's state: nodes, tables, shard descriptors and id allocation.
+//! The system shard's state: nodes, tables, shard descriptors, jobs and id allocation.
 //!
 //! Owns: the cluster's metadata and its deterministic changes. Must never: read a clock, draw a random number or hand out
 //! an id twice.
 
+mod bounds;
 mod codec;
+mod command;
+mod job_rows;
+mod jobs;
 mod place;
+mod read;
 mod version;
 
 pub use codec::{decode_descriptor, encode_descriptor};
+pub use jobs::{CLUSTER_VERSION, JOB_WHY_MAX, JOBS, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, bounded_why};
 pub use version::{MetadataError, SPEAKS, TooNew, too_old};
 
-use crate::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId, TableId};
+use crate::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD, ShardId, TableId};
+use crate::jobs::job::{Job, JobEnd, JobGoal};
+use bounds::{bounds, check_name};
 use bytes::Bytes;
 use place::Load;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
 
 /// Most shards of one table at its creation.
@@ -105,6 +114,10 @@ pub struct SystemState {
     pub next_table: u32,
     /// Next id to give.
     pub next_shard: u64,
+    /// The jobs that run, and the last that have ended. A map that came from another node knows none.
+    pub jobs: BTreeMap<JobId, Job>,
+    /// The id given last; 0: none was given.
+    pub last_job: JobId,
 }
 
 /// A change of the metadata.
@@ -165,6 +178,36 @@ pub enum SystemCommand {
         /// The nodes that have said that they speak it, in rising order: every node of the cluster must be among them.
         spoken_by: Vec<NodeId>,
     },
+    /// A job begins; the same goal again is the same job, as long as that runs. From [`ClusterVersion::THIRD`] on, as all of jobs.
+    StartJob {
+        /// What it is to reach.
+        goal: JobGoal,
+    },
+    /// A job goes back, as long as it can.
+    CancelJob {
+        /// The job.
+        job: JobId,
+    },
+    /// Whoever carries a job out says that it has ended.
+    FinishJob {
+        /// The job.
+        job: JobId,
+        /// The epoch of its shard in which that was seen; 0 where the shard exists no more.
+        seen: ConfigId,
+        /// How.
+        end: JobEnd,
+    },
+}
+
+impl SystemCommand {
+    /// The cluster version that knows the command: below it, it must not be proposed.
+    #[must_use]
+    pub fn needs(&self) -> ClusterVersion {
+        match self {
+            Self::StartJob { .. } | Self::CancelJob { .. } | Self::FinishJob { .. } => ClusterVersion::THIRD,
+            _ => ClusterVersion::FIRST,
+        }
+    }
 }
 
 /// What became of a [`SystemCommand`].
@@ -187,6 +230,17 @@ pub enum SystemOutcome {
         /// Why.
         why: String,
     },
+    /// The job's id.
+    Job(JobId),
+    /// Nothing changed: no job has this id, or its record is kept no longer.
+    JobNotFound(JobId),
+    /// Nothing changed: this job is in the way, or in another state.
+    JobConflict {
+        /// The job.
+        job: JobId,
+        /// Why.
+        why: String,
+    },
 }
 
 /// A row of the system shard that changed: kind, id, new content.
@@ -200,6 +254,14 @@ pub const ROW_NODE: u8 = 1;
 pub const ROW_TABLE: u8 = 2;
 /// Row kind of a shard descriptor.
 pub const ROW_SHARD: u8 = 3;
+/// Row kind of a job.
+pub const ROW_JOB: u8 = 4;
+
+/// Every row kind.
+#[must_use]
+pub fn row_kinds() -> RangeInclusive<u8> {
+    ROW_CLUSTER..=ROW_JOB
+}
 
 impl SystemState {
     /// The metadata of a new cluster: its founders get ids 1, 2, … in order and the first five replicate the system shard.
@@ -230,6 +292,8 @@ impl SystemState {
             shards: BTreeMap::from([(SYSTEM_SHARD, system)]),
             next_table: 1,
             next_shard: 2,
+            jobs: BTreeMap::new(),
+            last_job: JobId(0),
         }
     }
 
@@ -288,6 +352,9 @@ impl SystemState {
             SystemCommand::SetMembers { shard, membership } => self.set_members(*shard, membership, &mut rows),
             SystemCommand::RemoveNode { node } => self.remove_node(*node, &mut rows),
             SystemCommand::Upgrade { to, spoken_by } => self.upgrade(*to, spoken_by),
+            SystemCommand::StartJob { goal } => self.start_job(*goal, &mut rows),
+            SystemCommand::CancelJob { job } => self.cancel_job(*job, &mut rows),
+            SystemCommand::FinishJob { job, seen, end } => self.finish_job(*job, *seen, end, &mut rows),
         };
         if !rows.is_empty() || self.version != version {
             self.revision += 1;
@@ -356,6 +423,9 @@ impl SystemState {
         let held = self.shards.values().filter(|d| d.membership.role_of(node).is_some()).count();
         if held > 0 {
             return invalid(format!("node {node} is a member of {held} shards; `synod node replace` moves them first"));
+        }
+        if let Some(job) = self.job_towards(node) {
+            return invalid(format!("job {job} moves a replica to node {node}: wait for it, or cancel it first"));
         }
         if self.nodes.remove(&node).is_none() {
             return invalid(no_such_node(node));
@@ -430,75 +500,6 @@ fn first_epoch(nodes: &[NodeId], first_leader: NodeId) -> Membership {
     let mut members: Vec<Member> = nodes.iter().map(|&node| Member { node, role: MemberRole::Voter }).collect();
     members.sort_unstable();
     Membership { config: ConfigId(1), members, first_leader }
-}
-
-type Invalid = (&'static str, String);
-
-fn check_name(name: &str) -> Result<(), Invalid> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if name.is_empty()
-        || name.len() > TABLE_NAME_MAX
-        || !name.chars().all(fine)
-        || !name.starts_with(char::is_alphanumeric)
-    {
-        let why = format!(
-            "a table's name has 1 to {TABLE_NAME_MAX} of the characters A-Z a-z 0-9 _ - . and begins with a letter or digit; \
-             this is {name:?}"
-        );
-        return Err(("name", why));
-    }
-    Ok(())
-}
-
-/// The bounds of a new table's shards, in order.
-fn bounds(partitioning: Partitioning, shards: u32, splits: &[Bytes]) -> Result<Vec<(Bytes, Bytes)>, Invalid> {
-    let points: Vec<Bytes> = match partitioning {
-        Partitioning::Range => {
-            range_points(shards, splits)?;
-            splits.to_vec()
-        }
-        Partitioning::Hash => {
-            if !splits.is_empty() {
-                return Err(("split_at", "a hash table has no split points; give --shards N".into()));
-            }
-            if shards == 0 || shards > TABLE_SHARDS_MAX {
-                return Err(("shards", format!("a hash table has 1 to {TABLE_SHARDS_MAX} shards, not {shards}")));
-            }
-            // The ring of 2^64 positions in equal parts.
-            (1..u64::from(shards))
-                .map(|i| {
-                    let at = (u128::from(i) << 64) / u128::from(shards);
-                    Bytes::copy_from_slice(&u64::try_from(at).expect("i < shards keeps it below 2^64").to_be_bytes())
-                })
-                .collect()
-        }
-    };
-    let froms = std::iter::once(Bytes::new()).chain(points.iter().cloned());
-    let tos = points.iter().cloned().chain(std::iter::once(Bytes::new()));
-    Ok(froms.zip(tos).collect())
-}
-
-fn range_points(shards: u32, splits: &[Bytes]) -> Result<(), Invalid> {
-    let needed = splits.len() as u64 + 1;
-    if shards != 0 && u64::from(shards) != needed {
-        let why = format!(
-            "a range table of {shards} shards needs {} split points (--split-at KEY), {} were given",
-            u64::from(shards) - 1,
-            splits.len()
-        );
-        return Err(("shards", why));
-    }
-    if needed > u64::from(TABLE_SHARDS_MAX) {
-        return Err(("split_at", format!("a table has at most {TABLE_SHARDS_MAX} shards, this would have {needed}")));
-    }
-    if splits.iter().any(|s| s.is_empty() || s.len() > crate::position::KEY_BYTES_MAX) {
-        return Err(("split_at", format!("a split point has 1 to {} bytes", crate::position::KEY_BYTES_MAX)));
-    }
-    if let Some(pair) = splits.windows(2).find(|w| w[0] >= w[1]) {
-        let (a, b) = (String::from_utf8_lossy(&pair[0]), String::from_utf8_lossy(&pair[1]));
-        return Err(("split_at", format!("split points must rise: {b:?} follows {a:?}")));
-    }
-    Ok(())
 }
 
 /// Error text for the removal of a node that is not in the cluster. `synod node remove` recognises it and reports success.

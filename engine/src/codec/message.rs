@@ -55,6 +55,8 @@ mod kind {
     pub const PRE_VOTE_HELD: u8 = 23;
     /// From cluster version 2 on.
     pub const TRANSFER_REFUSED: u8 = 24;
+    /// The last kind of the second cluster version; the third adds none.
+    pub const LAST_OF_SECOND: u8 = TRANSFER_REFUSED;
 }
 
 /// The encoding of `message` in a buffer of its own.
@@ -221,6 +223,7 @@ fn put_head<'m>(message: &'m Message, out: &mut impl Put) -> Option<&'m [Entry]>
 pub fn needs(data: &[u8]) -> ClusterVersion {
     match data {
         [VERSION, kind, ..] if *kind <= kind::LAST_OF_FIRST => ClusterVersion::FIRST,
+        [VERSION, kind, ..] if *kind <= kind::LAST_OF_SECOND => ClusterVersion::SECOND,
         _ => ClusterVersion::SPOKEN,
     }
 }

@@ -29,13 +29,16 @@ const HISTORY_TOTALS: u8 = 2;
 /// The longest start of a row, up to a record's headers, bytes.
 const START_BYTES: usize = 128;
 
+/// The most that [`needs`] says of a record that this binary knows.
+pub const NEEDS_MOST: ClusterVersion = ClusterVersion::SECOND;
+
 /// The cluster version that a node must speak to read a head or a history record.
 #[must_use]
 pub fn needs(row: &[u8]) -> ClusterVersion {
     const { assert!(HEAD_PLAIN == HISTORY_PLAIN && HEAD_TOTALS == HISTORY_TOTALS) };
     match row.first() {
         None | Some(&HEAD_PLAIN) => ClusterVersion::FIRST,
-        Some(&HEAD_TOTALS) => ClusterVersion::SECOND,
+        Some(&HEAD_TOTALS) => NEEDS_MOST,
         Some(_) => ClusterVersion::SPOKEN,
     }
 }

@@ -9,7 +9,7 @@ use crate::command::{Action, Expect, NewRecord, OpResult, WriteId, encode_reques
 use crate::state::mem::{MemDisk, MemState};
 use bench::{Bench, TABLE, append, delete, op};
 use synod_cluster::ids::{ClusterVersion, EntryId, Offset, TableId};
-use synod_cluster::system::{Partitioning, Retention, SystemOutcome};
+use synod_cluster::system::{Partitioning, ROW_CLUSTER, Retention, SystemOutcome};
 
 #[test]
 fn offsets_go_on_and_latest_keeps_one() {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use synod_cluster::ids::{NodeId, Slot};
 use synod_cluster::position::KEY_BYTES_MAX;
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::SystemCommand;
+use synod_cluster::system::{CLUSTER_VERSION, SystemCommand};
 use synod_paxos::io::Input;
 use synod_paxos::types::{Ballot, Entry, Micros};
 
@@ -162,14 +162,26 @@ impl Shard {
 
     fn check_write(&self, request: &WriteRequest) -> Result<(), Refusal> {
         let descriptor = self.state.descriptor();
-        let is_system = self.state.system().is_some();
-        match &request.op {
-            // What this binary does not understand is not for it to propose.
-            Op::System(command) if is_system => {
+        let system = self.state.system();
+        let is_system = system.is_some();
+        match (&request.op, system) {
+            // What this binary does not understand is not for it to propose, nor what a node of the cluster may not.
+            (Op::System(command), Some(system)) => {
                 let decoded = SystemCommand::decode(command.clone());
-                decoded.map_err(|e| Refusal::Invalid { field: "command", why: e.to_string() })?;
+                let command = decoded.map_err(|e| Refusal::Invalid { field: "command", why: e.to_string() })?;
+                let (version, needs) = (system.version, command.needs());
+                if version < needs {
+                    // The rest of the log may raise it: a leader that begins has not applied all of it.
+                    if self.status().is_none_or(|status| self.state.applied() < status.last.slot) {
+                        return Err(Refusal::NotReady);
+                    }
+                    let why = format!(
+                        "the cluster is at version {version}, the command needs {needs}: `synod cluster upgrade` raises it"
+                    );
+                    return Err(Refusal::Invalid { field: CLUSTER_VERSION, why });
+                }
             }
-            Op::Write { table, ops } if !is_system && *table == descriptor.table => {
+            (Op::Write { table, ops }, _) if !is_system && *table == descriptor.table => {
                 if ops.is_empty() {
                     return Err(Refusal::Invalid { field: "ops", why: "a write has at least one operation".into() });
                 }

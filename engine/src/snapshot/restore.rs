@@ -16,7 +16,7 @@ use synod_cluster::buf::{DecodeError, Put, Writer};
 use synod_cluster::ids::{
     ClientId, ClusterVersion, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId,
 };
-use synod_cluster::system::{MetadataError, ROW_CLUSTER, ROW_SHARD, SystemState};
+use synod_cluster::system::{MetadataError, SystemState, row_kinds};
 use synod_paxos::types::Slot;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -90,7 +90,8 @@ pub fn content(file: &SnapshotFile) -> Result<u128, SnapshotError> {
 pub fn needs(file: &SnapshotFile, known: ClusterVersion) -> Result<ClusterVersion, SnapshotError> {
     let mut needed = known;
     for chunk in 0..file.chunks().len() {
-        if needed >= ClusterVersion::SPOKEN {
+        // No record that this binary knows needs more.
+        if needed >= record::NEEDS_MOST {
             break;
         }
         let rows = file.rows_of(chunk)?;
@@ -217,5 +218,5 @@ fn in_space(space: Space, key: &Bytes) -> Vec<u8> {
 
 fn is_metadata(row: &[u8]) -> bool {
     let space = row.first_chunk::<4>().map_or(Space(0), |space| Space(u32::from_be_bytes(*space)));
-    (ROW_CLUSTER..=ROW_SHARD).any(|kind| row.starts_with(&keys::system_bounds(space, kind).0))
+    row_kinds().any(|kind| row.starts_with(&keys::system_bounds(space, kind).0))
 }

@@ -2,9 +2,14 @@
 
 use super::harness::{Cluster, N1, N2, N3};
 use std::sync::Arc;
-use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
-use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
-use synod_engine::host::Input;
+use synod_cluster::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD};
+use synod_cluster::jobs::job::{JobEnd, JobGoal};
+use synod_cluster::jobs::move_replica::MoveReplica;
+use synod_cluster::refusal::Refusal;
+use synod_cluster::system::{CLUSTER_VERSION, Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
+use synod_engine::command::{Op, WriteRequest};
+use synod_engine::host::{Body, Input};
+use synod_paxos::types::ConfigId;
 
 fn upgrade(spoken_by: &[NodeId]) -> SystemCommand {
     SystemCommand::Upgrade { to: ClusterVersion::SPOKEN, spoken_by: spoken_by.to_vec() }
@@ -44,6 +49,33 @@ fn a_cluster_begins_at_the_first_version_and_is_raised_for_good() {
     for shard in [c.shards_of(table), vec![SYSTEM_SHARD]].concat() {
         c.check_equal(shard);
     }
+}
+
+/// What a node of an older version would not know is not even proposed. A job outlives every process.
+#[test]
+fn jobs_begin_once_every_node_knows_them() {
+    let mut c = Cluster::mem(3);
+    let to = Some(c.join());
+    let goal = JobGoal::Move { shard: SYSTEM_SHARD, replica: MoveReplica { from: N3, to } };
+    let start = SystemCommand::StartJob { goal };
+    let request = WriteRequest { id: c.next_id(), op: Op::System(start.encode()) };
+    let refused = c.call(SYSTEM_SHARD, || Body::Write(request.clone()));
+    let by_version = |refused: &Refusal| matches!(refused, Refusal::Invalid { field, .. } if *field == CLUSTER_VERSION);
+    assert!(refused.as_ref().is_err_and(by_version), "{refused:?}");
+    c.upgrade();
+    assert_eq!(c.system(&start), SystemOutcome::Job(JobId(1)));
+    for node in c.ids() {
+        c.kill(node);
+    }
+    for node in c.ids() {
+        c.start(node);
+    }
+    assert_eq!(c.system(&start), SystemOutcome::Job(JobId(1)), "it runs still");
+    assert_eq!(c.system(&SystemCommand::CancelJob { job: JobId(1) }), SystemOutcome::Done);
+    let (job, seen) = (JobId(1), ConfigId(1));
+    assert_eq!(c.system(&SystemCommand::FinishJob { job, seen, end: JobEnd::Cancelled }), SystemOutcome::Done);
+    assert_eq!(c.system(&start), SystemOutcome::Job(JobId(2)));
+    c.check_equal(SYSTEM_SHARD);
 }
 
 /// A map of a cluster that was made anew, further on in its history: nothing goes, nothing comes.

@@ -12,7 +12,8 @@ use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, expect_argument, header_arg, raw_arg};
 use super::context::Global;
 use super::{
-    backup, batch, bench, check, cluster, config, dev, explain, load, members, restore, server, shard, table, time,
+    backup, batch, bench, check, cluster, config, dev, explain, jobs, load, members, restore, server, shard, table,
+    time,
 };
 
 const ABOUT: &str = "A partitioned, replicated log store: every key is a log";
@@ -91,6 +92,8 @@ pub enum Command {
     Shard(shard::ShardArgs),
     /// Replace a node by another, take one out of the cluster
     Node(members::NodeArgs),
+    /// List, watch and cancel jobs: moves of replicas, which the cluster carries out by itself
+    Job(jobs::JobArgs),
     /// Raise the cluster's version, once every node runs a newer binary
     Cluster(cluster::ClusterArgs),
     /// Run a local cluster, one process a node

@@ -173,6 +173,8 @@ impl From<Error> for CliError {
             Error::OutcomeUnknown { cause } => base.with("cause", cause).exiting(Exit::Unknown),
             Error::Quarantined { why } => base.with("why", why),
             Error::InvalidArgument { field, why } => base.with("field", field).with("why", why).exiting(Exit::Usage),
+            Error::JobNotFound { job } => base.with("job", job),
+            Error::JobConflict { job, why } => base.with("job", job).with("why", why),
             Error::WrongEpoch { current, expected } => base.with("current", current).with("expected", expected),
             Error::Unavailable { why } => base.with("why", why),
             _ => base,

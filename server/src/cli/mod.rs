@@ -22,8 +22,10 @@ mod dev;
 mod error;
 mod escape;
 mod explain;
+mod jobs;
 mod load;
 mod members;
+mod moves;
 pub mod output;
 mod restore;
 mod server;
@@ -76,8 +78,8 @@ fn execute(cli: Cli) -> Result<()> {
 
 /// Whether a command is for who keeps the cluster running: nodes have places for those when clients hold all others.
 fn is_operators(command: &Command) -> bool {
-    use Command::{Backup, Cluster, Node, Shard, Status, Table};
-    matches!(command, Status | Table(_) | Shard(_) | Cluster(_) | Node(_) | Backup(_))
+    use Command::{Backup, Cluster, Job, Node, Shard, Status, Table};
+    matches!(command, Status | Table(_) | Shard(_) | Cluster(_) | Job(_) | Node(_) | Backup(_))
 }
 
 async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
@@ -98,6 +100,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Shard(args) => shard::run(context, args).await,
         Command::Cluster(args) => cluster::run(context, args).await,
         Command::Node(args) => members::run(context, args).await,
+        Command::Job(args) => jobs::run(context, args).await,
         Command::Dev(args) => dev::run(context, args).await,
         Command::Bench(args) => bench::run(context, args).await,
         Command::Config(args) => config::run(context, args),
@@ -261,6 +264,10 @@ mod tests {
             "synod table describe t",
             "synod shard transfer-leader 2 --to 3",
             "synod shard move 2 --from 3 --to 4",
+            "synod shard move 2 --from 3 --to 4 --detach",
+            "synod job list",
+            "synod job watch 7",
+            "synod job cancel 7 --no-wait",
             "synod node replace 3 --with 4",
             "synod node remove 3",
             "synod cluster upgrade",

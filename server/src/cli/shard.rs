@@ -49,7 +49,8 @@ enum ShardCommand {
         #[arg(long, value_name = "NODE")]
         to: Option<u64>,
     },
-    /// Move a replica to another node: it learns, catches up, then takes the other's place; can be interrupted and run again
+    /// Move a replica to another node: it learns, catches up, then takes the other's place; the move goes on where the command is
+    /// interrupted
     Move {
         /// The shard's number
         shard: u64,
@@ -59,6 +60,9 @@ enum ShardCommand {
         /// The node that gets it
         #[arg(long, value_name = "NODE")]
         to: u64,
+        /// Only begin the move, and print its job's number
+        #[arg(long, visible_alias = "no-wait")]
+        detach: bool,
     },
 }
 
@@ -72,7 +76,7 @@ pub async fn run(context: &mut Context, args: ShardArgs) -> Result<()> {
         }
         ShardCommand::Scrub { shards } => scrub(context, shards).await,
         ShardCommand::TransferLeader { shard, to } => transfer(context, shard, to).await,
-        ShardCommand::Move { shard, from, to } => members::move_shard(context, shard, from, to).await,
+        ShardCommand::Move { shard, from, to, detach } => members::move_shard(context, shard, from, to, detach).await,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_client::proto::{NodeStatusReply, ReplicaStatus};
-use synod_client::{ClusterMap, NodeReport};
+use synod_client::{ClusterMap, Job, NodeReport};
 
 use super::context::Context;
 use super::error::Result;
@@ -62,8 +62,15 @@ pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
         version: map.version,
         nodes: reports.iter().map(|report| node(report, &shards)).collect(),
         shards,
-        jobs: Vec::new(),
+        jobs: jobs(&answers),
     }
+}
+
+/// The jobs that run, as the node says them that leads the system shard. One that led it before may not know yet that it was succeeded.
+fn jobs(answers: &BTreeMap<u64, &NodeStatusReply>) -> Vec<json::Job> {
+    let newest = answers.values().filter(|answer| !answer.jobs.is_empty()).max_by_key(|answer| answer.map_revision);
+    let jobs = newest.iter().flat_map(|answer| answer.jobs.iter().cloned());
+    jobs.filter_map(|job| Some(super::jobs::shown(&Job::try_from(job).ok()?))).collect()
 }
 
 fn unknown(node: u64) -> json::Replica {
@@ -195,6 +202,7 @@ fn as_text(status: &json::Status) -> Vec<String> {
     lines.push(String::new());
     lines.extend(shard_lines(&status.shards));
     lines.extend(status.shards.iter().filter_map(divergence));
+    lines.extend(super::jobs::lines(&status.jobs));
     lines
 }
 

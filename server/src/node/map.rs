@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use synod_cluster::buf::COUNTER_MAX;
-use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, TableId};
+use synod_cluster::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use synod_cluster::system::{
     Descriptor, MetadataError, NodeInfo, Partitioning, Retention, SystemState, TableInfo, TooNew,
 };
@@ -213,7 +213,7 @@ fn learners(membership: &Membership) -> impl Iterator<Item = NodeId> + '_ {
     membership.members.iter().filter(|m| m.role == MemberRole::Learner).map(|m| m.node)
 }
 
-/// A map that another node sent. The node and table ids to be given next are not in it: only the system shard's own
+/// A map that another node sent. The node and table ids to be given next are not in it, nor jobs: only the system shard's own
 /// replicas give any.
 ///
 /// # Errors
@@ -274,5 +274,7 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
         next_node: 0,
         next_table: 0,
         next_shard: map.next_shard,
+        jobs: BTreeMap::new(),
+        last_job: JobId(0),
     })
 }

@@ -26,6 +26,7 @@ mod versions;
 
 use crate::config::{Lease, ServerConfig};
 use anyhow::{Context, Result, bail};
+use api::admin::job_desk::JobDesk;
 use api::admin::{self, AdminService};
 use api::cluster::ClusterCheck;
 use api::gate::Gates;
@@ -283,6 +284,8 @@ impl Node {
             SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers), addresses, node_log);
         let system = Arc::new(system);
         let versions = Arc::new(VersionDesk::new(local, Arc::clone(&book), Arc::clone(&peers), Arc::clone(&system)));
+        let jobs = JobDesk::new(me, worker.clone(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&system));
+        let jobs = Arc::new(jobs);
         let gate: Arc<dyn peer::SystemGate> = system.clone();
         peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         peer_service.up(&peers, gate);
@@ -295,10 +298,12 @@ impl Node {
             peers: Arc::clone(&peers),
             system: Arc::clone(&system),
             versions: Arc::clone(&versions),
+            jobs: Arc::clone(&jobs),
             signals: Arc::clone(&signals),
             snapshots,
             started,
         });
+        tokio::spawn(jobs.run(admin_service));
         synod_service.up(synod::Up {
             cluster,
             worker: worker.clone(),

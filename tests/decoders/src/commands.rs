@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use synod_cluster::buf::COUNTER_MAX;
 use synod_cluster::buf::{Put, Reader, Writer};
 use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
+use synod_cluster::jobs::job::JobState;
 use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, decode_descriptor, encode_descriptor};
 use synod_engine::command::{self, Outcome};
 use synod_engine::genesis::Genesis;
@@ -80,7 +81,9 @@ pub fn resealed(row: &[u8]) -> Vec<u8> {
 /// Whether the counters of a state can be counted on from: at their very end the next one is refused where it is read.
 pub fn has_room(state: &SystemState) -> bool {
     let epochs = state.shards.values().map(|d| d.membership.config.0);
-    let counters = [state.revision, state.next_node, state.next_shard].into_iter().chain(epochs);
+    let ended = state.jobs.values().map(|job| if let JobState::Ended { order, .. } = job.state { order } else { 0 });
+    let given = [state.revision, state.next_node, state.next_shard, state.last_job.0];
+    let counters = given.into_iter().chain(epochs).chain(ended);
     counters.max().is_some_and(|greatest| greatest < COUNTER_MAX - (1 << 32)) && state.next_table < u32::MAX >> 2
 }
 

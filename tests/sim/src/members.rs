@@ -4,12 +4,16 @@
 //! system shard, and the maps that nodes take from one another. Must never: help a step along: each is proposed to whoever leads,
 //! and what comes of it is seen in the map.
 
+pub(crate) mod jobs;
+
 use crate::clients::Kind;
 use crate::clock::WALL_US;
+use crate::dice::Dice;
 use crate::node::{PULSE, SimNode};
 use crate::setup::ADMIN;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
+use jobs::without_jobs;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
@@ -100,21 +104,27 @@ impl World {
         }
     }
 
-    fn begin_move(&mut self) {
-        let Some(map) = self.map.clone() else { return };
+    /// A shard, the node whose replica of it goes, mostly one that is lost where there is one, and the node that gets it.
+    pub(crate) fn choose_move(&self, map: &SystemState, dice: &mut Dice) -> Option<(ShardId, NodeId, NodeId, bool)> {
         let shards: Vec<ShardId> = map.shards.keys().copied().collect();
-        let Some(shard) = self.dice.pick(&shards).filter(|shard| !self.moves.under_way.contains_key(shard)) else {
-            return;
-        };
+        let shard = dice.pick(&shards).filter(|shard| !self.moves.under_way.contains_key(shard))?;
         let membership = &map.shards[&shard].membership;
         let voters: Vec<NodeId> = membership.voters().collect();
         let may = |n: &NodeId| membership.role_of(*n) != Some(MemberRole::Voter) && self.nodes[n].out.is_none();
         let others: Vec<NodeId> = self.ids.iter().copied().filter(may).collect();
-        // Mostly from a node that is lost, where there is one.
         let lost: Vec<NodeId> = voters.iter().copied().filter(|n| self.nodes[n].out.is_some()).collect();
-        let repairs = !lost.is_empty() && self.dice.chance(700);
-        let from = self.dice.pick(if repairs { &lost } else { &voters });
-        let (Some(from), Some(to)) = (from, self.dice.pick(&others)) else { return };
+        let repairs = !lost.is_empty() && dice.chance(700);
+        let from = dice.pick(if repairs { &lost } else { &voters });
+        let to = dice.pick(&others);
+        Some((shard, from?, to?, repairs))
+    }
+
+    fn begin_move(&mut self) {
+        let Some(map) = self.map.clone() else { return };
+        let mut dice = std::mem::replace(&mut self.dice, Dice::new(0));
+        let chosen = self.choose_move(&map, &mut dice);
+        self.dice = dice;
+        let Some((shard, from, to, repairs)) = chosen else { return };
         let until = self.now + self.dice.between(self.plan.move_patience);
         self.trace.note(self.now, "move", &[shard.0, from.0, to.0], || format!("shard {shard} from {from} to {to}"));
         self.coverage.count("members", if repairs { "lost replica to be replaced" } else { "move begun" });
@@ -148,7 +158,7 @@ impl World {
     }
 
     /// Asks whoever leads.
-    fn propose_change(&mut self, shard: ShardId, expected: ConfigId, change: MemberChange) {
+    pub(crate) fn propose_change(&mut self, shard: ShardId, expected: ConfigId, change: MemberChange) {
         let leads = |n: &SimNode| n.up.as_ref().is_some_and(|up| !up.paused && up.taps.lock().leads.contains(&shard));
         let leaders = self.which(leads);
         let Some(leader) = self.dice.pick(&leaders) else { return };
@@ -170,11 +180,12 @@ impl World {
 
     /// Once faults have stopped, what moves arrives, and learners that are left over go.
     pub(crate) fn end_moves(&mut self) -> Checked {
-        let ended = self.run_until(self.now + ENDS, |w| w.moves.none())?;
+        let ended = self.run_until(self.now + ENDS, |w| w.moves.none() && w.jobs_ended())?;
         check(ended, "replicas that move arrive once faults have stopped", || {
             let left = self.moves.under_way.iter();
             let left: Vec<_> = left.map(|(shard, m)| (*shard, m.from, m.to, self.membership(*shard))).collect();
-            format!("after {ENDS} µs: {left:?}")
+            let jobs = self.map.iter().flat_map(|map| map.jobs.iter().filter(|(_, job)| job.end().is_none()));
+            format!("after {ENDS} µs: {left:?}, jobs {:?}", jobs.collect::<Vec<_>>())
         })?;
         // What was proposed last is chosen by now, or never.
         let settled = self.now + if self.learners().is_empty() { 0 } else { SETTLED };
@@ -230,7 +241,7 @@ impl World {
         let may = |n: &NodeId| *n != id && self.net.reaches((id, *n)) && self.net.reaches((*n, id)) && knows(n);
         let sources: Vec<NodeId> = sources.into_iter().filter(may).collect();
         let Some(source) = self.dice.pick(&sources) else { return };
-        let Some(map) = self.nodes[&source].book.clone() else { return };
+        let Some(map) = self.nodes[&source].book.as_deref().map(without_jobs) else { return };
         let delay = self.dice.between(self.plan.delay) + PULSE / 20;
         self.at(self.now + delay, Event::Follow { node: id, process, map });
     }

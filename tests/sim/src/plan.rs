@@ -45,6 +45,9 @@ pub struct Planted {
     /// The defect of the engine.
     #[cfg(feature = "planted")]
     pub engine: Option<synod_engine::planted::Fault>,
+    /// The defect of what nodes decide alike.
+    #[cfg(feature = "planted")]
+    pub cluster: Option<synod_cluster::planted::Fault>,
     /// The defect of the disks.
     pub disk: DiskFault,
     /// The clients give each attempt of a write a name of its own.

@@ -39,14 +39,20 @@ pub fn run(seed: u64, planted: Planted, trace: Trace) -> Outcome {
     let metrics =
         METRICS.with_borrow_mut(|kept| Arc::clone(kept.get_or_insert_with(|| Arc::new(EngineMetrics::detached()))));
     #[cfg(feature = "planted")]
-    synod_engine::planted::plant(planted.engine);
+    {
+        synod_engine::planted::plant(planted.engine);
+        synod_cluster::planted::plant(planted.cluster);
+    }
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(seed, planted, trace, metrics);
         let violation = world.run().err();
         Outcome { seed, trace: world.trace, micros: world.now, coverage: world.coverage, violation }
     }));
     #[cfg(feature = "planted")]
-    synod_engine::planted::plant(None);
+    {
+        synod_engine::planted::plant(None);
+        synod_cluster::planted::plant(None);
+    }
     ran.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().cloned();
         let said = said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));

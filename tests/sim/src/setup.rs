@@ -90,6 +90,7 @@ impl World {
         }
         if self.plan.moves.1 > 0 {
             self.at(self.now + self.plan.moves.0, Event::Move);
+            self.at(self.now + self.plan.moves.0, Event::Jobs);
         }
         if let Some(after) = self.versions.rises_after() {
             self.at(self.now + after, Event::Raise);

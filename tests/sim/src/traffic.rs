@@ -314,11 +314,13 @@ impl World {
             }
             self.wake(from.node);
         }
-        let before = self.map.take().filter(|known| known.revision >= map.revision);
-        if let Some(known) = before {
-            self.map = Some(known);
+        self.jobs.published(from.node, from.process, &map);
+        let before = self.map.take();
+        if before.as_ref().is_some_and(|known| known.revision >= map.revision) {
+            self.map = before;
             return Ok(());
         }
+        self.check_jobs(before.as_deref(), &map)?;
         for descriptor in map.shards.values() {
             let (shard, members) = (descriptor.shard, &descriptor.membership);
             let is_system = shard == synod_cluster::ids::SYSTEM_SHARD;

@@ -8,6 +8,7 @@ use crate::dice::Dice;
 use crate::disk::NodeDisk;
 use crate::epochs::Epochs;
 use crate::members::Moves;
+use crate::members::jobs::Jobs;
 use crate::model::ShardModel;
 use crate::network::Network;
 use crate::node::SimNode;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot};
+use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_engine::host::Answer;
@@ -84,6 +86,10 @@ pub(crate) enum Event {
     Admin,
     /// A look at the replicas that move.
     Move,
+    /// A look at the jobs, and a turn of their executors.
+    Jobs,
+    /// A change of members arrives at whoever leads.
+    Propose { shard: ShardId, expected: ConfigId, change: MemberChange },
     /// The operator looks at a cluster whose version he wants to raise.
     Raise,
     /// A map arrives from another node.
@@ -160,6 +166,8 @@ pub(crate) struct World {
     pub(crate) last_transfer: u64,
     /// Replicas that move from node to node.
     pub(crate) moves: Moves,
+    /// Those that the cluster moves by itself.
+    pub(crate) jobs: Jobs,
     /// Who acted in which epoch, and led which ballot.
     pub(crate) epochs: Epochs,
     /// What each process speaks.
@@ -220,6 +228,7 @@ impl World {
             transfers: BTreeMap::new(),
             last_transfer: 0,
             moves: Moves::default(),
+            jobs: Jobs::choose(seed),
             epochs: Epochs::default(),
             versions: Versions::choose(seed),
             frames: 0,
@@ -301,6 +310,11 @@ impl World {
             }
             Event::Move => {
                 self.look_at_moves();
+                Ok(())
+            }
+            Event::Jobs => self.look_at_jobs(),
+            Event::Propose { shard, expected, change } => {
+                self.propose_change(shard, expected, change);
                 Ok(())
             }
             Event::Raise => {

@@ -97,7 +97,7 @@ pub(super) fn finish(cluster: &mut Cluster, load: &Load) -> Result<String, Strin
 
 fn speaks_all(status: &Status, version: u64) -> bool {
     let nodes = status.value["nodes"].as_array();
-    nodes.is_some_and(|nodes| nodes.iter().all(|node| node["speaks"].as_u64() == Some(version)))
+    nodes.is_some_and(|nodes| nodes.iter().all(|node| node["speaks"].as_u64() >= Some(version)))
 }
 
 /// The older binary is refused by name, on a directory of the cluster and as a joiner, and does no harm.

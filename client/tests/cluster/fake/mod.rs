@@ -396,6 +396,22 @@ impl v1::admin_server::Admin for Node {
         Ok(Response::new(v1::ScrubReply::default()))
     }
 
+    async fn start_job(&self, _: Request<v1::StartJobRequest>) -> Result<Response<v1::StartJobReply>, Status> {
+        Err(Status::unimplemented("jobs are not known here"))
+    }
+
+    async fn list_jobs(&self, _: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsReply>, Status> {
+        Err(Status::unimplemented("jobs are not known here"))
+    }
+
+    async fn get_job(&self, _: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
+        Err(Status::unimplemented("jobs are not known here"))
+    }
+
+    async fn cancel_job(&self, _: Request<v1::CancelJobRequest>) -> Result<Response<v1::CancelJobReply>, Status> {
+        Err(Status::unimplemented("jobs are not known here"))
+    }
+
     async fn upgrade(&self, _: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeReply>, Status> {
         Err(Status::unimplemented("versions do not rise here"))
     }

@@ -177,8 +177,44 @@ pub struct Status {
     pub nodes: Vec<Node>,
     /// Every shard, the cluster's own first.
     pub shards: Vec<Shard>,
-    /// Work under way on the cluster; nothing yet creates any.
-    pub jobs: Vec<serde_json::Value>,
+    /// The jobs that run; none where no node that leads the system shard answers.
+    pub jobs: Vec<Job>,
+}
+
+/// A job.
+#[derive(Clone, Debug, Serialize)]
+pub struct Job {
+    /// Its number, never given twice.
+    pub id: u64,
+    /// `move_replica`.
+    pub kind: &'static str,
+    /// The shard whose replica moves.
+    pub shard: Option<u64>,
+    /// The node whose replica goes.
+    pub from: Option<u64>,
+    /// The node that gets it; none where a learner goes that was left behind.
+    pub to: Option<u64>,
+    /// `running`, `cancelling`, `done`, `cancelled`, `overtaken` or `failed`.
+    pub state: String,
+    /// Why it was overtaken or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// How far it is; none where the leader of the system shard has not looked at it.
+    pub progress: Option<JobProgress>,
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobProgress {
+    /// The step decided last: `learn`, `catch_up`, `promote`, `remove` or `end`; none while it waits for its turn.
+    pub step: Option<String>,
+    /// Slots of the log that the learner lacks, while that is known.
+    pub lag_slots: Option<u64>,
+    /// Why the last change that was asked for was not made yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Since something was last seen to change.
+    pub idle_ms: u64,
 }
 
 /// A node.
@@ -358,6 +394,19 @@ mod tests {
                 "shards": [{"id": 2, "table": "t", "from": null, "to": "8000000000000000",
                     "epoch": {"config": 1, "version": 2}, "leader": 1,
                     "replicas": [{"node": 1, "role": "leader", "lag_slots": 0, "commit": 9, "applied": 9}]}]})
+        );
+    }
+
+    #[test]
+    fn a_job_is_as_documented() {
+        let progress = JobProgress { step: Some("catch_up".into()), lag_slots: Some(12), trouble: None, idle_ms: 5 };
+        let (shard, from, to) = (Some(5), Some(3), Some(4));
+        let state = "running".to_owned();
+        let job = Job { id: 7, kind: "move_replica", shard, from, to, state, why: None, progress: Some(progress) };
+        assert_eq!(
+            to_value(job).unwrap(),
+            json!({"id": 7, "kind": "move_replica", "shard": 5, "from": 3, "to": 4, "state": "running",
+                "progress": {"step": "catch_up", "lag_slots": 12, "idle_ms": 5}})
         );
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
+pub mod job_desk;
+mod jobs;
+
 use super::{cluster, convert, status};
 use crate::node::host::Signals;
 use crate::node::map::{MapBook, table_to_wire};
@@ -53,6 +56,8 @@ pub struct Up {
     pub system: Arc<SystemDesk>,
     /// The cluster's version.
     pub versions: Arc<VersionDesk>,
+    /// The jobs.
+    pub jobs: Arc<job_desk::JobDesk>,
     /// The worker's signals.
     pub signals: Arc<Signals>,
     /// Snapshot files.
@@ -76,6 +81,21 @@ impl AdminService {
 
     fn get(&self) -> Result<&Up, Status> {
         self.up.get().ok_or_else(|| unavailable("the node is starting"))
+    }
+
+    /// What a node knows of itself.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn status_of(&self, node: NodeId) -> Result<v1::NodeStatusReply, Status> {
+        let up = self.get()?;
+        let asked = v1::NodeStatusRequest {};
+        let reply = if node == up.node {
+            self.node_status(Request::new(asked)).await?
+        } else {
+            up.admin_of(node).await?.node_status(up.forward(asked)).await?
+        };
+        Ok(reply.into_inner())
     }
 }
 
@@ -140,6 +160,7 @@ impl Admin for AdminService {
                 .map(|(name, processor_us)| v1::ThreadTime { name, processor_us })
                 .collect(),
             uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            jobs: up.jobs.running().into_iter().map(|job| jobs::to_wire(job, false)).collect(),
         }))
     }
 
@@ -228,6 +249,22 @@ impl Admin for AdminService {
             nodes: raised.nodes.into_iter().map(version_to_wire).collect(),
             refused: raised.refused.unwrap_or_default(),
         }))
+    }
+
+    async fn start_job(&self, request: Request<v1::StartJobRequest>) -> Result<Response<v1::StartJobReply>, Status> {
+        jobs::start(self.get()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsReply>, Status> {
+        jobs::list(self.get()?, request).await
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
+        jobs::get(self.get()?, request).await
+    }
+
+    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::CancelJobReply>, Status> {
+        jobs::cancel(self.get()?, request.into_inner()).await.map(Response::new)
     }
 }
 

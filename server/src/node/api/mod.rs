@@ -18,13 +18,13 @@ use v1::error::Kind;
 #[must_use]
 pub fn status(error: &v1::Error) -> Status {
     let code = match &error.kind {
-        Some(Kind::TableNotFound(_)) => Code::NotFound,
+        Some(Kind::TableNotFound(_) | Kind::JobNotFound(_)) => Code::NotFound,
         Some(Kind::TableExists(_)) => Code::AlreadyExists,
         Some(Kind::InvalidArgument(_) | Kind::TooLarge(_) | Kind::CrossShard(_)) => Code::InvalidArgument,
         Some(Kind::ExpectationFailed(_) | Kind::NotLeader(_) | Kind::WrongShard(_) | Kind::WrongEpoch(_)) => {
             Code::FailedPrecondition
         }
-        Some(Kind::OtherCluster(_)) => Code::FailedPrecondition,
+        Some(Kind::OtherCluster(_) | Kind::JobConflict(_)) => Code::FailedPrecondition,
         Some(Kind::Trimmed(_)) => Code::OutOfRange,
         Some(Kind::Overloaded(_) | Kind::DiskFull(_)) => Code::ResourceExhausted,
         Some(Kind::Expired(_)) => Code::DeadlineExceeded,
@@ -56,6 +56,8 @@ pub fn client_error(error: &synod_client::Error) -> v1::Error {
         Error::DiskFull { .. } => Kind::DiskFull(v1::DiskFull {}),
         Error::Quarantined { why } => Kind::Quarantined(v1::Quarantined { why }),
         Error::InvalidArgument { field, why } => Kind::InvalidArgument(v1::InvalidArgument { field, why }),
+        Error::JobNotFound { job } => Kind::JobNotFound(v1::JobNotFound { job }),
+        Error::JobConflict { job, why } => Kind::JobConflict(v1::JobConflict { job, why }),
         Error::WrongEpoch { current, expected } => Kind::WrongEpoch(v1::WrongEpoch { current, expected }),
         _ => Kind::Unavailable(v1::Unavailable {}),
     };

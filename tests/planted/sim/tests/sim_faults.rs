@@ -42,6 +42,9 @@ fn faults() -> Vec<(String, Planted)> {
     ] {
         faults.push((format!("core: {fault:?}"), Planted { core: Some(fault), ..Planted::default() }));
     }
+    for fault in synod_cluster::planted::Fault::ALL {
+        faults.push((format!("cluster: {fault:?}"), Planted { cluster: Some(*fault), ..Planted::default() }));
+    }
     for disk in [
         DiskFault::AckBeforeSync,
         DiskFault::LosesSynced,

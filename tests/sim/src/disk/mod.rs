@@ -24,7 +24,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use synod_cluster::ids::{NodeWriteSeq, ShardId, Space};
-use synod_cluster::system::{ROW_CLUSTER, ROW_SHARD};
+use synod_cluster::system::row_kinds;
 use synod_engine::StoreError;
 use synod_engine::codec::{keys, node};
 use synod_engine::node::WorkerId;
@@ -104,7 +104,7 @@ pub(crate) struct Load {
 
 /// A start reads the applied position, the sessions and the metadata of a space.
 fn is_read_at_start(space: Space, key: &[u8]) -> bool {
-    let metadata = (ROW_CLUSTER..=ROW_SHARD).map(|kind| keys::system_bounds(space, kind));
+    let metadata = row_kinds().map(|kind| keys::system_bounds(space, kind));
     let mut ranges = metadata.chain([keys::session_bounds(space)]);
     key == keys::applied(space) || ranges.any(|(from, to)| *key >= from[..] && *key < to[..])
 }

@@ -1,0 +1,156 @@
+//! Calls about jobs: goals that the cluster reaches by itself, once it was told.
+//!
+//! Owns: the calls, and a job as their caller sees it. Must never: carry out a step of a job.
+
+use synod_proto::v1;
+use synod_proto::v1::admin_client::AdminClient;
+use v1::job_goal::Kind;
+
+use crate::client::Client;
+use crate::error::{Error, Result, unexpected};
+
+/// What a job is to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobGoal {
+    /// A shard's replica moves.
+    MoveReplica {
+        /// The shard.
+        shard: u64,
+        /// The node whose replica goes.
+        from: u64,
+        /// The node that gets its vote; `None` where it has none, being a learner that was left behind.
+        to: Option<u64>,
+    },
+}
+
+/// A job of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Its number, never given twice.
+    pub id: u64,
+    /// What it is to reach.
+    pub goal: JobGoal,
+    /// `running`, `cancelling`, `done`, `cancelled`, `overtaken` or `failed`.
+    pub state: String,
+    /// Why it was overtaken or failed.
+    pub why: Option<String>,
+    /// How far it is; `None` where the system shard's leader has not looked at it (yet).
+    pub progress: Option<JobProgress>,
+}
+
+impl Job {
+    /// Whether nothing more is done for it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        !matches!(self.state.as_str(), "running" | "cancelling")
+    }
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobProgress {
+    /// The step decided last: `learn`, `catch_up`, `promote`, `remove` or `end`.
+    pub step: String,
+    /// What the learner lacks of the log, slots, while that is known.
+    pub lag_slots: Option<u64>,
+    /// Why the last change that was asked for was not made yet.
+    pub trouble: Option<String>,
+    /// Since something was last seen to change, milliseconds.
+    pub idle_ms: u64,
+    /// Changes that were seen to be made, in words and in order, the last few; [`Client::jobs`] leaves them out.
+    pub changes: Vec<String>,
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+impl TryFrom<v1::Job> for Job {
+    type Error = Error;
+
+    /// # Errors
+    /// It is of a kind that this library does not know.
+    fn try_from(wire: v1::Job) -> Result<Job> {
+        job(wire)
+    }
+}
+
+fn job(wire: v1::Job) -> Result<Job> {
+    let Some(Kind::MoveReplica(v1::MoveReplica { shard, from, to })) = wire.goal.and_then(|goal| goal.kind) else {
+        return Err(unexpected());
+    };
+    let progress = wire.progress.map(|p| JobProgress {
+        step: p.step,
+        lag_slots: p.lag_slots,
+        trouble: some(p.trouble),
+        idle_ms: p.idle_ms,
+        changes: p.changes,
+    });
+    let goal = JobGoal::MoveReplica { shard, from, to: (to != 0).then_some(to) };
+    Ok(Job { id: wire.id, goal, state: wire.state, why: some(wire.why), progress })
+}
+
+impl Client {
+    /// Begins a job; the cluster carries it out by itself from then on. The same goal again is the same job, as long as that runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::JobConflict`] where another job changes the members of the shard; [`Error::InvalidArgument`] where the goal makes no
+    /// sense, or the cluster is below the version that knows jobs (field `cluster_version`).
+    pub async fn start_job(&self, goal: JobGoal) -> Result<u64> {
+        let JobGoal::MoveReplica { shard, from, to } = goal;
+        let wanted = v1::MoveReplica { shard, from, to: to.unwrap_or(0) };
+        let goal = v1::JobGoal { kind: Some(Kind::MoveReplica(wanted)) };
+        let mut unsure = false;
+        let started = self.change(self.caller.deadline(), &mut unsure, |channel, id| {
+            let request = v1::StartJobRequest { goal: Some(goal), id: Some(id) };
+            async move { AdminClient::new(channel).start_job(request).await }
+        });
+        Ok(started.await?.job)
+    }
+
+    /// The jobs that run, and the last that have ended, in the order in which they began.
+    pub async fn jobs(&self) -> Result<Vec<Job>> {
+        let mut unsure = false;
+        let listed = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| async move {
+            AdminClient::new(channel).list_jobs(v1::ListJobsRequest {}).await
+        });
+        known(listed.await)?.jobs.into_iter().map(job).collect()
+    }
+
+    /// A job, and how far it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::JobNotFound`] where there is none of this number, or its record is kept no longer.
+    pub async fn job(&self, id: u64) -> Result<Job> {
+        let mut unsure = false;
+        let found = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| async move {
+            AdminClient::new(channel).get_job(v1::GetJobRequest { job: id }).await
+        });
+        job(known(found.await)?)
+    }
+
+    /// Has a job go back, as long as it can; it has ended once [`Client::job`] says so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::JobNotFound`]; [`Error::JobConflict`] where it has ended otherwise.
+    pub async fn cancel_job(&self, id: u64) -> Result<()> {
+        let mut unsure = false;
+        let cancelled = self.change(self.caller.deadline(), &mut unsure, |channel, name| {
+            let request = v1::CancelJobRequest { job: id, id: Some(name) };
+            async move { AdminClient::new(channel).cancel_job(request).await }
+        });
+        cancelled.await.map(|_| ())
+    }
+}
+
+/// A question changes nothing: where no answer came nothing is unknown but the answer.
+fn known<T>(asked: Result<T>) -> Result<T> {
+    asked.map_err(|error| match error {
+        Error::OutcomeUnknown { cause } => Error::unavailable(cause),
+        error => error,
+    })
+}

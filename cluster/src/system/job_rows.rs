@@ -1,0 +1,95 @@
+//! The bytes of jobs: their rows, goals and ends.
+//!
+//! Owns: their formats, each with a version byte or a kind; rows end in a CRC-32. Must never: panic on any input.
+
+use super::read::{read_counter, string};
+use crate::buf::{DecodeError, Put, Reader, Writer};
+use crate::ids::{NodeId, ShardId};
+use crate::jobs::job::{Job, JobEnd, JobGoal, JobState};
+use crate::jobs::move_replica::MoveReplica;
+use bytes::Bytes;
+
+const ROW_FORMAT: u8 = 1;
+const GOAL_MOVE: u8 = 1;
+
+pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
+    let JobGoal::Move { shard, replica: MoveReplica { from, to } } = goal;
+    w.u8(GOAL_MOVE);
+    w.u64(shard.0);
+    w.u64(from.0);
+    w.flag(to.is_some());
+    if let Some(to) = to {
+        w.u64(to.0);
+    }
+}
+
+pub(super) fn goal(r: &mut Reader) -> Result<JobGoal, DecodeError> {
+    let unknown = r.error("a job's goal");
+    if r.u8()? != GOAL_MOVE {
+        return Err(unknown);
+    }
+    let (shard, from) = (ShardId(r.u64()?), NodeId(r.u64()?));
+    let to = if r.flag()? { Some(NodeId(r.u64()?)) } else { None };
+    Ok(JobGoal::Move { shard, replica: MoveReplica { from, to } })
+}
+
+pub(super) fn put_end(w: &mut Writer, end: &JobEnd) {
+    w.u8(match end {
+        JobEnd::Done => 1,
+        JobEnd::Cancelled => 2,
+        JobEnd::Overtaken(_) => 3,
+        JobEnd::Failed(_) => 4,
+    });
+    if let Some(why) = end.why() {
+        w.bytes(why.as_bytes());
+    }
+}
+
+pub(super) fn end(r: &mut Reader) -> Result<JobEnd, DecodeError> {
+    let unknown = r.error("a job's end");
+    match r.u8()? {
+        1 => Ok(JobEnd::Done),
+        2 => Ok(JobEnd::Cancelled),
+        3 => Ok(JobEnd::Overtaken(string(r)?)),
+        4 => Ok(JobEnd::Failed(string(r)?)),
+        _ => Err(unknown),
+    }
+}
+
+/// A job's row: `format u8 | goal | state u8 | of one that has ended its order u64 and its end | crc u32`.
+pub(super) fn encode_job(job: &Job) -> Bytes {
+    let mut w = Writer::new();
+    w.u8(ROW_FORMAT);
+    put_goal(&mut w, &job.goal);
+    match &job.state {
+        JobState::Running => w.u8(1),
+        JobState::Cancelling => w.u8(2),
+        JobState::Ended { end, order } => {
+            w.u8(3);
+            w.u64(*order);
+            put_end(&mut w, end);
+        }
+    }
+    w.into_checked()
+}
+
+pub(super) fn decode_job(data: Bytes) -> Result<Job, DecodeError> {
+    let mut r = Reader::checked(data)?;
+    let format = r.error("metadata format version");
+    if r.u8()? != ROW_FORMAT {
+        return Err(format);
+    }
+    let goal = goal(&mut r)?;
+    let unknown = r.error("a job's state");
+    let state = match r.u8()? {
+        1 => JobState::Running,
+        2 => JobState::Cancelling,
+        3 => {
+            let order = read_counter(&mut r)?;
+            JobState::Ended { order, end: end(&mut r)? }
+        }
+        _ => return Err(unknown),
+    };
+    r.finish()?;
+    Ok(Job { goal, state })
+}

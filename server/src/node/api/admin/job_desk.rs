@@ -1,0 +1,300 @@
+//! Jobs: carried out at the node where the system shard is led.
+//!
+//! Owns: the task that looks at the jobs, has their changes made and says how they ended; what of a job is known here. Must never: decide
+//! a step (`synod_cluster::jobs` does), change members but through the shard's leader and under the epoch that the change was decided in,
+//! or be missed: another node's executor goes on from what it sees.
+
+use super::AdminService;
+use crate::node::host::Signals;
+use crate::node::map::MapBook;
+use crate::node::system::{SystemDesk, ask};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::jobs::executor::{Action, Executor, Look, Progress};
+use synod_cluster::jobs::job::{Job, JobEnd, JobGoal};
+use synod_cluster::members::MemberChange;
+use synod_cluster::refusal::Refusal;
+use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, bounded_why};
+use synod_engine::host::{Body, Freshness, Read, TailPoll};
+use synod_engine::runner::WorkerHandle;
+use synod_paxos::types::{ConfigId, MemberRole};
+use synod_proto::v1;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Request;
+
+/// Pause between two looks at which jobs are due.
+const BEAT: Duration = Duration::from_millis(50);
+/// How often a node looks whether it leads the system shard by now.
+const IDLE: Duration = Duration::from_millis(500);
+/// How long a node may take to say what it knows of a shard.
+const ASK: Duration = Duration::from_secs(1);
+/// How long a majority may take to confirm that this node leads.
+const READ: Duration = Duration::from_secs(3);
+/// How long a shard's leader may take to take a change on.
+const CHANGE: Duration = Duration::from_secs(5);
+
+/// A job, and how far it is.
+#[derive(Clone, Debug)]
+pub struct JobReport {
+    /// Its number.
+    pub id: JobId,
+    /// What the system shard keeps of it.
+    pub job: Job,
+    /// What the executor here has seen of it.
+    pub progress: Option<Progress>,
+    /// Since something was last seen to change.
+    pub idle: Duration,
+}
+
+/// Knows the jobs, and carries them out while this node leads the system shard.
+pub struct JobDesk {
+    node: NodeId,
+    worker: WorkerHandle,
+    book: Arc<MapBook>,
+    signals: Arc<Signals>,
+    system: Arc<SystemDesk>,
+    executor: Mutex<Executor>,
+    /// Times of the executor count from here.
+    origin: Instant,
+}
+
+impl JobDesk {
+    /// A desk of this node.
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        worker: WorkerHandle,
+        book: Arc<MapBook>,
+        signals: Arc<Signals>,
+        system: Arc<SystemDesk>,
+    ) -> Self {
+        let (executor, origin) = (Mutex::default(), Instant::now());
+        Self { node, worker, book, signals, system, executor, origin }
+    }
+
+    fn executor(&self) -> MutexGuard<'_, Executor> {
+        self.executor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this node leads the system shard, as far as it knows. One whose replica went does not hear who leads after it.
+    fn leads(&self) -> bool {
+        let map = self.book.get();
+        let system = map.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD));
+        let member = system.is_some_and(|d| d.membership.role_of(self.node).is_some());
+        member && self.book.leader(SYSTEM_SHARD) == Some(self.node)
+    }
+
+    /// Every job that is kept, as of now.
+    ///
+    /// # Errors
+    /// This node does not lead the system shard, or is not known to by a majority.
+    pub async fn list(&self) -> Result<Vec<JobReport>, Refusal> {
+        // A read of nothing: it is answered once this node is known to lead, and has applied what was acknowledged before.
+        let nothing = TailPoll {
+            from: Bytes::new(),
+            to: Bytes::new(),
+            segments: Vec::new(),
+            limit: 0,
+            wait_micros: 0,
+            tells_trimmed: false,
+        };
+        let read = Body::Read { read: Read::Tail(nothing), freshness: Freshness::Linearizable };
+        timeout(READ, ask(&self.worker, SYSTEM_SHARD, read)).await.unwrap_or(Err(Refusal::NotReady))?;
+        let state = self.signals.maps.borrow().clone().ok_or(Refusal::NotReady)?;
+        Ok(self.reports(&state))
+    }
+
+    /// The jobs that run, as this node knows them; none where it does not lead the system shard.
+    #[must_use]
+    pub fn running(&self) -> Vec<JobReport> {
+        let state = self.signals.maps.borrow().clone().filter(|_| self.leads());
+        let jobs = state.map(|state| self.reports(&state)).unwrap_or_default();
+        jobs.into_iter().filter(|report| report.job.end().is_none()).collect()
+    }
+
+    fn reports(&self, state: &SystemState) -> Vec<JobReport> {
+        let (executor, now) = (self.executor(), self.origin.elapsed());
+        let report = |(id, job): (&JobId, &Job)| {
+            let progress = executor.progress(*id).cloned();
+            let idle = progress.as_ref().map_or(Duration::ZERO, |progress| now.saturating_sub(progress.moved));
+            JobReport { id: *id, job: job.clone(), progress, idle }
+        };
+        state.jobs.iter().map(report).collect()
+    }
+
+    /// Carries jobs out for as long as the node runs.
+    pub async fn run(self: Arc<Self>, admin: AdminService) {
+        let mut maps = self.signals.maps.subscribe();
+        let mut leaders = BTreeMap::new();
+        loop {
+            let state = maps.borrow_and_update().clone();
+            if !self.leads() {
+                // Whoever leads now goes on. Of the next time nothing is known.
+                *self.executor() = Executor::default();
+            } else if let Some(state) = state.filter(|state| state.jobs.values().any(|job| job.end().is_none())) {
+                self.turn(&state, &admin, &mut leaders).await;
+                sleep(BEAT).await;
+                continue;
+            }
+            match timeout(IDLE, maps.changed()).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) | Err(_) => {}
+            }
+        }
+    }
+
+    /// One look at each job that is due, and what follows from it.
+    async fn turn(&self, state: &SystemState, admin: &AdminService, leaders: &mut BTreeMap<ShardId, NodeId>) {
+        let now = self.origin.elapsed();
+        let due = self.executor().due(&state.jobs, now);
+        let mut looks: Vec<(JobId, &Job, Look)> =
+            due.into_iter().map(|(id, job)| (id, job, state.look_at(&job.goal))).collect();
+        let shards = looks.iter().filter(|(_, _, look)| learns(look)).map(|(_, job, _)| job.goal.shard());
+        let replicas = leading(state, admin, shards.collect(), leaders).await;
+        for (_, job, look) in &mut looks {
+            add_lag(job, look, &replicas);
+        }
+        let actions: Vec<Action> = {
+            let mut executor = self.executor();
+            looks.into_iter().filter_map(|(id, job, look)| executor.decide(id, job, look, now)).collect()
+        };
+        futures::future::join_all(actions.into_iter().map(|action| self.act(action, admin))).await;
+    }
+
+    async fn act(&self, action: Action, admin: &AdminService) {
+        let (job, refused) = match action {
+            Action::Change { job, shard, expected, change } => {
+                (job, change_members(admin, shard, expected, change).await.err())
+            }
+            Action::Finish { job, seen, end } => (job, self.finish(job, seen, end).await.err()),
+        };
+        if let Some(why) = &refused {
+            tracing::debug!(%job, why, "a step of the job was not taken");
+        }
+        self.executor().answered(job, refused, self.origin.elapsed());
+    }
+
+    async fn finish(&self, job: JobId, seen: ConfigId, end: JobEnd) -> Result<(), String> {
+        let end = match end {
+            JobEnd::Overtaken(why) => JobEnd::Overtaken(bounded_why(why)),
+            JobEnd::Failed(why) => JobEnd::Failed(bounded_why(why)),
+            end => end,
+        };
+        let command = SystemCommand::FinishJob { job, seen, end: end.clone() };
+        match self.system.execute(&command).await.map_err(|status| status.message().to_owned())? {
+            SystemOutcome::Done => {
+                tracing::info!(%job, end = end.word(), why = end.why(), "the job has ended");
+                Ok(())
+            }
+            // Its record is kept no longer: another has said the same.
+            SystemOutcome::JobNotFound(_) => Ok(()),
+            SystemOutcome::JobConflict { why, .. } | SystemOutcome::Invalid { why, .. } => Err(why),
+            other => Err(format!("the outcome of a job's end was {other:?}")),
+        }
+    }
+}
+
+/// Whether what is to be done depends on what a learner lacks.
+fn learns(look: &Look) -> bool {
+    look.members.is_some_and(|(_, seen)| seen.to == Some(MemberRole::Learner))
+}
+
+/// What the leaders of these shards say of them. `leaders` has who led last.
+async fn leading(
+    state: &SystemState,
+    admin: &AdminService,
+    shards: Vec<ShardId>,
+    leaders: &mut BTreeMap<ShardId, NodeId>,
+) -> BTreeMap<ShardId, v1::ReplicaStatus> {
+    leaders.retain(|shard, _| shards.contains(shard));
+    let mut found = BTreeMap::new();
+    // First those who led last; where that is not known, or has changed, all who may.
+    for all in [false, true] {
+        let asked = shards.iter().filter(|shard| !found.contains_key(*shard));
+        let mut nodes: Vec<NodeId> = match all {
+            false => asked.filter_map(|shard| leaders.get(shard).copied()).collect(),
+            true => asked.filter_map(|shard| state.shards.get(shard)).flat_map(|d| d.membership.voters()).collect(),
+        };
+        nodes.sort_unstable();
+        nodes.dedup();
+        let answers = nodes.into_iter().map(|node| async move {
+            let answer = timeout(ASK, admin.status_of(node)).await;
+            // A node that does not answer leads nothing that could go on.
+            answer.ok().and_then(Result::ok).map(|status| (node, status))
+        });
+        for (node, status) in futures::future::join_all(answers).await.into_iter().flatten() {
+            for replica in status.replicas.into_iter().filter(|replica| replica.role == "leader") {
+                let shard = ShardId(replica.shard);
+                // An old leader may not know yet that it was succeeded: the one further in its epoch and log counts.
+                let rank = |r: &v1::ReplicaStatus| (r.config, r.last);
+                if shards.contains(&shard) && found.get(&shard).is_none_or(|best| rank(best) < rank(&replica)) {
+                    leaders.insert(shard, node);
+                    found.insert(shard, replica);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What the learner lacks, as its leader of the same epoch says.
+fn add_lag(job: &Job, look: &mut Look, replicas: &BTreeMap<ShardId, v1::ReplicaStatus>) {
+    let JobGoal::Move { shard, replica } = job.goal;
+    let (Some((config, seen)), Some(to), Some(leader)) = (&mut look.members, replica.to, replicas.get(&shard)) else {
+        return;
+    };
+    if leader.config == config.0 {
+        let lag = leader.lag.iter().find(|lag| lag.node == to.0).map(|lag| lag.slots);
+        // One that lacks everything may have no replica yet.
+        seen.lag = lag.filter(|lag| *lag < leader.last);
+    }
+}
+
+async fn change_members(
+    admin: &AdminService,
+    shard: ShardId,
+    expected: ConfigId,
+    change: MemberChange,
+) -> Result<(), String> {
+    use v1::admin_server::Admin as _;
+    use v1::change_members_request::Change;
+    let (change, instead_of) = match change {
+        MemberChange::Learn(node) => (Change::Learn(node.0), 0),
+        MemberChange::Promote { node, instead_of } => (Change::Promote(node.0), instead_of.map_or(0, |node| node.0)),
+        MemberChange::Remove(node) => (Change::Remove(node.0), 0),
+    };
+    let request =
+        v1::ChangeMembersRequest { shard: shard.0, change: Some(change), instead_of, expected_config: expected.0 };
+    match timeout(CHANGE, admin.change_members(Request::new(request))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err(format!("the leader of shard {shard} did not answer within {} s", CHANGE.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_cluster::jobs::job::JobState;
+    use synod_cluster::jobs::move_replica::{MoveReplica, Seen};
+
+    #[test]
+    fn what_a_learner_lacks_is_the_word_of_its_leader_in_that_epoch() {
+        let replica = MoveReplica { from: NodeId(3), to: Some(NodeId(4)) };
+        let job = Job { goal: JobGoal::Move { shard: ShardId(5), replica }, state: JobState::Running };
+        let lag = |config, slots, last| {
+            let lag = vec![v1::ReplicaLag { node: 4, slots }];
+            let leader = v1::ReplicaStatus { shard: 5, config, last, lag, ..v1::ReplicaStatus::default() };
+            let seen = Seen { from: Some(MemberRole::Voter), to: Some(MemberRole::Learner), lag: None };
+            let mut look = Look { members: Some((ConfigId(2), seen)), stranger: None };
+            add_lag(&job, &mut look, &BTreeMap::from([(ShardId(5), leader)]));
+            look.members.and_then(|(_, seen)| seen.lag)
+        };
+        assert_eq!(lag(2, 7, 100), Some(7));
+        assert_eq!(lag(1, 7, 100), None, "it does not know the learner of this epoch");
+        assert_eq!(lag(2, 100, 100), None, "it may have no replica yet");
+    }
+}

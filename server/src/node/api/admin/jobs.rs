@@ -1,0 +1,126 @@
+//! The calls of the `Admin` service about jobs.
+//!
+//! Owns: a job as clients see it. Must never: answer from what this node knows while another may lead the system shard.
+
+use super::job_desk::JobReport;
+use super::{FORWARDED, Up};
+use crate::node::api::{convert, status};
+use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::jobs::executor::Progress;
+use synod_cluster::jobs::job::JobGoal;
+use synod_cluster::jobs::move_replica::{MoveReplica, Step};
+use synod_cluster::members::MemberChange;
+use synod_cluster::system::{SystemCommand, SystemOutcome};
+use synod_proto::v1;
+use tonic::{Request, Response, Status};
+use v1::error::Kind;
+use v1::job_goal::Kind as GoalKind;
+
+/// Begins a job.
+pub(super) async fn start(up: &Up, request: v1::StartJobRequest) -> Result<v1::StartJobReply, Status> {
+    let command = SystemCommand::StartJob { goal: goal(request.goal)? };
+    match up.change(request.id.as_ref(), &command).await? {
+        SystemOutcome::Job(JobId(job)) => Ok(v1::StartJobReply { job }),
+        other => Err(refused(other)),
+    }
+}
+
+/// Has a job go back.
+pub(super) async fn cancel(up: &Up, request: v1::CancelJobRequest) -> Result<v1::CancelJobReply, Status> {
+    match up.change(request.id.as_ref(), &SystemCommand::CancelJob { job: JobId(request.job) }).await? {
+        SystemOutcome::Done => Ok(v1::CancelJobReply {}),
+        other => Err(refused(other)),
+    }
+}
+
+/// Every job, as the system shard's leader knows it.
+pub(super) async fn list(
+    up: &Up,
+    request: Request<v1::ListJobsRequest>,
+) -> Result<Response<v1::ListJobsReply>, Status> {
+    let forwarded = request.metadata().contains_key(FORWARDED);
+    match up.jobs.list().await {
+        Ok(jobs) => {
+            Ok(Response::new(v1::ListJobsReply { jobs: jobs.into_iter().map(|job| to_wire(job, false)).collect() }))
+        }
+        Err(refusal) => {
+            let leader = up.elsewhere(&refusal, SYSTEM_SHARD.0, forwarded)?;
+            up.admin_of(leader).await?.list_jobs(up.forward(request.into_inner())).await
+        }
+    }
+}
+
+/// One job, as the system shard's leader knows it.
+pub(super) async fn get(up: &Up, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
+    let forwarded = request.metadata().contains_key(FORWARDED);
+    let wanted = request.into_inner();
+    match up.jobs.list().await {
+        Ok(jobs) => match jobs.into_iter().find(|job| job.id.0 == wanted.job) {
+            Some(job) => Ok(Response::new(to_wire(job, true))),
+            None => Err(refused(SystemOutcome::JobNotFound(JobId(wanted.job)))),
+        },
+        Err(refusal) => {
+            let leader = up.elsewhere(&refusal, SYSTEM_SHARD.0, forwarded)?;
+            up.admin_of(leader).await?.get_job(up.forward(wanted)).await
+        }
+    }
+}
+
+fn refused(outcome: SystemOutcome) -> Status {
+    match outcome {
+        SystemOutcome::Invalid { field, why } => status(&convert::invalid(&field, why)),
+        SystemOutcome::JobNotFound(JobId(job)) => {
+            let message = format!("job {job} does not exist, or its record is kept no longer");
+            status(&convert::error(Kind::JobNotFound(v1::JobNotFound { job }), false, message))
+        }
+        SystemOutcome::JobConflict { job: JobId(job), why } => {
+            let message = format!("job {job}: {why}");
+            status(&convert::error(Kind::JobConflict(v1::JobConflict { job, why }), false, message))
+        }
+        other => Status::internal(format!("the outcome of a job's command was {other:?}")),
+    }
+}
+
+fn goal(wanted: Option<v1::JobGoal>) -> Result<JobGoal, Status> {
+    let Some(GoalKind::MoveReplica(v1::MoveReplica { shard, from, to })) = wanted.and_then(|goal| goal.kind) else {
+        return Err(status(&convert::invalid("goal", "must be given: move_replica")));
+    };
+    let replica = MoveReplica { from: NodeId(from), to: (to != 0).then_some(NodeId(to)) };
+    Ok(JobGoal::Move { shard: ShardId(shard), replica })
+}
+
+/// `changes`: with the changes that were seen.
+pub(super) fn to_wire(JobReport { id, job, progress, idle }: JobReport, changes: bool) -> v1::Job {
+    let JobGoal::Move { shard, replica: MoveReplica { from, to } } = job.goal;
+    let wanted = v1::MoveReplica { shard: shard.0, from: from.0, to: to.map_or(0, |to| to.0) };
+    let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+    v1::Job {
+        id: id.0,
+        goal: Some(v1::JobGoal { kind: Some(GoalKind::MoveReplica(wanted)) }),
+        state: job.word().into(),
+        why: job.end().and_then(|end| end.why()).unwrap_or_default().into(),
+        progress: progress.map(|progress| progress_to_wire(&progress, idle_ms, changes)),
+    }
+}
+
+fn progress_to_wire(progress: &Progress, idle_ms: u64, changes: bool) -> v1::JobProgress {
+    let lag_slots = if let Some(Step::Wait(lag)) = progress.step { lag } else { None };
+    let told = progress.changes.iter().filter(|_| changes);
+    v1::JobProgress {
+        step: progress.step.map(step_word).unwrap_or_default().into(),
+        lag_slots,
+        trouble: progress.trouble.clone().unwrap_or_default(),
+        idle_ms,
+        changes: told.map(MemberChange::to_string).collect(),
+    }
+}
+
+fn step_word(step: Step) -> &'static str {
+    match step {
+        Step::Change(MemberChange::Learn(_)) => "learn",
+        Step::Wait(_) => "catch_up",
+        Step::Change(MemberChange::Promote { .. }) => "promote",
+        Step::Change(MemberChange::Remove(_)) => "remove",
+        Step::Done | Step::Overtaken | Step::Undone => "end",
+    }
+}
