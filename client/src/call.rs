@@ -149,7 +149,7 @@ async fn answered(
         let waits = !was_sent(sent) && conn.has_answered(limit);
         match (waits, std::mem::replace(&mut waited, waits)) {
             (true, _) if want.left().is_zero() => {
-                let why = "the node has as many requests of this client under way as it takes at once".into();
+                let why = "the node has the most requests of this client under way that it accepts at a time".into();
                 return Err(Failure::Refused(Refused::Overloaded { retry_after: Duration::ZERO, why }));
             }
             (true, _) => {}

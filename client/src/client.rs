@@ -39,7 +39,7 @@ const RENEWALS_MAX: u32 = 3;
 /// tokio runtime with its timer; its tasks end when the last clone is dropped.
 ///
 /// **Cancel-safety.** Every call may be dropped while it waits. A read leaves nothing behind. A write that is dropped may
-/// or may not be executed, at most once; the client does not retry it any more.
+/// or may not be executed, at most once; the client stops retrying it.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) caller: Caller,

@@ -78,7 +78,7 @@ pub(crate) fn endpoint(addr: &str, options: &Options) -> Result<Endpoint> {
         return Err(bad("there is no TLS yet; an endpoint is host:port".into()));
     }
     if !scheme.eq_ignore_ascii_case("http") {
-        return Err(bad(format!("{scheme:?} is no protocol of Synod's; an endpoint is host:port")));
+        return Err(bad(format!("{scheme:?} is not a protocol that Synod speaks; an endpoint is host:port")));
     }
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     if !authority.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {

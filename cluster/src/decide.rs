@@ -168,7 +168,7 @@ pub fn renewal(ended: &Error) -> Option<u64> {
     }
 }
 
-/// What a call has learnt from its attempts. Times are the caller's, since whatever moment it likes.
+/// What a call has learnt from its attempts. Times are relative to an origin that the caller chooses.
 #[derive(Debug)]
 pub struct Progress {
     attempt_timeout: Duration,

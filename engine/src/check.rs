@@ -108,7 +108,7 @@ pub fn check(log: &Path, state: &Path, snapshots: &[PathBuf]) -> Report {
         // A node that has not yet found where it belongs has no state.
         (None, false) if owners.is_empty() => {}
         (None, true) if report.damages.is_empty() => {
-            let why = "it is there, but the log belongs to no cluster: the log of the node that wrote it is gone or elsewhere";
+            let why = "there is a state, but the log belongs to no cluster: the log of the node that wrote the state is lost or elsewhere";
             report.add(state.display().to_string(), why);
         }
         _ => check_state(state, owners, &mut report),
@@ -134,8 +134,8 @@ fn note_torn(folder: &Path, report: &mut Report) {
     for path in files.filter(of_records) {
         if let Some(at) = std::fs::read(&path).ok().and_then(|file| torn_at(&file)) {
             let why = format!(
-                "what begins at byte {at} is no whole record, so nothing from there on is read: a crash in the middle of a \
-                 write leaves that, or damage took records along, which the node's peers notice when it starts"
+                "the record at byte {at} is not whole, and nothing is read from there on: either a crash interrupted a write, \
+                 or damage destroyed records, which the node's peers notice when it starts"
             );
             report.notes.push(Damage { what: path.display().to_string(), why });
         }

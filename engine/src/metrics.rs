@@ -123,8 +123,11 @@ impl EngineMetrics {
             elections_total: counter("elections_total", "Leaderships won by this node")?,
             messages_received_total: counter("messages_received_total", "Consensus messages received")?,
             messages_sent_total: counter("messages_sent_total", "Consensus messages sent")?,
-            freezes_total: counter("state_freezes_total", "Freezes of the state begun")?,
-            snapshots_built_total: counter("snapshots_built_total", "Snapshots made for members behind the log")?,
+            freezes_total: counter("state_freezes_total", "Freezes of the state that were started")?,
+            snapshots_built_total: counter(
+                "snapshots_built_total",
+                "Snapshots made for members that lack trimmed entries",
+            )?,
             snapshots_offered_total: counter("snapshots_offered_total", "Snapshots offered to members, again counted")?,
             snapshots_installed_total: counter("snapshots_installed_total", "Snapshots that replaced a replica here")?,
             states_reinstalled_total: counter(
@@ -145,10 +148,7 @@ impl EngineMetrics {
             waiting_tails: gauge("waiting_tails", "Tails that wait for news (limits.node_tails_max)")?,
             round_inputs: gauge("round_inputs", "Inputs taken by the worker in its last round")?,
             log_queue_batches: gauge("log_queue_batches", "Batches with the log writer's thread, not yet synced")?,
-            log_kept_bytes: gauge(
-                "log_kept_bytes",
-                "Logs kept for members that are behind, in bytes (storage.log_keep)",
-            )?,
+            log_kept_bytes: gauge("log_kept_bytes", "Logs kept for lagging members, in bytes (storage.log_keep)")?,
             state_memory_bytes: gauge("state_memory_bytes", "State in memory and not yet flushed, in bytes")?,
             state_removed_bytes: gauge(
                 "state_removed_bytes",

@@ -239,8 +239,8 @@ fn half_a_backup_is_named_and_goes_on_or_begins_anew() {
         let dir = half.display().to_string();
         assert!(killed(cluster.command(&["backup", &dir]), || snapshots(&half) >= 2), "it was done already");
         let kept = snapshots(&half);
-        cluster.cli(&["backup", &dir]).refused(2, &["half a backup", "--resume", "--replace"]);
-        restore(&half, &cluster.dir().join("never"), "h:1").refused(1, &["half a backup"]);
+        cluster.cli(&["backup", &dir]).refused(2, &["an unfinished backup", "--resume", "--replace"]);
+        restore(&half, &cluster.dir().join("never"), "h:1").refused(1, &["the backup is unfinished"]);
         assert!(!cluster.dir().join("never").exists());
         let one = half.join("shard-1.snap");
         let written = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).expect("a file");

@@ -119,7 +119,7 @@ impl RocksLog {
                 Ok(found) if found > node::FORMAT_MAX => {
                     Err(StoreError::TooNew { what, found, known: node::FORMAT_MAX })
                 }
-                Ok(found) => Err(StoreError::Corrupt { what, why: format!("there never was a version {found}") }),
+                Ok(found) => Err(StoreError::Corrupt { what, why: format!("version {found} does not exist") }),
                 Err(error) => Err(error.corrupt(what)),
             },
             None if self.is_empty()? => self.put(&keys::LOG_FORMAT, &node::encode_format(node::FORMAT)),

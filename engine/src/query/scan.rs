@@ -37,7 +37,7 @@ pub(super) fn scan(state: &ShardState, store: &mut dyn StateStore, scan: &Scan) 
         return Ok(Err(Refusal::WrongShard));
     }
     if scan.history && scan.reverse {
-        let why = "a scan of the history goes forward only".into();
+        let why = "a scan of the history cannot run in reverse".into();
         return Ok(Err(Refusal::Invalid { field: "reverse", why }));
     }
     let cursor = match Cursor::decode(&scan.cursor, scan.history) {

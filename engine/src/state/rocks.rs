@@ -474,7 +474,7 @@ fn check_format(path: &Path) -> Result<(), StoreError> {
         Ok(row) => match decode_format(row.into()) {
             Ok(FORMAT) => Ok(()),
             Ok(found) if found > FORMAT => Err(StoreError::TooNew { what, found, known: FORMAT }),
-            Ok(found) => Err(StoreError::Corrupt { what, why: format!("there never was a version {found}") }),
+            Ok(found) => Err(StoreError::Corrupt { what, why: format!("version {found} does not exist") }),
             Err(error) => Err(error.corrupt(what)),
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

@@ -310,7 +310,7 @@ pub struct Scan {
     /// How keys are written.
     #[command(flatten)]
     pub encoding: KeyEncoding,
-    /// Print at most this many records; where there are more, a cursor to go on with is said on standard error
+    /// Print at most this many records; if there are more, standard error shows a cursor for the next page
     #[arg(long)]
     pub limit: Option<u64>,
     /// Go on where an earlier scan with the same flags stopped
@@ -330,12 +330,12 @@ pub struct Scan {
 /// `tail`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-However the tail ends, a place to go on from (a token for --from) is said on standard error: after the last record, or \
-the last block of records where the reader of standard output went away. A record may be printed again after that, none is lost.
+When the tail ends, for whatever reason, standard error shows a token: give it to --from to continue after the last record. If \
+the reader of standard output went away, the token is that of the last block written: records may be printed twice, none is lost.
 
 Where records that follow a token were trimmed, the tail ends with an error that names the key and the first offset left. With \
---skip-trimmed it goes on with what is left, and names such keys on standard error: each key once, 1,024 keys at most, and where \
-several were trimmed at one place not all of them.
+--skip-trimmed it continues with the records that are left, and names such keys on standard error: each key once, at most 1,024 \
+keys, and not every key if several were trimmed at one place.
 
 With -f, Ctrl-C, SIGTERM and a reader that goes away end it with exit code 0. While no node answers it waits, and says so \
 on standard error.")]
@@ -357,7 +357,7 @@ pub struct Tail {
     /// Wait for more at the end
     #[arg(short, long)]
     pub follow: bool,
-    /// With -f: how long to wait while nodes that are needed do not answer, as 30s or 10m [default: for ever]
+    /// With -f: how long to wait while nodes that are needed do not answer, as 30s or 10m [default: without limit]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "follow")]
     pub patience: Option<Duration>,
     /// End after this many records

@@ -36,12 +36,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// `backup`.
 #[derive(Args, Debug)]
 pub struct BackupArgs {
-    /// Where the backup goes: a folder that is empty or not there
+    /// The folder for the backup; it must be empty or not exist
     dir: PathBuf,
-    /// Go on with half a backup that is there: shards that it holds whole are not read again
+    /// Continue the unfinished backup in the folder: shards that it holds whole are not read again
     #[arg(long, conflicts_with = "replace")]
     resume: bool,
-    /// Begin anew where half a backup is there
+    /// Start over if the folder holds an unfinished backup
     #[arg(long)]
     replace: bool,
 }
@@ -180,7 +180,7 @@ impl Source {
             let Some(partial) = &mut partial else { continue };
             partial.take(&part.data).map_err(failed)?;
         }
-        let partial = partial.ok_or_else(|| failed(format!("nothing came of shard {shard}")).retryable())?;
+        let partial = partial.ok_or_else(|| failed(format!("the leader of shard {shard} sent nothing")).retryable())?;
         partial.finish(self.cluster, digest, &mut Throttle::new(0)).map_err(failed)
     }
 
@@ -220,10 +220,11 @@ fn entry(file: &SnapshotFile) -> Result<Entry> {
 fn manifest_lines(dir: &Path, manifest: &Manifest) -> Vec<String> {
     let line = |e: &Entry| format!("shard {}: slot {}, {} rows, {} bytes", e.shard, e.slot, e.rows, e.bytes);
     let mut lines: Vec<String> = manifest.shards.iter().map(line).collect();
-    let gone = |table: &u32| format!("table {table}: dropped meanwhile, left out");
+    let gone = |table: &u32| format!("table {table}: dropped during the backup, left out");
     lines.extend(manifest.dropped.iter().map(gone));
-    let rose =
-        |version: u32| format!("the cluster's version rose to {version} meanwhile: a restored cluster begins there");
+    let rose = |version: u32| {
+        format!("the cluster version rose to {version} during the backup: a restored cluster starts with it")
+    };
     lines.extend(manifest.cluster_version.map(rose));
     lines.push(format!("{}: {} shards of cluster {}", dir.display(), manifest.shards.len(), manifest.cluster));
     lines

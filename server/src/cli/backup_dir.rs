@@ -167,7 +167,7 @@ impl Folder {
             Kind::Whole => return refused("it holds a whole backup; name another folder".into()),
             Kind::Foreign(name) => return refused(format!("it holds {name:?}, which is no part of a backup")),
             Kind::Half if half == Half::Refuse => {
-                let why = "it holds half a backup, which did not end; --resume goes on with it, --replace begins anew";
+                let why = "it holds an unfinished backup; --resume continues it, --replace starts over";
                 return refused(why.into());
             }
             Kind::Empty => make_empty(dir)?,
@@ -206,8 +206,9 @@ impl Folder {
             Ok(mark) if mark.cluster == own => return Ok(()),
             Ok(mark) => {
                 let (dir, other) = (self.dir.display(), mark.cluster);
-                let why =
-                    format!("{dir} holds half a backup of cluster {other}, this one is {own}; --replace begins anew");
+                let why = format!(
+                    "{dir} holds an unfinished backup of cluster {other}, this one is {own}; --replace starts over"
+                );
                 return Err(CliError::usage("DIR", why));
             }
             Err(_) => {}
@@ -278,8 +279,9 @@ impl Folder {
         let _ = self.remove_all(|name| name.ends_with(".part"));
         if names(&self.dir).is_ok_and(|names| names.iter().any(|name| name.ends_with(".snap"))) {
             let dir = self.dir.display();
-            return error
-                .followed_by(format!("{dir} holds half a backup: --resume goes on with it, --replace begins anew"));
+            return error.followed_by(format!(
+                "{dir} holds an unfinished backup: --resume continues it, --replace starts over"
+            ));
         }
         let _ = fs::remove_file(self.dir.join(UNFINISHED));
         error
@@ -290,7 +292,7 @@ impl Folder {
 pub fn open(dir: &Path) -> Result<(Manifest, Files)> {
     let path = dir.join(MANIFEST);
     if matches!(kind(dir)?, Kind::Half) {
-        let why = "it is half a backup, which did not end; `synod backup` goes on with it (--resume) or begins anew (--replace)";
+        let why = "the backup is unfinished; `synod backup` continues it (--resume) or starts over (--replace)";
         return Err(failed(format!("{}: {why}", dir.display())));
     }
     let text = io_at(&path, fs::read_to_string(&path))?;
@@ -332,11 +334,17 @@ mod tests {
         let dir = room.path().join("half");
         half(&dir);
         let refused = Folder::open(&dir, Half::Refuse).err().unwrap();
-        assert!(refused.message().contains("half a backup") && refused.message().contains("--resume"), "{refused}");
-        assert!(open(&dir).err().unwrap().message().contains("half a backup"));
+        assert!(
+            refused.message().contains("an unfinished backup") && refused.message().contains("--resume"),
+            "{refused}"
+        );
+        assert!(open(&dir).err().unwrap().message().contains("the backup is unfinished"));
         let mut resumed = Folder::open(&dir, Half::Resume).unwrap();
         let other = resumed.begin(ClientId(8)).unwrap_err();
-        assert!(other.message().contains("half a backup of cluster 00000000000000000000000000000007"), "{other}");
+        assert!(
+            other.message().contains("an unfinished backup of cluster 00000000000000000000000000000007"),
+            "{other}"
+        );
         drop(resumed);
         let mut resumed = Folder::open(&dir, Half::Resume).unwrap();
         resumed.begin(CLUSTER).unwrap();

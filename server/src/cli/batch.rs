@@ -297,9 +297,9 @@ mod tests {
             (r#"{"op":"trim","key":"a"}"#, "trim needs before"),
             (r#"{"op":"put","key":"a","value":"1","before":1}"#, "before belongs to trim"),
             (r#"{"op":"delete","key":"a","value":"1"}"#, "belong to put and append"),
-            (r#"{"op":"put","key":"a","value":"1","expect":"maybe"}"#, "none of any, absent, exists"),
-            (r#"{"op":"put","key":"a","value":"1","expect":1.5}"#, "expect: '1.5' is none of any, absent, exists"),
-            (r#"{"op":"put","key":"a","value":"1","expect":[]}"#, "expect: '[]' is none of any, absent, exists"),
+            (r#"{"op":"put","key":"a","value":"1","expect":"maybe"}"#, "not one of any, absent, exists"),
+            (r#"{"op":"put","key":"a","value":"1","expect":1.5}"#, "expect: '1.5' is not one of any, absent, exists"),
+            (r#"{"op":"put","key":"a","value":"1","expect":[]}"#, "expect: '[]' is not one of any, absent, exists"),
             (
                 r#"{"op":"put","key":"a","value":1000000000000000000001}"#,
                 "value is 1000000000000000000001, not a string",

@@ -75,7 +75,7 @@ fn expect(text: &str, shown: impl Fn(&str) -> String) -> std::result::Result<Exp
         "absent" => Ok(Expect::Absent),
         "exists" => Ok(Expect::Exists),
         offset => offset.parse().map(Expect::NextOffset).map_err(|_| {
-            format!("'{}' is none of any, absent, exists, and not an offset (a number from 0)", shown(offset))
+            format!("'{}' is not one of any, absent, exists, nor an offset (a number from 0)", shown(offset))
         }),
     }
 }

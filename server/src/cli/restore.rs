@@ -51,7 +51,10 @@ pub fn restore(context: &mut Context, args: &RestoreArgs) -> Result<()> {
     let RestoreArgs { dir, data_dir, founders, name, node } = args;
     addresses("--founders", founders)?;
     if *node == 0 || *node > founders.len() as u64 {
-        return Err(CliError::usage("--node", format!("{node} is none of the {} founders", founders.len())));
+        return Err(CliError::usage(
+            "--node",
+            format!("{node} is not the number of one of the {} founders", founders.len()),
+        ));
     }
     let (manifest, files) = open(dir)?;
     // An id of its own, the same for each of its nodes: the old cluster's replicas are strangers to it. No address has a space.

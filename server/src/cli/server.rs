@@ -15,12 +15,11 @@ use crate::config::{ServerConfig, Settings};
 use crate::node::peer::is_address;
 
 const AFTER_HELP: &str = "\
-A cluster is founded by starting one to five nodes, each with the same --bootstrap list of all their addresses; a data \
-directory that belongs to a cluster already is started again, whatever the flag says. A later node joins with --join \
-and the addresses of some members. To a node that belongs to a cluster, --join tells where some of the others are now: \
-nodes that moved find each other that way, also when all of them did. Better are addresses with names (h1:7400), which \
-are looked up whenever a connection is made. SIGTERM and SIGINT hand leadership over, write everything out and end the node with \
-exit code 0.
+One to five nodes found a cluster: start each with the same --bootstrap list of all their addresses. A node whose data \
+directory belongs to a cluster already ignores the flag. A later node joins with --join and the addresses of some members. \
+A node that belongs to a cluster already uses the addresses of --join to find the others: give them when nodes have \
+moved. Addresses with names (h1:7400) are better: they are looked up for each connection. SIGTERM and SIGINT hand \
+leadership over, write everything out and end the node with exit code 0.
 
 SYNOD_LOG sets what is logged to standard error: error, warn, info (the default), debug or trace, also for parts, such \
 as `info,synod_engine=debug`.";
@@ -109,7 +108,10 @@ fn configure(args: ServerArgs) -> Result<ServerConfig> {
         addresses(flag, list)?;
     }
     if args.advertise.is_none() && listen.is_some_and(|addr| addr.ip().is_unspecified()) {
-        let why = format!("--listen {} is no address others can use; say which one they reach it by", args.listen);
+        let why = format!(
+            "--listen {} is not an address that other nodes can use; name the one by which they reach this node",
+            args.listen
+        );
         return Err(CliError::usage("--advertise", why));
     }
     Ok(ServerConfig {

@@ -54,7 +54,7 @@ enum ShardCommand {
     Move {
         /// The shard's number
         shard: u64,
-        /// The node whose replica goes
+        /// The node whose replica is removed
         #[arg(long, value_name = "NODE")]
         from: u64,
         /// The node that gets it
@@ -151,7 +151,7 @@ async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()>
         }
         if started.elapsed() > limit {
             let message = format!(
-                "node {target} was asked to lead shard {id} and does not yet; `synod status` shows whether it comes to it, \
+                "node {target} was asked to lead shard {id} and does not lead it yet; `synod status` shows when it does, \
                  and the same command can be repeated"
             );
             return Err(CliError::unknown("not_transferred", message).with("shard", id).with("to", target).retryable());
@@ -221,8 +221,8 @@ async fn scrubbed(
         }
         if started.elapsed() > limit {
             let message = format!(
-                "shard {id}: {compared} of {answering} replicas were read in time; `synod status` shows what comes of it, and \
-                 the same command can be repeated"
+                "shard {id}: {compared} of {answering} replicas were read in time; `synod status` shows the result once all are \
+                 read, and the same command can be repeated"
             );
             return Err(CliError::unknown("not_scrubbed", message).with("shard", id).retryable());
         }

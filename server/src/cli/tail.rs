@@ -204,7 +204,7 @@ fn tail_error(error: Error) -> CliError {
     if !trimmed {
         return error;
     }
-    error.followed_by("--skip-trimmed goes on with what is left").with("knob", "--skip-trimmed")
+    error.followed_by("--skip-trimmed continues with the records that are left").with("knob", "--skip-trimmed")
 }
 
 /// Says that the records of a key were passed over.
@@ -275,7 +275,7 @@ impl Outage {
     fn over(&mut self, context: &Context) {
         if let Some(since) = self.since.take() {
             (self.said, self.last) = (None, None);
-            context.note("going_on", format!("tail goes on, after {} s", since.elapsed().as_secs()));
+            context.note("going_on", format!("tail continues after {} s", since.elapsed().as_secs()));
         }
     }
 }

@@ -17,14 +17,21 @@ pub(crate) fn uses(tree: &Tree) -> Uses {
         let from = ModuleId(at);
         for path in &module.paths {
             let found = Search { tree, trail: BTreeSet::new() }.path(from, path);
-            if let (Some(found), Some(name)) = (found, path.last())
+            if let Some(found) = found
                 && found.module != from
             {
-                uses.entry((from, found.module)).or_default().insert(name.clone());
+                uses.entry((from, found.module)).or_default().insert(name_of(path));
             }
         }
     }
     uses
+}
+
+/// What a path names, as a reader looks for it: `Type::name` where it ends in one.
+fn name_of(path: &[String]) -> String {
+    let is_type = |name: &String| name.starts_with(char::is_uppercase);
+    let from = path.iter().position(is_type).unwrap_or(path.len().saturating_sub(1));
+    path[from..].join("::")
 }
 
 /// Where a path leads.

@@ -324,7 +324,7 @@ mod tests {
         // The same where the file has both.
         for mixed in [&b"id,v\r\r\nk1,a\r\r\n"[..], b"id,v\rk1,a\nk2,b\n"] {
             let fault = open(mixed, Some("id")).err().unwrap();
-            assert!(fault.reason.contains("line 1 has a CR that does not end it"), "{}", fault.reason);
+            assert!(fault.reason.contains("line 1 has a CR that is not part of its end"), "{}", fault.reason);
             assert!(!fault.reason.contains("CR only"), "{}", fault.reason);
         }
     }

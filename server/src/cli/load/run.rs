@@ -256,7 +256,7 @@ impl Loader {
         let error = match self.ending {
             Ending::No if self.items == 0 && self.keyless > 0 => {
                 let message = format!(
-                    "{} matches nothing in {}: none of {} records",
+                    "{} matches nothing in {}: 0 of {} records have a key",
                     self.key_name,
                     path(&self.file),
                     self.keyless

@@ -68,8 +68,8 @@ pub fn only_carriage_returns() -> String {
 
 /// The refusal of a header line with a `\r` in it that is neither quoted nor a part of its end: nobody can tell where rows end.
 pub fn mixed_line_ends() -> String {
-    "line 1 has a CR that does not end it; a row ends in LF or in one CR and LF. Where there are too many, leave them out on the \
-     way: tr -d '\\r' <FILE | synod load TABLE - …; where some lines end in CR alone, turn these into LF"
+    "line 1 has a CR that is not part of its end; a row ends in LF or in CR LF. Remove stray CRs on the \
+     way: tr -d '\\r' <FILE | synod load TABLE - …; if some lines end in CR alone, turn those into LF"
         .to_owned()
 }
 
