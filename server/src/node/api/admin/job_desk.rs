@@ -139,9 +139,8 @@ impl JobDesk {
                 sleep(BEAT).await;
                 continue;
             }
-            match timeout(IDLE, maps.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = timeout(IDLE, maps.changed()).await {
+                return;
             }
         }
     }
