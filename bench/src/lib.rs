@@ -28,6 +28,7 @@
 //! Owns: the making and measuring of load. Must never: reach past the client library of what is measured, or leave out what was slow.
 
 mod halt;
+mod moment;
 mod ops;
 mod pace;
 mod record;
@@ -38,7 +39,8 @@ mod target;
 mod threads;
 
 pub use halt::Halt;
-pub use report::{Latency, OpenLoop, Report, Second};
-pub use run::{BenchError, Moment, run, run_on, run_until};
+pub use moment::Moment;
+pub use report::{Latency, OpenLoop, Report, Second, ThreadLoad};
+pub use run::{BenchError, run, run_on, run_until};
 pub use spec::{BenchSpec, Distribution, Pace, SpecError, Stop, Workload};
 pub use target::{Table, Target};

@@ -12,6 +12,7 @@ use synod_client::Client;
 use tokio::sync::mpsc;
 
 use crate::halt::Halt;
+use crate::moment::Moment;
 use crate::ops::{Material, Op, Ops, Outcome};
 use crate::pace::{Caller, Dispatch, dispatch};
 use crate::record::Recorder;
@@ -102,15 +103,6 @@ where
     let mut report = run_on(tables, spec, halt, look).await?;
     report.threads = threads.spent(report.ops, report.elapsed_s);
     Ok(report)
-}
-
-/// A point of a run at which its surroundings may be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// The warm-up is over: from here on operations count.
-    Start,
-    /// The last answer has come.
-    End,
 }
 
 /// Makes the load of `spec` on any store, through the given connections (the spec's own number of them is not looked at),

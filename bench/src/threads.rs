@@ -2,8 +2,8 @@
 //!
 //! Owns: the difference of two looks at the nodes. Must never: count a thread that began in between, or a process that did.
 
+use crate::moment::Moment;
 use crate::report::ThreadLoad;
-use crate::run::Moment;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use synod_client::NodeReport;

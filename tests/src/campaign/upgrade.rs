@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use synod_cluster::ids::ClusterVersion;
 
 use super::Turn;
 use super::load::Load;
@@ -79,7 +80,8 @@ pub(super) fn finish(cluster: &mut Cluster, load: &Load) -> Result<String, Strin
     let line = refused.refused(1, &["node 3 at", "versions up to 1"]);
     replace(cluster, load, 3, None, false)?;
     // A status is the older binary's in its eyes too.
-    let status = cluster.wait_status("every node speaks it", |status| speaks_all(status, 2));
+    let status =
+        cluster.wait_status("every node speaks it", |status| speaks_all(status, ClusterVersion::SPOKEN.0.into()));
     if version(&status) != 1 {
         return Err(format!("a refused upgrade raised the version: {status:?}"));
     }
@@ -97,7 +99,7 @@ pub(super) fn finish(cluster: &mut Cluster, load: &Load) -> Result<String, Strin
 
 fn speaks_all(status: &Status, version: u64) -> bool {
     let nodes = status.value["nodes"].as_array();
-    nodes.is_some_and(|nodes| nodes.iter().all(|node| node["speaks"].as_u64() >= Some(version)))
+    nodes.is_some_and(|nodes| nodes.iter().all(|node| node["speaks"].as_u64() == Some(version)))
 }
 
 /// The older binary is refused by name, on a directory of the cluster and as a joiner, and does no harm.
