@@ -141,12 +141,13 @@ impl Detector {
         }
     }
 
-    /// Tells what the worker does not know yet; what `tell` could not hand over is told again the next time.
+    /// Tells what the workers do not know yet. Where `tell` could not hand it over to all, some of them may know it: then whatever is
+    /// so the next time is told.
     pub fn report(&mut self, now: Duration, mut tell: impl FnMut(NodeId, bool) -> bool) {
         for (node, peer) in &mut self.peers {
             let Some(alive) = peer.verdict(now, self.dead_after) else { continue };
-            if peer.told != Some(alive) && tell(*node, alive) {
-                peer.told = Some(alive);
+            if peer.told != Some(alive) {
+                peer.told = tell(*node, alive).then_some(alive);
             }
         }
     }
@@ -344,5 +345,25 @@ mod tests {
         rig.report();
         rig.report();
         assert_eq!(rig.take(), [true]);
+    }
+
+    /// Of several workers one may have taken what another had no room for.
+    #[test]
+    fn after_a_word_that_not_all_took_whatever_is_so_next_is_told() {
+        let mut rig = Rig::new();
+        rig.hear(1);
+        assert_eq!(rig.take(), [true]);
+        for _ in 0..7 {
+            rig.now += STEP;
+            rig.detector.tick(rig.now);
+        }
+        let mut refused = Vec::new();
+        rig.detector.report(rig.now, |_, alive| {
+            refused.push(alive);
+            false
+        });
+        rig.hear(1);
+        rig.report();
+        assert_eq!((refused, rig.take()), (vec![false], vec![true]));
     }
 }

@@ -68,6 +68,16 @@ impl WorkerHandle {
         queue.try_send(Queued { input, bytes }).map_err(|refused| self.give_back(refused.into_inner()))
     }
 
+    /// Not refused for bytes: the account is shared, and this worker may sleep while another's inputs fill it.
+    fn tell_written(&self, worker: WorkerId, seq: u64) {
+        let input = Input::Written(seq);
+        let bytes = input.bytes();
+        self.account.add(bytes);
+        if let Err(refused) = self.inputs[usize::from(worker.0)].try_send(Queued { input, bytes }) {
+            drop(self.give_back(refused.into_inner()));
+        }
+    }
+
     fn give_back(&self, queued: Queued) -> Input {
         self.account.sub(queued.bytes);
         queued.input
@@ -100,7 +110,7 @@ impl WorkerHandle {
     pub fn wakes(&self) -> Vec<Wake> {
         let wake = |worker| {
             let handle = self.clone();
-            Box::new(move |seq| drop(handle.try_give(worker, Input::Written(seq)))) as Wake
+            Box::new(move |seq| handle.tell_written(worker, seq)) as Wake
         };
         (0..self.workers()).map(|worker| wake(WorkerId(worker))).collect()
     }
@@ -247,6 +257,18 @@ mod tests {
         let body = Body::Read { read, freshness: Freshness::Local };
         let reply = Reply { sink: Arc::new(Nobody), id: 1 };
         Input::Requests(vec![Request { shard: ShardId(2), epoch: None, body, reply }])
+    }
+
+    #[test]
+    fn a_worker_is_told_of_its_write_though_the_inputs_of_another_fill_the_account() {
+        let memory = Memory::new(8 << 20);
+        let (handle, inputs) = inputs_within(2, 1000, memory.of(Holder::Inbox));
+        let busy = handle.worker_of(ShardId(2));
+        let sleeps = usize::from(1 - busy.0);
+        let full = (0..1000).take_while(|_| handle.try_push(requests(100_000)).is_ok()).count();
+        assert!(full < 20 && (0..10_000).any(|_| handle.try_push(requests(1)).is_err()), "the account is full");
+        handle.wakes()[sleeps](7);
+        assert!(matches!(inputs[sleeps].queue.try_recv().map(|q| q.input), Ok(Input::Written(7))));
     }
 
     #[test]

@@ -325,10 +325,10 @@ mod tests {
     #[test]
     fn a_read_that_stays_in_memory_names_what_it_lacks_and_finds_it_once_it_was_fetched() {
         let dir = tempfile::tempdir().unwrap();
+        let cold = dir.path().join("cold");
         let key = |n: u32| n.to_be_bytes().to_vec();
-        {
-            let mut store =
-                FrontState::new(RocksShared::open(dir.path(), StateOptions::default()).unwrap(), 1 << 20).unwrap();
+        for dir in [dir.path(), &cold] {
+            let mut store = FrontState::new(RocksShared::open(dir, StateOptions::default()).unwrap(), 1 << 20).unwrap();
             let rows = (0..5000).map(|n| (key(n), Some(vec![7; 1000].into()))).collect();
             store.apply(StateBatch { rows }).unwrap();
             store.flush_and_wait().unwrap();
@@ -368,6 +368,19 @@ mod tests {
                 "{reverse}: {} rows, {fetches} fetches",
                 found.len()
             );
+        }
+        // Rows that are newer stand among those that are lacked: neither may be visited for the other.
+        let rows = (2000..4000).step_by(100).map(|n| (key(n), Some("new".into()))).collect();
+        let mut store = FrontState::new(RocksShared::open(&cold, StateOptions::default()).unwrap(), 1 << 20).unwrap();
+        store.apply(StateBatch { rows }).unwrap();
+        store.stay_in_memory(true);
+        for reverse in [false, true] {
+            let mut first = None;
+            let scanned = store.scan(&key(1000), &key(4500), reverse, &mut |key, _| {
+                first = Some(u32::from_be_bytes(*key.first_chunk().unwrap()));
+                ControlFlow::Break(())
+            });
+            assert!(matches!(scanned, Err(StoreError::Cold(_))) && first.is_none(), "{reverse}: {first:?} was visited");
         }
         store.stay_in_memory(false);
         assert!(store.get(&key(4999)).unwrap().is_some(), "now it waits for the file");

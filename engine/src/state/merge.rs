@@ -125,10 +125,13 @@ pub(super) fn scan(
     visit: &mut Visit<'_>,
 ) -> Result<(), rocksdb::Error> {
     let mut sources = sources(layers, db, range);
-    while let Some(best) = choose(&sources, range.reverse) {
+    loop {
+        // Else a database that could not go on would be taken for one that has ended, and its rows be left out.
+        settled(&sources)?;
+        let Some(best) = choose(&sources, range.reverse) else { return Ok(()) };
         let (newer, older) = sources.split_at_mut(best + 1);
         let source = &mut newer[best];
-        let Some(key) = source.cursor.key() else { break };
+        let Some(key) = source.cursor.key() else { return Ok(()) };
         let hidden = layers[..source.layer].iter().find_map(|layer| layer.map.removed_around(key));
         if let Some(hidden) = hidden {
             source.cursor.leave(hidden);
@@ -144,10 +147,15 @@ pub(super) fn scan(
         }
         source.cursor.advance();
     }
-    sources.iter().try_for_each(|source| match &source.cursor {
-        Cursor::Db(rows, _) => rows.status(),
-        Cursor::Run(_) => Ok(()),
-    })
+}
+
+/// Whether a database that shows no row has ended, and did not fail.
+fn settled(sources: &[Source<'_>]) -> Result<(), rocksdb::Error> {
+    // It is the oldest, so the last.
+    match sources.last().map(|source| &source.cursor) {
+        Some(Cursor::Db(rows, _)) if !rows.valid() => rows.status(),
+        _ => Ok(()),
+    }
 }
 
 fn sources<'a>(layers: &'a [Layer<'a>], db: Option<DBRawIterator<'a>>, range: Range<'_>) -> Vec<Source<'a>> {

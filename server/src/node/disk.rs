@@ -201,20 +201,19 @@ impl Disk {
         hard: impl FnOnce(String) + Send + 'static,
     ) -> Result<()> {
         let watching = move || {
+            // Whether all workers know what the last look showed.
+            let mut known = true;
             loop {
                 let was = self.low;
-                let told = match self.look() {
-                    Ok(Room::Enough) => !was || low(None),
-                    Ok(Room::Low(why)) => was || low(Some(why)),
+                known = match self.look() {
+                    Ok(Room::Enough) => (known && !was) || low(None),
+                    Ok(Room::Low(why)) => (known && was) || low(Some(why)),
                     Ok(Room::Hard(why)) => return hard(why),
                     Err(error) => {
                         tracing::warn!("{error:#}");
-                        true
+                        known
                     }
                 };
-                if !told {
-                    self.low = was;
-                }
                 if self.low {
                     spare(self.spare.bytes());
                 }

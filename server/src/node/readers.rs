@@ -47,8 +47,7 @@ fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle) {
             tracing::debug!(%shard, "rows could not be read: {error}");
         }
         drop(fetcher);
-        if workers.push(Input::RowsFetched { shard, ticket }).is_err() {
-            return;
-        }
+        // A worker that has ended has answered what waited.
+        let _ = workers.push(Input::RowsFetched { shard, ticket });
     }
 }

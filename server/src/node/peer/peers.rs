@@ -103,7 +103,7 @@ pub(super) struct Shared {
     /// Whether this node's disk is below its low mark.
     pub disk_low: AtomicBool,
     /// What the worker was told of the peers' disks.
-    low_peers: Mutex<BTreeSet<NodeId>>,
+    low_peers: Mutex<BTreeMap<NodeId, Option<bool>>>,
     detector: Mutex<Detector>,
     /// The origin of the detector's times.
     began: Instant,
@@ -176,12 +176,10 @@ impl Shared {
     /// A peer says whether its disk is low: the worker is told of changes.
     pub fn peer_disk(&self, node: NodeId, low: bool) {
         let mut known = lock(&self.low_peers);
-        if known.contains(&node) != low && self.inbox.push(Input::PeerDisk { node, low }) {
-            if low {
-                known.insert(node);
-            } else {
-                known.remove(&node);
-            }
+        let told = known.entry(node).or_insert(Some(false));
+        if *told != Some(low) {
+            // Where not all workers took it, whatever it says next is told.
+            *told = self.inbox.push(Input::PeerDisk { node, low }).then_some(low);
         }
     }
 

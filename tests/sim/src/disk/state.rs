@@ -129,15 +129,21 @@ impl StateStore for SimState {
         if from >= to {
             return Ok(());
         }
-        self.may_be_cold(from, to, reverse)?;
+        // It gets stuck somewhere, what comes before was visited.
+        let stuck = self.may_be_cold(from, to, reverse).err();
+        let mut left = if stuck.is_some() { self.disk.lock().dice.below(6) } else { u64::MAX };
         let rows = self.rows.lock().expect("no holder panics");
         let mut rows = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         while let Some((key, value)) = if reverse { rows.next_back() } else { rows.next() } {
-            if visit(key, value) == ControlFlow::Break(()) {
+            if left == 0 {
                 break;
             }
+            left -= 1;
+            if visit(key, value) == ControlFlow::Break(()) {
+                return Ok(());
+            }
         }
-        Ok(())
+        stuck.map_or(Ok(()), Err)
     }
 
     fn stay_in_memory(&mut self, stay: bool) {
