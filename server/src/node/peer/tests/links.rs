@@ -428,8 +428,8 @@ fn a_node_that_is_too_old_is_refused_by_name_and_let_go_when_the_version_rises()
     carried(&mut one, &two, 1);
     carried(&mut two, &one, 2);
     let speaks = |node: &Node, of| node.peers.spoken(NodeId(of)).map(|said| said.speaks);
-    assert_eq!((speaks(&one, 1), speaks(&one, 2)), (Some(ClusterVersion::SECOND), Some(ClusterVersion::FIRST)));
-    assert_eq!((speaks(&two, 1), speaks(&two, 2)), (Some(ClusterVersion::SECOND), Some(ClusterVersion::FIRST)));
+    assert_eq!((speaks(&one, 1), speaks(&one, 2)), (Some(ClusterVersion::SPOKEN), Some(ClusterVersion::FIRST)));
+    assert_eq!((speaks(&two, 1), speaks(&two, 2)), (Some(ClusterVersion::SPOKEN), Some(ClusterVersion::FIRST)));
 
     (map.revision, map.version) = (map.revision + 1, ClusterVersion::SECOND);
     one.learn(&map);
