@@ -121,7 +121,7 @@ fn a_followed_tail_waits_for_its_cluster_and_always_says_where_to_go_on() {
 
     (1..=3).for_each(|number| cluster.restart(number));
     cluster.wait_up();
-    tail.said("goes on");
+    tail.said("continues");
     put(&cluster, "2");
     assert_eq!(tail.next(), "2");
 

@@ -226,7 +226,10 @@ impl Node {
         let (worker, inputs) = runner::inputs_within(workers, INBOX, memory.of(Holder::Inbox));
         let engine_progress = Arc::new(writer::WriterProgress::default());
         let rounds: Vec<Arc<writer::UnderWay>> = (0..workers).map(|_| Arc::default()).collect();
-        let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), rounds.clone(), clock));
+        let reading: Vec<Arc<writer::UnderWay>> =
+            (0..config.settings.storage.read_threads).map(|_| Arc::default()).collect();
+        let watched = rounds.iter().chain(&reading).cloned().collect();
+        let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), watched, clock));
         let peers = Peers::start(PeersSetup {
             local,
             timing: config.settings.timing.clone(),
@@ -266,7 +269,7 @@ impl Node {
             memory: memory.clone(),
             options,
         };
-        let (readers, reading) = Readers::start(config.settings.storage.read_threads, &worker)?;
+        let (readers, reading) = Readers::start(reading, clock, &worker)?;
         let host = || {
             let (book, signals, snapshots) = (Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
             NodeHost::new(peers.outbox(), book, signals, snapshots, readers.clone())

@@ -1,13 +1,15 @@
 //! The threads that bring rows into memory for reads.
 //!
-//! Owns: the bounded queue to them. Must never: hold a worker up, or leave a read without word: where rows cannot be read, the worker
-//! meets with that itself.
+//! Owns: the bounded queue to them, and the age of what each reads. Must never: hold a worker up, leave a read without word (where rows
+//! cannot be read, the worker meets with that itself), or hang unseen: a node whose disk hangs must not look alive.
 
 use anyhow::{Context as _, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use synod_engine::host::{FetchRequest, Input};
-use synod_engine::runner::WorkerHandle;
+use synod_engine::runner::{MonotoneClock, WorkerHandle};
+use synod_engine::writer::UnderWay;
 
 /// Requests that may wait, of all workers; more are read by the worker itself.
 const QUEUE: usize = 1024;
@@ -17,21 +19,26 @@ const QUEUE: usize = 1024;
 pub struct Readers(Option<Sender<FetchRequest>>);
 
 impl Readers {
-    /// Starts so many threads, which tell the workers; with none, workers read by themselves.
+    /// Starts a thread for each of `reading`, which shows what it has under way. They tell the workers; with none, workers read by
+    /// themselves.
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(threads: u32, workers: &WorkerHandle) -> Result<(Self, Vec<JoinHandle<()>>)> {
-        if threads == 0 {
+    pub fn start(
+        reading: Vec<Arc<UnderWay>>,
+        clock: MonotoneClock,
+        workers: &WorkerHandle,
+    ) -> Result<(Self, Vec<JoinHandle<()>>)> {
+        if reading.is_empty() {
             return Ok((Self(None), Vec::new()));
         }
         let (wanted, queue) = bounded(QUEUE);
-        let reader = |_| {
+        let reader = |reading: Arc<UnderWay>| {
             let (queue, workers) = (queue.clone(), workers.clone());
             let thread = std::thread::Builder::new().name("state-read".into());
-            thread.spawn(move || read(&queue, &workers)).context("a thread that reads the state")
+            thread.spawn(move || read(&queue, &workers, clock, &reading)).context("a thread that reads the state")
         };
-        Ok((Self(Some(wanted)), (0..threads).map(reader).collect::<Result<_>>()?))
+        Ok((Self(Some(wanted)), reading.into_iter().map(reader).collect::<Result<_>>()?))
     }
 
     /// Whether a reader takes this.
@@ -41,11 +48,13 @@ impl Readers {
     }
 }
 
-fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle) {
+fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle, clock: MonotoneClock, reading: &UnderWay) {
     for FetchRequest { shard, ticket, lacked, fetcher } in queue {
+        reading.begin(clock.now());
         if let Err(error) = fetcher.fetch(&lacked) {
             tracing::debug!(%shard, "rows could not be read: {error}");
         }
+        reading.end();
         drop(fetcher);
         // A worker that has ended has answered what waited.
         let _ = workers.push(Input::RowsFetched { shard, ticket });

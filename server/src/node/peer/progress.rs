@@ -14,7 +14,7 @@ use synod_paxos::types::Micros;
 #[derive(Debug)]
 pub struct Progress {
     writer: Arc<writer::WriterProgress>,
-    /// One a worker.
+    /// One a worker, and one a thread that reads for them.
     rounds: Vec<Arc<writer::UnderWay>>,
     clock: MonotoneClock,
 }
