@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(ids(&executor.due(&jobs, ms(50))), [9], "not again within the pause");
         assert_eq!(ids(&executor.due(&jobs, ms(100))), [2, 3, 4, 5, 9]);
         let late = STALLED + ms(1);
-        // The third goes on, the others do not.
+        // The third job makes progress. The others make none.
         executor.decide(JobId(4), &jobs[&JobId(4)], look(2, Some(Voter), Some(Learner), Some(9)), late);
         assert_eq!(ids(&executor.due(&jobs, late + PACE)), [2, 3, 4, 5, 6, 7, 8, 9]);
     }

@@ -84,7 +84,7 @@ pub trait StateStore: Send {
     /// Visits the rows of `[from, to)` in key order (descending where `reverse`), newest values, until the visitor breaks.
     fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError>;
 
-    /// From now on (`stay`) a read that would have to wait for a file fails with [`StoreError::Cold`], or does not any more.
+    /// With `stay`, later reads fail with [`StoreError::Cold`] instead of waiting for a file. Without it they wait, which is the default.
     fn stay_in_memory(&mut self, stay: bool) {
         let _ = stay;
     }

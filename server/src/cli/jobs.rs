@@ -105,8 +105,8 @@ pub async fn until_done(context: &Context, client: &Client, id: u64) -> Result<(
     not_done(&ended).map_or(Ok(()), Err)
 }
 
-/// Watches a job until it has ended, and says what is seen of it; gives up where nothing changes for so long, if that is bounded. A
-/// cluster that cannot be asked is given up after as long as a step may take in any case.
+/// Watches a job until it ends and prints its progress. Ends with an error when nothing changes for `patience`; without a patience it
+/// watches on. It also ends with an error when the cluster gives no answer for as long as one step may take.
 async fn watch(context: &Context, client: &Client, id: u64, patience: Option<Duration>) -> Result<Job> {
     let mut told: BTreeSet<String> = BTreeSet::new();
     let mut last: Option<Job> = None;

@@ -1,6 +1,6 @@
 //! The chunks of a `Sync` that has not reached its end.
 //!
-//! Owns: what is staged, in memory only. Must never: take a chunk that does not continue what is staged.
+//! Owns: the staged entries, in memory only. Must never: accept a chunk that leaves a gap after the staged entries.
 
 use crate::log::Log;
 use crate::types::{Ballot, Entry, EntryId, Run, Slot};

@@ -15,7 +15,7 @@ pub(crate) struct Support {
 }
 
 impl Support {
-    /// When the held `Prepare` is to be answered.
+    /// The time at which the held `Prepare` is answered.
     pub(crate) fn deadline(&self) -> Option<Micros> {
         self.held.map(|_| self.until)
     }
