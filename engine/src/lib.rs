@@ -45,6 +45,7 @@ pub mod state;
 pub mod times;
 pub mod wall;
 pub mod worker;
+mod worker_id;
 pub mod writer;
 
 /// What a store can fail with. Every write error ends the process; a damaged store quarantines it.

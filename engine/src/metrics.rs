@@ -39,6 +39,8 @@ pub struct EngineMetrics {
     pub messages_received_total: IntCounter,
     /// Consensus messages sent.
     pub messages_sent_total: IntCounter,
+    /// Shards handed from one worker of the node to another.
+    pub shards_handed_over_total: IntCounter,
     /// Freezes of the state begun.
     pub freezes_total: IntCounter,
     /// Snapshots made for members that are behind the log.
@@ -123,6 +125,10 @@ impl EngineMetrics {
             elections_total: counter("elections_total", "Leaderships won by this node")?,
             messages_received_total: counter("messages_received_total", "Consensus messages received")?,
             messages_sent_total: counter("messages_sent_total", "Consensus messages sent")?,
+            shards_handed_over_total: counter(
+                "shards_handed_over_total",
+                "Shards handed from one worker of this node to another",
+            )?,
             freezes_total: counter("state_freezes_total", "Freezes of the state that were started")?,
             snapshots_built_total: counter(
                 "snapshots_built_total",

@@ -79,6 +79,12 @@ pub enum Fault {
     MessageToAnotherWorker,
     /// Only one worker is told of a new map.
     MapToOneWorker,
+    /// A shard goes to another worker while a write of it is under way, which is taken for durable.
+    HandedOverMidWrite,
+    /// A shard goes to another worker before its rows are flushed.
+    HandedOverUnflushed,
+    /// A shard that is about to go to another worker goes on applying behind the freeze that makes its rows durable.
+    HandedOverApplies,
 }
 
 impl Fault {
@@ -119,6 +125,9 @@ impl Fault {
         Self::SweepsOthersSpaces,
         Self::MessageToAnotherWorker,
         Self::MapToOneWorker,
+        Self::HandedOverMidWrite,
+        Self::HandedOverUnflushed,
+        Self::HandedOverApplies,
     ];
 }
 

@@ -6,7 +6,7 @@
 use crate::StoreError;
 use crate::host::{Host, Input};
 use crate::memory::Account;
-use crate::node::{WorkerId, route, worker_of};
+use crate::node::{Places, Post, WorkerId, route};
 use crate::worker::Worker;
 use crate::writer::{Clock, UnderWay, Wake};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -25,6 +25,7 @@ const ROUND_INPUTS: usize = 1024;
 pub struct WorkerHandle {
     /// One a worker.
     inputs: Arc<[Sender<Queued>]>,
+    places: Arc<Places>,
     account: Arc<Account>,
 }
 
@@ -44,7 +45,29 @@ impl WorkerHandle {
     /// The worker that has a shard.
     #[must_use]
     pub fn worker_of(&self, shard: ShardId) -> WorkerId {
-        worker_of(shard, self.workers())
+        self.places.worker_of(shard)
+    }
+
+    /// Which worker has which shard: the table that the node's workers are to share.
+    #[must_use]
+    pub fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
+    }
+
+    /// How the workers reach one another.
+    #[must_use]
+    pub fn post(&self) -> Post {
+        let handle = self.clone();
+        Box::new(move |worker, input| handle.post_to(worker, input))
+    }
+
+    /// Not refused for bytes: what goes from worker to worker was taken from an inbox before.
+    #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who sends it again")]
+    fn post_to(&self, worker: WorkerId, input: Input) -> Result<(), Input> {
+        let bytes = input.bytes();
+        self.account.add(bytes);
+        let queue = &self.inputs[usize::from(worker.0)];
+        queue.try_send(Queued { input, bytes }).map_err(|refused| self.give_back(refused.into_inner()))
     }
 
     /// Queues an input, or gives it back where a queue is full, of inputs or of bytes, or a worker has ended. Never blocks. Of
@@ -55,7 +78,7 @@ impl WorkerHandle {
     /// The input itself, or what is left of it.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
     pub fn try_push(&self, input: Input) -> Result<(), Input> {
-        route(input, self.workers(), &mut |worker, input| self.try_give(worker, input))
+        route(input, &self.places, &mut |worker, input| self.try_give(worker, input))
     }
 
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
@@ -89,7 +112,7 @@ impl WorkerHandle {
     /// The input itself, where a worker has ended.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
     pub fn push(&self, input: Input) -> Result<(), Input> {
-        route(input, self.workers(), &mut |worker, input| {
+        route(input, &self.places, &mut |worker, input| {
             // Few and small: they are counted, and wait for places only.
             let bytes = input.bytes();
             self.account.add(bytes);
@@ -142,7 +165,8 @@ pub fn inputs(capacity: usize) -> (WorkerHandle, WorkerInputs) {
 pub fn inputs_within(workers: u16, capacity: usize, account: &Arc<Account>) -> (WorkerHandle, Vec<WorkerInputs>) {
     let queues = (0..workers).map(|_| bounded(capacity));
     let (inputs, queues): (Vec<_>, Vec<_>) = queues.unzip();
-    let handle = WorkerHandle { inputs: inputs.into(), account: Arc::clone(account) };
+    let places = Arc::new(Places::new(workers));
+    let handle = WorkerHandle { inputs: inputs.into(), places, account: Arc::clone(account) };
     let inputs = queues.into_iter().map(|queue| WorkerInputs { queue, account: Arc::clone(account) });
     (handle, inputs.collect())
 }

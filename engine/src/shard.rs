@@ -5,6 +5,7 @@
 //! applied, or let a request go unanswered.
 
 mod apply;
+mod hand_over;
 mod members;
 mod missing;
 mod propose;
@@ -104,6 +105,10 @@ pub(crate) struct Shard {
     missing: Option<Missing>,
     scrubs: Scrubs,
     time: ShardTime,
+    /// Nothing is applied: what was is about to be durable, and the replica goes to another worker.
+    still: bool,
+    /// Inputs of the core and requests since they were last counted.
+    handled: u64,
 }
 
 impl Shard {
@@ -139,6 +144,8 @@ impl Shard {
             missing: None,
             scrubs: Scrubs::behind(last.slot),
             time: ShardTime::default(),
+            still: false,
+            handled: 0,
         }
     }
 
@@ -213,6 +220,7 @@ impl Shard {
     /// Gives the core one input and carries out what it asks for. A waiting replica ignores it.
     pub(crate) fn step<H: Host>(&mut self, node: &mut Node<H>, input: Input) {
         let Core::Running(replica) = &mut self.core else { return };
+        self.handled += 1;
         let mut outputs = std::mem::take(&mut node.outputs);
         let log = ShardLog { log: &*node.log, shard: self.id };
         let ctx = Ctx { now: node.now, random: node.host.random(), log: &log };

@@ -9,6 +9,7 @@
 //! learn what is durable; until nothing is left to do.
 
 mod groups;
+mod hand_over;
 mod holds;
 mod inputs;
 mod joining;
@@ -33,6 +34,7 @@ use crate::shard::Shard;
 use crate::state::StateStore;
 use crate::wall::Reading;
 use crate::writer::{Clock, Done, WriterMode, WriterProgress};
+use hand_over::Passage;
 use holds::Holds;
 use joining::Joining;
 use node::Node;
@@ -75,6 +77,8 @@ pub struct WorkerOptions {
     pub speaks: ClusterVersion,
     /// A write whose deadline lies further ahead of its shard's time is refused, µs: its client's session is kept as long.
     pub deadline_ahead_micros: u64,
+    /// A worker that has much more to do than another looks so often for a shard to hand over, µs; 0 is never.
+    pub balance_micros: u64,
     /// Of every consensus core.
     pub paxos: Options,
 }
@@ -94,6 +98,7 @@ impl Default for WorkerOptions {
             scrub_micros: 0,
             speaks: ClusterVersion::SPOKEN,
             deadline_ahead_micros: u64::MAX,
+            balance_micros: 5_000_000,
             paxos: Options::default(),
         }
     }
@@ -155,6 +160,7 @@ pub struct Worker<H: Host> {
     snapshots: Snapshots,
     holds: Holds,
     scrubs: Scrubs,
+    passage: Passage,
     stopped: bool,
     /// Of the write just synced; a buffer.
     done: Vec<(ShardId, Done)>,
@@ -179,6 +185,7 @@ impl<H: Host> Worker<H> {
         let (me, workers) = (setup.worker, setup.shared.workers());
         let upkeep = Upkeep::new(&setup.options, workers);
         let snapshots = Snapshots::new(setup.options.snapshot_unused_micros);
+        let passage = Passage::new(setup.options.balance_micros);
         let mut worker = Self {
             node: Node::new(setup, host),
             shards: BTreeMap::new(),
@@ -195,6 +202,7 @@ impl<H: Host> Worker<H> {
             snapshots,
             holds: Holds::default(),
             scrubs: Scrubs::default(),
+            passage,
             stopped: false,
             done: Vec::new(),
             held_back: false,
@@ -249,21 +257,25 @@ impl<H: Host> Worker<H> {
             self.keep_scrubs();
             self.keep_snapshots();
             self.keep_members();
+            self.keep_hand_over();
         }
+        self.send_parcels();
         self.node.tell_counts();
     }
 
     /// When the next round is due without any input; `Micros(0)` where there is work left over.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
+        let parcels = self.passage.due(self.node.now);
         if self.quarantined.is_some() || self.stopped {
-            return None;
+            return parcels;
         }
         if !self.node.work.is_empty() || !self.node.later.is_empty() || self.held_back {
             return Some(Micros(0));
         }
         let timer = self.node.timers.first().map(|(at, _)| *at);
-        [timer, Some(self.upkeep.due()), self.members_due(), self.node.pace.due()].into_iter().flatten().min()
+        let due = [timer, Some(self.upkeep.due()), self.members_due(), self.node.pace.due(), parcels];
+        due.into_iter().flatten().min()
     }
 
     /// Whether the worker was told to stop and has flushed its state.
@@ -324,7 +336,8 @@ impl<H: Host> Worker<H> {
             if idle {
                 return;
             }
-            if more() {
+            // A shard that is to leave must come to rest, however much waits.
+            if !self.passage.is_quiet() && more() {
                 self.held_back = true;
                 return;
             }

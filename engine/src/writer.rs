@@ -246,6 +246,24 @@ impl LogWriter {
         self.groups.push(write);
     }
 
+    /// Whether a write of a shard is not handed over yet, or something is to be told of one that is.
+    pub(crate) fn is_writing(&self, shard: ShardId) -> bool {
+        let of = |(id, _): &(ShardId, Done)| *id == shard;
+        self.groups.iter().any(|write| write.shard == shard)
+            || self.done.iter().any(of)
+            || self.flights.iter().any(|flight| flight.done.iter().any(of))
+    }
+
+    /// The last write of a shard's core that is under way.
+    pub(crate) fn last_under_way(&self, shard: ShardId) -> Option<WriteSeq> {
+        let all = self.flights.iter().flat_map(|flight| &flight.done).chain(&self.done);
+        let written = all.filter(|(id, _)| *id == shard).filter_map(|(_, done)| match done {
+            Done::Persisted(seq) => Some(*seq),
+            _ => None,
+        });
+        written.max()
+    }
+
     /// The greatest write heard of from a peer, by any worker, durable here or not yet.
     pub(crate) fn seen(&self, node: NodeId) -> Mark {
         self.seen_table.get(node)

@@ -8,6 +8,8 @@ use crate::codec::message::size_hint;
 use crate::scrub::{ScrubError, Scrubbed};
 use crate::snapshot::Header;
 use crate::wall::Reading;
+use crate::worker_id::WorkerId;
+use std::any::Any;
 use std::sync::Arc;
 use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::members::MemberChange;
@@ -177,6 +179,15 @@ pub enum Input {
         /// The read that waits for them.
         ticket: u64,
     },
+    /// Hand a shard to another worker of the node. Nothing comes of it where the shard cannot go now, or another one is on its way.
+    HandOver {
+        /// The shard.
+        shard: ShardId,
+        /// Who is to have it.
+        to: WorkerId,
+    },
+    /// What one worker of the node tells another of a shard that it hands over. Only workers make and read it.
+    Handed(Box<dyn Any + Send>),
     /// Flush the state and stop; the worker returns from its loop.
     Stop,
 }

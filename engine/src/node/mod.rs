@@ -3,38 +3,50 @@
 //! Owns: which worker has which shard, the counts and budgets that are the node's, the spaces and names that are given once a
 //! node. Must never: hold a worker up, or know what a shard does.
 
+pub(crate) mod balance;
 mod budget;
 mod parts;
+mod places;
 mod route;
 
+pub use crate::worker_id::WorkerId;
 pub(crate) use budget::Budget;
 pub(crate) use parts::Parts;
-pub use route::{route, worker_of};
+pub use places::{Places, worker_of};
+pub use route::route;
+pub(crate) use route::shard_of;
 
+use crate::host::Input;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use synod_cluster::ids::{Incarnation, Space};
 use synod_paxos::types::ReadId;
 
 /// Most workers of a node.
 pub const WORKERS_MAX: u16 = 256;
 
-/// One of a node's workers, counted from 0. Which shards it has follows from the number of workers: it stands in no file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkerId(pub u16);
+/// Queues an input for one worker, whatever shard it is about, behind all that is queued for it; gives it back where there is no room.
+/// Must not block.
+pub type Post = Box<dyn Fn(WorkerId, Input) -> Result<(), Input> + Send + Sync>;
 
-impl WorkerId {
-    /// The worker that has the system shard, and does what is to be done once a node.
-    pub const FIRST: Self = Self(0);
+/// How workers reach one another, once that was said.
+#[derive(Default)]
+struct Posting(OnceLock<Post>);
 
-    fn index(self) -> usize {
-        usize::from(self.0)
+impl fmt::Debug for Posting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.get().is_some() { "connected" } else { "apart" })
     }
 }
 
 /// What the workers of one node share.
 #[derive(Debug)]
 pub struct NodeShared {
-    workers: u16,
+    places: Arc<Places>,
+    posting: Posting,
+    /// A shard is on its way from one worker to another.
+    handing: AtomicBool,
     next_space: AtomicU32,
     last_read: AtomicU64,
     drained: Box<[AtomicBool]>,
@@ -48,6 +60,8 @@ pub struct NodeShared {
     pub(crate) entries: Budget,
     /// The newest records in memory, bytes.
     pub(crate) rings: Budget,
+    /// Inputs of each worker's shards in its last interval of balance.
+    pub(crate) loads: Parts,
     /// Levels of metrics of the node.
     pub(crate) levels: Levels,
 }
@@ -68,10 +82,18 @@ impl NodeShared {
     /// Of a node that has so many workers, from 1 to [`WORKERS_MAX`], in this incarnation.
     #[must_use]
     pub fn new(workers: u16, incarnation: Incarnation) -> Self {
-        let workers = workers.clamp(1, WORKERS_MAX);
+        Self::over(Arc::new(Places::new(workers.clamp(1, WORKERS_MAX))), incarnation)
+    }
+
+    /// The same over the table of those who send to the workers.
+    #[must_use]
+    pub fn over(places: Arc<Places>, incarnation: Incarnation) -> Self {
+        let workers = places.workers();
         let parts = || Parts::new(workers);
         Self {
-            workers,
+            places,
+            posting: Posting::default(),
+            handing: AtomicBool::new(false),
             next_space: AtomicU32::new(u32::MAX),
             last_read: AtomicU64::new(incarnation.0 << 32),
             drained: (0..workers).map(|_| AtomicBool::new(false)).collect(),
@@ -80,6 +102,7 @@ impl NodeShared {
             log_keep: Budget::new(workers),
             entries: Budget::new(workers),
             rings: Budget::new(workers),
+            loads: parts(),
             levels: Levels {
                 round_inputs: parts(),
                 log_queue_batches: parts(),
@@ -95,7 +118,38 @@ impl NodeShared {
     /// How many workers the node has.
     #[must_use]
     pub fn workers(&self) -> u16 {
-        self.workers
+        self.places.workers()
+    }
+
+    /// Which worker has which shard.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Says how workers reach one another. Before that no shard is handed over. Said once, before any worker's first round.
+    pub fn connect(&self, post: Post) {
+        // A second one would reach the same inboxes.
+        let _ = self.posting.0.set(post);
+    }
+
+    /// Queues an input for a worker, or gives it back.
+    #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who sends it again")]
+    pub(crate) fn post(&self, to: WorkerId, input: Input) -> Result<(), Input> {
+        match self.posting.0.get() {
+            Some(post) => post(to, input),
+            None => Err(input),
+        }
+    }
+
+    /// Whether a shard may be handed over from now on: no other one on the node is, until [`Self::end_hand_over`].
+    pub(crate) fn begin_hand_over(&self) -> bool {
+        self.posting.0.get().is_some() && !self.handing.swap(true, Ordering::AcqRel)
+    }
+
+    /// A shard has arrived with all that was sent after it, or stays.
+    pub(crate) fn end_hand_over(&self) {
+        self.handing.store(false, Ordering::Release);
     }
 
     /// Spaces from here on are free. Said once, before any worker's first round.

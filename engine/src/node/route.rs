@@ -1,26 +1,13 @@
 //! Which worker is told what.
 //!
-//! Owns: the shards of each worker, and the way of an input to those whom it concerns. Must never: change the order of what
+//! Owns: the way of an input to those whom it concerns. Must never: change the order of what
 //! concerns one shard, or tell the messages of a shard to a worker that does not have it.
 
-use super::WorkerId;
+use super::{Places, WorkerId};
 use crate::host::{Input, NodeReport, Request};
 use std::sync::{Arc, Mutex, PoisonError};
 use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
 use synod_paxos::message::Message;
-
-/// The worker that has a shard, of so many. Leaderships go round the nodes by the shards' numbers, so the spread must be even
-/// over any arithmetic progression of them: multiples of the golden ratio are (Knuth, *The Art of Computer Programming*, volume 3,
-/// section 6.4, theorem S).
-#[must_use]
-pub fn worker_of(shard: ShardId, workers: u16) -> WorkerId {
-    if shard == SYSTEM_SHARD {
-        return WorkerId::FIRST;
-    }
-    let fraction = shard.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    let worker = u16::try_from((fraction * u64::from(workers)) >> 32);
-    WorkerId(worker.expect("a fraction of a number of workers is below it"))
-}
 
 /// Takes an input for a worker, or gives it back where there is no room.
 pub type Give<'a> = dyn FnMut(WorkerId, Input) -> Result<(), Input> + 'a;
@@ -31,18 +18,19 @@ pub type Give<'a> = dyn FnMut(WorkerId, Input) -> Result<(), Input> + 'a;
 /// What was not taken: of requests and messages those for which there was no room, else the input. What concerns all workers may
 /// have been taken by some: it can be given again.
 #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
-pub fn route(input: Input, workers: u16, give: &mut Give<'_>) -> Result<(), Input> {
+pub fn route(input: Input, places: &Places, give: &mut Give<'_>) -> Result<(), Input> {
+    let workers = places.workers();
     if workers <= 1 {
         return give(WorkerId::FIRST, input);
     }
     match input {
-        Input::Requests(requests) => route_requests(requests, workers, give),
+        Input::Requests(requests) => route_requests(requests, places, give),
         Input::Peer { from, incarnation, write_seq, messages } => {
             let of = |(shard, _): &(ShardId, Message)| {
                 if planted!(MessageToAnotherWorker) {
-                    return worker_of(ShardId(shard.0 + 1), workers);
+                    return places.worker_of(ShardId(shard.0 + 1));
                 }
-                worker_of(*shard, workers)
+                places.worker_of(*shard)
             };
             let mut left = Vec::new();
             for (worker, messages) in split(messages, workers, of) {
@@ -63,7 +51,7 @@ pub fn route(input: Input, workers: u16, give: &mut Give<'_>) -> Result<(), Inpu
             (0..workers).map(WorkerId).try_for_each(each)
         }
         input => match shard_of(&input) {
-            Some(shard) => give(worker_of(shard, workers), input),
+            Some(shard) => give(places.worker_of(shard), input),
             None => tell_all(input, workers, give),
         },
     }
@@ -83,10 +71,10 @@ fn tell_all(input: Input, workers: u16, give: &mut Give<'_>) -> Result<(), Input
 }
 
 #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
-fn route_requests(requests: Vec<Request>, workers: u16, give: &mut Give<'_>) -> Result<(), Input> {
-    let of = |request: &Request| worker_of(request.shard, workers);
+fn route_requests(requests: Vec<Request>, places: &Places, give: &mut Give<'_>) -> Result<(), Input> {
+    let of = |request: &Request| places.worker_of(request.shard);
     let mut left = Vec::new();
-    for (worker, requests) in split(requests, workers, of) {
+    for (worker, requests) in split(requests, places.workers(), of) {
         if let Err(Input::Requests(refused)) = give(worker, Input::Requests(requests)) {
             left.extend(refused);
         }
@@ -111,11 +99,12 @@ fn split<T>(all: Vec<T>, workers: u16, of: impl Fn(&T) -> WorkerId) -> Vec<(Work
         .collect()
 }
 
-/// The shard that an input is about; `None` where it concerns the node.
-fn shard_of(input: &Input) -> Option<ShardId> {
+/// The shard that an input is about; `None` where it concerns the node, or is for one worker.
+pub(crate) fn shard_of(input: &Input) -> Option<ShardId> {
     match input {
         Input::CreateSystemShard(_) => Some(SYSTEM_SHARD),
         Input::Transfer { shard, .. }
+        | Input::HandOver { shard, .. }
         | Input::ChangeMembers { shard, .. }
         | Input::MakeSnapshot { shard, .. }
         | Input::SnapshotAsked { shard, .. }
@@ -139,6 +128,7 @@ fn shard_of(input: &Input) -> Option<ShardId> {
         | Input::PeerClock { .. }
         | Input::Map(_)
         | Input::Written(_)
+        | Input::Handed(_)
         | Input::Drain
         | Input::Stop => None,
     }
@@ -191,24 +181,11 @@ impl Gather {
 
 #[cfg(test)]
 mod tests {
+    use super::super::worker_of;
     use super::*;
     use std::collections::BTreeMap;
     use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq};
     use synod_paxos::types::Ballot;
-
-    #[test]
-    fn leaderships_that_go_round_the_nodes_are_spread_over_each_nodes_workers() {
-        for workers in [2u16, 3, 4, 8] {
-            for (nodes, first) in [(1u64, 2u64), (3, 2), (3, 3), (3, 4), (5, 7)] {
-                let mut led = vec![0u64; workers.into()];
-                let shards = 24 * u64::from(workers);
-                (0..shards).for_each(|n| led[worker_of(ShardId(first + n * nodes), workers).index()] += 1);
-                let (least, most) = (led.iter().min().unwrap(), led.iter().max().unwrap());
-                assert!(*least >= 20 && *most <= 28, "{workers} workers, {nodes} nodes: {led:?}");
-            }
-        }
-        assert_eq!(worker_of(SYSTEM_SHARD, 7), WorkerId::FIRST);
-    }
 
     fn message(n: u64) -> Message {
         Message::TimeoutNow { ballot: Ballot { round: n, ..Ballot::default() } }
@@ -224,7 +201,7 @@ mod tests {
             messages: all.clone(),
         };
         let mut told: BTreeMap<WorkerId, Vec<(ShardId, Message)>> = BTreeMap::new();
-        let refused = route(input, 3, &mut |worker, input| {
+        let refused = route(input, &Places::new(3), &mut |worker, input| {
             if worker == WorkerId(2) {
                 return Err(input);
             }
@@ -244,7 +221,7 @@ mod tests {
     #[test]
     fn what_concerns_the_node_is_told_to_all_and_a_status_is_told_once() {
         let (mut told, mut tells) = (Vec::new(), Vec::new());
-        let all = route(Input::Drain, 4, &mut |worker, _| {
+        let all = route(Input::Drain, &Places::new(4), &mut |worker, _| {
             told.push(worker);
             Ok(())
         });
@@ -253,7 +230,7 @@ mod tests {
         assert_eq!(told, [0, 1, 2, 3].map(WorkerId));
         let (tell, answer) = std::sync::mpsc::channel();
         let status = Input::Status(Box::new(move |report| tell.send(report.map_revision).unwrap()));
-        let asked = route(status, 2, &mut |_, input| {
+        let asked = route(status, &Places::new(2), &mut |_, input| {
             tells.push(input);
             Ok(())
         });

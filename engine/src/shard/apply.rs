@@ -25,7 +25,8 @@ impl Shard {
         }
         // While a snapshot is being installed the log it takes the place of is applied no further.
         let running = matches!(self.core, Core::Running(_));
-        if !running || self.state.applied() >= self.committed || self.scrubs.is_marked() {
+        let stays = self.still || self.scrubs.is_marked();
+        if !running || stays || self.state.applied() >= self.committed {
             return false;
         }
         if node.pace.holds_back(self.id, node.now) {

@@ -44,6 +44,11 @@ pub(super) struct Proposals {
 }
 
 impl Proposals {
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.replies.len() + self.pending.iter().map(|pending| pending.replies.len()).sum::<usize>()
+    }
+
     /// Gives up what was proposed under another leadership than `kept`.
     pub(super) fn lead_lost<H: Host>(&mut self, node: &mut Node<H>, kept: Option<Ballot>, leader: Option<NodeId>) {
         if self.pending.iter().all(|pending| Some(pending.ballot) == kept) || planted!(AnswerOfAnotherBallot) {

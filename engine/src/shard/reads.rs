@@ -101,6 +101,18 @@ impl Reads {
         [self.tails_until, ready].into_iter().flatten().min()
     }
 
+    /// How many wait, save tails that wait for news.
+    pub(super) fn waiting(&self) -> usize {
+        let asked = self.asked.iter().map(|question| question.reads.len()).sum::<usize>();
+        let ready = self.ready.iter().map(|ready| ready.reads.len()).sum::<usize>();
+        self.queued.len() + asked + ready + self.cold.len()
+    }
+
+    /// Tails that wait for news.
+    pub(super) fn tails(&self) -> usize {
+        self.tails.len()
+    }
+
     /// Something was applied.
     pub(super) fn state_moved(&mut self) {
         self.moved = true;
@@ -267,6 +279,7 @@ impl Shard {
     /// Takes a request: answers it at once, or keeps it with the node's other waiting ones.
     pub(crate) fn take_request<H: Host>(&mut self, node: &mut Node<H>, request: Request) {
         let Request { epoch, body, reply, .. } = request;
+        self.handled += 1;
         let refused = if self.waits_for().is_some() {
             Some(Refusal::NotReady)
         } else if self.is_missing() {

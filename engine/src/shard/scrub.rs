@@ -47,6 +47,11 @@ impl Scrubs {
         self.marked.is_some()
     }
 
+    /// Whether the state of a marker is to be read, or is being read.
+    pub(super) fn is_busy(&self) -> bool {
+        self.marked.is_some() || self.reading.is_some()
+    }
+
     /// The log is not trimmed beyond this.
     pub(super) fn keeps_log(&self) -> Slot {
         self.reading.map_or(Slot(u64::MAX), |(_, from)| from)

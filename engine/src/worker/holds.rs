@@ -32,6 +32,9 @@ struct Follower {
     moved_at: Micros,
 }
 
+/// The members of one shard that catch up, on their way to another worker with it.
+pub(super) struct HoldsOf(Vec<(NodeId, Follower)>);
+
 /// The members that catch up.
 #[derive(Default)]
 pub(super) struct Holds {
@@ -49,6 +52,19 @@ impl Holds {
         // It may be installing an earlier one of another replica's.
         let has = if follower.has < trimmed { slot } else { follower.has.min(slot) };
         *follower = Follower { has, moved_at: now };
+    }
+
+    /// A shard goes.
+    pub(super) fn take_of(&mut self, shard: ShardId) -> HoldsOf {
+        let all = self.followers.range((shard, NodeId(0))..=(shard, NodeId(u64::MAX)));
+        let members: Vec<NodeId> = all.map(|((_, member), _)| *member).collect();
+        let taken = members.into_iter().filter_map(|n| Some((n, self.followers.remove(&(shard, n))?)));
+        HoldsOf(taken.collect())
+    }
+
+    /// A shard came.
+    pub(super) fn put_of(&mut self, shard: ShardId, of: HoldsOf) {
+        self.followers.extend(of.0.into_iter().map(|(member, follower)| ((shard, member), follower)));
     }
 
     /// From where on each member needs a shard's log.

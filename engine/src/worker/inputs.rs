@@ -17,8 +17,8 @@ use synod_paxos::message::Message;
 use synod_paxos::types::ConfigId;
 
 impl<H: Host> Worker<H> {
-    /// Takes one input.
-    pub(super) fn take(&mut self, input: Input) {
+    /// Takes one input about this worker's shards, or the node.
+    pub(super) fn take_here(&mut self, input: Input) {
         match input {
             Input::Requests(requests) => requests.into_iter().for_each(|request| self.take_request(request)),
             Input::Peer { from, incarnation, write_seq, messages } => {
@@ -72,6 +72,8 @@ impl<H: Host> Worker<H> {
                     shard.rows_fetched(&mut self.node, ticket);
                 }
             }
+            Input::HandOver { shard, to } => self.hand_over(shard, to),
+            Input::Handed(parcel) => self.take_parcel(parcel),
             Input::Drain => self.drain(),
             Input::Transfer { shard, to, done } => done(self.transfer(shard, to)),
             Input::ChangeMembers { shard, expected, change, done } => {
@@ -82,7 +84,7 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    fn takes_part(&self) -> bool {
+    pub(super) fn takes_part(&self) -> bool {
         self.quarantined.is_none() && !self.stopped
     }
 
@@ -110,15 +112,20 @@ impl<H: Host> Worker<H> {
         if !self.takes_part() || mark.0 < self.node.writer.seen(from).0 {
             return;
         }
-        if mark > self.seen.get(&from).copied().unwrap_or_default() {
-            self.seen.insert(from, mark);
-            self.node.writer.note_seen(from, mark);
-        }
+        self.note_mark(from, mark);
         self.node.metrics.messages_received_total.inc_by(messages.len() as u64);
         for (id, message) in messages {
             if let Some(shard) = self.shards.get_mut(&id) {
                 shard.step(&mut self.node, Step::Message { from, message });
             }
+        }
+    }
+
+    /// A shard here acts on what a peer said: this is written down with what follows from it, or before.
+    pub(super) fn note_mark(&mut self, from: NodeId, mark: Mark) {
+        if mark > self.seen.get(&from).copied().unwrap_or_default() {
+            self.seen.insert(from, mark);
+            self.node.writer.note_seen(from, mark);
         }
     }
 
@@ -180,6 +187,7 @@ impl<H: Host> Worker<H> {
             shard.answer_all(&mut self.node, &refusal);
         }
         self.quarantined = Some(why.into());
+        self.abandon_hand_over();
         self.node.host.quarantined(why);
     }
 
@@ -239,5 +247,6 @@ impl<H: Host> Worker<H> {
             self.node.must(flushed);
         }
         self.stopped = true;
+        self.end_passage();
     }
 }

@@ -17,7 +17,7 @@ use crate::node::{NodeShared, WorkerId, worker_of};
 use crate::state::StateStore;
 use crate::wall::WallClocks;
 use crate::writer::{Clock, Gauges, LogWriter};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, Slot};
 use synod_cluster::system::SystemState;
@@ -65,6 +65,9 @@ pub(crate) struct Node<H> {
     pub(crate) worker: WorkerId,
     /// What it shares with the others.
     pub(crate) shared: Arc<NodeShared>,
+    /// Shards that came to this worker against the rule, and its own that went. What others read of a hand-over is in the node's
+    /// table, which changes while the shard is on its way: a worker has it from its arrival on.
+    handed: BTreeMap<ShardId, bool>,
     pub(crate) host: H,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) store: Box<dyn StateStore>,
@@ -158,6 +161,7 @@ impl<H: Host> Node<H> {
             me,
             worker,
             shared,
+            handed: BTreeMap::new(),
             host,
             log,
             store,
@@ -210,7 +214,17 @@ impl<H: Host> Node<H> {
 
     /// Whether this worker has a shard.
     pub(crate) fn has(&self, shard: ShardId) -> bool {
-        worker_of(shard, self.shared.workers()) == self.worker || planted!(EveryWorkerHasAll)
+        let own = || worker_of(shard, self.shared.workers()) == self.worker;
+        self.handed.get(&shard).copied().unwrap_or_else(own) || planted!(EveryWorkerHasAll)
+    }
+
+    /// A shard came to this worker, or went.
+    pub(super) fn set_has(&mut self, shard: ShardId, has: bool) {
+        if (worker_of(shard, self.shared.workers()) == self.worker) == has {
+            self.handed.remove(&shard);
+        } else {
+            self.handed.insert(shard, has);
+        }
     }
 
     /// A round begins: what the other workers hold is looked at.

@@ -66,6 +66,13 @@ struct Loading {
     space: Space,
 }
 
+/// What is kept of one shard's snapshots, on its way to another worker with it.
+pub(super) struct SnapshotsOf {
+    built: Option<Built>,
+    offered: Vec<(NodeId, Micros)>,
+    waiting: Vec<Waiting>,
+}
+
 /// What is under way.
 pub(super) struct Snapshots {
     /// When a member was last offered one.
@@ -105,6 +112,29 @@ impl Snapshots {
 
     pub(super) fn unused_micros(&self) -> u64 {
         self.unused_micros
+    }
+
+    /// Whether a snapshot of a shard is being made, asked for by an operator, or being loaded.
+    pub(super) fn is_busy(&self, shard: ShardId) -> bool {
+        self.building.is_some_and(|(id, _)| id == shard)
+            || self.loading.contains_key(&shard)
+            || self.asked.iter().any(|asked| asked.shard == shard)
+    }
+
+    /// A shard goes.
+    pub(super) fn take_of(&mut self, shard: ShardId) -> SnapshotsOf {
+        let all = self.offered.range((shard, NodeId(0))..=(shard, NodeId(u64::MAX)));
+        let offered: Vec<(NodeId, Micros)> = all.map(|((_, to), at)| (*to, *at)).collect();
+        self.offered.retain(|(id, _), _| *id != shard);
+        let waiting = self.waiting.extract_if(.., |waiting| waiting.shard == shard).collect();
+        SnapshotsOf { built: self.built.remove(&shard), offered, waiting }
+    }
+
+    /// A shard came.
+    pub(super) fn put_of(&mut self, shard: ShardId, of: SnapshotsOf) {
+        self.built.extend(of.built.map(|built| (shard, built)));
+        self.offered.extend(of.offered.into_iter().map(|(to, at)| ((shard, to), at)));
+        self.waiting.extend(of.waiting);
     }
 
     /// The positions of the snapshots of a shard that there are, or are being made.

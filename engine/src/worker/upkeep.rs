@@ -18,6 +18,8 @@ use synod_paxos::types::Micros;
 const HEALTH_MICROS: u64 = 1_000_000;
 /// A freeze under way is asked about so often, µs.
 const FLUSH_POLL_MICROS: u64 = 20_000;
+/// Freezes that may be unfinished when another is begun for a shard that leaves: one more would make the worker wait.
+const FREEZES_MAX: usize = 1;
 /// A drain tries again so often, µs.
 const DRAIN_RETRY_MICROS: u64 = 100_000;
 /// A node whose disk is low tries again so often to hand its leaderships over, µs.
@@ -104,6 +106,7 @@ impl<H: Host> Worker<H> {
     pub(super) fn keep_up(&mut self) {
         let now = self.node.now;
         self.poll_freezes();
+        self.balance();
         let due = self.node.store.wants_freeze() || self.node.applied_bytes >= self.upkeep.freeze_log_bytes;
         // A snapshot that waits takes this freeze for its own.
         if due && !self.begin_snapshot() {
@@ -253,6 +256,20 @@ impl<H: Host> Worker<H> {
         self.node.metrics.freezes_total.inc();
     }
 
+    /// Freezes the state where that makes nobody wait; the freeze.
+    pub(super) fn freeze_beside(&mut self) -> Option<FlushId> {
+        if self.freezes_unfinished() > FREEZES_MAX {
+            return None;
+        }
+        self.freeze();
+        self.upkeep.freezes.back().map(|freeze| freeze.id)
+    }
+
+    /// Whether a freeze is known to be durable.
+    pub(super) fn is_flushed(&self, id: FlushId) -> bool {
+        self.upkeep.freezes.front().is_none_or(|freeze| freeze.id > id)
+    }
+
     fn poll_freezes(&mut self) {
         if self.upkeep.freezes.is_empty() || self.upkeep.poll_at > self.node.now {
             return;
@@ -277,6 +294,7 @@ impl<H: Host> Worker<H> {
     /// Begins to hand over every leadership.
     pub(super) fn drain(&mut self) {
         self.node.shared.drained(self.node.worker, false);
+        self.passage.keep_all();
         let until = self.node.now.plus(self.upkeep.drain_micros);
         self.upkeep.drain = Some(Drain { until, retry_at: self.node.now });
     }

@@ -222,3 +222,34 @@ fn a_worker_whose_batches_wait_leaves_room_for_the_others() {
     assert_eq!(writers[1].issued().0, before.0 + 1, "handed over at once");
     drop(release);
 }
+
+#[test]
+fn a_shard_is_being_written_until_all_of_its_writes_were_told() {
+    let log = Arc::new(MemLog::new());
+    let (release, held) = mpsc::channel::<()>();
+    log.set_hook(Box::new(move |_| {
+        // Until the sender is dropped.
+        held.recv().unwrap_or_default();
+        Ok(())
+    }));
+    let (tell, told) = mpsc::channel();
+    let wakes: Vec<Wake> = vec![Box::new(move |seq| tell.send(seq).unwrap_or_default()), Box::new(|_| ())];
+    let mut writers = threaded(&log, wakes);
+    let (mut done, shard) = (vec![], ShardId(2));
+    assert!(!writers[0].is_writing(shard));
+    writers[0].add(write(1), Some(Done::Persisted(WriteSeq(1))));
+    assert!(writers[0].is_writing(shard), "it is not handed over");
+    writers[0].commit(&mut done).unwrap();
+    assert!(writers[0].is_writing(shard) && !writers[0].is_writing(ShardId(3)), "it is on its way");
+    assert_eq!(writers[0].last_under_way(shard), Some(WriteSeq(1)));
+    writers[0].add(GroupWrite { shard, trim: Some(EntryId::ZERO), ..GroupWrite::default() }, None);
+    drop(release);
+    told.recv().unwrap();
+    assert!(writers[0].is_writing(shard), "it is durable, and its core has not been told");
+    while done.is_empty() {
+        writers[0].commit(&mut done).unwrap();
+    }
+    assert_eq!(done, [(shard, Done::Persisted(WriteSeq(1)))]);
+    assert!(!writers[0].is_writing(shard), "what follows has its number, and nothing is to be told of it");
+    assert!(!writers[1].is_writing(shard), "nor was it ever another worker's");
+}

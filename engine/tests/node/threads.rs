@@ -16,7 +16,10 @@ use synod_engine::memory::{Holder, Memory};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::node::{NodeShared, WorkerId};
 use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
+use synod_engine::state::StateStore;
+use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::MemState;
+use synod_engine::state::rocks::{RocksShared, StateOptions};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{self, Gauges, WriterMode, WriterProgress};
 use synod_paxos::message::Message;
@@ -69,9 +72,17 @@ struct OneNode {
     progress: Arc<WriterProgress>,
     led: Arc<Mutex<BTreeSet<ShardId>>>,
     stopped: Arc<AtomicBool>,
+    metrics: Arc<EngineMetrics>,
 }
 
 fn start(workers: u16, threaded: bool) -> OneNode {
+    let stores = (0..workers).map(|_| Box::new(MemState::new()) as Box<dyn StateStore>).collect();
+    start_over(stores, threaded, &WorkerOptions::default())
+}
+
+/// Workers over a store each.
+fn start_over(stores: Vec<Box<dyn StateStore>>, threaded: bool, options: &WorkerOptions) -> OneNode {
+    let workers = u16::try_from(stores.len()).unwrap();
     let memory = Memory::unlimited();
     let (handle, inputs) = runner::inputs_within(workers, 1024, memory.of(Holder::Inbox));
     let clock = MonotoneClock::default();
@@ -79,7 +90,10 @@ fn start(workers: u16, threaded: bool) -> OneNode {
     let recovered = log.recover_node().unwrap();
     let incarnation = log.begin_incarnation().unwrap();
     let (progress, metrics) = (Arc::new(WriterProgress::default()), Arc::new(EngineMetrics::detached()));
-    let (seen, shared) = (Arc::new(SeenTable::default()), Arc::new(NodeShared::new(workers, incarnation)));
+    let (seen, shared) = (Arc::new(SeenTable::default()), Arc::new(NodeShared::over(handle.places(), incarnation)));
+    if workers > 1 {
+        shared.connect(handle.post());
+    }
     let modes: Vec<WriterMode> = if threaded {
         let gauges = Gauges { progress: Arc::clone(&progress), metrics: Arc::clone(&metrics), clock: clock.shared() };
         let queues = writer::spawn(Arc::clone(&log), gauges, recovered.seq, Arc::clone(&seen), handle.wakes()).unwrap();
@@ -90,7 +104,7 @@ fn start(workers: u16, threaded: bool) -> OneNode {
     let (led, stopped) = (Arc::default(), Arc::new(AtomicBool::new(false)));
     let host = || Quiet { handle: handle.clone(), led: Arc::clone(&led), stopped: Arc::clone(&stopped) };
     let mut node = Vec::new();
-    for (worker, mode) in (0..workers).map(WorkerId).zip(modes) {
+    for ((worker, mode), store) in (0..workers).map(WorkerId).zip(modes).zip(stores) {
         let setup = WorkerSetup {
             me: N1,
             worker,
@@ -98,20 +112,20 @@ fn start(workers: u16, threaded: bool) -> OneNode {
             recovered: recovered.clone(),
             log: Arc::clone(&log),
             incarnation,
-            store: Box::new(MemState::new()),
+            store,
             seen: Arc::clone(&seen),
             progress: Arc::clone(&progress),
             metrics: Arc::clone(&metrics),
             clock: clock.shared(),
             memory: memory.clone(),
             mode,
-            options: WorkerOptions::default(),
+            options: options.clone(),
         };
         node.push((worker, Worker::new(setup, host()).unwrap()));
     }
     let spawn = |((id, worker), inputs)| runner::spawn(id, worker, inputs, clock, Arc::default()).unwrap();
     let threads = node.into_iter().zip(inputs).map(spawn).collect();
-    OneNode { handle, threads, progress, led, stopped }
+    OneNode { handle, threads, progress, led, stopped, metrics }
 }
 
 /// The first key of a shard of the table.
@@ -119,8 +133,8 @@ fn key_of(shard: u64) -> String {
     format!("key-{shard}")
 }
 
-fn one_node(workers: u16, threaded: bool) {
-    let OneNode { handle, threads, progress, led, stopped } = start(workers, threaded);
+/// Founds a cluster with a table of so many shards, the first of which is shard 2, all led here.
+fn found(handle: &WorkerHandle, led: &Mutex<BTreeSet<ShardId>>, shards: u64) -> Arc<Answers> {
     let founding = Box::new(SystemState::found(1, &["a:1".into()]));
     assert!(handle.try_push(Input::CreateSystemShard(founding)).is_ok());
     wait("the system shard is led", || led.lock().unwrap().contains(&SYSTEM_SHARD));
@@ -130,26 +144,37 @@ fn one_node(workers: u16, threaded: bool) {
         partitioning: Partitioning::Range,
         retention: Retention::All,
         shards: 0,
-        splits: (1..workers).map(|n| key_of(n.into()).into()).collect(),
+        splits: (1..shards).map(|n| key_of(n).into()).collect(),
         replicas: 1,
     };
-    push(&handle, &answers, 0, SYSTEM_SHARD, Op::System(command.encode()));
-    let shards = u64::from(workers);
+    push(handle, &answers, 0, SYSTEM_SHARD, Op::System(command.encode()));
     wait("the table's shards are led", || led.lock().unwrap().len() as u64 == 1 + shards);
+    answers
+}
+
+/// Waits for the answer to write `n`; the offset it got.
+fn offset_of(answers: &Answers, n: u64) -> Offset {
+    let mut found = None;
+    wait("an answer", || {
+        found = answers.take(n);
+        found.is_some()
+    });
+    let Some(Ok(Answer::Outcome(Outcome::Written(results)))) = found else { panic!("{found:?}") };
+    results[0].offset
+}
+
+fn one_node(workers: u16, threaded: bool) {
+    let OneNode { handle, threads, progress, led, stopped, .. } = start(workers, threaded);
+    let shards = u64::from(workers);
+    let answers = found(&handle, &led, shards);
     for n in 1..=2000 {
         let op = Op::Write { table: TableId(1), ops: vec![append(&key_of(n % shards), "v")] };
         push(&handle, &answers, n, ShardId(2 + n % shards), op);
     }
     let mut written = BTreeMap::new();
     for n in 1..=2000 {
-        let mut found = None;
-        wait("an answer", || {
-            found = answers.take(n);
-            found.is_some()
-        });
-        let Some(Ok(Answer::Outcome(Outcome::Written(results)))) = found else { panic!("{found:?}") };
         let offset = written.entry(n % shards).or_insert(0);
-        assert_eq!(results[0].offset, Offset(*offset), "{n}");
+        assert_eq!(offset_of(&answers, n), Offset(*offset), "{n}");
         *offset += 1;
     }
     assert!(progress.writes_done() > 0);
@@ -179,4 +204,84 @@ fn a_worker_runs_beside_a_log_writer_thread() {
 #[test]
 fn several_workers_run_beside_one_log_writer_thread() {
     one_node(3, true);
+}
+
+/// Fronts of so many workers over one database.
+fn fronts(dir: &std::path::Path, workers: u16) -> Vec<Box<dyn StateStore>> {
+    let shared = RocksShared::open(dir, StateOptions::default()).unwrap();
+    let fronts = FrontState::several(&shared, 4 << 20, workers).unwrap();
+    fronts.into_iter().map(|front| Box::new(front) as Box<dyn StateStore>).collect()
+}
+
+fn write_to(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: u64) {
+    let op = Op::Write { table: TableId(1), ops: vec![append(&key_of(shard), "v")] };
+    push(handle, answers, n, ShardId(2 + shard), op);
+}
+
+#[test]
+fn a_shard_that_goes_from_worker_to_worker_under_writes_loses_none_and_doubles_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (workers, shards) = (2, 3);
+    let options = WorkerOptions { balance_micros: 0, ..WorkerOptions::default() };
+    let OneNode { handle, threads, led, metrics, .. } = start_over(fronts(dir.path(), workers), true, &options);
+    let answers = found(&handle, &led, shards);
+    let moved = ShardId(2);
+    let mut written = BTreeMap::<u64, u64>::new();
+    let (mut asked, mut told) = (0, 0);
+    // Each time it is with the other worker it is asked back, while every shard has writes under way: rows that another front still had,
+    // and answers that another core was told of, would show as offsets that are not the next.
+    for turn in 0..8 {
+        let from = handle.worker_of(moved);
+        let to = WorkerId(1 - from.0);
+        wait("the shard is with the other worker", || {
+            for _ in 0..20 {
+                asked += 1;
+                write_to(&handle, &answers, asked, asked % shards);
+            }
+            assert!(handle.push(Input::HandOver { shard: moved, to }).is_ok());
+            while told < asked {
+                told += 1;
+                let offset = written.entry(told % shards).or_insert(0);
+                assert_eq!(offset_of(&answers, told), Offset(*offset), "turn {turn}, write {told}");
+                *offset += 1;
+            }
+            handle.worker_of(moved) == to
+        });
+    }
+    assert!(metrics.shards_handed_over_total.get() >= 8);
+    assert!(handle.push(Input::HandOver { shard: SYSTEM_SHARD, to: WorkerId(1) }).is_ok());
+    assert!(handle.push(Input::HandOver { shard: ShardId(99), to: WorkerId(1) }).is_ok());
+    write_to(&handle, &answers, asked + 1, 0);
+    assert_eq!(offset_of(&answers, asked + 1), Offset(written[&0]));
+    assert_eq!(handle.worker_of(SYSTEM_SHARD), WorkerId::FIRST, "the system shard stays");
+    assert!(handle.push(Input::Stop).is_ok());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_worker_that_has_all_of_the_load_hands_a_shard_to_an_idle_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (workers, shards) = (2, 8);
+    let options = WorkerOptions { balance_micros: 200_000, ..WorkerOptions::default() };
+    let OneNode { handle, threads, led, metrics, .. } = start_over(fronts(dir.path(), workers), true, &options);
+    let answers = found(&handle, &led, shards);
+    let busy: Vec<u64> = (0..shards).filter(|n| handle.worker_of(ShardId(2 + n)) == WorkerId(0)).collect();
+    assert!(busy.len() >= 2, "the rule spreads them");
+    let mut n = 0;
+    wait("a busy shard goes to the idle worker", || {
+        let first = n + 1;
+        for _ in 0..100 {
+            for shard in &busy {
+                n += 1;
+                write_to(&handle, &answers, n, *shard);
+            }
+        }
+        for answer in first..=n {
+            offset_of(&answers, answer);
+        }
+        busy.iter().any(|shard| handle.worker_of(ShardId(2 + shard)) == WorkerId(1))
+    });
+    assert!(metrics.shards_handed_over_total.get() >= 1);
+    assert!(handle.push(Input::Stop).is_ok());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

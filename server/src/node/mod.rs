@@ -258,7 +258,7 @@ impl Node {
         let node_log = Arc::downgrade(&owned);
         let team = Team {
             me,
-            shared: Arc::new(NodeShared::new(workers, incarnation)),
+            shared: Arc::new(NodeShared::over(worker.places(), incarnation)),
             recovered,
             incarnation,
             log: owned,

@@ -48,6 +48,9 @@ impl Team {
         host: impl Fn() -> NodeHost,
         rounds: Vec<Arc<UnderWay>>,
     ) -> Result<Vec<JoinHandle<()>>> {
+        if handle.workers() > 1 {
+            self.shared.connect(handle.post());
+        }
         let parts = (0..handle.workers()).map(WorkerId).zip(stores).zip(self.modes(log_write, handle)?);
         let setups = parts.map(|((worker, store), mode)| (worker, self.setup(worker, store, mode), host()));
         let recovered: Vec<Result<(WorkerId, Worker<NodeHost>), StoreError>> = scope(|scope| {

@@ -78,6 +78,7 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("fault", "write fails"),
     ("fault", "wrong clocks set right"),
     ("workers", "process with several"),
+    ("workers", "shard handed over"),
     ("reads", "rows fetched for a read"),
     ("jobs", "begun"),
     ("jobs", "cancelled"),

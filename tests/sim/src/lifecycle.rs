@@ -7,7 +7,8 @@ use crate::disk::Lost;
 use crate::node::{Ended, PULSE, Surroundings};
 use crate::retry::Failure;
 use crate::violation::{Checked, Violation, check};
-use crate::world::{Event, Origin, World};
+use crate::world::{Event, Origin, Phase, World};
+use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, Entry, NodeId, ShardId, Slot};
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
@@ -26,6 +27,9 @@ impl World {
     /// One round of a process, where it is due now.
     pub(crate) fn round(&mut self, id: NodeId, process: u64) -> Checked {
         let (now, early_clock) = (self.now, self.plan.planted.early_clock);
+        // A quiet cluster must stay silent.
+        let hand_overs = if matches!(self.phase, Phase::Storm | Phase::Calm) { self.hand_overs } else { 0 };
+        let metrics = Arc::clone(&self.metrics);
         if !self.runs(id, process) {
             return Ok(());
         }
@@ -34,9 +38,13 @@ impl World {
             return Ok(());
         }
         up.round_at = None;
+        up.hand_over(hand_overs);
         let inputs = up.waiting() as u64;
+        let before = metrics.shards_handed_over_total.get();
         let ended = up.round(now, early_clock).err();
+        let handed = metrics.shards_handed_over_total.get() - before;
         let until = up.cursor.get();
+        self.coverage.add("workers", "shard handed over", handed);
         self.trace.note(now, "round", &[id.0, inputs, until], || format!("{id} {inputs} inputs until {until}"));
         self.harvest(id, process)?;
         match ended {

@@ -14,7 +14,7 @@ use crate::snapshots::Desk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use synod_cluster::detector::Detector;
 use synod_cluster::ids::{ClientId, ClusterVersion, Incarnation, NodeId, ShardId, Slot};
@@ -25,7 +25,7 @@ use synod_engine::identity::SeenTable;
 use synod_engine::logstore::{LogStore, NodeIdentity};
 use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
-use synod_engine::node::{NodeShared, WorkerId, route};
+use synod_engine::node::{NodeShared, Places, WorkerId, route};
 use synod_engine::snapshot::FileStore;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
@@ -36,6 +36,11 @@ pub(crate) const CLUSTER: ClientId = ClientId(77);
 pub(crate) const PULSE: u64 = 100_000;
 /// Silence that makes a peer dead, µs: the server's default.
 pub(crate) const DEAD_AFTER: u64 = 600_000;
+
+/// Inboxes that are full when a worker posts to another, ‰.
+const FULL: u64 = 100;
+/// Inputs whose sender looked their shard up before it was handed over, ‰.
+const LATE: u64 = 50;
 
 /// How a round or a start ended.
 pub(crate) enum Ended {
@@ -53,6 +58,10 @@ fn memory_max(options: &WorkerOptions) -> usize {
 /// What a node's process is made of.
 pub(crate) struct Process {
     pub(crate) workers: Vec<Member>,
+    shared: Arc<NodeShared>,
+    posted: Posted,
+    /// What is thrown for shards that workers hand to one another.
+    hands: Dice,
     pub(crate) incarnation: Incarnation,
     pub(crate) clock: NodeClock,
     pub(crate) cursor: Cursor,
@@ -86,6 +95,31 @@ pub(crate) struct Process {
     pub(crate) leaving: bool,
     /// Whether more inputs are said to wait, whatever does; and which worker's round comes next.
     dice: Dice,
+}
+
+/// What workers posted to one another in the round under way, in order.
+#[derive(Clone)]
+struct Posted(Arc<Mutex<(Dice, Vec<(WorkerId, Input)>)>>);
+
+impl Posted {
+    fn new(dice: Dice) -> Self {
+        Self(Arc::new(Mutex::new((dice, Vec::new()))))
+    }
+
+    /// Finds the inbox full at times.
+    #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who sends it again")]
+    fn post(&self, to: WorkerId, input: Input) -> Result<(), Input> {
+        let mut posted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if posted.0.chance(FULL) {
+            return Err(input);
+        }
+        posted.1.push((to, input));
+        Ok(())
+    }
+
+    fn take(&self) -> Vec<(WorkerId, Input)> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).1)
+    }
 }
 
 /// One of a process's workers, and what waits for it.
@@ -211,6 +245,11 @@ impl SimNode {
         let writes = SimQueue::new(&log, cursor, clock, &progress, recovered.seq, &seen);
         let seed = with.seed ^ (self.id.0 << 48) ^ (self.process << 32);
         let shared = Arc::new(NodeShared::new(with.workers, incarnation));
+        let posted = Posted::new(Dice::new(seed ^ 0x9057));
+        if with.workers > 1 {
+            let posted = posted.clone();
+            shared.connect(Box::new(move |to, input| posted.post(to, input)));
+        }
         let memory = Memory::new(memory_max(with.options));
         let beside = with.workers > 1 || with.log_writes == LogWrites::Beside;
         let mut workers = Vec::new();
@@ -243,6 +282,9 @@ impl SimNode {
         }
         Ok(Process {
             workers,
+            shared,
+            posted,
+            hands: Dice::new(seed ^ 0x4A2D),
             incarnation,
             clock,
             cursor: cursor.clone(),
@@ -289,13 +331,27 @@ impl Process {
 
     /// Hands an input to the workers that it concerns.
     pub(crate) fn push(&mut self, input: Input) {
-        let count = u16::try_from(self.workers.len()).expect("few workers");
-        let workers = &mut self.workers;
-        let taken = route(input, count, &mut |worker, input| {
+        let (places, workers) = (self.shared.places(), &mut self.workers);
+        let before = Places::new(places.workers());
+        let late = !places.are_plain() && self.hands.chance(LATE);
+        let taken = route(input, if late { &before } else { places }, &mut |worker, input| {
             workers[usize::from(worker.0)].inputs.push(input);
             Ok(())
         });
         assert!(taken.is_ok(), "there is always room");
+    }
+
+    /// One of the process's shards is to go to another worker, so many times in a thousand.
+    pub(crate) fn hand_over(&mut self, per_mille: u64) {
+        let count = self.shared.workers();
+        if count < 2 || !self.hands.chance(per_mille) {
+            return;
+        }
+        let shards: Vec<ShardId> = self.taps.lock().marks.keys().copied().collect();
+        if let Some(shard) = self.hands.pick(&shards) {
+            let to = WorkerId(self.hands.below(count.into()) as u16);
+            self.push(Input::HandOver { shard, to });
+        }
     }
 
     /// A write of these workers is synced.
@@ -356,6 +412,9 @@ impl Process {
         let (worker, inputs) = (&mut member.worker, &mut member.inputs);
         let ran = catch_unwind(AssertUnwindSafe(|| worker.handle(local, wall, inputs, &mut || dice.chance(300))));
         member.inputs.extend(later);
+        for (to, input) in self.posted.take() {
+            self.workers[usize::from(to.0)].inputs.push(input);
+        }
         // Even an empty round takes its time.
         self.cursor.pass(2);
         self.busy_until = self.cursor.get();
