@@ -26,9 +26,10 @@ impl Shard {
         self.still = still;
     }
 
-    /// Whether all that was asked of it is done, and all that was applied is known to be on disk.
+    /// Whether all that was asked of it is done, nothing is applied, and all that was is known to be on disk. A replica that took the
+    /// place of the one that stood still does not.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let flushed = !self.unflushed() || planted!(HandedOverUnflushed) || planted!(HandedOverApplies);
+        let flushed = self.still && !self.unflushed() || planted!(HandedOverUnflushed) || planted!(HandedOverApplies);
         !self.scheduled && flushed
     }
 

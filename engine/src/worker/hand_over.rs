@@ -401,10 +401,10 @@ impl<H: Host> Worker<H> {
             snapshots: self.snapshots.take_of(id),
             holds: self.holds.take_of(id),
         };
-        self.node.set_has(id, false);
-        self.node.shared.places().set(id, to);
         self.node.metrics.shards_handed_over_total.inc();
         tracing::debug!(shard = id.0, from = self.node.worker.0, to = to.0, "a shard is handed to another worker");
+        self.node.set_has(id, false);
+        self.node.shared.places().set(id, to);
         self.post(to, Parcel::Shard(Box::new(moving)));
         for input in aside.inputs {
             self.post(to, Parcel::Late(id, Box::new(input)));

@@ -233,7 +233,7 @@ fn a_shard_is_being_written_until_all_of_its_writes_were_told() {
         Ok(())
     }));
     let (tell, told) = mpsc::channel();
-    let wakes: Vec<Wake> = vec![Box::new(move |seq| tell.send(seq).unwrap_or_default()), Box::new(|_| ())];
+    let wakes: Vec<Wake> = vec![Box::new(move |seq: u64| tell.send(seq).unwrap_or_default()), Box::new(|_| ())];
     let mut writers = threaded(&log, wakes);
     let (mut done, shard) = (vec![], ShardId(2));
     assert!(!writers[0].is_writing(shard));
