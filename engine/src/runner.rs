@@ -81,6 +81,16 @@ impl WorkerHandle {
         route(input, &self.places, &mut |worker, input| self.try_give(worker, input))
     }
 
+    /// Queues an input for one worker, whatever shards it is about, or gives all of it back. A worker passes on what is for shards that
+    /// others have. Never blocks.
+    ///
+    /// # Errors
+    /// The input itself.
+    #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
+    pub fn try_push_to(&self, worker: WorkerId, input: Input) -> Result<(), Input> {
+        self.try_give(worker, input)
+    }
+
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
     fn try_give(&self, worker: WorkerId, input: Input) -> Result<(), Input> {
         let bytes = input.bytes();
@@ -293,6 +303,20 @@ mod tests {
         assert!(full < 20 && (0..10_000).any(|_| handle.try_push(requests(1)).is_err()), "the account is full");
         handle.wakes()[sleeps](7);
         assert!(matches!(inputs[sleeps].queue.try_recv().map(|q| q.input), Ok(Input::Written(7))));
+    }
+
+    #[test]
+    fn what_is_for_one_worker_goes_there_whole_though_a_shard_was_handed_to_another() {
+        let (handle, inputs) = inputs_within(2, 1000, &Account::unlimited());
+        let (before, moved) = (handle.worker_of(ShardId(2)), ShardId(2));
+        let after = WorkerId(1 - before.0);
+        handle.places.set(moved, after);
+        assert_eq!(handle.worker_of(moved), after);
+        let depths = || inputs.iter().map(|inputs| inputs.queue.len()).collect::<Vec<_>>();
+        assert!(handle.try_push_to(before, requests(1)).is_ok());
+        assert_eq!(depths()[usize::from(before.0)], 1, "the old worker passes it on");
+        assert!(handle.try_push(requests(1)).is_ok() && handle.post()(after, requests(1)).is_ok());
+        assert_eq!(depths()[usize::from(after.0)], 2);
     }
 
     #[test]

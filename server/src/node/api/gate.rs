@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use synod_engine::host::{Body, Input, Read, ReplySink, Request};
+use synod_engine::node::WorkerId;
 use synod_engine::runner::WorkerHandle;
 
 /// A line whose first has waited so long takes no more.
@@ -56,9 +57,10 @@ impl Gates {
         let counts = Counts::new()?;
         registry.register(Box::new(counts.waiting.clone()))?;
         registry.register(Box::new(counts.refused.clone()))?;
-        let gate = |_| {
+        let gate = |n| {
             let worker = worker.clone();
-            let take = move |requests| match worker.try_push(Input::Requests(requests)) {
+            // All to this worker or none: one that has handed a shard over meanwhile passes its requests on.
+            let take = move |requests| match worker.try_push_to(WorkerId(n), Input::Requests(requests)) {
                 Err(Input::Requests(requests)) => Err(requests),
                 _ => Ok(()),
             };
