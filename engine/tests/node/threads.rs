@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use synod_cluster::ids::{ClientId, ClientSeq, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::ids::{
+    ClientId, ClientSeq, Incarnation, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId,
+};
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{Answer, Body, Host, Input, Reply, ReplySink, Request};
@@ -23,6 +25,7 @@ use synod_engine::state::rocks::{RocksShared, StateOptions};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{self, Gauges, WriterMode, WriterProgress};
 use synod_paxos::message::Message;
+use synod_paxos::types::Ballot;
 
 struct Quiet {
     handle: WorkerHandle,
@@ -73,11 +76,13 @@ struct OneNode {
     led: Arc<Mutex<BTreeSet<ShardId>>>,
     stopped: Arc<AtomicBool>,
     metrics: Arc<EngineMetrics>,
+    log: Arc<dyn LogStore>,
 }
 
 fn start(workers: u16, threaded: bool) -> OneNode {
     let stores = (0..workers).map(|_| Box::new(MemState::new()) as Box<dyn StateStore>).collect();
-    start_over(stores, threaded, &WorkerOptions::default())
+    // Each has rows of its own: no shard may go to another.
+    start_over(stores, threaded, &WorkerOptions { balance_micros: 0, ..WorkerOptions::default() })
 }
 
 /// Workers over a store each.
@@ -125,7 +130,7 @@ fn start_over(stores: Vec<Box<dyn StateStore>>, threaded: bool, options: &Worker
     }
     let spawn = |((id, worker), inputs)| runner::spawn(id, worker, inputs, clock, Arc::default()).unwrap();
     let threads = node.into_iter().zip(inputs).map(spawn).collect();
-    OneNode { handle, threads, progress, led, stopped, metrics }
+    OneNode { handle, threads, progress, led, stopped, metrics, log }
 }
 
 /// The first key of a shard of the table.
@@ -262,6 +267,28 @@ fn a_shard_that_goes_from_worker_to_worker_under_writes_loses_none_and_doubles_n
     write_to(&handle, &answers, asked + 1, 0);
     assert_eq!(offset_of(&answers, asked + 1), Offset(written[&0]));
     assert_eq!(handle.worker_of(SYSTEM_SHARD), WorkerId::FIRST, "the system shard stays");
+    assert!(handle.push(Input::Stop).is_ok());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn the_marks_of_peers_that_a_shard_has_heard_go_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = WorkerOptions { balance_micros: 0, ..WorkerOptions::default() };
+    let OneNode { handle, threads, led, log, .. } = start_over(fronts(dir.path(), 2), true, &options);
+    let answers = found(&handle, &led, 3);
+    // Alone with its worker, which so writes nothing after it has gone.
+    let alone = (0..3u64).find(|n| handle.worker_of(ShardId(2 + n)) == WorkerId(1)).expect("the rule spreads them");
+    let id = ShardId(2 + alone);
+    let (from, incarnation, write_seq) = (NodeId(2), Incarnation(5), NodeWriteSeq(77));
+    let messages = vec![(id, Message::PreVoteGranted { ballot: Ballot::default() })];
+    assert!(handle.push(Input::Peer { from, incarnation, write_seq, messages }).is_ok());
+    assert!(handle.push(Input::HandOver { shard: id, to: WorkerId(0) }).is_ok());
+    wait("the shard is with the other worker", || handle.worker_of(id) == WorkerId(0));
+    write_to(&handle, &answers, 1, alone);
+    offset_of(&answers, 1);
+    let seen = log.recover_node().unwrap().seen;
+    assert_eq!(seen, [(from, incarnation, write_seq)], "what the shard writes may follow from what it heard");
     assert!(handle.push(Input::Stop).is_ok());
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
