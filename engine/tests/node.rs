@@ -8,6 +8,8 @@ mod clocks;
 mod disk;
 #[path = "node/faults.rs"]
 mod faults;
+#[path = "node/hand_over.rs"]
+mod hand_over;
 mod harness;
 #[path = "node/members.rs"]
 mod members;

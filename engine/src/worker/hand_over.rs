@@ -30,7 +30,8 @@
 //!
 //! **Peers.** What follows from a peer's message is written down with its mark or behind it: the marks that the old worker has acted on
 //! come with the shard and join the new worker's next batch. Which peers are alive each worker hears by itself, at its own time: the
-//! shard is told what its new worker knows.
+//! shard is told what its new worker knows. To the core that also means that the last it sent may be lost, as where it found no room
+//! with the old worker's host.
 
 use super::Worker;
 use super::groups::vanished;
@@ -208,6 +209,14 @@ impl<H: Host> Worker<H> {
 
     /// What of an input is for shards that are here, or for the node. The rest waits or is posted on.
     fn sort_out(&mut self, input: Input) -> Option<Input> {
+        let all_here = match &input {
+            Input::Requests(requests) => requests.iter().all(|request| self.place(request.shard) == Place::Here),
+            Input::Peer { messages, .. } => messages.iter().all(|(shard, _)| self.place(*shard) == Place::Here),
+            _ => false,
+        };
+        if all_here {
+            return Some(input);
+        }
         match input {
             Input::Requests(requests) => {
                 let mut here = Vec::with_capacity(requests.len());
@@ -221,7 +230,7 @@ impl<H: Host> Worker<H> {
                 (!here.is_empty()).then_some(Input::Requests(here))
             }
             Input::Peer { from, incarnation, write_seq, messages } => {
-                let (empty, mut here) = (messages.is_empty(), Vec::with_capacity(messages.len()));
+                let mut here = Vec::with_capacity(messages.len());
                 for (shard, message) in messages {
                     match self.place(shard) {
                         Place::Here => here.push((shard, message)),
@@ -231,7 +240,7 @@ impl<H: Host> Worker<H> {
                         }
                     }
                 }
-                let any = empty || !here.is_empty();
+                let any = !here.is_empty();
                 any.then_some(Input::Peer { from, incarnation, write_seq, messages: here })
             }
             input => match shard_of(&input).map(|shard| (shard, self.place(shard))) {

@@ -1,0 +1,301 @@
+//! A shard that goes from one worker to another, round by round: what comes for it on the way.
+
+use super::harness::{Answers, N1, append};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use synod_cluster::ids::{ClientId, ClientSeq, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::refusal::Refusal;
+use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
+use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
+use synod_engine::host::{Answer, Body, Host, Input, Reply, ReplySink, Request};
+use synod_engine::identity::SeenTable;
+use synod_engine::logstore::LogStore;
+use synod_engine::logstore::mem::MemLog;
+use synod_engine::memory::Memory;
+use synod_engine::metrics::EngineMetrics;
+use synod_engine::node::{NodeShared, WorkerId, route};
+use synod_engine::state::front::FrontState;
+use synod_engine::state::rocks::{RocksShared, StateOptions};
+use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
+use synod_engine::writer::{self, Clock, Gauges, Wake, WriterMode, WriterProgress};
+use synod_paxos::message::Message;
+use synod_paxos::types::Micros;
+
+/// The shard that goes, and its first key. It is with the first worker at first.
+const MOVED: ShardId = ShardId(2);
+const KEY: &str = "key-0";
+/// From whom, to whom.
+const OLD: usize = 0;
+const NEW: usize = 1;
+
+/// What the workers told their hosts.
+#[derive(Default)]
+struct Heard {
+    maps: Vec<Arc<SystemState>>,
+    led: BTreeSet<ShardId>,
+}
+
+struct Listens(Arc<Mutex<Heard>>);
+
+impl Host for Listens {
+    fn send(&mut self, _: NodeId, _: ShardId, _: Message) {}
+    fn flush(&mut self, _: NodeWriteSeq) {}
+    fn map_changed(&mut self, map: Arc<SystemState>) {
+        self.0.lock().unwrap().maps.push(map);
+    }
+    fn role_changed(&mut self, shard: ShardId, _: Option<NodeId>, here: bool) {
+        if here {
+            self.0.lock().unwrap().led.insert(shard);
+        }
+    }
+    fn drained(&mut self) {}
+    fn fatal(&mut self, why: String) -> ! {
+        panic!("{why}")
+    }
+    fn quarantined(&mut self, _: &str) {}
+    fn random(&mut self) -> u64 {
+        7
+    }
+}
+
+/// Two workers whose rounds the test makes, over one log and one database.
+struct Pair {
+    workers: Vec<Worker<Listens>>,
+    inboxes: Vec<Vec<Input>>,
+    shared: Arc<NodeShared>,
+    posted: Arc<Mutex<Vec<(WorkerId, Input)>>>,
+    /// No inbox has room for what a worker posts.
+    full: Arc<AtomicBool>,
+    heard: Arc<Mutex<Heard>>,
+    answers: Arc<Answers>,
+    now: u64,
+    asked: u64,
+}
+
+impl Pair {
+    fn new(dir: &Path) -> Self {
+        let log: Arc<dyn LogStore> = Arc::new(MemLog::new());
+        let recovered = log.recover_node().unwrap();
+        let incarnation = log.begin_incarnation().unwrap();
+        let shared = Arc::new(NodeShared::new(2, incarnation));
+        let (posted, full) = (Arc::<Mutex<Vec<(WorkerId, Input)>>>::default(), Arc::new(AtomicBool::new(false)));
+        let (to, is_full) = (Arc::clone(&posted), Arc::clone(&full));
+        shared.connect(Box::new(move |worker, input| {
+            if is_full.load(Ordering::SeqCst) {
+                return Err(input);
+            }
+            to.lock().unwrap().push((worker, input));
+            Ok(())
+        }));
+        let clock: Clock = Arc::new(|| Micros(1));
+        let (progress, metrics) = (Arc::new(WriterProgress::default()), Arc::new(EngineMetrics::detached()));
+        let gauges =
+            Gauges { progress: Arc::clone(&progress), metrics: Arc::clone(&metrics), clock: Arc::clone(&clock) };
+        let seen = Arc::new(SeenTable::default());
+        let wakes: Vec<Wake> = (0..2).map(|_| Box::new(|_| ()) as Wake).collect();
+        let queues = writer::spawn(Arc::clone(&log), gauges, recovered.seq, Arc::clone(&seen), wakes).unwrap();
+        let database = RocksShared::open(dir, StateOptions::default()).unwrap();
+        let fronts = FrontState::several(&database, 4 << 20, 2).unwrap();
+        let heard = Arc::<Mutex<Heard>>::default();
+        let parts = (0..2).map(WorkerId).zip(queues).zip(fronts);
+        let worker = |((worker, queue), front)| {
+            let setup = WorkerSetup {
+                me: N1,
+                worker,
+                shared: Arc::clone(&shared),
+                recovered: recovered.clone(),
+                incarnation,
+                log: Arc::clone(&log),
+                store: Box::new(front),
+                seen: Arc::clone(&seen),
+                progress: Arc::clone(&progress),
+                metrics: Arc::clone(&metrics),
+                clock: Arc::clone(&clock),
+                memory: Memory::unlimited(),
+                mode: WriterMode::Queue(queue),
+                options: WorkerOptions { balance_micros: 0, ..WorkerOptions::default() },
+            };
+            Worker::new(setup, Listens(Arc::clone(&heard))).unwrap()
+        };
+        let workers = parts.map(worker).collect();
+        let (inboxes, answers) = ((0..2).map(|_| Vec::new()).collect(), Arc::default());
+        let mut pair = Self { workers, inboxes, shared, posted, full, heard, answers, now: 0, asked: 0 };
+        pair.found();
+        pair
+    }
+
+    /// A table of three shards, led here.
+    fn found(&mut self) {
+        self.push(Input::CreateSystemShard(Box::new(SystemState::found(1, &["a:1".into()]))));
+        self.until("the system shard is led", |pair| pair.leads(SYSTEM_SHARD));
+        let command = SystemCommand::CreateTable {
+            name: "t".into(),
+            partitioning: Partitioning::Range,
+            retention: Retention::All,
+            shards: 0,
+            splits: vec!["key-1".into(), "key-2".into()],
+            replicas: 1,
+        };
+        let (_, input) = self.request(SYSTEM_SHARD, Op::System(command.encode()));
+        self.push(input);
+        self.until("the table is led", |pair| (2..5).all(|shard| pair.leads(ShardId(shard))));
+        assert_eq!(self.shared.places().worker_of(MOVED), WorkerId(0), "the rule puts it there");
+    }
+
+    fn leads(&self, shard: ShardId) -> bool {
+        self.heard.lock().unwrap().led.contains(&shard)
+    }
+
+    fn push(&mut self, input: Input) {
+        let (shared, inboxes) = (&self.shared, &mut self.inboxes);
+        let taken = route(input, shared.places(), &mut |worker, input| {
+            inboxes[usize::from(worker.0)].push(input);
+            Ok(())
+        });
+        assert!(taken.is_ok());
+    }
+
+    /// A worker takes what waits for it; what it posts is in the inboxes then.
+    fn round(&mut self, worker: usize) {
+        self.now += 1_000;
+        let mut inputs = std::mem::take(&mut self.inboxes[worker]);
+        self.workers[worker].handle(Micros(self.now), 1_000_000 + self.now, &mut inputs, &mut || false);
+        let posted = std::mem::take(&mut *self.posted.lock().unwrap());
+        for (to, input) in posted {
+            self.inboxes[usize::from(to.0)].push(input);
+        }
+        let maps = std::mem::take(&mut self.heard.lock().unwrap().maps);
+        for map in maps {
+            self.push(Input::Map(map));
+        }
+    }
+
+    fn rounds_until(&mut self, workers: &[usize], what: &str, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..5_000 {
+            if holds(self) {
+                return;
+            }
+            workers.iter().for_each(|worker| self.round(*worker));
+            // Log and state are written by threads of their own.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("never: {what}");
+    }
+
+    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        self.rounds_until(&[OLD, NEW], what, holds);
+    }
+
+    fn request(&mut self, shard: ShardId, op: Op) -> (u64, Input) {
+        self.asked += 1;
+        let seq = ClientSeq(self.asked);
+        let id = WriteId { client: ClientId(1), seq, floor: ClientSeq(0), deadline_us: u64::MAX };
+        let reply = Reply { sink: Arc::clone(&self.answers) as Arc<dyn ReplySink>, id: self.asked };
+        let body = Body::Write(WriteRequest { id, op });
+        (self.asked, Input::Requests(vec![Request { shard, epoch: None, body, reply }]))
+    }
+
+    /// A write to the shard that goes.
+    fn write(&mut self) -> (u64, Input) {
+        self.request(MOVED, Op::Write { table: TableId(1), ops: vec![append(KEY, "v")] })
+    }
+
+    /// The answers to two writes, once both are there.
+    fn answers_to(&mut self, first: u64, second: u64) -> [Result<Answer, Refusal>; 2] {
+        let found = Mutex::new([None, None]);
+        self.until("both are answered", |pair| {
+            let mut found = found.lock().unwrap();
+            for (answer, n) in found.iter_mut().zip([first, second]) {
+                if answer.is_none() {
+                    *answer = pair.answers.take(n);
+                }
+            }
+            found.iter().all(Option::is_some)
+        });
+        found.into_inner().unwrap().map(Option::unwrap)
+    }
+
+    /// The shard has left the old worker, and the new one has made no round since.
+    fn let_go(&mut self) {
+        self.push(Input::HandOver { shard: MOVED, to: WorkerId(1) });
+        self.rounds_until(&[OLD], "the shard is let go", |pair| pair.shared.places().worker_of(MOVED) == WorkerId(1));
+    }
+}
+
+fn offset(answer: &Result<Answer, Refusal>) -> Offset {
+    let Ok(Answer::Outcome(Outcome::Written(results))) = answer else { panic!("{answer:?}") };
+    results[0].offset
+}
+
+#[test]
+fn what_the_old_worker_still_got_comes_before_what_reaches_the_new_one_directly() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::new(dir.path());
+    pair.let_go();
+    // Queued just before the table changed: ahead of the mark that the old worker posted to itself.
+    let (early, input) = pair.write();
+    pair.inboxes[OLD].insert(0, input);
+    let (late, input) = pair.write();
+    pair.push(input);
+    // The shard is with the new worker by then, and has time for more than a write.
+    for _ in 0..30 {
+        pair.round(NEW);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(pair.answers.take(late).is_none(), "not before the old worker's last word");
+    let [early, late] = pair.answers_to(early, late);
+    assert_eq!((offset(&early), offset(&late)), (Offset(0), Offset(1)));
+    // A sender that looked the shard up long ago is served all the same.
+    let (one, input) = pair.write();
+    pair.inboxes[OLD].push(input);
+    let (two, input) = pair.write();
+    pair.push(input);
+    let answers = pair.answers_to(one, two);
+    let offsets: BTreeSet<Offset> = answers.iter().map(offset).collect();
+    assert_eq!(offsets, [Offset(2), Offset(3)].into());
+}
+
+#[test]
+fn a_full_inbox_delays_a_shard_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::new(dir.path());
+    pair.full.store(true, Ordering::SeqCst);
+    pair.let_go();
+    let (early, input) = pair.write();
+    pair.inboxes[OLD].push(input);
+    let (late, input) = pair.write();
+    pair.push(input);
+    for _ in 0..20 {
+        pair.round(OLD);
+        pair.round(NEW);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(pair.answers.take(early).is_none() && pair.answers.take(late).is_none(), "nobody has the shard");
+    let due = pair.workers[OLD].next_deadline();
+    assert!(due.is_some_and(|at| at <= Micros(pair.now + 1_000)), "it is tried again soon: {due:?}");
+    pair.full.store(false, Ordering::SeqCst);
+    let [early, late] = pair.answers_to(early, late);
+    assert_eq!((offset(&early), offset(&late)), (Offset(0), Offset(1)));
+}
+
+#[test]
+fn a_node_that_stops_leaves_nobody_who_waits_for_a_shard_on_its_way_without_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::new(dir.path());
+    pair.full.store(true, Ordering::SeqCst);
+    pair.let_go();
+    let (early, input) = pair.write();
+    pair.inboxes[OLD].push(input);
+    let (late, input) = pair.write();
+    pair.push(input);
+    pair.round(OLD);
+    pair.round(NEW);
+    pair.push(Input::Stop);
+    for answer in pair.answers_to(early, late) {
+        assert_eq!(answer.unwrap_err(), Refusal::NotReady);
+    }
+    assert!(pair.workers.iter().all(Worker::stopped));
+}
