@@ -2,6 +2,7 @@
 //!
 //! Owns: the reports that status and metrics are made of. Must never: be what anything is decided by.
 
+use std::cmp::Reverse;
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, Slot, TableId};
 use synod_paxos::types::Ballot;
 
@@ -73,7 +74,9 @@ impl NodeReport {
     #[must_use]
     pub(crate) fn with(mut self, mut other: Self) -> Self {
         self.replicas.append(&mut other.replicas);
-        self.replicas.sort_unstable_by_key(|replica| replica.shard);
+        // A shard that went from one to the other between their answers is in both: what was seen later counts.
+        self.replicas.sort_unstable_by_key(|replica| (replica.shard, Reverse(replica.applied)));
+        self.replicas.dedup_by_key(|replica| replica.shard);
         Self {
             replicas: self.replicas,
             quarantined: self.quarantined.or(other.quarantined),
