@@ -22,14 +22,14 @@ use synod_cluster::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::Membership;
 
-/// Rows that a read of a shard waits for.
+/// Rows that a read, a tail or the next entry of a shard waits for.
 pub struct FetchRequest {
     /// The shard.
     pub shard: ShardId,
-    /// Names the read.
+    /// Names the fetch.
     pub ticket: u64,
-    /// The rows.
-    pub lacked: Lacked,
+    /// The rows, some dozens at most.
+    pub lacked: Vec<Lacked>,
     /// What brings them into memory.
     pub fetcher: Arc<dyn Fetch>,
 }
@@ -92,6 +92,11 @@ pub trait Host: Send {
     /// Loads the snapshot received of this shard into a space, on another thread; then tells [`Input::SnapshotLoaded`].
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
         let _ = (shard, space, loader);
+    }
+
+    /// Whether [`Host::fetch_rows`] would take rows now: else nothing is looked for in memory first.
+    fn fetches_rows(&self) -> bool {
+        false
     }
 
     /// Has rows brought into memory on another thread, which then tells [`Input::RowsFetched`], whatever came of it. `false` where it

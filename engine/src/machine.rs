@@ -228,8 +228,13 @@ impl ShardState {
         let slot = self.applied;
         let requests = match self.ahead.take().filter(|ahead| ahead.slot == slot) {
             Some(ahead) => {
-                (overlay.format, overlay.sums) = (ahead.format, ahead.sums);
-                ahead.requests
+                let Ahead { begun_at, format, requests, heads, sums, .. } = *ahead;
+                (overlay.format, overlay.sums) = (format, sums);
+                // Heads change only with what is applied.
+                if begun_at.next() == slot {
+                    overlay.begin_with(heads);
+                }
+                requests
             }
             None => {
                 let (format, requests) = self.decode(slot, data)?;

@@ -6,6 +6,7 @@
 mod scan;
 mod tail;
 
+pub(crate) use tail::nothing;
 pub use tail::{Firsts, tail};
 
 use crate::StoreError;
@@ -41,7 +42,7 @@ pub fn read(state: &ShardState, store: &mut dyn StateStore, read: &Read) -> Resu
         Read::Scan(wanted) => scan::scan(state, store, wanted),
         Read::Tail(poll) => {
             let found = tail(state, store, &mut Firsts::default(), poll)?;
-            Ok(found.unwrap_or_else(|| Ok(tail::nothing(state))))
+            Ok(found.unwrap_or_else(|| Ok(nothing(state))))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! applied, or let a request go unanswered.
 
 mod apply;
+mod cold;
 mod members;
 mod missing;
 mod propose;
@@ -19,6 +20,7 @@ use crate::memory::{Held, Holder, Memory};
 use crate::wall::ShardTime;
 use crate::worker::node::Node;
 use crate::writer::Done;
+use cold::Fetches;
 use missing::Missing;
 use propose::Proposals;
 use reads::Reads;
@@ -77,6 +79,7 @@ pub(crate) struct Shard {
     committed: Slot,
     proposals: Proposals,
     reads: Reads,
+    fetches: Fetches,
     verdict: Option<Verdict>,
     leading: bool,
     /// Every member has the log up to here.
@@ -123,6 +126,7 @@ impl Shard {
             committed: applied,
             proposals: Proposals::default(),
             reads: Reads::default(),
+            fetches: Fetches::default(),
             verdict: None,
             leading: false,
             trim_to: Slot(0),
@@ -317,7 +321,9 @@ impl Shard {
     /// A timer of this replica was taken out of the node's timers.
     pub(crate) fn timer_fired<H: Host>(&mut self, node: &mut Node<H>) {
         self.timer = None;
-        self.reads.expire(node, &self.state);
+        for (read, reply) in self.reads.expire(node, self.state.applied()) {
+            self.end_tail(node, read, reply);
+        }
         if self.reads.has_queued() {
             self.schedule(node);
         }
@@ -425,6 +431,7 @@ impl Shard {
     pub(crate) fn answer_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         self.proposals.refuse_all(node, why);
         self.reads.refuse_all(node, why);
+        self.fetches.refuse_reads(node, why);
         if self.leading {
             self.leading = false;
             node.metrics.leaders.dec();

@@ -174,7 +174,7 @@ pub enum Input {
     RowsFetched {
         /// The shard.
         shard: ShardId,
-        /// The read that waits for them.
+        /// The fetch.
         ticket: u64,
     },
     /// Flush the state and stop; the worker returns from its loop.

@@ -33,6 +33,46 @@ struct KeyState {
     gone: Offset,
 }
 
+impl KeyState {
+    fn new(key: Bytes, hash: Option<u64>, head: Head) -> Self {
+        let stored = head.next;
+        Self { key, hash, head, dirty: false, stored, gone: Offset(0) }
+    }
+}
+
+/// Heads of keys that an entry touches, found before its turn comes.
+#[derive(Default)]
+pub(super) struct Heads {
+    index: HashMap<Bytes, usize>,
+    keys: Vec<KeyState>,
+    bytes: usize,
+}
+
+/// What an entry that waits holds of heads, bytes, about: the newest record of a key may be in its head.
+const HEADS_BYTES: usize = 2 << 20;
+
+impl Heads {
+    pub(super) fn with_capacity(keys: usize) -> Self {
+        Self { index: HashMap::with_capacity(keys), keys: Vec::with_capacity(keys), bytes: 0 }
+    }
+
+    pub(super) fn get(&self, key: &Bytes) -> Option<&Head> {
+        self.index.get(key).map(|at| &self.keys[*at].head)
+    }
+
+    /// Keeps a head, where there is room.
+    pub(super) fn put(&mut self, key: Bytes, hash: Option<u64>, head: Head) {
+        let inline = if let Newest::Inline(record) = &head.newest { rows::record_size(record) } else { 0 };
+        let bytes = size_of::<KeyState>() + key.len() + usize::try_from(inline).unwrap_or(usize::MAX);
+        if self.bytes.saturating_add(bytes) > HEADS_BYTES {
+            return;
+        }
+        self.bytes += bytes;
+        self.index.insert(key.clone(), self.keys.len());
+        self.keys.push(KeyState::new(key, hash, head));
+    }
+}
+
 /// A history row written by the entry.
 struct HistoryRow {
     key: usize,
@@ -78,6 +118,11 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// Begins with these heads, which are those of the rows that the entry comes to.
+    pub(super) fn begin_with(&mut self, heads: Heads) {
+        (self.index, self.keys) = (heads.index, heads.keys);
+    }
+
     /// Moves every changed row into `batch`, in the order first touched, and the ranges to remove before that into `ranges`;
     /// forgets everything.
     pub(super) fn drain_into(
@@ -171,8 +216,7 @@ impl Writes<'_> {
         let hash = self.descriptor.partitioning.hash_of(key);
         let head = rows::head(self.store, self.descriptor, self.space, hash, key)?.unwrap_or_default();
         let at = self.overlay.keys.len();
-        let stored = head.next;
-        self.overlay.keys.push(KeyState { key: key.clone(), hash, head, dirty: false, stored, gone: Offset(0) });
+        self.overlay.keys.push(KeyState::new(key.clone(), hash, head));
         self.overlay.index.insert(key.clone(), at);
         Ok(at)
     }

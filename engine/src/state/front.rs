@@ -165,8 +165,7 @@ impl StateStore for FrontState {
         if !self.stays {
             return self.shared.get(key);
         }
-        let lacked = || Lacked { from: key.to_vec(), to: [key, &[0]].concat(), reverse: false };
-        self.shared.get_in_memory(key)?.ok_or_else(|| StoreError::Cold(lacked()))
+        self.shared.get_in_memory(key)?.ok_or_else(|| StoreError::Cold(Lacked::row(key)))
     }
 
     fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {

@@ -63,6 +63,14 @@ pub struct Lacked {
     pub reverse: bool,
 }
 
+impl Lacked {
+    /// One row.
+    #[must_use]
+    pub fn row(key: &[u8]) -> Self {
+        Self { from: key.to_vec(), to: [key, &[0]].concat(), reverse: false }
+    }
+}
+
 /// Brings rows into memory, on any thread.
 pub trait Fetch: Send + Sync {
     /// Reads a bounded part of what was lacked: the next read finds it in memory, unless other rows have taken its place.

@@ -120,6 +120,10 @@ impl Host for NodeHost {
         self.snapshots.ask(to, shard, least);
     }
 
+    fn fetches_rows(&self) -> bool {
+        self.readers.have_room()
+    }
+
     fn fetch_rows(&mut self, request: FetchRequest) -> bool {
         self.readers.take(request)
     }

@@ -228,8 +228,8 @@ impl Node {
         let rounds: Vec<Arc<writer::UnderWay>> = (0..workers).map(|_| Arc::default()).collect();
         let reading: Vec<Arc<writer::UnderWay>> =
             (0..config.settings.storage.read_threads).map(|_| Arc::default()).collect();
-        let watched = rounds.iter().chain(&reading).cloned().collect();
-        let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), watched, clock));
+        let progress = Progress::over(Arc::clone(&engine_progress), rounds.clone(), reading.clone(), clock);
+        let progress = Arc::new(progress);
         let peers = Peers::start(PeersSetup {
             local,
             timing: config.settings.timing.clone(),

@@ -79,6 +79,7 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("fault", "wrong clocks set right"),
     ("workers", "process with several"),
     ("reads", "rows fetched for a read"),
+    ("reads", "rows fetched for entries to be applied"),
     ("jobs", "begun"),
     ("jobs", "cancelled"),
     ("jobs", "change asked for"),

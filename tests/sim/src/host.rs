@@ -86,7 +86,7 @@ pub(crate) enum Wish {
     Load { shard: ShardId, space: Space, loader: Arc<dyn BulkLoad> },
     Forget { shard: ShardId, kind: SnapshotKind },
     Ask { to: NodeId, shard: ShardId, least: Slot },
-    Fetch { shard: ShardId, ticket: u64 },
+    Fetch { shard: ShardId, ticket: u64, rows: usize },
 }
 
 /// Where a node's snapshot files stand.
@@ -331,11 +331,16 @@ pub(crate) struct SimHost {
     cursor: Cursor,
     files: Arc<dyn FileStore>,
     random: u64,
+    /// Fetches asked for.
+    fetches: u64,
 }
+
+/// One in so many fetches finds no room after all.
+const FETCH_REFUSED: u64 = 16;
 
 impl SimHost {
     pub(crate) fn new(taps: &Taps, cursor: &Cursor, files: &Arc<dyn FileStore>, seed: u64) -> Self {
-        Self { taps: taps.clone(), cursor: cursor.clone(), files: Arc::clone(files), random: seed }
+        Self { taps: taps.clone(), cursor: cursor.clone(), files: Arc::clone(files), random: seed, fetches: 0 }
     }
 
     fn wish(&mut self, wish: Wish) {
@@ -385,9 +390,18 @@ impl Host for SimHost {
         self.wish(Wish::Ask { to, shard, least });
     }
 
-    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
-        self.wish(Wish::Fetch { shard: request.shard, ticket: request.ticket });
+    fn fetches_rows(&self) -> bool {
         true
+    }
+
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        self.fetches += 1;
+        let FetchRequest { shard, ticket, lacked, .. } = request;
+        let taken = !self.fetches.is_multiple_of(FETCH_REFUSED);
+        if taken {
+            self.wish(Wish::Fetch { shard, ticket, rows: lacked.len() });
+        }
+        taken
     }
 
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {

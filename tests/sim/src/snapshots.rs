@@ -182,7 +182,11 @@ impl World {
             Step::Wish(Wish::Load { shard, space, loader }) => self.load(id, process, shard, space, &*loader)?,
             Step::Wish(Wish::Forget { shard, kind }) => self.forget(id, shard, kind),
             Step::Wish(Wish::Ask { to, shard, least }) => self.ask_state(id, to, shard, least),
-            Step::Wish(Wish::Fetch { shard, ticket }) => {
+            Step::Wish(Wish::Fetch { shard, ticket, rows }) => {
+                if rows > 1 {
+                    // A read lacks one at a time.
+                    self.coverage.count("reads", "rows fetched for entries to be applied");
+                }
                 let time = self.dice.between(self.plan.sync);
                 self.step_at(self.now + time, id, process, Step::RowsFetched { shard, ticket });
             }

@@ -61,7 +61,7 @@ pub use dial::{frame_bytes_max, tune_server};
 pub use hello::Complaints;
 pub use outbox::Outbox;
 pub use peers::{Peers, PeersSetup};
-pub use progress::Progress;
+pub use progress::{Progress, Work};
 pub use seen::SeenTable;
 pub use service::{HELLO_METADATA, PeerService};
 pub use spoken::{Said, Spoken, ask_ready, ask_seal};
