@@ -28,6 +28,8 @@ pub struct FetchRequest {
     pub shard: ShardId,
     /// Names the fetch.
     pub ticket: u64,
+    /// A client's read waits for them; else the next entry or tails do.
+    pub for_read: bool,
     /// The rows, some dozens at most.
     pub lacked: Vec<Lacked>,
     /// What brings them into memory.

@@ -4,6 +4,8 @@
 mod budgets;
 #[path = "node/clocks.rs"]
 mod clocks;
+#[path = "node/cold.rs"]
+mod cold;
 #[path = "node/disk.rs"]
 mod disk;
 #[path = "node/faults.rs"]

@@ -65,7 +65,7 @@ impl Fetches {
         if !self.tails.is_empty() {
             return true;
         }
-        let begun = self.begin(node, shard, lacked, FETCH_ROWS);
+        let begun = self.begin(node, shard, lacked, false);
         self.tail_fetches = if begun.is_empty() { FETCHES_MAX } else { self.tail_fetches + 1 };
         self.tails.extend(begun);
         !self.tails.is_empty()
@@ -78,14 +78,15 @@ impl Fetches {
         }
     }
 
-    /// Has rows brought into memory, so many by one thread. The tickets of those fetches that begin.
-    fn begin<H: Host>(&mut self, node: &mut Node<H>, shard: ShardId, lacked: &[Lacked], each: usize) -> Vec<u64> {
+    /// Has rows brought into memory, those of a read by one thread. The tickets of the fetches that begin.
+    fn begin<H: Host>(&mut self, node: &mut Node<H>, shard: ShardId, lacked: &[Lacked], for_read: bool) -> Vec<u64> {
         let mut begun = Vec::new();
+        let each = if for_read { lacked.len() } else { FETCH_ROWS };
         let Some(fetcher) = node.store.fetcher() else { return begun };
         for part in lacked.chunks(each.max(1)) {
             self.last_ticket += 1;
             let (ticket, lacked, fetcher) = (self.last_ticket, part.to_vec(), Arc::clone(&fetcher));
-            if !node.host.fetch_rows(FetchRequest { shard, ticket, lacked, fetcher }) {
+            if !node.host.fetch_rows(FetchRequest { shard, ticket, for_read, lacked, fetcher }) {
                 break;
             }
             begun.push(ticket);
@@ -111,7 +112,7 @@ impl Shard {
             if lacked.is_empty() {
                 return ready;
             }
-            let begun = self.fetches.begin(node, self.id, &lacked, FETCH_ROWS);
+            let begun = self.fetches.begin(node, self.id, &lacked, false);
             if !begun.is_empty() {
                 node.metrics.applies_cold_total.inc();
                 self.fetches.entries.extend(begun);
@@ -168,7 +169,7 @@ impl Shard {
     }
 
     fn fetch<H: Host>(&mut self, node: &mut Node<H>, cold: ColdRead, lacked: &[Lacked]) {
-        let begun = self.fetches.begin(node, self.id, lacked, lacked.len());
+        let begun = self.fetches.begin(node, self.id, lacked, true);
         match begun.first() {
             Some(ticket) => {
                 node.metrics.reads_cold_total.inc();

@@ -342,6 +342,11 @@ mod tests {
         assert_eq!((&lacked.from, &lacked.to), (&key(7), &[&key(7)[..], &[0]].concat()));
         store.fetcher().unwrap().fetch(&lacked).unwrap();
         assert_eq!(store.get(&key(7)).unwrap(), Some(vec![7; 1000].into()));
+        // The filter came with it: a new key is known not to be there, though the block that would have it is in no memory.
+        assert_eq!(store.get(&key(9000)).unwrap(), None, "no file goes so far");
+        let new = |n: u8| [&key(500)[..], &[n]].concat();
+        let known = (0..100).filter(|n| matches!(store.get(&new(*n)), Ok(None))).count();
+        assert!(known > 80 && matches!(store.get(&key(500)), Err(StoreError::Cold(_))), "{known} of 100 need no fetch");
         for reverse in [false, true] {
             let (mut found, mut fetches) = (Vec::new(), 0);
             loop {

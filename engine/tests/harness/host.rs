@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::SystemState;
-use synod_engine::host::{Host, Input, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{FetchRequest, Host, Input, SnapshotKind, SnapshotRequest};
 use synod_engine::scrub::{self, ScrubRequest};
 use synod_engine::snapshot::Throttle;
 use synod_engine::state::{BulkLoad, ViewJob};
@@ -37,6 +37,10 @@ pub struct Seen {
     pub asks: Vec<(NodeId, ShardId, Slot)>,
     /// Members to report to the system shard.
     pub(super) members: Vec<(ShardId, Membership)>,
+    /// Whether it fetches rows.
+    pub fetching: bool,
+    /// Rows to be fetched.
+    pub fetches: Vec<FetchRequest>,
 }
 
 pub struct TestHost {
@@ -95,6 +99,17 @@ impl Host for TestHost {
 
     fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
         self.seen.lock().unwrap().offers.push((to, shard));
+    }
+
+    fn fetches_rows(&self) -> bool {
+        self.seen.lock().unwrap().fetching
+    }
+
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        let mut seen = self.seen.lock().unwrap();
+        let fetching = seen.fetching;
+        seen.fetches.extend(fetching.then_some(request));
+        fetching
     }
 
     fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {

@@ -29,7 +29,7 @@ use synod_engine::node::{NodeShared, WorkerId};
 use synod_engine::salvage;
 use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
-use synod_engine::state::mem::{MemDisk, MemState};
+use synod_engine::state::mem::{ColdRows, MemDisk, MemState};
 use synod_engine::state::rocks::StateOptions;
 use synod_engine::wall::Reading;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
@@ -68,6 +68,12 @@ pub enum Disk {
         state: MemDisk,
         micros: Arc<AtomicU64>,
     },
+    /// In memory; what a process finds is cold.
+    Cold {
+        log: Arc<MemLog>,
+        state: MemDisk,
+        cold: ColdRows,
+    },
 }
 
 impl Disk {
@@ -83,6 +89,9 @@ impl Disk {
             }
             Self::Slow { log, state, micros } => {
                 (Arc::clone(log) as Arc<dyn LogStore>, Box::new(MemState::open(state).owing(micros)))
+            }
+            Self::Cold { log, state, cold } => {
+                (Arc::clone(log) as Arc<dyn LogStore>, Box::new(MemState::open(state).cold(cold)))
             }
             Self::Rocks { path } => {
                 let log = RocksLog::open(&path.join("log"), &LogOptions::default()).unwrap();

@@ -55,7 +55,7 @@ impl Readers {
 }
 
 fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle, clock: MonotoneClock, reading: &UnderWay) {
-    for FetchRequest { shard, ticket, lacked, fetcher } in queue {
+    for FetchRequest { shard, ticket, lacked, fetcher, .. } in queue {
         for row in &lacked {
             // Each for itself: that many take long is no sign of a disk that hangs.
             reading.begin(clock.now());

@@ -86,7 +86,7 @@ pub(crate) enum Wish {
     Load { shard: ShardId, space: Space, loader: Arc<dyn BulkLoad> },
     Forget { shard: ShardId, kind: SnapshotKind },
     Ask { to: NodeId, shard: ShardId, least: Slot },
-    Fetch { shard: ShardId, ticket: u64, rows: usize },
+    Fetch { shard: ShardId, ticket: u64, for_read: bool },
 }
 
 /// Where a node's snapshot files stand.
@@ -396,10 +396,10 @@ impl Host for SimHost {
 
     fn fetch_rows(&mut self, request: FetchRequest) -> bool {
         self.fetches += 1;
-        let FetchRequest { shard, ticket, lacked, .. } = request;
+        let FetchRequest { shard, ticket, for_read, .. } = request;
         let taken = !self.fetches.is_multiple_of(FETCH_REFUSED);
         if taken {
-            self.wish(Wish::Fetch { shard, ticket, rows: lacked.len() });
+            self.wish(Wish::Fetch { shard, ticket, for_read });
         }
         taken
     }

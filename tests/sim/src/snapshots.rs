@@ -33,8 +33,8 @@ pub(crate) enum Step {
     Built { shard: ShardId, result: Result<Arc<SnapshotFile>, String> },
     /// The worker wants something.
     Wish(Wish),
-    /// Rows that a read lacked are in memory.
-    RowsFetched { shard: ShardId, ticket: u64 },
+    /// Rows that a read or an entry lacked are in memory.
+    RowsFetched { shard: ShardId, ticket: u64, for_read: bool },
     /// An offer arrives.
     Offered(Offer),
     /// A member whose state is gone asks for one.
@@ -182,16 +182,13 @@ impl World {
             Step::Wish(Wish::Load { shard, space, loader }) => self.load(id, process, shard, space, &*loader)?,
             Step::Wish(Wish::Forget { shard, kind }) => self.forget(id, shard, kind),
             Step::Wish(Wish::Ask { to, shard, least }) => self.ask_state(id, to, shard, least),
-            Step::Wish(Wish::Fetch { shard, ticket, rows }) => {
-                if rows > 1 {
-                    // A read lacks one at a time.
-                    self.coverage.count("reads", "rows fetched for entries to be applied");
-                }
+            Step::Wish(Wish::Fetch { shard, ticket, for_read }) => {
                 let time = self.dice.between(self.plan.sync);
-                self.step_at(self.now + time, id, process, Step::RowsFetched { shard, ticket });
+                self.step_at(self.now + time, id, process, Step::RowsFetched { shard, ticket, for_read });
             }
-            Step::RowsFetched { shard, ticket } => {
-                self.coverage.count("reads", "rows fetched for a read");
+            Step::RowsFetched { shard, ticket, for_read } => {
+                let what = if for_read { "rows fetched for a read" } else { "rows fetched for entries to be applied" };
+                self.coverage.count("reads", what);
                 if let Some(up) = self.process(id) {
                     up.push(Input::RowsFetched { shard, ticket });
                 }

@@ -2,9 +2,11 @@
 
 use super::bench::{Bench, Counting, TABLE, append, trim};
 use crate::codec::keys;
-use crate::command::{Op, marker};
+use crate::command::{Op, RowFormat, marker};
+use crate::machine::ahead::LACKED_MAX;
 use crate::machine::rows::{self, AddedUp};
-use crate::state::StateStore;
+use crate::state::mem::ColdRows;
+use crate::state::{Fetch as _, StateStore};
 use std::ops::ControlFlow;
 use synod_cluster::ids::{Entry, EntryId, Offset, Slot, Space, TableId};
 use synod_cluster::refusal::Refusal;
@@ -101,4 +103,85 @@ fn rows_are_added_up_to_either_limit_and_no_further() {
         let found = rows::add_up(&mut b.store, &d, &from, &to, (rows_max, read_max)).unwrap();
         assert_eq!(found, AddedUp { bytes, last: Some(Offset(last)) }, "{rows_max} rows, {read_max} bytes");
     }
+}
+
+/// What is stored by now is in no memory until it is fetched.
+fn chilled(b: &mut Bench) -> ColdRows {
+    let cold = ColdRows::default();
+    b.store = std::mem::take(&mut b.store).cold(&cold);
+    b.store.stay_in_memory(true);
+    cold
+}
+
+#[test]
+fn a_trim_with_totals_names_the_head_and_the_row_that_it_reads() {
+    let mut b = Bench::new(Partitioning::Hash, Retention::All);
+    b.format = RowFormat::Totals;
+    for n in 0..3 {
+        b.write(n + 1, vec![append("k", &["12345"; 10])]).unwrap();
+    }
+    let cold = chilled(&mut b);
+    let slot = b.state.applied().next();
+    let entry = b.entry_in(slot, 10, Op::Write { table: TABLE, ops: vec![trim("k", 15)] });
+    for what in ["the head", "the record below the first that is kept"] {
+        assert!(!b.state.prepare(&mut b.store, &entry).unwrap(), "{what}");
+        let lacked = b.state.take_lacked(&mut b.store, &[]).unwrap();
+        assert_eq!(lacked.len(), 1, "{what}");
+        cold.fetch(&lacked[0]).unwrap();
+    }
+    assert!(b.state.prepare(&mut b.store, &entry).unwrap());
+    assert_eq!(b.state.take_lacked(&mut b.store, &[]).unwrap(), []);
+    b.state.apply(&mut b.store, &mut b.overlay, &entry, None).unwrap();
+    assert_eq!(cold.waited(), 0);
+    let head = b.head("k").unwrap();
+    assert_eq!((head.first, head.bytes), (Offset(15), 75));
+}
+
+#[test]
+fn sums_of_cold_rows_go_on_where_they_lacked_some() {
+    let mut b = long(50);
+    let cold = chilled(&mut b);
+    let slot = b.state.applied().next();
+    let entry = b.entry_in(slot, 200, Op::Write { table: TABLE, ops: vec![trim("k", 2_500)] });
+    let mut fetches = 0;
+    while !b.state.prepare(&mut b.store, &entry).unwrap() {
+        for lacked in b.state.take_lacked(&mut b.store, &[]).unwrap() {
+            cold.fetch(&lacked).unwrap();
+            fetches += 1;
+        }
+    }
+    b.state.apply(&mut b.store, &mut b.overlay, &entry, None).unwrap();
+    let head = b.head("k").unwrap();
+    assert_eq!((head.first, head.bytes, cold.waited()), (Offset(2_500), 12_500, 0));
+    assert!((2..5).contains(&fetches), "the head, and rows: {fetches}");
+}
+
+#[test]
+fn what_is_named_at_once_is_bounded_and_new_keys_are_not_among_it() {
+    let mut b = Bench::new(Partitioning::Hash, Retention::Latest);
+    let keys: Vec<String> = (0..100).map(|n| format!("k{n}")).collect();
+    let ops = || keys.iter().map(|key| append(key, &["v"])).collect::<Vec<_>>();
+    b.write(1, ops()).unwrap();
+    let cold = chilled(&mut b);
+    let slot = b.state.applied().next();
+    let new = b.entry_in(slot, 2, Op::Write { table: TABLE, ops: vec![append("new", &["v"])] });
+    assert!(b.state.prepare(&mut b.store, &new).unwrap(), "nothing is to be fetched for a key that is not there");
+    b.state.apply(&mut b.store, &mut b.overlay, &new, None).unwrap();
+
+    let next =
+        b.entry_in(slot.next(), 3, Op::Write { table: TABLE, ops: vec![append("new", &["v"]), append("k0", &["v"])] });
+    let after = b.entry_in(slot.next().next(), 4, Op::Write { table: TABLE, ops: ops() });
+    assert!(!b.state.prepare(&mut b.store, &next).unwrap());
+    let lacked = b.state.take_lacked(&mut b.store, std::slice::from_ref(&after)).unwrap();
+    assert_eq!(lacked.len(), LACKED_MAX, "one for this entry, the others for the one after it");
+    lacked.iter().for_each(|row| cold.fetch(row).unwrap());
+    assert!(b.state.prepare(&mut b.store, &next).unwrap());
+    b.state.apply(&mut b.store, &mut b.overlay, &next, None).unwrap();
+    assert!(!b.state.prepare(&mut b.store, &after).unwrap());
+    let lacked = b.state.take_lacked(&mut b.store, &[]).unwrap();
+    assert_eq!(lacked.len(), 100 - LACKED_MAX);
+    lacked.iter().for_each(|row| cold.fetch(row).unwrap());
+    assert!(b.state.prepare(&mut b.store, &after).unwrap());
+    b.state.apply(&mut b.store, &mut b.overlay, &after, None).unwrap();
+    assert_eq!((b.head("k0").unwrap().next, b.head("k99").unwrap().next, cold.waited()), (Offset(3), Offset(2), 0));
 }
