@@ -6,6 +6,7 @@
 
 mod ahead;
 pub mod bounds;
+mod heads;
 pub mod overlay;
 pub mod rows;
 

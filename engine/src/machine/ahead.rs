@@ -1,7 +1,7 @@
 //! What an entry needs to know before its turn comes: heads of its keys, and what its trims come to.
 //!
-//! Owns: what was looked up and added up, and how far that has come. Must never: look at many rows at once, or change anything: an
-//! entry that is applied without has the same effects.
+//! Owns: what was looked up and added up, and how far that has come. Must never: look at many rows of a key at once, or change
+//! anything: an entry that is applied without has the same effects.
 //!
 //! While the store stays in memory, rows that are not there are named. The shard has them fetched and waits with what follows in its
 //! log; the worker's other shards go on.
@@ -9,7 +9,7 @@
 //! A trim of rows with totals reads one row. Rows from before the cluster's second version have none, so what they come to is
 //! added up, and that takes time in proportion to their number. It takes a step a round.
 
-use super::overlay::Heads;
+use super::heads::Heads;
 use super::{ShardState, rows};
 use crate::StoreError;
 use crate::codec::keys;

@@ -5,6 +5,7 @@
 //! or take time in proportion to a history where its rows have totals.
 
 use super::ahead::{Sums, drops_fewer};
+use super::heads::{Heads, KeyState};
 use super::rows;
 use crate::StoreError;
 use crate::codec::Damage as _;
@@ -20,58 +21,6 @@ use synod_cluster::system::{Descriptor, Retention};
 
 /// So many dropped rows are deleted one by one; more are removed as a range.
 const ONE_BY_ONE_MAX: u64 = 64;
-
-/// A key that an operation of the entry touched.
-struct KeyState {
-    key: Bytes,
-    hash: Option<u64>,
-    head: Head,
-    dirty: bool,
-    /// History rows from here on are of this entry.
-    stored: Offset,
-    /// History rows below are dropped by this entry.
-    gone: Offset,
-}
-
-impl KeyState {
-    fn new(key: Bytes, hash: Option<u64>, head: Head) -> Self {
-        let stored = head.next;
-        Self { key, hash, head, dirty: false, stored, gone: Offset(0) }
-    }
-}
-
-/// Heads of keys that an entry touches, found before its turn comes.
-#[derive(Default)]
-pub(super) struct Heads {
-    index: HashMap<Bytes, usize>,
-    keys: Vec<KeyState>,
-    bytes: usize,
-}
-
-/// What an entry that waits holds of heads, bytes, about: the newest record of a key may be in its head.
-const HEADS_BYTES: usize = 2 << 20;
-
-impl Heads {
-    pub(super) fn with_capacity(keys: usize) -> Self {
-        Self { index: HashMap::with_capacity(keys), keys: Vec::with_capacity(keys), bytes: 0 }
-    }
-
-    pub(super) fn get(&self, key: &Bytes) -> Option<&Head> {
-        self.index.get(key).map(|at| &self.keys[*at].head)
-    }
-
-    /// Keeps a head, where there is room.
-    pub(super) fn put(&mut self, key: Bytes, hash: Option<u64>, head: Head) {
-        let inline = if let Newest::Inline(record) = &head.newest { rows::record_size(record) } else { 0 };
-        let bytes = size_of::<KeyState>() + key.len() + usize::try_from(inline).unwrap_or(usize::MAX);
-        if self.bytes.saturating_add(bytes) > HEADS_BYTES {
-            return;
-        }
-        self.bytes += bytes;
-        self.index.insert(key.clone(), self.keys.len());
-        self.keys.push(KeyState::new(key, hash, head));
-    }
-}
 
 /// A history row written by the entry.
 struct HistoryRow {

@@ -3,7 +3,6 @@
 //! Owns: the fetches of one shard under way, and the reads that wait for them. Must never: wait for a file where somebody fetches,
 //! leave what waits without word, or let what is applied depend on what was fetched: it is only in memory then.
 
-use super::reads::refuse_full;
 use super::{Shard, answer};
 use crate::StoreError;
 use crate::host::{FetchRequest, Host, Read, Reply};
@@ -93,6 +92,12 @@ impl Fetches {
         }
         begun
     }
+}
+
+/// A client that does not read what it was given gets no more of it.
+pub(super) fn refuse_full<H: Host>(node: &mut Node<H>, reply: Reply) {
+    node.metrics.overloaded_total.inc();
+    answer(node, reply, Err(Refusal::Overloaded));
 }
 
 impl Shard {

@@ -10,7 +10,7 @@
 //! by one monotone clock, the answering node's, and no assumption is made about wall clocks; a replica that hears no leader
 //! still serves reads up to the age of the last word.
 
-use super::cold::Fetches;
+use super::cold::{Fetches, refuse_full};
 use super::{Shard, answer};
 use crate::StoreError;
 use crate::host::{Body, Freshness, Host, Read, Reply, Request, TailPoll};
@@ -234,12 +234,6 @@ impl Reads {
         self.tails_until = Some(self.tails_until.map_or(until, |at| at.min(until)));
         self.tails.push(WaitingTail { until, poll, reply });
     }
-}
-
-/// A client that does not read what it was given gets no more of it.
-pub(super) fn refuse_full<H: Host>(node: &mut Node<H>, reply: Reply) {
-    node.metrics.overloaded_total.inc();
-    answer(node, reply, Err(Refusal::Overloaded));
 }
 
 /// Nothing up to now was for this poll: it need not look there again, even once the ring has forgotten it.
