@@ -94,10 +94,9 @@ impl World {
         for carrier in leaders {
             self.turn(carrier)?;
         }
-        if self.phase != Phase::Quiet || !self.jobs_ended() {
-            let pause = self.jobs.dice.between(BEAT);
-            self.at(self.now + pause, Event::Jobs);
-        }
+        // To the end: a command of unknown outcome may begin a job long after its client has given up.
+        let pause = self.jobs.dice.between(BEAT);
+        self.at(self.now + pause, Event::Jobs);
         Ok(())
     }
 
