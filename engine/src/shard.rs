@@ -5,6 +5,7 @@
 //! applied, or let a request go unanswered.
 
 mod apply;
+mod effects;
 mod members;
 mod missing;
 mod propose;
@@ -89,6 +90,8 @@ pub(crate) struct Shard {
     timer: Option<Micros>,
     /// In the node's list of shards with work.
     scheduled: bool,
+    /// The metadata was loaded, or changed by an entry, and not published since.
+    unpublished: bool,
     /// The core has not heard yet which of the epoch's members are alive.
     meet_members: bool,
     /// What the group was created with.
@@ -119,6 +122,7 @@ impl Shard {
             id,
             members: recovered.hard.membership.clone(),
             core: Core::Waiting(Box::new(recovered)),
+            unpublished: state.system().is_some(),
             state,
             committed: applied,
             proposals: Proposals::default(),
@@ -335,9 +339,7 @@ impl Shard {
             node.later.push(self.id);
         }
         // Who has read the system shard finds at least the map that was in force then.
-        if let Some(state) = self.state.take_system_change() {
-            node.publish(state);
-        }
+        self.publish(node);
         self.answer_reads(node);
         self.arm(node);
     }

@@ -6,7 +6,7 @@
 use super::{Shard, Verdict, answer, refusal};
 use crate::command::{Action, KeyOp, Op, RowFormat, WriteRequest, encode_entry};
 use crate::host::{Answer, Host, Reply};
-use crate::machine::Applied;
+use crate::machine::{Applied, Machine};
 use crate::memory::Holder;
 use crate::sessions::OUTCOMES_BYTES_MAX;
 use crate::worker::node::Node;
@@ -26,11 +26,12 @@ const ENTRY_BYTES: usize = 256 << 10;
 const PROPOSE_BYTES: usize = 4 << 20;
 
 /// An entry proposed and not yet applied.
-struct Pending {
+pub(super) struct Pending {
     slot: Slot,
     ballot: Ballot,
-    proposed_at: Micros,
-    replies: Vec<Reply>,
+    pub(super) proposed_at: Micros,
+    /// One for each request.
+    pub(super) replies: Vec<Reply>,
 }
 
 /// The writes of one shard that wait.
@@ -67,13 +68,13 @@ impl Proposals {
         self.lead_lost(node, None, None);
     }
 
-    /// The entry at `slot` was applied: its replies, where it is the one that was proposed here.
-    pub(super) fn applied<H: Host>(&mut self, node: &mut Node<H>, entry: &Entry) -> Option<(Vec<Reply>, Micros)> {
+    /// The entry is applied: who waits for it, where it is the one that was proposed here.
+    pub(super) fn applied<H: Host>(&mut self, node: &mut Node<H>, entry: &Entry) -> Option<Pending> {
         while self.pending.front().is_some_and(|pending| pending.slot <= entry.id.slot) {
             let pending = self.pending.pop_front()?;
             let same = pending.ballot == entry.id.origin || planted!(AnswerOfAnotherBallot);
             if pending.slot == entry.id.slot && same {
-                return Some((pending.replies, pending.proposed_at));
+                return Some(pending);
             }
             for reply in pending.replies {
                 answer(node, reply, Err(Refusal::NotLeader { leader: None, maybe: true }));
@@ -111,8 +112,10 @@ impl Shard {
 
     /// Why the outcome of a new write would be one too many to keep. Metadata commands pass: they are few.
     fn keeps_too_much<H: Host>(&self, node: &Node<H>, request: &WriteRequest) -> Option<Arc<str>> {
-        let (before, kept) =
-            self.state.sessions().kept_beside(&request.id).filter(|_| self.state.system().is_none())?;
+        if let Machine::System(_) = self.state.machine() {
+            return None;
+        }
+        let (before, kept) = self.state.sessions().kept_beside(&request.id)?;
         let all = node.memory.of(Holder::Outcomes);
         // The write that holds its client's floor passes: only its end lets the floor rise.
         if kept > OUTCOMES_BYTES_MAX && request.id.seq != request.id.floor {
@@ -162,11 +165,9 @@ impl Shard {
 
     fn check_write(&self, request: &WriteRequest) -> Result<(), Refusal> {
         let descriptor = self.state.descriptor();
-        let system = self.state.system();
-        let is_system = system.is_some();
-        match (&request.op, system) {
+        match (&request.op, self.state.machine()) {
             // What this binary does not understand is not for it to propose, nor what a node of the cluster may not.
-            (Op::System(command), Some(system)) => {
+            (Op::System(command), Machine::System(system)) => {
                 let decoded = SystemCommand::decode(command.clone());
                 let command = decoded.map_err(|e| Refusal::Invalid { field: "command", why: e.to_string() })?;
                 let (version, needs) = (system.version, command.needs());
@@ -181,7 +182,7 @@ impl Shard {
                     return Err(Refusal::Invalid { field: CLUSTER_VERSION, why });
                 }
             }
-            (Op::Write { table, ops }, _) if !is_system && *table == descriptor.table => {
+            (Op::Write { table, ops }, Machine::Data) if *table == descriptor.table => {
                 if ops.is_empty() {
                     return Err(Refusal::Invalid { field: "ops", why: "a write has at least one operation".into() });
                 }
@@ -240,7 +241,10 @@ impl Shard {
         let mut replies = std::mem::take(&mut self.proposals.replies);
         let (now, ts) = ((node.clock)(), self.timestamp(node));
         // The system shard's rows have no totals, and its leader of any version must be able to carry its commands out.
-        let format = if self.state.system().is_some() { RowFormat::Plain } else { node.row_format() };
+        let format = match self.state.machine() {
+            Machine::Data => node.row_format(),
+            Machine::System(_) => RowFormat::Plain,
+        };
         let mut commands: Vec<(u64, Bytes)> = Vec::new();
         let mut counts = Vec::new();
         let mut bytes = 0;
@@ -300,9 +304,9 @@ impl Shard {
     }
 
     /// Tells the clients of one applied entry.
-    pub(super) fn answer_writes<H: Host>(node: &mut Node<H>, replies: Vec<Reply>, results: &mut Vec<Applied>) {
+    pub(super) fn answer_writes<H: Host>(node: &mut Node<H>, replies: Vec<Reply>, results: Vec<Applied>) {
         debug_assert_eq!(replies.len(), results.len());
-        for (reply, result) in replies.into_iter().zip(results.drain(..)) {
+        for (reply, result) in replies.into_iter().zip(results) {
             answer(node, reply, result.map(Answer::Outcome));
         }
     }
