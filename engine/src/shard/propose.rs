@@ -3,7 +3,8 @@
 //! Owns: writes that queued while the last write was being synced, and those proposed and not yet applied. Must never:
 //! split a request over two slots, or answer a write for an entry of another ballot.
 
-use super::{Shard, Verdict, answer, refusal};
+use super::step::Proposed;
+use super::{Shard, answer};
 use crate::command::{Action, KeyOp, Op, RowFormat, WriteRequest, encode_entry};
 use crate::host::{Answer, Host, Reply};
 use crate::machine::{Applied, Machine};
@@ -17,7 +18,6 @@ use synod_cluster::ids::{NodeId, Slot};
 use synod_cluster::position::KEY_BYTES_MAX;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{CLUSTER_VERSION, SystemCommand};
-use synod_paxos::io::Input;
 use synod_paxos::types::{Ballot, Entry, Micros};
 
 /// An entry is closed once its requests pass this, bytes.
@@ -280,21 +280,15 @@ impl Shard {
         replies: Vec<Vec<Reply>>,
         now: Micros,
     ) {
-        self.verdict = None;
-        self.step(node, Input::Propose { commands });
-        match self.verdict.take() {
-            Some(Verdict::Proposed { first, ballot }) => {
+        match self.propose_entries(node, commands) {
+            Ok(Proposed { first, ballot }) => {
                 node.metrics.slots_total.inc_by(replies.len() as u64);
                 for (slot, replies) in (first.0..).map(Slot).zip(replies) {
                     node.metrics.proposals_total.inc_by(replies.len() as u64);
                     self.proposals.pending.push_back(Pending { slot, ballot, proposed_at: now, replies });
                 }
             }
-            verdict => {
-                let why = match verdict {
-                    Some(Verdict::Refused(why)) => refusal(why),
-                    _ => Refusal::NotReady,
-                };
+            Err(why) => {
                 for reply in replies.into_iter().flatten() {
                     node.metrics.overloaded_total.inc_by((why == Refusal::Overloaded).into());
                     answer(node, reply, Err(why.clone()));

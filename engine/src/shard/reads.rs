@@ -314,7 +314,6 @@ impl Shard {
     fn send_away<H: Host>(&mut self, node: &mut Node<H>, reply: Reply, why: Refusal) {
         if matches!(why, Refusal::NotLeader { .. }) && !self.leading {
             self.step(node, Input::Propose { commands: Vec::new() });
-            self.verdict = None;
         }
         answer(node, reply, Err(why));
     }

@@ -3,7 +3,8 @@
 //! Owns: the marker it stands at, the hashes it was told. Must never: apply past a marker before its state is frozen there, or
 //! compare hashes of different slots.
 
-use super::{Core, Shard, Verdict, refusal};
+use super::step::Proposed;
+use super::{Core, Shard};
 use crate::command::marker;
 use crate::host::{Host, ScrubReport};
 use crate::scrub::{ScrubRequest, Scrubbed};
@@ -12,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, Slot};
 use synod_cluster::refusal::Refusal;
-use synod_paxos::io::Input;
 use synod_paxos::types::{Membership, Micros};
 
 /// Slots whose hashes are kept.
@@ -195,16 +195,9 @@ impl Shard {
         if !matches!(self.core, Core::Running(_)) || !self.leading {
             return Err(Refusal::NotLeader { leader: self.leader(), maybe: false });
         }
-        self.verdict = None;
         let ts = self.timestamp(node);
-        self.step(node, Input::Propose { commands: vec![(ts, marker())] });
-        match self.verdict.take() {
-            Some(Verdict::Proposed { first, .. }) => {
-                self.scrubs.due = next;
-                Ok(first)
-            }
-            Some(Verdict::Refused(why)) => Err(refusal(why)),
-            None => Err(Refusal::NotReady),
-        }
+        let Proposed { first, .. } = self.propose_entries(node, vec![(ts, marker())])?;
+        self.scrubs.due = next;
+        Ok(first)
     }
 }
