@@ -10,6 +10,7 @@ mod members;
 mod missing;
 mod propose;
 mod reads;
+mod requests;
 mod scrub;
 mod snapshot;
 mod step;
