@@ -8,7 +8,7 @@ use super::*;
 use crate::command::{Action, Expect, NewRecord, OpResult, Outcome, WriteId, encode_requests, marker};
 use crate::state::mem::{MemDisk, MemState};
 use bench::{Bench, TABLE, append, delete, op};
-use synod_cluster::ids::{ClusterVersion, EntryId, Offset};
+use synod_cluster::ids::{ClusterVersion, EntryId, NodeId, Offset};
 use synod_cluster::system::{Partitioning, ROW_CLUSTER, Retention, SystemCommand, SystemOutcome};
 
 #[test]
@@ -178,9 +178,12 @@ fn the_system_shard_executes_commands_and_survives_a_freeze() {
     assert_eq!((effects.metadata, changed.revision, changed.shards.len()), (Some(2), 2, 3));
     let id = b.id();
     let write = WriteRequest { id, op: Op::Write { table: TableId(0), ops: vec![append("k", &["v"])] } };
-    let effects = b.effects(6, &[create, write], Wanted::Results);
-    assert_eq!((effects.results[0].is_ok(), &effects.results[1]), (true, &Err(Refusal::WrongShard)));
-    assert_eq!(effects.metadata, None, "a retry executes nothing, and a refusal neither");
+    let same = SystemCommand::SetAddr { node: NodeId(1), addr: "a:1".into() };
+    let same = WriteRequest { id: b.id(), op: Op::System(same.encode()) };
+    let effects = b.effects(6, &[create, write, same], Wanted::Results);
+    let oks: Vec<bool> = effects.results.iter().map(Result::is_ok).collect();
+    assert_eq!((oks, &effects.results[1]), (vec![true, false, true], &Err(Refusal::WrongShard)));
+    assert_eq!(effects.metadata, None, "a retry, a refusal, and an address that is known");
     let loaded = ShardState::load(&mut b.store, Space(2), Genesis::System(Box::new(found))).unwrap();
     assert_eq!(loaded.system(), Some(&changed));
     assert_eq!(loaded.applied(), Slot(2));
