@@ -9,7 +9,6 @@ use crate::StoreError;
 use crate::command::RowFormat;
 use crate::host::Host;
 use crate::logstore::LogStore;
-use crate::machine::Applied;
 use crate::machine::overlay::Overlay;
 use crate::memory::Memory;
 use crate::metrics::{EngineMetrics, level as count};
@@ -127,7 +126,6 @@ pub(crate) struct Node<H> {
     // Buffers, reused.
     pub(crate) outputs: Vec<Output>,
     pub(crate) overlay: Overlay,
-    pub(crate) results: Vec<Applied>,
 }
 
 impl<H: Host> Node<H> {
@@ -194,7 +192,6 @@ impl<H: Host> Node<H> {
             published: None,
             outputs: Vec::new(),
             overlay: Overlay::default(),
-            results: Vec::new(),
         }
     }
 

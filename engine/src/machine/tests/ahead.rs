@@ -3,6 +3,7 @@
 use super::bench::{Bench, Counting, TABLE, append, trim};
 use crate::codec::keys;
 use crate::command::{Op, marker};
+use crate::machine::Wanted;
 use crate::machine::rows::{self, AddedUp};
 use crate::state::StateStore;
 use std::ops::ControlFlow;
@@ -29,11 +30,11 @@ fn what_is_ready_for_one_slot_is_not_taken_for_another() {
     assert!(!b.state.prepare(&mut b.store, &second).unwrap(), "it takes three steps");
     assert!(b.state.prepare(&mut b.store, &first).unwrap(), "it waits for nothing");
     assert!(!b.state.prepare(&mut b.store, &second).unwrap());
-    b.state.apply(&mut b.store, &mut b.overlay, &first, None).unwrap();
+    let _ = b.state.apply(&mut b.store, &mut b.overlay, &first, Wanted::Nothing).unwrap();
     assert_eq!(b.head("other").unwrap().next, Offset(1));
     assert_eq!(b.head("k").unwrap().first, Offset(0));
     while !b.state.prepare(&mut b.store, &second).unwrap() {}
-    b.state.apply(&mut b.store, &mut b.overlay, &second, None).unwrap();
+    let _ = b.state.apply(&mut b.store, &mut b.overlay, &second, Wanted::Nothing).unwrap();
     let head = b.head("k").unwrap();
     assert_eq!((head.first, head.bytes), (Offset(5_000), 25_000));
 }
@@ -45,7 +46,7 @@ fn a_marker_needs_nothing_got_ready() {
     let entry = Entry::new(id, 1, 0, Payload::Command(marker()));
     assert!(b.state.prepare(&mut b.store, &entry).unwrap());
     assert!(!b.state.is_preparing());
-    b.state.apply(&mut b.store, &mut b.overlay, &entry, None).unwrap();
+    let _ = b.state.apply(&mut b.store, &mut b.overlay, &entry, Wanted::Nothing).unwrap();
     assert_eq!(b.state.applied(), Slot(1));
 }
 
@@ -56,9 +57,8 @@ fn a_write_of_another_table_is_refused_and_reads_nothing() {
     let entry = b.entry_in(slot, 10, Op::Write { table: TableId(9), ops: vec![trim("k", 30), append("k", &["v"])] });
     let mut store = Counting::new(&mut b.store);
     assert!(b.state.prepare(&mut store, &entry).unwrap());
-    let mut results = vec![];
-    b.state.apply(&mut store, &mut b.overlay, &entry, Some(&mut results)).unwrap();
-    assert_eq!((results, store.rows), (vec![Err(Refusal::WrongShard)], 0));
+    let effects = b.state.apply(&mut store, &mut b.overlay, &entry, Wanted::Results).unwrap();
+    assert_eq!((effects.results, store.rows), (vec![Err(Refusal::WrongShard)], 0));
     let head = b.head("k").unwrap();
     assert_eq!((head.first, head.next), (Offset(0), Offset(100)));
 }
@@ -71,7 +71,7 @@ fn a_few_rows_are_added_up_in_one_step() {
     let mut store = Counting::new(&mut b.store);
     assert!(b.state.prepare(&mut store, &entry).unwrap());
     assert_eq!(store.rows, 31, "the head, and what is dropped");
-    b.state.apply(&mut store, &mut b.overlay, &entry, None).unwrap();
+    let _ = b.state.apply(&mut store, &mut b.overlay, &entry, Wanted::Nothing).unwrap();
     assert_eq!(store.rows, 32, "the head again");
     let head = b.head("k").unwrap();
     assert_eq!((head.first, head.bytes), (Offset(30), 350));
