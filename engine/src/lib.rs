@@ -17,6 +17,7 @@ macro_rules! planted {
     }};
 }
 
+pub mod background;
 pub mod check;
 pub mod codec;
 pub mod command;

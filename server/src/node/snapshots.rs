@@ -231,6 +231,7 @@ impl SnapshotDesk {
     pub fn load(self: &Arc<Self>, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
         let desk = Arc::clone(self);
         let run = move || {
+            synod_engine::background::lower_priority();
             let path = desk.path(shard, SnapshotKind::Fetched);
             let mut throttle = Throttle::new(desk.max_rate);
             let loaded = install::load_from(&desk.files, &path, desk.cluster(), space, &*loader, &mut throttle);
