@@ -1,47 +1,38 @@
 //! The border of the engine: what a worker is told, and what it asks of its surroundings.
 //!
-//! Owns: the [`Host`] trait; inputs, requests, answers and reports are modules of their own. Must never: block, or know what
-//! a socket is.
+//! Owns: the [`Host`] trait; inputs by subject, requests, answers and reports are modules of their own. Must never: block, or
+//! know what a socket is.
 
+mod admin;
 mod answers;
 mod inputs;
+mod node;
+mod peers;
+mod reads;
 mod reports;
 mod requests;
+mod scrubs;
+mod snapshots;
 
+pub use admin::AdminInput;
 pub use answers::{Answer, KeyedRecord, Reply, ReplySink};
 pub use inputs::Input;
+pub use node::NodeInput;
+pub use peers::PeerInput;
+pub use reads::{FetchRequest, RowsFetched};
 pub use reports::{NodeReport, ReplicaReport, ScrubReport};
 pub use requests::{At, Body, Freshness, Read, Request, Scan, TailPoll};
+pub use scrubs::ScrubInput;
+pub use snapshots::{SnapshotInput, SnapshotKind};
 
 use crate::scrub::ScrubRequest;
 pub use crate::snapshot::SnapshotRequest;
-use crate::state::{BulkLoad, Fetch, Lacked, ViewJob};
+use crate::state::{BulkLoad, ViewJob};
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::SystemState;
 use synod_paxos::message::Message;
 use synod_paxos::types::Membership;
-
-/// Rows that a read of a shard waits for.
-pub struct FetchRequest {
-    /// The shard.
-    pub shard: ShardId,
-    /// Names the read.
-    pub ticket: u64,
-    /// The rows.
-    pub lacked: Lacked,
-    /// What brings them into memory.
-    pub fetcher: Arc<dyn Fetch>,
-}
-
-/// Which of a shard's snapshot files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SnapshotKind {
-    /// The one made here, for others.
-    Built,
-    /// The one received, for this replica.
-    Fetched,
-}
 
 /// What a worker asks of its surroundings. Calls must not block.
 pub trait Host: Send {
@@ -72,7 +63,7 @@ pub trait Host: Send {
     /// A random word.
     fn random(&mut self) -> u64;
 
-    /// What writes a snapshot into a file once it is handed the rows, and then tells [`Input::SnapshotBuilt`]. `None` where
+    /// What writes a snapshot into a file once it is handed the rows, and then tells [`SnapshotInput::Built`]. `None` where
     /// this host makes none: members that are behind the log then stay there.
     fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
         let _ = request;
@@ -89,19 +80,19 @@ pub trait Host: Send {
         let _ = (to, shard, least);
     }
 
-    /// Loads the snapshot received of this shard into a space, on another thread; then tells [`Input::SnapshotLoaded`].
+    /// Loads the snapshot received of this shard into a space, on another thread; then tells [`SnapshotInput::Loaded`].
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
         let _ = (shard, space, loader);
     }
 
-    /// Has rows brought into memory on another thread, which then tells [`Input::RowsFetched`], whatever came of it. `false` where it
+    /// Has rows brought into memory on another thread, which then tells [`RowsFetched`], whatever came of it. `false` where it
     /// does not: the worker reads them itself.
     fn fetch_rows(&mut self, request: FetchRequest) -> bool {
         drop(request);
         false
     }
 
-    /// What reads a replica once it is handed the rows, and then tells [`Input::Scrubbed`]. `None` where this host does not.
+    /// What reads a replica once it is handed the rows, and then tells [`ScrubInput::Scrubbed`]. `None` where this host does not.
     fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
         let _ = request;
         None

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::SystemState;
-use synod_engine::host::{Host, Input, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{Host, Input, ScrubInput, SnapshotKind, SnapshotRequest};
 use synod_engine::scrub::{self, ScrubRequest};
 use synod_engine::snapshot::Throttle;
 use synod_engine::state::{BulkLoad, ViewJob};
@@ -102,7 +102,7 @@ impl Host for TestHost {
         let job: ViewJob = Box::new(move |view| {
             let result = scrub::scrub(&request, view, &mut Throttle::new(0));
             let (shard, slot) = (request.shard, request.slot);
-            seen.lock().unwrap().told.push(Input::Scrubbed { shard, slot, result });
+            seen.lock().unwrap().told.push(ScrubInput::Scrubbed { shard, slot, result }.into());
         });
         Some(job)
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClientId, ClientSeq, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId};
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Host, Input, Reply, ReplySink, Request};
+use synod_engine::host::{Answer, Body, Host, Input, NodeInput, Reply, ReplySink, Request};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
@@ -37,7 +37,7 @@ impl Host for Quiet {
     fn send(&mut self, _: NodeId, _: ShardId, _: Message) {}
     fn flush(&mut self, _: NodeWriteSeq) {}
     fn map_changed(&mut self, map: Arc<SystemState>) {
-        assert!(self.handle.try_push(Input::Map(map)).is_ok());
+        assert!(self.handle.try_push(NodeInput::Map(map)).is_ok());
     }
     fn role_changed(&mut self, shard: ShardId, _: Option<NodeId>, here: bool) {
         if here {
@@ -122,7 +122,7 @@ fn key_of(shard: u64) -> String {
 fn one_node(workers: u16, threaded: bool) {
     let OneNode { handle, threads, progress, led, stopped } = start(workers, threaded);
     let founding = Box::new(SystemState::found(1, &["a:1".into()]));
-    assert!(handle.try_push(Input::CreateSystemShard(founding)).is_ok());
+    assert!(handle.try_push(NodeInput::CreateSystemShard(founding)).is_ok());
     wait("the system shard is led", || led.lock().unwrap().contains(&SYSTEM_SHARD));
     let answers = Arc::new(Answers::default());
     let command = SystemCommand::CreateTable {
@@ -153,10 +153,10 @@ fn one_node(workers: u16, threaded: bool) {
         *offset += 1;
     }
     assert!(progress.writes_done() > 0);
-    assert!(handle.push(Input::Stop).is_ok());
+    assert!(handle.push(NodeInput::Stop).is_ok());
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert!(stopped.load(Ordering::SeqCst));
-    assert!(handle.try_push(Input::Drain).is_err());
+    assert!(handle.try_push(NodeInput::Drain).is_err());
 }
 
 fn push(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: ShardId, op: Op) {

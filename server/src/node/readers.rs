@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use synod_engine::host::{FetchRequest, Input};
+use synod_engine::host::{FetchRequest, RowsFetched};
 use synod_engine::runner::{MonotoneClock, WorkerHandle};
 use synod_engine::writer::UnderWay;
 
@@ -57,6 +57,6 @@ fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle, clock: MonotoneC
         reading.end();
         drop(fetcher);
         // A worker that has ended has answered what waited.
-        let _ = workers.push(Input::RowsFetched { shard, ticket });
+        let _ = workers.push(RowsFetched { shard, ticket });
     }
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use synod_cluster::detector::Sign;
 use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, NodeWriteSeq};
-use synod_engine::host::Input;
+use synod_engine::host::PeerInput;
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{Hello, PulseFrame};
 use tokio::sync::{oneshot, watch};
@@ -230,7 +230,7 @@ async fn talk(
         if let Some(seen) = untold
             && shared.check_process(caller).is_ok()
             && shared.ruled_out_by(&frame).is_none()
-            && shared.inbox.push(Input::IdentityAnswer { from: node, seen })
+            && shared.inbox.push(PeerInput::IdentityAnswer { from: node, seen }.into())
         {
             untold = None;
             // Only now the link: the peer's first answer must be from before it saw a write of this process.
