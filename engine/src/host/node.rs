@@ -1,11 +1,12 @@
-//! What a worker is told of its own node.
+//! What a worker is told of its own node, and what it tells the process around it.
 //!
-//! Owns: inputs that concern the node as a whole. Must never: know how the node learns of them.
+//! Owns: inputs that concern the node as a whole, and the host's part for them. Must never: know how the node learns of them.
 
 use super::reports::NodeReport;
 use std::sync::Arc;
-use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
+use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::system::SystemState;
+use synod_paxos::types::Membership;
 
 /// Something that happened to the node, or is asked of all of it.
 pub enum NodeInput {
@@ -23,7 +24,7 @@ pub enum NodeInput {
     Written(u64),
     /// Report every replica.
     Status(Box<dyn FnOnce(NodeReport) + Send>),
-    /// Hand over every leadership; answered by [`Host::drained`](super::Host::drained).
+    /// Hand over every leadership; answered by [`ProcessHost::drained`].
     Drain,
     /// Flush the state and stop; the worker returns from its loop.
     Stop,
@@ -56,4 +57,25 @@ impl NodeInput {
             Self::Stop => Self::Stop,
         })
     }
+}
+
+/// What a worker tells the process around it, and asks of it.
+pub trait ProcessHost {
+    /// The system shard here applied a change.
+    fn map_changed(&mut self, map: Arc<SystemState>);
+    /// This replica of a shard knows another leader, or none; `here` is whether it leads itself. For metrics and hints.
+    fn role_changed(&mut self, shard: ShardId, leader: Option<NodeId>, here: bool);
+    /// A group led here has entered an epoch of which an entry is chosen, and the map does not know it yet: the system
+    /// shard is to be told. Said again until the map knows.
+    fn members_changed(&mut self, shard: ShardId, membership: Membership) {
+        let _ = (shard, membership);
+    }
+    /// Every leadership was handed over, or could not be.
+    fn drained(&mut self);
+    /// An invariant of a shard or a store was violated, or a store failed; the host ends the process with this line.
+    fn fatal(&mut self, why: String) -> !;
+    /// This node must no longer vote; it stays up to say why.
+    fn quarantined(&mut self, why: &str);
+    /// A random word.
+    fn random(&mut self) -> u64;
 }

@@ -1,6 +1,6 @@
-//! What a worker hears of other nodes.
+//! What a worker hears of other nodes and says to them.
 //!
-//! Owns: inputs from peers and about them. Must never: know how they arrive.
+//! Owns: inputs from peers and about them, and the host's links to them. Must never: know how messages travel.
 
 use crate::codec::message::size_hint;
 use crate::wall::Reading;
@@ -78,4 +78,17 @@ impl PeerInput {
             Self::RunsTwice { from, seen, why } => Self::RunsTwice { from: *from, seen: *seen, why: Arc::clone(why) },
         })
     }
+}
+
+/// A worker's links to other nodes.
+pub trait Links {
+    /// Queues a message; it leaves with the next `flush`. A full queue drops it: the protocol sends again.
+    fn send(&mut self, to: NodeId, shard: ShardId, message: Message);
+    /// The peers and shards whose messages found no room in `send` or `flush` since this was last asked; each pair once. Messages
+    /// that found no open link are not among them: when a link opens, that is told as liveness.
+    fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
+        Vec::new()
+    }
+    /// Sends what is queued, stamped with the node's last durable write.
+    fn flush(&mut self, durable: NodeWriteSeq);
 }

@@ -1,6 +1,6 @@
 //! Rows that a read waits for.
 //!
-//! Owns: the request for them, and the word that they are there. Must never: read them.
+//! Owns: the request for them, the word that they are there, and the host's part for both. Must never: read them.
 
 use crate::state::{Fetch, Lacked};
 use std::sync::Arc;
@@ -18,11 +18,21 @@ pub struct FetchRequest {
     pub fetcher: Arc<dyn Fetch>,
 }
 
-/// What [`Host::fetch_rows`](super::Host::fetch_rows) was asked for is in memory, or could not be read.
+/// What [`ReadHost::fetch_rows`] was asked for is in memory, or could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowsFetched {
     /// The shard.
     pub shard: ShardId,
     /// The read that waits for them.
     pub ticket: u64,
+}
+
+/// What brings rows into memory for a worker's reads. A host without it keeps the default.
+pub trait ReadHost {
+    /// Has rows brought into memory on another thread, which then tells [`RowsFetched`], whatever came of it. `false` where it
+    /// does not: the worker reads them itself.
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        drop(request);
+        false
+    }
 }

@@ -1,13 +1,14 @@
-//! What a worker is told of replicas that are compared.
+//! What a worker is told of replicas that are compared, and what it wants read and told for that.
 //!
-//! Owns: inputs about scrubs. Must never: compare.
+//! Owns: inputs about scrubs, and the host's part for them. Must never: compare.
 
-use crate::scrub::{ScrubError, Scrubbed};
+use crate::scrub::{ScrubError, ScrubRequest, Scrubbed};
+use crate::state::ViewJob;
 use synod_cluster::ids::{NodeId, ShardId, Slot};
 
 /// What a replica holds at a marker.
 pub enum ScrubInput {
-    /// What [`Host::build_scrub`](super::Host::build_scrub) was asked for has been read.
+    /// What [`ScrubHost::build_scrub`] was asked for has been read.
     Scrubbed {
         /// The shard.
         shard: ShardId,
@@ -34,5 +35,19 @@ impl ScrubInput {
     pub(super) fn shard(&self) -> ShardId {
         let (Self::Scrubbed { shard, .. } | Self::Told { shard, .. }) = self;
         *shard
+    }
+}
+
+/// What a worker wants done for scrubs. A host that does none of it keeps the defaults.
+pub trait ScrubHost {
+    /// What reads a replica once it is handed the rows, and then tells [`ScrubInput::Scrubbed`]. `None` where this host does not.
+    fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
+        let _ = request;
+        None
+    }
+
+    /// Tells a member what this replica holds at a slot; where that is lost, that member compares without it.
+    fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
+        let _ = (to, shard, slot, hash);
     }
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClientId, ClientSeq, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId};
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Host, Input, NodeInput, Reply, ReplySink, Request};
+use synod_engine::host::{
+    Answer, Body, Input, Links, NodeInput, ProcessHost, ReadHost, Reply, ReplySink, Request, ScrubHost, SnapshotHost,
+};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
@@ -33,9 +35,12 @@ impl Drop for Quiet {
     }
 }
 
-impl Host for Quiet {
+impl Links for Quiet {
     fn send(&mut self, _: NodeId, _: ShardId, _: Message) {}
     fn flush(&mut self, _: NodeWriteSeq) {}
+}
+
+impl ProcessHost for Quiet {
     fn map_changed(&mut self, map: Arc<SystemState>) {
         assert!(self.handle.try_push(NodeInput::Map(map)).is_ok());
     }
@@ -53,6 +58,12 @@ impl Host for Quiet {
         7
     }
 }
+
+impl SnapshotHost for Quiet {}
+
+impl ScrubHost for Quiet {}
+
+impl ReadHost for Quiet {}
 
 fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
