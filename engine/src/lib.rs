@@ -18,6 +18,7 @@ macro_rules! planted {
 }
 
 pub mod check;
+pub mod clock;
 pub mod codec;
 pub mod command;
 pub mod genesis;

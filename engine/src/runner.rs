@@ -1,21 +1,20 @@
 //! The threads that run a node's workers.
 //!
-//! Owns: the queue of inputs, bounded in number and in bytes, the monotone and the wall clock, and the age of the round under
-//! way. Must never: decide anything; all that the worker does follows from what it is handed here.
+//! Owns: the queue of inputs, bounded in number and in bytes, and the age of the round under way. Must never: decide anything;
+//! all that the worker does follows from what it is handed here.
 
 use crate::StoreError;
+use crate::clock::{MonotoneClock, wall_us};
 use crate::host::{Host, Input, NodeInput};
 use crate::memory::Account;
 use crate::node::{WorkerId, route, worker_of};
 use crate::worker::Worker;
-use crate::writer::{Clock, UnderWay, Wake};
+use crate::writer::{UnderWay, Wake};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use synod_cluster::ids::ShardId;
-use synod_paxos::types::Micros;
 
 /// Inputs taken in one round at most.
 const ROUND_INPUTS: usize = 1024;
@@ -145,48 +144,6 @@ pub fn inputs_within(workers: u16, capacity: usize, account: &Arc<Account>) -> (
     let handle = WorkerHandle { inputs: inputs.into(), account: Arc::clone(account) };
     let inputs = queues.into_iter().map(|queue| WorkerInputs { queue, account: Arc::clone(account) });
     (handle, inputs.collect())
-}
-
-/// Runs on while the machine sleeps: else a leader that slept would take its lease for good.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
-/// Elsewhere it may not, and leases are off by default.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
-
-fn clock() -> Duration {
-    Duration::from(clock_gettime(CLOCK).expect("the kernel has this clock"))
-}
-
-/// The monotone clock of a node: microseconds since it was made, those of a suspended machine among them.
-#[derive(Clone, Copy, Debug)]
-pub struct MonotoneClock(Duration);
-
-impl Default for MonotoneClock {
-    fn default() -> Self {
-        Self(clock())
-    }
-}
-
-impl MonotoneClock {
-    /// Now; never 0.
-    #[must_use]
-    pub fn now(&self) -> Micros {
-        Micros(u64::try_from(clock().saturating_sub(self.0).as_micros()).unwrap_or(u64::MAX).saturating_add(1))
-    }
-
-    /// The clock as the log writer and the metrics take it.
-    #[must_use]
-    pub fn shared(self) -> Clock {
-        Arc::new(move || self.now())
-    }
-}
-
-/// The wall clock, µs since 1970.
-#[must_use]
-pub fn wall_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What the names of workers' threads begin with.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClientId, ClientSeq, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId};
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
+use synod_engine::clock::MonotoneClock;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{
     Answer, Body, Input, Links, NodeInput, ProcessHost, ReadHost, Reply, ReplySink, Request, ScrubHost, SnapshotHost,
@@ -17,7 +18,7 @@ use synod_engine::logstore::mem::MemLog;
 use synod_engine::memory::{Holder, Memory};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::node::{NodeShared, WorkerId};
-use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
+use synod_engine::runner::{self, WorkerHandle};
 use synod_engine::state::mem::MemState;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{self, Gauges, WriterMode, WriterProgress};

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use synod_cluster::ids::NodeId;
+use synod_engine::clock::{MonotoneClock, wall_us};
 use synod_engine::host::PeerInput;
-use synod_engine::runner::{MonotoneClock, wall_us};
 use synod_engine::wall::{Reading, WallClocks};
 use synod_paxos::types::Micros;
 
