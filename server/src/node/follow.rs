@@ -4,6 +4,7 @@
 //! older map than the one in force.
 
 use super::api::cluster;
+use super::dial;
 use super::host::Signals;
 use super::map::{self, MapBook};
 use super::peer::{HELLO_METADATA, Peers, address_change};
@@ -169,9 +170,7 @@ impl Follower {
     }
 
     async fn watch(&self, node: Option<NodeId>, addr: &str) -> Result<(), String> {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{addr}"))
-            .map_err(|e| e.to_string())?
-            .connect_timeout(Duration::from_secs(1))
+        let endpoint = dial::endpoint(addr)?
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(3))
             .keep_alive_while_idle(true);

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod data_dir;
 mod descriptors;
+pub mod dial;
 mod disk;
 mod door;
 mod follow;

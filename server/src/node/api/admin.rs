@@ -6,6 +6,7 @@ pub mod job_desk;
 mod jobs;
 
 use super::{cluster, convert, status};
+use crate::node::dial;
 use crate::node::host::Signals;
 use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
@@ -172,8 +173,8 @@ impl Admin for AdminService {
         match up.asked(|done| AdminInput::Scrub { shard, done }).await? {
             Ok(slot) => Ok(Response::new(v1::ScrubReply { slot: slot.0 })),
             Err(refusal) => {
-                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.scrub(up.forward(wanted)).await
+                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.scrub(up.forward(wanted)).await
             }
         }
     }
@@ -206,8 +207,8 @@ impl Admin for AdminService {
         match up.asked(|done| AdminInput::Transfer { shard, to, done }).await? {
             Ok(()) => Ok(Response::new(v1::TransferLeaderReply {})),
             Err(refusal) => {
-                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.transfer_leader(up.forward(wanted)).await
+                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.transfer_leader(up.forward(wanted)).await
             }
         }
     }
@@ -223,8 +224,8 @@ impl Admin for AdminService {
         match up.asked(|done| AdminInput::ChangeMembers { shard, expected, change, done }).await? {
             Ok(()) => Ok(Response::new(v1::ChangeMembersReply {})),
             Err(refusal) => {
-                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.change_members(up.forward(wanted)).await
+                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.change_members(up.forward(wanted)).await
             }
         }
     }
@@ -421,9 +422,23 @@ impl Up {
     async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
         let map = self.book.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
         let node = map.nodes.get(&leader).ok_or_else(|| unavailable("the leader is not in the map"))?;
-        let failed = |e: tonic::transport::Error| unavailable(format!("node {leader} at {}: {e}", node.addr));
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", node.addr)).map_err(failed)?;
-        Ok(AdminClient::new(endpoint.connect().await.map_err(failed)?))
+        let failed = |why: String| unavailable(format!("node {leader} at {}: {why}", node.addr));
+        let endpoint = dial::endpoint(&node.addr).map_err(failed)?;
+        Ok(AdminClient::new(endpoint.connect().await.map_err(|e| failed(dial::chain(&e)))?))
+    }
+
+    /// A client of the node where a request that this node's worker refused is to go.
+    ///
+    /// # Errors
+    /// As [`Up::elsewhere`], or there is no connection to it.
+    async fn leader_instead(
+        &self,
+        refusal: &Refusal,
+        shard: u64,
+        forwarded: bool,
+    ) -> Result<AdminClient<tonic::transport::Channel>, Status> {
+        let leader = self.elsewhere(refusal, shard, forwarded)?;
+        self.admin_of(leader).await
     }
 
     /// Where a request that this node's worker refused is to go, if anywhere: to the shard's leader, once.
