@@ -155,9 +155,12 @@ impl Gather {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{AdminInput, RowsFetched, ScrubInput, SnapshotInput};
+    use crate::wall::Reading;
     use std::collections::BTreeMap;
-    use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq};
-    use synod_paxos::types::Ballot;
+    use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, Slot};
+    use synod_cluster::system::SystemState;
+    use synod_paxos::types::{Ballot, Micros};
 
     #[test]
     fn leaderships_that_go_round_the_nodes_are_spread_over_each_nodes_workers() {
@@ -206,6 +209,57 @@ mod tests {
             assert!(*messages == expected, "{worker:?}");
         }
         assert_eq!(told.len(), 3);
+    }
+
+    /// Who of four workers is told, in order of their numbers.
+    fn told(input: impl Into<Input>) -> Vec<WorkerId> {
+        let mut told = Vec::new();
+        let all = route(input.into(), 4, &mut |worker, _| {
+            told.push(worker);
+            Ok(())
+        });
+        assert!(all.is_ok());
+        told.sort_unstable();
+        told
+    }
+
+    #[test]
+    fn what_is_about_a_shard_is_told_to_its_worker_alone() {
+        let (shard, node, slot) = (ShardId(3), NodeId(2), Slot(7));
+        let worker = worker_of(shard, 4);
+        assert_ne!(worker, WorkerId::FIRST, "the worker that is told where nobody is named");
+        let about: [Input; 6] = [
+            SnapshotInput::Spoilt { shard }.into(),
+            SnapshotInput::Asked { by: node, shard, least: slot }.into(),
+            ScrubInput::Told { from: node, shard, slot, hash: 1 }.into(),
+            AdminInput::MakeSnapshot { shard, done: Box::new(|_| ()) }.into(),
+            AdminInput::Transfer { shard, to: node, done: Box::new(|_| ()) }.into(),
+            RowsFetched { shard, ticket: 1 }.into(),
+        ];
+        for input in about {
+            assert_eq!(told(input), [worker]);
+        }
+        let founding = SystemState::found(1, &["a:1".into()]);
+        assert_eq!(told(NodeInput::CreateSystemShard(Box::new(founding))), [WorkerId::FIRST]);
+    }
+
+    #[test]
+    fn what_is_about_a_peer_or_the_node_is_told_to_every_worker() {
+        let (node, seen) = (NodeId(2), (Incarnation(1), NodeWriteSeq(9)));
+        let about: [Input; 9] = [
+            PeerInput::Liveness { node, alive: true }.into(),
+            PeerInput::Clock { node, reading: Reading { at: Micros(1), wall_us: 2 } }.into(),
+            PeerInput::Disk { node, low: true }.into(),
+            PeerInput::IdentityAnswer { from: node, seen }.into(),
+            PeerInput::RunsTwice { from: node, seen, why: "twice".into() }.into(),
+            NodeInput::DiskLow(None).into(),
+            NodeInput::DiskSpare(1).into(),
+            NodeInput::Written(1).into(),
+            NodeInput::Stop.into(),
+        ];
+        for input in about {
+            assert_eq!(told(input), [0, 1, 2, 3].map(WorkerId));
+        }
     }
 
     #[test]
