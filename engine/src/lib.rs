@@ -19,6 +19,7 @@ macro_rules! planted {
 
 pub mod background;
 pub mod check;
+pub mod clock;
 pub mod codec;
 pub mod command;
 pub mod genesis;

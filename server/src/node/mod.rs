@@ -6,6 +6,7 @@
 pub mod api;
 pub mod data_dir;
 mod descriptors;
+pub mod dial;
 mod disk;
 mod door;
 mod follow;
@@ -45,13 +46,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClusterVersion, Nonce, SYSTEM_SHARD};
 use synod_cluster::system::{SystemState, TooNew};
-use synod_engine::host::Input;
+use synod_engine::clock::MonotoneClock;
+use synod_engine::host::{Input, NodeInput};
 use synod_engine::identity;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{LogStore, NodeRecovered};
 use synod_engine::memory::{Holder, Memory};
 use synod_engine::node::{NodeShared, WORKERS_MAX};
-use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
+use synod_engine::runner::{self, WorkerHandle};
 use synod_engine::salvage::{self, SetAside};
 use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
@@ -369,10 +371,10 @@ impl Node {
         let hint = worker.clone();
         let low = move |why: Option<Arc<str>>| {
             peers.say_disk_low(why.is_some());
-            worker.try_push(Input::DiskLow(why)).is_ok()
+            worker.try_push(NodeInput::DiskLow(why)).is_ok()
         };
         // Told again soon where it finds no room.
-        let spare = move |bytes| drop(hint.try_push(Input::DiskSpare(bytes)));
+        let spare = move |bytes| drop(hint.try_push(NodeInput::DiskSpare(bytes)));
         disk.watch(low, spare, move |why| drop(signals.failed.send_replace(Some(why))))
     }
 
@@ -403,7 +405,7 @@ impl Node {
 
     /// Leaderships first, then the state, then the process.
     async fn go_down(&self) -> Result<()> {
-        if self.worker.try_push(Input::Drain).is_ok()
+        if self.worker.try_push(NodeInput::Drain).is_ok()
             && timeout(self.drain, self.signals.drained.notified()).await.is_err()
         {
             tracing::warn!("not every leadership was taken over in time");
@@ -414,7 +416,7 @@ impl Node {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let worker = self.worker.clone();
         let flushed = tokio::task::spawn_blocking(move || {
-            let told = worker.push(Input::Stop).is_ok();
+            let told = worker.push(NodeInput::Stop).is_ok();
             told && threads.into_iter().map(std::thread::JoinHandle::join).filter(Result::is_err).count() == 0
         });
         match timeout(FLUSH, flushed).await {

@@ -4,6 +4,7 @@
 //! is not known.
 
 use super::api::status;
+use super::dial;
 use super::map::MapBook;
 use super::peer::{Addresses, Peers, SystemGate};
 use bytes::Bytes;
@@ -26,15 +27,12 @@ use synod_proto::v1;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
-use tonic::transport::Endpoint;
 use v1::error::Kind;
 
 /// How long a command is tried.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// How long opening a connection to the leader may take: two of the longest round trips.
-const CONNECT_WAIT: Duration = Duration::from_secs(1);
 
 /// What is invalid where a command was carried out and what came of it cannot be read.
 const OUTCOME: &str = "outcome";
@@ -225,9 +223,7 @@ impl SystemDesk {
 
     async fn remote(&self, addr: &str, request: &WriteRequest, limit: Duration) -> Result<SystemOutcome, Attempt> {
         let internal = |why: String| Attempt::Final(error(Kind::Unavailable(v1::Unavailable {}), false, why));
-        let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-            .map_err(|e| internal(e.to_string()))?
-            .connect_timeout(CONNECT_WAIT);
+        let endpoint = dial::endpoint(addr).map_err(internal)?;
         let channel = endpoint.connect().await.map_err(|_| Attempt::Again { maybe: false, why: None })?;
         let command = encode_requests(std::iter::once(request), request.size());
         let cluster = Bytes::copy_from_slice(&self.cluster.to_be_bytes());

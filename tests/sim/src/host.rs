@@ -16,7 +16,10 @@ use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_engine::codec::message;
-use synod_engine::host::{Answer, FetchRequest, Host, ReplySink, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{
+    Answer, FetchRequest, Links, ProcessHost, ReadHost, ReplySink, ScrubHost, SnapshotHost, SnapshotKind,
+    SnapshotRequest,
+};
 use synod_engine::identity::Mark;
 use synod_engine::logstore::{GONE, GroupWrite};
 use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
@@ -343,9 +346,13 @@ impl SimHost {
     }
 }
 
-impl Host for SimHost {
+impl Links for SimHost {
     fn send(&mut self, to: NodeId, shard: ShardId, message: Message) {
         self.taps.lock().queued.push((to, shard, message));
+    }
+
+    fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
+        std::mem::take(&mut self.taps.lock().dropped).into_iter().collect()
     }
 
     fn flush(&mut self, durable: NodeWriteSeq) {
@@ -362,45 +369,9 @@ impl Host for SimHost {
         }
         tap.frames.extend(frames.into_values());
     }
+}
 
-    fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
-        std::mem::take(&mut self.taps.lock().dropped).into_iter().collect()
-    }
-
-    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
-        self.taps.lock().asks(&request);
-        let (taps, files) = (self.taps.clone(), Arc::clone(&self.files));
-        Some(Box::new(move |view| {
-            let path = snapshot_path(request.shard, SnapshotKind::Built);
-            let made = writer::make(&files, &path, CLUSTER, request, view, &mut Throttle::new(0));
-            taps.lock().made = Some(made);
-        }))
-    }
-
-    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
-        self.wish(Wish::Offer { to, shard });
-    }
-
-    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
-        self.wish(Wish::Ask { to, shard, least });
-    }
-
-    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
-        self.wish(Wish::Fetch { shard: request.shard, ticket: request.ticket });
-        true
-    }
-
-    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
-        self.wish(Wish::Load { shard, space, loader });
-    }
-
-    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
-        if kind == SnapshotKind::Built {
-            self.taps.lock().held.remove(&shard);
-        }
-        self.wish(Wish::Forget { shard, kind });
-    }
-
+impl ProcessHost for SimHost {
     fn map_changed(&mut self, map: Arc<SystemState>) {
         let at = self.cursor.get();
         self.taps.lock().maps.push((at, map));
@@ -435,6 +406,46 @@ impl Host for SimHost {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed ^ (mixed >> 31)
+    }
+}
+
+impl SnapshotHost for SimHost {
+    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
+        self.taps.lock().asks(&request);
+        let (taps, files) = (self.taps.clone(), Arc::clone(&self.files));
+        Some(Box::new(move |view| {
+            let path = snapshot_path(request.shard, SnapshotKind::Built);
+            let made = writer::make(&files, &path, CLUSTER, request, view, &mut Throttle::new(0));
+            taps.lock().made = Some(made);
+        }))
+    }
+
+    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
+        self.wish(Wish::Offer { to, shard });
+    }
+
+    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
+        self.wish(Wish::Ask { to, shard, least });
+    }
+
+    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
+        self.wish(Wish::Load { shard, space, loader });
+    }
+
+    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
+        if kind == SnapshotKind::Built {
+            self.taps.lock().held.remove(&shard);
+        }
+        self.wish(Wish::Forget { shard, kind });
+    }
+}
+
+impl ScrubHost for SimHost {}
+
+impl ReadHost for SimHost {
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        self.wish(Wish::Fetch { shard: request.shard, ticket: request.ticket });
+        true
     }
 }
 

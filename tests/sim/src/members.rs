@@ -22,7 +22,7 @@ use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::Input;
+use synod_engine::host::{AdminInput, NodeInput};
 use synod_paxos::types::{ConfigId, MemberRole, Membership};
 
 /// Replicas that move at a time.
@@ -165,7 +165,7 @@ impl World {
         let answers = Arc::clone(&self.moves.answers);
         let done = Box::new(move |answer| answers.lock().expect("no holder panics").push(answer));
         if let Some(up) = &mut self.node(leader).up {
-            up.push(Input::ChangeMembers { shard, expected, change, done });
+            up.push(AdminInput::ChangeMembers { shard, expected, change, done });
         }
         self.wake(leader);
     }
@@ -253,7 +253,7 @@ impl World {
         }
         self.coverage.count("members", "map taken from another node");
         if let Some(up) = &mut self.node(id).up {
-            up.push(Input::Map(map));
+            up.push(NodeInput::Map(map));
         }
         self.wake(id);
     }

@@ -20,7 +20,7 @@ use synod_cluster::detector::Detector;
 use synod_cluster::ids::{ClientId, ClusterVersion, Incarnation, NodeId, ShardId, Slot};
 use synod_cluster::system::SystemState;
 use synod_engine::StoreError;
-use synod_engine::host::Input;
+use synod_engine::host::{Input, NodeInput, PeerInput};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::{LogStore, NodeIdentity};
 use synod_engine::memory::Memory;
@@ -184,7 +184,7 @@ impl SimNode {
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(with, clock, &cursor, &taps)));
         let mut process = opened.map_err(ended)?.map_err(|error| Ended::Fatal(error.to_string()))?;
         if let Some(map) = self.book.clone() {
-            process.push(Input::Map(map));
+            process.push(NodeInput::Map(map));
         }
         self.up = Some(Box::new(process));
         Ok(())
@@ -281,17 +281,17 @@ impl Process {
         digest(&mut self.detector, local);
         let mut told = Vec::new();
         self.detector.report(local, |node, alive| {
-            told.push(Input::Liveness { node, alive });
+            told.push(PeerInput::Liveness { node, alive });
             true
         });
         told.into_iter().for_each(|input| self.push(input));
     }
 
     /// Hands an input to the workers that it concerns.
-    pub(crate) fn push(&mut self, input: Input) {
+    pub(crate) fn push(&mut self, input: impl Into<Input>) {
         let count = u16::try_from(self.workers.len()).expect("few workers");
         let workers = &mut self.workers;
-        let taken = route(input, count, &mut |worker, input| {
+        let taken = route(input.into(), count, &mut |worker, input| {
             workers[usize::from(worker.0)].inputs.push(input);
             Ok(())
         });
@@ -301,7 +301,7 @@ impl Process {
     /// A write of these workers is synced.
     pub(crate) fn written(&mut self, seq: u64, workers: &BTreeSet<WorkerId>) {
         for worker in workers {
-            self.workers[usize::from(worker.0)].inputs.push(Input::Written(seq));
+            self.workers[usize::from(worker.0)].inputs.push(NodeInput::Written(seq).into());
         }
     }
 

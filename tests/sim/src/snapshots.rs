@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, ShardId, Slot, Space};
-use synod_engine::host::{Input, SnapshotKind};
+use synod_engine::host::{Input, RowsFetched, SnapshotInput, SnapshotKind};
 use synod_engine::snapshot::offers::{Fetches, Offer};
 use synod_engine::snapshot::{FileStore, Header, SnapshotFile, Throttle, install};
 use synod_engine::state::BulkLoad;
@@ -189,18 +189,18 @@ impl World {
             Step::RowsFetched { shard, ticket } => {
                 self.coverage.count("reads", "rows fetched for a read");
                 if let Some(up) = self.process(id) {
-                    up.push(Input::RowsFetched { shard, ticket });
+                    up.push(RowsFetched { shard, ticket });
                 }
                 self.wake(id);
             }
             Step::StateAsked { by, shard, least } => {
-                self.tell(id, Input::SnapshotAsked { by, shard, least }, "asked for a state that is gone");
+                self.tell(id, SnapshotInput::Asked { by, shard, least }, "asked for a state that is gone");
             }
             Step::Offered(offer) => self.offered(id, process, offer),
-            Step::Fetched(header) => self.tell(id, Input::SnapshotFetched(header), "received"),
+            Step::Fetched(header) => self.tell(id, SnapshotInput::Fetched(header), "received"),
             Step::Loaded { shard, space, result } => {
                 let what = if result.is_ok() { "loaded" } else { "refused as it was loaded" };
-                self.tell(id, Input::SnapshotLoaded { shard, space, result }, what);
+                self.tell(id, SnapshotInput::Loaded { shard, space, result }, what);
             }
             Step::Asked { transfer, part } => self.asked_for(id, process, transfer, part),
             Step::Serve { transfer, part } => self.serve(id, process, transfer, part),
@@ -249,7 +249,7 @@ impl World {
         }
     }
 
-    pub(crate) fn tell(&mut self, id: NodeId, input: Input, what: &'static str) {
+    pub(crate) fn tell(&mut self, id: NodeId, input: impl Into<Input>, what: &'static str) {
         self.coverage.count("snapshot", what);
         self.trace.note(self.now, "snapshot", &[id.0, what.len() as u64], || format!("{id}: {what}"));
         if let Some(up) = self.process(id) {
@@ -285,7 +285,7 @@ impl World {
         up.desk.making.remove(&shard);
         let told = result.map(|file| drop(up.desk.built.insert(shard, file)));
         let what = if told.is_ok() { "made" } else { "could not be made" };
-        self.tell(id, Input::SnapshotBuilt { shard, result: told }, what);
+        self.tell(id, SnapshotInput::Built { shard, result: told }, what);
     }
 
     fn ask_state(&mut self, id: NodeId, to: NodeId, shard: ShardId, least: Slot) {

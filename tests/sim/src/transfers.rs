@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, ShardId};
-use synod_engine::host::{Input, SnapshotKind};
+use synod_engine::host::{SnapshotInput, SnapshotKind};
 use synod_engine::snapshot::SnapshotFile;
 use synod_engine::snapshot::offers::{Begun, Offer, Receiving, is_of_another};
 
@@ -147,7 +147,7 @@ impl World {
             let shard = transfer.shard;
             self.end_transfer(number, "a part cannot be read");
             if self.plan.tells_spoilt {
-                self.tell(id, Input::SnapshotSpoilt { shard }, "found damaged at its maker");
+                self.tell(id, SnapshotInput::Spoilt { shard }, "found damaged at its maker");
             }
             return;
         };

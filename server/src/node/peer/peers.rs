@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 use synod_cluster::detector::Detector;
 use synod_cluster::ids::{ClusterVersion, NodeId};
 use synod_cluster::system::SystemState;
-use synod_engine::host::Input;
-use synod_engine::runner::MonotoneClock;
+use synod_engine::clock::MonotoneClock;
+use synod_engine::host::PeerInput;
 use synod_proto::peer::Hello;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -167,7 +167,7 @@ impl Shared {
         detector.tick(now);
         digest(&mut detector, now);
         detector.report(now, |node, alive| {
-            let told = self.inbox.push(Input::Liveness { node, alive });
+            let told = self.inbox.push(PeerInput::Liveness { node, alive }.into());
             tracing::debug!(%node, alive, told, "liveness");
             told
         });
@@ -179,7 +179,7 @@ impl Shared {
         let told = known.entry(node).or_insert(Some(false));
         if *told != Some(low) {
             // Where not all workers took it, whatever it says next is told.
-            *told = self.inbox.push(Input::PeerDisk { node, low }).then_some(low);
+            *told = self.inbox.push(PeerInput::Disk { node, low }.into()).then_some(low);
         }
     }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, Nonce};
-use synod_engine::host::Input;
+use synod_engine::host::PeerInput;
 use synod_engine::processes::{Process, Processes, Sighting};
 use synod_proto::peer::{KnownProcess, PulseFrame};
 
@@ -169,7 +169,7 @@ impl Shared {
         if let Some(why) = self.ruled_out_by(frame) {
             let seen = (Incarnation(frame.seen_incarnation), NodeWriteSeq(frame.seen_write_seq));
             // Said again with the next pulse, whether it was taken or not.
-            self.inbox.push(Input::RunsTwice { from, seen, why: why.into() });
+            self.inbox.push(PeerInput::RunsTwice { from, seen, why: why.into() }.into());
         }
         let others = frame.processes.iter().take(TOLD_MAX).filter(|told| told.node != self.local.node.0);
         let others = others.map(|told| (NodeId(told.node), sighting(told))).collect();

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
 use synod_cluster::system::SystemCommand;
+use synod_engine::clock::MonotoneClock;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
-use synod_engine::runner::MonotoneClock;
 
 type Outcome = Result<Belonging, BootstrapError>;
 

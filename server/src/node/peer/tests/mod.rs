@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClientId, ClusterVersion, Incarnation, NodeId, NodeWriteSeq, Nonce, ShardId};
 use synod_cluster::system::SystemState;
-use synod_engine::host::Input;
+use synod_engine::clock::MonotoneClock;
+use synod_engine::host::{Input, PeerInput};
 use synod_engine::logstore::NodeIdentity;
-use synod_engine::runner::MonotoneClock;
 use synod_paxos::message::Message;
 use synod_paxos::types::Ballot;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
@@ -58,20 +58,21 @@ impl WorkerInbox for Recorder {
         if self.full.load(Ordering::Relaxed) {
             return false;
         }
+        let Input::Peer(input) = input else { panic!("an input that peers never send") };
         let told = match input {
-            Input::Peer { from, incarnation, write_seq, messages } => Told::Peer {
+            PeerInput::Messages { from, incarnation, write_seq, messages } => Told::Peer {
                 from: from.0,
                 incarnation: incarnation.0,
                 write_seq: write_seq.0,
                 messages: messages.into_iter().map(|(shard, message)| (shard.0, message)).collect(),
             },
-            Input::Liveness { node, alive: true } => Told::Alive(node.0),
-            Input::Liveness { node, alive: false } => Told::Dead(node.0),
-            Input::IdentityAnswer { from, seen } => Told::Identity(from.0, (seen.0.0, seen.1.0)),
-            Input::RunsTwice { from, why, .. } => Told::Twice(from.0, why.to_string()),
+            PeerInput::Liveness { node, alive: true } => Told::Alive(node.0),
+            PeerInput::Liveness { node, alive: false } => Told::Dead(node.0),
+            PeerInput::IdentityAnswer { from, seen } => Told::Identity(from.0, (seen.0.0, seen.1.0)),
+            PeerInput::RunsTwice { from, why, .. } => Told::Twice(from.0, why.to_string()),
             // With every pulse: told of apart.
-            Input::PeerClock { .. } => return true,
-            _ => panic!("an input that peers never send"),
+            PeerInput::Clock { .. } => return true,
+            PeerInput::Disk { .. } => panic!("no test says that a disk is low"),
         };
         self.told.lock().unwrap().push(told);
         true
