@@ -18,6 +18,7 @@ mod panics;
 pub mod peer;
 mod readers;
 pub mod snapshots;
+mod status;
 pub mod system;
 mod team;
 mod term;
