@@ -4,6 +4,7 @@
 //! exit code 0 before its leaderships were handed over (or could not be) and its state was flushed.
 
 pub mod api;
+mod complaints;
 pub mod data_dir;
 mod descriptors;
 mod disk;
@@ -187,8 +188,8 @@ impl Node {
                 .add_service(InterceptedService::new(InterceptedService::new(synod, meant_for.clone()), let_in.clone()))
                 .add_service(InterceptedService::new(InterceptedService::new(admin, meant_for.clone()), let_in));
             let links = Arc::clone(&peer_service);
-            let incoming =
-                door::incoming(listener, Arc::clone(&places), connections, move |connection| links.link(connection));
+            let links = move |connection| links.link(connection);
+            let incoming = door::incoming(listener, Arc::clone(&places), connections, peer::wire::PREFACE[0], links);
             tokio::spawn(router.serve_with_incoming(incoming))
         };
 

@@ -58,7 +58,6 @@ pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
 pub use counters::PeerCounters;
 pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};
-pub use hello::Complaints;
 pub use outbox::Outbox;
 pub use peers::{Peers, PeersSetup};
 pub use progress::Progress;

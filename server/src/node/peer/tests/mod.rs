@@ -133,7 +133,8 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
         let router = super::tune_server(Server::builder()).add_service(Arc::clone(&service).into_server());
         let links = move |connection| service.link(connection);
         let places = crate::node::door::Places::new(1024);
-        router.serve_with_incoming(crate::node::door::incoming(listener, places, 1024, links)).await.unwrap();
+        let incoming = crate::node::door::incoming(listener, places, 1024, super::wire::PREFACE[0], links);
+        router.serve_with_incoming(incoming).await.unwrap();
     });
 }
 
