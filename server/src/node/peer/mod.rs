@@ -20,7 +20,7 @@
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
-//! | `desk`, `bootstrap`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
+//! | `desk`, `bootstrap`, `bootstrap_error`, `founding`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
 //! | `peers` | starts and stops all of it as the map changes |
 
 pub mod addresses;
@@ -37,6 +37,7 @@ pub mod spoken;
 mod walls;
 pub mod wire;
 
+mod bootstrap_error;
 mod dial;
 mod drift;
 mod files;
@@ -54,7 +55,8 @@ mod twins;
 mod tests;
 
 pub use addresses::{Addresses, is_address};
-pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
+pub use bootstrap::{Belonging, How, address_change, settle};
+pub use bootstrap_error::BootstrapError;
 pub use counters::PeerCounters;
 pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::ServerConfig;
-use crate::node::peer::bootstrap::{Belonging, BootstrapError, How, address_change, settle};
+use crate::node::peer::{Belonging, BootstrapError, How, address_change, settle};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
