@@ -21,6 +21,7 @@
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
 //! | `desk`, `bootstrap`, `bootstrap_error`, `founding`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
+//! | `shared` | what the tasks towards all peers share, and the failure detector |
 //! | `peers` | starts and stops all of it as the map changes |
 
 pub mod addresses;
@@ -49,6 +50,7 @@ mod link;
 mod pipe;
 mod pulse;
 mod seek;
+mod shared;
 mod twins;
 
 #[cfg(test)]
@@ -61,10 +63,11 @@ pub use counters::PeerCounters;
 pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};
 pub use outbox::Outbox;
-pub use peers::{Peers, PeersSetup};
+pub use peers::Peers;
 pub use progress::Progress;
 pub use seen::SeenTable;
 pub use service::{HELLO_METADATA, PeerService};
+pub use shared::PeersSetup;
 pub use spoken::{Said, Spoken, ask_ready, ask_seal};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
