@@ -6,7 +6,7 @@
 use super::{Core, Shard, ShardLog};
 use crate::host::Host;
 use crate::metrics::seconds;
-use crate::worker::node::Node;
+use crate::round::Node;
 use synod_paxos::io::Input;
 
 /// Applied in one go, bytes; the rest waits for the next round.

@@ -6,8 +6,8 @@
 use super::{Core, Shard, Verdict, refusal};
 use crate::command::{is_marker, marker};
 use crate::host::{Host, ScrubReport};
+use crate::round::Node;
 use crate::scrub::{ScrubRequest, Scrubbed};
-use crate::worker::node::Node;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, Slot};
