@@ -30,6 +30,7 @@ mod retry;
 mod rig;
 mod set_back;
 mod snapshot;
+mod tracer;
 mod upgrade;
 
 use std::fs;
