@@ -292,8 +292,7 @@ impl Node {
         let jobs = JobDesk::new(me, worker.clone(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&system));
         let jobs = Arc::new(jobs);
         let gate: Arc<dyn peer::SystemGate> = system.clone();
-        peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
-        peer_service.up(&peers, gate);
+        peer_service.up(&peers, gate, Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
         admin_service.up(admin::Up {
             node: me,
             cluster,
