@@ -20,7 +20,9 @@
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
-//! | `desk`, `bootstrap`, `bootstrap_error`, `founding`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
+//! | `desk` | what this node is, for those who ask |
+//! | `bootstrap`, `founding`, `files` | how a fresh data directory gets to belong to a cluster |
+//! | `bootstrap_error` | why it does not |
 //! | `shared` | what the tasks towards all peers share, and the failure detector |
 //! | `peers` | starts and stops all of it as the map changes |
 
