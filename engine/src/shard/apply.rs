@@ -7,7 +7,7 @@ use super::{Core, Shard, ShardLog};
 use crate::host::Host;
 use crate::machine::Wanted;
 use crate::metrics::seconds;
-use crate::worker::node::Node;
+use crate::round::Node;
 use synod_paxos::io::Input;
 
 /// Applied in one go, bytes; the rest waits for the next round.

@@ -7,7 +7,7 @@ use super::propose::Pending;
 use crate::host::Host;
 use crate::machine::Effects;
 use crate::metrics::seconds;
-use crate::worker::node::Node;
+use crate::round::Node;
 use synod_cluster::ids::Slot;
 
 impl Shard {

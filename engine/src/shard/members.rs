@@ -5,7 +5,7 @@
 
 use super::Shard;
 use crate::host::Host;
-use crate::worker::node::Node;
+use crate::round::Node;
 use synod_cluster::ids::{NodeId, Slot};
 use synod_cluster::members::{MemberChange, has_caught_up};
 use synod_cluster::refusal::Refusal;

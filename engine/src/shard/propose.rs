@@ -8,7 +8,7 @@ use super::{Shard, answer};
 use crate::command::{RowFormat, WriteRequest, encode_entry};
 use crate::host::{Answer, Host, Reply};
 use crate::machine::{Applied, Machine};
-use crate::worker::node::Node;
+use crate::round::Node;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_cluster::ids::{NodeId, Slot};

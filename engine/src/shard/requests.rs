@@ -9,7 +9,7 @@ use crate::host::{Body, Freshness, Host, Reply, Request};
 use crate::machine::Machine;
 use crate::memory::Holder;
 use crate::sessions::OUTCOMES_BYTES_MAX;
-use crate::worker::node::Node;
+use crate::round::Node;
 use std::sync::Arc;
 use synod_cluster::ids::NodeId;
 use synod_cluster::position::KEY_BYTES_MAX;

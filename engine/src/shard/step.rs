@@ -5,7 +5,7 @@
 use super::{Core, FIRST_EPOCH, Shard, ShardLog};
 use crate::host::Host;
 use crate::logstore::GroupWrite;
-use crate::worker::node::Node;
+use crate::round::Node;
 use crate::writer::Done;
 use bytes::Bytes;
 use synod_cluster::ids::{NodeId, Slot};

@@ -3,12 +3,11 @@
 //! Owns: the naming of commands, so that one sent twice executes once. Must never: report a command as failed whose outcome
 //! is not known.
 
-use super::api::status;
 use super::dial;
 use super::map::MapBook;
 use super::peer::{Addresses, Peers, SystemGate};
+use super::status::{status, typed};
 use bytes::Bytes;
-use prost::Message as _;
 use rand::RngExt;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -250,11 +249,6 @@ impl SystemDesk {
 /// long, is told the outcome.
 fn patience(left_us: u64) -> Duration {
     PATIENCE.min(Duration::from_micros(left_us - left_us / 10))
-}
-
-/// The typed error in a status, where there is one.
-fn typed(status: &Status) -> Option<v1::Error> {
-    v1::Error::decode(status.details()).ok().filter(|error| error.kind.is_some())
 }
 
 /// The shard's time, where a leader refused a command for its deadline alone.

@@ -4,15 +4,12 @@
 //! world does, since a crash inside the round may keep them from leaving.
 
 use crate::clock::Cursor;
-use crate::disk::{ViewRows, space_hash};
-use crate::epochs::begins_at;
-use crate::node::CLUSTER;
 use crate::violation::Violation;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::ids::{ClientId, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_engine::codec::message;
@@ -23,9 +20,12 @@ use synod_engine::host::{
 use synod_engine::identity::Mark;
 use synod_engine::logstore::{GONE, GroupWrite};
 use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
-use synod_engine::state::{BulkLoad, ViewJob};
+use synod_engine::state::{BulkLoad, StateView, ViewJob};
 use synod_paxos::message::Message;
 use synod_paxos::types::{Ballot, ConfigId, Membership};
+
+/// The cluster's name.
+pub(crate) const CLUSTER: ClientId = ClientId(77);
 
 /// What a worker's end of process carries through the unwinding.
 pub(crate) struct Fatal(pub(crate) String);
@@ -56,11 +56,20 @@ impl Watermark {
     }
 }
 
+/// What a view shows, to the observer too.
+pub(crate) trait Viewed: StateView + Send {
+    /// All of it.
+    fn rows(&self) -> &BTreeMap<Vec<u8>, Bytes>;
+
+    /// A hash of a space's rows, sessions and all; none where some are damaged.
+    fn hash(&self, space: Space) -> Option<u64>;
+}
+
 /// A view of the state, and what is to be done with it.
 pub(crate) struct View {
     /// The freeze before it is on disk.
     pub(crate) ready_at: u64,
-    pub(crate) rows: ViewRows,
+    pub(crate) rows: Box<dyn Viewed>,
     pub(crate) job: ViewJob,
 }
 
@@ -288,7 +297,7 @@ impl Tap {
     pub(crate) fn viewed(&mut self, view: View) {
         let Some(asked) = self.asked.take() else { return };
         let (shard, slot, space) = (asked.shard, asked.basis.id.slot, asked.space);
-        let hash = view.rows.is_sound(space).then(|| space_hash(&view.rows.rows, space));
+        let hash = view.rows.hash(space);
         self.making.push(Making { view, shard, slot, space, hash });
     }
 
@@ -326,6 +335,11 @@ impl Tap {
             self.broke("4: no acknowledgement exceeds the durable matching prefix", detail);
         }
     }
+}
+
+/// The first slot of a log that a replica of this epoch must hold.
+fn begins_at(config: ConfigId, start: Slot) -> bool {
+    config <= ConfigId(1) || start > Slot(0)
 }
 
 /// What the worker asks of its surroundings.

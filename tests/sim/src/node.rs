@@ -6,18 +6,18 @@
 //! those that are due goes first is thrown.
 
 use crate::clock::{Cursor, NodeClock};
+use crate::desk::Desk;
 use crate::dice::Dice;
 use crate::disk::{NodeDisk, SimFiles, SimLog, SimQueue, SimState, StateRows};
-use crate::host::{BUILT, Fatal, SimHost, SimSink, Taps};
+use crate::host::{BUILT, CLUSTER, Fatal, SimHost, SimSink, Taps};
 use crate::plan::LogWrites;
-use crate::snapshots::Desk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use synod_cluster::detector::Detector;
-use synod_cluster::ids::{ClientId, ClusterVersion, Incarnation, NodeId, ShardId, Slot};
+use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, ShardId, Slot};
 use synod_cluster::system::SystemState;
 use synod_engine::StoreError;
 use synod_engine::host::{Input, NodeInput, PeerInput};
@@ -30,8 +30,6 @@ use synod_engine::snapshot::FileStore;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
 
-/// The cluster's name.
-pub(crate) const CLUSTER: ClientId = ClientId(77);
 /// Pace of the pulses, µs: the server's default.
 pub(crate) const PULSE: u64 = 100_000;
 /// Silence that makes a peer dead, µs: the server's default.

@@ -5,12 +5,13 @@
 pub mod job_desk;
 mod jobs;
 
-use super::{cluster, convert, status};
+use super::{cluster, convert};
 use crate::node::dial;
 use crate::node::host::Signals;
 use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
 use crate::node::snapshots::SnapshotDesk;
+use crate::node::status::status;
 use crate::node::system::SystemDesk;
 use crate::node::threads::processor_micros;
 use crate::node::versions::{NodeVersion, VersionDesk};

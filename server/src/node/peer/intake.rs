@@ -6,7 +6,7 @@
 use super::counters::add;
 use super::hello::{Caller, HELLO_WAIT, Refused};
 use super::lanes::Turn;
-use super::peers::Shared;
+use super::shared::Shared;
 use super::wire::{self, Frames, HELLO_BYTES_MAX, WireError};
 use std::io::ErrorKind;
 use std::sync::Arc;

@@ -9,7 +9,7 @@
 
 use super::dial::{self, Backoff};
 use super::hello::{self, Caller};
-use super::peers::{Phase, Shared};
+use super::shared::{Phase, Shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

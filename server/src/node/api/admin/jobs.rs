@@ -4,7 +4,8 @@
 
 use super::job_desk::JobReport;
 use super::{FORWARDED, Up};
-use crate::node::api::{convert, status};
+use crate::node::api::convert;
+use crate::node::status::status;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::executor::Progress;
 use synod_cluster::jobs::job::JobGoal;

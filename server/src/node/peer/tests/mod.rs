@@ -7,7 +7,7 @@ mod founding;
 mod links;
 
 use super::outbox::Outbox;
-use super::{Desk, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, SystemGate, WorkerInbox};
+use super::{Desk, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, SnapshotGate, SystemGate, WorkerInbox};
 use crate::config::{Settings, Timing};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,12 @@ use synod_engine::host::{Input, PeerInput};
 use synod_engine::logstore::NodeIdentity;
 use synod_paxos::message::Message;
 use synod_paxos::types::Ballot;
-use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
+use synod_proto::peer::{
+    JoinReply, JoinRequest, ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
+    SystemReply,
+};
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::transport::Server;
 
@@ -115,6 +119,18 @@ impl SystemGate for NoGate {
     }
 }
 
+impl SnapshotGate for NoGate {
+    fn offered(self: Arc<Self>, _: NodeId, _: &SnapshotOffer) {}
+
+    fn asked(&self, _: NodeId, _: &SnapshotAsk) {}
+
+    fn scrub_told(&self, _: NodeId, _: &ScrubTold) {}
+
+    fn parts(&self, _: NodeId, _: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status> {
+        Err(Status::unavailable("no snapshots"))
+    }
+}
+
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
@@ -134,7 +150,8 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
         let router = super::tune_server(Server::builder()).add_service(Arc::clone(&service).into_server());
         let links = move |connection| service.link(connection);
         let places = crate::node::door::Places::new(1024);
-        router.serve_with_incoming(crate::node::door::incoming(listener, places, 1024, links)).await.unwrap();
+        let incoming = crate::node::door::incoming(listener, places, 1024, super::wire::PREFACE[0], links);
+        router.serve_with_incoming(incoming).await.unwrap();
     });
 }
 
@@ -180,7 +197,7 @@ impl Node {
         };
         let _entered = runtime.enter();
         let peers = Peers::start(setup);
-        service.up(&peers, Arc::new(NoGate));
+        service.up(&peers, Arc::new(NoGate), Arc::new(NoGate));
         let outbox = peers.outbox();
         Self { addr, peers, outbox, inbox, seen, progress, runtime: Some(runtime) }
     }
