@@ -10,7 +10,7 @@
 //! added up, and that takes time in proportion to their number. It takes a step a round.
 
 use super::heads::Heads;
-use super::{ShardState, rows};
+use super::{Machine, ShardState, rows};
 use crate::StoreError;
 use crate::codec::keys;
 use crate::codec::record::{Head, Newest};
@@ -183,7 +183,7 @@ impl ShardState {
     /// The operations of a request that may be executed here.
     fn ops_here<'a>(&self, request: &'a WriteRequest) -> &'a [KeyOp] {
         match &request.op {
-            Op::Write { table, ops } if self.system.is_none() && *table == self.descriptor.table => ops,
+            Op::Write { table, ops } if matches!(self.machine, Machine::Data) && *table == self.descriptor.table => ops,
             Op::Write { .. } | Op::System(_) => &[],
         }
     }

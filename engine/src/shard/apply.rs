@@ -6,8 +6,9 @@
 
 use super::{Core, Shard, ShardLog};
 use crate::host::Host;
+use crate::machine::Wanted;
 use crate::metrics::seconds;
-use crate::worker::node::Node;
+use crate::round::Node;
 use synod_paxos::io::Input;
 
 /// Applied in one go, bytes; the rest waits for the next round.
@@ -74,18 +75,10 @@ impl Shard {
             self.position = Some((entry.id, entry.ts));
             self.sizes.applied(entry.id.slot, entry.size(), node.log_keep.step());
             let mine = self.proposals.applied(node, entry);
-            let mut results = std::mem::take(&mut node.results);
-            let wanted = mine.is_some().then_some(&mut results);
-            if let Err(error) = self.state.apply(&mut *node.store, &mut node.overlay, entry, wanted) {
-                node.state_failed(&error);
-            }
-            if let Some((replies, proposed_at)) = mine {
-                let waited = (node.clock)().0.saturating_sub(proposed_at.0);
-                node.metrics.commit_seconds.observe(seconds(waited));
-                Self::answer_writes(node, replies, &mut results);
-            }
-            node.results = results;
-            if self.mark(node, entry) {
+            let wanted = if mine.is_some() { Wanted::Results } else { Wanted::Nothing };
+            let applied = self.state.apply(&mut *node.store, &mut node.overlay, entry, wanted);
+            let effects = applied.unwrap_or_else(|error| node.state_failed(&error));
+            if self.follow(node, entry.id.slot, effects, mine) {
                 // The rest is applied once the state of this slot is frozen.
                 return false;
             }

@@ -13,10 +13,10 @@
 use super::cold::{Fetches, refuse_full};
 use super::{Shard, answer};
 use crate::StoreError;
-use crate::host::{Body, Freshness, Host, Read, Reply, Request, TailPoll};
+use crate::host::{Freshness, Host, Read, Reply, TailPoll};
 use crate::machine::ShardState;
 use crate::query;
-use crate::worker::node::Node;
+use crate::round::Node;
 use std::collections::VecDeque;
 use synod_cluster::ids::Slot;
 use synod_cluster::refusal::Refusal;
@@ -244,36 +244,17 @@ fn looked_through(state: &ShardState, poll: &mut TailPoll) {
 }
 
 impl Shard {
-    /// Takes a request: answers it at once, or keeps it with the node's other waiting ones.
-    pub(crate) fn take_request<H: Host>(&mut self, node: &mut Node<H>, request: Request) {
-        let Request { epoch, body, reply, .. } = request;
-        let refused = if self.waits_for().is_some() {
-            Some(Refusal::NotReady)
-        } else if self.is_missing() {
-            Some(self.refuse_without_state(&body))
-        } else if epoch.is_some_and(|epoch| epoch != self.state.descriptor().version) {
-            Some(Refusal::WrongShard)
-        } else if node.is_overloaded() {
-            node.metrics.overloaded_total.inc();
-            Some(Refusal::Overloaded)
-        } else {
-            None
-        };
-        if let Some(why) = refused {
-            return answer(node, reply, Err(why));
-        }
-        match body {
-            Body::Write(write) => match self.take_write(node, write, reply) {
-                Ok(()) => self.schedule(node),
-                Err((why, reply)) => self.send_away(node, reply, why),
-            },
-            Body::Read { read, freshness: Freshness::Local } => self.execute(node, read, reply),
-            Body::Read { read, .. } if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
-            Body::Read { read, freshness: Freshness::Linearizable } if self.leading => {
+    /// Takes a read that is answered here: at once, or as soon as the state here is known to be fresh enough. A linearizable
+    /// one is taken by the leader only.
+    pub(super) fn take_read<H: Host>(&mut self, node: &mut Node<H>, read: Read, freshness: Freshness, reply: Reply) {
+        match freshness {
+            Freshness::Local => self.execute(node, read, reply),
+            _ if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
+            Freshness::Linearizable => {
                 self.reads.queued.push((read, reply));
                 self.schedule(node);
             }
-            Body::Read { read, freshness: Freshness::Stale(age) } => {
+            Freshness::Stale(age) => {
                 let since = Micros(node.now.0.saturating_sub(age));
                 match self.reads.complete_as_of(since) {
                     Some(slot) if slot <= self.state.applied() => self.execute(node, read, reply),
@@ -282,21 +263,7 @@ impl Shard {
                 }
                 self.schedule(node);
             }
-            Body::Read { .. } => {
-                let why = Refusal::NotLeader { leader: self.leader(), maybe: false };
-                self.send_away(node, reply, why);
-            }
         }
-    }
-
-    /// Refuses a request. A client that came to the wrong node may have found the leader silent: the core asks that, a while
-    /// from now, whether it leads.
-    fn send_away<H: Host>(&mut self, node: &mut Node<H>, reply: Reply, why: Refusal) {
-        if matches!(why, Refusal::NotLeader { .. }) && !self.leading {
-            self.step(node, Input::Propose { commands: Vec::new() });
-            self.verdict = None;
-        }
-        answer(node, reply, Err(why));
     }
 
     /// Asks the core one question for all reads that queued.

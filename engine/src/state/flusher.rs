@@ -5,6 +5,7 @@
 
 use super::FlushId;
 use crate::StoreError;
+use crate::background::lower_priority;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -27,6 +28,8 @@ struct Progress {
     done: AtomicU64,
     error: Mutex<Option<StoreError>>,
     changed: Condvar,
+    /// Callers that wait.
+    waiters: AtomicU64,
 }
 
 impl Progress {
@@ -41,6 +44,7 @@ impl Progress {
 
     /// Waits until freeze `id` is durable.
     fn wait(&self, id: u64) -> Result<(), StoreError> {
+        let _waiting = Waiting::new(&self.waiters);
         let mut error = self.lock();
         loop {
             if let Some(error) = error.as_ref() {
@@ -51,6 +55,22 @@ impl Progress {
             }
             error = self.changed.wait(error).expect("no holder of this lock panics");
         }
+    }
+}
+
+/// Counts a caller as long as it waits.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn new(waiters: &'a AtomicU64) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -75,10 +95,11 @@ pub(super) struct Flusher<T> {
 }
 
 impl<T: Send + 'static> Flusher<T> {
-    /// Starts the thread; `flush` makes one freeze durable and returns when it is.
+    /// Starts the thread; `flush` makes one freeze durable and returns when it is. It may take its time as long as what it is handed
+    /// says that nobody waits.
     pub(super) fn spawn(
         name: &str,
-        flush: impl FnMut(FlushId, &T) -> Result<(), StoreError> + Send + 'static,
+        flush: impl FnMut(FlushId, &T, &dyn Fn() -> bool) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = bounded(8);
         let progress = Arc::new(Progress::default());
@@ -138,6 +159,8 @@ impl<T: Send + 'static> Flusher<T> {
 impl<T> Drop for Flusher<T> {
     fn drop(&mut self) {
         self.jobs = None;
+        let progress = Arc::clone(&self.progress);
+        let _waiting = Waiting::new(&progress.waiters);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -146,13 +169,20 @@ impl<T> Drop for Flusher<T> {
     }
 }
 
-fn run<T>(queue: &Receiver<Job<T>>, watch: &Watch, mut flush: impl FnMut(FlushId, &T) -> Result<(), StoreError>) {
+fn run<T>(
+    queue: &Receiver<Job<T>>,
+    watch: &Watch,
+    mut flush: impl FnMut(FlushId, &T, &dyn Fn() -> bool) -> Result<(), StoreError>,
+) {
+    lower_priority();
     let Watch(progress) = watch;
+    // What is queued waits too: another freeze, or a snapshot.
+    let hurry = || !queue.is_empty() || progress.waiters.load(Ordering::Relaxed) > 0;
     for job in queue {
         match job {
             Job::Dispose(frozen) => drop(frozen),
             Job::Between(job) => job(),
-            Job::Flush(id, frozen) => match flush(id, &frozen) {
+            Job::Flush(id, frozen) => match flush(id, &frozen, &hurry) {
                 Ok(()) => {
                     let held = progress.lock();
                     progress.done.store(id.0, Ordering::Release);

@@ -8,7 +8,7 @@ use synod_cluster::ids::{ShardId, TableId};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Op, Outcome, WriteRequest};
-use synod_engine::host::{Answer, At, Body, FetchRequest, Freshness, Input, Read};
+use synod_engine::host::{Answer, At, Body, FetchRequest, Freshness, NodeInput, Read, RowsFetched};
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::state::mem::{ColdRows, MemDisk};
 
@@ -30,7 +30,7 @@ impl Node {
 
     /// Ends the process in order: what the next one finds is on its disk only.
     fn restart(&mut self, fetching: bool) {
-        self.c.push(N1, Input::Stop);
+        self.c.push(N1, NodeInput::Stop);
         self.c.step();
         self.c.kill(N1);
         self.c.start(N1);
@@ -82,7 +82,7 @@ impl Node {
         for FetchRequest { shard, ticket, lacked, fetcher, .. } in self.take_fetches() {
             rows += lacked.len();
             lacked.iter().for_each(|row| fetcher.fetch(row).unwrap());
-            self.c.push(N1, Input::RowsFetched { shard, ticket });
+            self.c.push(N1, RowsFetched { shard, ticket });
         }
         rows
     }
@@ -198,7 +198,7 @@ fn rows_that_leave_memory_as_often_as_they_come_are_read_by_the_worker() {
         n.rest();
         for FetchRequest { shard, ticket, .. } in n.take_fetches() {
             fetches += 1;
-            n.c.push(N1, Input::RowsFetched { shard, ticket });
+            n.c.push(N1, RowsFetched { shard, ticket });
         }
     }
     assert_eq!((written(n.c.answers.take(sent)), fetches), (1, 3));

@@ -7,15 +7,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClientId, ClientSeq, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId};
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
+use synod_engine::clock::MonotoneClock;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Host, Input, Reply, ReplySink, Request};
+use synod_engine::host::{
+    Answer, Body, Input, Links, NodeInput, ProcessHost, ReadHost, Reply, ReplySink, Request, ScrubHost, SnapshotHost,
+};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::memory::{Holder, Memory};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::node::{NodeShared, WorkerId};
-use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
+use synod_engine::runner::{self, WorkerHandle};
 use synod_engine::state::mem::MemState;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{self, Gauges, WriterMode, WriterProgress};
@@ -33,11 +36,14 @@ impl Drop for Quiet {
     }
 }
 
-impl Host for Quiet {
+impl Links for Quiet {
     fn send(&mut self, _: NodeId, _: ShardId, _: Message) {}
     fn flush(&mut self, _: NodeWriteSeq) {}
+}
+
+impl ProcessHost for Quiet {
     fn map_changed(&mut self, map: Arc<SystemState>) {
-        assert!(self.handle.try_push(Input::Map(map)).is_ok());
+        assert!(self.handle.try_push(NodeInput::Map(map)).is_ok());
     }
     fn role_changed(&mut self, shard: ShardId, _: Option<NodeId>, here: bool) {
         if here {
@@ -53,6 +59,12 @@ impl Host for Quiet {
         7
     }
 }
+
+impl SnapshotHost for Quiet {}
+
+impl ScrubHost for Quiet {}
+
+impl ReadHost for Quiet {}
 
 fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -122,7 +134,7 @@ fn key_of(shard: u64) -> String {
 fn one_node(workers: u16, threaded: bool) {
     let OneNode { handle, threads, progress, led, stopped } = start(workers, threaded);
     let founding = Box::new(SystemState::found(1, &["a:1".into()]));
-    assert!(handle.try_push(Input::CreateSystemShard(founding)).is_ok());
+    assert!(handle.try_push(NodeInput::CreateSystemShard(founding)).is_ok());
     wait("the system shard is led", || led.lock().unwrap().contains(&SYSTEM_SHARD));
     let answers = Arc::new(Answers::default());
     let command = SystemCommand::CreateTable {
@@ -153,10 +165,10 @@ fn one_node(workers: u16, threaded: bool) {
         *offset += 1;
     }
     assert!(progress.writes_done() > 0);
-    assert!(handle.push(Input::Stop).is_ok());
+    assert!(handle.push(NodeInput::Stop).is_ok());
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert!(stopped.load(Ordering::SeqCst));
-    assert!(handle.try_push(Input::Drain).is_err());
+    assert!(handle.try_push(NodeInput::Drain).is_err());
 }
 
 fn push(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: ShardId, op: Op) {

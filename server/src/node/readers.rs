@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use synod_engine::host::{FetchRequest, Input};
-use synod_engine::runner::{MonotoneClock, WorkerHandle};
+use synod_engine::clock::MonotoneClock;
+use synod_engine::host::{FetchRequest, RowsFetched};
+use synod_engine::runner::WorkerHandle;
 use synod_engine::writer::UnderWay;
 
 /// Requests that may wait, of all workers; more are read by the worker itself.
@@ -66,6 +67,6 @@ fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle, clock: MonotoneC
         reading.end();
         drop(fetcher);
         // A worker that has ended has answered what waited.
-        let _ = workers.push(Input::RowsFetched { shard, ticket });
+        let _ = workers.push(RowsFetched { shard, ticket });
     }
 }

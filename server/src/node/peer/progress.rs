@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use synod_engine::runner::MonotoneClock;
+use synod_engine::clock::MonotoneClock;
 use synod_engine::writer;
 use synod_paxos::types::Micros;
 
