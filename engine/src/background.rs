@@ -81,7 +81,7 @@ mod tests {
     fn a_thread_of_low_priority_lowers_no_other() {
         let nice = || std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         // Field 19 (proc(5)), counted after the name in parentheses, which is field 2.
-        let nice = || nice().rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse::<i32>().unwrap();
+        let nice = move || nice().rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse::<i32>().unwrap();
         let before = nice();
         let lowered = std::thread::spawn(move || {
             lower_priority();
