@@ -21,8 +21,8 @@ use synod_engine::command::{
     Action, Expect, KeyOp, NewRecord, Op, OpResult, Outcome, WriteId, WriteRequest, encode_requests,
 };
 use synod_engine::genesis::Genesis;
-use synod_engine::machine::ShardState;
 use synod_engine::machine::overlay::Overlay;
+use synod_engine::machine::{ShardState, Wanted};
 use synod_engine::sessions::Sessions;
 use synod_engine::state::front::{FREEZE_BYTES, FrontState};
 use synod_engine::state::rocks::{RocksShared, StateOptions};
@@ -206,13 +206,13 @@ impl Applier {
     }
 
     fn apply(&mut self, entry: &Entry) -> usize {
-        let mut results = Vec::new();
-        self.state.apply(&mut self.store, &mut self.overlay, entry, Some(&mut results)).expect("it applies");
+        let applied = self.state.apply(&mut self.store, &mut self.overlay, entry, Wanted::Results);
+        let effects = applied.expect("it applies");
         if self.store.wants_freeze() {
             self.state.store_sessions(&mut self.store).expect("sessions");
             self.store.freeze().expect("a freeze");
         }
-        results.len()
+        effects.results.len()
     }
 }
 

@@ -17,7 +17,9 @@ macro_rules! planted {
     }};
 }
 
+pub mod background;
 pub mod check;
+pub mod clock;
 pub mod codec;
 pub mod command;
 pub mod genesis;
@@ -34,10 +36,12 @@ pub mod processes;
 pub mod query;
 pub mod ring;
 mod rocks;
+mod round;
 pub mod runner;
 pub mod salvage;
 pub mod scrub;
 pub mod sessions;
+mod setup;
 mod shard;
 pub mod share;
 pub mod snapshot;

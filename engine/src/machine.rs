@@ -1,19 +1,23 @@
 //! The replicated state machine of one shard.
 //!
 //! Owns: the applied position, the clock of the shard's timestamps, its sessions, the ring of its newest records and, for
-//! the system shard, the metadata. Every replica that applies the same entries holds the same state. Must never: look at a
-//! clock, a role or a client's connection; skip an entry; or split an entry's effects over two batches.
+//! the system shard, the metadata. Every replica that applies the same entries holds the same state. What follows from an entry
+//! outside of it is a value that it returns ([`Effects`]). Must never: look at a clock, a role or a client's connection; skip an
+//! entry; or split an entry's changes over two batches.
 
 mod ahead;
 pub mod bounds;
+mod effects;
+mod heads;
 pub mod overlay;
 pub mod rows;
+mod system;
 
 use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::applied::AppliedRow;
 use crate::codec::keys;
-use crate::command::{KeyOp, Op, Outcome, RowFormat, WriteRequest, decode_entry, is_marker};
+use crate::command::{KeyOp, Op, RowFormat, WriteRequest, decode_entry, is_marker};
 use crate::genesis::Genesis;
 use crate::memory::{Holder, Memory};
 use crate::ring::Ring;
@@ -23,16 +27,24 @@ use ahead::Ahead;
 use bytes::Bytes;
 use overlay::{Overlay, Writes};
 use std::ops::ControlFlow;
-use synod_cluster::ids::{Entry, ShardId, Slot, Space};
+use synod_cluster::ids::{Entry, ShardId, Slot, Space, TableId};
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{Descriptor, MetadataError, RowChange, SystemCommand, SystemState, row_kinds};
+use synod_cluster::system::{Descriptor, SystemState};
 use synod_paxos::types::Payload;
+
+pub use effects::{Applied, Effects, Wanted};
 
 /// Sessions are looked through for expired clients at every multiple of this slot.
 const EXPIRE_SLOTS: u64 = 4096;
 
-/// What became of one request of an entry.
-pub type Applied = Result<Outcome, Refusal>;
+/// What the requests of a shard act on.
+#[derive(Debug)]
+pub enum Machine {
+    /// Records of a table: they are in the store.
+    Data,
+    /// The cluster's metadata.
+    System(Box<SystemState>),
+}
 
 /// The state of one shard, but for its records, which are in the store.
 pub struct ShardState {
@@ -45,10 +57,28 @@ pub struct ShardState {
     last_ts: u64,
     sessions: Sessions,
     ring: Ring,
-    system: Option<Box<SystemState>>,
-    system_changed: bool,
+    machine: Machine,
     /// The next entry, where it was got ready.
     ahead: Option<Box<Ahead>>,
+}
+
+/// An entry that is being applied.
+struct Turn<'a> {
+    store: &'a mut dyn StateStore,
+    overlay: &'a mut Overlay,
+    /// Rows that are written whatever the overlay holds in the end.
+    batch: StateBatch,
+    wanted: Wanted,
+    effects: Effects,
+}
+
+impl Turn<'_> {
+    /// Notes what became of the next request, where that is wanted.
+    fn tell(&mut self, result: impl FnOnce() -> Applied) {
+        if self.wanted == Wanted::Results {
+            self.effects.results.push(result());
+        }
+    }
 }
 
 impl ShardState {
@@ -66,14 +96,14 @@ impl ShardState {
         let found = row.map(AppliedRow::decode).transpose();
         let found = found.map_err(|e| e.corrupt(format!("applied position of shard {shard}")))?;
         let applied = found.unwrap_or_default();
-        let system = match (genesis, found) {
-            (Genesis::Shard(_), _) => None,
+        let machine = match (genesis, found) {
+            (Genesis::Shard(_), _) => Machine::Data,
             (Genesis::System(state), None) => {
-                let rows = state.rows().into_iter().map(|change| system_row(space, change)).collect();
+                let rows = state.rows().into_iter().map(|change| system::row(space, change)).collect();
                 store.apply(StateBatch { rows })?;
-                Some(state)
+                Machine::System(state)
             }
-            (Genesis::System(_), Some(_)) => Some(Box::new(load_system(store, space)?)),
+            (Genesis::System(_), Some(_)) => Machine::System(Box::new(system::load(store, space)?)),
         };
         Ok(Self {
             space,
@@ -82,8 +112,7 @@ impl ShardState {
             last_ts: applied.last_ts,
             sessions: load_sessions(store, space, &descriptor)?,
             ring: Ring::new(applied.last_ts),
-            system_changed: system.is_some(),
-            system,
+            machine,
             descriptor,
             ahead: None,
         })
@@ -108,8 +137,8 @@ impl ShardState {
             last_ts: 0,
             sessions: Sessions::default(),
             ring: Ring::new(0),
-            system: None,
-            system_changed: false,
+            // Of the system shard too: there is no metadata to hold.
+            machine: Machine::Data,
             ahead: None,
         })
     }
@@ -171,19 +200,23 @@ impl ShardState {
         &self.ring
     }
 
+    /// What its requests act on.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     /// The metadata, in the system shard.
     #[must_use]
     pub fn system(&self) -> Option<&SystemState> {
-        self.system.as_deref()
+        match &self.machine {
+            Machine::Data => None,
+            Machine::System(state) => Some(state),
+        }
     }
 
-    /// The metadata, where it changed (or was loaded) since the last call.
-    pub fn take_system_change(&mut self) -> Option<SystemState> {
-        std::mem::take(&mut self.system_changed).then(|| self.system.as_deref().cloned()).flatten()
-    }
-
-    /// Applies the next entry: its effects and the new position in one batch. Where `results` is given it gets what became
-    /// of each of the entry's requests, in order.
+    /// Applies the next entry: its changes of the state and the new position in one batch. What follows outside the state is
+    /// the caller's to carry out; it says what it wants of it.
     ///
     /// # Errors
     /// The store failed or is damaged, or the entry cannot be read. The caller ends the process.
@@ -192,23 +225,23 @@ impl ShardState {
         store: &mut dyn StateStore,
         overlay: &mut Overlay,
         entry: &Entry,
-        results: Option<&mut Vec<Applied>>,
-    ) -> Result<(), StoreError> {
+        wanted: Wanted,
+    ) -> Result<Effects, StoreError> {
         let slot = entry.id.slot;
         assert!(slot == self.applied.next(), "shard {}: slot {slot} after {}", self.descriptor.shard, self.applied);
         self.applied = slot;
-        // A marker has no effects: its position is stored with the next freeze, as that of a no-op.
-        if let Payload::Command(data) = &entry.payload
-            && !is_marker(data)
-        {
-            self.apply_command(store, overlay, data.clone(), entry.ts, results)?;
-        }
+        let effects = match &entry.payload {
+            // It changes no row: its position is stored with the next freeze, as that of a no-op.
+            Payload::Command(data) if is_marker(data) => Effects { marker: true, ..Effects::default() },
+            Payload::Command(data) => self.apply_command(store, overlay, data.clone(), entry.ts, wanted)?,
+            Payload::Noop | Payload::Config(_) => Effects::default(),
+        };
         // Entries without requests count too: once they are trimmed, nothing else tells how far timestamps had come.
         self.last_ts = self.last_ts.max(entry.ts);
         if slot.0.is_multiple_of(EXPIRE_SLOTS) {
             self.sessions.expire(self.last_ts);
         }
-        Ok(())
+        Ok(effects)
     }
 
     /// The requests of the entry in `slot`, and which rows they write.
@@ -223,13 +256,18 @@ impl ShardState {
         overlay: &mut Overlay,
         data: Bytes,
         entry_ts: u64,
-        mut results: Option<&mut Vec<Applied>>,
-    ) -> Result<(), StoreError> {
+        wanted: Wanted,
+    ) -> Result<Effects, StoreError> {
         let slot = self.applied;
         let requests = match self.ahead.take().filter(|ahead| ahead.slot == slot) {
             Some(ahead) => {
-                (overlay.format, overlay.sums) = (ahead.format, ahead.sums);
-                ahead.requests
+                let Ahead { begun_at, format, requests, heads, sums, .. } = *ahead;
+                (overlay.format, overlay.sums) = (format, sums);
+                // Heads change only with what is applied.
+                if begun_at.next() == slot {
+                    overlay.begin_with(heads);
+                }
+                requests
             }
             None => {
                 let (format, requests) = self.decode(slot, data)?;
@@ -237,16 +275,14 @@ impl ShardState {
                 requests
             }
         };
-        let mut batch = StateBatch { rows: Vec::with_capacity(requests.len() + 1) };
+        let batch = StateBatch { rows: Vec::with_capacity(requests.len() + 1) };
+        let mut turn = Turn { store, overlay, batch, wanted, effects: Effects::of(requests.len(), wanted) };
         for request in requests {
             let ts = entry_ts.max(self.last_ts + 1);
             self.last_ts = ts;
-            let keep = results.is_some();
-            let result = self.apply_request(store, overlay, &mut batch, request, ts, keep)?;
-            if let (Some(results), Some(result)) = (results.as_deref_mut(), result) {
-                results.push(result);
-            }
+            self.apply_request(&mut turn, request, ts)?;
         }
+        let Turn { store, overlay, mut batch, effects, .. } = turn;
         let mut ranges = Vec::new();
         overlay.drain_into(&self.descriptor, self.space, &mut batch, &mut ranges);
         batch.rows.push(self.applied_row());
@@ -255,91 +291,57 @@ impl ShardState {
         for (from, to) in ranges {
             store.remove_range(&from, &to)?;
         }
-        store.apply(batch)
+        store.apply(batch)?;
+        Ok(effects)
     }
 
-    /// Returns what became of the request where `keep` is set.
-    fn apply_request(
-        &mut self,
-        store: &mut dyn StateStore,
-        overlay: &mut Overlay,
-        batch: &mut StateBatch,
-        request: WriteRequest,
-        ts: u64,
-        keep: bool,
-    ) -> Result<Option<Applied>, StoreError> {
+    fn apply_request(&mut self, turn: &mut Turn<'_>, request: WriteRequest, ts: u64) -> Result<(), StoreError> {
         let known = match self.sessions.judge(&request.id, ts) {
             Verdict::Known(outcome) => Ok(outcome),
             Verdict::BelowFloor => Err(Refusal::BelowFloor),
             Verdict::Expired => Err(Refusal::Expired { shard_us: ts }),
             Verdict::Full => {
                 let why = format!("{OUTCOMES_MAX} outcomes of the client are kept; it must raise its floor first");
-                return Ok(Some(Err(Refusal::Invalid { field: "id.floor", why })));
+                Err(Refusal::Invalid { field: "id.floor", why })
             }
-            Verdict::Fresh => {
-                let outcome = match request.op {
-                    Op::Write { table, .. } if self.system.is_some() || table != self.descriptor.table => {
-                        return Ok(Some(Err(Refusal::WrongShard)));
-                    }
-                    Op::Write { ops, .. } => match self.write(store, overlay, ops, ts)? {
-                        Some(outcome) => outcome,
-                        None => return Ok(Some(Err(Refusal::WrongShard))),
-                    },
-                    Op::System(command) => match self.execute_system(command, batch)? {
-                        Ok(outcome) => outcome,
-                        Err(refusal) => return Ok(Some(Err(refusal))),
-                    },
-                };
-                let kept = keep.then(|| Ok(outcome.clone()));
-                self.sessions.store(&request.id, outcome);
-                return Ok(kept);
-            }
+            Verdict::Fresh => return self.execute(turn, request, ts),
         };
-        Ok(Some(known))
+        turn.tell(|| known);
+        Ok(())
     }
 
-    /// `None` where a key is not in this shard.
-    fn write(
-        &mut self,
-        store: &mut dyn StateStore,
-        overlay: &mut Overlay,
-        ops: Vec<KeyOp>,
-        ts: u64,
-    ) -> Result<Option<Outcome>, StoreError> {
-        if !ops.iter().all(|op| self.descriptor.contains(&op.key)) {
-            return Ok(None);
+    /// Executes a request for the first time, and keeps its outcome. A refusal is not kept: the request may come again.
+    fn execute(&mut self, turn: &mut Turn<'_>, request: WriteRequest, ts: u64) -> Result<(), StoreError> {
+        let result = match request.op {
+            Op::Write { table, ops } => self.write(turn, table, ops, ts)?,
+            Op::System(command) => self.execute_system(turn, command)?,
+        };
+        match result {
+            Ok(outcome) => {
+                turn.tell(|| Ok(outcome.clone()));
+                self.sessions.store(&request.id, outcome);
+            }
+            Err(refusal) => turn.tell(|| Err(refusal)),
         }
+        Ok(())
+    }
+
+    /// Refused where the table or a key is not this shard's.
+    fn write(&mut self, turn: &mut Turn<'_>, table: TableId, ops: Vec<KeyOp>, ts: u64) -> Result<Applied, StoreError> {
+        let of_table = matches!(self.machine, Machine::Data) && table == self.descriptor.table;
+        if !of_table || !ops.iter().all(|op| self.descriptor.contains(&op.key)) {
+            return Ok(Err(Refusal::WrongShard));
+        }
+        let (store, overlay) = (&mut *turn.store, &mut *turn.overlay);
         let mut writes = Writes { descriptor: &self.descriptor, space: self.space, store, overlay };
         let outcome = writes.execute(ops, ts)?;
-        for record in overlay.records.drain(..) {
+        for record in turn.overlay.records.drain(..) {
             self.ring.push(record);
         }
-        if std::mem::take(&mut overlay.drops) {
+        if std::mem::take(&mut turn.overlay.drops) {
             self.ring.dropped(ts);
         }
-        Ok(Some(outcome))
-    }
-
-    fn execute_system(
-        &mut self,
-        command: Bytes,
-        batch: &mut StateBatch,
-    ) -> Result<Result<Outcome, Refusal>, StoreError> {
-        let Some(system) = &mut self.system else {
-            return Ok(Err(Refusal::WrongShard));
-        };
-        let command = match SystemCommand::decode(command) {
-            Ok(command) => command,
-            // Others speak that version and carry it out: this replica cannot follow them.
-            Err(error @ MetadataError::TooNew(_)) => {
-                return Err(error.corrupt(format!("slot {} of the system shard", self.applied)));
-            }
-            Err(error) => return Ok(Err(Refusal::Invalid { field: "command", why: error.to_string() })),
-        };
-        let (outcome, changes) = system.execute(&command);
-        self.system_changed |= !changes.is_empty();
-        batch.rows.extend(changes.into_iter().map(|change| system_row(self.space, change)));
-        Ok(Ok(Outcome::System(outcome.encode())))
+        Ok(Ok(outcome))
     }
 
     fn applied_row(&self) -> (Vec<u8>, Option<Bytes>) {
@@ -364,30 +366,6 @@ impl ShardState {
         store.apply(StateBatch { rows })?;
         Ok(true)
     }
-}
-
-fn system_row(space: Space, (kind, id, row): RowChange) -> (Vec<u8>, Option<Bytes>) {
-    (keys::system(space, kind, &id.to_be_bytes()), row)
-}
-
-fn load_system(store: &mut dyn StateStore, space: Space) -> Result<SystemState, StoreError> {
-    let mut rows = Vec::new();
-    for kind in row_kinds() {
-        let (from, to) = keys::system_bounds(space, kind);
-        store.scan(&from, &to, false, &mut |row, value| {
-            rows.push((Bytes::copy_from_slice(row), Bytes::copy_from_slice(value)));
-            ControlFlow::Continue(())
-        })?;
-    }
-    let parse = |(row, value): (Bytes, Bytes)| {
-        let (_, kind, id) = keys::parse_system(&row)?;
-        let bad = synod_cluster::buf::DecodeError { what: "id of a metadata row", at: 0 };
-        let id = <[u8; 8]>::try_from(&id[..]).map_err(|_| bad)?;
-        Ok((kind, u64::from_be_bytes(id), value))
-    };
-    let rows: Result<Vec<_>, synod_cluster::buf::DecodeError> = rows.into_iter().map(parse).collect();
-    let state = rows.map_err(MetadataError::from).and_then(SystemState::from_rows);
-    state.map_err(|e| e.corrupt("metadata rows of the system shard"))
 }
 
 fn load_sessions(store: &mut dyn StateStore, space: Space, descriptor: &Descriptor) -> Result<Sessions, StoreError> {

@@ -31,6 +31,8 @@ pub struct EngineMetrics {
     pub reads_total: IntCounter,
     /// Times that a read here waited for rows to be brought into memory.
     pub reads_cold_total: IntCounter,
+    /// Times that the next entry of a shard waited for rows to be brought into memory.
+    pub applies_cold_total: IntCounter,
     /// Requests refused because too much was waiting.
     pub overloaded_total: IntCounter,
     /// Leaderships won.
@@ -121,6 +123,10 @@ impl EngineMetrics {
             slots_total: counter("slots_total", "Slots that client writes were proposed in here")?,
             reads_total: counter("reads_total", "Reads answered here")?,
             reads_cold_total: counter("reads_cold_total", "Times that a read waited for rows to be read from a file")?,
+            applies_cold_total: counter(
+                "applies_cold_total",
+                "Times that the next entry of a shard waited for rows to be read from a file",
+            )?,
             overloaded_total: counter("overloaded_total", "Requests refused because too much was waiting")?,
             elections_total: counter("elections_total", "Leaderships won by this node")?,
             messages_received_total: counter("messages_received_total", "Consensus messages received")?,

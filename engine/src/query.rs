@@ -6,6 +6,7 @@
 mod scan;
 mod tail;
 
+pub(crate) use tail::nothing;
 pub use tail::{Firsts, tail};
 
 use crate::StoreError;
@@ -13,7 +14,7 @@ use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::codec::record::{Head, Newest, Record};
 use crate::host::{Answer, At, KeyedRecord, Read};
-use crate::machine::{ShardState, rows};
+use crate::machine::{Machine, ShardState, rows};
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
@@ -41,7 +42,7 @@ pub fn read(state: &ShardState, store: &mut dyn StateStore, read: &Read) -> Resu
         Read::Scan(wanted) => scan::scan(state, store, wanted),
         Read::Tail(poll) => {
             let found = tail(state, store, &mut Firsts::default(), poll)?;
-            Ok(found.unwrap_or_else(|| Ok(tail::nothing(state))))
+            Ok(found.unwrap_or_else(|| Ok(nothing(state))))
         }
     }
 }
@@ -57,10 +58,10 @@ fn with_key<'a>(
     key: &'a Bytes,
     run: impl FnOnce(KeyQuery<'a>) -> Result<Replied, StoreError>,
 ) -> Result<Replied, StoreError> {
-    if state.system().is_some() || !state.descriptor().contains(key) {
-        return Ok(Err(Refusal::WrongShard));
+    match state.machine() {
+        Machine::Data if state.descriptor().contains(key) => run(KeyQuery { state, key }),
+        Machine::Data | Machine::System(_) => Ok(Err(Refusal::WrongShard)),
     }
-    run(KeyQuery { state, key })
 }
 
 impl KeyQuery<'_> {

@@ -1,21 +1,20 @@
 //! The threads that run a node's workers.
 //!
-//! Owns: the queue of inputs, bounded in number and in bytes, the monotone and the wall clock, and the age of the round under
-//! way. Must never: decide anything; all that the worker does follows from what it is handed here.
+//! Owns: the queue of inputs, bounded in number and in bytes, and the age of the round under way. Must never: decide anything;
+//! all that the worker does follows from what it is handed here.
 
 use crate::StoreError;
-use crate::host::{Host, Input};
+use crate::clock::{MonotoneClock, wall_us};
+use crate::host::{Host, Input, NodeInput};
 use crate::memory::Account;
 use crate::node::{Places, Post, WorkerId, route};
 use crate::worker::Worker;
-use crate::writer::{Clock, UnderWay, Wake};
+use crate::writer::{UnderWay, Wake};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use synod_cluster::ids::ShardId;
-use synod_paxos::types::Micros;
 
 /// Inputs taken in one round at most.
 const ROUND_INPUTS: usize = 1024;
@@ -77,8 +76,8 @@ impl WorkerHandle {
     /// # Errors
     /// The input itself, or what is left of it.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
-    pub fn try_push(&self, input: Input) -> Result<(), Input> {
-        route(input, &self.places, &mut |worker, input| self.try_give(worker, input))
+    pub fn try_push(&self, input: impl Into<Input>) -> Result<(), Input> {
+        route(input.into(), &self.places, &mut |worker, input| self.try_give(worker, input))
     }
 
     /// Queues an input for one worker, whatever shards it is about, or gives all of it back. A worker passes on what is for shards that
@@ -103,7 +102,7 @@ impl WorkerHandle {
 
     /// Not refused for bytes: the account is shared, and this worker may sleep while another's inputs fill it.
     fn tell_written(&self, worker: WorkerId, seq: u64) {
-        let input = Input::Written(seq);
+        let input = Input::from(NodeInput::Written(seq));
         let bytes = input.bytes();
         self.account.add(bytes);
         if let Err(refused) = self.inputs[usize::from(worker.0)].try_send(Queued { input, bytes }) {
@@ -121,8 +120,8 @@ impl WorkerHandle {
     /// # Errors
     /// The input itself, where a worker has ended.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
-    pub fn push(&self, input: Input) -> Result<(), Input> {
-        route(input, &self.places, &mut |worker, input| {
+    pub fn push(&self, input: impl Into<Input>) -> Result<(), Input> {
+        route(input.into(), &self.places, &mut |worker, input| {
             // Few and small: they are counted, and wait for places only.
             let bytes = input.bytes();
             self.account.add(bytes);
@@ -181,48 +180,6 @@ pub fn inputs_within(workers: u16, capacity: usize, account: &Arc<Account>) -> (
     (handle, inputs.collect())
 }
 
-/// Runs on while the machine sleeps: else a leader that slept would take its lease for good.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
-/// Elsewhere it may not, and leases are off by default.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
-
-fn clock() -> Duration {
-    Duration::from(clock_gettime(CLOCK).expect("the kernel has this clock"))
-}
-
-/// The monotone clock of a node: microseconds since it was made, those of a suspended machine among them.
-#[derive(Clone, Copy, Debug)]
-pub struct MonotoneClock(Duration);
-
-impl Default for MonotoneClock {
-    fn default() -> Self {
-        Self(clock())
-    }
-}
-
-impl MonotoneClock {
-    /// Now; never 0.
-    #[must_use]
-    pub fn now(&self) -> Micros {
-        Micros(u64::try_from(clock().saturating_sub(self.0).as_micros()).unwrap_or(u64::MAX).saturating_add(1))
-    }
-
-    /// The clock as the log writer and the metrics take it.
-    #[must_use]
-    pub fn shared(self) -> Clock {
-        Arc::new(move || self.now())
-    }
-}
-
-/// The wall clock, µs since 1970.
-#[must_use]
-pub fn wall_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// What the names of workers' threads begin with.
 pub const THREAD: &str = "worker";
 
@@ -260,7 +217,7 @@ fn run<H: Host>(mut worker: Worker<H>, inputs: &WorkerInputs, clock: MonotoneClo
         match first {
             Ok(queued) => round.push(inputs.taken(queued)),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => round.push(Input::Stop),
+            Err(RecvTimeoutError::Disconnected) => round.push(NodeInput::Stop.into()),
         }
         round.extend(queue.try_iter().take(ROUND_INPUTS - 1).map(|queued| inputs.taken(queued)));
         // Behind the inputs' arrival: by a time before it a leader that was paused would serve reads from a lease that is over.
@@ -302,7 +259,7 @@ mod tests {
         let full = (0..1000).take_while(|_| handle.try_push(requests(100_000)).is_ok()).count();
         assert!(full < 20 && (0..10_000).any(|_| handle.try_push(requests(1)).is_err()), "the account is full");
         handle.wakes()[sleeps](7);
-        assert!(matches!(inputs[sleeps].queue.try_recv().map(|q| q.input), Ok(Input::Written(7))));
+        assert!(matches!(inputs[sleeps].queue.try_recv().map(|q| q.input), Ok(Input::Node(NodeInput::Written(7)))));
     }
 
     #[test]
@@ -328,7 +285,7 @@ mod tests {
         let taken = (0..1000).take_while(|_| handle.try_push(requests(100_000)).is_ok()).count();
         assert_eq!(taken, 10, "of 1 MiB");
         assert!(account.used() <= account.limit());
-        assert!(handle.try_push(Input::Drain).is_ok(), "a small one still fits");
+        assert!(handle.try_push(NodeInput::Drain).is_ok(), "a small one still fits");
         // What is taken out makes room; what is larger than all of it passes alone.
         while let Ok(queued) = inputs.queue.try_recv() {
             inputs.taken(queued);

@@ -5,21 +5,25 @@
 //! applied, or let a request go unanswered.
 
 mod apply;
+mod cold;
+mod effects;
 mod hand_over;
 mod members;
 mod missing;
 mod propose;
 mod reads;
+mod requests;
 mod scrub;
 mod snapshot;
+mod step;
 
 use crate::host::{Host, ReplicaReport, Reply};
 use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
 use crate::machine::ShardState;
 use crate::memory::{Held, Holder, Memory};
+use crate::round::Node;
 use crate::wall::ShardTime;
-use crate::worker::node::Node;
-use crate::writer::Done;
+use cold::Fetches;
 use missing::Missing;
 use propose::Proposals;
 use reads::Reads;
@@ -28,7 +32,7 @@ use snapshot::{Install, LogSizes};
 use synod_cluster::ids::{ShardId, Slot};
 use synod_cluster::refusal::Refusal;
 use synod_paxos::Replica;
-use synod_paxos::io::{Ctx, Input, LogReader, Output, Recovered, Refused, RoleKind, Status};
+use synod_paxos::io::{Input, LogReader, Recovered, Status};
 use synod_paxos::types::{Ballot, ConfigId, Entry, EntryId, Membership, Micros, NodeId};
 
 /// What `synod status` calls a replica that waits for a snapshot because its state is gone.
@@ -54,16 +58,6 @@ enum Core {
     Installing(Box<Install>),
 }
 
-/// What the core said to the last proposal or transfer.
-enum Verdict {
-    Proposed { first: Slot, ballot: Ballot },
-    Refused(Refused),
-}
-
-/// Bytes of applied entries that a core may keep in memory where all together keep too much. Stop-signs are shorter: one that is
-/// the last entry stays.
-const CACHE_LEAST: usize = 4 << 10;
-
 /// The epoch that a group begins in: only then is a replica created from nothing. A later member begins with a snapshot.
 pub(crate) const FIRST_EPOCH: ConfigId = ConfigId(1);
 
@@ -78,7 +72,7 @@ pub(crate) struct Shard {
     committed: Slot,
     proposals: Proposals,
     reads: Reads,
-    verdict: Option<Verdict>,
+    fetches: Fetches,
     leading: bool,
     /// Every member has the log up to here.
     trim_to: Slot,
@@ -90,6 +84,8 @@ pub(crate) struct Shard {
     timer: Option<Micros>,
     /// In the node's list of shards with work.
     scheduled: bool,
+    /// The metadata was loaded, or changed by an entry, and not published since.
+    unpublished: bool,
     /// The core has not heard yet which of the epoch's members are alive.
     meet_members: bool,
     /// What the group was created with.
@@ -124,11 +120,12 @@ impl Shard {
             id,
             members: recovered.hard.membership.clone(),
             core: Core::Waiting(Box::new(recovered)),
+            unpublished: state.system().is_some(),
             state,
             committed: applied,
             proposals: Proposals::default(),
             reads: Reads::default(),
-            verdict: None,
+            fetches: Fetches::default(),
             leading: false,
             trim_to: Slot(0),
             trimmed: trimmed.slot,
@@ -196,111 +193,6 @@ impl Shard {
         }
     }
 
-    /// Lets a waiting replica take part.
-    pub(crate) fn start<H: Host>(&mut self, node: &mut Node<H>) {
-        let Core::Waiting(recovered) = &self.core else { return };
-        let mut recovered = recovered.clone();
-        recovered.live = node.live.iter().copied().collect();
-        let mut replica = Replica::new(node.me, *recovered, node.paxos.clone());
-        if self.missing.is_some() {
-            replica = replica.abstaining();
-        }
-        replica.speak(node.consensus_version());
-        self.core = Core::Running(Box::new(replica));
-        self.step(node, Input::Tick);
-    }
-
-    /// Every node understands this cluster version from now on.
-    pub(crate) fn speak(&mut self, version: u64) {
-        if let Core::Running(replica) = &mut self.core {
-            replica.speak(version);
-        }
-    }
-
-    /// Gives the core one input and carries out what it asks for. A waiting replica ignores it.
-    pub(crate) fn step<H: Host>(&mut self, node: &mut Node<H>, input: Input) {
-        let Core::Running(replica) = &mut self.core else { return };
-        self.handled += 1;
-        let mut outputs = std::mem::take(&mut node.outputs);
-        let log = ShardLog { log: &*node.log, shard: self.id };
-        let ctx = Ctx { now: node.now, random: node.host.random(), log: &log };
-        replica.step(&ctx, input, &mut outputs);
-        replica.limit_cache(if self.cached.is_over() { CACHE_LEAST } else { node.cache_each });
-        self.cached.set(replica.cached_bytes());
-        for output in outputs.drain(..) {
-            self.carry_out(node, output);
-        }
-        node.outputs = outputs;
-        self.arm(node);
-    }
-
-    fn carry_out<H: Host>(&mut self, node: &mut Node<H>, output: Output) {
-        match output {
-            Output::Send { to, message } => {
-                node.metrics.messages_sent_total.inc();
-                node.host.send(to, self.id, message);
-            }
-            Output::Persist(write) => {
-                let done = Done::Persisted(write.seq);
-                let write = GroupWrite {
-                    shard: self.id,
-                    hard: write.hard,
-                    truncate_from: write.truncate_from,
-                    append: write.append,
-                    ..GroupWrite::default()
-                };
-                node.writer.add(write, Some(done));
-            }
-            Output::Committed(upto) => {
-                self.committed = upto;
-                self.schedule(node);
-            }
-            Output::RoleChanged { role, ballot, leader } => self.role_changed(node, role, ballot, leader),
-            Output::Proposed { first, ballot } => self.verdict = Some(Verdict::Proposed { first, ballot }),
-            Output::Refused { why, read: None } => self.verdict = Some(Verdict::Refused(why)),
-            Output::Refused { read: Some(id), .. } => {
-                // No word of the leader believed in: it did not answer, or leads no more.
-                self.reads.refuse(node, id, &Refusal::NotLeader { leader: None, maybe: false });
-            }
-            Output::ReadReady { reads, slot } => {
-                self.reads.ready(&reads, slot, node.now);
-                self.schedule(node);
-            }
-            Output::EpochChanged(membership) => {
-                tracing::info!(shard = self.id.0, config = membership.config.0, "a new membership is in force");
-                self.members = membership;
-                self.meet_members = true;
-                node.changed_members.insert(self.id);
-                self.schedule(node);
-            }
-            Output::NeedSnapshot { to } => {
-                let wanted = (self.id, to, Slot(0));
-                if !node.snapshots_wanted.contains(&wanted) {
-                    node.snapshots_wanted.push(wanted);
-                }
-            }
-            Output::TrimTo(slot) => self.trim_to = self.trim_to.max(slot),
-            Output::Fatal(why) => node.host.fatal(format!("shard {}: {why}", self.id)),
-        }
-    }
-
-    fn role_changed<H: Host>(&mut self, node: &mut Node<H>, role: RoleKind, ballot: Ballot, leader: Option<NodeId>) {
-        let leads = role == RoleKind::Leader;
-        if leads && !self.leading {
-            node.metrics.elections_total.inc();
-            node.metrics.leaders.inc();
-        } else if !leads && self.leading {
-            node.metrics.leaders.dec();
-        }
-        self.leading = leads;
-        if leads && self.members.config > FIRST_EPOCH {
-            node.changed_members.insert(self.id);
-        }
-        // What was proposed under another leadership may be chosen yet or not: the client asks again under the same id.
-        self.proposals.lead_lost(node, leads.then_some(ballot), leader);
-        node.host.role_changed(self.id, leader, leads);
-    }
-
     /// The replica can go on in this round.
     pub(crate) fn schedule<H: Host>(&mut self, node: &mut Node<H>) {
         node.schedule(self.id, &mut self.scheduled);
@@ -325,7 +217,9 @@ impl Shard {
     /// A timer of this replica was taken out of the node's timers.
     pub(crate) fn timer_fired<H: Host>(&mut self, node: &mut Node<H>) {
         self.timer = None;
-        self.reads.expire(node, &self.state);
+        for (read, reply) in self.reads.expire(node, self.state.applied()) {
+            self.end_tail(node, read, reply);
+        }
         if self.reads.has_queued() {
             self.schedule(node);
         }
@@ -343,24 +237,9 @@ impl Shard {
             node.later.push(self.id);
         }
         // Who has read the system shard finds at least the map that was in force then.
-        if let Some(state) = self.state.take_system_change() {
-            node.publish(state);
-        }
+        self.publish(node);
         self.answer_reads(node);
         self.arm(node);
-    }
-
-    /// Moves a leadership.
-    pub(crate) fn transfer<H: Host>(&mut self, node: &mut Node<H>, to: NodeId) -> Result<(), Refusal> {
-        if !matches!(self.core, Core::Running(_)) {
-            return Err(Refusal::NotReady);
-        }
-        self.verdict = None;
-        self.step(node, Input::TransferTo(to));
-        match self.verdict.take() {
-            Some(Verdict::Refused(why)) => Err(refusal(why)),
-            _ => Ok(()),
-        }
     }
 
     /// The live voter that has most of the log among those that `may`, where this replica leads.
@@ -433,6 +312,7 @@ impl Shard {
     pub(crate) fn answer_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         self.proposals.refuse_all(node, why);
         self.reads.refuse_all(node, why);
+        self.fetches.refuse_reads(node, why);
         if self.leading {
             self.leading = false;
             node.metrics.leaders.dec();
@@ -488,17 +368,6 @@ impl Shard {
             Core::Running(replica) => replica.leader(),
             Core::Waiting(_) | Core::Installing(_) => None,
         }
-    }
-}
-
-/// The core's refusal in the words of the engine; nothing was proposed.
-fn refusal(why: Refused) -> Refusal {
-    match why {
-        Refused::NotLeader { leader } => Refusal::NotLeader { leader, maybe: false },
-        Refused::Overloaded => Refusal::Overloaded,
-        Refused::Changing => Refusal::NotReady,
-        Refused::InvalidMembership => Refusal::Invalid { field: "members", why: why.to_string() },
-        Refused::InvalidTarget => Refusal::Invalid { field: "to", why: why.to_string() },
     }
 }
 

@@ -4,6 +4,8 @@
 mod budgets;
 #[path = "node/clocks.rs"]
 mod clocks;
+#[path = "node/cold.rs"]
+mod cold;
 #[path = "node/disk.rs"]
 mod disk;
 #[path = "node/faults.rs"]
@@ -45,7 +47,9 @@ use synod_cluster::ids::{NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::command::{Expect, Op, OpResult, Outcome, WriteRequest};
-use synod_engine::host::{Answer, At, Body, Freshness, Input, Read, Reply, ReplySink, Request, Scan, TailPoll};
+use synod_engine::host::{
+    AdminInput, Answer, At, Body, Freshness, Input, NodeInput, Read, Reply, ReplySink, Request, Scan, TailPoll,
+};
 use synod_engine::logstore::{GONE, LogStore};
 
 fn text(bytes: &Bytes) -> String {
@@ -255,12 +259,12 @@ fn a_drain_hands_every_leadership_over() {
     let mut c = Cluster::mem(3);
     let table = c.create_table("t", Partitioning::Hash, Retention::Latest, 8);
     c.append(table, "k", "v");
-    c.push(N1, Input::Drain);
+    c.push(N1, NodeInput::Drain);
     c.run_until("drained", |c| c.nodes[&N1].seen.lock().unwrap().drained);
     assert!(c.nodes[&N1].seen.lock().unwrap().leads.is_empty());
     let shards: Vec<ShardId> = c.map().shards.keys().copied().collect();
     c.run_until("others lead", |c| shards.iter().all(|s| c.leader(*s).is_some_and(|l| l != N1)));
-    c.push(N1, Input::Stop);
+    c.push(N1, NodeInput::Stop);
     c.step();
     c.kill(N1);
     assert_eq!(c.append(table, "k", "w"), 1);
@@ -278,13 +282,13 @@ fn a_transfer_moves_one_leadership() {
     let leader = c.leader(shard).unwrap();
     let to = c.ids().into_iter().find(|n| *n != leader).unwrap();
     let done = Box::new(|result: Result<(), Refusal>| result.unwrap());
-    c.push(leader, Input::Transfer { shard, to, done });
+    c.push(leader, AdminInput::Transfer { shard, to, done });
     c.run_until("the other leads", |c| c.leader(shard) == Some(to));
     let nobody = NodeId(9);
     let done = Box::new(|result: Result<(), Refusal>| {
         assert!(matches!(result, Err(Refusal::Invalid { field: "to", .. })));
     });
-    c.push(to, Input::Transfer { shard, to: nobody, done });
+    c.push(to, AdminInput::Transfer { shard, to: nobody, done });
     c.run_for(10_000);
 }
 

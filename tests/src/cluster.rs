@@ -303,12 +303,11 @@ impl Cluster {
     /// The same, run by another command in its place.
     #[track_caller]
     pub fn restart_by(&mut self, number: u16, by: &[String]) {
-        let far = self.far.is_some();
         let node = self.node(number);
         assert!(node.child.is_none(), "node {number} runs");
         node.starts += 1;
-        // One worker and three alternate. Nodes that are far apart have three each: gets took two round trips where the numbers differ.
-        let workers = if !far && (node.starts + number).is_multiple_of(2) { "1" } else { "3" };
+        // One worker and three alternate.
+        let workers = if (node.starts + number).is_multiple_of(2) { "1" } else { "3" };
         let mut args = self.args(number, &self.nodes.iter().find(|n| n.number == number).expect("is there").origin);
         args.push("--die-with-stdin".into());
         let open = |path: PathBuf| -> File {

@@ -28,6 +28,8 @@ const DISTANCE: Distance = Distance {
     loses_every: Duration::from_secs(10),
     sent_again_after: Duration::from_millis(900),
 };
+/// A key is read so often: a few times between half of a lease's term, 750 ms, and the 1.2 s of it that a leader counts.
+const EVERY: Duration = Duration::from_millis(100);
 /// Under load, with all nodes well.
 const STEADY: Duration = Duration::from_secs(20);
 /// From SIGKILL of the node that leads to the first acknowledged write: 1.8 s until it is missed, 0.9 s of jitter, four round trips
@@ -39,7 +41,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(10);
 struct Shared {
     stop: AtomicBool,
     recorder: Recorder,
-    /// How long linearizable gets took.
+    /// How long linearizable gets took of keys that are read without a pause.
     gets: Mutex<Vec<Duration>>,
     /// When a write of a key was acknowledged, and when that was sent.
     acked: Mutex<Vec<(usize, Instant, Instant)>>,
@@ -67,10 +69,26 @@ async fn client_at_work(client: Client, number: usize, shared: Arc<Shared>) {
                 let text = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
                 let newest = full.record.map(|r| Seen { offset: r.offset, value: text(&r.value) });
                 shared.recorder.returned(pending, Outcome::Found { newest, next: Some(full.next_offset) });
-                shared.gets.lock().unwrap().push(sent.elapsed());
             }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Reads every key once in `EVERY`, whether the last answer is there or not. A lease is asked for anew by a read behind half of its term:
+/// only a shard that is read often has one all the time.
+async fn readers_at_work(client: Client, shared: Arc<Shared>) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        for key in KEYS {
+            let (client, shared) = (client.clone(), Arc::clone(&shared));
+            tokio::spawn(async move {
+                let sent = Instant::now();
+                if client.get_full(TABLE, key, GetOptions::default()).await.is_ok() {
+                    shared.gets.lock().unwrap().push(sent.elapsed());
+                }
+            });
+        }
+        tokio::time::sleep(EVERY).await;
     }
 }
 
@@ -124,8 +142,9 @@ fn nodes_300_ms_apart_keep_their_leaders_and_leases_and_replace_a_leader_that_di
     });
     let client = client.expect("the table can be created");
     let shared = Arc::new(Shared::default());
-    let tasks: Vec<_> =
+    let mut tasks: Vec<_> =
         (0..16).map(|number| runtime.spawn(client_at_work(client.clone(), number, Arc::clone(&shared)))).collect();
+    tasks.push(runtime.spawn(readers_at_work(client.clone(), Arc::clone(&shared))));
     println!("every shard has taken a write after {:.2?}", flowing(&shared, Instant::now(), PATIENCE));
 
     let status = cluster.wait_up();

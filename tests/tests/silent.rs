@@ -1,4 +1,4 @@
-//! Nodes that run and do not answer: a worker that hangs, a replica that is alone, a leader that is stopped.
+//! Nodes that run and do not answer: a disk that hangs, a replica that is alone, a leader that is stopped.
 //!
 //! Owns: the claims about who takes over, and what clients are told meanwhile. Must never: end such a node to make progress.
 
@@ -22,7 +22,7 @@ fn alive(cluster: &Cluster, node: u16) -> Option<(u16, String)> {
 }
 
 #[test]
-fn a_worker_that_hangs_in_a_read_of_its_state_is_replaced_and_not_alive() {
+fn a_node_that_hangs_in_a_read_of_its_state_is_replaced_and_not_alive() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let library = shim::library(dir.path(), "hung_reads", shim::HANG).expect("cc is there: RocksDB was compiled");
     let dials: Vec<Dial> = (1..=3).map(|node| Dial::new(dir.path().join(format!("hang-{node}")), 0)).collect();
@@ -48,14 +48,15 @@ fn a_worker_that_hangs_in_a_read_of_its_state_is_replaced_and_not_alive() {
     }
     let victim = cluster.leader(&cluster.wait_up(), "t", 0);
     dials[usize::from(victim) - 1].set(1);
-    // The first read that comes to a shard which it leads is what its worker hangs in; its clients find another leader.
+    // The first read that comes to a shard which it leads is what its reader hangs in; its clients find another leader.
     for n in 0..30 {
         let got = cluster.cli(&["--timeout", "10s", "get", "t", &format!("key-{n}")]);
         assert_eq!(got.code, 0, "key-{n} while node {victim} hangs: {}", got.stderr);
     }
     let hung = until(PATIENCE, "the probe fails", || alive(&cluster, victim).filter(|(code, _)| *code == 503));
     let (_, why) = hung.unwrap_or_else(|error| panic!("{error}: {:?}", alive(&cluster, victim)));
-    assert!(why.contains("the round of the worker under way has taken") && why.contains("more than 10 s"), "{why}");
+    let names_it = why.contains("the read of the state by a reader thread under way has taken");
+    assert!(names_it && why.contains("more than 10 s"), "{why}");
     for node in (1..=3).filter(|node| *node != victim) {
         assert_eq!(alive(&cluster, node), Some((200, "ok\n".into())), "node {node}");
     }

@@ -1,22 +1,32 @@
-//! What an entry's trims need to know of rows without totals, added up before the entry's turn comes.
+//! What an entry needs to know before its turn comes: heads of its keys, and what its trims come to.
 //!
-//! Owns: the sums, and how far they have come. Must never: look at many rows at once, or change anything: an entry that is
-//! applied without its sums has the same effects.
+//! Owns: what was looked up and added up, and how far that has come. Must never: look at many rows of a key at once, or change
+//! anything: an entry that is applied without has the same effects.
+//!
+//! While the store stays in memory, rows that are not there are named. The shard has them fetched and waits with what follows in its
+//! log; the worker's other shards go on.
 //!
 //! A trim of rows with totals reads one row. Rows from before the cluster's second version have none, so what they come to is
-//! added up, and that takes time in proportion to their number. The shard waits for it with what follows in its log; it takes a
-//! step a round, and the node's other shards go on.
+//! added up, and that takes time in proportion to their number. It takes a step a round.
 
-use super::{ShardState, rows};
+use super::heads::Heads;
+use super::{Machine, ShardState, rows};
 use crate::StoreError;
 use crate::codec::keys;
-use crate::command::{Action, Op, RowFormat, WriteRequest, is_marker};
-use crate::state::StateStore;
+use crate::codec::record::{Head, Newest};
+use crate::command::{Action, KeyOp, Op, RowFormat, WriteRequest, is_marker};
+use crate::state::{Lacked, StateStore};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_cluster::ids::{Entry, Offset, Slot};
 use synod_paxos::types::Payload;
 
+/// Rows that are named as lacked at once.
+pub(super) const LACKED_MAX: usize = 64;
+/// Rows of entries after the next that are looked for once the next one lacks some.
+const LOOKS_MAX: usize = 256;
+/// So often in a row rows are named and nothing of what is needed is found after that; then they are not waited for.
+const TRIES_MAX: u32 = 3;
 /// Rows added up in one step, and bytes of rows: some milliseconds.
 const STEP: (u64, usize) = (2048, 1 << 20);
 
@@ -50,17 +60,30 @@ pub(super) fn drops_fewer(first: Offset, new: Offset, end: Offset) -> bool {
     new.0 - first.0 <= end.0.saturating_sub(new.0)
 }
 
-/// An entry whose turn has come, or comes once its sums are known.
+/// An entry whose turn has come, or comes once what it needs is known.
 pub(super) struct Ahead {
     pub(super) slot: Slot,
+    /// What was applied when it was begun: the heads are as of then.
+    pub(super) begun_at: Slot,
     pub(super) format: RowFormat,
     pub(super) requests: Vec<WriteRequest>,
+    pub(super) heads: Heads,
     pub(super) sums: Sums,
-    left: Vec<Stretch>,
+    /// Operations whose rows are yet to be looked up: their requests' numbers, and their own within these.
+    wanted: Vec<(usize, usize)>,
+    /// What is yet to be added up, once all heads are known.
+    left: Option<Vec<Stretch>>,
+    /// Rows that are not in memory.
+    lacked: Vec<Lacked>,
+    /// Something that it needs was found since rows were lacked.
+    got_on: bool,
+    /// How often rows were lacked in a row while nothing was found.
+    tries: u32,
 }
 
 impl ShardState {
-    /// Gets the next entry ready to be applied: a bounded step. Whether it is ready. Entries may be applied without.
+    /// Gets the next entry ready to be applied: a bounded step. Whether it is ready. Entries may be applied without. Where the store
+    /// stays in memory and rows are not there, [`ShardState::take_lacked`] names them.
     ///
     /// # Errors
     /// The store failed or is damaged, or the entry cannot be read. The caller ends the process.
@@ -73,20 +96,37 @@ impl ShardState {
                 if is_marker(data) {
                     return Ok(true);
                 }
-                let (format, requests) = self.decode(slot, data.clone())?;
-                let left = self.stretches(store, &requests)?;
-                Box::new(Ahead { slot, format, requests, sums: Sums::default(), left })
+                Box::new(self.begin(slot, data.clone())?)
             }
         };
-        if let Some(stretch) = ahead.left.last_mut()
-            && self.step(store, stretch)?
-            && let Some(Stretch { key, from, upto, bytes, .. }) = ahead.left.pop()
-        {
-            ahead.sums.0.insert((key, from, upto), bytes);
-        }
-        let ready = ahead.left.is_empty();
+        ahead.got_on = false;
+        let ready = match self.go_on(store, &mut ahead) {
+            Err(StoreError::Cold(row)) => {
+                ahead.lacked.push(row);
+                false
+            }
+            other => other?,
+        };
+        ahead.tries = match (ahead.lacked.is_empty(), ahead.got_on) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => ahead.tries + 1,
+        };
         self.ahead = Some(ahead);
         Ok(ready)
+    }
+
+    /// The rows that the last step lacked, and some that the entries `after` it will; none where it lacked none.
+    ///
+    /// # Errors
+    /// As of [`ShardState::prepare`].
+    pub fn take_lacked(&mut self, store: &mut dyn StateStore, after: &[Entry]) -> Result<Vec<Lacked>, StoreError> {
+        let Some(ahead) = &mut self.ahead else { return Ok(Vec::new()) };
+        let mut lacked = std::mem::take(&mut ahead.lacked);
+        if !lacked.is_empty() {
+            self.look_further(store, after, &mut lacked)?;
+        }
+        Ok(lacked)
     }
 
     /// Whether the next entry is being got ready.
@@ -95,31 +135,161 @@ impl ShardState {
         self.ahead.is_some()
     }
 
+    /// Whether the rows that the next entry needs leave memory as often as they come: it is to read them wherever they are.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.ahead.as_ref().is_some_and(|ahead| ahead.tries >= TRIES_MAX)
+    }
+
+    fn begin(&self, slot: Slot, data: Bytes) -> Result<Ahead, StoreError> {
+        let (format, requests) = self.decode(slot, data)?;
+        let numbers = requests.iter().map(|request| self.ops_here(request).len()).enumerate();
+        let wanted: Vec<(usize, usize)> = numbers.flat_map(|(at, ops)| (0..ops).map(move |op| (at, op))).collect();
+        Ok(Ahead {
+            slot,
+            begun_at: self.applied,
+            format,
+            requests,
+            heads: Heads::with_capacity(wanted.len()),
+            sums: Sums::default(),
+            wanted,
+            left: None,
+            lacked: Vec::new(),
+            got_on: false,
+            tries: 0,
+        })
+    }
+
+    /// A step: whether it was the last.
+    fn go_on(&self, store: &mut dyn StateStore, ahead: &mut Ahead) -> Result<bool, StoreError> {
+        if ahead.left.is_none() {
+            self.look_up(store, ahead)?;
+            if !ahead.lacked.is_empty() {
+                return Ok(false);
+            }
+            ahead.left = Some(self.stretches(store, ahead)?);
+        }
+        let Some(left) = &mut ahead.left else { return Ok(false) };
+        if let Some(stretch) = left.last_mut() {
+            let done = self.step(store, stretch)?;
+            ahead.got_on = true;
+            if done && let Some(Stretch { key, from, upto, bytes, .. }) = left.pop() {
+                ahead.sums.0.insert((key, from, upto), bytes);
+            }
+        }
+        Ok(left.is_empty())
+    }
+
+    /// The operations of a request that may be executed here.
+    fn ops_here<'a>(&self, request: &'a WriteRequest) -> &'a [KeyOp] {
+        match &request.op {
+            Op::Write { table, ops } if matches!(self.machine, Machine::Data) && *table == self.descriptor.table => ops,
+            Op::Write { .. } | Op::System(_) => &[],
+        }
+    }
+
+    /// Looks up what is wanted, until so much is lacked that it is to be fetched first.
+    fn look_up(&self, store: &mut dyn StateStore, ahead: &mut Ahead) -> Result<(), StoreError> {
+        let mut wanted = std::mem::take(&mut ahead.wanted).into_iter();
+        for (request, op) in wanted.by_ref() {
+            let Some(found) = self.ops_here(&ahead.requests[request]).get(op) else { continue };
+            match self.find(store, &mut ahead.heads, ahead.format, found) {
+                Ok(()) => ahead.got_on = true,
+                Err(StoreError::Cold(row)) => {
+                    ahead.wanted.push((request, op));
+                    if !ahead.lacked.contains(&row) {
+                        ahead.lacked.push(row);
+                    }
+                    if ahead.lacked.len() >= LACKED_MAX {
+                        break;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        ahead.wanted.extend(wanted);
+        Ok(())
+    }
+
+    /// Finds the head that an operation needs, and has the row in memory that a trim reads beside.
+    fn find(
+        &self,
+        store: &mut dyn StateStore,
+        heads: &mut Heads,
+        format: RowFormat,
+        op: &KeyOp,
+    ) -> Result<(), StoreError> {
+        if heads.get(&op.key).is_none() {
+            let hash = self.descriptor.partitioning.hash_of(&op.key);
+            let head = rows::head(store, &self.descriptor, self.space, hash, &op.key)?;
+            heads.put(op.key.clone(), hash, head.unwrap_or_default());
+        }
+        let (Action::Trim(before), Some(head)) = (&op.action, heads.get(&op.key)) else { return Ok(()) };
+        let new = (*before).clamp(head.first, head.next);
+        let has_totals = format == RowFormat::Totals || head.totals.is_some();
+        let in_history = matches!(head.newest, Newest::InHistory { .. });
+        if has_totals && in_history && new != head.first && new != head.next {
+            let hash = self.descriptor.partitioning.hash_of(&op.key);
+            let last = Offset(new.0 - 1);
+            store.get(&keys::record_history(self.space, self.descriptor.table, hash, &op.key, last))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the heads that later entries lack, as far as there is room: one fetch for several entries.
+    fn look_further(
+        &self,
+        store: &mut dyn StateStore,
+        after: &[Entry],
+        lacked: &mut Vec<Lacked>,
+    ) -> Result<(), StoreError> {
+        let mut looks = 0;
+        for entry in after {
+            let Payload::Command(data) = &entry.payload else { continue };
+            if is_marker(data) || lacked.len() >= LACKED_MAX || looks >= LOOKS_MAX {
+                break;
+            }
+            let (_, requests) = self.decode(entry.id.slot, data.clone())?;
+            for op in requests.iter().flat_map(|request| self.ops_here(request)) {
+                if lacked.len() >= LACKED_MAX || looks >= LOOKS_MAX {
+                    break;
+                }
+                looks += 1;
+                let hash = self.descriptor.partitioning.hash_of(&op.key);
+                match store.get(&keys::record_head(self.space, self.descriptor.table, hash, &op.key)) {
+                    Err(StoreError::Cold(row)) if lacked.contains(&row) => {}
+                    Err(StoreError::Cold(row)) => lacked.push(row),
+                    found => drop(found?),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What the trims among the requests will ask for, where every request executes.
-    fn stretches(&self, store: &mut dyn StateStore, requests: &[WriteRequest]) -> Result<Vec<Stretch>, StoreError> {
+    fn stretches(&self, store: &mut dyn StateStore, ahead: &Ahead) -> Result<Vec<Stretch>, StoreError> {
         let mut stretches = Vec::new();
         // First offsets as earlier trims of the entry leave them.
         let mut firsts: BTreeMap<&Bytes, Offset> = BTreeMap::new();
-        for request in requests {
-            let Op::Write { table, ops } = &request.op else { continue };
-            if *table != self.descriptor.table {
+        for op in ahead.requests.iter().flat_map(|request| self.ops_here(request)) {
+            let Action::Trim(before) = op.action else { continue };
+            let (head_first, end) = match ahead.heads.get(&op.key) {
+                Some(head) => bounds(head),
+                None => {
+                    let hash = self.descriptor.partitioning.hash_of(&op.key);
+                    let head = rows::head(store, &self.descriptor, self.space, hash, &op.key)?;
+                    bounds(&head.unwrap_or_default())
+                }
+            };
+            let first = firsts.entry(&op.key).or_insert(head_first);
+            // Else it drops nothing, or leaves none of these rows. Of a key that keeps its newest record only there are none.
+            if !(first.0 + 1..end.0).contains(&before.0) {
                 continue;
             }
-            for op in ops {
-                let Action::Trim(before) = op.action else { continue };
-                let hash = self.descriptor.partitioning.hash_of(&op.key);
-                let Some(head) = rows::head(store, &self.descriptor, self.space, hash, &op.key)? else { continue };
-                let end = head.totals.map_or(head.next, |totals| totals.since);
-                let first = firsts.entry(&op.key).or_insert(head.first);
-                // Else it drops nothing, or leaves none of these rows. Of a key that keeps its newest record only there are none.
-                if !(first.0 + 1..end.0).contains(&before.0) {
-                    continue;
-                }
-                let drops_fewer = drops_fewer(*first, before, end);
-                let (from, upto) = if drops_fewer { (*first, before) } else { (before, end) };
-                *first = before;
-                stretches.push(Stretch { key: op.key.clone(), from, upto, bytes: 0, at: from });
-            }
+            let drops_fewer = drops_fewer(*first, before, end);
+            let (from, upto) = if drops_fewer { (*first, before) } else { (before, end) };
+            *first = before;
+            stretches.push(Stretch { key: op.key.clone(), from, upto, bytes: 0, at: from });
         }
         Ok(stretches)
     }
@@ -134,4 +304,9 @@ impl ShardState {
         stretch.at = Offset(last.0 + 1);
         Ok(stretch.at >= stretch.upto)
     }
+}
+
+/// The first offset kept, and the end of the rows without totals.
+fn bounds(head: &Head) -> (Offset, Offset) {
+    (head.first, head.totals.map_or(head.next, |totals| totals.since))
 }

@@ -5,6 +5,7 @@
 //! or take time in proportion to a history where its rows have totals.
 
 use super::ahead::{Sums, drops_fewer};
+use super::heads::{Heads, KeyState};
 use super::rows;
 use crate::StoreError;
 use crate::codec::Damage as _;
@@ -20,18 +21,6 @@ use synod_cluster::system::{Descriptor, Retention};
 
 /// So many dropped rows are deleted one by one; more are removed as a range.
 const ONE_BY_ONE_MAX: u64 = 64;
-
-/// A key that an operation of the entry touched.
-struct KeyState {
-    key: Bytes,
-    hash: Option<u64>,
-    head: Head,
-    dirty: bool,
-    /// History rows from here on are of this entry.
-    stored: Offset,
-    /// History rows below are dropped by this entry.
-    gone: Offset,
-}
 
 /// A history row written by the entry.
 struct HistoryRow {
@@ -78,6 +67,11 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// Begins with these heads, which are those of the rows that the entry comes to.
+    pub(super) fn begin_with(&mut self, heads: Heads) {
+        (self.index, self.keys) = (heads.index, heads.keys);
+    }
+
     /// Moves every changed row into `batch`, in the order first touched, and the ranges to remove before that into `ranges`;
     /// forgets everything.
     pub(super) fn drain_into(
@@ -171,8 +165,7 @@ impl Writes<'_> {
         let hash = self.descriptor.partitioning.hash_of(key);
         let head = rows::head(self.store, self.descriptor, self.space, hash, key)?.unwrap_or_default();
         let at = self.overlay.keys.len();
-        let stored = head.next;
-        self.overlay.keys.push(KeyState { key: key.clone(), hash, head, dirty: false, stored, gone: Offset(0) });
+        self.overlay.keys.push(KeyState::new(key.clone(), hash, head));
         self.overlay.index.insert(key.clone(), at);
         Ok(at)
     }

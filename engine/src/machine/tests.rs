@@ -5,11 +5,11 @@ mod totals;
 mod trims;
 
 use super::*;
-use crate::command::{Action, Expect, NewRecord, OpResult, WriteId, encode_requests};
+use crate::command::{Action, Expect, NewRecord, OpResult, Outcome, WriteId, encode_requests, marker};
 use crate::state::mem::{MemDisk, MemState};
 use bench::{Bench, TABLE, append, delete, op};
-use synod_cluster::ids::{ClusterVersion, EntryId, Offset, TableId};
-use synod_cluster::system::{Partitioning, ROW_CLUSTER, Retention, SystemOutcome};
+use synod_cluster::ids::{ClusterVersion, EntryId, NodeId, Offset};
+use synod_cluster::system::{Partitioning, ROW_CLUSTER, Retention, SystemCommand, SystemOutcome};
 
 #[test]
 fn offsets_go_on_and_latest_keeps_one() {
@@ -143,7 +143,7 @@ fn a_restart_replays_to_the_same_state() {
     let mut again = ShardState::load(&mut store, Space(2), genesis).unwrap();
     assert_eq!(again.applied(), Slot(10));
     for entry in &b.entries[10..] {
-        again.apply(&mut store, &mut Overlay::default(), entry, None).unwrap();
+        let _ = again.apply(&mut store, &mut Overlay::default(), entry, Wanted::Nothing).unwrap();
     }
     b.state.store_sessions(&mut b.store).unwrap();
     again.store_sessions(&mut store).unwrap();
@@ -165,23 +165,51 @@ fn a_restart_replays_to_the_same_state() {
 fn the_system_shard_executes_commands_and_survives_a_freeze() {
     let found = SystemState::found(7, &["a:1".into(), "b:1".into(), "c:1".into()]);
     let mut b = Bench::with(Genesis::System(Box::new(found.clone())));
-    assert_eq!(b.state.take_system_change(), Some(found.clone()));
+    assert_eq!(b.state.system(), Some(&found));
     let name = "t".to_owned();
     let (partitioning, retention) = (Partitioning::Hash, Retention::Latest);
     let command = SystemCommand::CreateTable { name, partitioning, retention, shards: 2, splits: vec![], replicas: 0 };
     let id = b.id();
-    let results = b.entry(5, &[WriteRequest { id, op: Op::System(command.encode()) }]);
-    let Ok(Outcome::System(outcome)) = &results[0] else { panic!("{results:?}") };
+    let create = WriteRequest { id, op: Op::System(command.encode()) };
+    let effects = b.effects(5, std::slice::from_ref(&create), Wanted::Results);
+    let Ok(Outcome::System(outcome)) = &effects.results[0] else { panic!("{effects:?}") };
     assert_eq!(SystemOutcome::decode(outcome.clone()).unwrap(), SystemOutcome::Table(TableId(1)));
-    let changed = b.state.take_system_change().unwrap();
-    assert_eq!((changed.revision, changed.shards.len()), (2, 3));
-    assert_eq!(b.state.take_system_change(), None);
+    let changed = b.state.system().unwrap().clone();
+    assert_eq!((effects.metadata, changed.revision, changed.shards.len()), (Some(2), 2, 3));
     let id = b.id();
     let write = WriteRequest { id, op: Op::Write { table: TableId(0), ops: vec![append("k", &["v"])] } };
-    assert_eq!(b.entry(6, &[write]), [Err(Refusal::WrongShard)]);
+    let same = SystemCommand::SetAddr { node: NodeId(1), addr: "a:1".into() };
+    let same = WriteRequest { id: b.id(), op: Op::System(same.encode()) };
+    let effects = b.effects(6, &[create, write, same], Wanted::Results);
+    let oks: Vec<bool> = effects.results.iter().map(Result::is_ok).collect();
+    assert_eq!((oks, &effects.results[1]), (vec![true, false, true], &Err(Refusal::WrongShard)));
+    assert_eq!(effects.metadata, None, "a retry, a refusal, and an address that is known");
     let loaded = ShardState::load(&mut b.store, Space(2), Genesis::System(Box::new(found))).unwrap();
     assert_eq!(loaded.system(), Some(&changed));
     assert_eq!(loaded.applied(), Slot(2));
+}
+
+/// Whether somebody waits changes what is told, and nothing of the state.
+#[test]
+fn effects_say_what_follows_from_an_entry_and_no_more_than_is_wanted() {
+    let mut told = Bench::new(Partitioning::Hash, Retention::All);
+    let mut silent = Bench::new(Partitioning::Hash, Retention::All);
+    let requests: Vec<WriteRequest> = (0..2)
+        .map(|_| WriteRequest { id: told.id(), op: Op::Write { table: TABLE, ops: vec![append("k", &["v"])] } })
+        .collect();
+    let outcomes = (0..2).map(|n| Ok(Outcome::Written(vec![OpResult { offset: Offset(n), ts_us: 5 + n }])));
+    let results: Vec<Applied> = outcomes.collect();
+    let effects = told.effects(5, &requests, Wanted::Results);
+    assert_eq!(effects, Effects { results: results.clone(), metadata: None, marker: false });
+    assert_eq!(silent.effects(5, &requests, Wanted::Nothing), Effects::default());
+    assert_eq!(told.head("k"), silent.head("k"));
+    // The outcomes are kept either way.
+    assert_eq!(silent.entry(9, &requests), results);
+
+    let id = EntryId { slot: told.state.applied().next(), ..EntryId::ZERO };
+    let entry = Entry::new(id, 10, 0, Payload::Command(marker()));
+    let effects = told.state.apply(&mut told.store, &mut told.overlay, &entry, Wanted::Results).unwrap();
+    assert_eq!(effects, Effects { marker: true, ..Effects::default() });
 }
 
 /// A replica whose binary is too old for its cluster says so; it neither takes that for damage nor goes on.
@@ -194,7 +222,7 @@ fn a_replica_that_does_not_speak_the_clusters_version_names_both() {
     let request = WriteRequest { id: b.id(), op: Op::System(command.encode()) };
     let id = EntryId { slot: Slot(1), ..EntryId::ZERO };
     let entry = Entry::new(id, 1, 0, Payload::Command(encode_requests([&request].into_iter(), 0)));
-    let error = b.state.apply(&mut b.store, &mut b.overlay, &entry, None).unwrap_err();
+    let error = b.state.apply(&mut b.store, &mut b.overlay, &entry, Wanted::Nothing).unwrap_err();
     assert!(matches!(error, StoreError::ClusterTooNew { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.starts_with("slot 1 of the system shard: the cluster is at version 7, this node speaks"), "{text}");

@@ -14,7 +14,6 @@ pub(crate) use budget::Budget;
 pub(crate) use parts::Parts;
 pub use places::{Places, worker_of};
 pub use route::route;
-pub(crate) use route::shard_of;
 
 use crate::host::Input;
 use std::fmt;

@@ -1,12 +1,12 @@
 //! Which worker is told what.
 //!
-//! Owns: the way of an input to those whom it concerns. Must never: change the order of what
-//! concerns one shard, or tell the messages of a shard to a worker that does not have it.
+//! Owns: the way of an input to those whom it concerns. Must never: change the order of what concerns one shard, or tell the messages
+//! of a shard to a worker other than the one that the table names.
 
 use super::{Places, WorkerId};
-use crate::host::{Input, NodeReport, Request};
+use crate::host::{Input, NodeInput, NodeReport, PeerInput, Request};
 use std::sync::{Arc, Mutex, PoisonError};
-use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
+use synod_cluster::ids::ShardId;
 use synod_paxos::message::Message;
 
 /// Takes an input for a worker, or gives it back where there is no room.
@@ -25,32 +25,12 @@ pub fn route(input: Input, places: &Places, give: &mut Give<'_>) -> Result<(), I
     }
     match input {
         Input::Requests(requests) => route_requests(requests, places, give),
-        Input::Peer { from, incarnation, write_seq, messages } => {
-            let of = |(shard, _): &(ShardId, Message)| {
-                if planted!(MessageToAnotherWorker) {
-                    return places.worker_of(ShardId(shard.0 + 1));
-                }
-                places.worker_of(*shard)
-            };
-            let mut left = Vec::new();
-            for (worker, messages) in split(messages, workers, of) {
-                if let Err(Input::Peer { messages, .. }) =
-                    give(worker, Input::Peer { from, incarnation, write_seq, messages })
-                {
-                    left.extend(messages);
-                }
-            }
-            if left.is_empty() { Ok(()) } else { Err(Input::Peer { from, incarnation, write_seq, messages: left }) }
+        Input::Peer(PeerInput::Messages { from, incarnation, write_seq, messages }) => {
+            let frame = |messages| Input::from(PeerInput::Messages { from, incarnation, write_seq, messages });
+            route_messages(messages, places, &frame, give)
         }
-        Input::Status(tell) => {
-            let gather = Arc::new(Mutex::new(Gather { left: workers, report: None, tell: Some(tell) }));
-            let each = |worker| {
-                let gather = Arc::clone(&gather);
-                give(worker, Input::Status(Box::new(move |report| Gather::take(&gather, report))))
-            };
-            (0..workers).map(WorkerId).try_for_each(each)
-        }
-        input => match shard_of(&input) {
+        Input::Node(NodeInput::Status(tell)) => ask_all(tell, workers, give),
+        input => match input.shard() {
             Some(shard) => give(places.worker_of(shard), input),
             None => tell_all(input, workers, give),
         },
@@ -59,9 +39,9 @@ pub fn route(input: Input, places: &Places, give: &mut Give<'_>) -> Result<(), I
 
 #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
 fn tell_all(input: Input, workers: u16, give: &mut Give<'_>) -> Result<(), Input> {
-    let only_first = matches!(input, Input::Map(_)) && planted!(MapToOneWorker);
+    let only_first = matches!(input, Input::Node(NodeInput::Map(_))) && planted!(MapToOneWorker);
     for worker in (1..workers).filter(|_| !only_first).map(WorkerId) {
-        if let Some(copy) = copy_of(&input)
+        if let Some(copy) = input.copy()
             && give(worker, copy).is_err()
         {
             return Err(input);
@@ -82,6 +62,40 @@ fn route_requests(requests: Vec<Request>, places: &Places, give: &mut Give<'_>) 
     if left.is_empty() { Ok(()) } else { Err(Input::Requests(left)) }
 }
 
+/// Messages of one peer; `frame` makes the input of some of them.
+#[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
+fn route_messages(
+    messages: Vec<(ShardId, Message)>,
+    places: &Places,
+    frame: &dyn Fn(Vec<(ShardId, Message)>) -> Input,
+    give: &mut Give<'_>,
+) -> Result<(), Input> {
+    let of = |(shard, _): &(ShardId, Message)| {
+        if planted!(MessageToAnotherWorker) {
+            return places.worker_of(ShardId(shard.0 + 1));
+        }
+        places.worker_of(*shard)
+    };
+    let mut left = Vec::new();
+    for (worker, messages) in split(messages, places.workers(), of) {
+        if let Err(Input::Peer(PeerInput::Messages { messages, .. })) = give(worker, frame(messages)) {
+            left.extend(messages);
+        }
+    }
+    if left.is_empty() { Ok(()) } else { Err(frame(left)) }
+}
+
+/// Asks every worker for its report; the last that answers tells the whole.
+#[allow(clippy::result_large_err, reason = "the input goes back to its owner, who answers it")]
+fn ask_all(tell: Box<dyn FnOnce(NodeReport) + Send>, workers: u16, give: &mut Give<'_>) -> Result<(), Input> {
+    let gather = Arc::new(Mutex::new(Gather { left: workers, report: None, tell: Some(tell) }));
+    let each = |worker| {
+        let gather = Arc::clone(&gather);
+        give(worker, NodeInput::Status(Box::new(move |report| Gather::take(&gather, report))).into())
+    };
+    (0..workers).map(WorkerId).try_for_each(each)
+}
+
 /// Parts a list by worker, each part in the list's order.
 fn split<T>(all: Vec<T>, workers: u16, of: impl Fn(&T) -> WorkerId) -> Vec<(WorkerId, Vec<T>)> {
     if let Some(first) = all.first().map(&of)
@@ -97,59 +111,6 @@ fn split<T>(all: Vec<T>, workers: u16, of: impl Fn(&T) -> WorkerId) -> Vec<(Work
     numbered
         .map(|(worker, part)| (WorkerId(u16::try_from(worker).expect("below the number of workers")), part))
         .collect()
-}
-
-/// The shard that an input is about; `None` where it concerns the node, or is for one worker.
-pub(crate) fn shard_of(input: &Input) -> Option<ShardId> {
-    match input {
-        Input::CreateSystemShard(_) => Some(SYSTEM_SHARD),
-        Input::Transfer { shard, .. }
-        | Input::HandOver { shard, .. }
-        | Input::ChangeMembers { shard, .. }
-        | Input::MakeSnapshot { shard, .. }
-        | Input::SnapshotAsked { shard, .. }
-        | Input::SnapshotBuilt { shard, .. }
-        | Input::SnapshotSpoilt { shard }
-        | Input::SnapshotLoaded { shard, .. }
-        | Input::Scrub { shard, .. }
-        | Input::Scrubbed { shard, .. }
-        | Input::RowsFetched { shard, .. }
-        | Input::ScrubTold { shard, .. } => Some(*shard),
-        Input::SnapshotFetched(header) => Some(header.shard),
-        Input::Requests(_)
-        | Input::Peer { .. }
-        | Input::Status(_)
-        | Input::Liveness { .. }
-        | Input::IdentityAnswer { .. }
-        | Input::RunsTwice { .. }
-        | Input::DiskLow(_)
-        | Input::DiskSpare(_)
-        | Input::PeerDisk { .. }
-        | Input::PeerClock { .. }
-        | Input::Map(_)
-        | Input::Written(_)
-        | Input::Handed(_)
-        | Input::Drain
-        | Input::Stop => None,
-    }
-}
-
-/// The same for another worker, where an input concerns all of them.
-fn copy_of(input: &Input) -> Option<Input> {
-    Some(match input {
-        Input::Liveness { node, alive } => Input::Liveness { node: *node, alive: *alive },
-        Input::IdentityAnswer { from, seen } => Input::IdentityAnswer { from: *from, seen: *seen },
-        Input::RunsTwice { from, seen, why } => Input::RunsTwice { from: *from, seen: *seen, why: Arc::clone(why) },
-        Input::DiskLow(why) => Input::DiskLow(why.clone()),
-        Input::DiskSpare(bytes) => Input::DiskSpare(*bytes),
-        Input::PeerDisk { node, low } => Input::PeerDisk { node: *node, low: *low },
-        Input::PeerClock { node, reading } => Input::PeerClock { node: *node, reading: *reading },
-        Input::Map(map) => Input::Map(Arc::clone(map)),
-        Input::Written(seq) => Input::Written(*seq),
-        Input::Drain => Input::Drain,
-        Input::Stop => Input::Stop,
-        _ => return None,
-    })
 }
 
 /// The reports of all workers on their way to be one.
@@ -183,9 +144,12 @@ impl Gather {
 mod tests {
     use super::super::worker_of;
     use super::*;
+    use crate::host::{AdminInput, HandOverInput, RowsFetched, ScrubInput, SnapshotInput};
+    use crate::wall::Reading;
     use std::collections::BTreeMap;
-    use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq};
-    use synod_paxos::types::Ballot;
+    use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, Slot};
+    use synod_cluster::system::SystemState;
+    use synod_paxos::types::{Ballot, Micros};
 
     fn message(n: u64) -> Message {
         Message::TimeoutNow { ballot: Ballot { round: n, ..Ballot::default() } }
@@ -194,22 +158,26 @@ mod tests {
     #[test]
     fn messages_go_to_the_worker_of_their_shard_in_their_order_and_those_without_room_come_back() {
         let all: Vec<(ShardId, Message)> = (0..100u64).map(|n| (ShardId(1 + n % 10), message(n))).collect();
-        let input = Input::Peer {
+        let input = PeerInput::Messages {
             from: NodeId(2),
             incarnation: Incarnation(1),
             write_seq: NodeWriteSeq(9),
             messages: all.clone(),
         };
         let mut told: BTreeMap<WorkerId, Vec<(ShardId, Message)>> = BTreeMap::new();
-        let refused = route(input, &Places::new(3), &mut |worker, input| {
+        let refused = route(input.into(), &Places::new(3), &mut |worker, input| {
             if worker == WorkerId(2) {
                 return Err(input);
             }
-            let Input::Peer { messages, write_seq: NodeWriteSeq(9), .. } = input else { unreachable!() };
+            let Input::Peer(PeerInput::Messages { messages, write_seq: NodeWriteSeq(9), .. }) = input else {
+                unreachable!()
+            };
             told.entry(worker).or_default().extend(messages);
             Ok(())
         });
-        let Err(Input::Peer { messages: left, .. }) = refused else { panic!("there was no room for some") };
+        let Err(Input::Peer(PeerInput::Messages { messages: left, .. })) = refused else {
+            panic!("there was no room for some")
+        };
         told.insert(WorkerId(2), left);
         for (worker, messages) in &told {
             let expected: Vec<_> = all.iter().filter(|(shard, _)| worker_of(*shard, 3) == *worker).cloned().collect();
@@ -218,10 +186,62 @@ mod tests {
         assert_eq!(told.len(), 3);
     }
 
+    /// Who of four workers is told, in order of their numbers.
+    fn told(input: impl Into<Input>) -> Vec<WorkerId> {
+        let mut told = Vec::new();
+        let all = route(input.into(), &Places::new(4), &mut |worker, _| {
+            told.push(worker);
+            Ok(())
+        });
+        assert!(all.is_ok());
+        told.sort_unstable();
+        told
+    }
+
+    #[test]
+    fn what_is_about_a_shard_is_told_to_its_worker_alone() {
+        let (shard, node, slot) = (ShardId(3), NodeId(2), Slot(7));
+        let worker = worker_of(shard, 4);
+        assert_ne!(worker, WorkerId::FIRST, "the worker that is told where nobody is named");
+        let about: [Input; 7] = [
+            SnapshotInput::Spoilt { shard }.into(),
+            SnapshotInput::Asked { by: node, shard, least: slot }.into(),
+            ScrubInput::Told { from: node, shard, slot, hash: 1 }.into(),
+            AdminInput::MakeSnapshot { shard, done: Box::new(|_| ()) }.into(),
+            AdminInput::Transfer { shard, to: node, done: Box::new(|_| ()) }.into(),
+            RowsFetched { shard, ticket: 1 }.into(),
+            HandOverInput::Begin { shard, to: WorkerId::FIRST }.into(),
+        ];
+        for input in about {
+            assert_eq!(told(input), [worker]);
+        }
+        let founding = SystemState::found(1, &["a:1".into()]);
+        assert_eq!(told(NodeInput::CreateSystemShard(Box::new(founding))), [WorkerId::FIRST]);
+    }
+
+    #[test]
+    fn what_is_about_a_peer_or_the_node_is_told_to_every_worker() {
+        let (node, seen) = (NodeId(2), (Incarnation(1), NodeWriteSeq(9)));
+        let about: [Input; 9] = [
+            PeerInput::Liveness { node, alive: true }.into(),
+            PeerInput::Clock { node, reading: Reading { at: Micros(1), wall_us: 2 } }.into(),
+            PeerInput::Disk { node, low: true }.into(),
+            PeerInput::IdentityAnswer { from: node, seen }.into(),
+            PeerInput::RunsTwice { from: node, seen, why: "twice".into() }.into(),
+            NodeInput::DiskLow(None).into(),
+            NodeInput::DiskSpare(1).into(),
+            NodeInput::Written(1).into(),
+            NodeInput::Stop.into(),
+        ];
+        for input in about {
+            assert_eq!(told(input), [0, 1, 2, 3].map(WorkerId));
+        }
+    }
+
     #[test]
     fn what_concerns_the_node_is_told_to_all_and_a_status_is_told_once() {
         let (mut told, mut tells) = (Vec::new(), Vec::new());
-        let all = route(Input::Drain, &Places::new(4), &mut |worker, _| {
+        let all = route(NodeInput::Drain.into(), &Places::new(4), &mut |worker, _| {
             told.push(worker);
             Ok(())
         });
@@ -229,15 +249,15 @@ mod tests {
         told.sort_unstable();
         assert_eq!(told, [0, 1, 2, 3].map(WorkerId));
         let (tell, answer) = std::sync::mpsc::channel();
-        let status = Input::Status(Box::new(move |report| tell.send(report.map_revision).unwrap()));
-        let asked = route(status, &Places::new(2), &mut |_, input| {
+        let status = NodeInput::Status(Box::new(move |report| tell.send(report.map_revision).unwrap()));
+        let asked = route(status.into(), &Places::new(2), &mut |_, input| {
             tells.push(input);
             Ok(())
         });
         assert!(asked.is_ok());
         for (revision, input) in [3, 5].into_iter().zip(tells) {
             assert!(answer.try_recv().is_err(), "before all have told");
-            let Input::Status(tell) = input else { unreachable!() };
+            let Input::Node(NodeInput::Status(tell)) = input else { unreachable!() };
             tell(NodeReport { map_revision: revision, ..NodeReport::default() });
         }
         assert_eq!(answer.try_recv(), Ok(3), "the oldest map that a worker has");

@@ -15,7 +15,7 @@ use crate::codec::Damage as _;
 use crate::codec::keys::{self, Bounds};
 use crate::codec::record::{Head, Record, Totals};
 use crate::host::{Answer, KeyedRecord, Scan};
-use crate::machine::{ShardState, bounds, rows};
+use crate::machine::{Machine, ShardState, bounds, rows};
 use crate::state::StateStore;
 use bytes::{BufMut, Bytes, BytesMut};
 use synod_cluster::ids::Offset;
@@ -33,7 +33,7 @@ const CURSOR_OFFSET: u8 = 2;
 
 /// A page of the scan.
 pub(super) fn scan(state: &ShardState, store: &mut dyn StateStore, scan: &Scan) -> Result<Replied, StoreError> {
-    if state.system().is_some() {
+    if let Machine::System(_) = state.machine() {
         return Ok(Err(Refusal::WrongShard));
     }
     if scan.history && scan.reverse {

@@ -5,9 +5,10 @@
 
 use super::{PAGE_BYTES_MAX, PAGE_RECORDS_MAX, Replied};
 use crate::StoreError;
+use crate::codec::keys;
 use crate::host::{Answer, KeyedRecord, TailPoll};
 use crate::machine::{ShardState, rows};
-use crate::state::StateStore;
+use crate::state::{Lacked, StateStore};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use synod_cluster::ids::Offset;
@@ -15,40 +16,75 @@ use synod_cluster::position;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::Retention;
 
+/// Rows that are named as lacked at once.
+const LACKED_MAX: usize = 64;
+
 /// The first offsets of keys, looked up once for the polls that are answered from one state.
 #[derive(Default)]
-pub struct Firsts(HashMap<Bytes, Offset>);
+pub struct Firsts {
+    /// `None` where the row of the key is not in memory.
+    known: HashMap<Bytes, Option<Offset>>,
+    lacked: Vec<Lacked>,
+}
+
+/// Whether a key still has a record of the ring.
+enum Kept {
+    Yes,
+    /// Its first offset is above the record's.
+    No(Offset),
+    /// The row that tells is not in memory.
+    Unknown(Lacked),
+}
 
 impl Firsts {
-    /// The first offset that the key of `record` still has, where that is above the record's own.
-    fn above(
+    /// Rows that were not in memory: a bounded number of all that polls asked for.
+    pub fn take_lacked(&mut self) -> Vec<Lacked> {
+        std::mem::take(&mut self.lacked)
+    }
+
+    /// Whether the key of `record` still has it.
+    fn keeps(
         &mut self,
         state: &ShardState,
         store: &mut dyn StateStore,
         record: &KeyedRecord,
-    ) -> Result<Option<Offset>, StoreError> {
+    ) -> Result<Kept, StoreError> {
         let descriptor = state.descriptor();
         if descriptor.retention == Retention::All && record.record.ts_us > state.ring().dropped_ts() {
             // Nothing was dropped since it was written.
-            return Ok(None);
+            return Ok(Kept::Yes);
         }
-        let first = match self.0.get(&record.key) {
-            Some(first) => *first,
-            None => {
-                let hash = descriptor.partitioning.hash_of(&record.key);
-                let head = rows::head(store, descriptor, state.space(), hash, &record.key)?.unwrap_or_default();
-                self.0.insert(record.key.clone(), head.first);
-                head.first
+        let hash = || descriptor.partitioning.hash_of(&record.key);
+        let first = match self.known.get(&record.key) {
+            Some(Some(first)) => *first,
+            Some(None) => {
+                let row = keys::record_head(state.space(), descriptor.table, hash(), &record.key);
+                return Ok(Kept::Unknown(Lacked::row(&row)));
             }
+            None => match rows::head(store, descriptor, state.space(), hash(), &record.key) {
+                Ok(head) => {
+                    let first = head.unwrap_or_default().first;
+                    self.known.insert(record.key.clone(), Some(first));
+                    first
+                }
+                Err(StoreError::Cold(row)) => {
+                    self.known.insert(record.key.clone(), None);
+                    if self.lacked.len() < LACKED_MAX {
+                        self.lacked.push(row.clone());
+                    }
+                    return Ok(Kept::Unknown(row));
+                }
+                Err(error) => return Err(error),
+            },
         };
-        Ok((record.offset < first).then_some(first))
+        Ok(if record.offset < first { Kept::No(first) } else { Kept::Yes })
     }
 }
 
 /// The answer to a poll, or `None` where nothing that it asks for has been committed yet.
 ///
 /// # Errors
-/// The store failed or is damaged.
+/// The store failed or is damaged. Where it stays in memory: rows are not there, which `firsts` names.
 pub fn tail(
     state: &ShardState,
     store: &mut dyn StateStore,
@@ -64,23 +100,35 @@ pub fn tail(
     let mut records: Vec<KeyedRecord> = Vec::new();
     let mut bytes = 0;
     let mut given_ts = 0;
+    // Of those that follow all are named, as far as a page goes.
+    let mut unknown = None;
     let Some(after) = poll.segments.iter().map(|(_, _, after_ts)| *after_ts).min() else { return Ok(None) };
     for record in ring.after(after) {
         let ts = record.record.ts_us;
         if (records.len() >= limit || bytes >= PAGE_BYTES_MAX) && ts != given_ts {
+            if unknown.is_some() {
+                break;
+            }
             return Ok(Some(Ok(Answer::Tail { records, upto_ts: given_ts, more: true })));
         }
         let Some(after_ts) = wants(state, poll, record) else { continue };
-        if let Some(first) = firsts.above(state, store, record)? {
-            // A tail that begins at the earliest begins at what is left.
-            if poll.tells_trimmed && after_ts > 0 && state.descriptor().retention == Retention::All {
-                return Ok(Some(Err(Refusal::Trimmed { key: record.key.clone(), first })));
+        match firsts.keeps(state, store, record)? {
+            Kept::Yes => {}
+            Kept::No(first) => {
+                // A tail that begins at the earliest begins at what is left.
+                if poll.tells_trimmed && after_ts > 0 && state.descriptor().retention == Retention::All {
+                    return Ok(Some(Err(Refusal::Trimmed { key: record.key.clone(), first })));
+                }
+                continue;
             }
-            continue;
+            Kept::Unknown(row) => unknown = Some(row),
         }
         given_ts = ts;
         bytes += record.key.len() + usize::try_from(rows::record_size(&record.record)).unwrap_or(usize::MAX);
         records.push(record.clone());
+    }
+    if let Some(row) = unknown {
+        return Err(StoreError::Cold(row));
     }
     if records.is_empty() {
         return Ok(None);
@@ -89,7 +137,7 @@ pub fn tail(
 }
 
 /// What a poll is told whose time is up.
-pub(super) fn nothing(state: &ShardState) -> Answer {
+pub(crate) fn nothing(state: &ShardState) -> Answer {
     Answer::Tail { records: Vec::new(), upto_ts: state.last_ts(), more: false }
 }
 

@@ -1,12 +1,14 @@
 //! From the log into the state.
 //!
 //! Owns: the order of application. Must never: apply above what is chosen and durable here, apply so much at once that
-//! the node's other shards starve, or wait: while the store wants what is applied to wait, the round goes on without.
+//! the node's other shards starve, or wait: while rows are fetched, or the store wants what is applied to wait, the round goes on
+//! without.
 
 use super::{Core, Shard, ShardLog};
 use crate::host::Host;
+use crate::machine::Wanted;
 use crate::metrics::seconds;
-use crate::worker::node::Node;
+use crate::round::Node;
 use synod_paxos::io::Input;
 
 /// Applied in one go, bytes; the rest waits for the next round.
@@ -25,8 +27,8 @@ impl Shard {
         }
         // While a snapshot is being installed the log it takes the place of is applied no further.
         let running = matches!(self.core, Core::Running(_));
-        let stays = self.still || self.scrubs.is_marked();
-        if !running || stays || self.state.applied() >= self.committed {
+        let held_back = self.still || self.scrubs.is_marked() || self.fetches.hold_entries_back();
+        if !running || self.state.applied() >= self.committed || held_back {
             return false;
         }
         if node.pace.holds_back(self.id, node.now) {
@@ -45,7 +47,8 @@ impl Shard {
             self.step(node, Input::Applied(self.state.applied()));
             self.reads.state_moved();
         }
-        let more = self.state.applied() < self.committed;
+        // What waits for rows comes again when they are there.
+        let more = self.state.applied() < self.committed && !self.fetches.hold_entries_back();
         if more && node.pace.is_slowed(node.now) {
             // Behind those that were held back meanwhile.
             node.pace.comes_again(self.id);
@@ -64,28 +67,18 @@ impl Shard {
             Ok(entries) => entries,
             Err(why) => node.host.fatal(format!("shard {}: {why}", self.id)),
         };
-        for entry in entries {
-            match self.state.prepare(&mut *node.store, &entry) {
-                Ok(true) => {}
-                Ok(false) => return false,
-                Err(error) => node.state_failed(&error),
+        for (at, entry) in entries.iter().enumerate() {
+            if !self.get_ready(node, entry, &entries[at + 1..]) {
+                return false;
             }
             *bytes += entry.size();
             self.position = Some((entry.id, entry.ts));
             self.sizes.applied(entry.id.slot, entry.size(), node.log_keep.step());
-            let mine = self.proposals.applied(node, &entry);
-            let mut results = std::mem::take(&mut node.results);
-            let wanted = mine.is_some().then_some(&mut results);
-            if let Err(error) = self.state.apply(&mut *node.store, &mut node.overlay, &entry, wanted) {
-                node.state_failed(&error);
-            }
-            if let Some((replies, proposed_at)) = mine {
-                let waited = (node.clock)().0.saturating_sub(proposed_at.0);
-                node.metrics.commit_seconds.observe(seconds(waited));
-                Self::answer_writes(node, replies, &mut results);
-            }
-            node.results = results;
-            if self.mark(node, &entry) {
+            let mine = self.proposals.applied(node, entry);
+            let wanted = if mine.is_some() { Wanted::Results } else { Wanted::Nothing };
+            let applied = self.state.apply(&mut *node.store, &mut node.overlay, entry, wanted);
+            let effects = applied.unwrap_or_else(|error| node.state_failed(&error));
+            if self.follow(node, entry.id.slot, effects, mine) {
                 // The rest is applied once the state of this slot is frozen.
                 return false;
             }

@@ -5,7 +5,7 @@
 
 use super::{Core, Shard};
 use crate::host::Host;
-use crate::worker::node::Node;
+use crate::round::Node;
 use std::collections::BTreeSet;
 use synod_cluster::ids::{NodeId, ShardId};
 use synod_paxos::io::Input;
@@ -35,7 +35,7 @@ impl Shard {
 
     /// Requests that wait for an answer, and tails that wait for news.
     pub(crate) fn waiting(&self) -> (usize, usize) {
-        (self.proposals.waiting() + self.reads.waiting(), self.reads.tails())
+        (self.proposals.waiting() + self.reads.waiting() + self.fetches.waiting(), self.reads.tails())
     }
 
     /// Its worker lets go of it.

@@ -3,9 +3,9 @@
 //! Owns: the next epoch's members and first leader. Must never: give a vote to a node that has not caught up as a learner, or
 //! take this node for a member that the map knows to be none, or change members that the change was not computed from.
 
-use super::{Shard, Verdict, refusal};
+use super::Shard;
 use crate::host::Host;
-use crate::worker::node::Node;
+use crate::round::Node;
 use synod_cluster::ids::{NodeId, Slot};
 use synod_cluster::members::{MemberChange, has_caught_up};
 use synod_cluster::refusal::Refusal;
@@ -51,13 +51,9 @@ impl Shard {
         let first_leader = self.first_leader(node, &members)?;
         let membership = Membership { config: self.members.config.next(), members, first_leader };
         tracing::info!(shard = self.id.0, ?membership, "a change of members is proposed");
-        self.verdict = None;
         let ts = self.timestamp(node);
-        self.step(node, Input::ChangeConfig { membership, ts });
-        match self.verdict.take() {
-            Some(Verdict::Refused(why)) => Err(refusal(why)),
-            _ => Ok(()),
-        }
+        self.ask(node, Input::ChangeConfig { membership, ts })?;
+        Ok(())
     }
 
     /// Refuses a vote to who is no member, or lacks too much yet.

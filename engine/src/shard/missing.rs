@@ -10,7 +10,7 @@ use super::{Core, Shard};
 use crate::host::{Body, Freshness, Host};
 use crate::logstore::GroupRecovered;
 use crate::machine::ShardState;
-use crate::worker::node::Node;
+use crate::round::Node;
 use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input;

@@ -10,14 +10,14 @@
 //! by one monotone clock, the answering node's, and no assumption is made about wall clocks; a replica that hears no leader
 //! still serves reads up to the age of the last word.
 
+use super::cold::{Fetches, refuse_full};
 use super::{Shard, answer};
 use crate::StoreError;
-use crate::host::{Body, FetchRequest, Freshness, Host, Read, Reply, Request, TailPoll};
+use crate::host::{Freshness, Host, Read, Reply, TailPoll};
 use crate::machine::ShardState;
 use crate::query;
-use crate::state::Lacked;
-use crate::worker::node::Node;
-use std::collections::{BTreeMap, VecDeque};
+use crate::round::Node;
+use std::collections::VecDeque;
 use synod_cluster::ids::Slot;
 use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input;
@@ -29,11 +29,6 @@ const TAILS_MAX: usize = 4096;
 const TAIL_WAIT_MICROS: u64 = 60_000_000;
 /// The longest a read waits for its slot to be applied, µs: a replica that is cut off would gather them.
 const APPLY_WAIT_MICROS: u64 = 1_000_000;
-
-/// How often rows are brought for one read; where they are gone again each time, it waits for the file.
-const FETCHES_MAX: u32 = 32;
-/// Reads of one shard that wait for rows; more wait for the file.
-const COLD_MAX: usize = 4096;
 
 type Asked = Vec<(Read, Reply)>;
 
@@ -64,21 +59,10 @@ pub(super) struct Reads {
     /// Confirmed, waiting for their slot; the first to give up first.
     ready: Vec<Ready>,
     tails: Vec<WaitingTail>,
-    /// Reads whose rows are brought into memory, by ticket.
-    cold: BTreeMap<u64, ColdRead>,
-    last_ticket: u64,
     /// The earliest end of a tail's time.
     tails_until: Option<Micros>,
     /// Something was applied since the tails were looked at.
     moved: bool,
-}
-
-/// A read that waits for rows.
-struct ColdRead {
-    read: Read,
-    reply: Reply,
-    /// How often its rows were brought.
-    fetches: u32,
 }
 
 struct Question {
@@ -101,11 +85,11 @@ impl Reads {
         [self.tails_until, ready].into_iter().flatten().min()
     }
 
-    /// How many wait, save tails that wait for news.
+    /// How many wait, save tails that wait for news and what waits for rows.
     pub(super) fn waiting(&self) -> usize {
         let asked = self.asked.iter().map(|question| question.reads.len()).sum::<usize>();
         let ready = self.ready.iter().map(|ready| ready.reads.len()).sum::<usize>();
-        self.queued.len() + asked + ready + self.cold.len()
+        self.queued.len() + asked + ready
     }
 
     /// Tails that wait for news.
@@ -113,7 +97,7 @@ impl Reads {
         self.tails.len()
     }
 
-    /// Something was applied.
+    /// Something was applied, or rows that tails lacked are in memory.
     pub(super) fn state_moved(&mut self) {
         self.moved = true;
     }
@@ -157,40 +141,34 @@ impl Reads {
         }
     }
 
-    /// Refuses reads and answers tails whose time is up.
-    pub(super) fn expire<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState) {
+    /// Refuses reads whose time is up, and gives tails of which the end is to be told from what is applied here.
+    pub(super) fn expire<H: Host>(&mut self, node: &mut Node<H>, applied: Slot) -> Asked {
         let late = self.ready.partition_point(|ready| ready.until <= node.now);
         for (_, reply) in self.ready.drain(..late).flat_map(|ready| ready.reads) {
             answer(node, reply, Err(Refusal::NotLeader { leader: None, maybe: false }));
         }
         if self.tails_until.is_none_or(|until| until > node.now) {
-            return;
+            return Vec::new();
         }
         let tails = std::mem::take(&mut self.tails).into_iter();
         let (ended, waiting): (Vec<WaitingTail>, Vec<WaitingTail>) = tails.partition(|tail| tail.until <= node.now);
         self.tails = waiting;
         self.tails_until = self.tails.iter().map(|tail| tail.until).min();
-        for tail in ended {
-            self.end_wait(node, state, tail);
-        }
+        ended.into_iter().filter_map(|tail| self.end_wait(node, applied, tail)).collect()
     }
 
     /// The end of a tail's time. That there is nothing new must be known, and no older than the wait: from here where the last
     /// word of the leader says so, else from a question to it. A replica that is cut off gets none, and its client moves on.
-    fn end_wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, tail: WaitingTail) {
+    fn end_wait<H: Host>(&mut self, node: &mut Node<H>, applied: Slot, tail: WaitingTail) -> Option<(Read, Reply)> {
         let WaitingTail { mut poll, reply, .. } = tail.ends(node);
         let since = Micros(node.now.0.saturating_sub(poll.wait_micros));
         poll.wait_micros = 0;
         match self.complete_as_of(since) {
-            Some(slot) if slot <= state.applied() && reply.sink.is_full() => refuse_full(node, reply),
-            Some(slot) if slot <= state.applied() => {
-                let replied = query::read(state, &mut *node.store, &Read::Tail(poll));
-                let replied = replied.unwrap_or_else(|error| node.state_failed(&error));
-                answer(node, reply, replied);
-            }
+            Some(slot) if slot <= applied => return Some((Read::Tail(poll), reply)),
             Some(slot) => self.wait_for_slot(slot, vec![(Read::Tail(poll), reply)], node.now),
             None => self.wait_for_word(since, Read::Tail(poll), reply),
         }
+        None
     }
 
     /// Whether a question must be asked.
@@ -201,9 +179,7 @@ impl Reads {
     /// Refuses everything that waits.
     pub(super) fn refuse_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         let asked = self.asked.drain(..).map(|question| question.reads);
-        let cold = std::mem::take(&mut self.cold).into_values().map(|cold| (cold.read, cold.reply));
         let waiting = asked.chain(self.ready.drain(..).map(|ready| ready.reads)).flatten().chain(self.queued.drain(..));
-        let waiting = waiting.chain(cold);
         let tails = self.tails.drain(..).map(|tail| tail.ends(node).reply);
         let replies: Vec<Reply> = waiting.map(|(_, reply)| reply).chain(tails).collect();
         self.tails_until = None;
@@ -212,12 +188,14 @@ impl Reads {
         }
     }
 
-    /// Gives waiting tails what was applied since they last looked.
-    fn feed_tails<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState) {
+    /// Gives waiting tails what was applied since they last looked. One whose rows are in no memory waits on, and looks again once
+    /// they were fetched.
+    fn feed_tails<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, fetches: &mut Fetches) {
         if !std::mem::take(&mut self.moved) || self.tails.is_empty() {
             return;
         }
         let mut firsts = query::Firsts::default();
+        node.store.stay_in_memory(fetches.tails_stay(node));
         for mut tail in std::mem::take(&mut self.tails) {
             if tail.reply.sink.is_full() {
                 let tail = tail.ends(node);
@@ -225,21 +203,29 @@ impl Reads {
                 continue;
             }
             let found = query::tail(state, &mut *node.store, &mut firsts, &tail.poll);
-            match found.unwrap_or_else(|error| node.state_failed(&error)) {
-                Some(found) => {
+            match found {
+                Ok(Some(found)) => {
                     let tail = tail.ends(node);
                     answer(node, tail.reply, found);
                 }
-                None => {
+                Ok(None) => {
                     looked_through(state, &mut tail.poll);
                     self.tails.push(tail);
                 }
+                Err(StoreError::Cold(_)) => self.tails.push(tail),
+                Err(error) => node.state_failed(&error),
             }
         }
+        node.store.stay_in_memory(false);
         self.tails_until = self.tails.iter().map(|tail| tail.until).min();
+        if !fetches.bring_for_tails(node, state.descriptor().shard, &firsts.take_lacked()) {
+            // Once more, and not again: nothing is lacked then.
+            self.moved = true;
+            self.feed_tails(node, state, fetches);
+        }
     }
 
-    fn wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, mut poll: TailPoll, reply: Reply) {
+    pub(super) fn wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, mut poll: TailPoll, reply: Reply) {
         let too_many = |limit, place, knob| Some(Refusal::TooManyTails { limit, place, knob });
         let refused = if node.is_full_of_tails() {
             too_many(node.tails_max, "node", "limits.node_tails_max")
@@ -262,12 +248,6 @@ impl Reads {
     }
 }
 
-/// A client that does not read what it was given gets no more of it.
-fn refuse_full<H: Host>(node: &mut Node<H>, reply: Reply) {
-    node.metrics.overloaded_total.inc();
-    answer(node, reply, Err(Refusal::Overloaded));
-}
-
 /// Nothing up to now was for this poll: it need not look there again, even once the ring has forgotten it.
 fn looked_through(state: &ShardState, poll: &mut TailPoll) {
     for (_, _, after_ts) in &mut poll.segments {
@@ -276,37 +256,17 @@ fn looked_through(state: &ShardState, poll: &mut TailPoll) {
 }
 
 impl Shard {
-    /// Takes a request: answers it at once, or keeps it with the node's other waiting ones.
-    pub(crate) fn take_request<H: Host>(&mut self, node: &mut Node<H>, request: Request) {
-        let Request { epoch, body, reply, .. } = request;
-        self.handled += 1;
-        let refused = if self.waits_for().is_some() {
-            Some(Refusal::NotReady)
-        } else if self.is_missing() {
-            Some(self.refuse_without_state(&body))
-        } else if epoch.is_some_and(|epoch| epoch != self.state.descriptor().version) {
-            Some(Refusal::WrongShard)
-        } else if node.is_overloaded() {
-            node.metrics.overloaded_total.inc();
-            Some(Refusal::Overloaded)
-        } else {
-            None
-        };
-        if let Some(why) = refused {
-            return answer(node, reply, Err(why));
-        }
-        match body {
-            Body::Write(write) => match self.take_write(node, write, reply) {
-                Ok(()) => self.schedule(node),
-                Err((why, reply)) => self.send_away(node, reply, why),
-            },
-            Body::Read { read, freshness: Freshness::Local } => self.execute(node, read, reply),
-            Body::Read { read, .. } if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
-            Body::Read { read, freshness: Freshness::Linearizable } if self.leading => {
+    /// Takes a read that is answered here: at once, or as soon as the state here is known to be fresh enough. A linearizable
+    /// one is taken by the leader only.
+    pub(super) fn take_read<H: Host>(&mut self, node: &mut Node<H>, read: Read, freshness: Freshness, reply: Reply) {
+        match freshness {
+            Freshness::Local => self.execute(node, read, reply),
+            _ if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
+            Freshness::Linearizable => {
                 self.reads.queued.push((read, reply));
                 self.schedule(node);
             }
-            Body::Read { read, freshness: Freshness::Stale(age) } => {
+            Freshness::Stale(age) => {
                 let since = Micros(node.now.0.saturating_sub(age));
                 match self.reads.complete_as_of(since) {
                     Some(slot) if slot <= self.state.applied() => self.execute(node, read, reply),
@@ -315,21 +275,7 @@ impl Shard {
                 }
                 self.schedule(node);
             }
-            Body::Read { .. } => {
-                let why = Refusal::NotLeader { leader: self.leader(), maybe: false };
-                self.send_away(node, reply, why);
-            }
         }
-    }
-
-    /// Refuses a request. A client that came to the wrong node may have found the leader silent: the core asks that, a while
-    /// from now, whether it leads.
-    fn send_away<H: Host>(&mut self, node: &mut Node<H>, reply: Reply, why: Refusal) {
-        if matches!(why, Refusal::NotLeader { .. }) && !self.leading {
-            self.step(node, Input::Propose { commands: Vec::new() });
-            self.verdict = None;
-        }
-        answer(node, reply, Err(why));
     }
 
     /// Asks the core one question for all reads that queued.
@@ -353,62 +299,6 @@ impl Shard {
                 self.execute(node, read, reply);
             }
         }
-        self.reads.feed_tails(node, &self.state);
-    }
-
-    fn execute<H: Host>(&mut self, node: &mut Node<H>, read: Read, reply: Reply) {
-        if reply.sink.is_full() {
-            return refuse_full(node, reply);
-        }
-        node.metrics.reads_total.inc();
-        self.attempt(node, ColdRead { read, reply, fetches: 0 });
-    }
-
-    /// Executes a read with the rows that are in memory. Where it lacks some, they are fetched and it comes again: other reads and
-    /// writes of the worker do not wait for a file. After [`FETCHES_MAX`] rounds, or where nobody fetches, it waits for the file.
-    fn attempt<H: Host>(&mut self, node: &mut Node<H>, cold: ColdRead) {
-        let stays = cold.fetches < FETCHES_MAX && self.reads.cold.len() < COLD_MAX;
-        node.store.stay_in_memory(stays);
-        let found = match &cold.read {
-            Read::Tail(poll) if poll.wait_micros > 0 => {
-                query::tail(&self.state, &mut *node.store, &mut query::Firsts::default(), poll)
-            }
-            read => query::read(&self.state, &mut *node.store, read).map(Some),
-        };
-        node.store.stay_in_memory(false);
-        match (found, cold.read) {
-            (Ok(Some(found)), _) => answer(node, cold.reply, found),
-            (Ok(None), Read::Tail(poll)) => {
-                self.reads.wait(node, &self.state, poll, cold.reply);
-                // The end of its time joins the node's timers.
-                self.arm(node);
-            }
-            (Err(StoreError::Cold(lacked)), read) => self.fetch(node, ColdRead { read, ..cold }, lacked),
-            (Err(error), _) => node.state_failed(&error),
-            (Ok(None), _) => unreachable!("only a tail waits"),
-        }
-    }
-
-    fn fetch<H: Host>(&mut self, node: &mut Node<H>, cold: ColdRead, lacked: Lacked) {
-        self.reads.last_ticket += 1;
-        let (shard, ticket) = (self.id, self.reads.last_ticket);
-        let fetched = node.store.fetcher();
-        let taken =
-            fetched.is_some_and(|fetcher| node.host.fetch_rows(FetchRequest { shard, ticket, lacked, fetcher }));
-        if taken {
-            node.metrics.reads_cold_total.inc();
-            self.reads.cold.insert(ticket, cold);
-        } else {
-            self.attempt(node, ColdRead { fetches: FETCHES_MAX, ..cold });
-        }
-    }
-
-    /// The rows that a read waits for are in memory, or could not be read.
-    pub(crate) fn rows_fetched<H: Host>(&mut self, node: &mut Node<H>, ticket: u64) {
-        let Some(cold) = self.reads.cold.remove(&ticket) else { return };
-        if cold.reply.sink.is_full() {
-            return refuse_full(node, cold.reply);
-        }
-        self.attempt(node, ColdRead { fetches: cold.fetches + 1, ..cold });
+        self.reads.feed_tails(node, &self.state, &mut self.fetches);
     }
 }

@@ -3,17 +3,17 @@
 //! Owns: the marker it stands at, the hashes it was told. Must never: apply past a marker before its state is frozen there, or
 //! compare hashes of different slots.
 
-use super::{Core, Shard, Verdict, refusal};
-use crate::command::{is_marker, marker};
+use super::step::Proposed;
+use super::{Core, Shard};
+use crate::command::marker;
 use crate::host::{Host, ScrubReport};
+use crate::round::Node;
 use crate::scrub::{ScrubRequest, Scrubbed};
-use crate::worker::node::Node;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, Slot};
 use synod_cluster::refusal::Refusal;
-use synod_paxos::io::Input;
-use synod_paxos::types::{Entry, Membership, Micros, Payload};
+use synod_paxos::types::{Membership, Micros};
 
 /// Slots whose hashes are kept.
 const SLOTS_MAX: usize = 4;
@@ -93,13 +93,12 @@ impl Scrubs {
 }
 
 impl Shard {
-    /// The entry just applied may be a marker: nothing more is applied then until the state is frozen.
-    pub(super) fn mark<H: Host>(&mut self, node: &mut Node<H>, entry: &Entry) -> bool {
-        let marks = matches!(&entry.payload, Payload::Command(data) if is_marker(data));
-        if !marks || entry.id.slot <= self.scrubs.behind || self.scrubs.reading.is_some() {
+    /// A marker was applied at `slot`. Whether the state must be frozen before more is applied.
+    pub(super) fn mark<H: Host>(&mut self, node: &mut Node<H>, slot: Slot) -> bool {
+        if slot <= self.scrubs.behind || self.scrubs.reading.is_some() {
             return false;
         }
-        self.scrubs.marked = Some(entry.id.slot);
+        self.scrubs.marked = Some(slot);
         node.marked.push(self.id);
         true
     }
@@ -201,16 +200,9 @@ impl Shard {
         if !matches!(self.core, Core::Running(_)) || !self.leading {
             return Err(Refusal::NotLeader { leader: self.leader(), maybe: false });
         }
-        self.verdict = None;
         let ts = self.timestamp(node);
-        self.step(node, Input::Propose { commands: vec![(ts, marker())] });
-        match self.verdict.take() {
-            Some(Verdict::Proposed { first, .. }) => {
-                self.scrubs.due = next;
-                Ok(first)
-            }
-            Some(Verdict::Refused(why)) => Err(refusal(why)),
-            None => Err(Refusal::NotReady),
-        }
+        let Proposed { first, .. } = self.propose_entries(node, vec![(ts, marker())])?;
+        self.scrubs.due = next;
+        Ok(first)
     }
 }

@@ -7,8 +7,8 @@
 use super::{Core, Shard};
 use crate::host::{Host, SnapshotRequest};
 use crate::logstore::{GroupRecovered, GroupWrite};
+use crate::round::Node;
 use crate::snapshot::Header;
-use crate::worker::node::Node;
 use crate::writer::Done;
 use bytes::Bytes;
 use std::collections::VecDeque;

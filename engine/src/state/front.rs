@@ -18,6 +18,7 @@ use super::rows::{Found, RowMap, Span};
 use super::tidy::Tidier;
 use super::{BulkLoad, Fetch, FlushId, Lacked, StateBatch, StateStore, ViewJob, Visit};
 use crate::StoreError;
+use crate::background::Rests;
 use bytes::Bytes;
 use rocksdb::ErrorKind;
 use std::collections::VecDeque;
@@ -46,14 +47,14 @@ impl Frozen {
         self.order.get_or_init(|| self.map.order())
     }
 
-    fn flush(&self, shared: &RocksShared) -> Result<(), StoreError> {
+    fn flush(&self, shared: &RocksShared, hurry: &dyn Fn() -> bool) -> Result<(), StoreError> {
         if self.map.is_empty() {
             return Ok(());
         }
         let rows = self.order().iter().map(|&row| &self.map.rows()[row as usize]);
         let rows = rows.filter(|row| self.map.is_live(row));
         let removed: Vec<Span> = self.map.removed().collect();
-        shared.ingest(&removed, rows.map(|row| (&*row.key, row.value.as_deref())))
+        shared.ingest(&removed, rows.map(|row| (&*row.key, row.value.as_deref())), &mut Rests::unless(hurry))
     }
 }
 
@@ -108,7 +109,7 @@ impl FrontState {
         first: bool,
     ) -> Result<Self, StoreError> {
         let db = Arc::clone(&shared);
-        let flusher = Flusher::spawn("state-flush", move |_, frozen: &Arc<Frozen>| frozen.flush(&db))?;
+        let flusher = Flusher::spawn("state-flush", move |_, frozen: &Arc<Frozen>, hurry| frozen.flush(&db, hurry))?;
         let (active, frozen) = (RowMap::with_capacity(0), VecDeque::new());
         let pace = Pace::new(shared.level_zero_files_max(), unflushed_bytes_max(freeze_bytes));
         Ok(Self {
@@ -165,8 +166,7 @@ impl StateStore for FrontState {
         if !self.stays {
             return self.shared.get(key);
         }
-        let lacked = || Lacked { from: key.to_vec(), to: [key, &[0]].concat(), reverse: false };
-        self.shared.get_in_memory(key)?.ok_or_else(|| StoreError::Cold(lacked()))
+        self.shared.get_in_memory(key)?.ok_or_else(|| StoreError::Cold(Lacked::row(key)))
     }
 
     fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {
@@ -264,6 +264,10 @@ impl StateStore for FrontState {
         self.flusher.flushed()
     }
 
+    fn hurry(&mut self) {
+        self.flusher.hurry();
+    }
+
     fn flush_and_wait(&mut self) -> Result<(), StoreError> {
         self.freeze()?;
         self.flusher.wait_all()?;
@@ -343,6 +347,11 @@ mod tests {
         assert_eq!((&lacked.from, &lacked.to), (&key(7), &[&key(7)[..], &[0]].concat()));
         store.fetcher().unwrap().fetch(&lacked).unwrap();
         assert_eq!(store.get(&key(7)).unwrap(), Some(vec![7; 1000].into()));
+        // The filter came with it: a new key is known not to be there, though the block that would have it is in no memory.
+        assert_eq!(store.get(&key(9000)).unwrap(), None, "no file goes so far");
+        let new = |n: u8| [&key(500)[..], &[n]].concat();
+        let known = (0..100).filter(|n| matches!(store.get(&new(*n)), Ok(None))).count();
+        assert!(known > 80 && matches!(store.get(&key(500)), Err(StoreError::Cold(_))), "{known} of 100 need no fetch");
         for reverse in [false, true] {
             let (mut found, mut fetches) = (Vec::new(), 0);
             loop {

@@ -3,10 +3,11 @@
 //! Owns: the same behaviour as the stores on RocksDB, without a disk; a [`MemDisk`] keeps what was frozen, so that a
 //! store opened again has lost what came after. Must never: be used by a server.
 
-use super::{BulkLoad, FlushId, StateBatch, StateStore, StateView, ViewJob, Visit};
+use super::{BulkLoad, Fetch, FlushId, Lacked, StateBatch, StateStore, StateView, ViewJob, Visit};
 use crate::StoreError;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -20,6 +21,68 @@ pub struct MemDisk(Arc<Mutex<Rows>>);
 impl MemDisk {
     fn lock(&self) -> MutexGuard<'_, Rows> {
         self.0.lock().expect("a panic while the disk's lock was held; its state is unknown")
+    }
+}
+
+/// Which rows of a [`MemState`] are on its disk only, until they are fetched or written. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct ColdRows(Arc<Mutex<Cold>>);
+
+#[derive(Debug, Default)]
+struct Cold {
+    rows: BTreeSet<Vec<u8>>,
+    /// What is written is cold at once.
+    chills: bool,
+    waited: u64,
+    lacked: u64,
+}
+
+impl ColdRows {
+    fn lock(&self) -> MutexGuard<'_, Cold> {
+        self.0.lock().expect("a panic while the lock was held; its state is unknown")
+    }
+
+    /// Whether rows leave memory as soon as they are written.
+    pub fn chill(&self, chills: bool) {
+        self.lock().chills = chills;
+    }
+
+    /// Reads that waited for the disk.
+    #[must_use]
+    pub fn waited(&self) -> u64 {
+        self.lock().waited
+    }
+
+    /// Reads that failed since they were to stay in memory.
+    #[must_use]
+    pub fn lacked(&self) -> u64 {
+        self.lock().lacked
+    }
+
+    /// Whether a read that `stays` may see the row.
+    fn sees(&self, key: &[u8], stays: bool) -> bool {
+        let cold = &mut *self.lock();
+        if !cold.rows.contains(key) {
+            return true;
+        }
+        *(if stays { &mut cold.lacked } else { &mut cold.waited }) += 1;
+        !stays
+    }
+
+    fn written(&self, key: &[u8]) {
+        let cold = &mut *self.lock();
+        if cold.chills {
+            cold.rows.insert(key.to_vec());
+        } else {
+            cold.rows.remove(key);
+        }
+    }
+}
+
+impl Fetch for ColdRows {
+    fn fetch(&self, lacked: &Lacked) -> Result<(), StoreError> {
+        self.lock().rows.retain(|row| *row < lacked.from || *row >= lacked.to);
+        Ok(())
     }
 }
 
@@ -79,6 +142,8 @@ pub struct MemState {
     /// What each batch owes, µs.
     owes: Arc<AtomicU64>,
     owed: u64,
+    cold: ColdRows,
+    stays: bool,
 }
 
 impl MemState {
@@ -108,7 +173,18 @@ impl MemState {
         self
     }
 
+    /// What it holds by now is on its disk only.
+    #[must_use]
+    pub fn cold(mut self, cold: &ColdRows) -> Self {
+        cold.lock().rows = self.rows.keys().cloned().collect();
+        self.cold = cold.clone();
+        self
+    }
+
     fn change(&mut self, change: Change) {
+        if let Change::Row(key, _) = &change {
+            self.cold.written(key);
+        }
         self.bytes += match &change {
             Change::Row(key, value) => key.len() + value.as_ref().map_or(0, Bytes::len),
             Change::Remove(from, to) => from.len() + to.len(),
@@ -120,6 +196,9 @@ impl MemState {
 
 impl StateStore for MemState {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        if !self.cold.sees(key, self.stays) {
+            return Err(StoreError::Cold(Lacked::row(key)));
+        }
         Ok(self.rows.get(key).cloned())
     }
 
@@ -127,13 +206,26 @@ impl StateStore for MemState {
         if from >= to {
             return Ok(());
         }
-        let mut rows = self.rows.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(to)));
+        let mut rows = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         while let Some((key, value)) = if reverse { rows.next_back() } else { rows.next() } {
+            if !self.cold.sees(key, self.stays) {
+                let row = Lacked::row(key);
+                let (from, to) = if reverse { (from.to_vec(), row.to) } else { (row.from, to.to_vec()) };
+                return Err(StoreError::Cold(Lacked { from, to, reverse }));
+            }
             if visit(key, value).is_break() {
                 break;
             }
         }
         Ok(())
+    }
+
+    fn stay_in_memory(&mut self, stay: bool) {
+        self.stays = stay;
+    }
+
+    fn fetcher(&self) -> Option<Arc<dyn Fetch>> {
+        Some(Arc::new(self.cold.clone()))
     }
 
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {

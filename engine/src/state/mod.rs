@@ -63,6 +63,14 @@ pub struct Lacked {
     pub reverse: bool,
 }
 
+impl Lacked {
+    /// One row.
+    #[must_use]
+    pub fn row(key: &[u8]) -> Self {
+        Self { from: key.to_vec(), to: [key, &[0]].concat(), reverse: false }
+    }
+}
+
 /// Brings rows into memory, on any thread.
 pub trait Fetch: Send + Sync {
     /// Reads a bounded part of what was lacked: the next read finds it in memory, unless other rows have taken its place.
@@ -116,6 +124,9 @@ pub trait StateStore: Send {
 
     /// Every freeze up to here is durable. An error of the background flush is reported here and ends the process.
     fn flushed(&mut self) -> Result<FlushId, StoreError>;
+
+    /// Somebody waits for the freezes so far: what makes them durable does not yield to other work. Does not block.
+    fn hurry(&mut self) {}
 
     /// Freezes and waits until all is durable; for shutdown.
     fn flush_and_wait(&mut self) -> Result<(), StoreError>;

@@ -28,6 +28,10 @@
 //! **Time.** What is posted goes through the inbox, so the round that takes it reads its time after it. No core sees its time go back, and
 //! no lease is used at a time before the request came.
 //!
+//! **Rows.** Reads, tails and entries that wait for rows go along, and so does what of the next entry is ready: it is as of what is applied,
+//! which does not change on the way. What is fetched comes into the memory that all workers share. The word that it is there names the
+//! shard, so it is put aside and posted on like any other input, and never refused.
+//!
 //! **Peers.** What follows from a peer's message is written down with its mark or behind it: the marks that the old worker has acted on
 //! come with the shard and join the new worker's next batch. Which peers are alive each worker hears by itself, at its own time: the
 //! shard is told what its new worker knows. To the core that also means that the last it sent may be lost, as where it found no room
@@ -37,10 +41,10 @@ use super::Worker;
 use super::groups::vanished;
 use super::holds::HoldsOf;
 use super::snapshots::SnapshotsOf;
-use crate::host::{Host, Input};
+use crate::host::{HandOverInput, Host, Input, PeerInput};
 use crate::identity::Mark;
 use crate::logstore::GONE;
-use crate::node::{WorkerId, balance, shard_of};
+use crate::node::{WorkerId, balance};
 use crate::shard::Shard;
 use crate::state::FlushId;
 use std::any::Any;
@@ -106,7 +110,7 @@ impl Line {
 
 /// Whether an input may find no room: what a job of this process tells comes once, and somebody waits for it.
 fn may_be_refused(input: &Input) -> bool {
-    matches!(input, Input::Requests(_) | Input::Peer { .. })
+    matches!(input, Input::Requests(_) | Input::Peer(_))
 }
 
 /// A shard, and what its worker kept for it.
@@ -211,7 +215,9 @@ impl<H: Host> Worker<H> {
     fn sort_out(&mut self, input: Input) -> Option<Input> {
         let all_here = match &input {
             Input::Requests(requests) => requests.iter().all(|request| self.place(request.shard) == Place::Here),
-            Input::Peer { messages, .. } => messages.iter().all(|(shard, _)| self.place(*shard) == Place::Here),
+            Input::Peer(PeerInput::Messages { messages, .. }) => {
+                messages.iter().all(|(shard, _)| self.place(*shard) == Place::Here)
+            }
             _ => false,
         };
         if all_here {
@@ -229,21 +235,18 @@ impl<H: Host> Worker<H> {
                 }
                 (!here.is_empty()).then_some(Input::Requests(here))
             }
-            Input::Peer { from, incarnation, write_seq, messages } => {
+            Input::Peer(PeerInput::Messages { from, incarnation, write_seq, messages }) => {
+                let frame = |messages| Input::from(PeerInput::Messages { from, incarnation, write_seq, messages });
                 let mut here = Vec::with_capacity(messages.len());
                 for (shard, message) in messages {
                     match self.place(shard) {
                         Place::Here => here.push((shard, message)),
-                        place => {
-                            let messages = vec![(shard, message)];
-                            self.put(place, shard, Input::Peer { from, incarnation, write_seq, messages });
-                        }
+                        place => self.put(place, shard, frame(vec![(shard, message)])),
                     }
                 }
-                let any = !here.is_empty();
-                any.then_some(Input::Peer { from, incarnation, write_seq, messages: here })
+                (!here.is_empty()).then(|| frame(here))
             }
-            input => match shard_of(&input).map(|shard| (shard, self.place(shard))) {
+            input => match input.shard().map(|shard| (shard, self.place(shard))) {
                 None | Some((_, Place::Here)) => Some(input),
                 Some((shard, place)) => {
                     self.put(place, shard, input);
@@ -292,7 +295,7 @@ impl<H: Host> Worker<H> {
     }
 
     fn post(&mut self, to: WorkerId, parcel: Parcel) {
-        self.passage.parcels.push_back((to, Input::Handed(Box::new(parcel))));
+        self.passage.parcels.push_back((to, HandOverInput::Parcel(Box::new(parcel)).into()));
         self.send_parcels();
     }
 
@@ -447,7 +450,7 @@ impl<H: Host> Worker<H> {
             self.take_here(input);
         }
         for (_, input) in std::mem::take(&mut self.passage.parcels) {
-            let Input::Handed(parcel) = input else { continue };
+            let Input::HandOver(HandOverInput::Parcel(parcel)) = input else { continue };
             match parcel.downcast::<Parcel>().map(|parcel| *parcel) {
                 Ok(Parcel::Shard(mut moving)) => moving.shard.answer_all(&mut self.node, &Refusal::NotReady),
                 Ok(Parcel::Late(_, input)) => self.take_here(*input),

@@ -5,7 +5,10 @@
 
 use super::Worker;
 use crate::genesis::Genesis;
-use crate::host::{Host, Input, NodeReport, ReplicaReport, Request};
+use crate::host::{
+    AdminInput, HandOverInput, Host, Input, NodeInput, NodeReport, PeerInput, ReplicaReport, Request, RowsFetched,
+    ScrubInput, SnapshotInput,
+};
 use crate::identity::Mark;
 use crate::shard::Shard;
 use std::sync::Arc;
@@ -21,19 +24,39 @@ impl<H: Host> Worker<H> {
     pub(super) fn take_here(&mut self, input: Input) {
         match input {
             Input::Requests(requests) => requests.into_iter().for_each(|request| self.take_request(request)),
-            Input::Peer { from, incarnation, write_seq, messages } => {
+            Input::Peer(input) => self.take_peer(input),
+            Input::Node(input) => self.take_node(input),
+            Input::Snapshot(input) => self.take_snapshot(input),
+            Input::Scrub(input) => self.take_scrub(input),
+            Input::Admin(input) => self.take_admin(input),
+            Input::Rows(RowsFetched { shard, ticket }) => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.rows_fetched(&mut self.node, ticket);
+                }
+            }
+            Input::HandOver(HandOverInput::Begin { shard, to }) => self.hand_over(shard, to),
+            Input::HandOver(HandOverInput::Parcel(parcel)) => self.take_parcel(parcel),
+        }
+    }
+
+    fn take_peer(&mut self, input: PeerInput) {
+        match input {
+            PeerInput::Messages { from, incarnation, write_seq, messages } => {
                 self.take_messages(from, (incarnation, write_seq), messages);
             }
-            Input::Liveness { node, alive } => self.take_liveness(node, alive),
-            Input::PeerClock { node, reading } => self.node.walls.note(node, reading),
-            Input::DiskLow(why) => self.take_disk_low(why),
-            Input::DiskSpare(bytes) => self.node.disk_spare = bytes,
-            Input::PeerDisk { node, low: true } => drop(self.node.low_peers.insert(node)),
-            Input::PeerDisk { node, low: false } => drop(self.node.low_peers.remove(&node)),
-            Input::IdentityAnswer { from, seen } => self.take_identity(from, seen),
-            Input::RunsTwice { from, seen, why } => self.take_twice(from, seen, &why),
-            Input::Map(map) if self.takes_part() => self.adopt_map(map),
-            Input::CreateSystemShard(state) if self.takes_part() => {
+            PeerInput::Liveness { node, alive } => self.take_liveness(node, alive),
+            PeerInput::Clock { node, reading } => self.node.walls.note(node, reading),
+            PeerInput::Disk { node, low: true } => drop(self.node.low_peers.insert(node)),
+            PeerInput::Disk { node, low: false } => drop(self.node.low_peers.remove(&node)),
+            PeerInput::IdentityAnswer { from, seen } => self.take_identity(from, seen),
+            PeerInput::RunsTwice { from, seen, why } => self.take_twice(from, seen, &why),
+        }
+    }
+
+    fn take_node(&mut self, input: NodeInput) {
+        match input {
+            NodeInput::Map(map) if self.takes_part() => self.adopt_map(map),
+            NodeInput::CreateSystemShard(state) if self.takes_part() => {
                 let genesis = Genesis::System(state);
                 let member = genesis.descriptor().is_some_and(|d| d.membership.role_of(self.node.me).is_some());
                 if member {
@@ -41,46 +64,49 @@ impl<H: Host> Worker<H> {
                 }
             }
             // The write itself is found by asking the log writer, which every round does.
-            Input::Map(_) | Input::CreateSystemShard(_) | Input::Written(_) => {}
-            Input::MakeSnapshot { shard, done } => self.make_snapshot(shard, done),
-            Input::SnapshotAsked { by, shard, least } if self.takes_part() => {
-                self.node.snapshots_wanted.push((shard, by, least));
+            NodeInput::Map(_) | NodeInput::CreateSystemShard(_) | NodeInput::Written(_) => {}
+            NodeInput::DiskLow(why) => self.take_disk_low(why),
+            NodeInput::DiskSpare(bytes) => self.node.disk_spare = bytes,
+            NodeInput::Status(tell) => tell(self.report()),
+            NodeInput::Drain => self.drain(),
+            NodeInput::Stop => self.stop(),
+        }
+    }
+
+    fn take_snapshot(&mut self, input: SnapshotInput) {
+        if !self.takes_part() {
+            return;
+        }
+        match input {
+            SnapshotInput::Asked { by, shard, least } => self.node.snapshots_wanted.push((shard, by, least)),
+            SnapshotInput::Built { shard, result } => self.snapshot_built(shard, result),
+            SnapshotInput::Spoilt { shard } => self.snapshot_spoilt(shard),
+            SnapshotInput::Fetched(header) => self.snapshot_fetched(*header),
+            SnapshotInput::Loaded { shard, space, result } => self.snapshot_loaded(shard, space, result),
+        }
+    }
+
+    fn take_scrub(&mut self, input: ScrubInput) {
+        if !self.takes_part() {
+            return;
+        }
+        match input {
+            ScrubInput::Scrubbed { shard, slot, result } => self.scrubbed(shard, slot, result),
+            ScrubInput::Told { from, shard, slot, hash } => self.scrub_told(from, shard, slot, hash),
+        }
+    }
+
+    fn take_admin(&mut self, input: AdminInput) {
+        match input {
+            AdminInput::Transfer { shard, to, done } => done(self.transfer(shard, to)),
+            AdminInput::ChangeMembers { shard, expected, change, done } => {
+                done(self.change_members(shard, expected, change))
             }
-            Input::SnapshotBuilt { shard, result } if self.takes_part() => self.snapshot_built(shard, result),
-            Input::SnapshotSpoilt { shard } if self.takes_part() => self.snapshot_spoilt(shard),
-            Input::SnapshotFetched(header) if self.takes_part() => self.snapshot_fetched(*header),
-            Input::SnapshotLoaded { shard, space, result } if self.takes_part() => {
-                self.snapshot_loaded(shard, space, result);
-            }
-            Input::Scrub { shard, done } => {
+            AdminInput::MakeSnapshot { shard, done } => self.make_snapshot(shard, done),
+            AdminInput::Scrub { shard, done } => {
                 let begun = if self.takes_part() { self.scrub(shard) } else { Err(Refusal::NotReady) };
                 done(begun);
             }
-            Input::Scrubbed { shard, slot, result } if self.takes_part() => self.scrubbed(shard, slot, result),
-            Input::ScrubTold { from, shard, slot, hash } if self.takes_part() => {
-                self.scrub_told(from, shard, slot, hash);
-            }
-            Input::Scrubbed { .. }
-            | Input::ScrubTold { .. }
-            | Input::SnapshotAsked { .. }
-            | Input::SnapshotBuilt { .. }
-            | Input::SnapshotSpoilt { .. }
-            | Input::SnapshotFetched(_)
-            | Input::SnapshotLoaded { .. } => {}
-            Input::RowsFetched { shard, ticket } => {
-                if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.rows_fetched(&mut self.node, ticket);
-                }
-            }
-            Input::HandOver { shard, to } => self.hand_over(shard, to),
-            Input::Handed(parcel) => self.take_parcel(parcel),
-            Input::Drain => self.drain(),
-            Input::Transfer { shard, to, done } => done(self.transfer(shard, to)),
-            Input::ChangeMembers { shard, expected, change, done } => {
-                done(self.change_members(shard, expected, change))
-            }
-            Input::Status(tell) => tell(self.report()),
-            Input::Stop => self.stop(),
         }
     }
 

@@ -256,12 +256,13 @@ impl<H: Host> Worker<H> {
         self.node.metrics.freezes_total.inc();
     }
 
-    /// Freezes the state where that makes nobody wait; the freeze.
+    /// Freezes the state where that makes nobody wait; the freeze, which is flushed without a rest: a shard waits for it.
     pub(super) fn freeze_beside(&mut self) -> Option<FlushId> {
         if self.freezes_unfinished() > FREEZES_MAX {
             return None;
         }
         self.freeze();
+        self.node.store.hurry();
         self.upkeep.freezes.back().map(|freeze| freeze.id)
     }
 

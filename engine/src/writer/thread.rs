@@ -66,7 +66,7 @@ struct LogQueue {
 }
 
 /// Starts the thread that writes the log of a node; it goes on after `recovered`, the last durable write found. Each worker is to be
-/// handed [`crate::host::Input::Written`] when its wake is called, which is after each write that has a batch of it. Returns the
+/// handed [`crate::host::NodeInput::Written`] when its wake is called, which is after each write that has a batch of it. Returns the
 /// workers' ends of the queue, in the order of `wakes`. The thread ends once all of them are dropped.
 ///
 /// # Errors

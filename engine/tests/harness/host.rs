@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::SystemState;
-use synod_engine::host::{Host, Input, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{
+    FetchRequest, Input, Links, ProcessHost, ReadHost, ScrubHost, ScrubInput, SnapshotHost, SnapshotKind,
+    SnapshotRequest,
+};
 use synod_engine::scrub::{self, ScrubRequest};
 use synod_engine::snapshot::Throttle;
 use synod_engine::state::{BulkLoad, ViewJob};
@@ -37,6 +40,10 @@ pub struct Seen {
     pub asks: Vec<(NodeId, ShardId, Slot)>,
     /// Members to report to the system shard.
     pub(super) members: Vec<(ShardId, Membership)>,
+    /// Whether it fetches rows.
+    pub fetching: bool,
+    /// Rows to be fetched.
+    pub fetches: Vec<FetchRequest>,
 }
 
 pub struct TestHost {
@@ -45,7 +52,7 @@ pub struct TestHost {
     pub(super) snapshots: PathBuf,
 }
 
-impl Host for TestHost {
+impl Links for TestHost {
     fn send(&mut self, to: NodeId, shard: ShardId, message: Message) {
         self.seen.lock().unwrap().queued.push((to, shard, message));
     }
@@ -58,7 +65,9 @@ impl Host for TestHost {
         }
         seen.frames.extend(by_node.into_iter().map(|(to, messages)| (to, durable, messages)));
     }
+}
 
+impl ProcessHost for TestHost {
     fn map_changed(&mut self, map: Arc<SystemState>) {
         self.seen.lock().unwrap().maps.push(map);
     }
@@ -70,6 +79,10 @@ impl Host for TestHost {
         } else {
             seen.leads.remove(&shard);
         }
+    }
+
+    fn members_changed(&mut self, shard: ShardId, membership: Membership) {
+        self.seen.lock().unwrap().members.push((shard, membership));
     }
 
     fn drained(&mut self) {
@@ -88,7 +101,9 @@ impl Host for TestHost {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.random >> 16
     }
+}
 
+impl SnapshotHost for TestHost {
     fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
         Some(snapshots::build(&self.snapshots, Arc::clone(&self.seen), request))
     }
@@ -97,26 +112,8 @@ impl Host for TestHost {
         self.seen.lock().unwrap().offers.push((to, shard));
     }
 
-    fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
-        let seen = Arc::clone(&self.seen);
-        let job: ViewJob = Box::new(move |view| {
-            let result = scrub::scrub(&request, view, &mut Throttle::new(0));
-            let (shard, slot) = (request.shard, request.slot);
-            seen.lock().unwrap().told.push(Input::Scrubbed { shard, slot, result });
-        });
-        Some(job)
-    }
-
-    fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
-        self.seen.lock().unwrap().scrubs.push((to, shard, slot, hash));
-    }
-
     fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
         self.seen.lock().unwrap().asks.push((to, shard, least));
-    }
-
-    fn members_changed(&mut self, shard: ShardId, membership: Membership) {
-        self.seen.lock().unwrap().members.push((shard, membership));
     }
 
     fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
@@ -125,5 +122,34 @@ impl Host for TestHost {
 
     fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
         let _ = std::fs::remove_file(snapshots::path(&self.snapshots, shard, kind));
+    }
+}
+
+impl ScrubHost for TestHost {
+    fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
+        let seen = Arc::clone(&self.seen);
+        let job: ViewJob = Box::new(move |view| {
+            let result = scrub::scrub(&request, view, &mut Throttle::new(0));
+            let (shard, slot) = (request.shard, request.slot);
+            seen.lock().unwrap().told.push(ScrubInput::Scrubbed { shard, slot, result }.into());
+        });
+        Some(job)
+    }
+
+    fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
+        self.seen.lock().unwrap().scrubs.push((to, shard, slot, hash));
+    }
+}
+
+impl ReadHost for TestHost {
+    fn fetches_rows(&self) -> bool {
+        self.seen.lock().unwrap().fetching
+    }
+
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        let mut seen = self.seen.lock().unwrap();
+        let fetching = seen.fetching;
+        seen.fetches.extend(fetching.then_some(request));
+        fetching
     }
 }

@@ -7,7 +7,7 @@ use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemCommand, SystemOutcome};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::{Body, Input};
+use synod_engine::host::{AdminInput, Body};
 use synod_paxos::types::{ConfigId, Membership};
 
 impl Cluster {
@@ -60,7 +60,7 @@ impl Cluster {
         let told = Arc::new(Mutex::new(None));
         let tell = Arc::clone(&told);
         let done = Box::new(move |result| *tell.lock().unwrap() = Some(result));
-        self.push(leader, Input::ChangeMembers { shard, expected, change, done });
+        self.push(leader, AdminInput::ChangeMembers { shard, expected, change, done });
         let end = self.now.plus(1_000_000);
         self.run_until("an answer, or the leader's end", |c| told.lock().unwrap().is_some() || c.now >= end);
         let result = told.lock().unwrap().take();

@@ -18,7 +18,9 @@ use synod_cluster::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemState};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord};
-use synod_engine::host::{Answer, Input, NodeReport, ReplicaReport, ReplySink};
+use synod_engine::host::{
+    Answer, Input, NodeInput, NodeReport, PeerInput, ReplicaReport, ReplySink, ScrubInput, SnapshotInput,
+};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
@@ -29,7 +31,7 @@ use synod_engine::node::{NodeShared, WorkerId};
 use synod_engine::salvage;
 use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
-use synod_engine::state::mem::{MemDisk, MemState};
+use synod_engine::state::mem::{ColdRows, MemDisk, MemState};
 use synod_engine::state::rocks::StateOptions;
 use synod_engine::wall::Reading;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
@@ -68,6 +70,12 @@ pub enum Disk {
         state: MemDisk,
         micros: Arc<AtomicU64>,
     },
+    /// In memory; what a process finds is cold.
+    Cold {
+        log: Arc<MemLog>,
+        state: MemDisk,
+        cold: ColdRows,
+    },
 }
 
 impl Disk {
@@ -83,6 +91,9 @@ impl Disk {
             }
             Self::Slow { log, state, micros } => {
                 (Arc::clone(log) as Arc<dyn LogStore>, Box::new(MemState::open(state).owing(micros)))
+            }
+            Self::Cold { log, state, cold } => {
+                (Arc::clone(log) as Arc<dyn LogStore>, Box::new(MemState::open(state).cold(cold)))
             }
             Self::Rocks { path } => {
                 let log = RocksLog::open(&path.join("log"), &LogOptions::default()).unwrap();
@@ -190,7 +201,7 @@ impl Cluster {
         let founding = SystemState::found(77, &founders);
         for node in cluster.ids() {
             cluster.start(node);
-            cluster.push(node, Input::CreateSystemShard(Box::new(founding.clone())));
+            cluster.push(node, NodeInput::CreateSystemShard(Box::new(founding.clone())));
         }
         cluster.run_until("the system shard is led", |c| c.leader(SYSTEM_SHARD).is_some());
         cluster
@@ -241,11 +252,11 @@ impl Cluster {
         let worker = Worker::new(setup, host)?;
         sim.up = Some(Up { worker, inputs: Vec::new(), incarnation, table, told_by: BTreeSet::new() });
         let map = self.map.clone();
-        self.nodes.get_mut(&node).unwrap().up.as_mut().unwrap().inputs.extend(map.map(Input::Map));
+        self.nodes.get_mut(&node).unwrap().up.as_mut().unwrap().inputs.extend(map.map(NodeInput::Map).map(Input::from));
         for peer in self.ids().into_iter().filter(|p| *p != node) {
-            self.push(peer, Input::Liveness { node, alive: true });
+            self.push(peer, PeerInput::Liveness { node, alive: true });
             if self.is_up(peer) {
-                self.push(node, Input::Liveness { node: peer, alive: true });
+                self.push(node, PeerInput::Liveness { node: peer, alive: true });
             }
         }
         Ok(())
@@ -255,7 +266,7 @@ impl Cluster {
     pub fn kill(&mut self, node: NodeId) {
         self.nodes.get_mut(&node).unwrap().up = None;
         for peer in self.ids() {
-            self.push(peer, Input::Liveness { node, alive: false });
+            self.push(peer, PeerInput::Liveness { node, alive: false });
         }
     }
 
@@ -264,8 +275,8 @@ impl Cluster {
         for peer in self.ids().into_iter().filter(|p| *p != node) {
             self.cut.insert((node, peer));
             self.cut.insert((peer, node));
-            self.push(peer, Input::Liveness { node, alive: false });
-            self.push(node, Input::Liveness { node: peer, alive: false });
+            self.push(peer, PeerInput::Liveness { node, alive: false });
+            self.push(node, PeerInput::Liveness { node: peer, alive: false });
         }
     }
 
@@ -274,15 +285,15 @@ impl Cluster {
         for node in self.ids() {
             for peer in self.ids().into_iter().filter(|p| *p != node) {
                 if self.is_up(peer) {
-                    self.push(node, Input::Liveness { node: peer, alive: true });
+                    self.push(node, PeerInput::Liveness { node: peer, alive: true });
                 }
             }
         }
     }
 
-    pub fn push(&mut self, node: NodeId, input: Input) {
+    pub fn push(&mut self, node: NodeId, input: impl Into<Input>) {
         if let Some(up) = &mut self.nodes.get_mut(&node).unwrap().up {
-            up.inputs.push(input);
+            up.inputs.push(input.into());
         }
     }
 
@@ -292,9 +303,9 @@ impl Cluster {
             for peer in self.ids().into_iter().filter(|p| *p != node) {
                 let seen = self.nodes[&peer].up.as_ref().map(|up| up.table.get(node));
                 if let Some(seen) = seen.filter(|_| !self.cut.contains(&(peer, node))) {
-                    self.push(node, Input::IdentityAnswer { from: peer, seen });
+                    self.push(node, PeerInput::IdentityAnswer { from: peer, seen });
                     let reading = Reading { at: self.now, wall_us: self.wall_us(peer) };
-                    self.push(node, Input::PeerClock { node: peer, reading });
+                    self.push(node, PeerInput::Clock { node: peer, reading });
                     if let Some(up) = &mut self.nodes.get_mut(&node).unwrap().up {
                         up.told_by.insert(peer);
                     }
@@ -350,11 +361,11 @@ impl Cluster {
             self.tell_members(members);
             let told = std::mem::take(&mut self.nodes[&node].seen.lock().unwrap().scrubs);
             for (to, shard, slot, hash) in told {
-                self.push(to, Input::ScrubTold { from: node, shard, slot, hash });
+                self.push(to, ScrubInput::Told { from: node, shard, slot, hash });
             }
             let heard = if self.deaf { Vec::new() } else { asks };
             for (to, shard, least) in heard {
-                self.push(to, Input::SnapshotAsked { by: node, shard, least });
+                self.push(to, SnapshotInput::Asked { by: node, shard, least });
             }
             for (to, shard) in offers.into_iter().filter(|(to, _)| !self.cut.contains(&(node, *to))) {
                 self.fetch(node, to, shard);
@@ -362,7 +373,7 @@ impl Cluster {
             for (to, write_seq, messages) in frames {
                 let linked = self.nodes[&node].up.as_ref().is_some_and(|up| up.told_by.contains(&to));
                 if linked && !self.cut.contains(&(node, to)) && self.chance() >= self.loss {
-                    self.push(to, Input::Peer { from: node, incarnation, write_seq, messages });
+                    self.push(to, PeerInput::Messages { from: node, incarnation, write_seq, messages });
                 }
             }
             for map in maps {
@@ -370,7 +381,7 @@ impl Cluster {
                     self.map = Some(Arc::clone(&map));
                 }
                 for peer in self.ids() {
-                    self.push(peer, Input::Map(Arc::clone(&map)));
+                    self.push(peer, NodeInput::Map(Arc::clone(&map)));
                 }
             }
         }
@@ -432,7 +443,7 @@ impl Cluster {
     pub fn report(&mut self, node: NodeId) -> NodeReport {
         let told = Arc::new(Mutex::new(None));
         let tell = Arc::clone(&told);
-        self.push(node, Input::Status(Box::new(move |report| *tell.lock().unwrap() = Some(report))));
+        self.push(node, NodeInput::Status(Box::new(move |report| *tell.lock().unwrap() = Some(report))));
         self.run_until("a status", |_| told.lock().unwrap().is_some());
         let report = told.lock().unwrap().take();
         report.unwrap()

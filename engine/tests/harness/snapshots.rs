@@ -4,7 +4,7 @@ use super::{Cluster, Seen};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{ClientId, NodeId, ShardId, Space};
-use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{SnapshotInput, SnapshotKind, SnapshotRequest};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::{OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
@@ -23,7 +23,7 @@ pub fn build(dir: &Path, seen: Arc<Mutex<Seen>>, request: SnapshotRequest) -> Vi
         let shard = request.shard;
         let built = writer::make(&OsFiles::shared(), &path, CLUSTER, request, view, &mut Throttle::new(0));
         let result = built.map(|_| ());
-        seen.lock().unwrap().told.push(Input::SnapshotBuilt { shard, result });
+        seen.lock().unwrap().told.push(SnapshotInput::Built { shard, result }.into());
     })
 }
 
@@ -31,7 +31,7 @@ pub fn load(dir: &Path, seen: &Mutex<Seen>, shard: ShardId, space: Space, loader
     let file = SnapshotFile::open(&path(dir, shard, SnapshotKind::Fetched), Some(CLUSTER)).unwrap();
     let loaded = install::load(&file, space, loader, &mut Throttle::new(0)).unwrap();
     let result = loaded.map_err(|e| e.to_string());
-    seen.lock().unwrap().told.push(Input::SnapshotLoaded { shard, space, result });
+    seen.lock().unwrap().told.push(SnapshotInput::Loaded { shard, space, result }.into());
 }
 
 impl Cluster {
@@ -46,7 +46,7 @@ impl Cluster {
         let mut partial = Partial::open(&target, file.digest()).unwrap();
         while !partial.take(&file.part(partial.next_part()).unwrap()).unwrap() {}
         let fetched = partial.finish(CLUSTER, file.digest(), &mut Throttle::new(0)).unwrap();
-        let told = Input::SnapshotFetched(Box::new(fetched.header().clone()));
-        self.nodes[&to].seen.lock().unwrap().told.push(told);
+        let told = SnapshotInput::Fetched(Box::new(fetched.header().clone()));
+        self.nodes[&to].seen.lock().unwrap().told.push(told.into());
     }
 }

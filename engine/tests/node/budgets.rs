@@ -92,7 +92,7 @@ fn a_low_disk_shrinks_what_logs_keep() {
     fill(&mut c, table, BUDGET as usize / 2);
     c.run_for(3_000_000);
     assert!(kept(&mut c, N1, &shards, RECORD as u64) > BUDGET / 3);
-    c.push(N1, synod_engine::host::Input::DiskLow(Some("little room".into())));
+    c.push(N1, synod_engine::host::NodeInput::DiskLow(Some("little room".into())));
     c.run_for(5_000_000);
     let kept = kept(&mut c, N1, &shards, RECORD as u64);
     assert!(kept < BUDGET / 8, "{kept} bytes kept on a low disk, of a budget of {BUDGET}");

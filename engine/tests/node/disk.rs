@@ -8,14 +8,14 @@ use synod_cluster::ids::{NodeId, Offset};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::command::{Action, Expect, KeyOp, Op, WriteRequest};
-use synod_engine::host::{Answer, Body, Input, SnapshotKind};
+use synod_engine::host::{AdminInput, Answer, Body, NodeInput, PeerInput, SnapshotKind};
 
 impl Cluster {
     /// Every other node hears of it, as pulses would say it.
     fn low(&mut self, node: NodeId, low: bool) {
-        self.push(node, Input::DiskLow(low.then(|| "nearly full".into())));
+        self.push(node, NodeInput::DiskLow(low.then(|| "nearly full".into())));
         for peer in self.ids().into_iter().filter(|peer| *peer != node) {
-            self.push(peer, Input::PeerDisk { node, low });
+            self.push(peer, PeerInput::Disk { node, low });
         }
     }
 }
@@ -130,14 +130,14 @@ fn a_low_node_makes_no_snapshot_for_members() {
     let victim = snapshots::left_behind(&mut c, table, shard);
     let leader = c.leader(shard).unwrap();
     for node in c.ids().into_iter().filter(|node| *node != victim) {
-        c.push(node, Input::DiskLow(Some("nearly full".into())));
+        c.push(node, NodeInput::DiskLow(Some("nearly full".into())));
     }
     c.start(victim);
     c.run_for(10_000_000);
     let built = |c: &Cluster| c.nodes[&leader].metrics.as_ref().unwrap().snapshots_built_total.get();
     assert_eq!((built(&c), snapshots::installed(&c, victim)), (0, 0), "its file would take the room that is short");
     for node in c.ids() {
-        c.push(node, Input::DiskLow(None));
+        c.push(node, NodeInput::DiskLow(None));
     }
     snapshots::write(&mut c, table, 20);
     c.check_equal(shard);
@@ -150,17 +150,17 @@ fn snapshots_that_nobody_needs_go_sooner_on_a_low_disk_and_with_their_shard() {
     let leader = c.leader(shard).unwrap();
     let file = |c: &Cluster| path(c.nodes[&leader].snapshots.path(), shard, SnapshotKind::Built).exists();
     let make = |c: &mut Cluster| {
-        c.push(leader, Input::MakeSnapshot { shard, done: Box::new(|result| result.expect("it is made")) });
+        c.push(leader, AdminInput::MakeSnapshot { shard, done: Box::new(|result| result.expect("it is made")) });
         c.run_until("there is a snapshot", |c| file(c));
     };
     c.append(table, "k", "v");
     make(&mut c);
     c.run_for(10_000_000);
     assert!(file(&c), "while there is room it waits for whoever may need it");
-    c.push(leader, Input::DiskLow(Some("nearly full".into())));
+    c.push(leader, NodeInput::DiskLow(Some("nearly full".into())));
     c.run_for(1_000_000);
     assert!(!file(&c));
-    c.push(leader, Input::DiskLow(None));
+    c.push(leader, NodeInput::DiskLow(None));
     make(&mut c);
     assert_eq!(c.system(&SystemCommand::DropTable { name: "t".into() }), SystemOutcome::Done);
     c.run_until("it goes with its shard", |c| !file(c));

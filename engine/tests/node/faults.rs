@@ -12,7 +12,7 @@ use synod_cluster::ids::{
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Freshness, Input, Read, Scan};
+use synod_engine::host::{Answer, Body, Freshness, PeerInput, Read, Scan};
 use synod_engine::logstore::LogStore as _;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::state::mem::MemDisk;
@@ -207,14 +207,14 @@ fn a_node_that_is_ruled_out_still_learns_that_its_directory_is_an_older_copy() {
     let mut c = Cluster::mem(3);
     let reason = |c: &Cluster| c.nodes[&N2].seen.lock().unwrap().quarantined.clone();
     let seen = (Incarnation(0), NodeWriteSeq(0));
-    c.push(N2, Input::RunsTwice { from: N1, seen, why: "node 2 runs twice".into() });
+    c.push(N2, PeerInput::RunsTwice { from: N1, seen, why: "node 2 runs twice".into() });
     c.run_until("quarantine", |c| reason(c).is_some());
     assert_eq!(reason(&c).as_deref(), Some("node 2 runs twice"));
-    c.push(N2, Input::IdentityAnswer { from: N3, seen: (Incarnation(9), NodeWriteSeq(900)) });
+    c.push(N2, PeerInput::IdentityAnswer { from: N3, seen: (Incarnation(9), NodeWriteSeq(900)) });
     c.run_until("the better reason", |c| reason(c).is_some_and(|why| why.contains("older than what node 3 has seen")));
     // What comes after says nothing better.
-    c.push(N2, Input::IdentityAnswer { from: N1, seen: (Incarnation(9), NodeWriteSeq(901)) });
-    c.push(N2, Input::RunsTwice { from: N1, seen, why: "node 2 runs twice".into() });
+    c.push(N2, PeerInput::IdentityAnswer { from: N1, seen: (Incarnation(9), NodeWriteSeq(901)) });
+    c.push(N2, PeerInput::RunsTwice { from: N1, seen, why: "node 2 runs twice".into() });
     c.run_for(50_000);
     assert!(reason(&c).is_some_and(|why| why.contains("node 3 has seen")), "{:?}", reason(&c));
 }

@@ -10,7 +10,10 @@ use synod_cluster::ids::{ClientId, ClientSeq, NodeId, NodeWriteSeq, Offset, SYST
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Host, Input, Reply, ReplySink, Request};
+use synod_engine::host::{
+    Answer, At, Body, FetchRequest, Freshness, HandOverInput, Input, Links, NodeInput, ProcessHost, Read, ReadHost,
+    Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost,
+};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
@@ -36,13 +39,20 @@ const NEW: usize = 1;
 struct Heard {
     maps: Vec<Arc<SystemState>>,
     led: BTreeSet<ShardId>,
+    /// Whether rows are fetched.
+    fetching: bool,
+    /// Rows to be fetched.
+    fetches: Vec<FetchRequest>,
 }
 
 struct Listens(Arc<Mutex<Heard>>);
 
-impl Host for Listens {
+impl Links for Listens {
     fn send(&mut self, _: NodeId, _: ShardId, _: Message) {}
     fn flush(&mut self, _: NodeWriteSeq) {}
+}
+
+impl ProcessHost for Listens {
     fn map_changed(&mut self, map: Arc<SystemState>) {
         self.0.lock().unwrap().maps.push(map);
     }
@@ -61,6 +71,27 @@ impl Host for Listens {
     }
 }
 
+impl SnapshotHost for Listens {}
+
+impl ScrubHost for Listens {}
+
+impl ReadHost for Listens {
+    fn fetches_rows(&self) -> bool {
+        self.0.lock().unwrap().fetching
+    }
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        self.0.lock().unwrap().fetches.push(request);
+        true
+    }
+}
+
+/// Brings rows into memory; the word that they are there.
+fn bring(request: FetchRequest) -> RowsFetched {
+    let FetchRequest { shard, ticket, lacked, fetcher, .. } = request;
+    lacked.iter().for_each(|row| fetcher.fetch(row).unwrap());
+    RowsFetched { shard, ticket }
+}
+
 /// Two workers whose rounds the test makes, over one log and one database.
 struct Pair {
     workers: Vec<Worker<Listens>>,
@@ -71,6 +102,7 @@ struct Pair {
     full: Arc<AtomicBool>,
     heard: Arc<Mutex<Heard>>,
     answers: Arc<Answers>,
+    metrics: Arc<EngineMetrics>,
     now: u64,
     asked: u64,
 }
@@ -122,14 +154,14 @@ impl Pair {
         };
         let workers = parts.map(worker).collect();
         let (inboxes, answers) = ((0..2).map(|_| Vec::new()).collect(), Arc::default());
-        let mut pair = Self { workers, inboxes, shared, posted, full, heard, answers, now: 0, asked: 0 };
+        let mut pair = Self { workers, inboxes, shared, posted, full, heard, answers, metrics, now: 0, asked: 0 };
         pair.found();
         pair
     }
 
     /// A table of three shards, led here.
     fn found(&mut self) {
-        self.push(Input::CreateSystemShard(Box::new(SystemState::found(1, &["a:1".into()]))));
+        self.push(NodeInput::CreateSystemShard(Box::new(SystemState::found(1, &["a:1".into()]))));
         self.until("the system shard is led", |pair| pair.leads(SYSTEM_SHARD));
         let command = SystemCommand::CreateTable {
             name: "t".into(),
@@ -149,9 +181,9 @@ impl Pair {
         self.heard.lock().unwrap().led.contains(&shard)
     }
 
-    fn push(&mut self, input: Input) {
+    fn push(&mut self, input: impl Into<Input>) {
         let (shared, inboxes) = (&self.shared, &mut self.inboxes);
-        let taken = route(input, shared.places(), &mut |worker, input| {
+        let taken = route(input.into(), shared.places(), &mut |worker, input| {
             inboxes[usize::from(worker.0)].push(input);
             Ok(())
         });
@@ -169,7 +201,7 @@ impl Pair {
         }
         let maps = std::mem::take(&mut self.heard.lock().unwrap().maps);
         for map in maps {
-            self.push(Input::Map(map));
+            self.push(NodeInput::Map(map));
         }
     }
 
@@ -190,12 +222,19 @@ impl Pair {
     }
 
     fn request(&mut self, shard: ShardId, op: Op) -> (u64, Input) {
-        self.asked += 1;
-        let seq = ClientSeq(self.asked);
+        let seq = ClientSeq(self.asked + 1);
         let id = WriteId { client: ClientId(1), seq, floor: ClientSeq(0), deadline_us: u64::MAX };
+        self.ask(shard, Body::Write(WriteRequest { id, op }))
+    }
+
+    fn ask(&mut self, shard: ShardId, body: Body) -> (u64, Input) {
+        self.asked += 1;
         let reply = Reply { sink: Arc::clone(&self.answers) as Arc<dyn ReplySink>, id: self.asked };
-        let body = Body::Write(WriteRequest { id, op });
         (self.asked, Input::Requests(vec![Request { shard, epoch: None, body, reply }]))
+    }
+
+    fn take_fetches(&self) -> Vec<FetchRequest> {
+        std::mem::take(&mut self.heard.lock().unwrap().fetches)
     }
 
     /// A write to the shard that goes.
@@ -220,7 +259,7 @@ impl Pair {
 
     /// The shard has left the old worker, and the new one has made no round since.
     fn let_go(&mut self) {
-        self.push(Input::HandOver { shard: MOVED, to: WorkerId(1) });
+        self.push(HandOverInput::Begin { shard: MOVED, to: WorkerId(1) });
         self.rounds_until(&[OLD], "the shard is let go", |pair| pair.shared.places().worker_of(MOVED) == WorkerId(1));
     }
 }
@@ -293,9 +332,71 @@ fn a_node_that_stops_leaves_nobody_who_waits_for_a_shard_on_its_way_without_an_a
     pair.push(input);
     pair.round(OLD);
     pair.round(NEW);
-    pair.push(Input::Stop);
+    pair.push(NodeInput::Stop);
     for answer in pair.answers_to(early, late) {
         assert_eq!(answer.unwrap_err(), Refusal::NotReady);
     }
     assert!(pair.workers.iter().all(Worker::stopped));
+}
+
+#[test]
+fn what_waits_for_rows_goes_along_and_so_does_the_word_that_they_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::new(dir.path());
+    // Each in a block of its own: the first and the last block of a file may be in memory since it was taken in.
+    let key = |n: usize| format!("key-0{n}");
+    let value = |n: usize| n.to_string().repeat(64 << 10);
+    let ops = (0..8).map(|n| append(&key(n), &value(n))).collect();
+    let (written, input) = pair.request(MOVED, Op::Write { table: TableId(1), ops });
+    pair.push(input);
+    pair.until("the rows are written", |pair| pair.answers.take(written).is_some());
+    // Where it arrives its rows are in files only.
+    pair.let_go();
+    pair.heard.lock().unwrap().fetching = true;
+    let get = Read::Get { key: key(3).into(), at: At::Newest };
+    let (read, input) = pair.ask(MOVED, Body::Read { read: get, freshness: Freshness::Local });
+    pair.push(input);
+    let (write, input) = pair.request(MOVED, Op::Write { table: TableId(1), ops: vec![append(&key(5), "v")] });
+    pair.push(input);
+    pair.until("both ask for rows", |pair| {
+        let heard = pair.heard.lock().unwrap();
+        [true, false].iter().all(|for_read| heard.fetches.iter().any(|fetch| fetch.for_read == *for_read))
+    });
+    pair.push(HandOverInput::Begin { shard: MOVED, to: WorkerId(0) });
+    pair.rounds_until(&[NEW], "the shard goes back", |pair| pair.shared.places().worker_of(MOVED) == WorkerId(0));
+    for _ in 0..10 {
+        pair.round(NEW);
+        pair.round(OLD);
+    }
+    assert!(pair.answers.take(read).is_none() && pair.answers.take(write).is_none(), "the rows are not there");
+    assert_eq!(pair.metrics.waiting_requests.get(), 2);
+    // The word comes to the worker that asked.
+    for request in pair.take_fetches() {
+        pair.inboxes[NEW].push(bring(request).into());
+    }
+    let mut answers = [None, None];
+    for _ in 0..5_000 {
+        for (answer, n) in answers.iter_mut().zip([read, write]) {
+            if answer.is_none() {
+                *answer = pair.answers.take(n);
+            }
+        }
+        if answers.iter().all(Option::is_some) {
+            break;
+        }
+        pair.round(NEW);
+        pair.round(OLD);
+        for request in pair.take_fetches() {
+            let word = bring(request);
+            pair.push(word);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let [Some(Ok(Answer::Record { record: Some(found), .. })), Some(appended)] = &answers else {
+        panic!("not answered: {}", answers.iter().filter(|answer| answer.is_none()).count())
+    };
+    assert!(found.record.value == value(3) && offset(appended) == Offset(1));
+    pair.round(NEW);
+    pair.round(OLD);
+    assert_eq!(pair.metrics.waiting_requests.get(), 0, "whoever has the shard counts what waits in it");
 }

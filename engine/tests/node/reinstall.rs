@@ -10,7 +10,7 @@ use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::StoreError;
-use synod_engine::host::{Body, Freshness, Input, Read, Scan};
+use synod_engine::host::{AdminInput, Body, Freshness, Read, Scan};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::mem::MemDisk;
 
@@ -130,7 +130,7 @@ fn what_it_accepted_behind_the_snapshot_counts_when_it_is_reinstalled() {
     let gone = others(&c, victim).into_iter().find(|n| *n != leader).unwrap();
     c.kill(gone);
     let (told, built) = channel();
-    c.push(leader, Input::MakeSnapshot { shard, done: Box::new(move |made| told.send(made).unwrap()) });
+    c.push(leader, AdminInput::MakeSnapshot { shard, done: Box::new(move |made| told.send(made).unwrap()) });
     c.run_until("a snapshot is made", |_| built.try_recv().is_ok_and(|made| made.is_ok()));
     // Every one of these is acknowledged by the leader and the victim, and by nobody else.
     let offsets: Vec<u64> = (0..60).map(|n| c.append(table, "late", &format!("value {n}"))).collect();

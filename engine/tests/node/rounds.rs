@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{ShardId, TableId};
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::{Answer, Body, Input};
+use synod_engine::host::{AdminInput, Answer, Body};
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::state::mem::MemDisk;
 
@@ -74,7 +74,7 @@ fn what_follows_a_marker_waits_until_the_state_is_frozen() {
     let (mut c, table, shard) = rested(Disk::mem(1 << 16));
     let told = Arc::new(Mutex::new(None));
     let tell = Arc::clone(&told);
-    c.push(N1, Input::Scrub { shard, done: Box::new(move |slot| *tell.lock().unwrap() = Some(slot)) });
+    c.push(N1, AdminInput::Scrub { shard, done: Box::new(move |slot| *tell.lock().unwrap() = Some(slot)) });
     c.hurried = true;
     assert!(c.step());
     let marker = told.lock().unwrap().take().unwrap().unwrap();

@@ -12,7 +12,7 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::codec::keys::{self, RecordRow};
 use synod_engine::codec::record::Record;
-use synod_engine::host::{Input, ScrubReport};
+use synod_engine::host::{AdminInput, NodeInput, ScrubReport};
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::salvage;
@@ -32,7 +32,7 @@ fn begin(c: &mut Cluster, shard: ShardId) -> Slot {
         let tell = Arc::clone(&told);
         let done = Box::new(move |result| *tell.lock().unwrap() = Some(result));
         let leader = c.leader(shard).unwrap();
-        c.push(leader, Input::Scrub { shard, done });
+        c.push(leader, AdminInput::Scrub { shard, done });
         c.run_until("the marker is proposed or refused", |_| told.lock().unwrap().is_some());
         if let Some(Ok(slot)) = told.lock().unwrap().take() {
             return slot;
@@ -158,7 +158,7 @@ fn an_altered_record_is_found_and_its_node_named() {
         write(&mut c, table, 40);
         equal(&mut c, shard);
         // What is not frozen is replayed: the node's state ends in order.
-        c.push(victim, Input::Stop);
+        c.push(victim, NodeInput::Stop);
         c.run_for(10_000);
         alter(&mut c, victim, shard, 1);
         write(&mut c, table, 10);
@@ -179,7 +179,7 @@ fn without_a_majority_nobody_is_named() {
     let (mut c, table, shard) = uneven();
     write(&mut c, table, 40);
     for (node, how) in [(N1, 1), (N2, 2)] {
-        c.push(node, Input::Stop);
+        c.push(node, NodeInput::Stop);
         c.run_for(10_000);
         alter(&mut c, node, shard, how);
         write(&mut c, table, 3);

@@ -12,7 +12,7 @@ use synod_cluster::system::{Partitioning, Retention};
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
-use synod_engine::host::Input;
+use synod_engine::host::{AdminInput, Input, SnapshotInput};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::StateStore;
 use synod_engine::state::mem::MemState;
@@ -102,7 +102,7 @@ fn a_snapshot_is_made_where_the_whole_log_went_since_the_start() {
     c.run_until("its log goes", |c| c.replica(node, shard).is_some_and(|r| r.trimmed > Slot(0) && r.trimmed == r.last));
     let told = Arc::new(Mutex::new(None));
     let tell = Arc::clone(&told);
-    c.push(node, Input::MakeSnapshot { shard, done: Box::new(move |made| *tell.lock().unwrap() = Some(made)) });
+    c.push(node, AdminInput::MakeSnapshot { shard, done: Box::new(move |made| *tell.lock().unwrap() = Some(made)) });
     c.run_until("the snapshot is made", |_| told.lock().unwrap().is_some());
     assert_eq!(*told.lock().unwrap(), Some(Ok(())));
 }
@@ -127,7 +127,7 @@ fn a_learner_whose_log_reaches_a_snapshot_learns_from_it_what_is_chosen() {
     let stop = c.replica(leader, shard).unwrap().last.next();
     let expected = c.members(shard).config;
     let change = MemberChange::Remove(goes);
-    c.push(leader, Input::ChangeMembers { shard, expected, change, done: Box::new(|_| ()) });
+    c.push(leader, AdminInput::ChangeMembers { shard, expected, change, done: Box::new(|_| ()) });
     c.run_until("it is proposed", |c| c.replica(leader, shard).unwrap().last == stop);
     for member in [stays, goes, learner] {
         c.cut.insert((leader, member));
@@ -138,7 +138,7 @@ fn a_learner_whose_log_reaches_a_snapshot_learns_from_it_what_is_chosen() {
     let told = Arc::new(AtomicBool::new(false));
     let tell = Arc::clone(&told);
     let done = Box::new(move |made: Result<(), String>| tell.store(made.is_ok(), Ordering::Relaxed));
-    c.push(leader, Input::MakeSnapshot { shard, done });
+    c.push(leader, AdminInput::MakeSnapshot { shard, done });
     c.run_until("the snapshot is made", |_| told.load(Ordering::Relaxed));
     c.run_until("the log is gone", |c| c.replica(leader, shard).unwrap().trimmed == stop);
     c.heal();
@@ -265,8 +265,10 @@ fn die_at(c: &mut Cluster, node: NodeId, shard: ShardId, stage: Stage) {
     let told = |c: &Cluster, wanted: fn(&Input, ShardId) -> bool| {
         c.nodes[&node].seen.lock().unwrap().told.iter().any(|input| wanted(input, shard))
     };
-    let fetched: fn(&Input, ShardId) -> bool = |i, s| matches!(i, Input::SnapshotFetched(h) if h.shard == s);
-    let loaded: fn(&Input, ShardId) -> bool = |i, s| matches!(i, Input::SnapshotLoaded { shard, .. } if *shard == s);
+    let fetched: fn(&Input, ShardId) -> bool =
+        |i, s| matches!(i, Input::Snapshot(SnapshotInput::Fetched(h)) if h.shard == s);
+    let loaded: fn(&Input, ShardId) -> bool =
+        |i, s| matches!(i, Input::Snapshot(SnapshotInput::Loaded { shard, .. }) if *shard == s);
     match stage {
         Stage::Fetched => c.run_until("a snapshot is received", |c| told(c, fetched)),
         Stage::Loaded => c.run_until("its rows are loaded", |c| told(c, loaded)),

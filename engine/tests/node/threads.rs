@@ -9,15 +9,19 @@ use synod_cluster::ids::{
     ClientId, ClientSeq, Incarnation, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId,
 };
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
+use synod_engine::clock::MonotoneClock;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
-use synod_engine::host::{Answer, Body, Host, Input, Reply, ReplySink, Request};
+use synod_engine::host::{
+    Answer, Body, HandOverInput, Input, Links, NodeInput, PeerInput, ProcessHost, ReadHost, Reply, ReplySink, Request,
+    ScrubHost, SnapshotHost,
+};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::memory::{Holder, Memory};
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::node::{NodeShared, WorkerId};
-use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
+use synod_engine::runner::{self, WorkerHandle};
 use synod_engine::state::StateStore;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::mem::MemState;
@@ -39,11 +43,14 @@ impl Drop for Quiet {
     }
 }
 
-impl Host for Quiet {
+impl Links for Quiet {
     fn send(&mut self, _: NodeId, _: ShardId, _: Message) {}
     fn flush(&mut self, _: NodeWriteSeq) {}
+}
+
+impl ProcessHost for Quiet {
     fn map_changed(&mut self, map: Arc<SystemState>) {
-        assert!(self.handle.try_push(Input::Map(map)).is_ok());
+        assert!(self.handle.try_push(NodeInput::Map(map)).is_ok());
     }
     fn role_changed(&mut self, shard: ShardId, _: Option<NodeId>, here: bool) {
         if here {
@@ -59,6 +66,12 @@ impl Host for Quiet {
         7
     }
 }
+
+impl SnapshotHost for Quiet {}
+
+impl ScrubHost for Quiet {}
+
+impl ReadHost for Quiet {}
 
 fn wait(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -141,7 +154,7 @@ fn key_of(shard: u64) -> String {
 /// Founds a cluster with a table of so many shards, the first of which is shard 2, all led here.
 fn found(handle: &WorkerHandle, led: &Mutex<BTreeSet<ShardId>>, shards: u64) -> Arc<Answers> {
     let founding = Box::new(SystemState::found(1, &["a:1".into()]));
-    assert!(handle.try_push(Input::CreateSystemShard(founding)).is_ok());
+    assert!(handle.try_push(NodeInput::CreateSystemShard(founding)).is_ok());
     wait("the system shard is led", || led.lock().unwrap().contains(&SYSTEM_SHARD));
     let answers = Arc::new(Answers::default());
     let command = SystemCommand::CreateTable {
@@ -183,10 +196,10 @@ fn one_node(workers: u16, threaded: bool) {
         *offset += 1;
     }
     assert!(progress.writes_done() > 0);
-    assert!(handle.push(Input::Stop).is_ok());
+    assert!(handle.push(NodeInput::Stop).is_ok());
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert!(stopped.load(Ordering::SeqCst));
-    assert!(handle.try_push(Input::Drain).is_err());
+    assert!(handle.try_push(NodeInput::Drain).is_err());
 }
 
 fn push(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: ShardId, op: Op) {
@@ -243,7 +256,7 @@ fn a_shard_that_goes_from_worker_to_worker_under_writes_loses_none_and_doubles_n
                 asked += 1;
                 write_to(&handle, &answers, asked, asked % shards);
             }
-            assert!(handle.push(Input::HandOver { shard: moved, to }).is_ok());
+            assert!(handle.push(HandOverInput::Begin { shard: moved, to }).is_ok());
             let mut offsets = BTreeMap::<u64, BTreeSet<Offset>>::new();
             while told < asked {
                 told += 1;
@@ -262,12 +275,12 @@ fn a_shard_that_goes_from_worker_to_worker_under_writes_loses_none_and_doubles_n
         });
     }
     assert!(metrics.shards_handed_over_total.get() >= 8);
-    assert!(handle.push(Input::HandOver { shard: SYSTEM_SHARD, to: WorkerId(1) }).is_ok());
-    assert!(handle.push(Input::HandOver { shard: ShardId(99), to: WorkerId(1) }).is_ok());
+    assert!(handle.push(HandOverInput::Begin { shard: SYSTEM_SHARD, to: WorkerId(1) }).is_ok());
+    assert!(handle.push(HandOverInput::Begin { shard: ShardId(99), to: WorkerId(1) }).is_ok());
     write_to(&handle, &answers, asked + 1, 0);
     assert_eq!(offset_of(&answers, asked + 1), Offset(written[&0]));
     assert_eq!(handle.worker_of(SYSTEM_SHARD), WorkerId::FIRST, "the system shard stays");
-    assert!(handle.push(Input::Stop).is_ok());
+    assert!(handle.push(NodeInput::Stop).is_ok());
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
@@ -282,14 +295,14 @@ fn the_marks_of_peers_that_a_shard_has_heard_go_with_it() {
     let id = ShardId(2 + alone);
     let (from, incarnation, write_seq) = (NodeId(2), Incarnation(5), NodeWriteSeq(77));
     let messages = vec![(id, Message::PreVoteGranted { ballot: Ballot::default() })];
-    assert!(handle.push(Input::Peer { from, incarnation, write_seq, messages }).is_ok());
-    assert!(handle.push(Input::HandOver { shard: id, to: WorkerId(0) }).is_ok());
+    assert!(handle.push(PeerInput::Messages { from, incarnation, write_seq, messages }).is_ok());
+    assert!(handle.push(HandOverInput::Begin { shard: id, to: WorkerId(0) }).is_ok());
     wait("the shard is with the other worker", || handle.worker_of(id) == WorkerId(0));
     write_to(&handle, &answers, 1, alone);
     offset_of(&answers, 1);
     let seen = log.recover_node().unwrap().seen;
     assert_eq!(seen, [(from, incarnation, write_seq)], "what the shard writes may follow from what it heard");
-    assert!(handle.push(Input::Stop).is_ok());
+    assert!(handle.push(NodeInput::Stop).is_ok());
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
@@ -317,6 +330,6 @@ fn a_worker_that_has_all_of_the_load_hands_a_shard_to_an_idle_one() {
         busy.iter().any(|shard| handle.worker_of(ShardId(2 + shard)) == WorkerId(1))
     });
     assert!(metrics.shards_handed_over_total.get() >= 1);
-    assert!(handle.push(Input::Stop).is_ok());
+    assert!(handle.push(NodeInput::Stop).is_ok());
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

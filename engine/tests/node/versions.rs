@@ -8,7 +8,7 @@ use synod_cluster::jobs::move_replica::MoveReplica;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{CLUSTER_VERSION, Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::{Body, Input};
+use synod_engine::host::{Body, NodeInput};
 use synod_paxos::types::ConfigId;
 
 fn upgrade(spoken_by: &[NodeId]) -> SystemCommand {
@@ -88,7 +88,7 @@ fn a_map_of_another_cluster_is_not_followed() {
     let mut other = SystemState::found(78, &["elsewhere:1".into()]);
     (other.revision, other.next_shard, other.version) = (1_000_000, 100, ClusterVersion::SPOKEN);
     for node in c.ids() {
-        c.push(node, Input::Map(Arc::new(other.clone())));
+        c.push(node, NodeInput::Map(Arc::new(other.clone())));
     }
     c.run_for(2_000_000);
     let after = c.report(N1);

@@ -18,13 +18,14 @@ use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep};
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::backup_dir::{Entry, Folder, Half, Manifest, failed};
 use super::context::Context;
 use super::error::Result;
 use super::output::json;
 use super::status;
+use crate::node::dial;
 
 /// How long one shard is tried, where `--timeout` does not say.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -192,7 +193,7 @@ impl Source {
         if let Some(channel) = self.channels.get(&node.id) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{}", node.addr)).map_err(failed)?.connect_timeout(CONNECT);
+        let endpoint = dial::endpoint(&node.addr).map_err(failed)?.connect_timeout(CONNECT);
         let channel = endpoint.connect().await.map_err(|e| failed(format!("{}: {e}", node.addr)).retryable())?;
         self.channels.insert(node.id, channel.clone());
         Ok(channel)

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use synod_cluster::ids::ShardId;
 use synod_engine::check::{self, Report, check, is_snapshot};
-use synod_engine::runner::wall_us;
+use synod_engine::clock::wall_us;
 use synod_engine::worker::AHEAD_MICROS;
 
 use super::context::Context;

@@ -17,7 +17,6 @@ pub use guarded::{BROKEN_STREAMS, Guarded, PENDING_RESETS};
 pub use http::{HTTP_PLACES, HttpDoor};
 pub use pass::{ENTRANCE_PLACES, OPERATOR_PLACES, PEER_PLACES, Pass, Places};
 
-use super::peer::wire;
 use futures::{Stream, StreamExt};
 use guarded::Beginning;
 use std::io;
@@ -30,12 +29,13 @@ use tonic::transport::server::TcpIncoming;
 /// How long accepting rests when the process has no file descriptor left.
 const REST: Duration = Duration::from_millis(50);
 
-/// The gRPC port's connections. Those that begin as a link are given to `links` instead. Without delay: a server's own setting
-/// for that is ignored by `serve_with_incoming`, and small frames would wait for acknowledgements.
+/// The gRPC port's connections. Those whose first byte is `link` begin as a link and are given to `links` instead. Without delay: a
+/// server's own setting for that is ignored by `serve_with_incoming`, and small frames would wait for acknowledgements.
 pub fn incoming(
     listener: TcpListener,
     places: Arc<Places>,
     most: usize,
+    link: u8,
     links: impl Fn(Guarded),
 ) -> impl Stream<Item = io::Result<Guarded>> {
     let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -53,7 +53,9 @@ pub fn incoming(
         }
     });
     // The places bound them: one more, so that the door never stands closed.
-    let begun = admitted.map(begin).buffer_unordered(most + ENTRANCE_PLACES + PEER_PLACES + OPERATOR_PLACES + 1);
+    let begun = admitted
+        .map(move |admitted| begin(admitted, link))
+        .buffer_unordered(most + ENTRANCE_PLACES + PEER_PLACES + OPERATOR_PLACES + 1);
     begun.filter_map(move |begun| {
         let grpc = match begun {
             Some((connection, Beginning::Link)) => {
@@ -68,9 +70,9 @@ pub fn incoming(
 }
 
 /// Waits until it is known how a connection begins, and no longer than its place allows.
-async fn begin((places, mut connection): (Arc<Places>, Guarded)) -> Option<(Guarded, Beginning)> {
+async fn begin((places, mut connection): (Arc<Places>, Guarded), link: u8) -> Option<(Guarded, Beginning)> {
     let patience = connection.pass().handshake();
-    match timeout(patience, connection.begin(wire::PREFACE[0])).await {
+    match timeout(patience, connection.begin(link)).await {
         Ok(begun) => Some((connection, begun.ok()?)),
         Err(_) => {
             places.count_unfinished();
@@ -99,7 +101,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let linked = std::sync::Mutex::new(Vec::new());
-        let mut door = pin!(incoming(listener, Places::new(8), 8, |link| linked.lock().unwrap().push(link)));
+        let mut door = pin!(incoming(listener, Places::new(8), 8, 0, |link| linked.lock().unwrap().push(link)));
         let call = |bytes: &'static [u8]| async move {
             let mut stream = TcpStream::connect(addr).await.unwrap();
             stream.write_all(bytes).await.unwrap();
@@ -128,7 +130,7 @@ mod tests {
     async fn who_finds_no_place_has_to_leave_and_who_is_vouched_for_stays() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut door = pin!(incoming(listener, Places::new(1), 1, |_| panic!("no link")));
+        let mut door = pin!(incoming(listener, Places::new(1), 1, 0, |_| panic!("no link")));
         let mut callers = Vec::new();
         let mut held = Vec::new();
         for _ in 0..3 {
@@ -160,7 +162,7 @@ mod tests {
             stream.write_all(&vec![7; 4 << 20]).await.unwrap();
             stream
         });
-        let mut door = pin!(incoming(listener, Places::new(1), 1, |_| panic!("no link")));
+        let mut door = pin!(incoming(listener, Places::new(1), 1, 0, |_| panic!("no link")));
         let mut connection = door.next().await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let (mut all, mut turn, mut longest, mut pending) = (0, 0, 0, 0);

@@ -4,6 +4,7 @@
 //! older map than the one in force.
 
 use super::api::cluster;
+use super::dial;
 use super::host::Signals;
 use super::map::{self, MapBook};
 use super::peer::{HELLO_METADATA, Peers, address_change};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
 use synod_cluster::system::{SystemCommand, SystemState, TooNew};
-use synod_engine::host::Input;
+use synod_engine::host::{Input, NodeInput};
 use synod_engine::runner::WorkerHandle;
 use synod_proto::v1;
 use synod_proto::v1::synod_client::SynodClient;
@@ -57,11 +58,11 @@ impl Follower {
         if let Some(map) = self.book.get() {
             self.peers.update(&map);
             // Without a replica of the system shard here no other word of it comes before the map changes next.
-            self.tell(Input::Map(map));
+            self.tell(NodeInput::Map(map));
         }
         if let Some(state) = founding {
             self.peers.update(&state);
-            self.tell(Input::CreateSystemShard(Box::new(state)));
+            self.tell(NodeInput::CreateSystemShard(Box::new(state)));
         }
         tokio::spawn(self.clone().follow_here());
         tokio::spawn(self.clone().follow_others());
@@ -70,8 +71,8 @@ impl Follower {
         tokio::spawn(self.leave_when_quarantined());
     }
 
-    fn tell(&self, input: Input) {
-        let worker = self.worker.clone();
+    fn tell(&self, input: impl Into<Input>) {
+        let (worker, input) = (self.worker.clone(), input.into());
         // The queue may be full for a moment, and this must not be lost.
         tokio::task::spawn_blocking(move || drop(worker.push(input)));
     }
@@ -86,7 +87,7 @@ impl Follower {
             tracing::warn!("{why}: stop this process; its data directory is of no use to another node");
         }
         self.peers.update(map);
-        self.tell(Input::Map(Arc::clone(map)));
+        self.tell(NodeInput::Map(Arc::clone(map)));
     }
 
     /// A node that came back under another address says so, until the map has it.
@@ -169,9 +170,7 @@ impl Follower {
     }
 
     async fn watch(&self, node: Option<NodeId>, addr: &str) -> Result<(), String> {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{addr}"))
-            .map_err(|e| e.to_string())?
-            .connect_timeout(Duration::from_secs(1))
+        let endpoint = dial::endpoint(addr)?
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(3))
             .keep_alive_while_idle(true);

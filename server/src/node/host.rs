@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::SystemState;
-use synod_engine::host::{FetchRequest, Host, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{
+    FetchRequest, Links, ProcessHost, ReadHost, ScrubHost, SnapshotHost, SnapshotKind, SnapshotRequest,
+};
 use synod_engine::scrub::ScrubRequest;
 use synod_engine::state::{BulkLoad, ViewJob};
 use synod_paxos::message::Message;
@@ -57,19 +59,21 @@ impl NodeHost {
     }
 }
 
-impl Host for NodeHost {
+impl Links for NodeHost {
     fn send(&mut self, to: NodeId, shard: ShardId, message: Message) {
         self.outbox.send(to, shard, &message);
-    }
-
-    fn flush(&mut self, durable: NodeWriteSeq) {
-        self.outbox.flush(durable);
     }
 
     fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
         self.outbox.dropped()
     }
 
+    fn flush(&mut self, durable: NodeWriteSeq) {
+        self.outbox.flush(durable);
+    }
+}
+
+impl ProcessHost for NodeHost {
     fn map_changed(&mut self, map: Arc<SystemState>) {
         self.signals.maps.send_replace(Some(map));
     }
@@ -107,7 +111,9 @@ impl Host for NodeHost {
     fn random(&mut self) -> u64 {
         rand::random()
     }
+}
 
+impl SnapshotHost for NodeHost {
     fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
         Some(self.snapshots.build(request))
     }
@@ -120,10 +126,16 @@ impl Host for NodeHost {
         self.snapshots.ask(to, shard, least);
     }
 
-    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
-        self.readers.take(request)
+    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
+        self.snapshots.load(shard, space, loader);
     }
 
+    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
+        self.snapshots.forget(shard, kind);
+    }
+}
+
+impl ScrubHost for NodeHost {
     fn build_scrub(&mut self, request: ScrubRequest) -> Option<ViewJob> {
         Some(self.snapshots.scrub(request))
     }
@@ -131,12 +143,14 @@ impl Host for NodeHost {
     fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
         self.snapshots.tell_scrub(to, shard, slot, hash);
     }
+}
 
-    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
-        self.snapshots.load(shard, space, loader);
+impl ReadHost for NodeHost {
+    fn fetches_rows(&self) -> bool {
+        self.readers.have_room()
     }
 
-    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
-        self.snapshots.forget(shard, kind);
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        self.readers.take(request)
     }
 }

@@ -5,7 +5,7 @@
 use super::door::HttpDoor;
 use super::host::Signals;
 use super::map::MapBook;
-use super::peer::{Peers, Progress};
+use super::peer::{Peers, Progress, Work};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -28,7 +28,7 @@ pub struct Pages {
     pub book: Arc<MapBook>,
     /// The peers.
     pub peers: Arc<Peers>,
-    /// The worker's and the log writer's progress.
+    /// The progress of workers, readers and the log writer.
     pub progress: Arc<Progress>,
 }
 
@@ -42,16 +42,19 @@ pub async fn serve(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
     axum::serve(HttpDoor::new(listener), app).await
 }
 
-/// A worker's round or a log write that takes longer counts as hung: the process should be restarted.
+/// A worker's round, a reader's read or a log write that takes longer counts as hung: the process should be restarted.
 const HUNG: Duration = Duration::from_secs(10);
 
-/// Alive: the worker's round and the log write under way, where there are such, end in time.
+/// Alive: the rounds, reads and the log write under way, where there are such, end in time.
 async fn livez(State(pages): State<Pages>) -> (StatusCode, String) {
-    let stalled = pages.progress.stalled();
-    if stalled <= HUNG {
+    let Some((work, stalled)) = pages.progress.oldest().filter(|(_, age)| *age > HUNG) else {
         return (StatusCode::OK, "ok\n".into());
-    }
-    let what = if pages.progress.round() > HUNG { "round of the worker" } else { "write of the log" };
+    };
+    let what = match work {
+        Work::Round => "round of the worker",
+        Work::Read => "read of the state by a reader thread",
+        Work::Write => "write of the log",
+    };
     let (for_s, most_s) = (stalled.as_secs(), HUNG.as_secs());
     let why = format!("the {what} under way has taken {for_s} s, more than {most_s} s: is the disk hung?\n");
     (StatusCode::SERVICE_UNAVAILABLE, why)

@@ -1,11 +1,13 @@
 //! The node process: from a data directory to a member that serves, and in order down again.
 //!
-//! Owns: the order in which a node comes up and goes down. Must never: serve before its identity is durable, or end with
+//! Owns: the order in which a node comes up (`stages`) and goes down. Must never: serve before its identity is durable, or end with
 //! exit code 0 before its leaderships were handed over (or could not be) and its state was flushed.
 
 pub mod api;
+mod complaints;
 pub mod data_dir;
 mod descriptors;
+pub mod dial;
 mod disk;
 mod door;
 mod follow;
@@ -18,69 +20,34 @@ mod panics;
 pub mod peer;
 mod readers;
 pub mod snapshots;
+mod stages;
+mod status;
 pub mod system;
 mod team;
 mod term;
 pub mod threads;
 mod versions;
 
-use crate::config::{Lease, ServerConfig};
+use crate::config::ServerConfig;
 use anyhow::{Context, Result, bail};
-use api::admin::job_desk::JobDesk;
-use api::admin::{self, AdminService};
-use api::cluster::ClusterCheck;
-use api::gate::Gates;
-use api::synod::{self, SynodService};
 use data_dir::DataDir;
 use disk::Disk;
-use door::Places;
-use host::{NodeHost, Signals};
+use host::Signals;
 use map::MapBook;
 pub use panics::NETWORK_THREAD;
-use peer::{Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, Spoken, WorkerInbox};
-use readers::Readers;
-use snapshots::SnapshotDesk;
+use peer::{Peers, Progress, WorkerInbox};
+use stages::Listening;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use synod_cluster::ids::{ClusterVersion, Nonce, SYSTEM_SHARD};
-use synod_cluster::system::{SystemState, TooNew};
-use synod_engine::host::Input;
-use synod_engine::identity;
+use synod_cluster::system::TooNew;
+use synod_engine::host::{Input, NodeInput};
+use synod_engine::logstore::LogStore;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
-use synod_engine::logstore::{LogStore, NodeRecovered};
-use synod_engine::memory::{Holder, Memory};
-use synod_engine::node::{NodeShared, WORKERS_MAX};
-use synod_engine::runner::{self, MonotoneClock, WorkerHandle};
-use synod_engine::salvage::{self, SetAside};
-use synod_engine::state::StateStore;
-use synod_engine::state::front::FrontState;
-use synod_engine::state::rocks::StateOptions;
-use synod_engine::times::Times;
-use synod_engine::worker::WorkerOptions;
-use synod_engine::writer;
-use synod_proto::v1::admin_server::AdminServer;
-use synod_proto::v1::synod_server::SynodServer;
-use system::SystemDesk;
-use team::Team;
-use term::Term;
+use synod_engine::runner::WorkerHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Server;
-use versions::VersionDesk;
 
-/// Inputs that may wait for the worker.
-const INBOX: usize = 16_384;
-/// How much longer than its worker a node that goes down waits for its leaderships to be taken over.
-const DRAIN_SLACK: Duration = Duration::from_secs(1);
-/// The longest message of a client, bytes: the greatest batch that any settings allow, so that one above this node's own limit
-/// is refused by name, and not with its connection.
-const CLIENT_MESSAGE: usize = 33 << 20;
-/// How far ahead of its shard's time a write's deadline may lie, µs: 10 minutes, and as much for clocks that differ.
-const DEADLINE_AHEAD: u64 = 20 * 60 * 1_000_000;
 /// How long it waits for its worker to flush.
 const FLUSH: Duration = Duration::from_secs(30);
 
@@ -121,7 +88,9 @@ pub async fn run(config: ServerConfig) -> Result<()> {
             left.display()
         );
     }
-    let node = Node::start(&config, started, listener, log, recovered, &mut disk).await?;
+    let listening = Listening::begin(&config, listener, &recovered);
+    let member = listening.settle(&config, log, recovered).await?;
+    let node = member.run(&config, &mut disk)?.serve(&config, started)?;
     node.watch(disk)?;
     tokio::select! {
         result = node.serve(http) => result,
@@ -152,191 +121,6 @@ struct Node {
 }
 
 impl Node {
-    async fn start(
-        config: &ServerConfig,
-        started: Instant,
-        listener: TcpListener,
-        log: Arc<RocksLog>,
-        recovered: NodeRecovered,
-        disk: &mut Disk,
-    ) -> Result<Self> {
-        let clock = MonotoneClock::default();
-        let engine_seen = Arc::new(identity::SeenTable::default());
-        for (node, incarnation, seq) in &recovered.seen {
-            engine_seen.raise(*node, (*incarnation, *seq));
-        }
-        let seen = Arc::new(SeenTable::over(Arc::clone(&engine_seen)));
-        let desk = Desk::new(Arc::clone(&seen));
-        let peer_service = PeerService::new(Arc::clone(&desk), &config.settings);
-        let synod_service = SynodService::default();
-        let admin_service = AdminService::default();
-        let meant_for = ClusterCheck::default();
-        let connections = config.settings.network.connections_max as usize;
-        let places = Places::new(connections);
-        // Before it belongs anywhere the node answers who it is, so that founders find each other.
-        let serving = {
-            let mut server = peer::tune_server(Server::builder());
-            let longest = peer::frame_bytes_max(&config.settings);
-            let peers = Arc::clone(&peer_service);
-            let let_in = move |request| peers.let_in(request);
-            let synod = SynodServer::new(synod_service.clone()).max_decoding_message_size(CLIENT_MESSAGE);
-            let admin = AdminServer::new(admin_service.clone()).max_decoding_message_size(longest);
-            let router = server
-                .add_service(Arc::clone(&peer_service).into_server())
-                .add_service(InterceptedService::new(InterceptedService::new(synod, meant_for.clone()), let_in.clone()))
-                .add_service(InterceptedService::new(InterceptedService::new(admin, meant_for.clone()), let_in));
-            let links = Arc::clone(&peer_service);
-            let incoming =
-                door::incoming(listener, Arc::clone(&places), connections, move |connection| links.link(connection));
-            tokio::spawn(router.serve_with_incoming(incoming))
-        };
-
-        let belonging = peer::settle(config, log.as_ref(), &recovered, &desk).await?;
-        let identity = belonging.identity.clone();
-        let (cluster, me) = (identity.cluster.0, identity.node);
-        meant_for.belong_to(cluster);
-        let speaks = config.settings.cluster.speaks();
-        let incarnation = log.begin_incarnation()?;
-        tracing::info!(node = me.0, cluster = format!("{cluster:032x}"), how = ?belonging.how, "belongs");
-        let founding = founding(&belonging, &recovered);
-
-        let registry = prometheus::Registry::new();
-        places.register(&registry)?;
-        let times = times(config, log.as_ref(), &recovered)?;
-        let term = Term::begin(&config.data_dir, times.support)?;
-        let options = worker_options(config, times, term.owed());
-        tokio::spawn(term.settle());
-        let drain = Duration::from_micros(options.drain_micros) + DRAIN_SLACK;
-        let engine_metrics = Arc::new(synod_engine::metrics::EngineMetrics::new(&registry)?);
-        let spoken = Arc::new(Spoken::default());
-        let nonce = Nonce(rand::random::<u64>() | 1);
-        let local = Local { cluster, node: me, incarnation, nonce, speaks };
-        let book = MapBook::open(&config.data_dir, &local, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
-        let signals = Arc::new(Signals {
-            maps: watch::Sender::new(None),
-            drained: Notify::new(),
-            quarantined: watch::Sender::new(None),
-            members: watch::Sender::default(),
-            failed: watch::Sender::new(None),
-            system_led: AtomicBool::new(false),
-        });
-        let memory = Memory::new(usize::try_from(config.settings.limits.memory_max.as_u64()).unwrap_or(usize::MAX));
-        memory.register(&registry)?;
-        let workers = workers(config);
-        let (worker, inputs) = runner::inputs_within(workers, INBOX, memory.of(Holder::Inbox));
-        let engine_progress = Arc::new(writer::WriterProgress::default());
-        let rounds: Vec<Arc<writer::UnderWay>> = (0..workers).map(|_| Arc::default()).collect();
-        let reading: Vec<Arc<writer::UnderWay>> =
-            (0..config.settings.storage.read_threads).map(|_| Arc::default()).collect();
-        let watched = rounds.iter().chain(&reading).cloned().collect();
-        let progress = Arc::new(Progress::over(Arc::clone(&engine_progress), watched, clock));
-        let peers = Peers::start(PeersSetup {
-            local,
-            timing: config.settings.timing.clone(),
-            inbox: Arc::new(worker.clone()),
-            seen,
-            progress: Arc::clone(&progress),
-            clock,
-            drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
-            desk: Arc::clone(&desk),
-            spoken,
-            advertised: config.advertised(),
-            hints: config.join.clone(),
-        });
-        let stores = state_stores(config, &log, disk, workers)?;
-        let snapshots = SnapshotDesk::open(snapshots::Setup {
-            dir: config.data_dir.join(data_dir::SNAPSHOTS),
-            local,
-            worker: worker.clone(),
-            book: Arc::clone(&book),
-            max_rate: config.settings.snapshot.max_rate.as_u64(),
-            scrub_rate: config.settings.scrub.max_rate.as_u64(),
-            spare: disk.spare(),
-            registry: &registry,
-        })?;
-        let owned: Arc<dyn LogStore> = log;
-        let node_log = Arc::downgrade(&owned);
-        let team = Team {
-            me,
-            shared: Arc::new(NodeShared::over(worker.places(), incarnation)),
-            recovered,
-            incarnation,
-            log: owned,
-            seen: engine_seen,
-            progress: engine_progress,
-            metrics: engine_metrics,
-            clock,
-            memory: memory.clone(),
-            options,
-        };
-        let (readers, reading) = Readers::start(reading, clock, &worker)?;
-        let host = || {
-            let (book, signals, snapshots) = (Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
-            NodeHost::new(peers.outbox(), book, signals, snapshots, readers.clone())
-        };
-        let mut threads = team.start(config.settings.storage.log_write, &worker, inputs, stores, host, rounds)?;
-        // They end with the workers, and are waited for after them.
-        threads.extend(reading);
-        drop(readers);
-        metrics::register(&registry, &worker)?;
-        let gates = Gates::new(&worker, config.settings.limits.worker_requests_max as usize, &registry)?;
-        peers.register(&registry)?;
-
-        let addresses = Arc::clone(desk.addresses());
-        let system =
-            SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers), addresses, node_log);
-        let system = Arc::new(system);
-        let versions = Arc::new(VersionDesk::new(local, Arc::clone(&book), Arc::clone(&peers), Arc::clone(&system)));
-        let jobs = JobDesk::new(me, worker.clone(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&system));
-        let jobs = Arc::new(jobs);
-        let gate: Arc<dyn peer::SystemGate> = system.clone();
-        peer_service.serve_snapshots(Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
-        peer_service.up(&peers, gate);
-        admin_service.up(admin::Up {
-            node: me,
-            cluster,
-            addr: config.advertised(),
-            worker: worker.clone(),
-            book: Arc::clone(&book),
-            peers: Arc::clone(&peers),
-            system: Arc::clone(&system),
-            versions: Arc::clone(&versions),
-            jobs: Arc::clone(&jobs),
-            signals: Arc::clone(&signals),
-            snapshots,
-            started,
-        });
-        tokio::spawn(jobs.run(admin_service));
-        synod_service.up(synod::Up {
-            cluster,
-            worker: worker.clone(),
-            gates,
-            book: Arc::clone(&book),
-            peers: Arc::clone(&peers),
-            limits: config.settings.limits.clone(),
-            memory,
-            gateway: tokio::sync::OnceCell::new(),
-            endpoint: config.advertised(),
-        });
-        let follower = follow::Follower {
-            cluster,
-            me,
-            advertised: config.advertised(),
-            join: config.join.clone(),
-            worker: worker.clone(),
-            book: Arc::clone(&book),
-            peers: Arc::clone(&peers),
-            signals: Arc::clone(&signals),
-            system,
-        };
-        if founding.is_some() {
-            tokio::spawn(versions.raise_new_cluster());
-        }
-        follower.start(founding);
-        let (threads, serving) = (std::sync::Mutex::new(threads), std::sync::Mutex::new(Some(serving)));
-        Ok(Self { worker, threads, peers, progress, book, signals, registry, serving, drain })
-    }
-
     /// Serves until something fails.
     async fn serve(&self, http: Option<TcpListener>) -> Result<()> {
         let serving = self.serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -369,10 +153,10 @@ impl Node {
         let hint = worker.clone();
         let low = move |why: Option<Arc<str>>| {
             peers.say_disk_low(why.is_some());
-            worker.try_push(Input::DiskLow(why)).is_ok()
+            worker.try_push(NodeInput::DiskLow(why)).is_ok()
         };
         // Told again soon where it finds no room.
-        let spare = move |bytes| drop(hint.try_push(Input::DiskSpare(bytes)));
+        let spare = move |bytes| drop(hint.try_push(NodeInput::DiskSpare(bytes)));
         disk.watch(low, spare, move |why| drop(signals.failed.send_replace(Some(why))))
     }
 
@@ -403,7 +187,7 @@ impl Node {
 
     /// Leaderships first, then the state, then the process.
     async fn go_down(&self) -> Result<()> {
-        if self.worker.try_push(Input::Drain).is_ok()
+        if self.worker.try_push(NodeInput::Drain).is_ok()
             && timeout(self.drain, self.signals.drained.notified()).await.is_err()
         {
             tracing::warn!("not every leadership was taken over in time");
@@ -414,7 +198,7 @@ impl Node {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let worker = self.worker.clone();
         let flushed = tokio::task::spawn_blocking(move || {
-            let told = worker.push(Input::Stop).is_ok();
+            let told = worker.push(NodeInput::Stop).is_ok();
             told && threads.into_iter().map(std::thread::JoinHandle::join).filter(Result::is_err).count() == 0
         });
         match timeout(FLUSH, flushed).await {
@@ -424,88 +208,6 @@ impl Node {
         self.peers.stop();
         Ok(())
     }
-}
-
-/// The system shard of a new cluster is created by each of its founders, from the founding list, until it exists here.
-fn founding(belonging: &Belonging, recovered: &NodeRecovered) -> Option<SystemState> {
-    if belonging.founders.is_empty() || recovered.groups.contains(&SYSTEM_SHARD) || belonging.how == How::Joined {
-        return None;
-    }
-    let state = SystemState::found(belonging.identity.cluster.0, &belonging.founders);
-    let here = state.shards[&SYSTEM_SHARD].membership.role_of(belonging.identity.node).is_some();
-    here.then_some(state)
-}
-
-/// How many workers the node has; the bounds were checked.
-fn workers(config: &ServerConfig) -> u16 {
-    u16::try_from(config.settings.workers).unwrap_or(WORKERS_MAX).min(WORKERS_MAX)
-}
-
-/// The state, a front of it for each worker; a damaged one is put aside, and what is sound of it kept. The disk's low mark leaves room for both stores.
-fn state_stores(
-    config: &ServerConfig,
-    log: &Arc<RocksLog>,
-    disk: &mut Disk,
-    workers: u16,
-) -> Result<Vec<Box<dyn StateStore>>> {
-    let storage = &config.settings.storage;
-    let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-    let sizes = StateOptions { cache_bytes: bytes(storage.block_cache), ..StateOptions::default() };
-    let (shared, aside) =
-        salvage::open(&config.data_dir.join(data_dir::STATE), sizes.on_disk_of(disk.total()), log.as_ref())?;
-    if let Some(SetAside { why, to, kept, lost }) = aside {
-        tracing::error!(moved_to = %to.display(), kept = kept.len(), lost = lost.len(), "the state is damaged: {why}");
-        for (shard, why) in lost {
-            tracing::error!(%shard, "the state of shard {shard} is lost here and comes back from the log or a snapshot: {why}");
-        }
-    }
-    // Held weakly: a node that goes down closes its stores while the disk is still watched.
-    let (weak_log, weak_state) = (Arc::downgrade(log), Arc::downgrade(&shared));
-    let largest = move || {
-        // An error here is met with by whoever reads next.
-        let log = weak_log.upgrade().and_then(|log| log.largest_compaction().ok());
-        let state = weak_state.upgrade().and_then(|state| state.largest_compaction().ok());
-        log.unwrap_or(0) + state.unwrap_or(0)
-    };
-    let fronts = FrontState::several(&shared, bytes(storage.state_memory), workers)?;
-    let step = LogOptions::default().on_disk_of(disk.total()).step_bytes();
-    let unflushed: usize = fronts.iter().map(FrontState::unflushed_bytes_max).sum();
-    disk.allow_for(step + unflushed as u64, largest);
-    Ok(fronts.into_iter().map(|front| Box::new(front) as Box<dyn StateStore>).collect())
-}
-
-/// How long the node waits for others. A term of support longer than that of nodes in one place is given only where no older
-/// binary can start on the data directory: it does not know the term that it would owe. A new directory keeps them out at once.
-fn times(config: &ServerConfig, log: &RocksLog, recovered: &NodeRecovered) -> Result<Times> {
-    let times = config.settings.timing.times();
-    let needed = ClusterVersion(2);
-    if times.support <= Times::NEAR.support || recovered.sealed >= needed {
-        return Ok(times);
-    }
-    if recovered.identity.is_none() && config.settings.cluster.speaks() >= needed {
-        log.seal(needed)?;
-        return Ok(times);
-    }
-    tracing::warn!(
-        "timing.round_trip_ms: leases stay as short as in one place until the cluster is at version {} (`synod cluster upgrade`) and \
-         this node is started again",
-        needed.0
-    );
-    Ok(Times { support: Times::NEAR.support, ..times })
-}
-
-fn worker_options(config: &ServerConfig, times: Times, support_owed: u64) -> WorkerOptions {
-    let mut options =
-        WorkerOptions { waiting_max: config.settings.limits.node_requests_max as usize, ..WorkerOptions::default() };
-    times.set(&mut options);
-    options.speaks = config.settings.cluster.speaks();
-    options.tails_max = config.settings.limits.node_tails_max as usize;
-    options.deadline_ahead_micros = DEADLINE_AHEAD;
-    options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
-    options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
-    options.paxos.support_owed_micros = support_owed;
-    options.paxos.lease = config.settings.reads.lease == Lease::On;
-    options
 }
 
 /// Returns once standard input is closed. A thread of its own: a read from a terminal or pipe cannot be cancelled.

@@ -1,14 +1,15 @@
-//! The threads that bring rows into memory for reads.
+//! The threads that bring rows into memory for reads, tails and entries to be applied.
 //!
-//! Owns: the bounded queue to them, and the age of what each reads. Must never: hold a worker up, leave a read without word (where rows
+//! Owns: the bounded queue to them, and the age of what each reads. Must never: hold a worker up, leave what waits without word (where rows
 //! cannot be read, the worker meets with that itself), or hang unseen: a node whose disk hangs must not look alive.
 
 use anyhow::{Context as _, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use synod_engine::host::{FetchRequest, Input};
-use synod_engine::runner::{MonotoneClock, WorkerHandle};
+use synod_engine::clock::MonotoneClock;
+use synod_engine::host::{FetchRequest, RowsFetched};
+use synod_engine::runner::WorkerHandle;
 use synod_engine::writer::UnderWay;
 
 /// Requests that may wait, of all workers; more are read by the worker itself.
@@ -41,6 +42,12 @@ impl Readers {
         Ok((Self(Some(wanted)), reading.into_iter().map(reader).collect::<Result<_>>()?))
     }
 
+    /// Whether there is room for a fetch.
+    #[must_use]
+    pub fn have_room(&self) -> bool {
+        self.0.as_ref().is_some_and(|wanted| !wanted.is_full())
+    }
+
     /// Whether a reader takes this.
     #[must_use]
     pub fn take(&self, request: FetchRequest) -> bool {
@@ -49,14 +56,17 @@ impl Readers {
 }
 
 fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle, clock: MonotoneClock, reading: &UnderWay) {
-    for FetchRequest { shard, ticket, lacked, fetcher } in queue {
-        reading.begin(clock.now());
-        if let Err(error) = fetcher.fetch(&lacked) {
-            tracing::debug!(%shard, "rows could not be read: {error}");
+    for FetchRequest { shard, ticket, lacked, fetcher, .. } in queue {
+        for row in &lacked {
+            // Each for itself: that many take long is no sign of a disk that hangs.
+            reading.begin(clock.now());
+            if let Err(error) = fetcher.fetch(row) {
+                tracing::debug!(%shard, "rows could not be read: {error}");
+            }
         }
         reading.end();
         drop(fetcher);
         // A worker that has ended has answered what waited.
-        let _ = workers.push(Input::RowsFetched { shard, ticket });
+        let _ = workers.push(RowsFetched { shard, ticket });
     }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClientId, NodeId, ShardId, Slot, Space};
 use synod_engine::StoreError;
-use synod_engine::host::{Input, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{Input, ScrubInput, SnapshotInput, SnapshotKind, SnapshotRequest};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::scrub::{self, ScrubError, ScrubRequest, Scrubbed};
 use synod_engine::snapshot::offers::{Fetches, Offer, is_of_another};
@@ -164,12 +164,12 @@ impl SnapshotDesk {
                 desk.lock().built.insert(shard, Arc::new(file));
             });
             told.done = true;
-            desk.tell(Input::SnapshotBuilt { shard, result });
+            desk.tell(SnapshotInput::Built { shard, result });
         })
     }
 
     /// Tells the worker; its end is the process's.
-    fn tell(&self, input: Input) {
+    fn tell(&self, input: impl Into<Input>) {
         let _ = self.worker.push(input);
     }
 
@@ -231,6 +231,7 @@ impl SnapshotDesk {
     pub fn load(self: &Arc<Self>, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
         let desk = Arc::clone(self);
         let run = move || {
+            synod_engine::background::lower_priority();
             let path = desk.path(shard, SnapshotKind::Fetched);
             let mut throttle = Throttle::new(desk.max_rate);
             let loaded = install::load_from(&desk.files, &path, desk.cluster(), space, &*loader, &mut throttle);
@@ -238,7 +239,7 @@ impl SnapshotDesk {
                 Ok(result) => result.map_err(|e| e.to_string()),
                 Err(error) => die(&error),
             };
-            desk.tell(Input::SnapshotLoaded { shard, space, result });
+            desk.tell(SnapshotInput::Loaded { shard, space, result });
         };
         if let Err(error) = std::thread::Builder::new().name("snapshot-load".into()).spawn(run) {
             die(&StoreError::Io { what: "start a thread to load a snapshot".into(), why: error.to_string() });
@@ -295,7 +296,7 @@ impl SnapshotDesk {
         self.runtime.spawn(async move {
             if serving.await.is_err() {
                 // Where the queue is full the next attempt to send it says so again.
-                drop(worker.try_push(Input::SnapshotSpoilt { shard }));
+                drop(worker.try_push(SnapshotInput::Spoilt { shard }));
             }
         });
     }
@@ -311,7 +312,7 @@ impl SnapshotDesk {
         match fetched {
             Ok(header) => {
                 tracing::info!(%shard, from = %offer.from, slot = header.basis.id.slot.0, "snapshot received");
-                self.tell(Input::SnapshotFetched(Box::new(header)));
+                self.tell(SnapshotInput::Fetched(Box::new(header)));
             }
             Err(why) => {
                 tracing::info!(%shard, from = %offer.from, "snapshot not received: {why}");
@@ -353,7 +354,7 @@ impl Drop for Told {
     fn drop(&mut self) {
         if !self.done {
             let result = Err("it was given up half-way".to_owned());
-            self.desk.tell(Input::SnapshotBuilt { shard: self.shard, result });
+            self.desk.tell(SnapshotInput::Built { shard: self.shard, result });
         }
     }
 }
@@ -369,7 +370,7 @@ struct ScrubGuard {
 impl Drop for ScrubGuard {
     fn drop(&mut self) {
         let result = self.result.take().unwrap_or(Err(ScrubError::GivenUp));
-        self.desk.tell(Input::Scrubbed { shard: self.shard, slot: self.slot, result });
+        self.desk.tell(ScrubInput::Scrubbed { shard: self.shard, slot: self.slot, result });
     }
 }
 
@@ -387,12 +388,12 @@ impl SnapshotGate for SnapshotDesk {
     fn scrub_told(&self, from: NodeId, told: &ScrubTold) {
         let Ok(hash) = <[u8; 16]>::try_from(&told.hash[..]) else { return };
         let (shard, slot, hash) = (ShardId(told.shard), Slot(told.slot), u128::from_be_bytes(hash));
-        let _ = self.worker.try_push(Input::ScrubTold { from, shard, slot, hash });
+        let _ = self.worker.try_push(ScrubInput::Told { from, shard, slot, hash });
     }
 
     fn asked(&self, by: NodeId, ask: &SnapshotAsk) {
         // Where the worker has no room it is asked again.
-        let _ = self.worker.try_push(Input::SnapshotAsked { by, shard: ShardId(ask.shard), least: Slot(ask.least) });
+        let _ = self.worker.try_push(SnapshotInput::Asked { by, shard: ShardId(ask.shard), least: Slot(ask.least) });
     }
 
     fn parts(&self, to: NodeId, fetch: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status> {

@@ -3,11 +3,11 @@
 //! Owns: the naming of commands, so that one sent twice executes once. Must never: report a command as failed whose outcome
 //! is not known.
 
-use super::api::status;
+use super::dial;
 use super::map::MapBook;
 use super::peer::{Addresses, Peers, SystemGate};
+use super::status::{status, typed};
 use bytes::Bytes;
-use prost::Message as _;
 use rand::RngExt;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -26,15 +26,12 @@ use synod_proto::v1;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
-use tonic::transport::Endpoint;
 use v1::error::Kind;
 
 /// How long a command is tried.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// How long opening a connection to the leader may take: two of the longest round trips.
-const CONNECT_WAIT: Duration = Duration::from_secs(1);
 
 /// What is invalid where a command was carried out and what came of it cannot be read.
 const OUTCOME: &str = "outcome";
@@ -225,9 +222,7 @@ impl SystemDesk {
 
     async fn remote(&self, addr: &str, request: &WriteRequest, limit: Duration) -> Result<SystemOutcome, Attempt> {
         let internal = |why: String| Attempt::Final(error(Kind::Unavailable(v1::Unavailable {}), false, why));
-        let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-            .map_err(|e| internal(e.to_string()))?
-            .connect_timeout(CONNECT_WAIT);
+        let endpoint = dial::endpoint(addr).map_err(internal)?;
         let channel = endpoint.connect().await.map_err(|_| Attempt::Again { maybe: false, why: None })?;
         let command = encode_requests(std::iter::once(request), request.size());
         let cluster = Bytes::copy_from_slice(&self.cluster.to_be_bytes());
@@ -254,11 +249,6 @@ impl SystemDesk {
 /// long, is told the outcome.
 fn patience(left_us: u64) -> Duration {
     PATIENCE.min(Duration::from_micros(left_us - left_us / 10))
-}
-
-/// The typed error in a status, where there is one.
-fn typed(status: &Status) -> Option<v1::Error> {
-    v1::Error::decode(status.details()).ok().filter(|error| error.kind.is_some())
 }
 
 /// The shard's time, where a leader refused a command for its deadline alone.

@@ -11,8 +11,8 @@ use synod_cluster::system::{Descriptor, Partitioning, Retention, SystemState};
 use synod_engine::command::{Op, WriteRequest, encode_requests};
 use synod_engine::genesis::Genesis;
 use synod_engine::host::{Answer, Body, KeyedRecord, Read, Scan};
-use synod_engine::machine::ShardState;
 use synod_engine::machine::overlay::Overlay;
+use synod_engine::machine::{ShardState, Wanted};
 use synod_engine::query;
 use synod_engine::state::mem::MemState;
 use synod_paxos::types::Payload;
@@ -58,10 +58,9 @@ impl Bench {
         let slot = self.state.applied().next();
         let data = encode_requests(std::iter::once(&request), request.size());
         let entry = Entry::new(EntryId { slot, ..EntryId::ZERO }, slot.0 * 1000, slot.0, Payload::Command(data));
-        let mut results = Vec::new();
-        let applied = self.state.apply(&mut self.store, &mut self.overlay, &entry, Some(&mut results));
-        applied.expect("an entry of a request that passed the door is applied");
-        assert_eq!(results.len(), 1);
+        let applied = self.state.apply(&mut self.store, &mut self.overlay, &entry, Wanted::Results);
+        let effects = applied.expect("an entry of a request that passed the door is applied");
+        assert_eq!(effects.results.len(), 1);
     }
 
     fn read(&mut self, read: &Read) {

@@ -2,7 +2,6 @@
 //!
 //! Owns: the pending events and their order. Must never: carry one out.
 
-use super::strikes::Strike;
 use std::collections::BTreeMap;
 use synod_paxos::message::Message;
 use synod_paxos::types::{NodeId, ReadId, WriteSeq};
@@ -95,6 +94,25 @@ pub enum Event {
     Act,
     /// After the faults: the client tries to write.
     Probe,
+}
+
+/// The next step of an attack that is under way.
+#[derive(Clone, Debug)]
+pub enum Strike {
+    /// Nobody hears `of` any more, as their failure detectors say.
+    Unheard {
+        /// Who is given up.
+        of: NodeId,
+    },
+    /// `from` hands its leadership to `to`, and then hears nobody.
+    Handover {
+        /// The leader.
+        from: NodeId,
+        /// The next.
+        to: NodeId,
+    },
+    /// Everybody but this node restarts.
+    BounceOthers(NodeId),
 }
 
 /// Events in order of time, first come first served within an instant.

@@ -6,7 +6,7 @@
 use super::events::Event;
 use super::plan::Ending;
 use super::violation::{Check, Violation, ensure};
-use super::world::World;
+use super::world::{Finish, World};
 use std::collections::BTreeSet;
 use synod_paxos::Replica;
 use synod_paxos::types::{EntryId, NodeId};
@@ -17,26 +17,6 @@ const RECOVERY_JITTERS: u64 = 400;
 const SILENCE_JITTERS: u64 = 200;
 /// Events until silence: more is a storm.
 const SILENCE_EVENTS: u64 = 60_000;
-
-/// How far the second phase has come.
-#[derive(Default)]
-pub struct Finish {
-    /// Voters that stay apart for now.
-    absent: BTreeSet<NodeId>,
-    /// The fresh writes that were taken.
-    fresh: Vec<EntryId>,
-    /// Where a read was served since.
-    served: BTreeSet<NodeId>,
-    /// Every present member has applied a fresh write, and has served a read.
-    done: bool,
-}
-
-impl Finish {
-    /// A read was served at `id`.
-    pub fn served(&mut self, id: NodeId) {
-        self.served.insert(id);
-    }
-}
 
 impl World {
     /// Runs the second phase.

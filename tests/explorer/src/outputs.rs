@@ -6,19 +6,10 @@ use super::events::Event;
 use super::observer::Speaker;
 use super::trace;
 use super::violation::{Check, Violation, ensure};
-use super::world::World;
+use super::world::{Carried, World};
 use synod_paxos::io::{Input, Output, Persist, Refused, RoleKind, Status};
 use synod_paxos::message::Message;
-use synod_paxos::types::{Ballot, NodeId, Payload, ReadId, Slot};
-
-/// The answers of one step to the driver's own request.
-#[derive(Default)]
-pub struct Carried {
-    /// First slot and ballot of what was proposed.
-    pub proposed: Option<(Slot, Ballot)>,
-    /// Refusals, with the read that was refused where it was one.
-    pub refused: Vec<(Refused, Option<ReadId>)>,
-}
+use synod_paxos::types::{Ballot, NodeId, Payload, Slot};
 
 impl World {
     /// Carries out `outputs`, in order.

@@ -1,31 +1,12 @@
 //! Attacks on leases: what takes several steps in the right order, so that chance alone seldom brings it about.
 //!
-//! Owns: the steps of an attack. Must never: judge what comes of it.
+//! Owns: what each step of an attack does. Must never: judge what comes of it.
 
-use super::events::Event;
+use super::events::{Event, Strike};
 use super::violation::Check;
 use super::world::World;
 use synod_paxos::io::Input;
 use synod_paxos::types::NodeId;
-
-/// The next step of an attack that is under way.
-#[derive(Clone, Debug)]
-pub enum Strike {
-    /// Nobody hears `of` any more, as their failure detectors say.
-    Unheard {
-        /// Who is given up.
-        of: NodeId,
-    },
-    /// `from` hands its leadership to `to`, and then hears nobody.
-    Handover {
-        /// The leader.
-        from: NodeId,
-        /// The next.
-        to: NodeId,
-    },
-    /// Everybody but this node restarts.
-    BounceOthers(NodeId),
-}
 
 impl World {
     /// The next step of an attack.

@@ -8,17 +8,15 @@ use super::coverage::{Coverage, Glimpse};
 use super::dice::Dice;
 use super::disk::Disk;
 use super::events::{Agenda, Event};
-use super::finish::Finish;
 use super::network::Network;
 use super::observer::{Disks, Observer, Speaker};
-use super::outputs::Carried;
 use super::plan::{ClockFault, DiskFault, Plan, Planted};
 use super::trace::{self, Trace};
 use super::violation::{Check, Violation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use synod_paxos::Replica;
-use synod_paxos::io::{Ctx, Input};
-use synod_paxos::types::{Ballot, HardState, Member, MemberRole, Membership, NodeId, ReadId, Slot, WriteSeq};
+use synod_paxos::io::{Ctx, Input, Refused};
+use synod_paxos::types::{Ballot, EntryId, HardState, Member, MemberRole, Membership, NodeId, ReadId, Slot, WriteSeq};
 
 /// One process, running or not.
 pub struct Node {
@@ -64,6 +62,35 @@ pub struct Node {
     pub abstains: bool,
     /// Disks that a crash may bring back, where the explorer plants that.
     pub old_disks: VecDeque<Disk>,
+}
+
+/// How far the second phase has come.
+#[derive(Default)]
+pub struct Finish {
+    /// Voters that stay apart for now.
+    pub absent: BTreeSet<NodeId>,
+    /// The fresh writes that were taken.
+    pub fresh: Vec<EntryId>,
+    /// Where a read was served since.
+    pub served: BTreeSet<NodeId>,
+    /// Every present member has applied a fresh write, and has served a read.
+    pub done: bool,
+}
+
+impl Finish {
+    /// A read was served at `id`.
+    pub fn served(&mut self, id: NodeId) {
+        self.served.insert(id);
+    }
+}
+
+/// The answers of one step to the driver's own request.
+#[derive(Default)]
+pub struct Carried {
+    /// First slot and ballot of what was proposed.
+    pub proposed: Option<(Slot, Ballot)>,
+    /// Refusals, with the read that was refused where it was one.
+    pub refused: Vec<(Refused, Option<ReadId>)>,
 }
 
 /// A schedule under way.

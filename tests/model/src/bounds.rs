@@ -1,10 +1,66 @@
 //! The models that are searched, by name.
 //!
-//! Owns: their bounds. Must never: be called complete where a search of them did not end.
+//! Owns: their bounds, and what a bound is. Must never: be called complete where a search of them did not end.
 
-use crate::group::{Bounds, Budget};
 use crate::paxos::io::Options;
 use crate::paxos::types::{ConfigId, Member, MemberRole, Membership, NodeId};
+
+/// Nodes of every model.
+pub const NODES: usize = 3;
+
+/// What is searched.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Its name.
+    pub name: &'static str,
+    /// The members at first.
+    pub first: Membership,
+    /// The members of the second epoch, where there may be one.
+    pub next: Option<Membership>,
+    /// Who may stand for election.
+    pub proposers: Vec<NodeId>,
+    /// No command is proposed behind so many slots.
+    pub slots: u64,
+    /// How often what may happen.
+    pub budget: Budget,
+    /// Whether pre-votes are messages of the model.
+    pub pre_votes: bool,
+    /// Whether a sync may end with a part of what waits; else it takes all, as the log writer does when it is not hurried.
+    pub partial_sync: bool,
+    /// Whether in every state any two that are left must go on by themselves.
+    pub goes_on: bool,
+    /// Limits of the core.
+    pub options: Options,
+    /// Whether what messages claim is judged, or only what comes of it.
+    pub strict: bool,
+}
+
+/// How often what may happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Elections begun.
+    pub elections: u8,
+    /// Commands proposed.
+    pub proposals: u8,
+    /// Processes killed.
+    pub crashes: u8,
+    /// A node's timers run out; only leaders', where pre-votes are left out.
+    pub ticks: u8,
+    /// A node gives a peer up.
+    pub deaf: u8,
+    /// Links cut.
+    pub cuts: u8,
+    /// Membership changes proposed.
+    pub changes: u8,
+}
+
+impl Bounds {
+    /// The other nodes.
+    #[must_use]
+    pub fn peers(&self, me: NodeId) -> Vec<NodeId> {
+        (1..=NODES as u64).map(NodeId).filter(|node| *node != me).collect()
+    }
+}
 
 /// What a long run searches.
 pub const LONG: &[&str] = &[

@@ -12,70 +12,13 @@
 //! granted them, and their messages are left out; where [`Bounds::pre_votes`] is set they are sent, failure detectors give
 //! peers up, and every node's timers may run out.
 
+use crate::bounds::{Bounds, Budget, NODES};
 use crate::local::Local;
-use crate::paxos::io::Options;
-use crate::paxos::types::{Entry, Membership, NodeId, Payload};
+use crate::paxos::types::{NodeId, Payload};
 use crate::tables::{Cause, Effect, Parcel, Tables};
 use crate::verdict::Wrong;
 use stateright::{Model, Property};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// Nodes of every model.
-pub const NODES: usize = 3;
-
-/// What is searched.
-#[derive(Clone, Debug)]
-pub struct Bounds {
-    /// Its name.
-    pub name: &'static str,
-    /// The members at first.
-    pub first: Membership,
-    /// The members of the second epoch, where there may be one.
-    pub next: Option<Membership>,
-    /// Who may stand for election.
-    pub proposers: Vec<NodeId>,
-    /// No command is proposed behind so many slots.
-    pub slots: u64,
-    /// How often what may happen.
-    pub budget: Budget,
-    /// Whether pre-votes are messages of the model.
-    pub pre_votes: bool,
-    /// Whether a sync may end with a part of what waits; else it takes all, as the log writer does when it is not hurried.
-    pub partial_sync: bool,
-    /// Whether in every state any two that are left must go on by themselves.
-    pub goes_on: bool,
-    /// Limits of the core.
-    pub options: Options,
-    /// Whether what messages claim is judged, or only what comes of it.
-    pub strict: bool,
-}
-
-/// How often what may happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Budget {
-    /// Elections begun.
-    pub elections: u8,
-    /// Commands proposed.
-    pub proposals: u8,
-    /// Processes killed.
-    pub crashes: u8,
-    /// A node's timers run out; only leaders', where pre-votes are left out.
-    pub ticks: u8,
-    /// A node gives a peer up.
-    pub deaf: u8,
-    /// Links cut.
-    pub cuts: u8,
-    /// Membership changes proposed.
-    pub changes: u8,
-}
-
-impl Bounds {
-    /// The other nodes.
-    #[must_use]
-    pub fn peers(&self, me: NodeId) -> Vec<NodeId> {
-        (1..=NODES as u64).map(NodeId).filter(|node| *node != me).collect()
-    }
-}
+use std::sync::{Mutex, PoisonError};
 
 /// A state of the group, in numbers of [`Tables`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -160,20 +103,6 @@ impl Group {
             state.wrong = Some(Wrong::NotOnQuorum);
         }
     }
-}
-
-/// Whether every entry of `log` is at its slot on the disks of a majority of those who vote on it: the members named by the
-/// last stop-sign before it.
-pub fn quorum_holds(log: &[Entry], disks: &[Arc<Vec<Entry>>; NODES], first: &Membership) -> bool {
-    let mut members = first;
-    log.iter().enumerate().all(|(index, entry)| {
-        let holds = |node: NodeId| disks[node.0 as usize - 1].get(index) == Some(entry);
-        let enough = members.voters().filter(|node| holds(*node)).count() >= members.quorum();
-        if let Payload::Config(next) = &entry.payload {
-            members = next;
-        }
-        enough
-    })
 }
 
 impl Model for Group {

@@ -11,7 +11,8 @@
 //! In the continuation messages arrive and writes are synced in turn until all is quiet. Then a leader is given a command; without
 //! one the timers of one node run out, then those of the other.
 
-use crate::group::{Group, NODES, State};
+use crate::bounds::NODES;
+use crate::group::{Group, State};
 use crate::tables::{Cause, Tables};
 
 /// How often timers run out until a command has to be chosen.

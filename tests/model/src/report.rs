@@ -2,7 +2,8 @@
 //!
 //! Owns: limits of time and memory, and the figures. Must never: call a search complete that was stopped.
 
-use crate::group::{Action, Bounds, Group, State};
+use crate::bounds::Bounds;
+use crate::group::{Action, Group, State};
 use crate::tables::Parcel;
 use crate::verdict::Wrong;
 use stateright::{Checker, HasDiscoveries, Model, Path};

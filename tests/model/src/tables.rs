@@ -3,11 +3,11 @@
 //! Owns: the numbering of node states, messages, queues and chosen logs, and the memory of steps already taken. Must never:
 //! give two different things one number: equality is decided by the things themselves, not by a digest.
 
-use crate::group::{Bounds, NODES, quorum_holds};
+use crate::bounds::{Bounds, NODES};
 use crate::local::{Event, Local};
 use crate::paxos::io::RoleKind;
 use crate::paxos::message::Message;
-use crate::paxos::types::{Entry, NodeId};
+use crate::paxos::types::{Entry, Membership, NodeId, Payload};
 use crate::verdict::Wrong;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -375,4 +375,18 @@ impl Tables {
             self.covered(prefix, disks, bounds)
         })
     }
+}
+
+/// Whether every entry of `log` is at its slot on the disks of a majority of those who vote on it: the members named by the
+/// last stop-sign before it.
+fn quorum_holds(log: &[Entry], disks: &[Arc<Vec<Entry>>; NODES], first: &Membership) -> bool {
+    let mut members = first;
+    log.iter().enumerate().all(|(index, entry)| {
+        let holds = |node: NodeId| disks[node.0 as usize - 1].get(index) == Some(entry);
+        let enough = members.voters().filter(|node| holds(*node)).count() >= members.quorum();
+        if let Payload::Config(next) = &entry.payload {
+            members = next;
+        }
+        enough
+    })
 }

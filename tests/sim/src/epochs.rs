@@ -8,24 +8,14 @@
 use crate::finish::GONE;
 use crate::violation::{Checked, check};
 use crate::world::{Origin, World};
-use std::collections::BTreeMap;
-use synod_cluster::ids::{Entry, NodeId, ShardId, Slot};
+use synod_cluster::ids::{Entry, NodeId, ShardId};
 use synod_paxos::message::Message;
-use synod_paxos::types::{Ballot, ConfigId, Membership};
+use synod_paxos::types::{ConfigId, Membership};
 
 const COMMIT: &str = "6: what is chosen a quorum of its epoch's voters has on disk";
 const EARLY: &str = "7: nobody acts in an epoch before its stop-sign is chosen";
 const REMOVED: &str = "8: a replica goes only once an entry of a later epoch is chosen";
 const LED: &str = "2: a ballot is led by one process, B0 by one too";
-
-/// What was said and done in epochs so far.
-#[derive(Default)]
-pub(crate) struct Epochs {
-    /// The epoch that each process last acted in, by group.
-    spoken: BTreeMap<(NodeId, u64, ShardId), ConfigId>,
-    /// Who led each ballot.
-    led: BTreeMap<(ShardId, Ballot), (NodeId, u64)>,
-}
 
 impl World {
     /// A message arrives that acts in an epoch, or leads a ballot.
@@ -119,14 +109,4 @@ impl World {
             )
         })
     }
-}
-
-/// How far a membership may go on from another: one epoch at a time, in order.
-pub(crate) fn follows(next: &Membership, before: &Membership) -> bool {
-    next.config == before.config.next() && next.is_sound()
-}
-
-/// The first slot of a log that a replica of this epoch must hold.
-pub(crate) fn begins_at(config: ConfigId, start: Slot) -> bool {
-    config <= ConfigId(1) || start > Slot(0)
 }

@@ -80,6 +80,7 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("workers", "process with several"),
     ("workers", "shard handed over"),
     ("reads", "rows fetched for a read"),
+    ("reads", "rows fetched for entries to be applied"),
     ("jobs", "begun"),
     ("jobs", "cancelled"),
     ("jobs", "change asked for"),

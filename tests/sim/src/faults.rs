@@ -8,7 +8,7 @@ use crate::plan::{Action, DiskFault, WrongClocks};
 use crate::violation::Checked;
 use crate::world::{Event, World};
 use synod_cluster::ids::{NodeId, NodeWriteSeq};
-use synod_engine::host::Input;
+use synod_engine::host::{AdminInput, NodeInput};
 
 /// Until a disk that was set back must be found out, µs.
 const EXPULSION: u64 = 4_000_000;
@@ -174,7 +174,7 @@ impl World {
         if up.paused || up.leaving {
             return false;
         }
-        up.push(Input::Drain);
+        up.push(NodeInput::Drain);
         self.wake(victim);
         self.at(self.now + 50_000, Event::Leave { node: victim, process, count: 0 });
         true
@@ -282,7 +282,7 @@ impl World {
         let leads: Vec<_> = up.taps.lock().leads.iter().copied().collect();
         let Some(shard) = self.dice.pick(&leads) else { return false };
         if let Some(up) = &mut self.node(victim).up {
-            up.push(Input::Transfer { shard, to, done: Box::new(|_| ()) });
+            up.push(AdminInput::Transfer { shard, to, done: Box::new(|_| ()) });
         }
         self.wake(victim);
         true

@@ -8,7 +8,7 @@ use crate::world::{Event, Phase, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot};
-use synod_engine::host::{Input, NodeReport};
+use synod_engine::host::{NodeInput, NodeReport};
 
 /// From the end of the faults until every client has finished what it began, and two operations more, µs.
 const FINISH: u64 = 40_000_000;
@@ -149,7 +149,7 @@ impl World {
             let (tell, id) = (Arc::clone(&told), *id);
             if let Some(up) = &mut self.node(id).up {
                 let tell = move |report| tell.lock().expect("no holder panics").push((id, report));
-                up.push(Input::Status(Box::new(tell)));
+                up.push(NodeInput::Status(Box::new(tell)));
             }
             self.wake(id);
         }

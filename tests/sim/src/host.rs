@@ -4,25 +4,28 @@
 //! world does, since a crash inside the round may keep them from leaving.
 
 use crate::clock::Cursor;
-use crate::disk::{ViewRows, space_hash};
-use crate::epochs::begins_at;
-use crate::node::CLUSTER;
 use crate::violation::Violation;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
+use synod_cluster::ids::{ClientId, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_engine::codec::message;
-use synod_engine::host::{Answer, FetchRequest, Host, ReplySink, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{
+    Answer, FetchRequest, Links, ProcessHost, ReadHost, ReplySink, ScrubHost, SnapshotHost, SnapshotKind,
+    SnapshotRequest,
+};
 use synod_engine::identity::Mark;
 use synod_engine::logstore::{GONE, GroupWrite};
 use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
-use synod_engine::state::{BulkLoad, ViewJob};
+use synod_engine::state::{BulkLoad, StateView, ViewJob};
 use synod_paxos::message::Message;
 use synod_paxos::types::{Ballot, ConfigId, Membership};
+
+/// The cluster's name.
+pub(crate) const CLUSTER: ClientId = ClientId(77);
 
 /// What a worker's end of process carries through the unwinding.
 pub(crate) struct Fatal(pub(crate) String);
@@ -53,11 +56,20 @@ impl Watermark {
     }
 }
 
+/// What a view shows, to the observer too.
+pub(crate) trait Viewed: StateView + Send {
+    /// All of it.
+    fn rows(&self) -> &BTreeMap<Vec<u8>, Bytes>;
+
+    /// A hash of a space's rows, sessions and all; none where some are damaged.
+    fn hash(&self, space: Space) -> Option<u64>;
+}
+
 /// A view of the state, and what is to be done with it.
 pub(crate) struct View {
     /// The freeze before it is on disk.
     pub(crate) ready_at: u64,
-    pub(crate) rows: ViewRows,
+    pub(crate) rows: Box<dyn Viewed>,
     pub(crate) job: ViewJob,
 }
 
@@ -86,7 +98,7 @@ pub(crate) enum Wish {
     Load { shard: ShardId, space: Space, loader: Arc<dyn BulkLoad> },
     Forget { shard: ShardId, kind: SnapshotKind },
     Ask { to: NodeId, shard: ShardId, least: Slot },
-    Fetch { shard: ShardId, ticket: u64 },
+    Fetch { shard: ShardId, ticket: u64, for_read: bool },
 }
 
 /// Where a node's snapshot files stand.
@@ -285,7 +297,7 @@ impl Tap {
     pub(crate) fn viewed(&mut self, view: View) {
         let Some(asked) = self.asked.take() else { return };
         let (shard, slot, space) = (asked.shard, asked.basis.id.slot, asked.space);
-        let hash = view.rows.is_sound(space).then(|| space_hash(&view.rows.rows, space));
+        let hash = view.rows.hash(space);
         self.making.push(Making { view, shard, slot, space, hash });
     }
 
@@ -325,17 +337,27 @@ impl Tap {
     }
 }
 
+/// The first slot of a log that a replica of this epoch must hold.
+fn begins_at(config: ConfigId, start: Slot) -> bool {
+    config <= ConfigId(1) || start > Slot(0)
+}
+
 /// What the worker asks of its surroundings.
 pub(crate) struct SimHost {
     taps: Taps,
     cursor: Cursor,
     files: Arc<dyn FileStore>,
     random: u64,
+    /// Fetches asked for.
+    fetches: u64,
 }
+
+/// One in so many fetches finds no room after all.
+const FETCH_REFUSED: u64 = 16;
 
 impl SimHost {
     pub(crate) fn new(taps: &Taps, cursor: &Cursor, files: &Arc<dyn FileStore>, seed: u64) -> Self {
-        Self { taps: taps.clone(), cursor: cursor.clone(), files: Arc::clone(files), random: seed }
+        Self { taps: taps.clone(), cursor: cursor.clone(), files: Arc::clone(files), random: seed, fetches: 0 }
     }
 
     fn wish(&mut self, wish: Wish) {
@@ -343,9 +365,13 @@ impl SimHost {
     }
 }
 
-impl Host for SimHost {
+impl Links for SimHost {
     fn send(&mut self, to: NodeId, shard: ShardId, message: Message) {
         self.taps.lock().queued.push((to, shard, message));
+    }
+
+    fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
+        std::mem::take(&mut self.taps.lock().dropped).into_iter().collect()
     }
 
     fn flush(&mut self, durable: NodeWriteSeq) {
@@ -362,45 +388,9 @@ impl Host for SimHost {
         }
         tap.frames.extend(frames.into_values());
     }
+}
 
-    fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
-        std::mem::take(&mut self.taps.lock().dropped).into_iter().collect()
-    }
-
-    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
-        self.taps.lock().asks(&request);
-        let (taps, files) = (self.taps.clone(), Arc::clone(&self.files));
-        Some(Box::new(move |view| {
-            let path = snapshot_path(request.shard, SnapshotKind::Built);
-            let made = writer::make(&files, &path, CLUSTER, request, view, &mut Throttle::new(0));
-            taps.lock().made = Some(made);
-        }))
-    }
-
-    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
-        self.wish(Wish::Offer { to, shard });
-    }
-
-    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
-        self.wish(Wish::Ask { to, shard, least });
-    }
-
-    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
-        self.wish(Wish::Fetch { shard: request.shard, ticket: request.ticket });
-        true
-    }
-
-    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
-        self.wish(Wish::Load { shard, space, loader });
-    }
-
-    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
-        if kind == SnapshotKind::Built {
-            self.taps.lock().held.remove(&shard);
-        }
-        self.wish(Wish::Forget { shard, kind });
-    }
-
+impl ProcessHost for SimHost {
     fn map_changed(&mut self, map: Arc<SystemState>) {
         let at = self.cursor.get();
         self.taps.lock().maps.push((at, map));
@@ -435,6 +425,55 @@ impl Host for SimHost {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed ^ (mixed >> 31)
+    }
+}
+
+impl SnapshotHost for SimHost {
+    fn build_snapshot(&mut self, request: SnapshotRequest) -> Option<ViewJob> {
+        self.taps.lock().asks(&request);
+        let (taps, files) = (self.taps.clone(), Arc::clone(&self.files));
+        Some(Box::new(move |view| {
+            let path = snapshot_path(request.shard, SnapshotKind::Built);
+            let made = writer::make(&files, &path, CLUSTER, request, view, &mut Throttle::new(0));
+            taps.lock().made = Some(made);
+        }))
+    }
+
+    fn offer_snapshot(&mut self, to: NodeId, shard: ShardId) {
+        self.wish(Wish::Offer { to, shard });
+    }
+
+    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, least: Slot) {
+        self.wish(Wish::Ask { to, shard, least });
+    }
+
+    fn load_snapshot(&mut self, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
+        self.wish(Wish::Load { shard, space, loader });
+    }
+
+    fn forget_snapshot(&mut self, shard: ShardId, kind: SnapshotKind) {
+        if kind == SnapshotKind::Built {
+            self.taps.lock().held.remove(&shard);
+        }
+        self.wish(Wish::Forget { shard, kind });
+    }
+}
+
+impl ScrubHost for SimHost {}
+
+impl ReadHost for SimHost {
+    fn fetches_rows(&self) -> bool {
+        true
+    }
+
+    fn fetch_rows(&mut self, request: FetchRequest) -> bool {
+        self.fetches += 1;
+        let FetchRequest { shard, ticket, for_read, .. } = request;
+        let taken = !self.fetches.is_multiple_of(FETCH_REFUSED);
+        if taken {
+            self.wish(Wish::Fetch { shard, ticket, for_read });
+        }
+        taken
     }
 }
 

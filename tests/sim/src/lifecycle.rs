@@ -12,7 +12,7 @@ use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, Entry, NodeId, ShardId, Slot};
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
-use synod_engine::host::Input;
+use synod_engine::host::NodeInput;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,7 +330,7 @@ impl World {
             return Ok(());
         }
         if ready && !std::mem::replace(&mut up.leaving, true) {
-            up.push(Input::Stop);
+            up.push(NodeInput::Stop);
             self.wake(id);
         }
         self.at(self.now + PULSE / 2, Event::Leave { node: id, process, count: count + 1 });

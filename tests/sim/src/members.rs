@@ -4,25 +4,25 @@
 //! system shard, and the maps that nodes take from one another. Must never: help a step along: each is proposed to whoever leads,
 //! and what comes of it is seen in the map.
 
-pub(crate) mod jobs;
+mod jobs;
 
 use crate::clients::Kind;
 use crate::clock::WALL_US;
 use crate::dice::Dice;
+use crate::moves::Move;
 use crate::node::{PULSE, SimNode};
 use crate::setup::ADMIN;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use jobs::without_jobs;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::move_replica::{self, MoveReplica, Seen, Step};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::Input;
+use synod_engine::host::{AdminInput, NodeInput};
 use synod_paxos::types::{ConfigId, MemberRole, Membership};
 
 /// Replicas that move at a time.
@@ -35,30 +35,6 @@ const SETTLED: u64 = 3_000_000;
 const TELLING: u64 = 3_000_000;
 /// A node with a replica of the system shard looks for newer maps elsewhere every so many beats; one without, so many.
 const LOOKS: (u64, u64) = (20, 4);
-
-/// A replica on its way.
-struct Move {
-    from: NodeId,
-    to: NodeId,
-    /// The operator goes away then, and leaves things as they are.
-    until: u64,
-}
-
-/// All that move.
-#[derive(Default)]
-pub(crate) struct Moves {
-    under_way: BTreeMap<ShardId, Move>,
-    /// Commands that tell the system shard of members.
-    telling: BTreeMap<(ShardId, ConfigId), u64>,
-    /// What leaders said to proposals.
-    answers: Arc<Mutex<Vec<Result<(), Refusal>>>>,
-}
-
-impl Moves {
-    pub(crate) fn none(&self) -> bool {
-        self.under_way.is_empty()
-    }
-}
 
 impl World {
     /// Whom the metadata's commands are sent to.
@@ -165,7 +141,7 @@ impl World {
         let answers = Arc::clone(&self.moves.answers);
         let done = Box::new(move |answer| answers.lock().expect("no holder panics").push(answer));
         if let Some(up) = &mut self.node(leader).up {
-            up.push(Input::ChangeMembers { shard, expected, change, done });
+            up.push(AdminInput::ChangeMembers { shard, expected, change, done });
         }
         self.wake(leader);
     }
@@ -253,7 +229,7 @@ impl World {
         }
         self.coverage.count("members", "map taken from another node");
         if let Some(up) = &mut self.node(id).up {
-            up.push(Input::Map(map));
+            up.push(NodeInput::Map(map));
         }
         self.wake(id);
     }

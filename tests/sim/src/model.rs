@@ -4,7 +4,6 @@
 //! outcome of every write, every record of every key, a hash of the state at each slot. It forgets nothing, so that a
 //! production state machine that forgets too much is found out. Must never: call the production state machine.
 
-use crate::epochs::follows;
 use crate::trace::hash_bytes;
 use crate::violation::{Checked, Violation, check};
 use bytes::Bytes;
@@ -372,4 +371,9 @@ impl ShardModel {
         self.failed.insert(name);
         Ok(())
     }
+}
+
+/// How far a membership may go on from another: one epoch at a time, in order.
+fn follows(next: &Membership, before: &Membership) -> bool {
+    next.config == before.config.next() && next.is_sound()
 }

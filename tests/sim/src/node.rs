@@ -6,21 +6,21 @@
 //! those that are due goes first is thrown.
 
 use crate::clock::{Cursor, NodeClock};
+use crate::desk::Desk;
 use crate::dice::Dice;
 use crate::disk::{NodeDisk, SimFiles, SimLog, SimQueue, SimState, StateRows};
-use crate::host::{BUILT, Fatal, SimHost, SimSink, Taps};
+use crate::host::{BUILT, CLUSTER, Fatal, SimHost, SimSink, Taps};
 use crate::plan::LogWrites;
-use crate::snapshots::Desk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use synod_cluster::detector::Detector;
-use synod_cluster::ids::{ClientId, ClusterVersion, Incarnation, NodeId, ShardId, Slot};
+use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, ShardId, Slot};
 use synod_cluster::system::SystemState;
 use synod_engine::StoreError;
-use synod_engine::host::Input;
+use synod_engine::host::{HandOverInput, Input, NodeInput, PeerInput};
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::{LogStore, NodeIdentity};
 use synod_engine::memory::Memory;
@@ -30,8 +30,6 @@ use synod_engine::snapshot::FileStore;
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
 use synod_engine::writer::{WriterMode, WriterProgress};
 
-/// The cluster's name.
-pub(crate) const CLUSTER: ClientId = ClientId(77);
 /// Pace of the pulses, µs: the server's default.
 pub(crate) const PULSE: u64 = 100_000;
 /// Silence that makes a peer dead, µs: the server's default.
@@ -218,7 +216,7 @@ impl SimNode {
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(with, clock, &cursor, &taps)));
         let mut process = opened.map_err(ended)?.map_err(|error| Ended::Fatal(error.to_string()))?;
         if let Some(map) = self.book.clone() {
-            process.push(Input::Map(map));
+            process.push(NodeInput::Map(map));
         }
         self.up = Some(Box::new(process));
         Ok(())
@@ -323,18 +321,18 @@ impl Process {
         digest(&mut self.detector, local);
         let mut told = Vec::new();
         self.detector.report(local, |node, alive| {
-            told.push(Input::Liveness { node, alive });
+            told.push(PeerInput::Liveness { node, alive });
             true
         });
         told.into_iter().for_each(|input| self.push(input));
     }
 
     /// Hands an input to the workers that it concerns.
-    pub(crate) fn push(&mut self, input: Input) {
+    pub(crate) fn push(&mut self, input: impl Into<Input>) {
         let (places, workers) = (self.shared.places(), &mut self.workers);
         let before = Places::new(places.workers());
         let late = !places.are_plain() && self.hands.chance(LATE);
-        let taken = route(input, if late { &before } else { places }, &mut |worker, input| {
+        let taken = route(input.into(), if late { &before } else { places }, &mut |worker, input| {
             workers[usize::from(worker.0)].inputs.push(input);
             Ok(())
         });
@@ -350,14 +348,14 @@ impl Process {
         let shards: Vec<ShardId> = self.taps.lock().marks.keys().copied().collect();
         if let Some(shard) = self.hands.pick(&shards) {
             let to = WorkerId(self.hands.below(count.into()) as u16);
-            self.push(Input::HandOver { shard, to });
+            self.push(HandOverInput::Begin { shard, to });
         }
     }
 
     /// A write of these workers is synced.
     pub(crate) fn written(&mut self, seq: u64, workers: &BTreeSet<WorkerId>) {
         for worker in workers {
-            self.workers[usize::from(worker.0)].inputs.push(Input::Written(seq));
+            self.workers[usize::from(worker.0)].inputs.push(NodeInput::Written(seq).into());
         }
     }
 

@@ -10,7 +10,7 @@ use crate::world::{Event, Phase, World};
 use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
-use synod_engine::host::Input;
+use synod_engine::host::NodeInput;
 
 /// Whoever has the first word: the administrator is client 0.
 pub(crate) const ADMIN: usize = 0;
@@ -38,7 +38,7 @@ impl World {
         for id in founders {
             self.restart(id)?;
             if let Some(up) = &mut self.node(id).up {
-                up.push(Input::CreateSystemShard(Box::new(state.clone())));
+                up.push(NodeInput::CreateSystemShard(Box::new(state.clone())));
             }
             self.wake(id);
         }

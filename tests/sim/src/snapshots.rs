@@ -6,102 +6,21 @@
 //! A job runs the production code at once, on a clock of its own that each operation on a file moves on; what it did later
 //! than a crash never happened, and its result is told when it ends.
 
-use crate::host::{Installed, Making, Wish, snapshot_path};
-use crate::node::{CLUSTER, Ended, Process};
+use crate::desk::Step;
+use crate::host::{CLUSTER, Installed, Making, Wish, snapshot_path};
+use crate::node::{Ended, Process};
 use crate::plan::Action;
-use crate::transfers::Stream;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
-use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, ShardId, Slot, Space};
-use synod_engine::host::{Input, SnapshotKind};
-use synod_engine::snapshot::offers::{Fetches, Offer};
-use synod_engine::snapshot::{FileStore, Header, SnapshotFile, Throttle, install};
+use synod_engine::host::{Input, RowsFetched, SnapshotInput, SnapshotKind};
+use synod_engine::snapshot::{SnapshotFile, Throttle, install};
 use synod_engine::state::BulkLoad;
 
 /// What falls to a process that stands still is done when it goes on, looked at so often, µs.
 const POSTPONE: u64 = 20_000;
-
-/// What happens to snapshots.
-pub(crate) enum Step {
-    /// A view can be had.
-    Make { job: u64 },
-    /// A file is made, or not.
-    Built { shard: ShardId, result: Result<Arc<SnapshotFile>, String> },
-    /// The worker wants something.
-    Wish(Wish),
-    /// Rows that a read lacked are in memory.
-    RowsFetched { shard: ShardId, ticket: u64 },
-    /// An offer arrives.
-    Offered(Offer),
-    /// A member whose state is gone asks for one.
-    StateAsked { by: NodeId, shard: ShardId, least: Slot },
-    /// A file was received and verified.
-    Fetched(Box<Header>),
-    /// Rows are in their space, or not.
-    Loaded { shard: ShardId, space: Space, result: Result<(), String> },
-    /// A request for parts arrives at the maker.
-    Asked { transfer: u64, part: u64 },
-    /// The maker's next part is due.
-    Serve { transfer: u64, part: u64 },
-    /// A part arrives.
-    Part { transfer: u64, part: u64, data: Bytes },
-    /// The receiver hears that no more comes.
-    Gone { transfer: u64, why: &'static str },
-    /// The receiver has waited long enough, unless something came.
-    Overdue { transfer: u64, progress: u64 },
-    /// The process is killed amid all this.
-    Kill,
-}
-
-/// A process's snapshot files.
-pub(crate) struct Desk {
-    pub(crate) files: Arc<dyn FileStore>,
-    pub(crate) built: BTreeMap<ShardId, Arc<SnapshotFile>>,
-    pub(crate) fetches: Fetches,
-    jobs: BTreeMap<u64, Making>,
-    last_job: u64,
-    /// Files being written.
-    making: BTreeSet<ShardId>,
-    pub(crate) streams: BTreeMap<u64, Stream>,
-    /// Spaces being filled.
-    loading: BTreeSet<ShardId>,
-    installed: BTreeSet<ShardId>,
-}
-
-impl Desk {
-    pub(crate) fn new(files: Arc<dyn FileStore>) -> Self {
-        Self {
-            files,
-            built: BTreeMap::new(),
-            fetches: Fetches::default(),
-            jobs: BTreeMap::new(),
-            last_job: 0,
-            making: BTreeSet::new(),
-            streams: BTreeMap::new(),
-            loading: BTreeSet::new(),
-            installed: BTreeSet::new(),
-        }
-    }
-
-    /// Whether a snapshot made here is there.
-    pub(crate) fn has_one(&self) -> bool {
-        !self.built.is_empty()
-    }
-
-    /// What was under way, for counts.
-    pub(crate) fn unfinished(&self) -> [(&'static str, u64); 3] {
-        let streams = self.streams.values().filter(|stream| stream.progress > 0).count();
-        [
-            ("process ended while it makes one", (self.jobs.len() + self.making.len()) as u64),
-            ("process ended while one comes", streams as u64),
-            ("process ended while one is loaded", self.loading.len() as u64),
-        ]
-    }
-}
 
 impl World {
     pub(crate) fn step_at(&mut self, at: u64, node: NodeId, process: u64, step: Step) {
@@ -182,25 +101,26 @@ impl World {
             Step::Wish(Wish::Load { shard, space, loader }) => self.load(id, process, shard, space, &*loader)?,
             Step::Wish(Wish::Forget { shard, kind }) => self.forget(id, shard, kind),
             Step::Wish(Wish::Ask { to, shard, least }) => self.ask_state(id, to, shard, least),
-            Step::Wish(Wish::Fetch { shard, ticket }) => {
+            Step::Wish(Wish::Fetch { shard, ticket, for_read }) => {
                 let time = self.dice.between(self.plan.sync);
-                self.step_at(self.now + time, id, process, Step::RowsFetched { shard, ticket });
+                self.step_at(self.now + time, id, process, Step::RowsFetched { shard, ticket, for_read });
             }
-            Step::RowsFetched { shard, ticket } => {
-                self.coverage.count("reads", "rows fetched for a read");
+            Step::RowsFetched { shard, ticket, for_read } => {
+                let what = if for_read { "rows fetched for a read" } else { "rows fetched for entries to be applied" };
+                self.coverage.count("reads", what);
                 if let Some(up) = self.process(id) {
-                    up.push(Input::RowsFetched { shard, ticket });
+                    up.push(RowsFetched { shard, ticket });
                 }
                 self.wake(id);
             }
             Step::StateAsked { by, shard, least } => {
-                self.tell(id, Input::SnapshotAsked { by, shard, least }, "asked for a state that is gone");
+                self.tell(id, SnapshotInput::Asked { by, shard, least }, "asked for a state that is gone");
             }
             Step::Offered(offer) => self.offered(id, process, offer),
-            Step::Fetched(header) => self.tell(id, Input::SnapshotFetched(header), "received"),
+            Step::Fetched(header) => self.tell(id, SnapshotInput::Fetched(header), "received"),
             Step::Loaded { shard, space, result } => {
                 let what = if result.is_ok() { "loaded" } else { "refused as it was loaded" };
-                self.tell(id, Input::SnapshotLoaded { shard, space, result }, what);
+                self.tell(id, SnapshotInput::Loaded { shard, space, result }, what);
             }
             Step::Asked { transfer, part } => self.asked_for(id, process, transfer, part),
             Step::Serve { transfer, part } => self.serve(id, process, transfer, part),
@@ -249,7 +169,7 @@ impl World {
         }
     }
 
-    pub(crate) fn tell(&mut self, id: NodeId, input: Input, what: &'static str) {
+    pub(crate) fn tell(&mut self, id: NodeId, input: impl Into<Input>, what: &'static str) {
         self.coverage.count("snapshot", what);
         self.trace.note(self.now, "snapshot", &[id.0, what.len() as u64], || format!("{id}: {what}"));
         if let Some(up) = self.process(id) {
@@ -264,13 +184,13 @@ impl World {
         let mut rows = view.rows;
         if hash.is_some() {
             let invariant = "25: replicas have equal state hashes at equal slots";
-            self.audit_space(id, shard, &rows.rows, space, invariant)?;
+            self.audit_space(id, shard, rows.rows(), space, invariant)?;
         } else {
             self.coverage.count("snapshot", "none of damaged rows");
         }
         let Some(up) = self.process(id) else { return Ok(()) };
         up.desk.making.insert(shard);
-        (view.job)(&mut rows);
+        (view.job)(&mut *rows);
         let made = up.taps.lock().made.take().unwrap_or_else(|| Err("the job made nothing".into()));
         let (ends, result) = (up.job_clock.get(), made.map(Arc::new));
         self.trace.note(self.now, "make", &[id.0, shard.0, slot.0, ends], || {
@@ -285,7 +205,7 @@ impl World {
         up.desk.making.remove(&shard);
         let told = result.map(|file| drop(up.desk.built.insert(shard, file)));
         let what = if told.is_ok() { "made" } else { "could not be made" };
-        self.tell(id, Input::SnapshotBuilt { shard, result: told }, what);
+        self.tell(id, SnapshotInput::Built { shard, result: told }, what);
     }
 
     fn ask_state(&mut self, id: NodeId, to: NodeId, shard: ShardId, least: Slot) {

@@ -20,7 +20,7 @@ use synod_cluster::detector::Sign;
 use synod_cluster::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
 use synod_cluster::system::SystemState;
 use synod_engine::codec::message;
-use synod_engine::host::Input;
+use synod_engine::host::{NodeInput, PeerInput};
 use synod_engine::identity::Mark;
 use synod_engine::wall::Reading;
 
@@ -83,12 +83,12 @@ impl World {
         // The first pulse of a call carries what the peer has seen of this node; only then is the link opened.
         if current && back && up.identified.insert(peer) {
             let seen = if fault == DiskFault::WipedVotes { Mark::default() } else { seen };
-            up.push(Input::IdentityAnswer { from: peer, seen });
+            up.push(PeerInput::IdentityAnswer { from: peer, seen });
             opened = true;
         }
         if !older {
             let reading = Reading { at: up.clock.local(now), wall_us };
-            up.push(Input::PeerClock { node: peer, reading });
+            up.push(PeerInput::Clock { node: peer, reading });
             let sign = Sign { incarnation, stalled: Duration::from_micros(stalled), leaving: false };
             up.detect(now, |detector, now| detector.heard(peer, sign, now));
         }
@@ -246,7 +246,7 @@ impl World {
             self.check_message(from, *shard, message)?;
         }
         if let Some(up) = &mut self.node(to).up {
-            up.push(Input::Peer { from: from.node, incarnation, write_seq, messages: decoded });
+            up.push(PeerInput::Messages { from: from.node, incarnation, write_seq, messages: decoded });
         }
         self.wake(to);
         Ok(())
@@ -310,7 +310,7 @@ impl World {
         if self.node(from.node).offer(&map) && self.runs(from.node, from.process) {
             // The server hands it to all workers: the one that applied it knows it already.
             if let Some(up) = &mut self.node(from.node).up {
-                up.push(Input::Map(Arc::clone(&map)));
+                up.push(NodeInput::Map(Arc::clone(&map)));
             }
             self.wake(from.node);
         }

@@ -3,42 +3,19 @@
 //! Owns: offers, what is asked for and sent part by part, and how such a connection ends. Must never: hand a receiver a part
 //! that its maker's file does not hold, unless a fault garbled it.
 
-use crate::host::{FETCHED, snapshot_path};
-use crate::node::CLUSTER;
-use crate::snapshots::Step;
+use crate::desk::{Step, Stream, Transfer};
+use crate::host::{CLUSTER, FETCHED, snapshot_path};
 use crate::trace::hash_bytes;
 use crate::world::World;
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, ShardId};
-use synod_engine::host::{Input, SnapshotKind};
-use synod_engine::snapshot::SnapshotFile;
+use synod_engine::host::{SnapshotInput, SnapshotKind};
 use synod_engine::snapshot::offers::{Begun, Offer, Receiving, is_of_another};
 
 /// A silent connection is given up after so long, µs: the server's keepalive.
 const SILENT: u64 = 3_000_000;
-
-/// A file that is coming.
-pub(crate) struct Stream {
-    pub(crate) shard: ShardId,
-    receiving: Option<Receiving>,
-    busy_until: u64,
-    pub(crate) progress: u64,
-}
-
-/// A connection that parts come on.
-pub(crate) struct Transfer {
-    pub(crate) maker: NodeId,
-    pub(crate) taker: NodeId,
-    taker_process: u64,
-    digest: u128,
-    shard: ShardId,
-    /// The maker's end, while it serves.
-    file: Option<(u64, Arc<SnapshotFile>)>,
-    /// Arrival of the last part: none overtakes another.
-    last: u64,
-}
 
 impl World {
     pub(crate) fn offer(&mut self, id: NodeId, to: NodeId, shard: ShardId) {
@@ -147,7 +124,7 @@ impl World {
             let shard = transfer.shard;
             self.end_transfer(number, "a part cannot be read");
             if self.plan.tells_spoilt {
-                self.tell(id, Input::SnapshotSpoilt { shard }, "found damaged at its maker");
+                self.tell(id, SnapshotInput::Spoilt { shard }, "found damaged at its maker");
             }
             return;
         };

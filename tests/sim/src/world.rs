@@ -4,20 +4,17 @@
 
 use crate::clients::{Attempt, Client, KnownShard, Operation};
 use crate::coverage::Coverage;
+use crate::desk::{Step, Transfer};
 use crate::dice::Dice;
 use crate::disk::NodeDisk;
-use crate::epochs::Epochs;
-use crate::members::Moves;
-use crate::members::jobs::Jobs;
 use crate::model::ShardModel;
+use crate::moves::{Jobs, Moves};
 use crate::network::Network;
 use crate::node::SimNode;
 use crate::plan::{Plan, Planted};
 use crate::retry::Failure;
 use crate::shown::Shown;
-use crate::snapshots::Step;
 use crate::trace::Trace;
-use crate::transfers::Transfer;
 use crate::versions::Versions;
 use crate::violation::{Checked, Violation};
 use bytes::Bytes;
@@ -30,7 +27,7 @@ use synod_cluster::system::SystemState;
 use synod_engine::host::Answer;
 use synod_engine::identity::Mark;
 use synod_engine::metrics::EngineMetrics;
-use synod_paxos::types::{ConfigId, Membership};
+use synod_paxos::types::{Ballot, ConfigId, Membership};
 
 /// No run takes more events: something goes in circles.
 const EVENTS_MAX: u64 = 3_000_000;
@@ -117,6 +114,15 @@ pub(crate) enum Phase {
     Calm,
     /// Nobody asks anything.
     Quiet,
+}
+
+/// What was said and done in epochs so far.
+#[derive(Default)]
+pub(crate) struct Epochs {
+    /// The epoch that each process last acted in, by group.
+    pub(crate) spoken: BTreeMap<(NodeId, u64, ShardId), ConfigId>,
+    /// Who led each ballot.
+    pub(crate) led: BTreeMap<(ShardId, Ballot), (NodeId, u64)>,
 }
 
 /// The world of one run.

@@ -1,6 +1,6 @@
 //! A client of the load: through the client library, or through the wire alone.
 //!
-//! Owns: what both are asked and what both answer. Must never: call a write not executed unless its client says so.
+//! Owns: which of them it is, and the way to ask it. Must never: call a write not executed unless its client says so.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use synod_client::{Client, Error, Expect, GetOptions, NewRecord};
 use synod_lincheck::Seen;
 
+use super::call::{Answer, Found, Wanted};
 use super::plain::{Plain, Style};
 
 /// What clients call through.
@@ -17,40 +18,6 @@ pub enum Kind {
     Library,
     /// Plain gRPC: every second client makes unary calls, the others hold a session.
     Plain,
-}
-
-/// A write.
-#[derive(Clone, Debug)]
-pub(super) enum Wanted {
-    Delete,
-    /// With the next offset that the key must have, where one is named.
-    Append {
-        values: Vec<String>,
-        next: Option<u64>,
-    },
-}
-
-/// What a write came to.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Written {
-        offset: u64,
-    },
-    Expectation {
-        actual: u64,
-    },
-    /// Refused for want of room.
-    NoRoom(String),
-    /// Nobody told whether it was executed.
-    Unknown(String),
-    NotExecuted(String),
-}
-
-/// What a get found.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) newest: Option<Seen>,
-    pub(super) next: u64,
 }
 
 /// One client.

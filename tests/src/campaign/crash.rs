@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,10 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Turn;
 use super::crash_points::{POINTS, Point, Stage};
-use super::faults::{attach, injection, release};
 use super::filler::Filler;
 use super::load::{Load, TABLE};
-use super::rig::Rig;
 use super::snapshot::lead;
+use super::tracer::{attach, injection, release};
 use crate::cluster::{Cluster, PATIENCE};
 use crate::run::until;
 
@@ -116,7 +116,12 @@ struct Crash<'a> {
 }
 
 /// A node is killed at one point and started again.
-pub(super) fn turn(cluster: &mut Cluster, load: &Load, rig: &Rig, number: usize) -> Result<Turn, String> {
+pub(super) fn turn(
+    cluster: &mut Cluster,
+    load: &Load,
+    crashes: &Mutex<Crashes>,
+    number: usize,
+) -> Result<Turn, String> {
     let plan = plan();
     let (point, role) = plan[number * STEP % plan.len()];
     let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or(0u64);
@@ -135,7 +140,7 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load, rig: &Rig, number: usize)
         Stage::Make => crash.while_making()?,
         Stage::Receive => crash.while_receiving()?,
     };
-    rig.crashes.lock().map_err(|_| "a turn failed")?.note(point, role, met);
+    crashes.lock().map_err(|_| "a turn failed")?.note(point, role, met);
     let pause = load.pause(crash.ended.unwrap_or(began));
     for word in UNCLEAN {
         // The copy of the map is a hint with a checksum: one cut short is said to be, and fetched.

@@ -2,9 +2,7 @@
 //!
 //! Owns: how a fault is made. Must never: touch a process that is not the cluster's own.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,10 +13,10 @@ use super::load::{Load, TABLE};
 use super::rig::Rig;
 use super::{
     Fault, FileCall, Turn, crash, damage, drift, full, hostile, overload, partition, power, retry, set_back, snapshot,
-    upgrade,
+    tracer, upgrade,
 };
 use crate::cluster::{Cluster, PATIENCE, Status};
-use crate::run::{send, until, wait_for};
+use crate::run::until;
 
 /// How long a node stays away: long enough to have something to catch up with.
 const AWAY: Duration = Duration::from_millis(400);
@@ -26,7 +24,7 @@ const AWAY: Duration = Duration::from_millis(400);
 /// Whether a fault can be made here; the error says what is missing.
 pub(super) fn can(fault: Fault) -> Result<(), String> {
     match fault {
-        Fault::Hang | Fault::FileError(_) | Fault::CrashPoint => can_trace(),
+        Fault::Hang | Fault::FileError(_) | Fault::CrashPoint => tracer::can(),
         Fault::PowerLoss | Fault::PowerLossOne | Fault::DiskFull => {
             inside()?;
             has("mkfs.ext4", "-V", "e2fsprogs")?;
@@ -39,15 +37,6 @@ pub(super) fn can(fault: Fault) -> Result<(), String> {
             has("ip", "-V", "iproute2")
         }
         _ => Ok(()),
-    }
-}
-
-fn can_trace() -> Result<(), String> {
-    let traced = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).stderr(Stdio::null()).status();
-    match traced {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => Err("skipped: strace may not trace here".into()),
-        Err(_) => Err("skipped: strace is not installed (apt-get install strace)".into()),
     }
 }
 
@@ -81,12 +70,12 @@ pub(super) fn turn(fault: Fault, cluster: &mut Cluster, rig: &Rig, load: &Load, 
         Fault::Transfer => transfer(cluster, load, &status, number, began),
         Fault::Hang => hang(cluster, load, &status, leads, began),
         Fault::FileError(call) => file_error(cluster, load, call, number),
-        Fault::CrashPoint => crash::turn(cluster, load, rig, number),
+        Fault::CrashPoint => crash::turn(cluster, load, &rig.crashes, number),
         Fault::PowerLoss => power::all(cluster, load, rig.disks.as_ref().ok_or(NO_RIG)?, number),
         Fault::PowerLossOne => power::one(cluster, load, rig.disks.as_ref().ok_or(NO_RIG)?, &status, number),
         Fault::DiskFull => full::turn(cluster, load, rig.disks.as_ref().ok_or(NO_RIG)?, number),
         Fault::Partition => partition::turn(cluster, load, rig.network.as_ref().ok_or(NO_RIG)?, &status, number),
-        Fault::Retry => retry::turn(cluster, load, rig, number),
+        Fault::Retry => retry::turn(cluster, load, &rig.named, number),
         Fault::Snapshot => snapshot::turn(cluster, load, number),
         Fault::Damage => damage::turn(cluster, load, number),
         Fault::Hostile => hostile::turn(cluster, load, number),
@@ -117,47 +106,6 @@ fn transfer(cluster: &Cluster, load: &Load, status: &Status, turn: usize, began:
     Ok(Turn { pause: load.pause(began), during: None, note: format!("shard {id} to node {to}") })
 }
 
-/// What strace is told: something is injected into one system call, on these files where there are any; what it saw goes
-/// to `out`.
-pub(super) fn injection(call: &str, what: &str, files: &[PathBuf], out: &Path) -> Vec<OsString> {
-    let (trace, spec) = (format!("trace={call}"), format!("inject={call}:{what}"));
-    let mut args: Vec<OsString> = ["-f", "-q", "-y", "-e", &trace, "-e", &spec, "-o"].map(OsString::from).into();
-    args.push(out.into());
-    args.extend(files.iter().flat_map(|file| ["-P".into(), file.as_os_str().to_owned()]));
-    args
-}
-
-/// strace on every thread of a process; it is attached when this returns.
-pub(super) fn attach(pid: u32, injection: &[OsString]) -> Result<Child, String> {
-    let pid = pid.to_string();
-    let mut command = Command::new("strace");
-    command.args(injection).args(["-p", &pid]);
-    let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().map_err(|e| format!("strace: {e}"))?;
-    let traced = || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        // What was injected may have ended it already.
-        let ended = field("State:").is_none_or(|state| state.starts_with('Z'));
-        (ended || field("TracerPid:") != Some("0")).then_some(())
-    };
-    until(Duration::from_secs(5), "strace is attached", traced)?;
-    Ok(child)
-}
-
-/// Both, with nothing kept of what it saw.
-fn inject(pid: u32, call: &str, what: &str, file: Option<&Path>) -> Result<Child, String> {
-    let files: Vec<PathBuf> = file.into_iter().map(Path::to_path_buf).collect();
-    attach(pid, &injection(call, what, &files, Path::new("/dev/null")))
-}
-
-pub(super) fn release(mut strace: Child) {
-    send(strace.id(), Signal::SIGTERM);
-    if wait_for(&mut strace, Duration::from_secs(10)).is_none() {
-        let _ = strace.kill();
-        let _ = strace.wait();
-    }
-}
-
 /// The node's pulses go on while its log does not. What clients see of it is longer than its leaderships last: they wait
 /// for an answer once a shard.
 fn hang(cluster: &mut Cluster, load: &Load, status: &Status, victim: u16, began: Instant) -> Result<Turn, String> {
@@ -166,7 +114,7 @@ fn hang(cluster: &mut Cluster, load: &Load, status: &Status, victim: u16, began:
     let led: Vec<u64> = led.filter_map(|shard| shard["id"].as_u64()).collect();
     let peers: Vec<(u16, usize)> =
         (1..=3).filter(|node| *node != victim).map(|node| (node, cluster.log(node).len())).collect();
-    let strace = inject(cluster.pid(victim), "fdatasync", "delay_enter=3000000:when=1", None)?;
+    let strace = tracer::inject(cluster.pid(victim), "fdatasync", "delay_enter=3000000:when=1", None)?;
     let moved = until(Duration::from_millis(2900), "the node's leaderships are its peers'", || {
         let said = peers.iter().map(|(node, from)| cluster.log(*node).split_off(*from)).collect::<String>();
         let taken = |shard: &u64| {
@@ -178,7 +126,7 @@ fn hang(cluster: &mut Cluster, load: &Load, status: &Status, victim: u16, began:
     load.wait_flowing(PATIENCE);
     let pause = load.pause(began);
     sleep(Duration::from_millis(3500).saturating_sub(began.elapsed()));
-    release(strace);
+    tracer::release(strace);
     let moved = moved.map_err(|why| format!("node {victim} kept leaderships while its log hung: {why}"))?;
     cluster.wait_caught_up(victim);
     let note = format!("node {victim}, its {} leaderships moved after {moved:.2?}", led.len());
@@ -205,7 +153,7 @@ fn file_error(cluster: &mut Cluster, load: &Load, call: FileCall, turn: usize) -
             ("write", sampled, Some(current_wal(cluster, victim).ok_or("the node writes to no file of a log")?))
         }
     };
-    let strace = inject(cluster.pid(victim), name, &format!("error=EIO:when={nth}"), file.as_deref())?;
+    let strace = tracer::inject(cluster.pid(victim), name, &format!("error=EIO:when={nth}"), file.as_deref())?;
     let began = Instant::now();
     let ended = match call {
         FileCall::Fsync => {
@@ -219,7 +167,7 @@ fn file_error(cluster: &mut Cluster, load: &Load, call: FileCall, turn: usize) -
         }
         _ => until(PATIENCE, "the node ends at its failed write", || (!cluster.runs(victim)).then(Instant::now))?,
     };
-    release(strace);
+    tracer::release(strace);
     let log = cluster.log(victim);
     let last = log.lines().last().unwrap_or_default().to_owned();
     if !last.contains("the process ends") {

@@ -16,7 +16,8 @@ use synod_lincheck::{Call, Expect, History, Outcome, Record, Recorder};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::caller::{Answer, Caller, Found, Kind, Wanted};
+use super::call::{Answer, Found, Wanted};
+use super::caller::{Caller, Kind};
 use super::plain;
 use crate::cluster::Cluster;
 use crate::run::until;

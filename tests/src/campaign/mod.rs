@@ -7,6 +7,7 @@
 //! shard, appends, conditional appends, deletes and gets; through the client library, or by plain gRPC) and passes when the history is linearizable, no acknowledged
 //! record is lost or doubled, no client saw an error other than an unknown outcome, and writes resumed in time.
 
+mod call;
 mod caller;
 mod crash;
 mod crash_points;
@@ -29,6 +30,7 @@ mod retry;
 mod rig;
 mod set_back;
 mod snapshot;
+mod tracer;
 mod upgrade;
 
 use std::fs;

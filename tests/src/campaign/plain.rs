@@ -21,7 +21,7 @@ use v1::error::Kind;
 use v1::shard_reply::Body as Reply;
 use v1::shard_request::Body as Ask;
 
-use super::caller::{Answer, Found, Wanted};
+use super::call::{Answer, Found, Wanted};
 
 /// How long a node may take to answer before another is asked.
 const ATTEMPT: Duration = Duration::from_secs(2);

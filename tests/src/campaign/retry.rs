@@ -5,6 +5,7 @@
 //! itself.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +16,6 @@ use tonic::{Code, Status};
 
 use super::Turn;
 use super::load::Load;
-use super::rig::Rig;
 use super::snapshot::{create_bulk, lead, write_bulk};
 use crate::cluster::{Cluster, PATIENCE};
 
@@ -136,7 +136,7 @@ fn expired(cluster: &Cluster, load: &Load, writes: &[Said]) -> Result<(), String
 }
 
 /// The leader of a shard dies among named writes.
-pub(super) fn turn(cluster: &mut Cluster, load: &Load, rig: &Rig, number: usize) -> Result<Turn, String> {
+pub(super) fn turn(cluster: &mut Cluster, load: &Load, named: &Mutex<Named>, number: usize) -> Result<Turn, String> {
     // A new one each time: of a shard that gave a snapshot just now the log is kept for a minute.
     let table = &table_of(number);
     create_bulk(cluster, load, table)?;
@@ -186,7 +186,7 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load, rig: &Rig, number: usize)
     (1..=3).try_for_each(|node| again(cluster, load, &mut writes, node))?;
     sleep(Duration::from_millis(4_200).saturating_sub(began.elapsed()));
     expired(cluster, load, &short)?;
-    let mut named = rig.named.lock().map_err(|_| "a turn failed")?;
+    let mut named = named.lock().map_err(|_| "a turn failed")?;
     for (call, said) in writes.iter().chain(&short) {
         named.add(call, said.ok_or("a write was never answered")?)?;
     }

@@ -7,7 +7,7 @@ use crate::codec::record::Head;
 use crate::command::{Action, Expect, KeyOp, NewRecord, Op, Outcome, RowFormat, WriteId, WriteRequest, encode_entry};
 use crate::genesis::Genesis;
 use crate::machine::overlay::Overlay;
-use crate::machine::{Applied, ShardState, rows};
+use crate::machine::{Applied, Effects, ShardState, Wanted, rows};
 use crate::state::mem::MemState;
 use crate::state::{FlushId, StateBatch, StateStore, Visit};
 use bytes::Bytes;
@@ -79,13 +79,17 @@ impl Bench {
     }
 
     pub(super) fn entry(&mut self, ts: u64, requests: &[WriteRequest]) -> Vec<Applied> {
+        self.effects(ts, requests, Wanted::Results).results
+    }
+
+    /// Applies an entry at `ts` with these requests.
+    pub(super) fn effects(&mut self, ts: u64, requests: &[WriteRequest], wanted: Wanted) -> Effects {
         let id = EntryId { slot: self.state.applied().next(), ..EntryId::ZERO };
         let entry = Entry::new(id, ts, 0, Payload::Command(encode_entry(self.format, requests.iter(), 0)));
-        let mut results = vec![];
         while self.prepares && !self.state.prepare(&mut self.store, &entry).unwrap() {}
-        self.state.apply(&mut self.store, &mut self.overlay, &entry, Some(&mut results)).unwrap();
+        let effects = self.state.apply(&mut self.store, &mut self.overlay, &entry, wanted).unwrap();
         self.entries.push(entry);
-        results
+        effects
     }
 
     /// One entry at `ts` with one request.

@@ -4,7 +4,7 @@ use super::bench::{Bench, TABLE, append, delete, trim};
 use crate::codec::keys;
 use crate::command::{Op, WriteId, WriteRequest};
 use crate::genesis::Genesis;
-use crate::machine::{ShardState, rows};
+use crate::machine::{ShardState, Wanted, rows};
 use crate::state::StateStore;
 use synod_cluster::ids::{ClientId, Entry, EntryId, Offset, Slot, Space};
 use synod_cluster::system::{Partitioning, Retention};
@@ -15,7 +15,7 @@ impl Bench {
     fn noop(&mut self, ts: u64) {
         let id = EntryId { slot: self.state.applied().next(), ..EntryId::ZERO };
         let entry = Entry::new(id, ts, 0, Payload::Noop);
-        self.state.apply(&mut self.store, &mut self.overlay, &entry, None).unwrap();
+        let _ = self.state.apply(&mut self.store, &mut self.overlay, &entry, Wanted::Nothing).unwrap();
     }
 }
 

@@ -3,6 +3,7 @@
 use super::bench::{Bench, Counting, TABLE, append, trim};
 use crate::codec::record::{Newest, Totals};
 use crate::command::{Op, RowFormat};
+use crate::machine::Wanted;
 use synod_cluster::ids::Offset;
 use synod_cluster::system::{Partitioning, Retention};
 
@@ -38,7 +39,7 @@ fn a_key_that_keeps_its_newest_record_only_has_no_totals() {
     let slot = b.state.applied().next();
     let entry = b.entry_in(slot, 20, Op::Write { table: TABLE, ops: vec![trim("k", 2)] });
     let mut store = Counting::new(&mut b.store);
-    b.state.apply(&mut store, &mut b.overlay, &entry, None).unwrap();
+    let _ = b.state.apply(&mut store, &mut b.overlay, &entry, Wanted::Nothing).unwrap();
     assert_eq!((store.changes, store.ranges), (2, 0), "its head and the position");
     let head = b.head("k").unwrap();
     assert_eq!((head.first, head.newest, head.totals), (Offset(2), Newest::None, None));
@@ -84,7 +85,7 @@ fn few_dropped_rows_go_one_by_one_and_more_as_a_range() {
         let slot = b.state.applied().next();
         let entry = b.entry_in(slot, before, Op::Write { table: TABLE, ops: vec![trim("k", before)] });
         let mut store = Counting::new(&mut b.store);
-        b.state.apply(&mut store, &mut b.overlay, &entry, None).unwrap();
+        let _ = b.state.apply(&mut store, &mut b.overlay, &entry, Wanted::Nothing).unwrap();
         assert_eq!((store.changes, store.ranges), (changes, ranges), "below {before}");
     }
 }

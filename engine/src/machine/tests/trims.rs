@@ -4,7 +4,7 @@ use super::bench::{Bench, Counting, TABLE, append, delete, op};
 use crate::codec::keys;
 use crate::codec::record::{Newest, Record};
 use crate::command::{Action, Expect, KeyOp, Op, Outcome, RowFormat};
-use crate::machine::rows;
+use crate::machine::{Wanted, rows};
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
@@ -66,7 +66,7 @@ impl Bench {
             }
         }
         let mut store = Counting::new(&mut self.store);
-        self.state.apply(&mut store, &mut self.overlay, &entry, None).unwrap();
+        let _ = self.state.apply(&mut store, &mut self.overlay, &entry, Wanted::Nothing).unwrap();
         (all + store.rows, most.max(store.rows))
     }
 }

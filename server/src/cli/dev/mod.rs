@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use synod_client::{Client, Options};
+use synod_engine::clock::wall_us;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
@@ -83,8 +84,7 @@ pub async fn run(context: &mut Context, args: DevArgs) -> Result<()> {
 }
 
 fn fresh_dir() -> Result<PathBuf> {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let name = format!("synod-dev-{}-{}", std::process::id(), since.as_secs());
+    let name = format!("synod-dev-{}-{}", std::process::id(), wall_us() / 1_000_000);
     let dir = std::env::temp_dir().join(name);
     std::fs::create_dir(&dir).map_err(|error| CliError::io(dir.display(), &error))?;
     Ok(dir)

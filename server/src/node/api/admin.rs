@@ -5,11 +5,13 @@
 pub mod job_desk;
 mod jobs;
 
-use super::{cluster, convert, status};
+use super::{cluster, convert};
+use crate::node::dial;
 use crate::node::host::Signals;
 use crate::node::map::{MapBook, table_to_wire};
 use crate::node::peer::Peers;
 use crate::node::snapshots::SnapshotDesk;
+use crate::node::status::status;
 use crate::node::system::SystemDesk;
 use crate::node::threads::processor_micros;
 use crate::node::versions::{NodeVersion, VersionDesk};
@@ -20,7 +22,7 @@ use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, TableId};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
-use synod_engine::host::{Input, NodeReport, ReplicaReport};
+use synod_engine::host::{AdminInput, NodeInput, NodeReport, ReplicaReport};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::worker::AHEAD_MICROS;
 use synod_paxos::types::ConfigId;
@@ -169,11 +171,11 @@ impl Admin for AdminService {
         let forwarded = request.metadata().contains_key(FORWARDED);
         let wanted = request.into_inner();
         let shard = ShardId(wanted.shard);
-        match up.asked(|done| Input::Scrub { shard, done }).await? {
+        match up.asked(|done| AdminInput::Scrub { shard, done }).await? {
             Ok(slot) => Ok(Response::new(v1::ScrubReply { slot: slot.0 })),
             Err(refusal) => {
-                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.scrub(up.forward(wanted)).await
+                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.scrub(up.forward(wanted)).await
             }
         }
     }
@@ -185,7 +187,9 @@ impl Admin for AdminService {
         let shard = ShardId(request.into_inner().shard);
         let (tell, told) = oneshot::channel();
         let done = Box::new(move |result| drop(tell.send(result)));
-        up.worker.try_push(Input::MakeSnapshot { shard, done }).map_err(|_| Status::unavailable("the node is busy"))?;
+        up.worker
+            .try_push(AdminInput::MakeSnapshot { shard, done })
+            .map_err(|_| Status::unavailable("the node is busy"))?;
         match told.await {
             Ok(Ok(())) => up.snapshots.stream(shard).map(|parts| Response::new(ReceiverStream::new(parts))),
             Ok(Err(why)) => Err(Status::failed_precondition(why)),
@@ -201,11 +205,11 @@ impl Admin for AdminService {
         let forwarded = request.metadata().contains_key(FORWARDED);
         let wanted = request.into_inner();
         let (shard, to) = (ShardId(wanted.shard), NodeId(wanted.to));
-        match up.asked(|done| Input::Transfer { shard, to, done }).await? {
+        match up.asked(|done| AdminInput::Transfer { shard, to, done }).await? {
             Ok(()) => Ok(Response::new(v1::TransferLeaderReply {})),
             Err(refusal) => {
-                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.transfer_leader(up.forward(wanted)).await
+                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.transfer_leader(up.forward(wanted)).await
             }
         }
     }
@@ -218,11 +222,11 @@ impl Admin for AdminService {
         let forwarded = request.metadata().contains_key(FORWARDED);
         let wanted = request.into_inner();
         let (shard, expected, change) = (ShardId(wanted.shard), expected_epoch(&wanted)?, member_change(&wanted)?);
-        match up.asked(|done| Input::ChangeMembers { shard, expected, change, done }).await? {
+        match up.asked(|done| AdminInput::ChangeMembers { shard, expected, change, done }).await? {
             Ok(()) => Ok(Response::new(v1::ChangeMembersReply {})),
             Err(refusal) => {
-                let leader = up.elsewhere(&refusal, wanted.shard, forwarded)?;
-                up.admin_of(leader).await?.change_members(up.forward(wanted)).await
+                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.change_members(up.forward(wanted)).await
             }
         }
     }
@@ -367,7 +371,9 @@ impl Up {
             // A caller that went away needs no report.
             let _ = sender.send(report);
         });
-        self.worker.try_push(Input::Status(done)).map_err(|_| Status::resource_exhausted("the node is overloaded"))?;
+        self.worker
+            .try_push(NodeInput::Status(done))
+            .map_err(|_| Status::resource_exhausted("the node is overloaded"))?;
         match timeout(WORKER_PATIENCE, receiver).await {
             Ok(Ok(report)) => Ok(report),
             Ok(Err(_)) | Err(_) => Err(Status::unavailable("the node's worker does not answer: is its disk hung?")),
@@ -385,7 +391,7 @@ impl Up {
     /// Has the worker do what it answers with success or a refusal.
     async fn asked<T: Send + 'static>(
         &self,
-        input: impl FnOnce(Box<dyn FnOnce(Result<T, Refusal>) + Send>) -> Input,
+        input: impl FnOnce(Box<dyn FnOnce(Result<T, Refusal>) + Send>) -> AdminInput,
     ) -> Result<Result<T, Refusal>, Status> {
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |result| {
@@ -417,9 +423,23 @@ impl Up {
     async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
         let map = self.book.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
         let node = map.nodes.get(&leader).ok_or_else(|| unavailable("the leader is not in the map"))?;
-        let failed = |e: tonic::transport::Error| unavailable(format!("node {leader} at {}: {e}", node.addr));
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", node.addr)).map_err(failed)?;
-        Ok(AdminClient::new(endpoint.connect().await.map_err(failed)?))
+        let failed = |why: String| unavailable(format!("node {leader} at {}: {why}", node.addr));
+        let endpoint = dial::endpoint(&node.addr).map_err(failed)?;
+        Ok(AdminClient::new(endpoint.connect().await.map_err(|e| failed(dial::chain(&e)))?))
+    }
+
+    /// A client of the node where a request that this node's worker refused is to go.
+    ///
+    /// # Errors
+    /// As [`Up::elsewhere`], or there is no connection to it.
+    async fn leader_instead(
+        &self,
+        refusal: &Refusal,
+        shard: u64,
+        forwarded: bool,
+    ) -> Result<AdminClient<tonic::transport::Channel>, Status> {
+        let leader = self.elsewhere(refusal, shard, forwarded)?;
+        self.admin_of(leader).await
     }
 
     /// Where a request that this node's worker refused is to go, if anywhere: to the shard's leader, once.

@@ -2,7 +2,8 @@
 //!
 //! Owns: the comparison at the door of every service for clients. Must never: let a call in that names another cluster.
 
-use super::{convert, status};
+use super::convert;
+use crate::node::status::status;
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use synod_proto::{CLUSTER, v1};

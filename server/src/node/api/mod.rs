@@ -9,30 +9,10 @@ pub mod gate;
 pub mod session;
 pub mod synod;
 
-use prost::Message;
+use super::status::status;
 use synod_proto::v1;
-use tonic::{Code, Status};
+use tonic::Status;
 use v1::error::Kind;
-
-/// The status of a failed unary call: the typed error travels in its details.
-#[must_use]
-pub fn status(error: &v1::Error) -> Status {
-    let code = match &error.kind {
-        Some(Kind::TableNotFound(_) | Kind::JobNotFound(_)) => Code::NotFound,
-        Some(Kind::TableExists(_)) => Code::AlreadyExists,
-        Some(Kind::InvalidArgument(_) | Kind::TooLarge(_) | Kind::CrossShard(_)) => Code::InvalidArgument,
-        Some(Kind::ExpectationFailed(_) | Kind::NotLeader(_) | Kind::WrongShard(_) | Kind::WrongEpoch(_)) => {
-            Code::FailedPrecondition
-        }
-        Some(Kind::OtherCluster(_) | Kind::JobConflict(_)) => Code::FailedPrecondition,
-        Some(Kind::Trimmed(_)) => Code::OutOfRange,
-        Some(Kind::Overloaded(_) | Kind::DiskFull(_)) => Code::ResourceExhausted,
-        Some(Kind::Expired(_)) => Code::DeadlineExceeded,
-        Some(Kind::OutcomeUnknown(_)) | None => Code::Unknown,
-        Some(Kind::Quarantined(_) | Kind::Unavailable(_)) => Code::Unavailable,
-    };
-    Status::with_details(code, error.message.clone(), error.encode_to_vec().into())
-}
 
 /// The wire's error of a client error, for calls that this node forwarded through its own client.
 #[must_use]

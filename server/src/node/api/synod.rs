@@ -3,10 +3,11 @@
 //! Owns: nothing but the way in. Must never: answer a unary call from its own state: it goes the same way as any client's.
 
 use super::gate::Gates;
-use super::{client_status, cluster, convert, session, status};
+use super::{client_status, cluster, convert, session};
 use crate::config::Limits;
 use crate::node::map::MapBook;
 use crate::node::peer::Peers;
+use crate::node::status::status;
 use futures::{Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};

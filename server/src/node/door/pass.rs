@@ -8,7 +8,7 @@
 //! places kept for these: who wants to see why there is no room must get in. A hello that was checked makes a connection a peer's, and
 //! gives the place it had back.
 
-use super::super::peer::Complaints;
+use crate::node::complaints::Complaints;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

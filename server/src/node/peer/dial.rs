@@ -3,6 +3,7 @@
 //! Owns: the transport's settings on both ends, the pause between attempts. Must never: retry by itself.
 
 use crate::config::Settings;
+use crate::node::dial::{self as node_dial, CONNECT_WAIT, causes, chain};
 use crate::node::door::{BROKEN_STREAMS, PENDING_RESETS};
 use rand::RngExt;
 use std::error::Error;
@@ -20,8 +21,6 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 const HTTP2_FRAME: u32 = 256 << 10;
 /// Streams of one connection at a time: a client needs one, and each may hold a message that is not whole yet.
 const CONNECTION_STREAMS: u32 = 64;
-/// How long a connection may take to come about.
-const CONNECT_WAIT: Duration = Duration::from_secs(1);
 /// A silent connection is asked for a sign of life this often.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 /// And is given up when none came for so long.
@@ -52,10 +51,9 @@ pub fn frame_bytes_max(settings: &Settings) -> usize {
 }
 
 fn endpoint(addr: &str) -> Result<Endpoint, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|e| format!("{addr}: {}", chain(&e)))?;
+    let endpoint = node_dial::endpoint(addr).map_err(|why| format!("{addr}: {why}"))?;
     Ok(endpoint
         .tcp_nodelay(true)
-        .connect_timeout(CONNECT_WAIT)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(HTTP2_FRAME)
@@ -92,22 +90,6 @@ pub(super) async fn connect(addr: &str) -> Result<TcpStream, String> {
 /// A connection that comes about with the first call, and again after it broke.
 pub(super) fn dial_lazily(addr: &str) -> Result<Channel, String> {
     Ok(endpoint(addr)?.connect_lazy())
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&e| e.source())
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut line: Vec<String> = Vec::new();
-    for cause in causes(error) {
-        let text = cause.to_string();
-        if line.last().is_none_or(|last| !last.contains(&text)) {
-            line.push(text);
-        }
-    }
-    line.join(": ")
 }
 
 fn is_refused(error: &(dyn Error + 'static)) -> bool {

@@ -11,7 +11,7 @@ use prometheus::{IntGaugeVec, Opts, Registry};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use synod_cluster::ids::{Incarnation, NodeId};
-use synod_engine::runner::MonotoneClock;
+use synod_engine::clock::MonotoneClock;
 
 /// Pulses of so long compete for the shortest way, µs.
 const WHILE: u64 = 10_000_000;

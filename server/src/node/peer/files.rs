@@ -3,7 +3,7 @@
 //! Owns: their format and their durability: file and directory are synced before a call returns. Must never: hold
 //! anything that the log store's identity row contradicts; a founding list counts only with the cluster it names.
 
-use super::bootstrap::BootstrapError;
+use super::bootstrap_error::BootstrapError;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};

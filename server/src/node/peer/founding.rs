@@ -16,7 +16,7 @@
 //! All must answer, also for an adoption: whichever founder ever counted a vote of mine has seen me, so if none of them has,
 //! nothing that was chosen rests on what this directory may have held.
 
-use super::bootstrap::BootstrapError;
+use super::bootstrap_error::BootstrapError;
 use synod_proto::peer::IdentifyReply;
 
 /// What to do now.

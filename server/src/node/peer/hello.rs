@@ -4,10 +4,7 @@
 //! does not speak the cluster's version.
 
 use super::Local;
-use super::lock;
-use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
 use synod_engine::processes::Process;
 use synod_proto::peer::Hello;
@@ -175,32 +172,6 @@ pub fn check(
     Ok(Caller { node: from, process })
 }
 
-/// Lets each complaint into the log once, and few of them altogether, however hard a stranger tries.
-#[derive(Debug)]
-pub struct Complaints {
-    inner: Mutex<(Instant, BTreeSet<String>)>,
-}
-
-impl Default for Complaints {
-    fn default() -> Self {
-        Self { inner: Mutex::new((Instant::now(), BTreeSet::new())) }
-    }
-}
-
-impl Complaints {
-    const MOST: usize = 64;
-    const WINDOW: Duration = Duration::from_secs(600);
-
-    /// Whether `what` is to be logged now.
-    pub fn is_new(&self, what: &str) -> bool {
-        let mut inner = lock(&self.inner);
-        if inner.0.elapsed() > Self::WINDOW {
-            *inner = (Instant::now(), BTreeSet::new());
-        }
-        inner.1.len() < Self::MOST && inner.1.insert(what.to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,13 +201,5 @@ mod tests {
         assert!(old.starts_with("node 2 speaks cluster versions up to 1, the cluster is at version 2: run a"), "{old}");
         assert!(say(Some(&Hello { protocol: 1, ..good.clone() })).contains("node 2 protocol 1"));
         assert!(say(Some(&Hello { cluster: vec![1u8; 9000].into(), ..good })).len() < 200);
-    }
-
-    #[test]
-    fn complaints_are_bounded() {
-        let complaints = Complaints::default();
-        let logged = (0..1000).filter(|i| complaints.is_new(&format!("stranger {i}"))).count();
-        assert_eq!(logged, Complaints::MOST);
-        assert!(!complaints.is_new("stranger 3"));
     }
 }

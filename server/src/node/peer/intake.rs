@@ -6,14 +6,14 @@
 use super::counters::add;
 use super::hello::{Caller, HELLO_WAIT, Refused};
 use super::lanes::Turn;
-use super::peers::Shared;
+use super::shared::Shared;
 use super::wire::{self, Frames, HELLO_BYTES_MAX, WireError};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId};
 use synod_engine::codec::message;
-use synod_engine::host::Input;
+use synod_engine::host::PeerInput;
 use synod_proto::peer::{LinkReply, PeerFrame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -117,16 +117,16 @@ pub(super) async fn receive(
 
 /// Hands a frame to the worker. Returns `None` if a newer stream has the lane. `took_part` says whether this link has delivered a frame
 /// before. Noting it once per link is enough: the lane is closed when another process is believed.
-fn deliver(shared: &Shared, turn: &Turn, from: NodeId, took_part: &mut bool, input: Input) -> Option<()> {
+fn deliver(shared: &Shared, turn: &Turn, from: NodeId, took_part: &mut bool, input: PeerInput) -> Option<()> {
     let messages = match &input {
-        Input::Peer { messages, .. } => messages.len() as u64,
+        PeerInput::Messages { messages, .. } => messages.len() as u64,
         _ => 0,
     };
     let taken = turn.deliver(|| {
         if !std::mem::replace(took_part, true) {
             shared.twins.took_part(from);
         }
-        shared.inbox.push(input)
+        shared.inbox.push(input.into())
     })?;
     let counters = &shared.counters;
     add(&counters.frames_received, 1);
@@ -135,7 +135,7 @@ fn deliver(shared: &Shared, turn: &Turn, from: NodeId, took_part: &mut bool, inp
 }
 
 /// Decodes a frame whole; `None` for one without messages: the caller asks for a sign of life.
-fn open_frame(caller: Caller, frame: PeerFrame) -> Result<Option<Input>, String> {
+fn open_frame(caller: Caller, frame: PeerFrame) -> Result<Option<PeerInput>, String> {
     if frame.hello.is_some() {
         return Err("a second hello".into());
     }
@@ -155,7 +155,7 @@ fn open_frame(caller: Caller, frame: PeerFrame) -> Result<Option<Input>, String>
     if messages.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Input::Peer {
+    Ok(Some(PeerInput::Messages {
         from: caller.node,
         incarnation: caller.process.incarnation,
         write_seq: NodeWriteSeq(frame.write_seq),

@@ -10,8 +10,8 @@
 use super::counters::add;
 use super::dial::{self, Backoff};
 use super::outbox::Slot;
-use super::peers::{Phase, Shared};
 use super::pipe::{Pipe, Sent};
+use super::shared::{Phase, Shared};
 use super::wire::{self, Frames, HELLO_BYTES_MAX};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

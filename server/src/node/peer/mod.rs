@@ -20,7 +20,10 @@
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
-//! | `desk`, `bootstrap`, `files` | what this node is, and how a fresh data directory gets to belong to a cluster |
+//! | `desk` | what this node is, for those who ask |
+//! | `bootstrap`, `founding`, `files` | how a fresh data directory gets to belong to a cluster |
+//! | `bootstrap_error` | why it does not |
+//! | `shared` | what the tasks towards all peers share, and the failure detector |
 //! | `peers` | starts and stops all of it as the map changes |
 
 pub mod addresses;
@@ -37,6 +40,7 @@ pub mod spoken;
 mod walls;
 pub mod wire;
 
+mod bootstrap_error;
 mod dial;
 mod drift;
 mod files;
@@ -48,22 +52,24 @@ mod link;
 mod pipe;
 mod pulse;
 mod seek;
+mod shared;
 mod twins;
 
 #[cfg(test)]
 mod tests;
 
 pub use addresses::{Addresses, is_address};
-pub use bootstrap::{Belonging, BootstrapError, How, address_change, settle};
+pub use bootstrap::{Belonging, How, address_change, settle};
+pub use bootstrap_error::BootstrapError;
 pub use counters::PeerCounters;
 pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};
-pub use hello::Complaints;
 pub use outbox::Outbox;
-pub use peers::{Peers, PeersSetup};
-pub use progress::Progress;
+pub use peers::Peers;
+pub use progress::{Progress, Work};
 pub use seen::SeenTable;
 pub use service::{HELLO_METADATA, PeerService};
+pub use shared::PeersSetup;
 pub use spoken::{Said, Spoken, ask_ready, ask_seal};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

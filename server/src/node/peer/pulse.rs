@@ -9,13 +9,14 @@
 
 use super::dial::{self, Backoff};
 use super::hello::{self, Caller};
-use super::peers::{Phase, Shared};
+use super::shared::{Phase, Shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use synod_cluster::detector::Sign;
 use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, NodeWriteSeq};
-use synod_engine::host::Input;
+use synod_engine::clock::wall_us;
+use synod_engine::host::PeerInput;
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{Hello, PulseFrame};
 use tokio::sync::{oneshot, watch};
@@ -59,7 +60,6 @@ impl Shared {
     /// What this node says to `to` now.
     fn pulse_frame(&self, to: NodeId, first: bool, leaving: bool) -> PulseFrame {
         let (seen_incarnation, seen_write_seq) = self.seen.get(to);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         PulseFrame {
             hello: first.then(|| self.hello(to)),
             incarnation: self.local.incarnation.0,
@@ -67,7 +67,7 @@ impl Shared {
             seen_write_seq: seen_write_seq.0,
             writes_done: self.progress.writes_done(),
             write_stalled_ms: u64::try_from(self.progress.stalled().as_millis()).unwrap_or(u64::MAX),
-            clock_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
+            clock_us: wall_us(),
             map_revision: self.map_revision.load(Ordering::Relaxed),
             leaving,
             disk_low: self.disk_low.load(Ordering::Relaxed),
@@ -230,7 +230,7 @@ async fn talk(
         if let Some(seen) = untold
             && shared.check_process(caller).is_ok()
             && shared.ruled_out_by(&frame).is_none()
-            && shared.inbox.push(Input::IdentityAnswer { from: node, seen })
+            && shared.inbox.push(PeerInput::IdentityAnswer { from: node, seen }.into())
         {
             untold = None;
             // Only now the link: the peer's first answer must be from before it saw a write of this process.

@@ -8,7 +8,7 @@
 //! tell it where this one is. Once a majority hears each other the map is corrected.
 
 use super::dial;
-use super::peers::Shared;
+use super::shared::Shared;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

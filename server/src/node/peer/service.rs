@@ -7,7 +7,8 @@ use super::counters::add;
 use super::desk::Desk;
 use super::dial::frame_bytes_max;
 use super::hello::{self, Caller, HELLO_WAIT, Refused};
-use super::peers::{Peers, Phase, Shared};
+use super::peers::Peers;
+use super::shared::{Phase, Shared};
 use super::wire::{Frames, WireError};
 use super::{SnapshotGate, SystemGate, intake, pulse};
 use crate::config::Settings;
@@ -36,12 +37,12 @@ pub struct PeerService {
     desk: Arc<Desk>,
     frame_bytes_max: usize,
     up: OnceLock<Up>,
-    snapshots: OnceLock<Arc<dyn SnapshotGate>>,
 }
 
 struct Up {
     shared: Arc<Shared>,
     gate: Arc<dyn SystemGate>,
+    snapshots: Arc<dyn SnapshotGate>,
 }
 
 impl PeerService {
@@ -49,17 +50,13 @@ impl PeerService {
     #[must_use]
     pub fn new(desk: Arc<Desk>, settings: &Settings) -> Arc<Self> {
         let frame_bytes_max = frame_bytes_max(settings);
-        Arc::new(Self { desk, frame_bytes_max, up: OnceLock::new(), snapshots: OnceLock::new() })
+        Arc::new(Self { desk, frame_bytes_max, up: OnceLock::new() })
     }
 
-    /// The node is up: links, pulses, joins and proposals are taken from now on. A second call changes nothing.
-    pub fn up(&self, peers: &Peers, gate: Arc<dyn SystemGate>) {
-        let _ = self.up.set(Up { shared: peers.shared(), gate });
-    }
-
-    /// Snapshots are offered and fetched from now on. A second call changes nothing.
-    pub fn serve_snapshots(&self, gate: Arc<dyn SnapshotGate>) {
-        let _ = self.snapshots.set(gate);
+    /// The node is up: links, pulses, joins and proposals are taken from now on, and snapshots are offered and fetched. A second call
+    /// changes nothing.
+    pub fn up(&self, peers: &Peers, gate: Arc<dyn SystemGate>, snapshots: Arc<dyn SnapshotGate>) {
+        let _ = self.up.set(Up { shared: peers.shared(), gate, snapshots });
     }
 
     fn snapshots<T>(
@@ -67,12 +64,11 @@ impl PeerService {
         request: &Request<T>,
         hello: Option<&Hello>,
     ) -> Result<(NodeId, &Arc<dyn SnapshotGate>), Status> {
-        let shared = &self.get()?.shared;
+        let Up { shared, snapshots, .. } = self.get()?;
         let caller = shared.greet(hello).map_err(|refused| Status::from(&refused))?;
         shared.check_process(caller).map_err(|refused| Status::from(&shared.turn_away(refused)))?;
         take_place(pass(request).as_ref())?;
-        let gate = self.snapshots.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
-        Ok((caller.node, gate))
+        Ok((caller.node, snapshots))
     }
 
     /// What the node's server serves.

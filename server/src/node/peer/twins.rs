@@ -7,13 +7,11 @@
 //! the worker is told before it is told of any answer to its identity, so it cannot have begun to vote by that answer.
 
 use super::hello::{Caller, Refused};
-use super::lock;
-use super::peers::Shared;
+use super::{Local, lock};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use synod_cluster::ids::{Incarnation, NodeId, NodeWriteSeq, Nonce};
-use synod_engine::host::Input;
+use synod_cluster::ids::{Incarnation, NodeId, Nonce};
 use synod_engine::processes::{Process, Processes, Sighting};
 use synod_proto::peer::{KnownProcess, PulseFrame};
 
@@ -82,6 +80,35 @@ impl Twins {
         inner.refused.remove(&node);
     }
 
+    /// Refuses a caller whose node has another process that rules this one out; `me` is this node.
+    pub fn check(&self, me: NodeId, caller: Caller) -> Result<(), Refused> {
+        let mut inner = lock(&self.inner);
+        let checked = inner.processes.check(caller.node, caller.process);
+        checked.map_err(|known| inner.refuse(me, caller, "", &known))
+    }
+
+    /// A process speaks, or says that it is `leaving`. Returns whether links of the process that was believed before carry nothing
+    /// from now on.
+    ///
+    /// # Errors
+    /// Another process rules it out; and whether both have one incarnation.
+    pub fn believe(&self, me: NodeId, caller: Caller, addr: &str, leaving: bool) -> Result<bool, (Refused, bool)> {
+        let mut inner = lock(&self.inner);
+        let (node, process) = (caller.node, caller.process);
+        let believed =
+            if leaving { inner.processes.leave(node, process) } else { inner.processes.believe(node, process, addr) };
+        believed
+            .map_err(|known| (inner.refuse(me, caller, addr, &known), known.process.incarnation == process.incarnation))
+    }
+
+    /// Takes what a believed process of `from` tells of processes of nodes other than `me`; returns the nodes whose process is
+    /// ruled out by that.
+    pub fn take_told(&self, me: NodeId, from: NodeId, frame: &PulseFrame) -> Vec<NodeId> {
+        let others = frame.processes.iter().take(TOLD_MAX).filter(|told| told.node != me.0);
+        let others = others.map(|told| (NodeId(told.node), sighting(told))).collect();
+        lock(&self.inner).processes.tell(from, others)
+    }
+
     /// A consensus message of a believed process is handed on.
     pub fn took_part(&self, node: NodeId) {
         lock(&self.inner).processes.took_part(node);
@@ -115,69 +142,13 @@ fn sighting(told: &KnownProcess) -> Sighting {
     Sighting { process, addr: told.addr.clone() }
 }
 
-impl Shared {
-    /// Refuses a caller whose node has another process that rules this one out.
-    pub fn check_process(&self, caller: Caller) -> Result<(), Refused> {
-        let mut inner = lock(&self.twins.inner);
-        let checked = inner.processes.check(caller.node, caller.process);
-        checked.map_err(|known| inner.refuse(self.local.node, caller, "", &known))
-    }
-
-    /// A process whose hello was checked speaks; `addr` is where it says it is, empty where it does not say. It is believed from
-    /// now on, unless another one rules it out, or it is `leaving`.
-    pub fn believe(&self, caller: Caller, addr: &str, leaving: bool) -> Result<(), Refused> {
-        let refused = {
-            let mut inner = lock(&self.twins.inner);
-            let (node, process) = (caller.node, caller.process);
-            let believed = if leaving {
-                inner.processes.leave(node, process)
-            } else {
-                inner.processes.believe(node, process, addr)
-            };
-            match believed {
-                Ok(false) => return Ok(()),
-                // Links of the process that was believed before carry nothing from now on.
-                Ok(true) => None,
-                Err(known) => Some((inner.refuse(self.local.node, caller, addr, &known), known)),
-            }
-        };
-        match refused {
-            None => {
-                self.lanes.close(caller.node);
-                Ok(())
-            }
-            Some((refused, known)) => {
-                let loud = known.process.incarnation == caller.process.incarnation;
-                self.complain_at(loud, &refused.to_string());
-                Err(refused)
-            }
-        }
-    }
-
-    /// Why this process is ruled out, as far as a peer knows.
-    pub fn ruled_out_by(&self, frame: &PulseFrame) -> Option<String> {
-        let me = self.local.node;
-        let process = Process { incarnation: self.local.incarnation, nonce: self.local.nonce };
-        let mine = Sighting { process, addr: self.advertised.clone() };
-        let mut told = frame.processes.iter().take(TOLD_MAX).filter(|told| told.node == me.0).map(sighting);
-        let other = told.find(|told| told.process.rules_out(process))?;
-        Some(twice(me, &other, &mine))
-    }
-
-    /// Takes what a believed process of `from` tells of processes: of other nodes, and of this one.
-    pub fn take_told(&self, from: NodeId, frame: &PulseFrame) {
-        if let Some(why) = self.ruled_out_by(frame) {
-            let seen = (Incarnation(frame.seen_incarnation), NodeWriteSeq(frame.seen_write_seq));
-            // Said again with the next pulse, whether it was taken or not.
-            self.inbox.push(Input::RunsTwice { from, seen, why: why.into() });
-        }
-        let others = frame.processes.iter().take(TOLD_MAX).filter(|told| told.node != self.local.node.0);
-        let others = others.map(|told| (NodeId(told.node), sighting(told))).collect();
-        let ruled_out = lock(&self.twins.inner).processes.tell(from, others);
-        for node in ruled_out {
-            self.lanes.close(node);
-        }
-    }
+/// Why this process is ruled out, as far as the sender of a pulse knows; `advertised` is where others reach it.
+pub(super) fn ruled_out_by(local: &Local, advertised: &str, frame: &PulseFrame) -> Option<String> {
+    let process = Process { incarnation: local.incarnation, nonce: local.nonce };
+    let mine = Sighting { process, addr: advertised.to_owned() };
+    let mut told = frame.processes.iter().take(TOLD_MAX).filter(|told| told.node == local.node.0).map(sighting);
+    let other = told.find(|told| told.process.rules_out(process))?;
+    Some(twice(local.node, &other, &mine))
 }
 
 #[cfg(test)]

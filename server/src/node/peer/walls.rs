@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use synod_cluster::ids::NodeId;
-use synod_engine::host::Input;
-use synod_engine::runner::{MonotoneClock, wall_us};
+use synod_engine::clock::{MonotoneClock, wall_us};
+use synod_engine::host::PeerInput;
 use synod_engine::wall::{Reading, WallClocks};
 use synod_paxos::types::Micros;
 
@@ -89,7 +89,7 @@ impl Walls {
     /// next pulse tells it.
     pub fn heard(&self, node: NodeId, wall: u64, inbox: &Arc<dyn WorkerInbox>) {
         let reading = Reading { at: self.clock.now(), wall_us: wall };
-        let _ = inbox.push(Input::PeerClock { node, reading });
+        let _ = inbox.push(PeerInput::Clock { node, reading }.into());
         let mut seen = lock(&self.seen);
         seen.clocks.note(node, reading);
         if reading.at.0.saturating_sub(seen.looked.0) < LOOK {

@@ -16,7 +16,7 @@ mod state;
 pub(crate) use files::{LostFiles, SimFiles};
 pub(crate) use log::SimLog;
 pub(crate) use queue::SimQueue;
-pub(crate) use state::{SimState, StateRows, ViewRows, space_hash};
+pub(crate) use state::{SimState, StateRows};
 
 use crate::dice::Dice;
 use crate::plan::DiskFault;

@@ -8,7 +8,7 @@
 
 use super::{Change, Flush, NodeDisk, Rows};
 use crate::clock::Cursor;
-use crate::host::{Taps, View};
+use crate::host::{Taps, View, Viewed};
 use crate::trace::hash_bytes;
 use bytes::Bytes;
 use std::ops::{Bound, ControlFlow};
@@ -232,7 +232,7 @@ impl StateStore for SimState {
         let flipped = disk.flipped.clone();
         drop(disk);
         let rows = ViewRows { rows, flipped, disk: self.disk.clone() };
-        self.taps.lock().viewed(View { ready_at, rows, job });
+        self.taps.lock().viewed(View { ready_at, rows: Box::new(rows), job });
         Ok(())
     }
 
@@ -266,15 +266,15 @@ impl StateStore for SimState {
 }
 
 /// The rows as they were at one moment. RocksDB sums its blocks: a view that meets a flipped bit fails.
-pub(crate) struct ViewRows {
-    pub(crate) rows: Rows,
+struct ViewRows {
+    rows: Rows,
     flipped: Rows,
     disk: NodeDisk,
 }
 
 impl ViewRows {
     /// Whether a space can be read.
-    pub(crate) fn is_sound(&self, space: Space) -> bool {
+    fn is_sound(&self, space: Space) -> bool {
         let (from, to) = keys::space_bounds(space);
         self.flipped.range(from..to).all(|(key, value)| self.rows.get(key) != Some(value))
     }
@@ -295,6 +295,16 @@ impl StateView for ViewRows {
     }
 }
 
+impl Viewed for ViewRows {
+    fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    fn hash(&self, space: Space) -> Option<u64> {
+        self.is_sound(space).then(|| space_hash(&self.rows, space))
+    }
+}
+
 /// What a job loads rows through, on its own clock.
 struct SimLoader {
     disk: NodeDisk,
@@ -310,7 +320,7 @@ impl BulkLoad for SimLoader {
 }
 
 /// A hash of all rows of a space, wherever it stands: sessions and position too.
-pub(crate) fn space_hash(rows: &Rows, space: Space) -> u64 {
+fn space_hash(rows: &Rows, space: Space) -> u64 {
     let (from, to) = keys::space_bounds(space);
     let hashed = |(key, value): (&Vec<u8>, &Bytes)| hash_bytes(&[&key[4..], value]);
     rows.range(from..to).map(hashed).fold(0, |sum, hash| sum ^ hash)

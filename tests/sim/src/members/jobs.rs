@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD};
-use synod_cluster::jobs::executor::{Action, Executor};
+use synod_cluster::jobs::executor::Action;
 use synod_cluster::jobs::job::{Job, JobEnd, JobGoal, JobState};
 use synod_cluster::jobs::move_replica::MoveReplica;
 use synod_cluster::members::MemberChange;
@@ -33,36 +33,6 @@ const LATE: (u64, u64) = (1_000_000, 6_000_000);
 const PATIENCE: u64 = 4_000_000;
 /// Jobs that the operator has run at a time.
 const RUNNING: usize = 3;
-/// A run's choices here are drawn apart from all others.
-const SALT: u64 = 0x6a6f_6273_6a6f_6273;
-
-/// The jobs of one run.
-pub(crate) struct Jobs {
-    dice: Dice,
-    /// The metadata that a process's own replica of the system shard has applied.
-    known: BTreeMap<NodeId, (u64, Arc<SystemState>)>,
-    /// Of the processes that lead the system shard.
-    executors: BTreeMap<(NodeId, u64), Executor>,
-    /// Commands under way, by job; those that begin one have none yet.
-    ops: BTreeSet<(Option<JobId>, u64)>,
-    /// Who decided for a job last.
-    carriers: BTreeMap<JobId, (NodeId, u64)>,
-}
-
-impl Jobs {
-    pub(crate) fn choose(seed: u64) -> Self {
-        let (known, executors, ops, carriers) = Default::default();
-        Self { dice: Dice::new(seed ^ SALT), known, executors, ops, carriers }
-    }
-
-    /// A process's replica of the system shard has applied this.
-    pub(crate) fn published(&mut self, node: NodeId, process: u64, map: &Arc<SystemState>) {
-        let older = |(known, state): &(u64, Arc<SystemState>)| (*known, state.revision) <= (process, map.revision);
-        if self.known.get(&node).is_none_or(older) {
-            self.known.insert(node, (process, Arc::clone(map)));
-        }
-    }
-}
 
 /// A map as other nodes get it: without jobs.
 pub(crate) fn without_jobs(map: &SystemState) -> Arc<SystemState> {
@@ -94,10 +64,9 @@ impl World {
         for carrier in leaders {
             self.turn(carrier)?;
         }
-        if self.phase != Phase::Quiet || !self.jobs_ended() {
-            let pause = self.jobs.dice.between(BEAT);
-            self.at(self.now + pause, Event::Jobs);
-        }
+        // To the end: a command of unknown outcome may begin a job long after its client has given up.
+        let pause = self.jobs.dice.between(BEAT);
+        self.at(self.now + pause, Event::Jobs);
         Ok(())
     }
 

@@ -4,7 +4,8 @@
 
 use super::job_desk::JobReport;
 use super::{FORWARDED, Up};
-use crate::node::api::{convert, status};
+use crate::node::api::convert;
+use crate::node::status::status;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::executor::Progress;
 use synod_cluster::jobs::job::JobGoal;
@@ -44,8 +45,8 @@ pub(super) async fn list(
             Ok(Response::new(v1::ListJobsReply { jobs: jobs.into_iter().map(|job| to_wire(job, false)).collect() }))
         }
         Err(refusal) => {
-            let leader = up.elsewhere(&refusal, SYSTEM_SHARD.0, forwarded)?;
-            up.admin_of(leader).await?.list_jobs(up.forward(request.into_inner())).await
+            let mut leader = up.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
+            leader.list_jobs(up.forward(request.into_inner())).await
         }
     }
 }
@@ -60,8 +61,8 @@ pub(super) async fn get(up: &Up, request: Request<v1::GetJobRequest>) -> Result<
             None => Err(refused(SystemOutcome::JobNotFound(JobId(wanted.job)))),
         },
         Err(refusal) => {
-            let leader = up.elsewhere(&refusal, SYSTEM_SHARD.0, forwarded)?;
-            up.admin_of(leader).await?.get_job(up.forward(wanted)).await
+            let mut leader = up.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
+            leader.get_job(up.forward(wanted)).await
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use super::*;
 use crate::config::ServerConfig;
-use crate::node::peer::bootstrap::{Belonging, BootstrapError, How, address_change, settle};
+use crate::node::peer::{Belonging, BootstrapError, How, address_change, settle};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
 use synod_cluster::system::SystemCommand;
+use synod_engine::clock::MonotoneClock;
 use synod_engine::logstore::LogStore;
 use synod_engine::logstore::mem::MemLog;
-use synod_engine::runner::MonotoneClock;
 
 type Outcome = Result<Belonging, BootstrapError>;
 
@@ -300,7 +300,7 @@ fn a_join_is_repeated_until_answered_and_gives_one_id() {
     let entered = seed.runtime.as_ref().unwrap().enter();
     let peers = Peers::start(setup);
     drop(entered);
-    seed.service.up(&peers, Arc::clone(&register) as Arc<dyn SystemGate>);
+    seed.service.up(&peers, Arc::clone(&register) as Arc<dyn SystemGate>, Arc::new(NoGate));
     let listener = TcpListener::bind(&joiner).unwrap();
     let belonging = Starting::begin(&disk, listener, &[], &[nowhere, &member]).outcome().unwrap();
     assert_eq!((belonging.how, belonging.identity.node), (How::Joined, NodeId(4)));

@@ -127,7 +127,7 @@ fn a_killed_process_is_dead_at_once_and_the_next_one_alive() {
 }
 
 #[test]
-fn a_hung_log_writer_a_hung_worker_and_a_leaving_node_are_dead() {
+fn a_hung_log_writer_a_hung_worker_a_hung_reader_and_a_leaving_node_are_dead() {
     let (one, two) = pair(&Timing { dead_after_ms: 300, ..quick() });
     until("alive", || one.inbox.has(&Told::Alive(2)));
     two.progress.begin();
@@ -136,11 +136,16 @@ fn a_hung_log_writer_a_hung_worker_and_a_leaving_node_are_dead() {
     two.progress.end();
     until("its disk is back", || one.inbox.count(&Told::Alive(2)) > before);
     let (dead, before) = (one.inbox.count(&Told::Dead(2)), one.inbox.count(&Told::Alive(2)));
-    // In a read of the state, say: no log write is under way.
+    // In a freeze of the state, say: no log write is under way.
     two.progress.rounds().begin(two.progress.now());
     until("its worker hangs", || one.inbox.count(&Told::Dead(2)) > dead);
     two.progress.rounds().end();
     until("its worker goes on", || one.inbox.count(&Told::Alive(2)) > before);
+    let (dead, before) = (one.inbox.count(&Told::Dead(2)), one.inbox.count(&Told::Alive(2)));
+    two.progress.reads().begin(two.progress.now());
+    until("its reader hangs", || one.inbox.count(&Told::Dead(2)) > dead);
+    two.progress.reads().end();
+    until("its reader goes on", || one.inbox.count(&Told::Alive(2)) > before);
     let dead = one.inbox.count(&Told::Dead(2));
     two.peers.leaving();
     until("it leaves", || one.inbox.count(&Told::Dead(2)) > dead);

@@ -7,7 +7,7 @@ mod founding;
 mod links;
 
 use super::outbox::Outbox;
-use super::{Desk, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, SystemGate, WorkerInbox};
+use super::{Desk, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, SnapshotGate, SystemGate, WorkerInbox};
 use crate::config::{Settings, Timing};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +15,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClientId, ClusterVersion, Incarnation, NodeId, NodeWriteSeq, Nonce, ShardId};
 use synod_cluster::system::SystemState;
-use synod_engine::host::Input;
+use synod_engine::clock::MonotoneClock;
+use synod_engine::host::{Input, PeerInput};
 use synod_engine::logstore::NodeIdentity;
-use synod_engine::runner::MonotoneClock;
 use synod_paxos::message::Message;
 use synod_paxos::types::Ballot;
-use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
+use synod_proto::peer::{
+    JoinReply, JoinRequest, ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
+    SystemReply,
+};
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::transport::Server;
 
@@ -58,20 +62,21 @@ impl WorkerInbox for Recorder {
         if self.full.load(Ordering::Relaxed) {
             return false;
         }
+        let Input::Peer(input) = input else { panic!("an input that peers never send") };
         let told = match input {
-            Input::Peer { from, incarnation, write_seq, messages } => Told::Peer {
+            PeerInput::Messages { from, incarnation, write_seq, messages } => Told::Peer {
                 from: from.0,
                 incarnation: incarnation.0,
                 write_seq: write_seq.0,
                 messages: messages.into_iter().map(|(shard, message)| (shard.0, message)).collect(),
             },
-            Input::Liveness { node, alive: true } => Told::Alive(node.0),
-            Input::Liveness { node, alive: false } => Told::Dead(node.0),
-            Input::IdentityAnswer { from, seen } => Told::Identity(from.0, (seen.0.0, seen.1.0)),
-            Input::RunsTwice { from, why, .. } => Told::Twice(from.0, why.to_string()),
+            PeerInput::Liveness { node, alive: true } => Told::Alive(node.0),
+            PeerInput::Liveness { node, alive: false } => Told::Dead(node.0),
+            PeerInput::IdentityAnswer { from, seen } => Told::Identity(from.0, (seen.0.0, seen.1.0)),
+            PeerInput::RunsTwice { from, why, .. } => Told::Twice(from.0, why.to_string()),
             // With every pulse: told of apart.
-            Input::PeerClock { .. } => return true,
-            _ => panic!("an input that peers never send"),
+            PeerInput::Clock { .. } => return true,
+            PeerInput::Disk { .. } => panic!("no test says that a disk is low"),
         };
         self.told.lock().unwrap().push(told);
         true
@@ -114,6 +119,18 @@ impl SystemGate for NoGate {
     }
 }
 
+impl SnapshotGate for NoGate {
+    fn offered(self: Arc<Self>, _: NodeId, _: &SnapshotOffer) {}
+
+    fn asked(&self, _: NodeId, _: &SnapshotAsk) {}
+
+    fn scrub_told(&self, _: NodeId, _: &ScrubTold) {}
+
+    fn parts(&self, _: NodeId, _: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status> {
+        Err(Status::unavailable("no snapshots"))
+    }
+}
+
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
@@ -133,7 +150,8 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
         let router = super::tune_server(Server::builder()).add_service(Arc::clone(&service).into_server());
         let links = move |connection| service.link(connection);
         let places = crate::node::door::Places::new(1024);
-        router.serve_with_incoming(crate::node::door::incoming(listener, places, 1024, links)).await.unwrap();
+        let incoming = crate::node::door::incoming(listener, places, 1024, super::wire::PREFACE[0], links);
+        router.serve_with_incoming(incoming).await.unwrap();
     });
 }
 
@@ -179,7 +197,7 @@ impl Node {
         };
         let _entered = runtime.enter();
         let peers = Peers::start(setup);
-        service.up(&peers, Arc::new(NoGate));
+        service.up(&peers, Arc::new(NoGate), Arc::new(NoGate));
         let outbox = peers.outbox();
         Self { addr, peers, outbox, inbox, seen, progress, runtime: Some(runtime) }
     }

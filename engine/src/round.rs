@@ -1,22 +1,23 @@
-//! What all shards of a worker share.
+//! What all shards of a worker share in a round.
 //!
 //! Owns: the surroundings (host, stores, log writer, metrics), the round's clock, timers and the lists of shards with work.
 //! Must never: hold what belongs to one shard.
 
-use super::WorkerSetup;
-use super::pace::Pace;
+mod pace;
+
 use crate::StoreError;
 use crate::command::RowFormat;
 use crate::host::Host;
 use crate::logstore::LogStore;
-use crate::machine::Applied;
 use crate::machine::overlay::Overlay;
 use crate::memory::Memory;
 use crate::metrics::{EngineMetrics, level as count};
 use crate::node::{NodeShared, WorkerId, worker_of};
+use crate::setup::WorkerSetup;
 use crate::state::StateStore;
 use crate::wall::WallClocks;
 use crate::writer::{Clock, Gauges, LogWriter};
+use pace::Pace;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, Slot};
@@ -52,7 +53,7 @@ impl LogKeep {
     }
 
     /// Shares the budget anew among the node's groups, of which this worker's need so much each.
-    pub(super) fn share(&mut self, shared: &NodeShared, worker: WorkerId, needs: Vec<u64>, disk_low: bool) {
+    pub(crate) fn share(&mut self, shared: &NodeShared, worker: WorkerId, needs: Vec<u64>, disk_low: bool) {
         let budget = if disk_low { self.budget / Self::LOW_PART } else { self.budget };
         self.each = shared.log_keep.share(worker, needs, budget);
     }
@@ -130,11 +131,10 @@ pub(crate) struct Node<H> {
     // Buffers, reused.
     pub(crate) outputs: Vec<Output>,
     pub(crate) overlay: Overlay,
-    pub(crate) results: Vec<Applied>,
 }
 
 impl<H: Host> Node<H> {
-    pub(super) fn new(setup: WorkerSetup, host: H) -> Self {
+    pub(crate) fn new(setup: WorkerSetup, host: H) -> Self {
         let WorkerSetup {
             me,
             worker,
@@ -198,7 +198,6 @@ impl<H: Host> Node<H> {
             published: None,
             outputs: Vec::new(),
             overlay: Overlay::default(),
-            results: Vec::new(),
         }
     }
 
@@ -219,7 +218,7 @@ impl<H: Host> Node<H> {
     }
 
     /// A shard came to this worker, or went.
-    pub(super) fn set_has(&mut self, shard: ShardId, has: bool) {
+    pub(crate) fn set_has(&mut self, shard: ShardId, has: bool) {
         if (worker_of(shard, self.shared.workers()) == self.worker) == has {
             self.handed.remove(&shard);
         } else {
@@ -228,13 +227,13 @@ impl<H: Host> Node<H> {
     }
 
     /// A round begins: what the other workers hold is looked at.
-    pub(super) fn look_around(&mut self) {
+    pub(crate) fn look_around(&mut self) {
         self.waiting_elsewhere = self.shared.waiting.of_others(self.worker);
         self.tails_elsewhere = self.shared.tails.of_others(self.worker);
     }
 
     /// A round ends: the other workers, and metrics, are told what this one holds.
-    pub(super) fn tell_counts(&self) {
+    pub(crate) fn tell_counts(&self) {
         self.metrics.waiting_requests.set(self.shared.waiting.set(self.worker, count(self.waiting)));
         self.metrics.waiting_tails.set(self.shared.tails.set(self.worker, count(self.tails)));
     }

@@ -1,0 +1,58 @@
+//! What an operator asks of a shard's replica here.
+//!
+//! Owns: orders, each with who is told whether it was taken. Must never: decide whether it is.
+
+use synod_cluster::ids::{NodeId, ShardId, Slot};
+use synod_cluster::members::MemberChange;
+use synod_cluster::refusal::Refusal;
+use synod_paxos::types::ConfigId;
+
+/// An order about one shard.
+pub enum AdminInput {
+    /// Move a leadership.
+    Transfer {
+        /// The shard.
+        shard: ShardId,
+        /// The new leader.
+        to: NodeId,
+        /// Told `Ok` once the transfer has begun.
+        done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+    },
+    /// Change a group's members; answered once the change was proposed, or why not.
+    ChangeMembers {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch whose members it was computed from; it is refused in any other.
+        expected: ConfigId,
+        /// What is wanted.
+        change: MemberChange,
+        /// Told `Ok` where the change is proposed, or in force already.
+        done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+    },
+    /// Make a snapshot of the applied state of a shard on this node.
+    MakeSnapshot {
+        /// The shard.
+        shard: ShardId,
+        /// Told once the host has the file.
+        done: Box<dyn FnOnce(Result<(), String>) + Send>,
+    },
+    /// Compare the replicas of a shard now; only its leader can begin that.
+    Scrub {
+        /// The shard.
+        shard: ShardId,
+        /// Told `Ok` with the slot at which they will be compared.
+        done: Box<dyn FnOnce(Result<Slot, Refusal>) + Send>,
+    },
+}
+
+impl AdminInput {
+    /// The shard that it is about.
+    pub(super) fn shard(&self) -> ShardId {
+        match self {
+            Self::Transfer { shard, .. }
+            | Self::ChangeMembers { shard, .. }
+            | Self::MakeSnapshot { shard, .. }
+            | Self::Scrub { shard, .. } => *shard,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Heads of the keys that an entry touches.
+//!
+//! Owns: what is kept of a key while its entry is got ready and applied. Must never: read a row.
+
+use super::rows;
+use crate::codec::record::{Head, Newest};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use synod_cluster::ids::Offset;
+
+/// A key that an operation of the entry touched.
+pub(super) struct KeyState {
+    pub(super) key: Bytes,
+    pub(super) hash: Option<u64>,
+    pub(super) head: Head,
+    pub(super) dirty: bool,
+    /// History rows from here on are of this entry.
+    pub(super) stored: Offset,
+    /// History rows below are dropped by this entry.
+    pub(super) gone: Offset,
+}
+
+impl KeyState {
+    pub(super) fn new(key: Bytes, hash: Option<u64>, head: Head) -> Self {
+        let stored = head.next;
+        Self { key, hash, head, dirty: false, stored, gone: Offset(0) }
+    }
+}
+
+/// Heads of keys that an entry touches, found before its turn comes.
+#[derive(Default)]
+pub(super) struct Heads {
+    pub(super) index: HashMap<Bytes, usize>,
+    pub(super) keys: Vec<KeyState>,
+    bytes: usize,
+}
+
+/// What an entry that waits holds of heads, bytes, about: the newest record of a key may be in its head.
+const HEADS_BYTES: usize = 2 << 20;
+
+impl Heads {
+    pub(super) fn with_capacity(keys: usize) -> Self {
+        Self { index: HashMap::with_capacity(keys), keys: Vec::with_capacity(keys), bytes: 0 }
+    }
+
+    pub(super) fn get(&self, key: &Bytes) -> Option<&Head> {
+        self.index.get(key).map(|at| &self.keys[*at].head)
+    }
+
+    /// Keeps a head, where there is room.
+    pub(super) fn put(&mut self, key: Bytes, hash: Option<u64>, head: Head) {
+        let inline = if let Newest::Inline(record) = &head.newest { rows::record_size(record) } else { 0 };
+        let bytes = size_of::<KeyState>() + key.len() + usize::try_from(inline).unwrap_or(usize::MAX);
+        if self.bytes.saturating_add(bytes) > HEADS_BYTES {
+            return;
+        }
+        self.bytes += bytes;
+        self.index.insert(key.clone(), self.keys.len());
+        self.keys.push(KeyState::new(key, hash, head));
+    }
+}
