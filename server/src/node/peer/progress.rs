@@ -99,7 +99,7 @@ impl Progress {
     }
 
     /// The time by its clock.
-    pub(super) fn now(&self) -> Micros {
+    pub(super) fn now(&self) -> synod_paxos::types::Micros {
         self.clock.now()
     }
 }
