@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_engine::clock::MonotoneClock;
 use synod_engine::writer;
-use synod_paxos::types::Micros;
 
 /// What a thread of the node has under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +99,7 @@ impl Progress {
     }
 
     /// The time by its clock.
-    pub(super) fn now(&self) -> Micros {
+    pub(super) fn now(&self) -> synod_paxos::types::Micros {
         self.clock.now()
     }
 }
