@@ -183,7 +183,8 @@ pub fn inputs_within(workers: u16, capacity: usize, account: &Arc<Account>) -> (
 /// What the names of workers' threads begin with.
 pub const THREAD: &str = "worker";
 
-/// Runs a worker on a thread of its own until it is stopped, or until every handle is gone.
+/// Runs a worker on a thread of its own until it is stopped. It stops by itself once every handle is gone; workers of a node that has
+/// several hold handles themselves, by which they reach one another.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -226,6 +227,9 @@ fn run<H: Host>(mut worker: Worker<H>, inputs: &WorkerInputs, clock: MonotoneClo
         worker.handle(now, wall_us(), &mut round, &mut || !queue.is_empty());
         rounds.end();
     }
+    // What came after the stop is answered.
+    round.extend(queue.try_iter().map(|queued| inputs.taken(queued)));
+    worker.handle(clock.now(), wall_us(), &mut round, &mut || false);
 }
 
 #[cfg(test)]

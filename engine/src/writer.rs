@@ -235,6 +235,11 @@ impl LogWriter {
         if planted!(WriteClaimedEarly) { NodeWriteSeq(self.durable.0 + 1) } else { self.durable }
     }
 
+    /// Another worker of the node knows this write to be durable, and hands over what rests on it.
+    pub(crate) fn raise_durable(&mut self, seq: NodeWriteSeq) {
+        self.durable = self.durable.max(seq);
+    }
+
     /// The last write of the node that was begun.
     pub(crate) fn issued(&self) -> NodeWriteSeq {
         self.queue.as_ref().map_or(self.issued, |queue| queue.issued())

@@ -16,7 +16,12 @@ pub enum HandOverInput {
         to: WorkerId,
     },
     /// What one worker of the node posts to another, or to itself. Only workers make and read it.
-    Parcel(Box<dyn Any + Send>),
+    Parcel {
+        /// What is posted.
+        parcel: Box<dyn Any + Send>,
+        /// What it takes while it waits, bytes.
+        bytes: usize,
+    },
 }
 
 impl HandOverInput {
@@ -24,7 +29,15 @@ impl HandOverInput {
     pub(super) fn shard(&self) -> Option<ShardId> {
         match self {
             Self::Begin { shard, .. } => Some(*shard),
-            Self::Parcel(_) => None,
+            Self::Parcel { .. } => None,
+        }
+    }
+
+    /// What is posted takes so much while it waits, bytes.
+    pub(super) fn parcel_bytes(&self) -> usize {
+        match self {
+            Self::Begin { .. } => 0,
+            Self::Parcel { bytes, .. } => *bytes,
         }
     }
 }

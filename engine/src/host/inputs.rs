@@ -33,15 +33,14 @@ pub enum Input {
 }
 
 impl Input {
-    /// What it takes while it waits, bytes: its messages or requests, and what holds them.
+    /// What it takes while it waits, bytes: its messages or requests, or what is posted, and what holds them.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let more = match self {
             Self::Requests(requests) => requests.iter().map(Request::bytes).sum(),
             Self::Peer(input) => input.message_bytes(),
-            Self::Node(_) | Self::Snapshot(_) | Self::Scrub(_) | Self::Admin(_) | Self::Rows(_) | Self::HandOver(_) => {
-                0
-            }
+            Self::HandOver(input) => input.parcel_bytes(),
+            Self::Node(_) | Self::Snapshot(_) | Self::Scrub(_) | Self::Admin(_) | Self::Rows(_) => 0,
         };
         size_of::<Self>() + more
     }

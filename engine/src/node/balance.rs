@@ -1,24 +1,68 @@
 //! Which shard a busy worker hands to another.
 //!
-//! Owns: the decision, from what each worker's shards were given to do. Must never: read a clock, or move a shard for a small gain: it
-//! would come back.
+//! Owns: what each worker's shards were given to do, and the decision that follows. Must never: read a clock, or move a shard for a
+//! small gain: it would come back.
 
 use super::WorkerId;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
+use synod_paxos::types::Micros;
 
 /// A worker whose shards had fewer inputs than this in an interval hands none over.
 const LEAST_INPUTS: u64 = 1000;
 /// What the busier of the two workers has afterwards is less than so many hundredths of what the busiest has now.
 const MOST_LEFT: u64 = 80;
 
+/// What each worker's shards were given to do in its last interval.
+#[derive(Debug)]
+pub(crate) struct Loads(Mutex<Box<[Load]>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    inputs: u64,
+    /// When the worker told it; `None` before the first time.
+    at: Option<Micros>,
+}
+
+impl Loads {
+    pub(super) fn new(workers: u16) -> Self {
+        Self(Mutex::new(vec![Load::default(); workers.into()].into()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Box<[Load]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker's shards had so many inputs in the interval that ends now.
+    pub(crate) fn set(&self, worker: WorkerId, inputs: u64, now: Micros) {
+        self.lock()[worker.index()] = Load { inputs, at: Some(now) };
+    }
+
+    /// A shard that had so many inputs went from one worker to another.
+    pub(crate) fn moved(&self, from: WorkerId, to: WorkerId, inputs: u64) {
+        let mut loads = self.lock();
+        let load = &mut loads[from.index()].inputs;
+        *load = load.saturating_sub(inputs);
+        let load = &mut loads[to.index()].inputs;
+        *load = load.saturating_add(inputs);
+    }
+
+    /// The load of each worker that told it at this time or later.
+    pub(crate) fn since(&self, oldest: Micros) -> Vec<Option<u64>> {
+        let is_new = |load: &Load| load.at.is_some_and(|at| at >= oldest);
+        self.lock().iter().map(|load| is_new(load).then_some(load.inputs)).collect()
+    }
+}
+
 /// The shard that worker `me` hands over, and to whom: to the least busy worker, where `me` is the busiest and the gain is clear.
-/// `loads` are the inputs of each worker's shards in its last interval, `shards` those of the shards that `me` has. The system shard
-/// stays.
-pub(crate) fn choose(loads: &[u64], me: WorkerId, shards: &[(ShardId, u64)]) -> Option<(ShardId, WorkerId)> {
-    let most = *loads.get(me.index())?;
+/// `loads` are the inputs of each worker's shards in its last interval, `None` where that is not known, `shards` those of the shards
+/// that `me` has. The system shard stays.
+pub(crate) fn choose(loads: &[Option<u64>], me: WorkerId, shards: &[(ShardId, u64)]) -> Option<(ShardId, WorkerId)> {
+    let most = (*loads.get(me.index())?)?;
+    let known = || loads.iter().enumerate().filter_map(|(index, load)| Some((index, (*load)?)));
     // The first of several that are equally busy, so that one alone decides.
-    let busiest = loads.iter().position(|load| loads.iter().all(|other| other <= load))?;
-    let (least_busy, least) = loads.iter().copied().enumerate().min_by_key(|(index, load)| (*load, *index))?;
+    let (busiest, _) = known().find(|(_, load)| known().all(|(_, other)| other <= *load))?;
+    let (least_busy, least) = known().min_by_key(|(index, load)| (*load, *index))?;
     if busiest != me.index() || least_busy == busiest || most < LEAST_INPUTS {
         return None;
     }
@@ -37,6 +81,11 @@ mod tests {
     const A: ShardId = ShardId(2);
     const B: ShardId = ShardId(3);
     const C: ShardId = ShardId(4);
+
+    fn choose(loads: &[u64], me: WorkerId, shards: &[(ShardId, u64)]) -> Option<(ShardId, WorkerId)> {
+        let loads: Vec<Option<u64>> = loads.iter().copied().map(Some).collect();
+        super::choose(&loads, me, shards)
+    }
 
     #[test]
     fn the_busiest_hands_the_shard_that_evens_most_to_the_least_busy() {
@@ -64,6 +113,23 @@ mod tests {
             assert!(after.iter().all(|load| *load < 8_000), "{after:?}");
             assert_eq!(choose(&after, to, &[(shard, moved), (C, 3_000)]).filter(|(id, _)| *id == shard), None);
         }
+    }
+
+    #[test]
+    fn a_worker_that_told_no_load_of_late_is_no_target_and_one_that_got_a_shard_has_its_load() {
+        let (at, shards) = (Micros(10_000_000), [(A, 4_000), (B, 3_000), (C, 3_000)]);
+        let loads = Loads::new(3);
+        loads.set(WorkerId(0), 10_000, at);
+        loads.set(WorkerId(2), 2_000, at);
+        assert_eq!(loads.since(at), [Some(10_000), None, Some(2_000)]);
+        assert_eq!(super::choose(&loads.since(at), WorkerId(0), &shards), Some((A, WorkerId(2))));
+        loads.moved(WorkerId(0), WorkerId(2), 4_000);
+        assert_eq!(loads.since(at), [Some(6_000), None, Some(6_000)]);
+        assert_eq!(super::choose(&loads.since(at), WorkerId(0), &shards[1..]), None);
+        loads.set(WorkerId(1), 0, Micros(at.0 + 1));
+        assert_eq!(super::choose(&loads.since(at), WorkerId(0), &shards[1..]), Some((B, WorkerId(1))));
+        assert_eq!(loads.since(Micros(at.0 + 1)), [None, Some(0), None]);
+        assert_eq!(super::choose(&loads.since(Micros(at.0 + 1)), WorkerId(0), &shards[1..]), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod places;
 mod route;
 
 pub use crate::worker_id::WorkerId;
+use balance::Loads;
 pub(crate) use budget::Budget;
 pub(crate) use parts::Parts;
 pub use places::{Places, worker_of};
@@ -60,7 +61,7 @@ pub struct NodeShared {
     /// The newest records in memory, bytes.
     pub(crate) rings: Budget,
     /// Inputs of each worker's shards in its last interval of balance.
-    pub(crate) loads: Parts,
+    pub(crate) loads: Loads,
     /// Levels of metrics of the node.
     pub(crate) levels: Levels,
 }
@@ -101,7 +102,7 @@ impl NodeShared {
             log_keep: Budget::new(workers),
             entries: Budget::new(workers),
             rings: Budget::new(workers),
-            loads: parts(),
+            loads: Loads::new(workers),
             levels: Levels {
                 round_inputs: parts(),
                 log_queue_batches: parts(),
@@ -144,6 +145,11 @@ impl NodeShared {
     /// Whether a shard may be handed over from now on: no other one on the node is, until [`Self::end_hand_over`].
     pub(crate) fn begin_hand_over(&self) -> bool {
         self.posting.0.get().is_some() && !self.handing.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether a shard is being handed over.
+    pub(crate) fn is_handing(&self) -> bool {
+        self.handing.load(Ordering::Acquire)
     }
 
     /// A shard has arrived with all that was sent after it, or stays.

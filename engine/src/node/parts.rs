@@ -26,11 +26,6 @@ impl Parts {
         self.0.iter().map(|part| part.load(Ordering::Relaxed)).max().unwrap_or(part)
     }
 
-    /// The parts of all workers; none below 0.
-    pub(crate) fn all(&self) -> Vec<u64> {
-        self.0.iter().map(|part| u64::try_from(part.load(Ordering::Relaxed)).unwrap_or(0)).collect()
-    }
-
     /// The sum of all but a worker's own; never below 0.
     pub(crate) fn of_others(&self, worker: WorkerId) -> usize {
         let others = self.0.iter().enumerate().filter(|(index, _)| *index != worker.index());
@@ -49,6 +44,5 @@ mod tests {
         assert_eq!(parts.set(WorkerId(2), 7), 12);
         assert_eq!((parts.of_others(WorkerId(0)), parts.of_others(WorkerId(1))), (7, 12));
         assert_eq!(parts.set_of_most(WorkerId(1), 6), 7);
-        assert_eq!(parts.all(), [5, 6, 7]);
     }
 }

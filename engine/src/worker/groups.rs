@@ -215,6 +215,7 @@ impl<H: Host> Worker<H> {
         if shard.is_missing() {
             self.node.metrics.reinstalling.dec();
         }
+        self.upkeep.forget(id);
         self.removed.insert(id, upto);
         let write = GroupWrite { shard: id, remove: Some(upto), ..GroupWrite::default() };
         let space = shard.state().space();

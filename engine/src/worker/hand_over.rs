@@ -1,7 +1,7 @@
 //! A shard goes from one worker of the node to another, between rounds.
 //!
-//! Owns: the shard on its way, and what comes for it meanwhile. Must never: let two workers act for a shard, let a write, a row or a
-//! request of it stay with the worker that it leaves, or change the order of what comes for it.
+//! Owns: the steps of a shard's way, and which shard goes. Must never: let two workers act for a shard, or let a write, a row or a
+//! request of it stay with the worker that it leaves. What comes for it meanwhile: `passage`.
 //!
 //! **The old worker**, one step after the other, each at the end of a round:
 //!
@@ -32,6 +32,9 @@
 //! which does not change on the way. What is fetched comes into the memory that all workers share. The word that it is there names the
 //! shard, so it is put aside and posted on like any other input, and never refused.
 //!
+//! **Durable writes.** What a worker sends tells the last write of the node that it knows to be durable. The shard brings along the one that
+//! its old worker knew: an idle worker learns of other workers' writes late, and no message may tell less than it rests on.
+//!
 //! **Peers.** What follows from a peer's message is written down with its mark or behind it: the marks that the old worker has acted on
 //! come with the shard and join the new worker's next batch. Which peers are alive each worker hears by itself, at its own time: the
 //! shard is told what its new worker knows. To the core that also means that the last it sent may be lost, as where it found no room
@@ -39,276 +42,26 @@
 
 use super::Worker;
 use super::groups::vanished;
-use super::holds::HoldsOf;
-use super::snapshots::SnapshotsOf;
-use crate::host::{HandOverInput, Host, Input, PeerInput};
-use crate::identity::Mark;
+use super::passage::{Leaving, Line, Moving, Parcel, Place, Stage};
+use crate::host::Host;
 use crate::logstore::GONE;
 use crate::node::{WorkerId, balance};
 use crate::shard::Shard;
-use crate::state::FlushId;
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
 use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input as Step;
 use synod_paxos::types::Micros;
 
-/// A shard that has not come to rest after so long stays, µs.
+/// A shard whose first freeze is not flushed after so long stays, µs. It goes on meanwhile.
 const PATIENCE_MICROS: u64 = 2_000_000;
-/// A hand-over under way is looked at so often, µs.
-const LOOK_MICROS: u64 = 5_000;
-/// An inbox that was full is tried again after so long, µs.
-const RETRY_MICROS: u64 = 1_000;
-/// What waits for a shard on its way, inputs and bytes at most: beyond that requests are refused and messages dropped.
-const LINE_INPUTS: usize = 4096;
-const LINE_BYTES: usize = 8 << 20;
-
-/// How far a shard is on its way out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Asked,
-    /// This freeze is to be flushed first, to leave less to the next.
-    Flushing(FlushId),
-    /// Nothing of the shard is applied; this freeze is the last with rows of it.
-    Still(FlushId),
-    /// Nothing new comes to the shard.
-    Quiet,
-}
-
-/// A shard on its way out.
-struct Leaving {
-    shard: ShardId,
-    to: WorkerId,
-    stage: Stage,
-    until: Micros,
-    /// What came for it since it is quiet.
-    aside: Line,
-}
-
-/// Inputs that wait for a shard.
-#[derive(Default)]
-struct Line {
-    inputs: VecDeque<Input>,
-    bytes: usize,
-}
-
-impl Line {
-    /// Takes an input, or gives it back where there is no room. What may not be refused is always taken: of that there are few.
-    fn push(&mut self, input: Input) -> Option<Input> {
-        let bytes = input.bytes();
-        let full = self.inputs.len() >= LINE_INPUTS || self.bytes + bytes > LINE_BYTES;
-        if full && may_be_refused(&input) {
-            return Some(input);
-        }
-        self.bytes += bytes;
-        self.inputs.push_back(input);
-        None
-    }
-}
-
-/// Whether an input may find no room: what a job of this process tells comes once, and somebody waits for it.
-fn may_be_refused(input: &Input) -> bool {
-    matches!(input, Input::Requests(_) | Input::Peer(_))
-}
-
-/// A shard, and what its worker kept for it.
-struct Moving {
-    shard: Shard,
-    /// The marks that the old worker has acted on.
-    seen: BTreeMap<NodeId, Mark>,
-    /// The peers that it heard.
-    heard: BTreeSet<NodeId>,
-    changed_members: bool,
-    snapshots: SnapshotsOf,
-    holds: HoldsOf,
-}
-
-/// What one worker posts to another, or to itself.
-enum Parcel {
-    Shard(Box<Moving>),
-    /// An input for a shard that went.
-    Late(ShardId, Box<Input>),
-    /// To itself: all that came before the shard went was taken.
-    Mark {
-        shard: ShardId,
-        to: WorkerId,
-    },
-    /// All that came to the old worker before the shard went was posted.
-    Rest(ShardId),
-}
-
-/// Where an input for a shard is to go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Here,
-    /// To what is put aside for a shard that is about to go.
-    Aside,
-    /// To what waits for a shard on its way here.
-    Line,
-    At(WorkerId),
-}
-
-/// The way of shards to and from a worker.
-pub(super) struct Passage {
-    balance_micros: u64,
-    balance_at: Micros,
-    /// No shard leaves any more.
-    keeps_all: bool,
-    /// Shards have gone or come: each input is looked at.
-    used: bool,
-    leaving: Option<Leaving>,
-    /// It is here; what the old worker still got is not.
-    arriving: Option<ShardId>,
-    /// Waits for it.
-    line: Line,
-    /// Not posted yet, in order.
-    parcels: VecDeque<(WorkerId, Input)>,
-}
-
-impl Passage {
-    /// Of a worker that looks so often for a shard to hand over, µs; never where it is 0.
-    pub(super) fn new(balance_micros: u64) -> Self {
-        Self {
-            balance_micros,
-            balance_at: Micros(0),
-            keeps_all: false,
-            used: false,
-            leaving: None,
-            arriving: None,
-            line: Line::default(),
-            parcels: VecDeque::new(),
-        }
-    }
-
-    /// No shard leaves from now on.
-    pub(super) fn keep_all(&mut self) {
-        self.keeps_all = true;
-    }
-
-    /// Whether a shard waits for the end of what was begun.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.leaving.as_ref().is_some_and(|leaving| leaving.stage == Stage::Quiet)
-    }
-
-    /// When it is to be looked at again, after a round at `now`.
-    pub(super) fn due(&self, now: Micros) -> Option<Micros> {
-        let posts = (!self.parcels.is_empty()).then(|| now.plus(RETRY_MICROS));
-        let looks = self.leaving.is_some().then(|| now.plus(LOOK_MICROS));
-        posts.or(looks)
-    }
-}
+/// Nothing of a shard is applied for so long at most, µs: one that has not left by then stays.
+const STILL_MICROS: u64 = 300_000;
+/// An idle worker makes a round so often, and tells its load then, µs.
+const IDLE_ROUND_MICROS: u64 = 1_000_000;
 
 impl<H: Host> Worker<H> {
-    /// Takes one input, or what of it is for shards that are here.
-    pub(super) fn take(&mut self, input: Input) {
-        if !self.passage.used && self.node.shared.places().are_plain() {
-            return self.take_here(input);
-        }
-        if let Some(input) = self.sort_out(input) {
-            self.take_here(input);
-        }
-    }
-
-    /// What of an input is for shards that are here, or for the node. The rest waits or is posted on.
-    fn sort_out(&mut self, input: Input) -> Option<Input> {
-        let all_here = match &input {
-            Input::Requests(requests) => requests.iter().all(|request| self.place(request.shard) == Place::Here),
-            Input::Peer(PeerInput::Messages { messages, .. }) => {
-                messages.iter().all(|(shard, _)| self.place(*shard) == Place::Here)
-            }
-            _ => false,
-        };
-        if all_here {
-            return Some(input);
-        }
-        match input {
-            Input::Requests(requests) => {
-                let mut here = Vec::with_capacity(requests.len());
-                for request in requests {
-                    let (shard, place) = (request.shard, self.place(request.shard));
-                    match place {
-                        Place::Here => here.push(request),
-                        place => self.put(place, shard, Input::Requests(vec![request])),
-                    }
-                }
-                (!here.is_empty()).then_some(Input::Requests(here))
-            }
-            Input::Peer(PeerInput::Messages { from, incarnation, write_seq, messages }) => {
-                let frame = |messages| Input::from(PeerInput::Messages { from, incarnation, write_seq, messages });
-                let mut here = Vec::with_capacity(messages.len());
-                for (shard, message) in messages {
-                    match self.place(shard) {
-                        Place::Here => here.push((shard, message)),
-                        place => self.put(place, shard, frame(vec![(shard, message)])),
-                    }
-                }
-                (!here.is_empty()).then(|| frame(here))
-            }
-            input => match input.shard().map(|shard| (shard, self.place(shard))) {
-                None | Some((_, Place::Here)) => Some(input),
-                Some((shard, place)) => {
-                    self.put(place, shard, input);
-                    None
-                }
-            },
-        }
-    }
-
-    fn place(&self, shard: ShardId) -> Place {
-        let goes = |leaving: &Leaving| leaving.shard == shard && leaving.stage == Stage::Quiet;
-        if self.passage.leaving.as_ref().is_some_and(goes) {
-            return Place::Aside;
-        }
-        if self.node.has(shard) {
-            return if self.passage.arriving == Some(shard) { Place::Line } else { Place::Here };
-        }
-        match self.node.shared.places().worker_of(shard) {
-            worker if worker == self.node.worker => Place::Line,
-            worker => Place::At(worker),
-        }
-    }
-
-    fn put(&mut self, place: Place, shard: ShardId, input: Input) {
-        let passage = &mut self.passage;
-        let left = match place {
-            Place::Here => return self.take_here(input),
-            Place::Aside => match &mut passage.leaving {
-                Some(leaving) => leaving.aside.push(input),
-                None => Some(input),
-            },
-            Place::Line => passage.line.push(input),
-            Place::At(_) if passage.parcels.len() >= LINE_INPUTS && may_be_refused(&input) => Some(input),
-            Place::At(to) => {
-                self.post(to, Parcel::Late(shard, Box::new(input)));
-                None
-            }
-        };
-        // Messages are dropped as by a full inbox: their sender finds that out and sends again.
-        if let Some(Input::Requests(requests)) = left {
-            for request in requests {
-                self.node.metrics.overloaded_total.inc();
-                request.reply.send(Err(Refusal::Overloaded));
-            }
-        }
-    }
-
-    fn post(&mut self, to: WorkerId, parcel: Parcel) {
-        self.passage.parcels.push_back((to, HandOverInput::Parcel(Box::new(parcel)).into()));
-        self.send_parcels();
-    }
-
-    /// Posts what waits, as far as there is room.
-    pub(super) fn send_parcels(&mut self) {
-        while let Some((to, input)) = self.passage.parcels.pop_front() {
-            if let Err(input) = self.node.shared.post(to, input) {
-                self.passage.parcels.push_front((to, input));
-                return;
-            }
-        }
-    }
-
     /// Takes what another worker posted.
     pub(super) fn take_parcel(&mut self, parcel: Box<dyn Any + Send>) {
         // Nobody else makes any.
@@ -337,8 +90,8 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// Hands a shard to another worker, where it can go.
-    pub(super) fn hand_over(&mut self, shard: ShardId, to: WorkerId) {
+    /// Hands a shard, which had so many inputs in the last interval of balance, to another worker, where it can go.
+    pub(super) fn hand_over(&mut self, shard: ShardId, to: WorkerId, load: u64) {
         let others = to != self.node.worker && to.0 < self.node.shared.workers();
         let may = others && shard != SYSTEM_SHARD && self.takes_part() && !self.passage.keeps_all;
         if !may || !self.may_leave(shard) || !self.node.shared.begin_hand_over() {
@@ -346,11 +99,12 @@ impl<H: Host> Worker<H> {
         }
         self.passage.used = true;
         let until = self.node.now.plus(PATIENCE_MICROS);
-        self.passage.leaving = Some(Leaving { shard, to, stage: Stage::Asked, until, aside: Line::default() });
+        self.passage.leaving = Some(Leaving { shard, to, load, stage: Stage::Asked, until, aside: Line::default() });
     }
 
     fn may_leave(&self, shard: ShardId) -> bool {
-        self.shards.get(&shard).is_some_and(Shard::may_leave) && !self.snapshots.is_busy(shard)
+        let bound = self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard);
+        !bound && self.shards.get(&shard).is_some_and(Shard::may_leave)
     }
 
     /// Brings a hand-over on, at the end of a round.
@@ -365,6 +119,7 @@ impl<H: Host> Worker<H> {
             Stage::Flushing(id) if self.is_flushed(id) => match self.freeze_beside() {
                 Some(id) => {
                     self.stand_still(leaving.shard);
+                    leaving.until = self.node.now.plus(STILL_MICROS);
                     Stage::Still(id)
                 }
                 None => Stage::Flushing(id),
@@ -392,8 +147,8 @@ impl<H: Host> Worker<H> {
 
     /// The shard goes.
     fn let_go(&mut self, leaving: Leaving) {
-        let Leaving { shard: id, to, aside, .. } = leaving;
-        let Some(mut shard) = self.shards.remove(&id) else { return self.node.shared.end_hand_over() };
+        let Some(mut shard) = self.shards.remove(&leaving.shard) else { return self.stay(leaving) };
+        let Leaving { shard: id, to, load, aside, .. } = leaving;
         if planted!(HandedOverMidWrite)
             && let Some(seq) = self.node.writer.last_under_way(id)
         {
@@ -407,12 +162,16 @@ impl<H: Host> Worker<H> {
         self.node.tails = self.node.tails.saturating_sub(tails);
         let moving = Moving {
             shard,
+            durable: self.node.writer.durable(),
             seen: self.seen.clone(),
             heard: self.node.live.clone(),
             changed_members: self.node.changed_members.remove(&id),
             snapshots: self.snapshots.take_of(id),
             holds: self.holds.take_of(id),
         };
+        self.upkeep.forget(id);
+        self.node.shared.loads.moved(self.node.worker, to, load);
+        self.passage.went();
         self.node.metrics.shards_handed_over_total.inc();
         tracing::debug!(shard = id.0, from = self.node.worker.0, to = to.0, "a shard is handed to another worker");
         self.node.set_has(id, false);
@@ -427,6 +186,7 @@ impl<H: Host> Worker<H> {
     /// The shard does not go.
     fn stay(&mut self, leaving: Leaving) {
         self.node.shared.end_hand_over();
+        self.passage.pause(self.node.now);
         if let Some(shard) = self.shards.get_mut(&leaving.shard) {
             shard.stand_still(false);
             shard.schedule(&mut self.node);
@@ -443,25 +203,9 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// The worker has stopped: nobody is left without an answer.
-    pub(super) fn end_passage(&mut self) {
-        self.abandon_hand_over();
-        for input in std::mem::take(&mut self.passage.line).inputs {
-            self.take_here(input);
-        }
-        for (_, input) in std::mem::take(&mut self.passage.parcels) {
-            let Input::HandOver(HandOverInput::Parcel(parcel)) = input else { continue };
-            match parcel.downcast::<Parcel>().map(|parcel| *parcel) {
-                Ok(Parcel::Shard(mut moving)) => moving.shard.answer_all(&mut self.node, &Refusal::NotReady),
-                Ok(Parcel::Late(_, input)) => self.take_here(*input),
-                _ => {}
-            }
-        }
-    }
-
     /// A shard comes.
     fn arrives(&mut self, moving: Moving) {
-        let Moving { mut shard, seen, heard, changed_members, snapshots, holds } = moving;
+        let Moving { mut shard, durable, seen, heard, changed_members, snapshots, holds } = moving;
         let id = shard.id();
         // The front lets go of maps that are flushed. One may be from when the shard was here before: the rows in it are older than what
         // the other worker wrote since.
@@ -469,6 +213,7 @@ impl<H: Host> Worker<H> {
         self.node.must(flushed);
         self.node.set_has(id, true);
         self.passage.arriving = Some(id);
+        self.node.writer.raise_durable(durable);
         for (node, mark) in seen {
             self.note_mark(node, mark);
         }
@@ -491,6 +236,10 @@ impl<H: Host> Worker<H> {
         self.shards.insert(id, shard);
         if refusal.is_some() {
             return;
+        }
+        if self.passage.keeps_all {
+            // The node drains: this worker may have had nothing left to lead.
+            self.drain();
         }
         self.hold_log(id);
         // The map may have changed while it was on its way.
@@ -517,9 +266,14 @@ impl<H: Host> Worker<H> {
         let handled: Vec<(ShardId, u64)> =
             self.shards.iter_mut().map(|(id, shard)| (*id, shard.take_handled())).collect();
         let own = handled.iter().map(|(_, inputs)| *inputs).sum::<u64>();
-        shared.loads.set(worker, i64::try_from(own).unwrap_or(i64::MAX));
-        if let Some((shard, to)) = balance::choose(&shared.loads.all(), worker, &handled) {
-            self.hand_over(shard, to);
+        shared.loads.set(worker, own, now);
+        // More flushes, on their own, are what a store that lags needs least.
+        if self.passage.resume_at > now || self.node.pace.was_slowed() {
+            return;
         }
+        let oldest = Micros(now.0.saturating_sub(2 * interval.max(IDLE_ROUND_MICROS)));
+        let Some((shard, to)) = balance::choose(&shared.loads.since(oldest), worker, &handled) else { return };
+        let load = handled.iter().find(|(id, _)| *id == shard).map_or(0, |(_, inputs)| *inputs);
+        self.hand_over(shard, to, load);
     }
 }

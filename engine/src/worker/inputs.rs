@@ -34,8 +34,8 @@ impl<H: Host> Worker<H> {
                     shard.rows_fetched(&mut self.node, ticket);
                 }
             }
-            Input::HandOver(HandOverInput::Begin { shard, to }) => self.hand_over(shard, to),
-            Input::HandOver(HandOverInput::Parcel(parcel)) => self.take_parcel(parcel),
+            Input::HandOver(HandOverInput::Begin { shard, to }) => self.hand_over(shard, to, 0),
+            Input::HandOver(HandOverInput::Parcel { parcel, .. }) => self.take_parcel(parcel),
         }
     }
 

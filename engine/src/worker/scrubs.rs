@@ -21,17 +21,25 @@ const RETRY_MICROS: u64 = 1_000_000;
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Scrubs {
-    reading: usize,
+    /// Shards that are read. One is named twice where a snapshot took its replica's place meanwhile.
+    reading: Vec<ShardId>,
     /// Of the shards led here: one after another.
     begun: Option<(ShardId, Slot)>,
     retry_at: Micros,
+}
+
+impl Scrubs {
+    /// Whether a shard is read: this worker is told of the end.
+    pub(super) fn is_busy(&self, shard: ShardId) -> bool {
+        self.reading.contains(&shard)
+    }
 }
 
 impl<H: Host> Worker<H> {
     /// Has the state read of shards that applied a marker in this round.
     pub(super) fn keep_scrubs(&mut self) {
         for id in std::mem::take(&mut self.node.marked) {
-            let reads = self.scrubs.reading < READING_MAX && self.freezes_unfinished() <= FREEZES_MAX;
+            let reads = self.scrubs.reading.len() < READING_MAX && self.freezes_unfinished() <= FREEZES_MAX;
             let request = self.shards.get(&id).filter(|_| reads).and_then(|shard| shard.scrub_request(&self.node));
             let job = request.and_then(|request| self.node.host.build_scrub(request));
             let reads = job.is_some();
@@ -39,7 +47,7 @@ impl<H: Host> Worker<H> {
                 self.freeze();
                 let begun = self.node.store.view(job);
                 self.node.must(begun);
-                self.scrubs.reading += 1;
+                self.scrubs.reading.push(id);
             }
             if let Some(shard) = self.shards.get_mut(&id) {
                 shard.unmark(&mut self.node, reads);
@@ -93,7 +101,9 @@ impl<H: Host> Worker<H> {
 
     /// A replica was read.
     pub(super) fn scrubbed(&mut self, id: ShardId, slot: Slot, result: Result<Scrubbed, ScrubError>) {
-        self.scrubs.reading = self.scrubs.reading.saturating_sub(1);
+        if let Some(at) = self.scrubs.reading.iter().position(|reading| *reading == id) {
+            self.scrubs.reading.swap_remove(at);
+        }
         let Some(shard) = self.shards.get_mut(&id).filter(|shard| shard.reads_at(slot)) else { return };
         match result {
             Ok(found) => {

@@ -88,6 +88,11 @@ impl Upkeep {
         let drain = self.drain.as_ref().map(|drain| drain.retry_at.min(drain.until));
         [poll, drain, self.grace_at].into_iter().flatten().fold(self.health_at, Micros::min)
     }
+
+    /// A replica is here no more: freezes under way tell the next one of its shard nothing.
+    pub(super) fn forget(&mut self, shard: ShardId) {
+        self.freezes.iter_mut().for_each(|freeze| freeze.applied.retain(|(id, _)| *id != shard));
+    }
 }
 
 /// What each may keep of an account that is nearly full, so that a quarter of it becomes free; `None` where there is room.
@@ -302,7 +307,8 @@ impl<H: Host> Worker<H> {
 
     fn advance_drain(&mut self) {
         let now = self.node.now;
-        let mut left = false;
+        // A shard on its way from worker to worker may be led here, and is in no worker's list.
+        let mut left = self.node.shared.is_handing();
         for shard in self.shards.values_mut() {
             let successor: Option<NodeId> = shard.best_successor(&self.node, |_, _| true);
             if let Some(to) = successor {

@@ -100,9 +100,21 @@ fn start(workers: u16, threaded: bool) -> OneNode {
 
 /// Workers over a store each.
 fn start_over(stores: Vec<Box<dyn StateStore>>, threaded: bool, options: &WorkerOptions) -> OneNode {
+    start_with(stores, threaded, options, 1024, |_| ())
+}
+
+/// The same with so much room in each inbox, where something waits as the first round begins.
+fn start_with(
+    stores: Vec<Box<dyn StateStore>>,
+    threaded: bool,
+    options: &WorkerOptions,
+    capacity: usize,
+    waits: impl FnOnce(&WorkerHandle),
+) -> OneNode {
     let workers = u16::try_from(stores.len()).unwrap();
     let memory = Memory::unlimited();
-    let (handle, inputs) = runner::inputs_within(workers, 1024, memory.of(Holder::Inbox));
+    let (handle, inputs) = runner::inputs_within(workers, capacity, memory.of(Holder::Inbox));
+    waits(&handle);
     let clock = MonotoneClock::default();
     let log: Arc<dyn LogStore> = Arc::new(MemLog::new());
     let recovered = log.recover_node().unwrap();
@@ -207,6 +219,21 @@ fn push(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: ShardId, o
     let reply = Reply { sink: Arc::clone(answers) as Arc<dyn ReplySink>, id: n };
     let request = Request { shard, epoch: None, body: Body::Write(WriteRequest { id, op }), reply };
     assert!(handle.push(Input::Requests(vec![request])).is_ok());
+}
+
+#[test]
+fn what_waits_after_a_stop_is_answered() {
+    let answers = Arc::new(Answers::default());
+    let stores = vec![Box::new(MemState::new()) as Box<dyn StateStore>];
+    // More than one round takes.
+    let asked = 3_000;
+    let OneNode { threads, .. } = start_with(stores, false, &WorkerOptions::default(), 4_096, |handle| {
+        assert!(handle.push(NodeInput::Stop).is_ok());
+        (1..=asked).for_each(|n| write_to(handle, &answers, n, 0));
+    });
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let answered = (1..=asked).filter(|n| answers.take(*n).is_some()).count() as u64;
+    assert_eq!(answered, asked);
 }
 
 #[test]

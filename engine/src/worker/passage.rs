@@ -1,0 +1,368 @@
+//! What comes for shards that go from one worker of the node to another.
+//!
+//! Owns: where each input goes meanwhile, what waits, and what is not posted yet. Must never: change the order of what comes for a shard,
+//! keep more of it than its bounds say, or leave a request without an answer. How a shard itself goes: `hand_over`.
+
+use super::Worker;
+use super::holds::HoldsOf;
+use super::snapshots::SnapshotsOf;
+use crate::host::{HandOverInput, Host, Input, PeerInput};
+use crate::identity::Mark;
+use crate::node::WorkerId;
+use crate::shard::Shard;
+use crate::state::FlushId;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId};
+use synod_cluster::refusal::Refusal;
+use synod_paxos::types::Micros;
+
+/// A hand-over under way is looked at so often, µs.
+const LOOK_MICROS: u64 = 5_000;
+/// An inbox that was full is tried again after so long, µs.
+const RETRY_MICROS: u64 = 1_000;
+/// After a hand-over that came to nothing no other one begins for so long at most, µs.
+const PAUSE_MAX_MICROS: u64 = 300_000_000;
+/// What waits for a shard on its way, and what is not posted yet, inputs and bytes at most each: beyond that requests are refused and
+/// messages dropped.
+const LINE_INPUTS: usize = 4096;
+const LINE_BYTES: usize = 8 << 20;
+
+/// How far a shard is on its way out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Asked,
+    /// This freeze is to be flushed first, to leave less to the next.
+    Flushing(FlushId),
+    /// Nothing of the shard is applied; this freeze is the last with rows of it.
+    Still(FlushId),
+    /// Nothing new comes to the shard.
+    Quiet,
+}
+
+/// A shard on its way out.
+pub(super) struct Leaving {
+    pub(super) shard: ShardId,
+    pub(super) to: WorkerId,
+    /// Its inputs in the last interval of balance; 0 where nobody looked.
+    pub(super) load: u64,
+    pub(super) stage: Stage,
+    pub(super) until: Micros,
+    /// What came for it since it is quiet.
+    pub(super) aside: Line,
+}
+
+/// Inputs that wait for a shard.
+#[derive(Default)]
+pub(super) struct Line {
+    pub(super) inputs: VecDeque<Input>,
+    bytes: usize,
+}
+
+impl Line {
+    /// Takes an input, or gives it back where there is no room. What may not be refused is always taken: of that there are few.
+    fn push(&mut self, input: Input) -> Option<Input> {
+        let bytes = input.bytes();
+        let full = self.inputs.len() >= LINE_INPUTS || self.bytes + bytes > LINE_BYTES;
+        if full && may_be_refused(&input) {
+            return Some(input);
+        }
+        self.bytes += bytes;
+        self.inputs.push_back(input);
+        None
+    }
+}
+
+/// What is to be posted, in order.
+#[derive(Default)]
+pub(super) struct Outbox {
+    inputs: VecDeque<(WorkerId, Input)>,
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Whether there is no room for so many bytes more.
+    fn is_full(&self, bytes: usize) -> bool {
+        self.inputs.len() >= LINE_INPUTS || self.bytes + bytes > LINE_BYTES
+    }
+
+    fn push(&mut self, to: WorkerId, input: Input) {
+        self.bytes += input.bytes();
+        self.inputs.push_back((to, input));
+    }
+
+    fn pop(&mut self) -> Option<(WorkerId, Input)> {
+        let (to, input) = self.inputs.pop_front()?;
+        self.bytes -= input.bytes();
+        Some((to, input))
+    }
+
+    /// It is the first again.
+    fn put_back(&mut self, to: WorkerId, input: Input) {
+        self.bytes += input.bytes();
+        self.inputs.push_front((to, input));
+    }
+}
+
+/// Whether an input may find no room: what a job of this process tells comes once, and somebody waits for it.
+fn may_be_refused(input: &Input) -> bool {
+    matches!(input, Input::Requests(_) | Input::Peer(_))
+}
+
+/// A shard, and what its worker kept for it.
+pub(super) struct Moving {
+    pub(super) shard: Shard,
+    /// The last write of the node that the old worker knew to be durable: what the shard says rests on writes up to this one.
+    pub(super) durable: NodeWriteSeq,
+    /// The marks that the old worker has acted on.
+    pub(super) seen: BTreeMap<NodeId, Mark>,
+    /// The peers that it heard.
+    pub(super) heard: BTreeSet<NodeId>,
+    pub(super) changed_members: bool,
+    pub(super) snapshots: SnapshotsOf,
+    pub(super) holds: HoldsOf,
+}
+
+/// What one worker posts to another, or to itself.
+pub(super) enum Parcel {
+    Shard(Box<Moving>),
+    /// An input for a shard that went.
+    Late(ShardId, Box<Input>),
+    /// To itself: all that came before the shard went was taken.
+    Mark {
+        shard: ShardId,
+        to: WorkerId,
+    },
+    /// All that came to the old worker before the shard went was posted.
+    Rest(ShardId),
+}
+
+/// Where an input for a shard is to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Here,
+    /// To what is put aside for a shard that is about to go.
+    Aside,
+    /// To what waits for a shard on its way here.
+    Line,
+    At(WorkerId),
+}
+
+/// The way of shards to and from a worker.
+pub(super) struct Passage {
+    /// Balance is looked at so often, µs; never where it is 0.
+    pub(super) balance_micros: u64,
+    pub(super) balance_at: Micros,
+    /// Balance begins no hand-over before.
+    pub(super) resume_at: Micros,
+    /// How long the last pause was, µs.
+    pause_micros: u64,
+    /// No shard leaves any more.
+    pub(super) keeps_all: bool,
+    /// Shards have gone or come: each input is looked at.
+    pub(super) used: bool,
+    pub(super) leaving: Option<Leaving>,
+    /// It is here; what the old worker still got is not.
+    pub(super) arriving: Option<ShardId>,
+    /// Waits for it.
+    pub(super) line: Line,
+    /// Not posted yet.
+    parcels: Outbox,
+}
+
+impl Passage {
+    /// Of a worker that looks so often for a shard to hand over, µs; never where it is 0.
+    pub(super) fn new(balance_micros: u64) -> Self {
+        Self {
+            balance_micros,
+            balance_at: Micros(0),
+            resume_at: Micros(0),
+            pause_micros: 0,
+            keeps_all: false,
+            used: false,
+            leaving: None,
+            arriving: None,
+            line: Line::default(),
+            parcels: Outbox::default(),
+        }
+    }
+
+    /// No shard leaves from now on.
+    pub(super) fn keep_all(&mut self) {
+        self.keeps_all = true;
+    }
+
+    /// Whether a shard waits for the end of what was begun.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.stage == Stage::Quiet)
+    }
+
+    /// When it is to be looked at again, after a round at `now`.
+    pub(super) fn due(&self, now: Micros) -> Option<Micros> {
+        let posts = (!self.parcels.inputs.is_empty()).then(|| now.plus(RETRY_MICROS));
+        let looks = self.leaving.is_some().then(|| now.plus(LOOK_MICROS));
+        posts.or(looks)
+    }
+
+    /// A shard did not go. The next attempts may fail for the same reason, and each one holds a shard up.
+    pub(super) fn pause(&mut self, now: Micros) {
+        self.pause_micros = self.pause_micros.max(self.balance_micros).saturating_mul(2).min(PAUSE_MAX_MICROS);
+        self.resume_at = now.plus(self.pause_micros);
+    }
+
+    /// A shard went.
+    pub(super) fn went(&mut self) {
+        (self.pause_micros, self.resume_at) = (0, Micros(0));
+    }
+}
+
+impl<H: Host> Worker<H> {
+    /// Takes one input, or what of it is for shards that are here.
+    pub(super) fn take(&mut self, input: Input) {
+        if !self.passage.used && self.node.shared.places().are_plain() {
+            return self.take_here(input);
+        }
+        if let Some(input) = self.sort_out(input) {
+            self.take_here(input);
+        }
+    }
+
+    /// What of an input is for shards that are here, or for the node. The rest waits or is posted on.
+    fn sort_out(&mut self, input: Input) -> Option<Input> {
+        let all_here = match &input {
+            Input::Requests(requests) => requests.iter().all(|request| self.place(request.shard) == Place::Here),
+            Input::Peer(PeerInput::Messages { messages, .. }) => {
+                messages.iter().all(|(shard, _)| self.place(*shard) == Place::Here)
+            }
+            _ => false,
+        };
+        if all_here {
+            return Some(input);
+        }
+        match input {
+            Input::Requests(requests) => {
+                let mut here = Vec::with_capacity(requests.len());
+                for request in requests {
+                    let (shard, place) = (request.shard, self.place(request.shard));
+                    match place {
+                        Place::Here => here.push(request),
+                        place => self.put(place, shard, Input::Requests(vec![request])),
+                    }
+                }
+                (!here.is_empty()).then_some(Input::Requests(here))
+            }
+            Input::Peer(PeerInput::Messages { from, incarnation, write_seq, messages }) => {
+                let frame = |messages| Input::from(PeerInput::Messages { from, incarnation, write_seq, messages });
+                let mut here = Vec::with_capacity(messages.len());
+                for (shard, message) in messages {
+                    match self.place(shard) {
+                        Place::Here => here.push((shard, message)),
+                        place => self.put(place, shard, frame(vec![(shard, message)])),
+                    }
+                }
+                (!here.is_empty()).then(|| frame(here))
+            }
+            input => match input.shard().map(|shard| (shard, self.place(shard))) {
+                None | Some((_, Place::Here)) => Some(input),
+                Some((shard, place)) => {
+                    self.put(place, shard, input);
+                    None
+                }
+            },
+        }
+    }
+
+    pub(super) fn place(&self, shard: ShardId) -> Place {
+        let goes = |leaving: &Leaving| leaving.shard == shard && leaving.stage == Stage::Quiet;
+        if self.passage.leaving.as_ref().is_some_and(goes) {
+            return Place::Aside;
+        }
+        if self.node.has(shard) {
+            return if self.passage.arriving == Some(shard) { Place::Line } else { Place::Here };
+        }
+        match self.node.shared.places().worker_of(shard) {
+            worker if worker == self.node.worker => Place::Line,
+            worker => Place::At(worker),
+        }
+    }
+
+    pub(super) fn put(&mut self, place: Place, shard: ShardId, input: Input) {
+        if self.stopped {
+            // Whoever it would go to may have stopped too: here it is answered.
+            return self.take_here(input);
+        }
+        let passage = &mut self.passage;
+        let left = match place {
+            Place::Here => return self.take_here(input),
+            Place::Aside => match &mut passage.leaving {
+                Some(leaving) => leaving.aside.push(input),
+                None => Some(input),
+            },
+            Place::Line => passage.line.push(input),
+            Place::At(_) if may_be_refused(&input) && passage.parcels.is_full(input.bytes()) => Some(input),
+            Place::At(to) => {
+                self.post(to, Parcel::Late(shard, Box::new(input)));
+                None
+            }
+        };
+        // Messages are dropped as by a full inbox: their sender finds that out and sends again.
+        if let Some(Input::Requests(requests)) = left {
+            for request in requests {
+                self.node.metrics.overloaded_total.inc();
+                request.reply.send(Err(Refusal::Overloaded));
+            }
+        }
+    }
+
+    pub(super) fn post(&mut self, to: WorkerId, parcel: Parcel) {
+        // What a shard holds is counted where it is held.
+        let bytes = if let Parcel::Late(_, input) = &parcel { input.bytes() } else { 0 };
+        self.passage.parcels.push(to, HandOverInput::Parcel { parcel: Box::new(parcel), bytes }.into());
+        self.send_parcels();
+    }
+
+    /// Posts what waits, as far as there is room.
+    pub(super) fn send_parcels(&mut self) {
+        while let Some((to, input)) = self.passage.parcels.pop() {
+            if let Err(input) = self.node.shared.post(to, input) {
+                return self.passage.parcels.put_back(to, input);
+            }
+        }
+    }
+
+    /// The worker has stopped: nobody is left without an answer.
+    pub(super) fn end_passage(&mut self) {
+        self.abandon_hand_over();
+        for input in std::mem::take(&mut self.passage.line).inputs {
+            self.take_here(input);
+        }
+        while let Some((_, input)) = self.passage.parcels.pop() {
+            let Input::HandOver(HandOverInput::Parcel { parcel, .. }) = input else { continue };
+            match parcel.downcast::<Parcel>().map(|parcel| *parcel) {
+                Ok(Parcel::Shard(mut moving)) => moving.shard.answer_all(&mut self.node, &Refusal::NotReady),
+                Ok(Parcel::Late(_, input)) => self.take_here(*input),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_each_hand_over_that_came_to_nothing_balance_rests_twice_as_long_until_one_succeeds() {
+        let mut passage = Passage::new(5_000_000);
+        let mut rests = Vec::new();
+        for n in 1..=8u64 {
+            let now = Micros(n * 1_000_000_000);
+            passage.pause(now);
+            rests.push((passage.resume_at.0 - now.0) / 1_000_000);
+        }
+        assert_eq!(rests, [10, 20, 40, 80, 160, 300, 300, 300]);
+        passage.went();
+        assert_eq!(passage.resume_at, Micros(0));
+        passage.pause(Micros(0));
+        assert_eq!(passage.resume_at, Micros(10_000_000));
+    }
+}
