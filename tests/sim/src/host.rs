@@ -6,7 +6,7 @@
 use crate::clock::Cursor;
 use crate::violation::Violation;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use synod_cluster::ids::{ClientId, NodeId, NodeWriteSeq, ShardId, Slot, Space};
@@ -38,7 +38,15 @@ pub(crate) struct Watermark {
     pub(crate) last: Slot,
 }
 
+/// Marks of a group that are noted with the write that synced them.
+const MARKS_MAX: usize = 64;
+
 impl Watermark {
+    /// Whether what a member acknowledges by these is synced.
+    fn has_accepted(&self, (ballot, upto): (Ballot, Slot)) -> bool {
+        self.accepted > ballot || (self.accepted == ballot && self.last >= upto)
+    }
+
     /// A write of the group was synced.
     pub(crate) fn written(&mut self, write: &GroupWrite) {
         if let Some(hard) = &write.hard {
@@ -124,7 +132,6 @@ pub(crate) struct Frame {
 /// What a round left behind.
 #[derive(Default)]
 pub(crate) struct Tap {
-    queued: Vec<(NodeId, ShardId, Message)>,
     pub(crate) frames: Vec<Frame>,
     /// To whom messages of which shards found no room, until the worker asks.
     pub(crate) dropped: BTreeSet<(NodeId, ShardId)>,
@@ -141,6 +148,8 @@ pub(crate) struct Tap {
     pub(crate) quarantined: Option<String>,
     /// What is synced of each group.
     pub(crate) marks: BTreeMap<ShardId, Watermark>,
+    /// By which write of the node each group came to its last marks, oldest first. The first one stands for all before it.
+    since: BTreeMap<ShardId, VecDeque<(NodeWriteSeq, Watermark)>>,
     /// Where rows stand that are not in their shard's own space, as synced.
     pub(crate) spaces: BTreeMap<ShardId, Space>,
     /// Replicas that were here: none begins here in the epoch that is named or an earlier one.
@@ -231,8 +240,8 @@ impl Tap {
         self.marks.keys().map(|shard| self.space_of(*shard)).collect()
     }
 
-    /// A group's write was synced; `installed`: the space that it points to, and the hash of what is there.
-    pub(crate) fn written(&mut self, at: u64, write: &GroupWrite, installed: Option<(Space, u64)>) {
+    /// A group's write was synced with write `seq` of the node; `installed`: the space that it points to, and the hash of what is there.
+    pub(crate) fn written(&mut self, at: u64, seq: NodeWriteSeq, write: &GroupWrite, installed: Option<(Space, u64)>) {
         let shard = write.shard;
         if let Some(upto) = write.remove {
             let promised = self.marks.remove(&shard).map_or(ConfigId(0), |mark| mark.promised.config);
@@ -240,6 +249,7 @@ impl Tap {
                 let detail = format!("shard {shard}: it promised in epoch {promised:?} and goes by {upto:?}");
                 self.broke("3: a replica that goes promised in no later epoch than the one it goes by", detail);
             }
+            self.since.remove(&shard);
             self.spaces.remove(&shard);
             self.tombs.insert(shard, upto);
             if upto != GONE {
@@ -252,6 +262,13 @@ impl Tap {
         let before = *mark;
         mark.written(write);
         let mark = *mark;
+        if mark != before {
+            let since = self.since.entry(shard).or_insert_with(|| [(NodeWriteSeq(0), before)].into());
+            since.push_back((seq, mark));
+            if since.len() > MARKS_MAX {
+                since.pop_front();
+            }
+        }
         if mark.promised < before.promised || mark.accepted < before.accepted {
             let detail = format!("shard {shard}: {mark:?} after {before:?}");
             self.broke("3: promised and accepted never go back", detail);
@@ -313,8 +330,9 @@ impl Tap {
         self.asked = Some(request.clone());
     }
 
-    /// Invariants 3 and 4 at the moment a message leaves: what it vouches for is synced.
-    fn vouched(&mut self, shard: ShardId, message: &Message) {
+    /// Invariants 3 and 4 at the moment a message leaves: what it vouches for is synced, and the write that its frame tells is not
+    /// older than the one that synced it.
+    fn vouched(&mut self, shard: ShardId, message: &Message, told: NodeWriteSeq) {
         let mark = self.marks.get(&shard).copied().unwrap_or_default();
         let (promised, accepted) = match message {
             Message::Prepare { ballot, .. }
@@ -328,11 +346,21 @@ impl Tap {
             let detail = format!("shard {shard}: {message:?} leaves, synced is {mark:?}");
             self.broke("3: a ballot is promised on disk before it is spoken of", detail);
         }
-        let short =
-            |(ballot, upto): (Ballot, Slot)| mark.accepted < ballot || (mark.accepted == ballot && mark.last < upto);
-        if accepted.is_some_and(short) {
+        if accepted.is_some_and(|accepted| !mark.has_accepted(accepted)) {
             let detail = format!("shard {shard}: {message:?} leaves, synced is {mark:?}");
             self.broke("4: no acknowledgement exceeds the durable matching prefix", detail);
+        }
+        let vouches = |mark: &Watermark| {
+            promised.is_none_or(|ballot| mark.promised >= ballot)
+                && accepted.is_none_or(|accepted| mark.has_accepted(accepted))
+        };
+        // The first of those that are noted may have been there long before.
+        let since =
+            self.since.get(&shard).and_then(|since| since.iter().position(|(_, mark)| vouches(mark)).zip(Some(since)));
+        let by = since.filter(|(index, _)| *index > 0).map(|(index, since)| since[index].0);
+        if by.is_some_and(|by| told < by) {
+            let detail = format!("shard {shard}: {message:?} tells write {told:?}, it rests on {by:?}");
+            self.broke("27: a message tells no older write than it rests on", detail);
         }
     }
 }
@@ -347,6 +375,8 @@ pub(crate) struct SimHost {
     taps: Taps,
     cursor: Cursor,
     files: Arc<dyn FileStore>,
+    /// What this worker sends with its next flush.
+    queued: Vec<(NodeId, ShardId, Message)>,
     random: u64,
     /// Fetches asked for.
     fetches: u64,
@@ -357,7 +387,8 @@ const FETCH_REFUSED: u64 = 16;
 
 impl SimHost {
     pub(crate) fn new(taps: &Taps, cursor: &Cursor, files: &Arc<dyn FileStore>, seed: u64) -> Self {
-        Self { taps: taps.clone(), cursor: cursor.clone(), files: Arc::clone(files), random: seed, fetches: 0 }
+        let (taps, cursor, files) = (taps.clone(), cursor.clone(), Arc::clone(files));
+        Self { taps, cursor, files, queued: Vec::new(), random: seed, fetches: 0 }
     }
 
     fn wish(&mut self, wish: Wish) {
@@ -367,7 +398,7 @@ impl SimHost {
 
 impl Links for SimHost {
     fn send(&mut self, to: NodeId, shard: ShardId, message: Message) {
-        self.taps.lock().queued.push((to, shard, message));
+        self.queued.push((to, shard, message));
     }
 
     fn dropped(&mut self) -> Vec<(NodeId, ShardId)> {
@@ -376,10 +407,10 @@ impl Links for SimHost {
 
     fn flush(&mut self, durable: NodeWriteSeq) {
         let mut tap = self.taps.lock();
-        let queued = std::mem::take(&mut tap.queued);
+        let queued = std::mem::take(&mut self.queued);
         let mut frames: BTreeMap<NodeId, Frame> = BTreeMap::new();
         for (to, shard, body) in queued {
-            tap.vouched(shard, &body);
+            tap.vouched(shard, &body, durable);
             let empty =
                 Frame { at: self.cursor.get(), to, write_seq: durable, messages: Vec::new(), kinds: Vec::new() };
             let frame = frames.entry(to).or_insert(empty);

@@ -65,6 +65,7 @@ pub(crate) struct Process {
     pub(crate) cursor: Cursor,
     pub(crate) taps: Taps,
     pub(crate) sink: Arc<SimSink>,
+    /// All rows of its workers, flushed or not.
     pub(crate) rows: StateRows,
     /// The log writer's thread.
     pub(crate) writes: SimQueue,
@@ -238,7 +239,8 @@ impl SimNode {
         let files: Arc<dyn FileStore> = Arc::new(SimFiles::new(&self.disk, &job_clock));
         clear(&*files);
         taps.lock().set_aside = self.disk.lock().set_damage_aside();
-        let rows: StateRows = Arc::new(Mutex::new(self.disk.lock().state.clone()));
+        let found = || -> StateRows { Arc::new(Mutex::new(self.disk.lock().state.clone())) };
+        let (rows, on_disk) = (found(), found());
         let (seen, progress) = (Arc::new(SeenTable::default()), Arc::new(WriterProgress::default()));
         let writes = SimQueue::new(&log, cursor, clock, &progress, recovered.seq, &seen);
         let seed = with.seed ^ (self.id.0 << 48) ^ (self.process << 32);
@@ -252,7 +254,7 @@ impl SimNode {
         let beside = with.workers > 1 || with.log_writes == LogWrites::Beside;
         let mut workers = Vec::new();
         for worker in (0..with.workers).map(WorkerId) {
-            let store = SimState::open(worker, &rows, &self.disk, cursor, taps, with.freeze_bytes);
+            let store = SimState::open(worker, (&rows, &on_disk), &self.disk, cursor, taps, with.freeze_bytes);
             let setup = WorkerSetup {
                 me: self.id,
                 worker,

@@ -279,7 +279,7 @@ impl SimLog {
         let mut taps = self.taps.lock();
         for write in &batch.groups {
             let installed = write.space.map(|space| (space, self.disk.lock().rows_hash(space)));
-            taps.written(at, write, installed);
+            taps.written(at, batch.seq, write, installed);
         }
     }
 

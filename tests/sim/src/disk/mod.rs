@@ -153,6 +153,8 @@ pub(crate) struct Inner {
     pub(crate) fail_load: bool,
     /// An injected failure was reported to the process that runs.
     pub(crate) failed: bool,
+    /// Flushes under way were lost with it: the process that runs keeps their rows in memory.
+    flush_lost: bool,
     /// The sync under way or done last: from when to when.
     pub(crate) last_sync: (u64, u64),
     pub(crate) syncs: u64,
@@ -184,6 +186,7 @@ impl NodeDisk {
             fail_flush: false,
             fail_load: false,
             failed: false,
+            flush_lost: false,
             last_sync: (0, 0),
             syncs: 0,
             fault,
@@ -212,7 +215,7 @@ impl Inner {
     pub(crate) fn crash(&mut self, at: u64, dice: &mut Dice) -> Lost {
         let mut lost = Lost::default();
         (self.hang, self.fail_write, self.fail_read, self.failed) = (None, false, false, false);
-        (self.fail_flush, self.fail_load) = (false, false);
+        (self.fail_flush, self.fail_load, self.flush_lost) = (false, false, false);
         lost.files = self.files.crash(at, dice);
         if self.last_sync.1 > at {
             self.last_sync = (0, 0);
@@ -418,7 +421,8 @@ impl Inner {
             }
             !done
         });
-        // Those of one worker end in their order; rows of two are never the same.
+        // Those of one worker end in their order. A shard goes to another worker once its rows are flushed: never do two workers have
+        // changes of the same rows under way.
         while let Some(ended) = self.flushes.iter().position(|flush| flush.done_at <= at) {
             let Some(flush) = self.flushes.remove(ended) else { return };
             let mut undo = Vec::new();

@@ -1,6 +1,10 @@
 //! The state store over a simulated disk.
 //!
-//! Owns: a process's rows in memory, and the freezes on their way to the disk. Must never: make part of a freeze durable.
+//! Owns: a process's rows in memory, and the freezes on their way to the disk. Must never: make part of a freeze durable, or show a
+//! worker what another one has not flushed.
+//!
+//! A worker sees its own changes, also those under way to the disk, and what all workers have flushed. So a shard that goes to another
+//! worker too early shows rows there that are too old.
 //!
 //! It stands for the front over RocksDB: a freeze hands over everything since the last one, which is on disk some time
 //! later, in one step; at most two are under way, a third waits. A view is had once the freeze before it is on disk; a load
@@ -11,6 +15,8 @@ use crate::clock::Cursor;
 use crate::host::{Taps, View, Viewed};
 use crate::trace::hash_bytes;
 use bytes::Bytes;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{Slot, Space};
@@ -23,13 +29,20 @@ use synod_engine::state::{BulkLoad, Fetch, FlushId, Lacked, StateBatch, StateSto
 /// Freezes under way at most.
 const UNFINISHED_MAX: usize = 2;
 
-/// A process's rows, of all its workers, which the observer may look at.
+/// A process's rows, of all its workers.
 pub(crate) type StateRows = Arc<Mutex<Rows>>;
+
+/// A worker's rows that are not flushed, each with the freeze that has it, or will have it; `None`: deleted.
+type Own = BTreeMap<Vec<u8>, (u64, Option<Bytes>)>;
 
 /// A worker's state store.
 pub(crate) struct SimState {
     worker: WorkerId,
+    /// All rows, flushed or not, for the observer alone.
     rows: StateRows,
+    /// What this process's workers have flushed, or found.
+    on_disk: StateRows,
+    own: Own,
     disk: NodeDisk,
     cursor: Cursor,
     taps: Taps,
@@ -55,10 +68,10 @@ impl Fetch for Nothing {
 }
 
 impl SimState {
-    /// A worker's end of a process's rows.
+    /// A worker's end of a process's rows, all and those on disk.
     pub(crate) fn open(
         worker: WorkerId,
-        rows: &StateRows,
+        (rows, on_disk): (&StateRows, &StateRows),
         disk: &NodeDisk,
         cursor: &Cursor,
         taps: &Taps,
@@ -67,6 +80,8 @@ impl SimState {
         Self {
             worker,
             rows: Arc::clone(rows),
+            on_disk: Arc::clone(on_disk),
+            own: Own::new(),
             disk: disk.clone(),
             cursor: cursor.clone(),
             taps: taps.clone(),
@@ -94,7 +109,36 @@ impl SimState {
         };
         let mut undo = Vec::new();
         change.clone().make(&mut self.rows.lock().expect("no holder panics"), &mut undo);
+        let freeze = self.frozen + 1;
+        match &change {
+            Change::Put(key, value) => drop(self.own.insert(key.clone(), (freeze, Some(value.clone())))),
+            Change::Delete(key) => drop(self.own.insert(key.clone(), (freeze, None))),
+            Change::DeleteRange(from, to) => {
+                let gone: Vec<Vec<u8>> = if from < to {
+                    let on_disk = self.on_disk.lock().expect("no holder panics");
+                    seen(&self.own, &on_disk, (&from[..], &to[..]), false).map(|(key, _)| key.clone()).collect()
+                } else {
+                    Vec::new()
+                };
+                self.own.extend(gone.into_iter().map(|key| (key, (freeze, None))));
+            }
+        }
         self.changes.push(change);
+    }
+
+    /// What is flushed is what all workers see.
+    fn let_go(&mut self) {
+        let (flushed, mut on_disk) = (self.flushed, self.on_disk.lock().expect("no holder panics"));
+        self.own.retain(|key, (freeze, value)| {
+            if *freeze > flushed {
+                return true;
+            }
+            match value.take() {
+                Some(value) => drop(on_disk.insert(key.clone(), value)),
+                None => drop(on_disk.remove(key)),
+            }
+            false
+        });
     }
 
     /// What has ended by now.
@@ -102,7 +146,13 @@ impl SimState {
         let mut disk = self.disk.lock();
         disk.settle_flushes(self.cursor.get());
         let first = disk.flushes.iter().find(|flush| flush.worker == self.worker);
-        self.flushed = first.map_or(self.frozen, |flush| flush.id - 1);
+        let flushed = first.map_or(self.frozen, |flush| flush.id - 1);
+        let lost = disk.flush_lost;
+        drop(disk);
+        let before = std::mem::replace(&mut self.flushed, flushed);
+        if flushed > before && !lost {
+            self.let_go();
+        }
     }
 
     fn wait_for(&mut self, unfinished: usize) {
@@ -122,7 +172,10 @@ impl SimState {
 impl StateStore for SimState {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         self.may_be_cold(key, key, false)?;
-        Ok(self.rows.lock().expect("no holder panics").get(key).cloned())
+        Ok(match self.own.get(key) {
+            Some((_, value)) => value.clone(),
+            None => self.on_disk.lock().expect("no holder panics").get(key).cloned(),
+        })
     }
 
     fn scan(&mut self, from: &[u8], to: &[u8], reverse: bool, visit: &mut Visit<'_>) -> Result<(), StoreError> {
@@ -132,9 +185,8 @@ impl StateStore for SimState {
         // It gets stuck somewhere, what comes before was visited.
         let stuck = self.may_be_cold(from, to, reverse).err();
         let mut left = if stuck.is_some() { self.disk.lock().dice.below(6) } else { u64::MAX };
-        let rows = self.rows.lock().expect("no holder panics");
-        let mut rows = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        while let Some((key, value)) = if reverse { rows.next_back() } else { rows.next() } {
+        let on_disk = self.on_disk.lock().expect("no holder panics");
+        for (key, value) in seen(&self.own, &on_disk, (from, to), reverse) {
             if left == 0 {
                 break;
             }
@@ -208,7 +260,7 @@ impl StateStore for SimState {
         {
             let mut disk = self.disk.lock();
             if std::mem::take(&mut disk.fail_flush) {
-                disk.failed = true;
+                (disk.failed, disk.flush_lost) = (true, true);
                 // What was under way is lost.
                 disk.flushes.clear();
                 return Err(StoreError::Io { what: "flush of the simulated state".into(), why: "injected".into() });
@@ -228,7 +280,10 @@ impl StateStore for SimState {
         let disk = self.disk.lock();
         let last = disk.flushes.iter().rfind(|flush| flush.worker == self.worker);
         let ready_at = last.map_or(self.cursor.get(), |flush| flush.done_at);
-        let rows = self.rows.lock().expect("no holder panics").clone();
+        let on_disk = self.on_disk.lock().expect("no holder panics");
+        let rows = merged(self.own.iter(), on_disk.iter(), false);
+        let rows: Rows = rows.map(|(key, value)| (key.clone(), value.clone())).collect();
+        drop(on_disk);
         let flipped = disk.flipped.clone();
         drop(disk);
         let rows = ViewRows { rows, flipped, disk: self.disk.clone() };
@@ -244,8 +299,9 @@ impl StateStore for SimState {
         let mut disk = self.disk.lock();
         disk.settle_flushes(self.cursor.get());
         let loaded = disk.state.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        let mut rows = self.rows.lock().expect("no holder panics");
-        rows.extend(loaded.map(|(key, value)| (key.clone(), value.clone())));
+        let loaded: Vec<(Vec<u8>, Bytes)> = loaded.map(|(key, value)| (key.clone(), value.clone())).collect();
+        self.on_disk.lock().expect("no holder panics").extend(loaded.iter().cloned());
+        self.rows.lock().expect("no holder panics").extend(loaded);
         Ok(())
     }
 
@@ -263,6 +319,53 @@ impl StateStore for SimState {
     fn memory_bytes(&self) -> usize {
         self.bytes
     }
+}
+
+/// The rows of a range, which is not empty, as a worker sees them.
+fn seen<'a>(
+    own: &'a Own,
+    on_disk: &'a Rows,
+    (from, to): (&[u8], &[u8]),
+    reverse: bool,
+) -> Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Bytes)> + 'a> {
+    let range = (Bound::Included(from), Bound::Excluded(to));
+    let (own, on_disk) = (own.range::<[u8], _>(range), on_disk.range::<[u8], _>(range));
+    if reverse { Box::new(merged(own.rev(), on_disk.rev(), true)) } else { Box::new(merged(own, on_disk, false)) }
+}
+
+/// Own rows before what is on disk, both in the order of their keys, or both in reverse.
+fn merged<'a>(
+    own: impl Iterator<Item = (&'a Vec<u8>, &'a (u64, Option<Bytes>))>,
+    on_disk: impl Iterator<Item = (&'a Vec<u8>, &'a Bytes)>,
+    reverse: bool,
+) -> impl Iterator<Item = (&'a Vec<u8>, &'a Bytes)> {
+    let (mut own, mut on_disk) = (own.peekable(), on_disk.peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let order = match (own.peek(), on_disk.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((a, _)), Some((b, _))) => {
+                    if reverse {
+                        b.cmp(a)
+                    } else {
+                        a.cmp(b)
+                    }
+                }
+            };
+            if order == Ordering::Greater {
+                return on_disk.next();
+            }
+            if order == Ordering::Equal {
+                on_disk.next();
+            }
+            let (key, (_, value)) = own.next()?;
+            if let Some(value) = value {
+                return Some((key, value));
+            }
+        }
+    })
 }
 
 /// The rows as they were at one moment. RocksDB sums its blocks: a view that meets a flipped bit fails.
