@@ -13,7 +13,7 @@ use synod_engine::command::{
     Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest, decode_requests, encode_requests,
 };
 use synod_paxos::message::Message;
-use synod_paxos::types::{ConfigId, Payload};
+use synod_paxos::types::{Epoch, Payload};
 
 const VALUE_BYTES: usize = 256;
 
@@ -37,7 +37,7 @@ fn request(n: u64) -> WriteRequest {
 }
 
 fn ballot() -> Ballot {
-    Ballot { config: ConfigId(1), round: 3, node: NodeId(2) }
+    Ballot { epoch: Epoch(1), round: 3, node: NodeId(2) }
 }
 
 fn log_entry(slot: u64, bytes: usize) -> Entry {

@@ -10,7 +10,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use synod_paxos::Replica;
 use synod_paxos::io::{Ctx, Input, LogReader, Options, Output, Recovered};
 use synod_paxos::message::Message;
-use synod_paxos::types::{ConfigId, Entry, EntryId, HardState, Member, MemberRole, Membership, Micros, NodeId, Slot};
+use synod_paxos::types::{Entry, EntryId, Epoch, HardState, Member, MemberRole, Membership, Micros, NodeId, Slot};
 
 /// A log in memory; entries below the first were trimmed.
 #[derive(Default)]
@@ -40,7 +40,7 @@ impl Trio {
     fn new() -> Trio {
         let ids = [NodeId(1), NodeId(2), NodeId(3)];
         let members = ids.iter().map(|&node| Member { node, role: MemberRole::Voter }).collect();
-        let membership = Membership { config: ConfigId(1), members, first_leader: NodeId(1) };
+        let membership = Membership { epoch: Epoch(1), members, first_leader: NodeId(1) };
         let node = |me: NodeId| {
             let recovered = Recovered {
                 hard: HardState::initial(membership.clone()),
@@ -117,7 +117,7 @@ impl Trio {
         self.step(0, Input::Propose { commands });
         self.settle();
         // The followers learn what is chosen from a notice.
-        self.now = self.now.plus(Options::default().notice_micros);
+        self.now = self.now.plus(Options::default().notice_us);
         self.step(0, Input::Tick);
         self.settle();
     }

@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use synod_cluster::ids::{Ballot, Entry, EntryId, HardState, NodeId, NodeWriteSeq, ShardId, Slot};
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{GroupWrite, LogBatch, LogStore};
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership, Payload};
 
 /// Slots kept behind the newest, as a running node trims.
 const KEPT: u64 = 4096;
@@ -32,7 +32,7 @@ impl Bench {
     fn new(dir: &std::path::Path, groups: u64, bytes: usize) -> Bench {
         let log = RocksLog::open(dir, &LogOptions::default()).expect("a fresh directory opens");
         let member = Member { node: NodeId(1), role: MemberRole::Voter };
-        let membership = Membership { config: ConfigId(1), members: vec![member], first_leader: NodeId(1) };
+        let membership = Membership { epoch: Epoch(1), members: vec![member], first_leader: NodeId(1) };
         let create = |shard| GroupWrite {
             shard: ShardId(shard),
             genesis: Some(Bytes::from_static(b"bench")),
@@ -50,7 +50,7 @@ impl Bench {
     /// One synced write of `entries` entries, spread over the groups.
     fn write(&mut self, entries: usize) {
         self.seq += 1;
-        let origin = Ballot::first(ConfigId(1), NodeId(1));
+        let origin = Ballot::first(Epoch(1), NodeId(1));
         let each = entries / self.groups.len();
         let payload = &self.payload;
         let group = |g: &mut Group| {

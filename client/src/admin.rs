@@ -140,7 +140,7 @@ impl Client {
     }
 
     /// Proposes one change of a shard's members, computed from those of the epoch `expected`
-    /// ([`config`](crate::ShardInfo::config)); it is in force once the map shows it.
+    /// ([`epoch`](crate::ShardInfo::epoch)); it is in force once the map shows it.
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl Client {
         };
         self.any_node(self.caller.deadline(), &mut false, |channel, _| {
             let request =
-                v1::ChangeMembersRequest { shard, instead_of, expected_config: expected, change: Some(change) };
+                v1::ChangeMembersRequest { shard, instead_of, expected_epoch: expected, change: Some(change) };
             async move { AdminClient::new(channel).change_members(request).await }
         })
         .await?;
@@ -215,7 +215,7 @@ impl Client {
         Ok(v1::UpgradeReply { from: asked.from, ..raised })
     }
 
-    /// Has the replicas of a shard compared; returns the slot at which. The outcome stands in [`Client::status`].
+    /// Has the replicas of a shard compared; returns the slot at which. The outcome is in [`Client::status`].
     pub async fn scrub(&self, shard: u64) -> Result<u64> {
         let mut unsure = false;
         let reply = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| {

@@ -27,7 +27,7 @@ pub(crate) type Answer = v1::shard_reply::Body;
 /// A request waiting to be sent.
 pub(crate) struct Outgoing {
     pub(crate) shard: u64,
-    pub(crate) epoch: u64,
+    pub(crate) version: u64,
     pub(crate) body: Ask,
     /// About its encoded length.
     pub(crate) bytes: usize,
@@ -291,7 +291,7 @@ impl Frames {
             }
             bytes += next.bytes;
             let id = slots.insert(next.reply, flows);
-            requests.push(v1::ShardRequest { id, shard: next.shard, epoch: next.epoch, body: Some(next.body) });
+            requests.push(v1::ShardRequest { id, shard: next.shard, version: next.version, body: Some(next.body) });
         }
         if requests.is_empty() { Made::Nothing } else { Made::Frame(requests) }
     }
@@ -336,7 +336,8 @@ mod tests {
     fn ask(tx: &mpsc::Sender<Outgoing>, bytes: usize) -> (oneshot::Receiver<Answer>, Arc<AtomicBool>) {
         let (reply, receiver) = oneshot::channel();
         let sent = Arc::new(AtomicBool::new(false));
-        let outgoing = Outgoing { shard: 1, epoch: 1, body: Ask::Clock(true), bytes, reply, sent: Some(sent.clone()) };
+        let outgoing =
+            Outgoing { shard: 1, version: 1, body: Ask::Clock(true), bytes, reply, sent: Some(sent.clone()) };
         assert!(tx.try_send(outgoing).is_ok());
         (receiver, sent)
     }
@@ -431,7 +432,7 @@ mod tests {
         assert!(poll_once(&mut frames).is_pending(), "75 are under way");
         done(&ids[25..26]);
         assert_eq!(sizes(&mut frames), [1]);
-        // Callers that gave up make room though nothing is answered any more.
+        // Callers that gave up make room even when nothing is answered.
         kept.drain(26..).for_each(drop);
         let _next = ask(&tx, 1);
         assert!(poll_once(&mut frames).is_pending());

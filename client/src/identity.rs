@@ -1,4 +1,4 @@
-//! The names of writes: who wrote, which write it is, and below which number no outcome is needed any more.
+//! The names of writes: who wrote, which write it is, and below which number outcomes are no longer needed.
 //!
 //! Owns: the client's id, its sequence numbers and its floor, and the room that a shard has for outcomes. Must never: give a
 //! number twice, let the floor pass a write whose caller still waits, or begin a write for whose outcome its shard has no room.
@@ -57,7 +57,7 @@ struct Numbered {
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// A write's name. Dropping it says that nobody waits for the outcome any more.
+/// A write's name. Dropping it says that nobody waits for the outcome.
 pub(crate) struct Ticket {
     window: Arc<Window>,
     seq: u64,

@@ -123,12 +123,12 @@ impl Conn {
     pub(crate) async fn ask(
         &self,
         shard: u64,
-        epoch: u64,
+        version: u64,
         body: Ask,
         sent: Option<Arc<AtomicBool>>,
     ) -> std::result::Result<Answer, Broken> {
         let (reply, answer) = oneshot::channel();
-        let outgoing = Outgoing { shard, epoch, bytes: size(&body), body, reply, sent };
+        let outgoing = Outgoing { shard, version, bytes: size(&body), body, reply, sent };
         let lost = || Broken("the connection was lost".into());
         match self.queue.try_send(outgoing) {
             Ok(()) => {}
@@ -293,7 +293,7 @@ async fn open(addr: &str, options: &Options, stamp: &Stamp) -> std::result::Resu
 
 fn ask_clock(conn: &Conn) -> Option<(u64, oneshot::Receiver<Answer>)> {
     let (reply, answer) = oneshot::channel();
-    let outgoing = Outgoing { shard: 0, epoch: 0, body: Ask::Clock(true), bytes: 34, reply, sent: None };
+    let outgoing = Outgoing { shard: 0, version: 0, body: Ask::Clock(true), bytes: 34, reply, sent: None };
     conn.queue.try_send(outgoing).ok().map(|()| (local_us(), answer))
 }
 

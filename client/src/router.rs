@@ -200,7 +200,7 @@ fn shard_info(s: v1::Shard) -> ShardInfo {
         from: s.from,
         to: s.to,
         version: s.version,
-        config: s.config,
+        epoch: s.epoch,
         voters: s.voters,
         learners: s.learners,
         leader: Some(s.leader_hint).filter(|id| *id != 0),
@@ -234,7 +234,7 @@ pub(crate) mod tests {
             from: bytes(from),
             to: bytes(to),
             version: 1,
-            config: 1,
+            epoch: 1,
             voters: vec![1, 2, 3],
             leader_hint: 0,
             ..v1::Shard::default()

@@ -92,7 +92,7 @@ impl Pages for Log {
     }
 }
 
-/// A scan's records; [`cursor`](ScanStream::cursor) says where it stands.
+/// A scan's records; [`cursor`](ScanStream::cursor) says where it is.
 pub struct ScanStream {
     pager: Pager<Walk>,
     reverse: bool,

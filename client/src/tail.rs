@@ -3,9 +3,9 @@
 //! Owns: the order in which pages are given out and what each record's token says. Must never: lose or repeat a record
 //! within a stream, whatever happens to leaders, connections and bounds.
 //!
-//! The positions of the keys are cut into lanes, one a shard at first; a lane asks its shard for one page at a time. A lane
+//! The positions of the keys are cut into ranges, one a shard at first; a range asks its shard for one page at a time. A range
 //! polls; where the shard no longer holds what is wanted in memory it scans one segment, then polls on. Only when a page is
-//! taken up do the segments move on, and the lane's next question follows from them, so a failed question changes nothing.
+//! taken up do the segments move on, and the range's next question follows from them, so a failed question changes nothing.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::pin::Pin;
@@ -18,11 +18,11 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 
 use crate::error::{Error, Result, unexpected};
-use crate::lane::{Ground, Lane, News, Page, Phase};
 use crate::limits::check_table_name;
 use crate::router::{Span, position};
 use crate::segments::Segments;
 use crate::shared::Caller;
+use crate::tail_range::{Ground, News, Page, Phase, TailRange};
 use crate::token::{Given, Token};
 use crate::types::{PassedOver, Record, TailOptions, TailStart};
 use synod_cluster::position::{after, lesser_end};
@@ -74,7 +74,7 @@ impl TailItem {
     }
 }
 
-type Asked = BoxFuture<'static, (Lane, Result<News>)>;
+type Asked = BoxFuture<'static, (TailRange, Result<News>)>;
 type Begun = BoxFuture<'static, Result<Begin>>;
 
 /// Most keys that a stream names as passed over.
@@ -117,12 +117,12 @@ pub struct TailStream {
     /// A tail from the earliest begins at what is left: what is trimmed of what was there when it began is passed over.
     catches_up: Segments,
     asked: FuturesUnordered<Asked>,
-    /// Answers not yet taken up, at most one a lane.
-    answered: VecDeque<(Lane, Result<News>)>,
+    /// Answers not yet taken up, at most one a range.
+    answered: VecDeque<(TailRange, Result<News>)>,
     items: VecDeque<TailItem>,
-    /// Lanes whose last question failed; asked again when the stream is polled again.
-    failed: Vec<Lane>,
-    /// Where lanes begin whose last question failed, asked again or not.
+    /// Ranges whose last question failed; asked again when the stream is polled again.
+    failed: Vec<TailRange>,
+    /// Where ranges begin whose last question failed, asked again or not.
     waiting: BTreeSet<Bytes>,
     passed: Passed,
     over: bool,
@@ -178,43 +178,43 @@ impl TailStream {
             }
         };
         (self.ends, self.catches_up) = (ends, catches_up);
-        for (from, to) in lanes(&self.caller, &self.table, &ground.span) {
-            self.ask(Lane { from, to, phase: Phase::Poll }, &ground, &segments);
+        for (from, to) in ranges(&self.caller, &self.table, &ground.span) {
+            self.ask(TailRange { from, to, phase: Phase::Poll }, &ground, &segments);
         }
         self.begun = Some((ground, segments));
         self.waiting.clear();
         Poll::Ready(Ok(()))
     }
 
-    fn ask(&mut self, lane: Lane, ground: &Arc<Ground>, segments: &Segments) {
-        let tell_trimmed = segments.reach(&self.catches_up, &lane.from, &lane.to);
-        self.question(lane, ground, segments, tell_trimmed);
+    fn ask(&mut self, range: TailRange, ground: &Arc<Ground>, segments: &Segments) {
+        let tell_trimmed = segments.reach(&self.catches_up, &range.from, &range.to);
+        self.question(range, ground, segments, tell_trimmed);
     }
 
-    fn question(&mut self, lane: Lane, ground: &Arc<Ground>, segments: &Segments, tell_trimmed: bool) {
-        let wanted = segments.within(&lane.from, &lane.to);
+    fn question(&mut self, range: TailRange, ground: &Arc<Ground>, segments: &Segments, tell_trimmed: bool) {
+        let wanted = segments.within(&range.from, &range.to);
         let wait = if self.options.follow { self.caller.core.options.tail_wait } else { std::time::Duration::ZERO };
         let page = Page { limit: self.options.page_records, wait, tell_trimmed };
-        let question = lane.ask(self.caller.clone(), ground.clone(), wanted, page);
+        let question = range.ask(self.caller.clone(), ground.clone(), wanted, page);
         self.asked.push(question.boxed());
     }
 
-    /// Takes up what a lane brought: gives out its records, moves the segments on, and asks the next question.
-    fn take_up(&mut self, mut lane: Lane, mut news: News) -> Result<()> {
+    /// Takes up what a range brought: gives out its records, moves the segments on, and asks the next question.
+    fn take_up(&mut self, mut range: TailRange, mut news: News) -> Result<()> {
         let Some((ground, mut segments)) = self.begun.take() else { return Err(unexpected()) };
-        if lane.to != news.to {
-            // The shard ends before the lane does: the rest is a lane of its own.
-            let rest = Lane { from: news.to.clone(), to: lane.to, phase: Phase::Poll };
+        if range.to != news.to {
+            // The shard ends before the range does: the rest is a range of its own.
+            let rest = TailRange { from: news.to.clone(), to: range.to, phase: Phase::Poll };
             self.ask(rest, &ground, &segments);
-            lane.to = news.to.clone();
+            range.to = news.to.clone();
         }
-        let scan = match &lane.phase {
+        let scan = match &range.phase {
             Phase::Scan { from, to, upto_us, .. } => Some((from.clone(), to.clone(), *upto_us)),
             Phase::Poll => None,
         };
         let (from, to) = match &scan {
-            Some((from, to, _)) => (from.clone(), lesser_end(to, &lane.to).clone()),
-            None => (lane.from.clone(), lane.to.clone()),
+            Some((from, to, _)) => (from.clone(), lesser_end(to, &range.to).clone()),
+            None => (range.from.clone(), range.to.clone()),
         };
         let page = PageNote {
             ground: ground.clone(),
@@ -236,9 +236,9 @@ impl TailStream {
             (Some(_), None) => {}
             (None, last) => segments.raise(&from, &to, news.upto_us.max(last.map_or(0, |(_, given)| given.ts_us))),
         }
-        lane.phase = news.next_phase(lane.phase);
-        if self.options.follow || lane.phase != Phase::Poll || !segments.reach(&self.ends, &lane.from, &lane.to) {
-            self.ask(lane, &ground, &segments);
+        range.phase = news.next_phase(range.phase);
+        if self.options.follow || range.phase != Phase::Poll || !segments.reach(&self.ends, &range.from, &range.to) {
+            self.ask(range, &ground, &segments);
         }
         self.begun = Some((ground, segments));
         Ok(())
@@ -292,18 +292,18 @@ impl Stream for TailStream {
                 }
             }
             match this.answered.pop_front() {
-                Some((lane, Err(Error::Trimmed { key, first }))) if this.options.skip_trimmed => {
+                Some((range, Err(Error::Trimmed { key, first }))) if this.options.skip_trimmed => {
                     this.passed.add(PassedOver { key, first });
-                    this.skip(lane);
+                    this.skip(range);
                 }
-                Some((lane, Err(error))) => {
-                    this.waiting.insert(lane.from.clone());
-                    this.failed.push(Lane { phase: Phase::Poll, ..lane });
+                Some((range, Err(error))) => {
+                    this.waiting.insert(range.from.clone());
+                    this.failed.push(TailRange { phase: Phase::Poll, ..range });
                     return this.fail(error);
                 }
-                Some((lane, Ok(news))) => {
-                    this.waiting.remove(&lane.from);
-                    if let Err(error) = this.take_up(lane, news) {
+                Some((range, Ok(news))) => {
+                    this.waiting.remove(&range.from);
+                    if let Err(error) = this.take_up(range, news) {
                         return this.fail(error);
                     }
                 }
@@ -316,18 +316,18 @@ impl Stream for TailStream {
 }
 
 impl TailStream {
-    /// Asks a lane's question again, and for what is left only. It is told of trims again with its next question.
-    fn skip(&mut self, lane: Lane) {
+    /// Asks a range's question again, and for what is left only. It is told of trims again with its next question.
+    fn skip(&mut self, range: TailRange) {
         if let Some((ground, segments)) = self.begun.take() {
-            self.question(lane, &ground, &segments, false);
+            self.question(range, &ground, &segments, false);
             self.begun = Some((ground, segments));
         }
     }
 
     fn ask_again(&mut self) {
         if let Some((ground, segments)) = self.begun.take() {
-            for lane in std::mem::take(&mut self.failed) {
-                self.ask(lane, &ground, &segments);
+            for range in std::mem::take(&mut self.failed) {
+                self.ask(range, &ground, &segments);
             }
             self.begun = Some((ground, segments));
         }
@@ -340,7 +340,7 @@ impl TailStream {
 }
 
 /// One range a shard, within the span.
-fn lanes(caller: &Caller, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
+fn ranges(caller: &Caller, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
     let view = caller.core.maps.view();
     let Some(table) = view.table(table) else { return vec![(span.pos_from.clone(), span.pos_to.clone())] };
     let whole = Segments::whole(span.pos_from.clone(), span.pos_to.clone(), 0);
@@ -348,7 +348,7 @@ fn lanes(caller: &Caller, table: &str, span: &Span) -> Vec<(Bytes, Bytes)> {
     for shard in &table.shards {
         cut.extend(whole.within(&shard.info.from, &shard.info.to).into_iter().map(|s| (s.from, s.to)));
     }
-    // A map with gaps in it: one lane, cut as the shards answer.
+    // A map with gaps in it: one range, cut as the shards answer.
     let gapless = cut.windows(2).all(|pair| pair[0].1 == pair[1].0)
         && cut.first().is_some_and(|first| first.0 == span.pos_from)
         && cut.last().is_some_and(|last| last.1 == span.pos_to);
@@ -393,10 +393,10 @@ async fn begin(caller: Caller, table: Arc<str>, options: TailOptions) -> Result<
 async fn newest(caller: &Caller, ground: &Arc<Ground>) -> Result<Segments> {
     let mut segments = Segments::whole(ground.span.pos_from.clone(), ground.span.pos_to.clone(), 0);
     let ask = |(from, to): (Bytes, Bytes)| async move {
-        let lane = Lane { from: from.clone(), to: to.clone(), phase: Phase::Poll };
-        lane.newest(caller, ground).await.map(|(now_us, end)| (from, end, to, now_us))
+        let range = TailRange { from: from.clone(), to: to.clone(), phase: Phase::Poll };
+        range.newest(caller, ground).await.map(|(now_us, end)| (from, end, to, now_us))
     };
-    let mut asked: FuturesUnordered<_> = lanes(caller, &ground.table, &ground.span).into_iter().map(ask).collect();
+    let mut asked: FuturesUnordered<_> = ranges(caller, &ground.table, &ground.span).into_iter().map(ask).collect();
     while let Some(answer) = asked.next().await {
         let (from, end, to, now_us) = answer?;
         segments.raise(&from, &end, now_us);

@@ -18,7 +18,7 @@ const VERSION: u8 = 1;
 const KIND_CURSOR: u8 = 1;
 const KIND_TOKEN: u8 = 2;
 
-/// Where a scan stands: print it, parse it, and give it to a scan of the same table, keys and direction.
+/// The position of a scan: print it, parse it, and give it to a scan of the same table, keys and direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     pub(crate) table_id: u32,

@@ -401,10 +401,10 @@ pub struct ShardInfo {
     pub from: Bytes,
     /// The first position no longer in it; empty for no bound.
     pub to: Bytes,
-    /// Changes of its bounds: the epoch requests carry.
+    /// Changes of its bounds: the version that requests carry.
     pub version: u64,
     /// Changes of its members.
-    pub config: u64,
+    pub epoch: u64,
     /// The nodes that vote.
     pub voters: Vec<u64>,
     /// Members without a vote, which receive the log.

@@ -120,7 +120,7 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// How long it is where `left` is the time for it and for the attempt behind it, which gets at least half, unless the server
+    /// How long it is where `left` is the time for it and for the attempt after it, which gets at least half, unless the server
     /// asked for more patience; `jitter` gives a random part between a half and the whole.
     pub fn length(self, left: Duration, mut jitter: impl FnMut(Duration) -> Duration) -> Duration {
         let asked = self.at_least.map(|d| d + jitter(d) / 4).unwrap_or_default();

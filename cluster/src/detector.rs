@@ -113,7 +113,7 @@ impl Detector {
         }
     }
 
-    /// The connection to it broke and the next attempt was refused: nobody listens there any more.
+    /// The connection to it broke and the next attempt was refused: nobody listens there.
     pub fn refused(&mut self, node: NodeId, now: Duration) {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.gone = Some(now + self.deaf);

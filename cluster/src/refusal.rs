@@ -7,7 +7,7 @@ use crate::ids::{NodeId, Offset};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 /// What is said where too much waits.
 pub const OVERLOADED: &str =
@@ -83,9 +83,9 @@ pub enum Refusal {
     #[error("the shard is in epoch {current}, the change of its members was made for epoch {expected}")]
     WrongEpoch {
         /// The shard's.
-        current: ConfigId,
+        current: Epoch,
         /// The change's.
-        expected: ConfigId,
+        expected: Epoch,
     },
     /// The node is starting or stopping.
     #[error("the node is not ready")]

@@ -93,7 +93,7 @@ impl Owner {
     }
 }
 
-/// Rows of metadata, by the space they stand in.
+/// Rows of metadata, by the space that they are in.
 pub(crate) type SystemRows = BTreeMap<Space, Vec<(u8, u64, Bytes)>>;
 
 /// Verifies the log at `log`, the state at `state` and the snapshot files in `snapshots`.

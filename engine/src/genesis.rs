@@ -1,7 +1,7 @@
 //! What a group was created with, stored beside its first hard state.
 //!
 //! Owns: the form of that row's content: `kind u8 | …`, kind 0 an ordinary shard's descriptor, kind 1 the system shard's
-//! first metadata. Must never: change once a group exists; what came later stands in the group's log.
+//! first metadata. Must never: change once a group exists; what came later is in the group's log.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use synod_cluster::buf::DecodeError;

@@ -58,13 +58,13 @@ pub(crate) struct Identity {
     /// Peers that have answered and showed nothing newer.
     answered: BTreeSet<NodeId>,
     /// How long after the first answer a quorum does without the others, µs.
-    grace_micros: u64,
+    grace_us: u64,
     grace_ends: Option<Micros>,
 }
 
 impl Identity {
-    pub(crate) fn new(me: NodeId, recovered: Mark, incarnation: Incarnation, grace_micros: u64) -> Self {
-        Self { me, recovered, incarnation, answered: BTreeSet::new(), grace_micros, grace_ends: None }
+    pub(crate) fn new(me: NodeId, recovered: Mark, incarnation: Incarnation, grace_us: u64) -> Self {
+        Self { me, recovered, incarnation, answered: BTreeSet::new(), grace_us, grace_ends: None }
     }
 
     /// When a quorum's answers begin to be enough, while they are not yet.
@@ -93,7 +93,7 @@ impl Identity {
         if seen > known && !planted!(IdentityIgnored) {
             return Err(self.contradiction(from, seen));
         }
-        self.grace_ends.get_or_insert(now.plus(self.grace_micros));
+        self.grace_ends.get_or_insert(now.plus(self.grace_us));
         Ok(self.answered.insert(from))
     }
 
@@ -128,7 +128,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_paxos::types::{ConfigId, Member, MemberRole};
+    use synod_paxos::types::{Epoch, Member, MemberRole};
 
     const NOW: Micros = Micros(1000);
     const LATER: Micros = Micros(1500);
@@ -139,7 +139,7 @@ mod tests {
 
     fn members(nodes: u64) -> Membership {
         let members = (1..=nodes).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
-        Membership { config: ConfigId(1), members, first_leader: NodeId(1) }
+        Membership { epoch: Epoch(1), members, first_leader: NodeId(1) }
     }
 
     #[test]

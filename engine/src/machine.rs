@@ -176,7 +176,7 @@ impl ShardState {
         &self.descriptor
     }
 
-    /// Where its rows stand.
+    /// Where its rows are.
     #[must_use]
     pub fn space(&self) -> Space {
         self.space

@@ -25,7 +25,7 @@ use synod_cluster::refusal::Refusal;
 pub const PAGE_RECORDS_MAX: usize = 1000;
 /// A page ends with the record that passes this, bytes.
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
-/// A scan's page ends after so many rows were looked at, whatever it found.
+/// Rows that a page of a scan looks at, at most.
 pub const PAGE_ROWS_MAX: usize = 20_000;
 
 /// What became of a read: an answer, or a refusal.

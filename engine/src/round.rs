@@ -90,7 +90,7 @@ pub(crate) struct Node<H> {
     /// The wall clocks of this node, as of this round, and of its peers.
     pub(crate) walls: WallClocks,
     /// A write's deadline may lie so far ahead of its shard's time, µs.
-    pub(crate) deadline_ahead_micros: u64,
+    pub(crate) deadline_ahead_us: u64,
     /// Peers that are heard.
     pub(crate) live: BTreeSet<NodeId>,
     pub(crate) timers: BTreeSet<(Micros, ShardId)>,
@@ -175,7 +175,7 @@ impl<H: Host> Node<H> {
             speaks: options.speaks,
             now: Micros(0),
             walls: WallClocks::default(),
-            deadline_ahead_micros: options.deadline_ahead_micros,
+            deadline_ahead_us: options.deadline_ahead_us,
             live: BTreeSet::new(),
             timers: BTreeSet::new(),
             work: Vec::new(),

@@ -251,7 +251,7 @@ mod tests {
         let read = Read::Get { key: Bytes::from(vec![0; bytes]), at: At::Newest };
         let body = Body::Read { read, freshness: Freshness::Local };
         let reply = Reply { sink: Arc::new(Nobody), id: 1 };
-        Input::Requests(vec![Request { shard: ShardId(2), epoch: None, body, reply }])
+        Input::Requests(vec![Request { shard: ShardId(2), version: None, body, reply }])
     }
 
     #[test]

@@ -32,7 +32,7 @@ const COPY_BYTES: usize = 8 << 20;
 pub struct SetAside {
     /// What was wrong.
     pub why: String,
-    /// Where the damaged directory is now; nothing needs it any more once its shards are reinstalled.
+    /// Where the damaged directory is now; it can be deleted once its shards are reinstalled.
     pub to: PathBuf,
     /// Shards whose rows were sound and are kept.
     pub kept: Vec<ShardId>,

@@ -31,9 +31,9 @@ pub struct ScrubRequest {
     pub shard: ShardId,
     /// The marker's slot: the state is that of this slot.
     pub slot: Slot,
-    /// Where the rows stand.
+    /// Where the rows are.
     pub space: Space,
-    /// The log begins behind this slot, and is kept until the reading is over.
+    /// The log begins after this slot, and is kept until the reading is over.
     pub trimmed: Slot,
     /// The log.
     pub log: Arc<dyn LogStore>,

@@ -25,25 +25,25 @@ pub struct WorkerOptions {
     /// About what the logs of all groups together keep for lagging members, bytes, shared by need; a member that lags further
     /// needs a snapshot. What every member has is trimmed in any case. While the disk is low it is a sixteenth.
     pub log_keep_bytes: u64,
-    /// A snapshot that nobody needed for so long goes, and with it the log's duty to begin there, µs.
-    pub snapshot_unused_micros: u64,
+    /// Time after which an unused snapshot is removed, µs. The log before it may be trimmed then.
+    pub snapshot_unused_us: u64,
     /// How long a drain may take, µs.
-    pub drain_micros: u64,
+    pub drain_us: u64,
     /// How long after the first peer's answer a starting node waits for the others' before a quorum is enough, µs.
-    pub identity_grace_micros: u64,
+    pub identity_grace_us: u64,
     /// Slots that make a trim of a group's log worth a row, at any time.
     pub trim_slots: u64,
     /// The same when a freeze has just been completed.
     pub trim_slots_flushed: u64,
-    /// The replicas of each shard are compared so often, µs; 0 is never.
-    pub scrub_micros: u64,
+    /// Interval between comparisons of each shard's replicas, µs; 0 is never.
+    pub scrub_us: u64,
     /// The greatest cluster version that this node speaks; at most [`ClusterVersion::SPOKEN`]. Less than that keeps it as an
     /// older binary is: it does not start in, or follow, a cluster above it.
     pub speaks: ClusterVersion,
     /// A write whose deadline lies further ahead of its shard's time is refused, µs: its client's session is kept as long.
-    pub deadline_ahead_micros: u64,
+    pub deadline_ahead_us: u64,
     /// A worker that has much more to do than another looks so often for a shard to hand over, µs; 0 is never.
-    pub balance_micros: u64,
+    pub balance_us: u64,
     /// Of every consensus core.
     pub paxos: Options,
 }
@@ -55,15 +55,15 @@ impl Default for WorkerOptions {
             tails_max: 100_000,
             freeze_log_bytes: 256 << 20,
             log_keep_bytes: 4 << 30,
-            snapshot_unused_micros: 60_000_000,
-            drain_micros: 3_000_000,
-            identity_grace_micros: 500_000,
+            snapshot_unused_us: 60_000_000,
+            drain_us: 3_000_000,
+            identity_grace_us: 500_000,
             trim_slots: 4096,
             trim_slots_flushed: 1024,
-            scrub_micros: 0,
+            scrub_us: 0,
             speaks: ClusterVersion::SPOKEN,
-            deadline_ahead_micros: u64::MAX,
-            balance_micros: 5_000_000,
+            deadline_ahead_us: u64::MAX,
+            balance_us: 5_000_000,
             paxos: Options::default(),
         }
     }

@@ -33,7 +33,7 @@ use synod_cluster::ids::{ShardId, Slot};
 use synod_cluster::refusal::Refusal;
 use synod_paxos::Replica;
 use synod_paxos::io::{Input, LogReader, Recovered, Status};
-use synod_paxos::types::{Ballot, ConfigId, Entry, EntryId, Membership, Micros, NodeId};
+use synod_paxos::types::{Ballot, Entry, EntryId, Epoch, Membership, Micros, NodeId};
 
 /// What `synod status` calls a replica that waits for a snapshot because its state is gone.
 pub(crate) const REINSTALLING: &str = "reinstalling";
@@ -59,7 +59,7 @@ enum Core {
 }
 
 /// The epoch that a group begins in: only then is a replica created from nothing. A later member begins with a snapshot.
-pub(crate) const FIRST_EPOCH: ConfigId = ConfigId(1);
+pub(crate) const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// One replica of a shard.
 pub(crate) struct Shard {
@@ -292,7 +292,7 @@ impl Shard {
         };
         let Some(entry) = entry else { return };
         if target == self.state.applied() {
-            // Since the start nothing was applied, maybe: a snapshot could not read this entry any more.
+            // Since the start nothing was applied, maybe: a snapshot could no longer read this entry.
             self.position = Some((entry.id, entry.ts));
         }
         // The core first: it must not ask for what the write under way removes.

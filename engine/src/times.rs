@@ -16,7 +16,7 @@
 //! | `identity_grace` | 500 ms | 2 | the answers of the other peers are on their way |
 //! | `drain` | 3 s | 8 | two transfers one after the other |
 //!
-//! *Support.* A leader counts 80 % of a term from when its question leaves (`drift_ppm`), and asks anew with the first read behind
+//! *Support.* A leader counts 80 % of a term from when its question leaves (`drift_ppm`), and asks anew with the first read after
 //! half of it. The answer is there a round trip R later. So the lease of a group that is read goes on without a gap where
 //! T / 2 + R is less than 0.8 T. With T = 300 ms + 4 R that is R < 90 ms + 1.2 R: always. At 300 ms alone it ends at 90 ms.
 
@@ -25,7 +25,7 @@ use crate::worker::WorkerOptions;
 /// How long a node waits for others, µs each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// A peer that is not heard for so long is taken for dead.
+    /// Time without a word after which a peer counts as dead.
     pub dead_after: u64,
     /// A random share of this is waited before an election.
     pub jitter: u64,
@@ -76,14 +76,14 @@ impl Times {
 
     /// Gives the worker, and through it every core, its share.
     pub fn set(self, options: &mut WorkerOptions) {
-        options.identity_grace_micros = self.identity_grace;
-        options.drain_micros = self.drain;
+        options.identity_grace_us = self.identity_grace;
+        options.drain_us = self.drain;
         let paxos = &mut options.paxos;
-        paxos.jitter_micros = self.jitter;
-        paxos.campaign_micros = self.campaign;
-        paxos.resend_micros = self.resend;
-        paxos.transfer_micros = self.transfer;
-        paxos.support_micros = self.support;
+        paxos.jitter_us = self.jitter;
+        paxos.campaign_us = self.campaign;
+        paxos.resend_us = self.resend;
+        paxos.transfer_us = self.transfer;
+        paxos.support_us = self.support;
     }
 }
 
@@ -97,10 +97,7 @@ mod tests {
         Times::NEAR.far(0).set(&mut options);
         let before = WorkerOptions::default();
         assert_eq!(options.paxos, before.paxos);
-        assert_eq!(
-            (options.identity_grace_micros, options.drain_micros),
-            (before.identity_grace_micros, before.drain_micros)
-        );
+        assert_eq!((options.identity_grace_us, options.drain_us), (before.identity_grace_us, before.drain_us));
         assert_eq!(Times::NEAR.far(0), Times::NEAR);
     }
 

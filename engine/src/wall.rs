@@ -12,7 +12,7 @@ use synod_cluster::ids::NodeId;
 use synod_paxos::types::Micros;
 
 /// Age from which on a reading of a clock no longer counts, µs.
-pub const HEARD_MICROS: u64 = 10_000_000;
+pub const HEARD_US: u64 = 10_000_000;
 
 /// What a wall clock showed, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl WallClocks {
     #[must_use]
     pub fn shows(&self, node: NodeId, now: Micros) -> Option<u64> {
         let reading = self.readings.get(&node)?;
-        (now.0.saturating_sub(reading.at.0) <= HEARD_MICROS).then(|| reading.shows(now))
+        (now.0.saturating_sub(reading.at.0) <= HEARD_US).then(|| reading.shows(now))
     }
 
     /// The nodes whose clocks were heard of late.
@@ -159,9 +159,9 @@ mod tests {
     fn a_clock_runs_on_for_a_while_behind_its_last_reading() {
         let clocks = clocks(Micros(0), &[0, 0, 0]);
         assert_eq!(clocks.shows(NodeId(1), Micros(7)), Some(WALL + 7));
-        assert_eq!(clocks.shows(NodeId(1), Micros(HEARD_MICROS)), Some(WALL + HEARD_MICROS));
-        assert_eq!(clocks.shows(NodeId(1), Micros(HEARD_MICROS + 1)), None);
-        assert_eq!(clocks.reached(VOTERS, 2, Micros(HEARD_MICROS + 1)), None);
+        assert_eq!(clocks.shows(NodeId(1), Micros(HEARD_US)), Some(WALL + HEARD_US));
+        assert_eq!(clocks.shows(NodeId(1), Micros(HEARD_US + 1)), None);
+        assert_eq!(clocks.reached(VOTERS, 2, Micros(HEARD_US + 1)), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod upkeep;
 
 pub use crate::setup::{WorkerOptions, WorkerSetup};
 pub(crate) use groups::own_space;
-pub use upkeep::AHEAD_MICROS;
+pub use upkeep::AHEAD_US;
 
 use crate::StoreError;
 use crate::genesis::Genesis;
@@ -42,7 +42,7 @@ use std::sync::Arc;
 use synod_cluster::ids::{ClientId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::system::SystemState;
 use synod_paxos::io::Input as Step;
-use synod_paxos::types::{ConfigId, Micros, WriteSeq};
+use synod_paxos::types::{Epoch, Micros, WriteSeq};
 use upkeep::Upkeep;
 
 /// A worker of a node.
@@ -52,7 +52,7 @@ pub struct Worker<H: Host> {
     /// Groups whose first write is under way.
     creating: BTreeMap<ShardId, Genesis>,
     /// Groups that were here and are gone: no replica begins here in this epoch or an earlier one.
-    removed: BTreeMap<ShardId, ConfigId>,
+    removed: BTreeMap<ShardId, Epoch>,
     /// Groups whose members name this node, which has no replica yet.
     joining: Joining,
     identity: Identity,
@@ -85,7 +85,7 @@ impl<H: Host> Worker<H> {
     /// older than what is left of its log is no error: it is reinstalled.
     pub fn new(setup: WorkerSetup, host: H) -> Result<Self, StoreError> {
         let recovered = &setup.recovered;
-        let grace = setup.options.identity_grace_micros;
+        let grace = setup.options.identity_grace_us;
         let identity = Identity::new(setup.me, (recovered.incarnation, recovered.seq), setup.incarnation, grace);
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
         let cluster = recovered.identity.as_ref().map(|identity| identity.cluster);
@@ -93,8 +93,8 @@ impl<H: Host> Worker<H> {
         let spaces = recovered.spaces.iter().map(|(_, space)| *space).collect();
         let (me, workers) = (setup.worker, setup.shared.workers());
         let upkeep = Upkeep::new(&setup.options, workers);
-        let snapshots = Snapshots::new(setup.options.snapshot_unused_micros);
-        let passage = Passage::new(setup.options.balance_micros);
+        let snapshots = Snapshots::new(setup.options.snapshot_unused_us);
+        let passage = Passage::new(setup.options.balance_us);
         let mut worker = Self {
             node: Node::new(setup, host),
             shards: BTreeMap::new(),

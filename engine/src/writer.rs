@@ -52,7 +52,7 @@ pub trait WriteQueue: Send {
     /// The last synced write, of any worker.
     ///
     /// # Errors
-    /// A write failed: nothing may be acknowledged any more.
+    /// A write failed: nothing more may be acknowledged.
     fn synced(&self) -> Result<NodeWriteSeq, StoreError>;
 }
 
@@ -123,7 +123,7 @@ pub(crate) enum Done {
     Persisted(WriteSeq),
     /// The group exists.
     Created,
-    /// The group is gone; its rows stand in this space.
+    /// The group is gone; its rows are in this space.
     Removed(Space),
     /// A snapshot took the place of its log.
     Installed,
@@ -284,7 +284,7 @@ impl LogWriter {
     /// Writes what was added, or hands it over, and appends to `done` what is durable by now, in order.
     ///
     /// # Errors
-    /// A write failed: nothing may be acknowledged any more.
+    /// A write failed: nothing more may be acknowledged.
     pub(crate) fn commit(&mut self, done: &mut Vec<(ShardId, Done)>) -> Result<(), StoreError> {
         if !self.groups.is_empty() && self.queue.as_ref().is_none_or(|queue| queue.has_room()) {
             let mut batch = self.take_batch();

@@ -20,7 +20,7 @@ use synod_engine::codec::record::{Head, Newest, Record, Totals};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry, hard, node};
 use synod_engine::logstore::NodeIdentity;
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership, Payload};
 
 /// One format: a value, and both directions. Kept as closures, so that all formats go through the same checks.
 struct Format {
@@ -40,8 +40,8 @@ fn format<T: PartialEq + Debug + 'static>(
     Format { name, encoded, read: Box::new(move |row| decode(row).map(|found| found == value)) }
 }
 
-fn ballot(config: u64, round: u64, node: u64) -> Ballot {
-    Ballot { config: ConfigId(config), round, node: NodeId(node) }
+fn ballot(epoch: u64, round: u64, node: u64) -> Ballot {
+    Ballot { epoch: Epoch(epoch), round, node: NodeId(node) }
 }
 
 fn id(slot: u64) -> EntryId {
@@ -52,7 +52,7 @@ fn membership() -> Membership {
     let member = |node, role| Member { node: NodeId(node), role };
     let members =
         vec![member(1, MemberRole::Voter), member(2, MemberRole::Learner), member(1_000_000, MemberRole::Voter)];
-    Membership { config: ConfigId(7), members, first_leader: NodeId(1_000_000) }
+    Membership { epoch: Epoch(7), members, first_leader: NodeId(1_000_000) }
 }
 
 fn record() -> Record {
@@ -101,7 +101,7 @@ fn system(version: ClusterVersion) -> SystemState {
     state.execute(&table("events", Partitioning::Hash, Retention::All, 2, &[]));
     state.execute(&table("users", Partitioning::Range, Retention::Latest, 0, &["m"]));
     let Membership { members, .. } = state.shards[&ShardId(2)].membership.clone();
-    let membership = Membership { config: ConfigId(2), members, first_leader: NodeId(3) };
+    let membership = Membership { epoch: Epoch(2), members, first_leader: NodeId(3) };
     state.execute(&SystemCommand::SetMembers { shard: ShardId(2), membership });
     state.execute(&SystemCommand::Upgrade { to: version, spoken_by: (1..=3).map(NodeId).collect() });
     assert_eq!(state.version, version);
@@ -128,7 +128,7 @@ fn add_jobs(state: &mut SystemState) {
     let jobs: Vec<JobId> = [(1, 4), (3, 5), (4, 4), (5, 5)].into_iter().map(|(shard, to)| start(shard, to)).collect();
     let ended = [(jobs[2], JobEnd::Overtaken("another command was first".into())), (jobs[3], JobEnd::Done)];
     for (job, end) in ended {
-        state.execute(&SystemCommand::FinishJob { job, seen: ConfigId(1), end });
+        state.execute(&SystemCommand::FinishJob { job, seen: Epoch(1), end });
     }
     state.execute(&SystemCommand::CancelJob { job: jobs[1] });
     let replica = MoveReplica { from: NodeId(4), to: None };
@@ -155,7 +155,7 @@ fn formats() -> Vec<Format> {
     };
     let hard_state = HardState {
         membership: membership(),
-        config_start: Slot(99),
+        epoch_start: Slot(99),
         promised: ballot(7, 2, 1),
         accepted: ballot(7, 1, 1_000_000),
         commit_hint: Slot(12_345),
@@ -178,7 +178,7 @@ fn formats() -> Vec<Format> {
         format("group-trim-v1", id(77), |v| node::encode_trim(*v), node::decode_trim),
         format("group-genesis-v1", Bytes::from_static(b"opaque"), |v| node::encode_genesis(v), node::decode_genesis),
         format("group-space-v1", Space(0x8000_0001), |v| node::encode_space(*v), node::decode_space),
-        format("group-removed-v2", ConfigId(7), |v| node::encode_removed(*v), node::decode_removed),
+        format("group-removed-v2", Epoch(7), |v| node::encode_removed(*v), node::decode_removed),
         format("record-head-empty-v1", head(Newest::None), Head::encode, Head::decode),
         format("record-head-inline-v1", head(Newest::Inline(record())), Head::encode, Head::decode),
         format("record-head-deleted-v1", head(Newest::Inline(tombstone())), Head::encode, Head::decode),

@@ -13,7 +13,7 @@ use synod_engine::codec::{keys, node};
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{GONE, GroupRecovered, GroupWrite, LogBatch, LogStore, NodeIdentity};
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership, Payload};
 use tempfile::TempDir;
 
 /// A store that can be closed and opened again.
@@ -76,7 +76,7 @@ fn each(test: impl Fn(&mut dyn Subject)) {
 }
 
 fn ballot(round: u64) -> Ballot {
-    Ballot { config: ConfigId(1), round, node: NodeId(1) }
+    Ballot { epoch: Epoch(1), round, node: NodeId(1) }
 }
 
 fn entry(slot: u64, round: u64) -> Entry {
@@ -90,7 +90,7 @@ fn id(slot: u64, round: u64) -> EntryId {
 
 fn hard(commit: u64) -> HardState {
     let members = vec![Member { node: NodeId(1), role: MemberRole::Voter }];
-    let membership = Membership { config: ConfigId(1), members, first_leader: NodeId(1) };
+    let membership = Membership { epoch: Epoch(1), members, first_leader: NodeId(1) };
     HardState { commit_hint: Slot(commit), ..HardState::initial(membership) }
 }
 
@@ -331,7 +331,7 @@ fn a_removed_group_stays_removed() {
             subject.reopen();
         }
         // One that may come back in a later epoch does so by a write that says so.
-        let upto = ConfigId(3);
+        let upto = Epoch(3);
         let remove = GroupWrite { shard: ShardId(6), remove: Some(upto), ..GroupWrite::default() };
         subject.store().write(&batch(3, vec![remove])).unwrap();
         subject.reopen();

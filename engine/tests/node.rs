@@ -56,9 +56,9 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn tail_poll(after: u64, wait_micros: u64) -> TailPoll {
+fn tail_poll(after: u64, wait_us: u64) -> TailPoll {
     let segments = vec![(Bytes::new(), Bytes::new(), after)];
-    TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros, tells_trimmed: true }
+    TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_us, tells_trimmed: true }
 }
 
 /// Tables of both kinds, and every way to read them.
@@ -369,7 +369,7 @@ fn a_client_that_reads_nothing_is_given_no_more_records() {
     ];
     for (id, read, freshness) in reads {
         let (body, reply) = (Body::Read { read, freshness }, Reply { sink: sink.clone(), id });
-        c.push(leader, Input::Requests(vec![Request { shard, epoch: None, body, reply }]));
+        c.push(leader, Input::Requests(vec![Request { shard, version: None, body, reply }]));
     }
     c.run_for(200_000);
     for id in 1..=4 {

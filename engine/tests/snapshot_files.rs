@@ -11,18 +11,18 @@ use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::writer::SnapshotWriter;
 use synod_engine::snapshot::{Header, SnapshotFile, Throttle, install};
 use synod_engine::state::BulkLoad;
-use synod_paxos::types::{Basis, ConfigId, Member, MemberRole, Membership};
+use synod_paxos::types::{Basis, Epoch, Member, MemberRole, Membership};
 
 const CLUSTER: ClientId = ClientId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
 
 fn header() -> Header {
-    let ballot = |config, round, node| Ballot { config: ConfigId(config), round, node: NodeId(node) };
+    let ballot = |epoch, round, node| Ballot { epoch: Epoch(epoch), round, node: NodeId(node) };
     let member = |node, role| Member { node: NodeId(node), role };
     let members = vec![member(1, MemberRole::Voter), member(2, MemberRole::Learner), member(9, MemberRole::Voter)];
     let basis = Basis {
         id: EntryId { slot: Slot(4711), origin: ballot(7, 2, 9) },
-        membership: Membership { config: ConfigId(7), members, first_leader: NodeId(9) },
-        config_start: Slot(4000),
+        membership: Membership { epoch: Epoch(7), members, first_leader: NodeId(9) },
+        epoch_start: Slot(4000),
         promised: ballot(7, 3, 1),
     };
     let genesis = Bytes::from_static(b"what the group was created with");

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use synod_engine::codec::message::{decode, encode, size_hint};
 use synod_paxos::message::{Held, Message};
 use synod_paxos::types::{
-    Ballot, ConfigId, Entry, EntryId, Member, MemberRole, Membership, NodeId, Payload, ReadId, Run, Slot,
+    Ballot, Entry, EntryId, Epoch, Member, MemberRole, Membership, NodeId, Payload, ReadId, Run, Slot,
 };
 
-fn ballot(config: u64, round: u64, node: u64) -> Ballot {
-    Ballot { config: ConfigId(config), round, node: NodeId(node) }
+fn ballot(epoch: u64, round: u64, node: u64) -> Ballot {
+    Ballot { epoch: Epoch(epoch), round, node: NodeId(node) }
 }
 
 fn id(slot: u64, origin: Ballot) -> EntryId {
@@ -31,7 +31,7 @@ fn entries() -> Vec<Entry> {
     let origin = ballot(1, 2, 3);
     let members = [(1, MemberRole::Voter), (2, MemberRole::Voter), (9, MemberRole::Learner)];
     let membership = Membership {
-        config: ConfigId(2),
+        epoch: Epoch(2),
         members: members.map(|(node, role)| Member { node: NodeId(node), role }).to_vec(),
         first_leader: NodeId(1),
     };
@@ -51,7 +51,7 @@ fn samples() -> Vec<(&'static str, Message)> {
     let c = ballot(1, 199, 2);
     let prev = id(299, ballot(1, 2, 3));
     let commit = Slot(298);
-    let config = ConfigId(2);
+    let epoch = Epoch(2);
     vec![
         ("pre_vote", Message::PreVote { ballot: b, held: None }),
         ("pre_vote_granted", Message::PreVoteGranted { ballot: b }),
@@ -72,9 +72,9 @@ fn samples() -> Vec<(&'static str, Message)> {
         ("accept", Message::Accept { ballot: b, prev, entries: entries(), commit, all_have: Slot(100) }),
         ("accept_empty", Message::Accept { ballot: b, prev, entries: vec![], commit, all_have: Slot(0) }),
         ("accepted", Message::Accepted { ballot: b, upto: Slot(302), commit }),
-        ("behind", Message::Behind { ballot: b, config, accepted: c, commit, last: prev, runs: runs() }),
-        ("learn", Message::Learn { config, promised: c, prev, entries: entries(), commit }),
-        ("learned", Message::Learned { config, commit }),
+        ("behind", Message::Behind { ballot: b, epoch, accepted: c, commit, last: prev, runs: runs() }),
+        ("learn", Message::Learn { epoch, promised: c, prev, entries: entries(), commit }),
+        ("learned", Message::Learned { epoch, commit }),
         ("read_probe", Message::ReadProbe { ballot: b, probe: 1 << 40 }),
         ("read_ack", Message::ReadAck { ballot: b, probe: u64::MAX, support: 0 }),
         ("read_ack_support", Message::ReadAck { ballot: b, probe: 3, support: 500_000 }),
@@ -214,8 +214,7 @@ fn a_wrong_entry_checksum_is_refused() {
     let mut entries = entries();
     entries[1].crc ^= 1;
     let wrong = entries[1].crc.to_le_bytes();
-    let bytes =
-        encode(&Message::Learn { config: ConfigId(1), promised: b, prev: id(299, b), entries, commit: Slot(1) });
+    let bytes = encode(&Message::Learn { epoch: Epoch(1), promised: b, prev: id(299, b), entries, commit: Slot(1) });
     let at = bytes.windows(4).position(|w| w == wrong).unwrap();
     let refused = decode(bytes).unwrap_err();
     assert_eq!((refused.what, refused.at), ("entry checksum mismatch", at));

@@ -109,7 +109,7 @@ mod tests {
 
     /// Every refusal, but for what of its content makes no difference.
     fn refusals() -> Vec<Refusal> {
-        let epoch = |config| synod_paxos::types::ConfigId(config);
+        let epoch = |epoch| synod_paxos::types::Epoch(epoch);
         vec![
             Refusal::NotLeader { leader: None, maybe: true },
             Refusal::NotLeader { leader: Some(NodeId(3)), maybe: false },

@@ -193,7 +193,7 @@ impl Default for Snapshot {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scrub {
-    /// Each shard's leader begins a comparison so often, seconds; 0 is never.
+    /// Interval between comparisons of each shard, seconds; 0 is never.
     pub interval_s: u64,
     /// Bytes a second that reading one replica may take; 0 is no bound.
     pub max_rate: ByteSize,

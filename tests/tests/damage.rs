@@ -78,7 +78,7 @@ fn a_snapshot_damaged_at_either_end_is_never_installed() {
     let length = fs::metadata(&file).unwrap().len();
     flip(&file, length - (1 << 20));
     let given_up = until(PATIENCE, "it is given up", || {
-        cluster.log(sender).contains("a snapshot's file is damaged; it goes").then_some(())
+        cluster.log(sender).contains("a snapshot's file is damaged and is removed").then_some(())
     });
     given_up.unwrap();
 

@@ -46,7 +46,7 @@ impl Session {
     /// Asks the node for its time, and waits for that.
     async fn clock(&mut self, id: u64) -> Result<(), Status> {
         let body = Some(v1::shard_request::Body::Clock(true));
-        let request = v1::ShardRequest { id, shard: 0, epoch: 0, body };
+        let request = v1::ShardRequest { id, shard: 0, version: 0, body };
         self.ask
             .send(v1::ClientFrame { requests: vec![request] })
             .await

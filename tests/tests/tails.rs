@@ -33,10 +33,10 @@ impl Stream {
     }
 
     async fn send(&mut self, bodies: Vec<shard_request::Body>) {
-        let (shard, epoch) = (self.shard.id, self.shard.version);
+        let (shard, version) = (self.shard.id, self.shard.version);
         let requests = bodies.into_iter().map(|body| {
             self.last += 1;
-            v1::ShardRequest { id: self.last, shard, epoch, body: Some(body) }
+            v1::ShardRequest { id: self.last, shard, version, body: Some(body) }
         });
         let frame = v1::ClientFrame { requests: requests.collect() };
         self.frames.send(frame).await.unwrap();

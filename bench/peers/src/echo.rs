@@ -109,7 +109,7 @@ async fn stream(addr: SocketAddr, in_flight: usize, ops: usize, time: Duration) 
     let frame = || {
         let request = |id| {
             let write = v1::Write { table_id: 1, ops: vec![write()], ..v1::Write::default() };
-            v1::ShardRequest { id, shard: 1, epoch: 1, body: Some(v1::shard_request::Body::Write(write)) }
+            v1::ShardRequest { id, shard: 1, version: 1, body: Some(v1::shard_request::Body::Write(write)) }
         };
         v1::ClientFrame { requests: (0..ops as u64).map(request).collect() }
     };

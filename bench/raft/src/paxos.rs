@@ -32,7 +32,7 @@ pub struct PaxosCore {
     applied: Slot,
     staged: Option<WriteSeq>,
     work: Work,
-    tick_micros: u64,
+    tick_us: u64,
     told: Micros,
 }
 
@@ -110,7 +110,7 @@ impl Core for PaxosCore {
             applied: Slot(0),
             live: nodes().to_vec(),
         };
-        let options = Options { jitter_micros: micros(timing.jitter), ..limits() };
+        let options = Options { jitter_us: micros(timing.jitter), ..limits() };
         let mut core = PaxosCore {
             me,
             replica: Replica::new(me, recovered, options),
@@ -121,7 +121,7 @@ impl Core for PaxosCore {
             applied: Slot(0),
             staged: None,
             work: Work::default(),
-            tick_micros: micros(timing.tick),
+            tick_us: micros(timing.tick),
             told: now,
         };
         core.step(Input::Tick, now)?;
@@ -144,7 +144,7 @@ impl Core for PaxosCore {
     }
 
     fn deadline(&self) -> Micros {
-        let next = self.told.plus(self.tick_micros);
+        let next = self.told.plus(self.tick_us);
         self.replica.deadline().map_or(next, |at| at.min(next))
     }
 

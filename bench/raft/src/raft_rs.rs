@@ -31,10 +31,10 @@ pub struct RaftCore {
     unsynced: Option<u64>,
     /// Sent with the next work.
     released: Vec<(NodeId, Bytes)>,
-    tick_micros: u64,
+    tick_us: u64,
     tick_at: Micros,
     /// Ticks later than this are not made up for.
-    late_micros: u64,
+    late_us: u64,
 }
 
 /// The settings of both cores, in Raft's words.
@@ -117,26 +117,26 @@ impl Core for RaftCore {
         if me == membership().first_leader {
             node.campaign().map_err(failed)?;
         }
-        let tick_micros = micros(timing.tick).max(1);
+        let tick_us = micros(timing.tick).max(1);
         Ok(RaftCore {
             me,
             node,
             deferred: Vec::new(),
             unsynced: None,
             released: Vec::new(),
-            tick_micros,
-            tick_at: now.plus(tick_micros),
-            late_micros: micros(timing.silence) / 2,
+            tick_us,
+            tick_at: now.plus(tick_us),
+            late_us: micros(timing.silence) / 2,
         })
     }
 
     fn tick(&mut self, now: Micros) -> Result<()> {
         // A node that was itself paused for half the silence has yet to hear what peers sent meanwhile.
-        if now >= self.tick_at.plus(self.late_micros) {
+        if now >= self.tick_at.plus(self.late_us) {
             self.tick_at = now;
         }
         while now >= self.tick_at {
-            self.tick_at = self.tick_at.plus(self.tick_micros);
+            self.tick_at = self.tick_at.plus(self.tick_us);
             self.node.tick();
         }
         Ok(())

@@ -10,7 +10,7 @@ use synod_cluster::ids::{Entry, HardState, NodeWriteSeq, ShardId, Slot};
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::logstore::{GroupWrite, LogBatch, LogStore};
 use synod_paxos::io::LogReader;
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, NodeId};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership, NodeId};
 
 /// Replicas of the group.
 pub const REPLICAS: usize = 3;
@@ -28,7 +28,7 @@ pub fn nodes() -> [NodeId; REPLICAS] {
 #[must_use]
 pub fn membership() -> Membership {
     let members = nodes().iter().map(|&node| Member { node, role: MemberRole::Voter }).collect();
-    Membership { config: ConfigId(1), members, first_leader: NodeId(1) }
+    Membership { epoch: Epoch(1), members, first_leader: NodeId(1) }
 }
 
 /// Times that both protocols run on: the defaults of a Synod node.

@@ -13,7 +13,7 @@ use crate::ids::{JobId, NodeId, ShardId};
 use crate::members::MemberChange;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use synod_paxos::types::{ConfigId, MemberRole};
+use synod_paxos::types::{Epoch, MemberRole};
 
 /// Jobs that go forward at a time. One that makes no progress for [`STALLED`] does not count: its target may be down for good.
 pub const AT_A_TIME: usize = 4;
@@ -21,7 +21,7 @@ pub const AT_A_TIME: usize = 4;
 pub const PACE: Duration = Duration::from_millis(100);
 /// The same after refusals, at most.
 pub const PACE_MAX: Duration = Duration::from_secs(2);
-/// A job that makes no progress for so long makes room for another.
+/// Time without progress after which a job makes room for another.
 pub const STALLED: Duration = Duration::from_secs(30);
 /// How long the way back waits for a change that was asked for earlier, here or by an executor before.
 pub const SETTLED: Duration = Duration::from_secs(3);
@@ -32,7 +32,7 @@ const CHANGES: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Its epoch and members; `None` where the shard exists no more.
-    pub members: Option<(ConfigId, Seen)>,
+    pub members: Option<(Epoch, Seen)>,
     /// The node that gets the replica, where it is no node of the cluster.
     pub stranger: Option<NodeId>,
 }
@@ -47,7 +47,7 @@ pub enum Action {
         /// The shard.
         shard: ShardId,
         /// The epoch whose members it was decided for.
-        expected: ConfigId,
+        expected: Epoch,
         /// The change.
         change: MemberChange,
     },
@@ -56,7 +56,7 @@ pub enum Action {
         /// The job.
         job: JobId,
         /// The epoch in which that was seen; none (0) where the shard exists no more.
-        seen: ConfigId,
+        seen: Epoch,
         /// How.
         end: JobEnd,
     },
@@ -78,11 +78,11 @@ pub struct Progress {
 #[derive(Debug)]
 struct Task {
     progress: Progress,
-    seen: Option<(ConfigId, Seen)>,
+    seen: Option<(Epoch, Seen)>,
     /// When a change may last have been asked for.
     asked: Duration,
     /// The epoch in which it was first seen to go back. Whoever knows a later one knows that too, and asks for no step forward in it.
-    back_in: Option<ConfigId>,
+    back_in: Option<Epoch>,
     next: Duration,
     pause: Duration,
 }
@@ -124,31 +124,31 @@ impl Executor {
         let task = self.tasks.entry(id).or_insert_with(|| Task::begin(now));
         task.next = now + task.pause;
         let finish = |seen, end| Some(Action::Finish { job: id, seen, end });
-        let Some((config, seen)) = look.members else {
+        let Some((epoch, seen)) = look.members else {
             let end = if back { JobEnd::Cancelled } else { JobEnd::Failed(format!("shard {shard} was dropped")) };
-            return finish(ConfigId::default(), end);
+            return finish(Epoch::default(), end);
         };
-        task.saw(replica, config, seen, now);
-        let back_in = back.then(|| *task.back_in.get_or_insert(config));
+        task.saw(replica, epoch, seen, now);
+        let back_in = back.then(|| *task.back_in.get_or_insert(epoch));
         if let Some(gone) = look.stranger.filter(|_| !back && seen.to.is_none()) {
-            return finish(config, JobEnd::Failed(format!("node {gone} was removed from the cluster")));
+            return finish(epoch, JobEnd::Failed(format!("node {gone} was removed from the cluster")));
         }
         let step = if back { move_replica::back(replica, seen) } else { move_replica::next(replica, seen) };
         task.progress.step = Some(step);
         match step {
-            Step::Done => finish(config, JobEnd::Done),
+            Step::Done => finish(epoch, JobEnd::Done),
             Step::Overtaken => {
                 let by = move_replica::overtaken_by(replica, seen);
-                finish(config, JobEnd::Overtaken(format!("another command {by}")))
+                finish(epoch, JobEnd::Overtaken(format!("another command {by}")))
             }
-            Step::Wait(_) if planted!(JobEndsEarly) => finish(config, JobEnd::Done),
+            Step::Wait(_) if planted!(JobEndsEarly) => finish(epoch, JobEnd::Done),
             Step::Wait(_) => None,
             // A change that was asked for before the job was cancelled may yet be made, in that epoch.
-            Step::Undone if back_in == Some(config) && now < task.asked + SETTLED => None,
-            Step::Undone => finish(config, JobEnd::Cancelled),
+            Step::Undone if back_in == Some(epoch) && now < task.asked + SETTLED => None,
+            Step::Undone => finish(epoch, JobEnd::Cancelled),
             Step::Change(change) => {
                 task.asked = now;
-                Some(Action::Change { job: id, shard, expected: config, change })
+                Some(Action::Change { job: id, shard, expected: epoch, change })
             }
         }
     }
@@ -175,9 +175,9 @@ impl Task {
         Self { progress, seen: None, asked: now, back_in: None, next: now, pause: PACE }
     }
 
-    fn saw(&mut self, replica: MoveReplica, config: ConfigId, seen: Seen, now: Duration) {
-        let before = self.seen.replace((config, seen));
-        if before == Some((config, seen)) {
+    fn saw(&mut self, replica: MoveReplica, epoch: Epoch, seen: Seen, now: Duration) {
+        let before = self.seen.replace((epoch, seen));
+        if before == Some((epoch, seen)) {
             return;
         }
         if let Some((_, before)) = before
@@ -226,8 +226,8 @@ mod tests {
         states.iter().map(|(id, state)| job(*id, state)).collect()
     }
 
-    fn look(config: u64, from: Option<MemberRole>, to: Option<MemberRole>, lag: Option<u64>) -> Look {
-        Look { members: Some((ConfigId(config), Seen { from, to, lag })), stranger: None }
+    fn look(epoch: u64, from: Option<MemberRole>, to: Option<MemberRole>, lag: Option<u64>) -> Look {
+        Look { members: Some((Epoch(epoch), Seen { from, to, lag })), stranger: None }
     }
 
     fn ids(due: &[(JobId, &Job)]) -> Vec<u64> {
@@ -246,11 +246,11 @@ mod tests {
     }
 
     fn change(expected: u64, change: MemberChange) -> Option<Action> {
-        Some(Action::Change { job: JobId(1), shard: ShardId(101), expected: ConfigId(expected), change })
+        Some(Action::Change { job: JobId(1), shard: ShardId(101), expected: Epoch(expected), change })
     }
 
     fn finish(seen: u64, end: JobEnd) -> Option<Action> {
-        Some(Action::Finish { job: JobId(1), seen: ConfigId(seen), end })
+        Some(Action::Finish { job: JobId(1), seen: Epoch(seen), end })
     }
 
     #[test]
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_cancelled_move_ends_once_nothing_that_was_asked_for_can_come() {
         let remove = MemberChange::Remove(NodeId(4));
-        let nothing = |config| look(config, Some(Voter), None, None);
+        let nothing = |epoch| look(epoch, Some(Voter), None, None);
         let looks = [(0, nothing(1)), (2_999, nothing(1)), (3_000, nothing(1))];
         assert_eq!(decided(&JobState::Cancelling, &looks), [None, None, finish(1, JobEnd::Cancelled)]);
         // Nobody who knows the later epoch asks for a step forward.

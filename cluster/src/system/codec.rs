@@ -16,7 +16,7 @@ use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 
 pub(super) const VERSION: u8 = 1;
 /// The format of a cluster row and of a state that name the cluster's version.
@@ -146,7 +146,7 @@ pub fn encode_descriptor(d: &Descriptor) -> Bytes {
 }
 
 pub(super) fn put_membership(w: &mut Writer, membership: &Membership) {
-    w.u64(membership.config.0);
+    w.u64(membership.epoch.0);
     w.u64(membership.first_leader.0);
     w.var(membership.members.len() as u64);
     for member in &membership.members {
@@ -156,7 +156,7 @@ pub(super) fn put_membership(w: &mut Writer, membership: &Membership) {
 }
 
 pub(super) fn membership(r: &mut Reader) -> Result<Membership, DecodeError> {
-    let config = ConfigId(read_counter(r)?);
+    let epoch = Epoch(read_counter(r)?);
     let first_leader = NodeId(r.u64()?);
     let mut members = Vec::new();
     for _ in 0..r.count(9)? {
@@ -164,7 +164,7 @@ pub(super) fn membership(r: &mut Reader) -> Result<Membership, DecodeError> {
         let role = if r.flag()? { MemberRole::Learner } else { MemberRole::Voter };
         members.push(Member { node, role });
     }
-    Ok(Membership { config, members, first_leader })
+    Ok(Membership { epoch, members, first_leader })
 }
 
 /// Reads a shard descriptor back.

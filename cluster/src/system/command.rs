@@ -11,7 +11,7 @@ use super::{MetadataError, SystemCommand, SystemOutcome, TooNew, job_rows};
 use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use bytes::Bytes;
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 impl SystemCommand {
     /// The command as the content of a write.
@@ -116,7 +116,7 @@ impl SystemCommand {
             9 => Self::StartJob { goal: job_rows::goal(&mut r)? },
             10 => Self::CancelJob { job: JobId(r.u64()?) },
             11 => {
-                let (job, seen) = (JobId(r.u64()?), ConfigId(r.u64()?));
+                let (job, seen) = (JobId(r.u64()?), Epoch(r.u64()?));
                 Self::FinishJob { job, seen, end: job_rows::end(&mut r)? }
             }
             _ => return Err(r.error("metadata command").into()),

@@ -9,7 +9,7 @@ use crate::ids::{ClusterVersion, JobId, NodeId, ShardId};
 use crate::jobs::executor::Look;
 use crate::jobs::job::{Job, JobEnd, JobGoal, JobState};
 use crate::jobs::move_replica::{MoveReplica, Seen};
-use synod_paxos::types::{ConfigId, MemberRole};
+use synod_paxos::types::{Epoch, MemberRole};
 
 /// Jobs that may run at a time; further ones are refused.
 pub const JOBS_RUNNING_MAX: usize = 4096;
@@ -45,7 +45,7 @@ impl SystemState {
         let members = self.shards.get(&shard).map(|d| &d.membership);
         let seen = members.map(|m| {
             let seen = Seen { from: m.role_of(from), to: to.and_then(|to| m.role_of(to)), lag: None };
-            (m.config, seen)
+            (m.epoch, seen)
         });
         Look { members: seen, stranger: to.filter(|to| !self.nodes.contains_key(to)) }
     }
@@ -92,7 +92,7 @@ impl SystemState {
     pub(super) fn finish_job(
         &mut self,
         id: JobId,
-        seen: ConfigId,
+        seen: Epoch,
         end: &JobEnd,
         rows: &mut Vec<RowChange>,
     ) -> SystemOutcome {
@@ -101,9 +101,9 @@ impl SystemState {
             return SystemOutcome::Done;
         }
         let shard = job.goal.shard();
-        let config = self.shards.get(&shard).map_or(ConfigId::default(), |d| d.membership.config);
-        if config != seen {
-            let why = format!("shard {shard} is in epoch {config}, the end of the job was seen in epoch {seen}");
+        let epoch = self.shards.get(&shard).map_or(Epoch::default(), |d| d.membership.epoch);
+        if epoch != seen {
+            let why = format!("shard {shard} is in epoch {epoch}, the end of the job was seen in epoch {seen}");
             return SystemOutcome::JobConflict { job: id, why };
         }
         if *end == JobEnd::Cancelled && job.state != JobState::Cancelling {

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use place::Load;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 
 /// Most shards of one table at its creation.
 pub const TABLE_SHARDS_MAX: u32 = 4096;
@@ -193,7 +193,7 @@ pub enum SystemCommand {
         /// The job.
         job: JobId,
         /// The epoch of its shard in which that was seen; 0 where the shard exists no more.
-        seen: ConfigId,
+        seen: Epoch,
         /// How.
         end: JobEnd,
     },
@@ -300,7 +300,7 @@ impl SystemState {
     /// The metadata of a new cluster with the tables and shards of this one: the founders are its nodes, every shard is placed
     /// anew, in the epoch that `epochs` gives it.
     #[must_use]
-    pub fn refounded(&self, cluster: u128, founders: &[String], epochs: &BTreeMap<ShardId, ConfigId>) -> Self {
+    pub fn refounded(&self, cluster: u128, founders: &[String], epochs: &BTreeMap<ShardId, Epoch>) -> Self {
         let mut next = Self::found(cluster, founders);
         next.revision = self.revision + 1;
         // What is restored was written under it.
@@ -309,7 +309,7 @@ impl SystemState {
         next.tables.clone_from(&self.tables);
         let mut load = Load::of(&next);
         let epoch = |shard: &ShardId, old: &Descriptor| {
-            epochs.get(shard).copied().unwrap_or_default().max(old.membership.config.next())
+            epochs.get(shard).copied().unwrap_or_default().max(old.membership.epoch.next())
         };
         for (shard, old) in &self.shards {
             let descriptor = match next.shards.get(shard) {
@@ -322,7 +322,7 @@ impl SystemState {
                     Descriptor { membership, ..old.clone() }
                 }
             };
-            let membership = Membership { config: epoch(shard, old), ..descriptor.membership };
+            let membership = Membership { epoch: epoch(shard, old), ..descriptor.membership };
             next.shards.insert(*shard, Descriptor { membership, ..descriptor });
         }
         next
@@ -409,9 +409,9 @@ impl SystemState {
             let why = format!("there is no node {}", stranger.node);
             return SystemOutcome::Invalid { field: "members".into(), why };
         }
-        // A shard that was dropped meanwhile has no members any more.
+        // A shard that was dropped meanwhile has no members.
         let Some(descriptor) = self.shards.get_mut(&shard) else { return SystemOutcome::Done };
-        if membership.config > descriptor.membership.config {
+        if membership.epoch > descriptor.membership.epoch {
             descriptor.membership = membership.clone();
             rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(descriptor))));
         }
@@ -499,7 +499,7 @@ impl SystemState {
 fn first_epoch(nodes: &[NodeId], first_leader: NodeId) -> Membership {
     let mut members: Vec<Member> = nodes.iter().map(|&node| Member { node, role: MemberRole::Voter }).collect();
     members.sort_unstable();
-    Membership { config: ConfigId(1), members, first_leader }
+    Membership { epoch: Epoch(1), members, first_leader }
 }
 
 /// Error text for the removal of a node that is not in the cluster. `synod node remove` recognises it and reports success.

@@ -139,10 +139,10 @@ fn a_repeated_join_gets_the_same_id() {
     assert!(matches!(state.execute(&other).0, SystemOutcome::Invalid { .. }));
 }
 
-fn members(config: u64, nodes: &[u64], learner: u64) -> Membership {
+fn members(epoch: u64, nodes: &[u64], learner: u64) -> Membership {
     let role = |n| if n == learner { MemberRole::Learner } else { MemberRole::Voter };
     let members = nodes.iter().map(|&n| Member { node: NodeId(n), role: role(n) }).collect();
-    Membership { config: ConfigId(config), members, first_leader: NodeId(nodes[0]) }
+    Membership { epoch: Epoch(epoch), members, first_leader: NodeId(nodes[0]) }
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn members_go_forward_only_and_a_node_goes_once_it_holds_nothing() {
     let strange = state.execute(&report(&members(4, &[2, 9], 0))).0;
     assert!(matches!(strange, SystemOutcome::Invalid { field, .. } if field == "members"));
     // Nobody, nobody who votes, a leader who does not, disorder, a node twice.
-    let nobody = Membership { config: ConfigId(4), members: vec![], first_leader: NodeId(2) };
+    let nobody = Membership { epoch: Epoch(4), members: vec![], first_leader: NodeId(2) };
     let no_voter = members(4, &[3], 3);
     let no_leader = Membership { first_leader: NodeId(1), ..members(4, &[2, 3], 0) };
     let learner_leads = members(4, &[2, 3, 4], 2);

@@ -10,7 +10,7 @@ use crate::types::{Micros, NodeId};
 
 impl Replica {
     pub(crate) fn arm_resend(&mut self, now: Micros) {
-        let at = now.plus(self.options.resend_micros);
+        let at = now.plus(self.options.resend_us);
         if let Role::Leader(leader) = &mut self.role {
             leader.resend_at.get_or_insert(at);
         }
@@ -18,7 +18,7 @@ impl Replica {
 
     /// Whether entries or reads wait for a quorum that has said nothing since, for too long. Arms the next look.
     pub(crate) fn is_stalled(&mut self, now: Micros) -> bool {
-        let pause = self.options.stall_micros;
+        let pause = self.options.stall_us;
         let (me, membership) = (self.me, &self.hard.membership);
         let Role::Leader(leader) = &mut self.role else { return false };
         let heard = |n: NodeId| if n == me { now } else { leader.progress.get(&n).map_or(Micros(0), |p| p.heard_at) };
@@ -33,7 +33,7 @@ impl Replica {
     /// A leader that waits for its quorum checks after a while whether the quorum is still there: the failure detector may call
     /// the nodes alive while the replicas on them are not.
     pub(crate) fn watch_quorum(&mut self, now: Micros) {
-        let pause = self.options.stall_micros;
+        let pause = self.options.stall_us;
         let open = self.commit < self.log.last().slot;
         if let Role::Leader(leader) = &mut self.role {
             if pause > 0 && (open || leader.reads.wait()) {
@@ -59,7 +59,7 @@ impl Replica {
     /// Links are in order: what the answer lacks is lost, and what is only slow is not sent twice.
     pub(crate) fn resend(&mut self, io: &mut Io<'_>) {
         let (last, commit) = (self.log.last().slot, self.commit);
-        let pause = self.options.resend_micros;
+        let pause = self.options.resend_us;
         let now = io.now;
         let Role::Leader(leader) = &mut self.role else { return };
         leader.resend_at = None;

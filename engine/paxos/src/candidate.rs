@@ -26,7 +26,7 @@ impl Replica {
             return self.hard.promised;
         }
         let round = self.hard.promised.round.max(self.seen_round) + 1;
-        Ballot { config: self.config(), round, node: self.me }
+        Ballot { epoch: self.epoch(), round, node: self.me }
     }
 
     /// Becomes a candidate, or begins anew as one.
@@ -48,7 +48,7 @@ impl Replica {
             commit: self.commit,
         });
         // A refused pre-vote cost nothing and blocks nobody: it is repeated soon.
-        let restart_at = io.now.plus(self.options.resend_micros + io.random % self.options.jitter_micros.max(1));
+        let restart_at = io.now.plus(self.options.resend_us + io.random % self.options.jitter_us.max(1));
         self.role = Role::Candidate(Candidate { ballot, phase: Phase::PreVote { granted }, restart_at });
         for node in self.peer_voters() {
             if self.alive.contains(&node) {
@@ -59,7 +59,7 @@ impl Replica {
     }
 
     fn campaign_end(&self, io: &Io<'_>) -> Micros {
-        io.now.plus(self.options.campaign_micros + io.random % self.options.jitter_micros.max(1))
+        io.now.plus(self.options.campaign_us + io.random % self.options.jitter_us.max(1))
     }
 
     /// A campaign that got no quorum in time: tries again where a quorum is heard, else waits for that.
@@ -114,7 +114,7 @@ impl Replica {
     }
 
     fn see_round(&mut self, promised: Ballot) {
-        if promised.config == self.config() {
+        if promised.epoch == self.epoch() {
             self.seen_round = self.seen_round.max(promised.round);
         }
     }
@@ -213,7 +213,7 @@ impl Replica {
         self.fetched = Some(before);
         let ballot = self.hard.promised;
         if let Role::Candidate(candidate) = &mut self.role {
-            candidate.restart_at = io.now.plus(self.options.campaign_micros);
+            candidate.restart_at = io.now.plus(self.options.campaign_us);
             candidate.phase = Phase::Fetch(Box::new(Fetching { promises, source, keep, teacher, known_bytes: 0 }));
         }
         io.send(source, Message::Fetch { ballot, accepted: best.accepted, from: at.slot, upto: best.last.slot });
@@ -232,8 +232,8 @@ impl Replica {
     /// The log to adopt cannot be fetched in a campaign's time, or not at all: what of it is chosen is learnt, and others may
     /// lead meanwhile.
     fn learn_instead(&mut self, source: NodeId, io: &mut Io<'_>) {
-        let (config, commit) = (self.config(), self.durable_commit());
-        self.send_durable(source, Message::Learned { config, commit });
+        let (epoch, commit) = (self.epoch(), self.durable_commit());
+        self.send_durable(source, Message::Learned { epoch, commit });
         self.follow(None, io);
     }
 
@@ -324,7 +324,7 @@ impl Replica {
         if at.slot < end.slot {
             // Behind a late piece the one that was asked for is still to come.
             if asked {
-                *restart_at = io.now.plus(self.options.campaign_micros);
+                *restart_at = io.now.plus(self.options.campaign_us);
                 io.send(from, Message::Fetch { ballot, accepted, from: at.slot, upto: end.slot });
             }
             return;

@@ -23,7 +23,7 @@ impl Replica {
         self.shown = None;
         self.followed.values_mut().for_each(|followed| followed.normalise(at));
         // Time stands still, so no answer is late and no member slow. A log so short never takes a hint along.
-        self.patience = self.options.resend_micros;
+        self.patience = self.options.resend_us;
         self.unhinted = 0;
         match &mut self.role {
             Role::Follower(follower) => {

@@ -11,22 +11,22 @@ use crate::io::{Output, Refused};
 use crate::message::Message;
 use crate::replica::{Io, Replica};
 use crate::role::{Follower, Role};
-use crate::types::{Ballot, ConfigId, Entry, EntryId, Membership, NodeId, Payload, Slot};
+use crate::types::{Ballot, Entry, EntryId, Epoch, Membership, NodeId, Payload, Slot};
 use std::cmp::Ordering;
 
 impl Replica {
     /// Handles messages of other epochs; returns the message where it belongs to this one.
     pub(crate) fn screen_epoch(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) -> Option<Message> {
         let Some(ballot) = governing(&message) else { return Some(message) };
-        let mine = self.hard.membership.config;
-        match ballot.config.cmp(&mine) {
+        let mine = self.hard.membership.epoch;
+        match ballot.epoch.cmp(&mine) {
             Ordering::Equal => return Some(message),
             _ if !asks(&message) => {}
             Ordering::Less => self.send_stop_sign(from, io),
             Ordering::Greater => {
                 // The sender is ahead: it will send the way there.
                 let commit = self.commit.min(self.log.durable());
-                self.send_durable(from, Message::Learned { config: mine, commit });
+                self.send_durable(from, Message::Learned { epoch: mine, commit });
             }
         }
         None
@@ -34,17 +34,17 @@ impl Replica {
 
     /// Tells a node of an older epoch that this one has begun; where the stop-sign does not fit its log it says from where.
     pub(crate) fn send_stop_sign(&mut self, to: NodeId, io: &mut Io<'_>) {
-        let start = self.hard.config_start;
-        let config = self.hard.membership.config;
+        let start = self.hard.epoch_start;
+        let epoch = self.hard.membership.epoch;
         let commit = self.commit.min(self.log.durable());
         let prev = start.prev().and_then(|p| self.log.id_at(p));
         let learn = match prev {
             Some(prev) => match self.log.entries(io.log, prev.slot, start, self.options.message_bytes) {
-                Ok(entries) => Message::Learn { config, promised: self.hard.promised, prev, entries, commit },
+                Ok(entries) => Message::Learn { epoch, promised: self.hard.promised, prev, entries, commit },
                 Err(why) => return self.fail(why, io),
             },
             None => Message::Learn {
-                config,
+                epoch,
                 promised: self.hard.promised,
                 prev: self.log.trimmed(),
                 entries: Vec::new(),
@@ -73,7 +73,7 @@ impl Replica {
         if self.stop_sign.is_some() || leader.transfer.is_some() || self.commit < leader.first_own {
             return Some(Refused::Changing);
         }
-        if next.config != self.hard.membership.config.next() || !next.is_sound() {
+        if next.epoch != self.hard.membership.epoch.next() || !next.is_sound() {
             return Some(Refused::InvalidMembership);
         }
         None
@@ -86,13 +86,13 @@ impl Replica {
             return self.fail(format!("the stop-sign at slot {slot} is not in memory"), io);
         };
         assert_eq!(slot, self.log.last().slot, "nothing follows a stop-sign within its epoch");
-        assert!(next.config > self.hard.membership.config, "epoch {:?} entered from {:?}", next, self.hard.membership);
+        assert!(next.epoch > self.hard.membership.epoch, "epoch {:?} entered from {:?}", next, self.hard.membership);
         let mut told: Vec<NodeId> = self.peers();
         let was_leader = self.is_leader();
         self.end_leadership(io);
         let b0 = next.b0();
         self.hard.membership = next.clone();
-        self.hard.config_start = slot;
+        self.hard.epoch_start = slot;
         self.hard.promised = b0;
         self.hard.accepted = b0;
         self.hard.b0_used = false;
@@ -125,7 +125,7 @@ impl Replica {
     pub(crate) fn try_b0(&mut self, reuse: bool, io: &mut Io<'_>) {
         let b0 = self.hard.membership.b0();
         let unused = !self.hard.b0_used || reuse;
-        let fits = self.log.last().slot == self.hard.config_start || reuse;
+        let fits = self.log.last().slot == self.hard.epoch_start || reuse;
         if b0.node != self.me || !self.is_voter() || !unused || !fits || self.abstains {
             return;
         }
@@ -136,7 +136,7 @@ impl Replica {
         self.stage_hard();
         self.b0_after = Some(self.writes.covering());
         if let Role::Follower(follower) = &mut self.role {
-            follower.election_at = Some(io.now.plus(self.options.campaign_micros));
+            follower.election_at = Some(io.now.plus(self.options.campaign_us));
         }
     }
 
@@ -144,7 +144,7 @@ impl Replica {
     pub(crate) fn lead_b0(&mut self, io: &mut Io<'_>) {
         self.b0_after = None;
         let b0 = self.hard.membership.b0();
-        let alone = self.log.last().slot == self.hard.config_start || fault!(self, B0Twice);
+        let alone = self.log.last().slot == self.hard.epoch_start || fault!(self, B0Twice);
         let still = alone && self.hard.promised == b0 && self.hard.accepted == b0;
         if still && b0.node == self.me && matches!(self.role, Role::Follower(_)) {
             self.become_leader_b0(io);
@@ -159,8 +159,8 @@ impl Replica {
     }
 
     /// The epoch in force.
-    pub(crate) fn config(&self) -> ConfigId {
-        self.hard.membership.config
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.hard.membership.epoch
     }
 
     /// Chosen and durable here: what may be claimed to others.

@@ -16,13 +16,13 @@ impl Replica {
     /// The election timer of a follower that knows no live leader: a whole campaign, for others to finish theirs, and jitter.
     pub(crate) fn await_leader(&mut self, io: &mut Io<'_>) {
         let alone = self.peer_voters().is_empty();
-        let wait = self.options.campaign_micros + io.random % self.options.jitter_micros.max(1);
+        let wait = self.options.campaign_us + io.random % self.options.jitter_us.max(1);
         self.arm_election(if alone { 0 } else { wait }, io);
     }
 
     /// The election timer after a leader was lost for certain: jitter only.
     pub(crate) fn stand_soon(&mut self, io: &mut Io<'_>) {
-        let wait = io.random % self.options.jitter_micros.max(1);
+        let wait = io.random % self.options.jitter_us.max(1);
         self.arm_election(wait, io);
     }
 
@@ -31,7 +31,7 @@ impl Replica {
     fn arm_election(&mut self, wait: u64, io: &mut Io<'_>) {
         let wanted = self.is_voter() && !self.abstains && self.quorum_alive() && !self.leader_alive();
         // The others' support ends at about the same time as the own: a little jitter keeps them apart.
-        let apart = io.random % (self.options.jitter_micros / 4).max(1);
+        let apart = io.random % (self.options.jitter_us / 4).max(1);
         let free = self.support_ends(io.now).map_or(io.now, |until| until.plus(apart));
         if let Role::Follower(follower) = &mut self.role {
             follower.election_at = wanted.then(|| io.now.plus(wait).max(free));
@@ -76,8 +76,8 @@ impl Replica {
         let leads = follower.leader.is_some_and(|b| b.node == node);
         if alive && follower.leader.is_none() {
             // Whoever knows more of the log, or of a later epoch, answers with it: its notice may have been lost.
-            let (config, commit) = (self.config(), self.durable_commit());
-            self.send_durable(node, Message::Learned { config, commit });
+            let (epoch, commit) = (self.epoch(), self.durable_commit());
+            self.send_durable(node, Message::Learned { epoch, commit });
         }
         let Role::Follower(follower) = &mut self.role else { return };
         if alive {
@@ -96,7 +96,7 @@ impl Replica {
     /// Something waits here that only the believed leader can settle: an unchosen entry, or a client that came to the wrong
     /// node. Asks it, a while from now, whether it leads.
     pub(crate) fn arm_doubt(&mut self, io: &mut Io<'_>) {
-        let at = io.now.plus(self.options.campaign_micros);
+        let at = io.now.plus(self.options.campaign_us);
         if let Role::Follower(follower) = &mut self.role
             && follower.leader.is_some()
         {
@@ -119,7 +119,7 @@ impl Replica {
     /// Asks the believed leader for a sign of life in this group, and sets it a time.
     fn ask_confirmation(&mut self, ballot: Ballot, io: &mut Io<'_>) {
         io.send(ballot.node, Message::Confirm { ballot });
-        let by = io.now.plus(self.options.campaign_micros);
+        let by = io.now.plus(self.options.campaign_us);
         if let Role::Follower(follower) = &mut self.role {
             follower.confirm_by.get_or_insert(by);
         }
@@ -329,8 +329,8 @@ impl Replica {
             _ => None,
         }
         .unwrap_or_else(|| (self.log.last(), self.log.runs_after(self.commit)));
-        let (config, accepted, commit) = (self.config(), self.hard.accepted, self.commit);
-        self.send_durable(to, Message::Behind { ballot, config, accepted, commit, last, runs });
+        let (epoch, accepted, commit) = (self.epoch(), self.hard.accepted, self.commit);
+        self.send_durable(to, Message::Behind { ballot, epoch, accepted, commit, last, runs });
     }
 
     pub(crate) fn on_read_probe(&mut self, from: NodeId, ballot: Ballot, probe: u64, io: &mut Io<'_>) {

@@ -20,8 +20,8 @@ impl Replica {
         if hard.accepted > hard.promised {
             return Err(format!("accepted {:?} above promised {:?}", hard.accepted, hard.promised));
         }
-        if hard.promised.config != hard.membership.config || hard.accepted.config != hard.membership.config {
-            return Err(format!("promised {:?} of another epoch than {:?}", hard.promised, hard.membership.config));
+        if hard.promised.epoch != hard.membership.epoch || hard.accepted.epoch != hard.membership.epoch {
+            return Err(format!("promised {:?} of another epoch than {:?}", hard.promised, hard.membership.epoch));
         }
         self.log.check()?;
         let (applied, committed, commit) = (self.applied, self.committed, self.commit);

@@ -51,25 +51,25 @@ pub struct Recovered {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Election jitter, µs: a random share of this is waited before a pre-vote.
-    pub jitter_micros: u64,
+    pub jitter_us: u64,
     /// How long a campaign (pre-vote or prepare) waits for its quorum before it starts again, µs.
-    pub campaign_micros: u64,
+    pub campaign_us: u64,
     /// How long a leader with unacknowledged messages waits before it sends again, µs.
-    pub resend_micros: u64,
+    pub resend_us: u64,
     /// How long a leader with nothing else to send waits before it tells followers the chosen prefix, µs: under load the
     /// next `Accept` carries it and nothing is sent for it alone.
-    pub notice_micros: u64,
+    pub notice_us: u64,
     /// How long a transfer may take before the leader takes it back, µs.
-    pub transfer_micros: u64,
+    pub transfer_us: u64,
     /// Followers support the leaderships they confirm, and leaders serve reads from that: the lease.
     pub lease: bool,
     /// How long a follower then promises nothing to another, µs. It says so in each answer, and the leader counts what it says: so
     /// members may differ in it. A replica that begins promises nothing for as long, since it does not know whom the process
     /// before it supported, whether or not `lease` is on now.
-    pub support_micros: u64,
-    /// A process of this node before may have given support for so long, µs: where that is more than `support_micros`, a replica
+    pub support_us: u64,
+    /// A process of this node before may have given support for so long, µs: where that is more than `support_us`, a replica
     /// that begins promises nothing for this long.
-    pub support_owed_micros: u64,
+    pub support_owed_us: u64,
     /// What a clock may gain or lose against true time, millionths: leaders count that much less, twice.
     pub drift_ppm: u64,
     /// Longest message, bytes of entries.
@@ -91,9 +91,9 @@ pub struct Options {
     pub fetch_bytes: usize,
     /// How long a leader waits for a quorum that says nothing while entries or reads wait for it, before it gives up, µs; 0:
     /// for ever.
-    pub stall_micros: u64,
+    pub stall_us: u64,
     /// How long a read waits at the leader for its quorum, or for the first entry of the leadership, before it is refused, µs.
-    pub read_micros: u64,
+    pub read_us: u64,
     /// The cluster version at the start: what every node understands. See [`crate::Replica::speak`].
     pub version: u64,
     /// The planted fault, in the package built for that.
@@ -104,14 +104,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            jitter_micros: 300_000,
-            campaign_micros: 500_000,
-            resend_micros: 200_000,
-            notice_micros: 20_000,
-            transfer_micros: 1_000_000,
+            jitter_us: 300_000,
+            campaign_us: 500_000,
+            resend_us: 200_000,
+            notice_us: 20_000,
+            transfer_us: 1_000_000,
             lease: false,
-            support_micros: 300_000,
-            support_owed_micros: 0,
+            support_us: 300_000,
+            support_owed_us: 0,
             drift_ppm: 100_000,
             message_bytes: 1 << 20,
             inflight_messages: 64,
@@ -121,8 +121,8 @@ impl Default for Options {
             hint_bytes: 4 << 20,
             fetch_slots: 4096,
             fetch_bytes: 16 << 20,
-            stall_micros: 10_000_000,
-            read_micros: 5_000_000,
+            stall_us: 10_000_000,
+            read_us: 5_000_000,
             version: 1,
             #[cfg(feature = "planted")]
             fault: None,
@@ -179,7 +179,7 @@ pub enum Input {
     TransferTo(NodeId),
     /// Propose the next epoch's members. Refused unless leader with no stop-sign in flight.
     ChangeConfig {
-        /// Members and first leader of the next epoch; `config` must be the current + 1.
+        /// Members and first leader of the next epoch; `epoch` must be the current + 1.
         membership: Membership,
         /// Wish for a timestamp.
         ts: u64,
@@ -192,7 +192,7 @@ pub enum Input {
     Release,
 }
 
-/// Why a proposal, transfer, config change or read was refused. Nothing was changed.
+/// Why a proposal, transfer, change of members or read was refused. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Not the leader.
@@ -207,7 +207,7 @@ pub enum Refused {
     /// A stop-sign or a transfer is in flight; ask again.
     #[error("the leadership is changing")]
     Changing,
-    /// The config change names the wrong epoch, no voter, or a first leader that is no voter.
+    /// The change of members names the wrong epoch, no voter, or a first leader that is no voter.
     #[error("the membership is not valid")]
     InvalidMembership,
     /// The transfer's target is no live voter, or has just said that it cannot lead.
@@ -303,7 +303,7 @@ pub enum Output {
         /// The slot.
         slot: Slot,
     },
-    /// A new epoch began (the stop-sign at `config_start` is chosen and durable here).
+    /// A new epoch began (the stop-sign at `epoch_start` is chosen and durable here).
     EpochChanged(Membership),
     /// A member's next slot lies below this replica's trim point: only a snapshot brings it further. Said again as long as
     /// that is so.
@@ -342,7 +342,7 @@ pub struct Status {
     /// Epoch in force.
     pub membership: Membership,
     /// The slot of the stop-sign that began it.
-    pub config_start: Slot,
+    pub epoch_start: Slot,
     /// For a leader: each member's acknowledged slot.
     pub progress: Vec<(NodeId, Slot)>,
     /// For a leader: the members that refused to take leadership over a while ago.

@@ -257,7 +257,7 @@ impl Replica {
 
     /// Idle followers that do not know the chosen prefix are told a little later, unless a run carries it before.
     fn arm_notice(&mut self, io: &mut Io<'_>) {
-        let at = io.now.plus(self.options.notice_micros);
+        let at = io.now.plus(self.options.notice_us);
         let commit = self.commit;
         let alive = &self.alive;
         if let Role::Leader(leader) = &mut self.role {
@@ -323,7 +323,7 @@ impl Replica {
     /// A leader that hears no quorum gives up after a campaign's time.
     fn check_quorum(&mut self, io: &mut Io<'_>) {
         let heard = self.quorum_alive();
-        let at = io.now.plus(self.options.campaign_micros);
+        let at = io.now.plus(self.options.campaign_us);
         if let Role::Leader(leader) = &mut self.role {
             if heard {
                 leader.alone_at = None;

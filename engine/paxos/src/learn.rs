@@ -7,7 +7,7 @@ use crate::message::Message;
 use crate::progress::{Mode, Progress};
 use crate::replica::{Io, Replica};
 use crate::role::{Promised, Role};
-use crate::types::{Ballot, ConfigId, Entry, NodeId, Payload, Slot};
+use crate::types::{Ballot, Entry, Epoch, NodeId, Payload, Slot};
 
 impl Replica {
     /// A member says what it holds, which is not this ballot's log.
@@ -139,8 +139,8 @@ impl Replica {
             Err(why) => return self.fail(why, io),
         };
         let upto = entries.last().map_or(after, |e| e.id.slot);
-        let (config, promised) = (self.config(), self.hard.promised);
-        self.send_durable(to, Message::Learn { config, promised, prev, entries, commit });
+        let (epoch, promised) = (self.epoch(), self.hard.promised);
+        self.send_durable(to, Message::Learn { epoch, promised, prev, entries, commit });
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.progress.get_mut(&to)
         {
@@ -153,16 +153,16 @@ impl Replica {
 
     /// Chosen entries arrive.
     pub(crate) fn on_learn(&mut self, from: NodeId, message: Message, io: &mut Io<'_>) {
-        let Message::Learn { config, promised, prev, entries, commit } = message else { return };
-        if config < self.config() {
+        let Message::Learn { epoch, promised, prev, entries, commit } = message else { return };
+        if epoch < self.epoch() {
             return self.send_stop_sign(from, io);
         }
         if self.log.holds(prev) || prev.slot <= self.commit {
             let before = (self.log.last(), self.commit);
             let some = !entries.is_empty();
-            self.promise_as_learnt(config, promised, io);
+            self.promise_as_learnt(epoch, promised, io);
             self.take_pieces(prev.slot, entries, commit, io);
-            self.promise_as_learnt(config, promised, io);
+            self.promise_as_learnt(epoch, promised, io);
             if before != (self.log.last(), self.commit) && matches!(self.role, Role::Candidate(_)) {
                 // What this campaign promised about its own log no longer holds.
                 self.follow(None, io);
@@ -178,7 +178,7 @@ impl Replica {
             // The leader counts on what is staged here, but teaches from what is on disk, so it must be told the latter.
             follower.staging = None;
         }
-        let learned = Message::Learned { config: self.config(), commit: self.commit };
+        let learned = Message::Learned { epoch: self.epoch(), commit: self.commit };
         self.send_durable(from, learned);
     }
 
@@ -197,9 +197,9 @@ impl Replica {
 
     /// Whoever learns what is chosen promises at least what its source did: a promise given to a candidate below that
     /// ballot would vouch for a chosen prefix which that candidate's log may contradict.
-    fn promise_as_learnt(&mut self, config: ConfigId, promised: Ballot, io: &mut Io<'_>) {
-        let mine = self.config();
-        let least = if config > mine { Ballot::over(mine) } else { promised };
+    fn promise_as_learnt(&mut self, epoch: Epoch, promised: Ballot, io: &mut Io<'_>) {
+        let mine = self.epoch();
+        let least = if epoch > mine { Ballot::over(mine) } else { promised };
         if least <= self.hard.promised {
             return;
         }
@@ -242,11 +242,11 @@ impl Replica {
 
     /// A replica says how far it has learnt: it gets the next piece, or, as a member of this leadership, is asked where it
     /// stands now.
-    pub(crate) fn on_learned(&mut self, from: NodeId, config: ConfigId, commit: Slot, io: &mut Io<'_>) {
-        if config > self.config() {
+    pub(crate) fn on_learned(&mut self, from: NodeId, epoch: Epoch, commit: Slot, io: &mut Io<'_>) {
+        if epoch > self.epoch() {
             // The sender is ahead, and so knows what to send.
-            let (config, commit) = (self.config(), self.durable_commit());
-            return self.send_durable(from, Message::Learned { config, commit });
+            let (epoch, commit) = (self.epoch(), self.durable_commit());
+            return self.send_durable(from, Message::Learned { epoch, commit });
         }
         let mine = self.durable_commit();
         let behind = commit < mine;
@@ -267,7 +267,7 @@ impl Replica {
         };
         match known {
             Some(()) if !behind || self.fits_one_message(commit) => {
-                if config < self.config() {
+                if epoch < self.epoch() {
                     // The rest, stop-sign included, is one message.
                     return self.send_learn(from, commit, io);
                 }
@@ -280,7 +280,7 @@ impl Replica {
                 }
             }
             _ if behind => self.send_learn(from, commit, io),
-            _ if config < self.config() => self.send_stop_sign(from, io),
+            _ if epoch < self.epoch() => self.send_stop_sign(from, io),
             _ => {}
         }
     }

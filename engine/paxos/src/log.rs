@@ -243,7 +243,7 @@ impl Log {
     }
 
     /// The membership named by the last entry, where that is a stop-sign whose body is in memory.
-    pub(crate) fn last_is_config(&self) -> bool {
+    pub(crate) fn last_is_stop_sign(&self) -> bool {
         self.cache.back().is_some_and(|e| matches!(e.payload, Payload::Config(_)))
     }
 
@@ -277,11 +277,11 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ConfigId, NodeId};
+    use crate::types::{Epoch, NodeId};
     use bytes::Bytes;
 
     fn ballot(round: u64) -> Ballot {
-        Ballot { config: ConfigId(1), round, node: NodeId(1) }
+        Ballot { epoch: Epoch(1), round, node: NodeId(1) }
     }
 
     fn id(slot: u64, round: u64) -> EntryId {

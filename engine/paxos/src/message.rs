@@ -4,7 +4,7 @@
 //! and across reconnections may duplicate; messages carry the sender's ballot and nothing else of its identity: the
 //! envelope names sender, receiver and group.
 
-use crate::types::{Ballot, ConfigId, Entry, EntryId, ReadId, Run, Slot};
+use crate::types::{Ballot, Entry, EntryId, Epoch, ReadId, Run, Slot};
 
 /// One message of a group. The protocol tables in the crate's documentation say what each does in each state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -129,7 +129,7 @@ pub enum Message {
         /// The leadership answered.
         ballot: Ballot,
         /// The sender's epoch.
-        config: ConfigId,
+        epoch: Epoch,
         /// The sender's accepted ballot.
         accepted: Ballot,
         /// The sender's chosen prefix.
@@ -143,7 +143,7 @@ pub enum Message {
     /// carries the stop-sign or the way towards it.
     Learn {
         /// The epoch the sender is in.
-        config: ConfigId,
+        epoch: Epoch,
         /// The sender's promise: at or above every ballot that chose what it knows chosen. The receiver promises as much,
         /// so that no candidate below it can count on a promise given before.
         promised: Ballot,
@@ -157,7 +157,7 @@ pub enum Message {
     /// Progress of a replica that was sent `Learn`. Durable first: the prefix up to `commit`.
     Learned {
         /// The sender's epoch.
-        config: ConfigId,
+        epoch: Epoch,
         /// Its chosen and durable prefix.
         commit: Slot,
     },

@@ -30,7 +30,7 @@ impl Replica {
         if self.old_lease > io.now && !self.is_leader() {
             return io.out.push(Output::ReadReady { reads: vec![id], slot: self.commit });
         }
-        let until = io.now.plus(self.options.read_micros);
+        let until = io.now.plus(self.options.read_us);
         match &mut self.role {
             Role::Leader(leader) => {
                 leader.reads.waiting.push(Reader { at: self.me, read: id, until });
@@ -64,7 +64,7 @@ impl Replica {
         if fault!(self, GrantUnconfirmed) && self.is_leader() {
             return io.send(from, Message::ReadGranted { ballot, read, slot: self.commit });
         }
-        let until = io.now.plus(self.options.read_micros);
+        let until = io.now.plus(self.options.read_us);
         match &mut self.role {
             Role::Leader(leader) if leader.ballot == ballot => {
                 leader.reads.waiting.push(Reader { at: from, read, until });
@@ -81,7 +81,7 @@ impl Replica {
         if let Some(followed) = self.followed.remove(&read) {
             // As long as this took, and as long again, is waited for the next.
             let took = io.now.0.saturating_sub(followed.asked_at.0);
-            let least = self.options.resend_micros;
+            let least = self.options.resend_us;
             self.patience = (2 * took).clamp(least, PATIENCE_MAX * least);
             io.out.push(Output::ReadReady { reads: vec![read], slot });
         }
@@ -94,7 +94,7 @@ impl Replica {
         {
             self.followed.remove(&read);
             // The link may be slower than was thought.
-            self.patience = (2 * self.patience).min(PATIENCE_MAX * self.options.resend_micros);
+            self.patience = (2 * self.patience).min(PATIENCE_MAX * self.options.resend_us);
             self.refuse_read(read, io);
         }
     }
@@ -130,7 +130,7 @@ impl Replica {
         let commit = self.commit;
         let skip = fault!(self, SkippedNoopRead);
         let lease = self.holds_lease(io.now);
-        let half = self.options.support_micros / 2;
+        let half = self.options.support_us / 2;
         let Role::Leader(leader) = &mut self.role else { return };
         let ready = commit >= leader.first_own || skip;
         if !ready || leader.reads.waiting.is_empty() || (leader.reads.asked.is_some() && !lease) {
@@ -215,7 +215,7 @@ impl Replica {
 
     /// Asks again where an answer is overdue; whether one is still awaited.
     pub(crate) fn resend_reads(&mut self, io: &mut Io<'_>) -> bool {
-        let pause = self.options.resend_micros;
+        let pause = self.options.resend_us;
         let Role::Leader(leader) = &mut self.role else { return false };
         let Some(question) = &mut leader.reads.asked else { return false };
         if question.asked_at.plus(pause) <= io.now {

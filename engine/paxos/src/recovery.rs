@@ -13,7 +13,7 @@ impl Replica {
     #[must_use]
     pub fn new(me: NodeId, recovered: Recovered, options: Options) -> Self {
         let Recovered { hard, trimmed, runs, last, last_ts, applied, live } = recovered;
-        let known = hard.commit_hint.max(applied).max(trimmed.slot).max(hard.config_start);
+        let known = hard.commit_hint.max(applied).max(trimmed.slot).max(hard.epoch_start);
         let commit = known.min(last.slot);
         let log = Log::recovered(trimmed, runs, last, last_ts);
         let mut replica = Self::assemble(me, hard, log, commit, applied, options);
@@ -35,12 +35,12 @@ impl Replica {
     pub(crate) fn first_step(&mut self, io: &mut Io<'_>) {
         self.begin_unsupporting(io);
         let last = self.log.last();
-        if last.slot > self.hard.config_start && last.slot > self.log.trimmed().slot {
+        if last.slot > self.hard.epoch_start && last.slot > self.log.trimmed().slot {
             let before = last.slot.prev().expect("a retained slot is above 0");
             match io.log.entries(before, last.slot, usize::MAX) {
                 Ok(mut entries) if entries.len() == 1 && entries[0].id == last => {
                     let entry = entries.remove(0);
-                    let stops = matches!(&entry.payload, Payload::Config(m) if m.config > self.hard.membership.config);
+                    let stops = matches!(&entry.payload, Payload::Config(m) if m.epoch > self.hard.membership.epoch);
                     self.log.restore_last(entry);
                     if stops {
                         self.stop_sign = Some(last.slot);
@@ -67,9 +67,7 @@ mod tests {
     use super::*;
     use crate::io::{Ctx, Input, LogReader, Output};
     use crate::message::Message;
-    use crate::types::{
-        Ballot, ConfigId, Entry, EntryId, HardState, Member, MemberRole, Membership, Micros, Run, Slot,
-    };
+    use crate::types::{Ballot, Entry, EntryId, Epoch, HardState, Member, MemberRole, Membership, Micros, Run, Slot};
 
     /// A store that answers every question alike.
     struct Store(Result<Vec<Entry>, String>);
@@ -81,7 +79,7 @@ mod tests {
     }
 
     fn ballot(round: u64, node: u64) -> Ballot {
-        Ballot { config: ConfigId(1), round, node: NodeId(node) }
+        Ballot { epoch: Epoch(1), round, node: NodeId(node) }
     }
 
     fn entry(round: u64) -> Entry {
@@ -91,7 +89,7 @@ mod tests {
     /// Restarts node 2 with one entry in its log; its first step is a question that it would answer at once.
     fn first_step(store: Result<Vec<Entry>, String>) -> Vec<Output> {
         let members = (1..=3).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
-        let membership = Membership { config: ConfigId(1), members, first_leader: NodeId(1) };
+        let membership = Membership { epoch: Epoch(1), members, first_leader: NodeId(1) };
         let last = entry(1).id;
         let recovered = Recovered {
             hard: HardState::initial(membership),

@@ -105,7 +105,7 @@ impl Replica {
             commit_after: None,
             support: Support::default(),
             followed: BTreeMap::new(),
-            patience: options.resend_micros,
+            patience: options.resend_us,
             #[cfg(feature = "planted")]
             old_lease: Micros(0),
             abstains: false,
@@ -247,7 +247,7 @@ impl Replica {
             durable: self.log.durable(),
             applied: self.applied,
             membership: self.hard.membership.clone(),
-            config_start: self.hard.config_start,
+            epoch_start: self.hard.epoch_start,
             progress,
             unfit,
         }
@@ -321,7 +321,7 @@ impl Replica {
                 Message::Accepted { ballot, upto, commit } => self.on_accepted(from, ballot, upto, commit, io),
                 Message::Behind { .. } => self.on_behind(from, message, io),
                 Message::Learn { .. } => self.on_learn(from, message, io),
-                Message::Learned { config, commit } => self.on_learned(from, config, commit, io),
+                Message::Learned { epoch, commit } => self.on_learned(from, epoch, commit, io),
                 Message::ReadProbe { ballot, probe } => self.on_read_probe(from, ballot, probe, io),
                 Message::ReadAck { ballot, probe, support } => self.on_read_ack(from, (ballot, probe), support, io),
                 Message::ReadRequest { ballot, read } => self.on_read_request(from, ballot, read, io),

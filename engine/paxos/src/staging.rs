@@ -41,7 +41,7 @@ impl Replica {
             return;
         }
         self.unhinted += self.log.append(&entries);
-        if self.log.last_is_config() {
+        if self.log.last_is_stop_sign() {
             self.stop_sign = Some(self.log.last().slot);
         }
         self.writes.staged.append.extend(entries);

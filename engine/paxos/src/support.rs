@@ -20,7 +20,7 @@ use crate::types::{Ballot, Micros, NodeId, Slot};
 impl Replica {
     /// Whoever begins does not know what the process before it supported. A group of one has nobody else to support.
     pub(crate) fn begin_unsupporting(&mut self, io: &Io<'_>) {
-        let term = self.options.support_micros.max(self.options.support_owed_micros);
+        let term = self.options.support_us.max(self.options.support_owed_us);
         if term > 0 && !self.peer_voters().is_empty() && !fault!(self, RestartForgetsSupport) {
             self.support.until = io.now.plus(term);
         }
@@ -55,8 +55,8 @@ impl Replica {
             return 0;
         }
         self.support.to = Some(ballot);
-        self.support.until = now.plus(self.options.support_micros);
-        self.options.support_micros
+        self.support.until = now.plus(self.options.support_us);
+        self.options.support_us
     }
 
     /// A `Prepare` that must wait.
@@ -87,7 +87,7 @@ impl Replica {
 mod tests {
     use super::*;
     use crate::io::{Ctx, Input, LogReader, Options, Output, Recovered};
-    use crate::types::{ConfigId, Entry, EntryId, HardState, Member, MemberRole, Membership};
+    use crate::types::{Entry, EntryId, Epoch, HardState, Member, MemberRole, Membership};
 
     struct Empty;
 
@@ -100,7 +100,7 @@ mod tests {
     /// What node 2 tells the leader that it follows, a term after it began.
     fn support_told(lease: bool) -> Option<u64> {
         let members = (1..=3).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
-        let membership = Membership { config: ConfigId(1), members, first_leader: NodeId(1) };
+        let membership = Membership { epoch: Epoch(1), members, first_leader: NodeId(1) };
         let ballot = membership.b0();
         let recovered = Recovered {
             hard: HardState::initial(membership),
@@ -111,7 +111,7 @@ mod tests {
             applied: Slot(0),
             live: vec![NodeId(1), NodeId(3)],
         };
-        let options = Options { lease, support_micros: 300_000, ..Options::default() };
+        let options = Options { lease, support_us: 300_000, ..Options::default() };
         let mut replica = Replica::new(NodeId(2), recovered, options);
         let accept =
             Message::Accept { ballot, prev: EntryId::ZERO, entries: Vec::new(), commit: Slot(0), all_have: Slot(0) };

@@ -22,7 +22,7 @@ impl Replica {
             matches!(&self.role, Role::Leader(l) if l.progress.get(&to).is_some_and(|p| p.unfit_until.is_some()));
         let fit = to != self.me && self.peer_voters().contains(&to) && self.alive.contains(&to) && !unfit;
         let stopping = self.stop_sign.is_some();
-        let until = io.now.plus(self.options.transfer_micros);
+        let until = io.now.plus(self.options.transfer_us);
         let why = match &mut self.role {
             Role::Leader(leader) if leader.transfer.is_some() || stopping => Refused::Changing,
             Role::Leader(leader) if fit => {
@@ -55,7 +55,7 @@ impl Replica {
 
     /// The target cannot lead: proposals are taken again at once, and it is not asked again for a while.
     pub(crate) fn on_transfer_refused(&mut self, from: NodeId, ballot: Ballot, io: &Io<'_>) {
-        let until = io.now.plus(UNFIT_TRANSFERS * self.options.transfer_micros);
+        let until = io.now.plus(UNFIT_TRANSFERS * self.options.transfer_us);
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.ballot != ballot {
             return;

@@ -52,7 +52,7 @@ counter!(
 );
 counter!(
     /// An epoch of a group's membership. The first is 1.
-    ConfigId,
+    Epoch,
     "c"
 );
 counter!(
@@ -83,7 +83,7 @@ impl Micros {
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ballot {
     /// The membership epoch the ballot belongs to.
-    pub config: ConfigId,
+    pub epoch: Epoch,
     /// The round within the epoch; round 1 is B0, the ballot the epoch's first leader may use without phase 1.
     pub round: u64,
     /// The node that leads it.
@@ -93,21 +93,21 @@ pub struct Ballot {
 impl Ballot {
     /// The ballot every replica of an epoch starts at: promised = accepted = B0.
     #[must_use]
-    pub fn first(config: ConfigId, first_leader: NodeId) -> Self {
-        Self { config, round: 1, node: first_leader }
+    pub fn first(epoch: Epoch, first_leader: NodeId) -> Self {
+        Self { epoch, round: 1, node: first_leader }
     }
 
     /// A promise above every ballot of an epoch that is over, by which a replica that learns of the next one binds itself:
     /// nobody leads it.
     #[must_use]
-    pub fn over(config: ConfigId) -> Self {
-        Self { config, round: u64::MAX >> 1, node: NodeId(0) }
+    pub fn over(epoch: Epoch) -> Self {
+        Self { epoch, round: u64::MAX >> 1, node: NodeId(0) }
     }
 }
 
 impl fmt::Debug for Ballot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.config.0, self.round, self.node.0)
+        write!(f, "{}.{}.{}", self.epoch.0, self.round, self.node.0)
     }
 }
 
@@ -122,7 +122,7 @@ pub struct EntryId {
 
 impl EntryId {
     /// The position before the first entry of any log.
-    pub const ZERO: Self = Self { slot: Slot(0), origin: Ballot { config: ConfigId(0), round: 0, node: NodeId(0) } };
+    pub const ZERO: Self = Self { slot: Slot(0), origin: Ballot { epoch: Epoch(0), round: 0, node: NodeId(0) } };
 }
 
 impl fmt::Debug for EntryId {
@@ -162,7 +162,7 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// The epoch.
-    pub config: ConfigId,
+    pub epoch: Epoch,
     /// Sorted by node, no node twice.
     pub members: Vec<Member>,
     /// Who may lead B0 of this epoch.
@@ -197,7 +197,7 @@ impl Membership {
     /// The ballot this epoch starts at.
     #[must_use]
     pub fn b0(&self) -> Ballot {
-        Ballot::first(self.config, self.first_leader)
+        Ballot::first(self.epoch, self.first_leader)
     }
 }
 
@@ -236,20 +236,14 @@ impl Entry {
         entry
     }
 
-    /// CRC-32 (IEEE) over the little-endian fields in order: slot, origin.config, origin.round, origin.node, ts, closed,
+    /// CRC-32 (IEEE) over the little-endian fields in order: slot, origin.epoch, origin.round, origin.node, ts, closed,
     /// payload tag (0 noop, 1 command, 2 config), then the command's bytes or the membership's fields.
     #[must_use]
     pub fn checksum(&self) -> u32 {
         let mut h = crc32fast::Hasher::new();
         let mut fixed = [0u8; 49];
-        let words = [
-            self.id.slot.0,
-            self.id.origin.config.0,
-            self.id.origin.round,
-            self.id.origin.node.0,
-            self.ts,
-            self.closed,
-        ];
+        let words =
+            [self.id.slot.0, self.id.origin.epoch.0, self.id.origin.round, self.id.origin.node.0, self.ts, self.closed];
         for (chunk, word) in fixed.chunks_exact_mut(8).zip(words) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
@@ -263,7 +257,7 @@ impl Entry {
             Payload::Noop => {}
             Payload::Command(data) => h.update(data),
             Payload::Config(m) => {
-                h.update(&m.config.0.to_le_bytes());
+                h.update(&m.epoch.0.to_le_bytes());
                 h.update(&m.first_leader.0.to_le_bytes());
                 for member in &m.members {
                     h.update(&member.node.0.to_le_bytes());
@@ -293,7 +287,7 @@ pub struct HardState {
     /// The membership in force: that of the last chosen stop-sign, or the group's first.
     pub membership: Membership,
     /// The slot of the stop-sign that began this epoch; slot 0 for the first epoch.
-    pub config_start: Slot,
+    pub epoch_start: Slot,
     /// Greatest ballot promised.
     pub promised: Ballot,
     /// The ballot whose log this replica holds; `accepted <= promised`.
@@ -312,7 +306,7 @@ pub struct Basis {
     /// The membership in force after that entry.
     pub membership: Membership,
     /// The slot of the stop-sign that began it; slot 0 for the first epoch.
-    pub config_start: Slot,
+    pub epoch_start: Slot,
     /// The promise of the replica that made it: at or above every ballot that chose a slot up to `id`.
     pub promised: Ballot,
 }
@@ -324,14 +318,14 @@ impl HardState {
     #[must_use]
     pub fn after_snapshot(&self, basis: &Basis) -> Self {
         let mut next = self.clone();
-        if basis.membership.config > self.membership.config {
+        if basis.membership.epoch > self.membership.epoch {
             let b0 = basis.membership.b0();
             next.membership = basis.membership.clone();
-            next.config_start = basis.config_start;
+            next.epoch_start = basis.epoch_start;
             (next.promised, next.accepted, next.b0_used) = (b0, b0, true);
         }
-        let mine = next.membership.config;
-        let least = if basis.promised.config > mine { Ballot::over(mine) } else { basis.promised };
+        let mine = next.membership.epoch;
+        let least = if basis.promised.epoch > mine { Ballot::over(mine) } else { basis.promised };
         next.promised = next.promised.max(least);
         next.commit_hint = next.commit_hint.max(basis.id.slot);
         next
@@ -341,7 +335,7 @@ impl HardState {
     #[must_use]
     pub fn initial(membership: Membership) -> Self {
         let b0 = membership.b0();
-        Self { membership, config_start: Slot(0), promised: b0, accepted: b0, commit_hint: Slot(0), b0_used: false }
+        Self { membership, epoch_start: Slot(0), promised: b0, accepted: b0, commit_hint: Slot(0), b0_used: false }
     }
 }
 
@@ -349,18 +343,18 @@ impl HardState {
 mod tests {
     use super::*;
 
-    fn membership(config: u64) -> Membership {
+    fn membership(epoch: u64) -> Membership {
         let members = (1..=3).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
-        Membership { config: ConfigId(config), members, first_leader: NodeId(2) }
+        Membership { epoch: Epoch(epoch), members, first_leader: NodeId(2) }
     }
 
-    fn ballot(config: u64, round: u64, node: u64) -> Ballot {
-        Ballot { config: ConfigId(config), round, node: NodeId(node) }
+    fn ballot(epoch: u64, round: u64, node: u64) -> Ballot {
+        Ballot { epoch: Epoch(epoch), round, node: NodeId(node) }
     }
 
-    fn basis(config: u64, start: u64, promised: Ballot) -> Basis {
-        let id = EntryId { slot: Slot(50), origin: ballot(config, 1, 2) };
-        Basis { id, membership: membership(config), config_start: Slot(start), promised }
+    fn basis(epoch: u64, start: u64, promised: Ballot) -> Basis {
+        let id = EntryId { slot: Slot(50), origin: ballot(epoch, 1, 2) };
+        Basis { id, membership: membership(epoch), epoch_start: Slot(start), promised }
     }
 
     fn held() -> HardState {
@@ -379,14 +373,14 @@ mod tests {
     #[test]
     fn a_snapshot_of_a_later_epoch_enters_it_without_its_first_ballot() {
         let next = held().after_snapshot(&basis(4, 33, ballot(4, 6, 1)));
-        assert_eq!((next.membership.config, next.config_start), (ConfigId(4), Slot(33)));
+        assert_eq!((next.membership.epoch, next.epoch_start), (Epoch(4), Slot(33)));
         assert_eq!((next.promised, next.accepted, next.b0_used), (ballot(4, 6, 1), ballot(4, 1, 2), true));
     }
 
     #[test]
     fn a_maker_in_a_later_epoch_than_its_snapshot_binds_the_one_before() {
         let next = held().after_snapshot(&basis(2, 0, ballot(3, 1, 1)));
-        assert_eq!((next.promised, next.accepted), (Ballot::over(ConfigId(2)), ballot(2, 4, 1)));
-        assert_eq!(next.membership.config, ConfigId(2));
+        assert_eq!((next.promised, next.accepted), (Ballot::over(Epoch(2)), ballot(2, 4, 1)));
+        assert_eq!(next.membership.epoch, Epoch(2));
     }
 }

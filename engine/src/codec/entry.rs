@@ -3,15 +3,15 @@
 //! Owns: version 1 of an entry, and the parts that other rows share (ballots, entry ids, memberships). Must never:
 //! compute a new checksum on the way to disk, or return an entry whose checksum does not match.
 //!
-//! An entry is `version u8 | slot | origin.config | origin.round | origin.node | ts | closed | tag u8 | payload |
+//! An entry is `version u8 | slot | origin.epoch | origin.round | origin.node | ts | closed | tag u8 | payload |
 //! crc u32`, integers as varints, the checksum little-endian. The tag is 0 for a no-op (no payload), 1 for a command
-//! (length and bytes), 2 for a configuration (`config | first leader | count | (node | role u8)…`). The checksum is the
+//! (length and bytes), 2 for a configuration (`epoch | first leader | count | (node | role u8)…`). The checksum is the
 //! proposer's own, [`Entry::checksum`], carried along; it covers every field but the version.
 
 use bytes::Bytes;
 use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
 use synod_cluster::ids::{Ballot, Entry, EntryId, NodeId, Slot};
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, Payload};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership, Payload};
 
 /// The version this module writes.
 pub const VERSION: u8 = 1;
@@ -66,14 +66,14 @@ pub fn decode(data: Bytes) -> Result<Entry, DecodeError> {
 
 /// Appends a ballot: three varints.
 pub fn put_ballot(out: &mut impl Put, ballot: Ballot) {
-    out.var(ballot.config.0);
+    out.var(ballot.epoch.0);
     out.var(ballot.round);
     out.var(ballot.node.0);
 }
 
 /// Reads a ballot.
 pub fn get_ballot(input: &mut Reader) -> Result<Ballot, DecodeError> {
-    Ok(Ballot { config: ConfigId(input.var()?), round: input.var()?, node: NodeId(input.var()?) })
+    Ok(Ballot { epoch: Epoch(input.var()?), round: input.var()?, node: NodeId(input.var()?) })
 }
 
 /// Appends an entry id: the slot, then the ballot.
@@ -89,7 +89,7 @@ pub fn get_entry_id(input: &mut Reader) -> Result<EntryId, DecodeError> {
 
 /// Appends a membership.
 pub fn put_membership(out: &mut impl Put, membership: &Membership) {
-    out.var(membership.config.0);
+    out.var(membership.epoch.0);
     out.var(membership.first_leader.0);
     out.var(membership.members.len() as u64);
     for member in &membership.members {
@@ -104,7 +104,7 @@ pub fn put_membership(out: &mut impl Put, membership: &Membership) {
 /// Reads a membership.
 pub fn get_membership(input: &mut Reader) -> Result<Membership, DecodeError> {
     let beyond = input.error("an epoch that no group comes to");
-    let config = ConfigId(synod_cluster::buf::counter(input.var()?, beyond)?);
+    let epoch = Epoch(synod_cluster::buf::counter(input.var()?, beyond)?);
     let first_leader = NodeId(input.var()?);
     let count = input.count(2)?;
     let mut members = Vec::with_capacity(count);
@@ -113,5 +113,5 @@ pub fn get_membership(input: &mut Reader) -> Result<Membership, DecodeError> {
         let role = if input.flag()? { MemberRole::Learner } else { MemberRole::Voter };
         members.push(Member { node, role });
     }
-    Ok(Membership { config, members, first_leader })
+    Ok(Membership { epoch, members, first_leader })
 }

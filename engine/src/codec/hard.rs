@@ -16,7 +16,7 @@ pub const VERSION: u8 = 1;
 pub fn encode(hard: &HardState) -> Bytes {
     let mut out = super::begin(VERSION, 64 + 11 * hard.membership.members.len());
     put_membership(&mut out, &hard.membership);
-    out.var(hard.config_start.0);
+    out.var(hard.epoch_start.0);
     put_ballot(&mut out, hard.promised);
     put_ballot(&mut out, hard.accepted);
     out.var(hard.commit_hint.0);
@@ -29,7 +29,7 @@ pub fn decode(row: Bytes) -> Result<HardState, DecodeError> {
     let mut input = super::open(row, VERSION)?;
     let hard = HardState {
         membership: get_membership(&mut input)?,
-        config_start: Slot(input.var()?),
+        epoch_start: Slot(input.var()?),
         promised: get_ballot(&mut input)?,
         accepted: get_ballot(&mut input)?,
         commit_hint: Slot(input.var()?),

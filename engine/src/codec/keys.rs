@@ -125,7 +125,7 @@ pub fn group_removed(shard: ShardId) -> [u8; GROUP_PREFIX_BYTES] {
     group_row(shard, GroupRow::Removed)
 }
 
-/// Where a group's rows stand in the state store.
+/// Where a group's rows are in the state store.
 #[must_use]
 pub fn group_space(shard: ShardId) -> [u8; GROUP_PREFIX_BYTES] {
     group_row(shard, GroupRow::Space)
@@ -295,7 +295,7 @@ pub fn history_bounds(space: Space, table: TableId, hash: Option<u64>, key: &[u8
     (record_history(space, table, hash, key, from), end)
 }
 
-/// Every row of one key: its head and its history. The end is also where a scan goes on behind the key.
+/// Every row of one key: its head and its history. The end is also where a scan continues after the key.
 #[must_use]
 pub fn record_bounds(space: Space, table: TableId, hash: Option<u64>, key: &[u8]) -> Bounds {
     all_of(record_prefix(space, table, hash, key))
@@ -348,7 +348,7 @@ pub enum RecordRow {
 /// The parts of a record row's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordKey {
-    /// The space it stands in.
+    /// The space that it is in.
     pub space: Space,
     /// Its table.
     pub table: TableId,

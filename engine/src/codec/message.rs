@@ -13,7 +13,7 @@ use bytes::Bytes;
 use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
 use synod_cluster::ids::{Ballot, ClusterVersion, Entry, EntryId, Run, Slot};
 use synod_paxos::message::{Held, Message};
-use synod_paxos::types::{ConfigId, Payload, ReadId};
+use synod_paxos::types::{Epoch, Payload, ReadId};
 
 /// The version this module writes.
 pub const VERSION: u8 = 1;
@@ -169,25 +169,25 @@ fn put_head<'m>(message: &'m Message, out: &mut impl Put) -> Option<&'m [Entry]>
             out.var(upto.0);
             out.var(commit.0);
         }
-        Message::Behind { ballot, config, accepted, commit, last, runs } => {
+        Message::Behind { ballot, epoch, accepted, commit, last, runs } => {
             begin(kind::BEHIND, *ballot);
-            out.var(config.0);
+            out.var(epoch.0);
             put_ballot(out, *accepted);
             out.var(commit.0);
             put_entry_id(out, *last);
             put_runs(out, runs);
         }
-        Message::Learn { config, promised, prev, entries, commit } => {
+        Message::Learn { epoch, promised, prev, entries, commit } => {
             out.u8(kind::LEARN);
-            out.var(config.0);
+            out.var(epoch.0);
             put_ballot(out, *promised);
             put_entry_id(out, *prev);
             out.var(commit.0);
             return Some(entries);
         }
-        Message::Learned { config, commit } => {
+        Message::Learned { epoch, commit } => {
             out.u8(kind::LEARNED);
-            out.var(config.0);
+            out.var(epoch.0);
             out.var(commit.0);
         }
         Message::ReadProbe { ballot, probe } => {
@@ -242,9 +242,7 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
     let kind = input.input.u8()?;
     let message = match kind {
         kind::FETCHED | kind::SYNC | kind::ACCEPT | kind::LEARN => return get_with_entries(kind, input),
-        kind::LEARNED => {
-            Message::Learned { config: get_config(&mut input.input)?, commit: get_slot(&mut input.input)? }
-        }
+        kind::LEARNED => Message::Learned { epoch: get_epoch(&mut input.input)?, commit: get_slot(&mut input.input)? },
         _ => {
             let input = &mut input.input;
             let ballot = get_ballot(input)?;
@@ -284,7 +282,7 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
                 kind::ACCEPTED => Message::Accepted { ballot, upto: get_slot(input)?, commit: get_slot(input)? },
                 kind::BEHIND => Message::Behind {
                     ballot,
-                    config: get_config(input)?,
+                    epoch: get_epoch(input)?,
                     accepted: get_ballot(input)?,
                     commit: get_slot(input)?,
                     last: get_entry_id(input)?,
@@ -312,11 +310,11 @@ fn get(input: &mut Tracked) -> Result<Message, DecodeError> {
 fn get_with_entries(kind: u8, tracked: &mut Tracked) -> Result<Message, DecodeError> {
     let input = &mut tracked.input;
     if kind == kind::LEARN {
-        let config = get_config(input)?;
+        let epoch = get_epoch(input)?;
         let promised = get_ballot(input)?;
         let prev = get_entry_id(input)?;
         let commit = get_slot(input)?;
-        return Ok(Message::Learn { config, promised, prev, commit, entries: get_entries(tracked, prev)? });
+        return Ok(Message::Learn { epoch, promised, prev, commit, entries: get_entries(tracked, prev)? });
     }
     let ballot = get_ballot(input)?;
     let prev = get_entry_id(input)?;
@@ -372,8 +370,8 @@ fn get_support(input: &mut Reader) -> Result<u64, DecodeError> {
     }
 }
 
-fn get_config(input: &mut Reader) -> Result<ConfigId, DecodeError> {
-    input.var().map(ConfigId)
+fn get_epoch(input: &mut Reader) -> Result<Epoch, DecodeError> {
+    input.var().map(Epoch)
 }
 
 fn put_runs(out: &mut impl Put, runs: &[Run]) {

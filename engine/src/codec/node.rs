@@ -8,7 +8,7 @@ use crate::StoreError;
 use bytes::Bytes;
 use synod_cluster::buf::{DecodeError, Put};
 use synod_cluster::ids::{ClientId, ClusterVersion, EntryId, Incarnation, NodeId, NodeWriteSeq, Space};
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 /// The version this module writes for every row but the format row.
 pub const VERSION: u8 = 1;
@@ -17,7 +17,7 @@ pub const VERSION: u8 = 1;
 const REMOVED_VERSION: u8 = 2;
 
 /// The epoch in the tombstone of a group that exists no more.
-pub const GONE: ConfigId = ConfigId(u64::MAX);
+pub const GONE: Epoch = Epoch(u64::MAX);
 
 /// The version of a new database: what the format row holds. It is the cluster version below which no binary may open the
 /// database: raised before anything is written that an older one does not know.
@@ -49,7 +49,7 @@ impl NodeIdentity {
     }
 }
 
-/// The format row: the version of the database it stands in.
+/// The format row: the version of the database that it is in.
 #[must_use]
 pub fn encode_format(version: u8) -> Bytes {
     super::begin(version, 5).into_checked()
@@ -102,7 +102,7 @@ pub fn decode_seq(row: Bytes) -> Result<NodeWriteSeq, DecodeError> {
     decode_number(row).map(NodeWriteSeq)
 }
 
-/// The row of what was seen from one peer; the peer stands in the key.
+/// The row of what was seen from one peer; the peer is in the key.
 #[must_use]
 pub fn encode_seen(incarnation: Incarnation, seq: NodeWriteSeq) -> Bytes {
     let mut out = super::begin(VERSION, 25);
@@ -151,21 +151,21 @@ pub fn decode_genesis(row: Bytes) -> Result<Bytes, DecodeError> {
     Ok(genesis)
 }
 
-/// The tombstone of a removed group; the group stands in the key. Version 2: `version u8 | epoch | crc u32`.
+/// The tombstone of a removed group; the group is in the key. Version 2: `version u8 | epoch | crc u32`.
 #[must_use]
-pub fn encode_removed(upto: ConfigId) -> Bytes {
+pub fn encode_removed(upto: Epoch) -> Bytes {
     let mut out = super::begin(REMOVED_VERSION, 14);
     out.var(upto.0);
     out.into_checked()
 }
 
 /// Decodes what [`encode_removed`] wrote. Version 1 named no epoch: its group was dropped, and never comes back.
-pub fn decode_removed(row: Bytes) -> Result<ConfigId, DecodeError> {
+pub fn decode_removed(row: Bytes) -> Result<Epoch, DecodeError> {
     let mut input = synod_cluster::buf::Reader::checked(row)?;
     let at = input.error("unknown format version");
     let upto = match input.u8()? {
         VERSION => GONE,
-        REMOVED_VERSION => ConfigId(input.var()?),
+        REMOVED_VERSION => Epoch(input.var()?),
         _ => return Err(at),
     };
     input.finish()?;

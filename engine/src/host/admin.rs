@@ -5,7 +5,7 @@
 use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 /// An order about one shard.
 pub enum AdminInput {
@@ -23,7 +23,7 @@ pub enum AdminInput {
         /// The shard.
         shard: ShardId,
         /// The epoch whose members it was computed from; it is refused in any other.
-        expected: ConfigId,
+        expected: Epoch,
         /// What is wanted.
         change: MemberChange,
         /// Told `Ok` where the change is proposed, or in force already.

@@ -12,7 +12,7 @@ pub struct Request {
     /// The shard it was routed to.
     pub shard: ShardId,
     /// The shard's version it was routed by; `None` skips the check (requests of the node itself).
-    pub epoch: Option<u64>,
+    pub version: Option<u64>,
     /// What is asked.
     pub body: Body,
     /// Where the answer goes.
@@ -153,7 +153,7 @@ pub struct TailPoll {
     /// About the most records.
     pub limit: usize,
     /// How long to wait where there is nothing, µs.
-    pub wait_micros: u64,
+    pub wait_us: u64,
     /// Whether the poll is refused where a record that it asks for was trimmed; else such a record is passed over.
     pub tells_trimmed: bool,
 }

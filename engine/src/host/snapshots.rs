@@ -19,7 +19,7 @@ pub enum SnapshotKind {
 
 /// Something that happened to a shard's snapshots.
 pub enum SnapshotInput {
-    /// A member whose state is gone asks for a snapshot at or above the slot its log begins behind.
+    /// A member whose state is gone asks for a snapshot at or above the slot after which its log begins.
     Asked {
         /// The member.
         by: NodeId,

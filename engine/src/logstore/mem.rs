@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 use synod_cluster::ids::{
     ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, Space,
 };
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 /// Decides, before a batch is written, whether that write fails. A batch it refuses leaves nothing behind.
 pub type WriteHook = Box<dyn FnMut(&LogBatch) -> Result<(), StoreError> + Send>;
@@ -35,7 +35,7 @@ impl Group {
 #[derive(Default)]
 struct Inner {
     groups: BTreeMap<ShardId, Group>,
-    removed: BTreeMap<ShardId, ConfigId>,
+    removed: BTreeMap<ShardId, Epoch>,
     identity: Option<NodeIdentity>,
     sealed: ClusterVersion,
     incarnation: Incarnation,

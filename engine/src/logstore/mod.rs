@@ -13,7 +13,7 @@ use scan::{GroupScan, check_batch, entry_name, missing_entry};
 use synod_cluster::ids::{
     ClusterVersion, Entry, EntryId, HardState, Incarnation, NodeId, NodeWriteSeq, Run, ShardId, Slot, Space,
 };
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 /// One group's share of a write batch; `truncate_from` comes before `append`.
 #[derive(Clone, Debug, Default)]
@@ -31,12 +31,12 @@ pub struct GroupWrite {
     pub append: Vec<Entry>,
     /// The entry up to which the log goes (inclusive): trimmed entries are never read again.
     pub trim: Option<EntryId>,
-    /// Where the group's rows stand in the state store from now on; a group without such a row has them in the space of its
+    /// Where the group's rows are in the state store from now on; a group without such a row has them in the space of its
     /// own number.
     pub space: Option<Space>,
     /// The whole group goes: hard state, genesis, entries, trim mark; a tombstone row stays so that the group is not created
     /// here again, but for a replica that begins in a later epoch than this one ([`GONE`]: never).
-    pub remove: Option<ConfigId>,
+    pub remove: Option<Epoch>,
     /// The group was removed here, and comes back in a later epoch: its tombstone goes.
     pub revive: bool,
 }
@@ -74,10 +74,10 @@ pub struct NodeRecovered {
     pub seen: Vec<(NodeId, Incarnation, NodeWriteSeq)>,
     /// Every group with a hard state; one that has lost it, while other rows of it are there, stands here too.
     pub groups: Vec<ShardId>,
-    /// Groups whose rows stand in another space of the state store than that of their own number.
+    /// Groups whose rows are in another space of the state store than that of their own number.
     pub spaces: Vec<(ShardId, Space)>,
     /// Groups that were removed, each with the epoch of its tombstone.
-    pub removed: Vec<(ShardId, ConfigId)>,
+    pub removed: Vec<(ShardId, Epoch)>,
     /// Binaries that do not speak this cluster version are kept from the store.
     pub sealed: ClusterVersion,
 }
@@ -89,7 +89,7 @@ pub struct GroupRecovered {
     pub genesis: bytes::Bytes,
     /// Its hard state.
     pub hard: HardState,
-    /// Where its rows stand in the state store, where that was ever changed.
+    /// Where its rows are in the state store, where that was ever changed.
     pub space: Option<Space>,
     /// The entry before the first retained one.
     pub trimmed: EntryId,

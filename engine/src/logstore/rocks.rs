@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use synod_cluster::buf::DecodeError;
 use synod_cluster::ids::{ClusterVersion, Entry, HardState, Incarnation, NodeWriteSeq, ShardId, Slot};
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 /// Sizes of the log DB.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +158,7 @@ impl RocksLog {
         self.commit(rows)
     }
 
-    /// Writes and syncs. After the first failure nothing is written any more: what is on disk is unknown.
+    /// Writes and syncs. After the first failure nothing more is written: what is on disk is unknown.
     fn commit(&self, rows: WriteBatch) -> Result<(), StoreError> {
         if let Some(error) = self.failed.get() {
             return Err(error.clone());
@@ -206,7 +206,7 @@ impl RocksLog {
     }
 
     /// The epoch of the group's tombstone, where it has one.
-    fn removed(&self, shard: ShardId) -> Result<Option<ConfigId>, StoreError> {
+    fn removed(&self, shard: ShardId) -> Result<Option<Epoch>, StoreError> {
         let name = || format!("tombstone of shard {shard}");
         self.decoded(&keys::group_removed(shard), name, node::decode_removed)
     }

@@ -116,7 +116,7 @@ pub(super) struct Writes<'a> {
 }
 
 impl Writes<'_> {
-    /// Carries out one request's operations, all or nothing; its records stand in `overlay.records` afterwards.
+    /// Carries out one request's operations, all or nothing; its records are in `overlay.records` afterwards.
     pub(super) fn execute(&mut self, ops: Vec<KeyOp>, ts_us: u64) -> Result<Outcome, StoreError> {
         let before = (self.overlay.history.len(), self.overlay.dropped.len());
         // A single operation checks before it changes anything: nothing to undo.

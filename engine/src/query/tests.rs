@@ -221,7 +221,7 @@ fn nonsense_cursors_are_refused() {
 fn poll(from: &'static str, to: &'static str, after: u64, limit: usize) -> TailPoll {
     let (from, to) = (Bytes::from_static(from.as_bytes()), Bytes::from_static(to.as_bytes()));
     let segments = vec![(Bytes::new(), Bytes::new(), after)];
-    TailPoll { from, to, segments, limit, wait_micros: 0, tells_trimmed: true }
+    TailPoll { from, to, segments, limit, wait_us: 0, tells_trimmed: true }
 }
 
 fn tail_answer(b: &mut Bench, poll: &TailPoll) -> Option<Replied> {

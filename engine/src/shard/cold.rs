@@ -161,7 +161,7 @@ impl Shard {
         node.store.stay_in_memory(false);
         match (found, cold.read) {
             (Ok(Some(found)), _) => answer(node, cold.reply, found),
-            (Ok(None), Read::Tail(poll)) if poll.wait_micros > 0 => {
+            (Ok(None), Read::Tail(poll)) if poll.wait_us > 0 => {
                 self.reads.wait(node, &self.state, poll, cold.reply);
                 // The end of its time joins the node's timers.
                 self.arm(node);

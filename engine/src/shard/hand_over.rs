@@ -29,8 +29,10 @@ impl Shard {
     /// Whether all that was asked of it is done, nothing is applied, and all that was is known to be on disk. A replica that took the
     /// place of the one that stood still does not.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let flushed = self.still && !self.unflushed() || planted!(HandedOverUnflushed) || planted!(HandedOverApplies);
-        !self.scheduled && flushed
+        let rows = self.still && !self.unflushed();
+        let rows = rows || planted!(HandedOverUnflushed);
+        let rows = rows || planted!(HandedOverApplies);
+        !self.scheduled && rows
     }
 
     /// Requests that wait for an answer, and tails that wait for news.

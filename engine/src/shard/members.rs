@@ -11,7 +11,7 @@ use synod_cluster::members::{MemberChange, has_caught_up};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
 use synod_paxos::io::Input;
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 
 impl Shard {
     /// Proposes a change of members, where this replica leads. Nothing is to be done where it is in force already.
@@ -19,13 +19,13 @@ impl Shard {
     pub(crate) fn change_members<H: Host>(
         &mut self,
         node: &mut Node<H>,
-        expected: ConfigId,
+        expected: Epoch,
         change: MemberChange,
     ) -> Result<(), Refusal> {
         if !self.leading {
             return Err(Refusal::NotLeader { leader: self.leader(), maybe: false });
         }
-        let current = self.members.config;
+        let current = self.members.epoch;
         if current != expected {
             return Err(Refusal::WrongEpoch { current, expected });
         }
@@ -49,7 +49,7 @@ impl Shard {
             return Ok(());
         }
         let first_leader = self.first_leader(node, &members)?;
-        let membership = Membership { config: self.members.config.next(), members, first_leader };
+        let membership = Membership { epoch: self.members.epoch.next(), members, first_leader };
         tracing::info!(shard = self.id.0, ?membership, "a change of members is proposed");
         let ts = self.timestamp(node);
         self.ask(node, Input::ChangeConfig { membership, ts })?;
@@ -99,7 +99,7 @@ impl Shard {
 
     /// Where the epoch in force began.
     pub(crate) fn epoch_start(&self) -> Slot {
-        self.status().map_or(Slot(0), |status| status.config_start)
+        self.status().map_or(Slot(0), |status| status.epoch_start)
     }
 
     /// Tells the core which of a new epoch's members are alive: it has heard only of those of the last one.
@@ -115,19 +115,19 @@ impl Shard {
     /// What the system shard is to be told: the members, once an entry of their epoch is chosen, where the map knows an
     /// earlier epoch. `Err` where it need not be asked again: another leads, or the map knows.
     pub(crate) fn news_of_members(&self, map: &SystemState) -> Result<Option<Membership>, ()> {
-        let known = map.shards.get(&self.id).map(|d| d.membership.config);
-        if !self.leading || known.is_some_and(|known| known >= self.members.config) {
+        let known = map.shards.get(&self.id).map(|d| d.membership.epoch);
+        if !self.leading || known.is_some_and(|known| known >= self.members.epoch) {
             return Err(());
         }
-        let begun = self.status().is_some_and(|status| status.commit > status.config_start);
+        let begun = self.status().is_some_and(|status| status.commit > status.epoch_start);
         let begun = begun || planted!(MembersToldEarly);
         Ok(begun.then(|| self.members.clone()))
     }
 
-    /// The epoch by which `me` is no member any more, as the map knows it.
-    pub(crate) fn left(&self, me: NodeId, map: &SystemState) -> Option<ConfigId> {
+    /// The epoch that ended the membership of `me`, as the map knows it.
+    pub(crate) fn left(&self, me: NodeId, map: &SystemState) -> Option<Epoch> {
         let known = &map.shards.get(&self.id)?.membership;
-        let later = known.config >= self.members.config && known.config > super::FIRST_EPOCH;
-        (later && known.role_of(me).is_none()).then_some(known.config)
+        let later = known.epoch >= self.members.epoch && known.epoch > super::FIRST_EPOCH;
+        (later && known.role_of(me).is_none()).then_some(known.epoch)
     }
 }

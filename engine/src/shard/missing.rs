@@ -16,10 +16,10 @@ use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input;
 use synod_paxos::types::Micros;
 
-/// Another member is asked after so long, µs.
-const ASK_MICROS: u64 = 2_000_000;
-/// That no snapshot came is said so often, µs.
-const SAY_MICROS: u64 = 30_000_000;
+/// Time after which another member is asked, µs.
+const ASK_US: u64 = 2_000_000;
+/// Interval between log lines that no snapshot came, µs.
+const SAY_US: u64 = 30_000_000;
 
 /// What a replica without a state knows of its way back to one.
 #[derive(Debug, Default)]
@@ -71,10 +71,10 @@ impl Shard {
         let Some(missing) = self.missing.as_mut().filter(|missing| running && missing.ask_at <= node.now) else {
             return false;
         };
-        missing.ask_at = node.now.plus(ASK_MICROS);
-        let say_at = *missing.say_at.get_or_insert(node.now.plus(SAY_MICROS));
+        missing.ask_at = node.now.plus(ASK_US);
+        let say_at = *missing.say_at.get_or_insert(node.now.plus(SAY_US));
         if say_at <= node.now {
-            missing.say_at = Some(node.now.plus(SAY_MICROS));
+            missing.say_at = Some(node.now.plus(SAY_US));
             let asked = std::mem::take(&mut missing.asked);
             tracing::warn!(
                 shard = self.id.0,

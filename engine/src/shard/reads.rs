@@ -26,9 +26,9 @@ use synod_paxos::types::{Micros, ReadId};
 /// Tails that may wait at one shard: each is looked at whenever something was applied there.
 const TAILS_MAX: usize = 4096;
 /// The longest a tail waits, µs.
-const TAIL_WAIT_MICROS: u64 = 60_000_000;
+const TAIL_WAIT_US: u64 = 60_000_000;
 /// The longest a read waits for its slot to be applied, µs: a replica that is cut off would gather them.
-const APPLY_WAIT_MICROS: u64 = 1_000_000;
+const APPLY_WAIT_US: u64 = 1_000_000;
 
 type Asked = Vec<(Read, Reply)>;
 
@@ -114,7 +114,7 @@ impl Reads {
     }
 
     fn wait_for_slot(&mut self, slot: Slot, reads: Asked, now: Micros) {
-        self.ready.push(Ready { slot, until: now.plus(APPLY_WAIT_MICROS), reads });
+        self.ready.push(Ready { slot, until: now.plus(APPLY_WAIT_US), reads });
     }
 
     /// The slot that all stands at or below which was acknowledged by `since`, where a question that left later told.
@@ -161,8 +161,8 @@ impl Reads {
     /// word of the leader says so, else from a question to it. A replica that is cut off gets none, and its client moves on.
     fn end_wait<H: Host>(&mut self, node: &mut Node<H>, applied: Slot, tail: WaitingTail) -> Option<(Read, Reply)> {
         let WaitingTail { mut poll, reply, .. } = tail.ends(node);
-        let since = Micros(node.now.0.saturating_sub(poll.wait_micros));
-        poll.wait_micros = 0;
+        let since = Micros(node.now.0.saturating_sub(poll.wait_us));
+        poll.wait_us = 0;
         match self.complete_as_of(since) {
             Some(slot) if slot <= applied => return Some((Read::Tail(poll), reply)),
             Some(slot) => self.wait_for_slot(slot, vec![(Read::Tail(poll), reply)], node.now),
@@ -242,7 +242,7 @@ impl Reads {
         node.waiting = node.waiting.saturating_sub(1);
         node.tails += 1;
         looked_through(state, &mut poll);
-        let until = node.now.plus(poll.wait_micros.min(TAIL_WAIT_MICROS));
+        let until = node.now.plus(poll.wait_us.min(TAIL_WAIT_US));
         self.tails_until = Some(self.tails_until.map_or(until, |at| at.min(until)));
         self.tails.push(WaitingTail { until, poll, reply });
     }

@@ -20,9 +20,9 @@ use synod_paxos::io::Input;
 impl Shard {
     /// Takes a request: answers it at once, or keeps it with the node's other waiting ones.
     pub(crate) fn take_request<H: Host>(&mut self, node: &mut Node<H>, request: Request) {
-        let Request { epoch, body, reply, .. } = request;
+        let Request { version, body, reply, .. } = request;
         self.handled += 1;
-        if let Err(why) = self.check_place(node, epoch, &body) {
+        if let Err(why) = self.check_place(node, version, &body) {
             return answer(node, reply, Err(why));
         }
         match body {
@@ -42,14 +42,14 @@ impl Shard {
     }
 
     /// Whether requests are taken here now, and this one was meant for the shard as it is.
-    fn check_place<H: Host>(&self, node: &Node<H>, epoch: Option<u64>, body: &Body) -> Result<(), Refusal> {
+    fn check_place<H: Host>(&self, node: &Node<H>, version: Option<u64>, body: &Body) -> Result<(), Refusal> {
         if self.waits_for().is_some() {
             return Err(Refusal::NotReady);
         }
         if self.is_missing() {
             return Err(self.refuse_without_state(body));
         }
-        if epoch.is_some_and(|epoch| epoch != self.state.descriptor().version) {
+        if version.is_some_and(|version| version != self.state.descriptor().version) {
             return Err(Refusal::WrongShard);
         }
         if node.is_overloaded() {
@@ -123,7 +123,7 @@ impl Shard {
 
     /// A client's session is kept until its last deadline: one that lies too far ahead is refused.
     fn check_deadline<H: Host>(&mut self, node: &Node<H>, deadline_us: u64) -> Result<(), Refusal> {
-        let most = node.deadline_ahead_micros;
+        let most = node.deadline_ahead_us;
         // Of most writes this says enough, without asking for the clocks.
         if deadline_us <= self.state.last_ts().saturating_add(most) {
             return Ok(());

@@ -143,7 +143,7 @@ impl Shard {
     }
 
     /// A member told what it holds.
-    pub(crate) fn scrub_told<H: Host>(&mut self, node: &mut Node<H>, from: NodeId, slot: Slot, hash: u128) {
+    pub(crate) fn scrub_hash<H: Host>(&mut self, node: &mut Node<H>, from: NodeId, slot: Slot, hash: u128) {
         if self.members.role_of(from).is_some() {
             self.scrubs.tell(slot, from, hash);
             self.judge(node);

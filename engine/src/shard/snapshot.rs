@@ -101,7 +101,7 @@ impl Shard {
         let applied = self.state.applied();
         let status = replica.status();
         // What governs behind `applied` is known only once the last stop-sign known chosen is applied.
-        if applied == Slot(0) || status.config_start > applied {
+        if applied == Slot(0) || status.epoch_start > applied {
             return None;
         }
         let (id, ts) = match self.position {
@@ -113,13 +113,13 @@ impl Shard {
             }
         };
         assert!(id.slot == applied, "shard {}: at slot {applied} the last entry is {id:?}", self.id);
-        let config_start = status.config_start;
+        let epoch_start = status.epoch_start;
         let promised = if planted!(SnapshotWithoutPromise) { Ballot::default() } else { replica.hard().promised };
-        let basis = Basis { id, membership: status.membership, config_start, promised };
+        let basis = Basis { id, membership: status.membership, epoch_start, promised };
         Some(SnapshotRequest { shard: self.id, genesis: self.genesis.clone(), basis, ts, space: self.state.space() })
     }
 
-    /// The log keeps what lies behind `slot`, whatever its size: a snapshot of that position is on its way.
+    /// The log keeps what follows `slot`, whatever its size: a snapshot of that position is on its way.
     pub(crate) fn hold_log(&mut self, slot: Option<Slot>) {
         self.held = slot;
     }
@@ -164,7 +164,7 @@ impl Shard {
         let from = self.leader().or_else(|| membership.voters().find(|voter| *voter != node.me));
         let (Some(from), true) = (from, header.genesis == self.genesis && replica.holds(id)) else { return };
         let message =
-            Message::Learn { config: membership.config, promised, prev: id, entries: Vec::new(), commit: id.slot };
+            Message::Learn { epoch: membership.epoch, promised, prev: id, entries: Vec::new(), commit: id.slot };
         self.step(node, Input::Message { from, message });
     }
 

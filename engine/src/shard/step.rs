@@ -122,7 +122,7 @@ impl Shard {
                 self.schedule(node);
             }
             Output::EpochChanged(membership) => {
-                tracing::info!(shard = self.id.0, config = membership.config.0, "a new membership is in force");
+                tracing::info!(shard = self.id.0, epoch = membership.epoch.0, "a new membership is in force");
                 self.members = membership;
                 self.meet_members = true;
                 node.changed_members.insert(self.id);
@@ -149,7 +149,7 @@ impl Shard {
             node.metrics.leaders.dec();
         }
         self.leading = leads;
-        if leads && self.members.config > FIRST_EPOCH {
+        if leads && self.members.epoch > FIRST_EPOCH {
             node.changed_members.insert(self.id);
         }
         // What was proposed under another leadership may be chosen yet or not: the client asks again under the same id.

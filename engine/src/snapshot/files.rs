@@ -1,4 +1,4 @@
-//! Where snapshot files stand: the operating system's files, or those of a simulated disk.
+//! Where snapshot files are: the operating system's files, or those of a simulated disk.
 //!
 //! Owns: the few operations that snapshots need, and what they promise. Must never: cache, retry, or make a change durable
 //! that was not synced.
@@ -13,19 +13,19 @@ use std::sync::Arc;
 
 /// Files by path, as in a file system. Bytes are durable once their file is synced, a name once its directory is.
 pub trait FileStore: Debug + Send + Sync {
-    /// A new, empty file; one that stands there under that name loses it.
+    /// A new, empty file; a file of that name is replaced.
     ///
     /// # Errors
     /// It cannot be made.
     fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>>;
 
-    /// The file that stands there, for reading.
+    /// The file that is there, for reading.
     ///
     /// # Errors
     /// There is none, or it cannot be opened.
     fn open(&self, path: &Path) -> io::Result<Box<dyn StoredFile>>;
 
-    /// The file that stands there, or a new one, for reading and writing.
+    /// The file that is there, or a new one, for reading and writing.
     ///
     /// # Errors
     /// It cannot be opened or made.
@@ -69,7 +69,7 @@ pub trait StoredFile: Debug + Send + Sync {
     /// It cannot be looked at.
     fn bytes(&self) -> io::Result<u64>;
 
-    /// Fills `out` with what stands at `at`.
+    /// Fills `out` with the bytes at `at`.
     ///
     /// # Errors
     /// The file ends before, or cannot be read.

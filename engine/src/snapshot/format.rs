@@ -6,7 +6,7 @@
 //! ```text
 //! prefix   "SYNODSNP" | version u8
 //! blocks   kind u8 | length u32 | body | CRC-32 of kind, length and body
-//!   'H'    once, first: cluster u128 | shard | genesis | position | its timestamp | membership | config start | promised
+//!   'H'    once, first: cluster u128 | shard | genesis | position | its timestamp | membership | epoch start | promised
 //!   'C'    any number: (key | value)…, sorted; keys without the node-local space they stood in
 //!   'I'    once, last: count | (offset | length | rows | first key)… of the chunks
 //! footer   rows u64 | offset of 'I' u64 | XXH3-128 of everything before u128 | "SNAP" | CRC-32 of the footer's other bytes
@@ -69,7 +69,7 @@ pub enum Kind {
     Header = b'H' as isize,
     /// Rows.
     Chunk = b'C' as isize,
-    /// Where the chunks stand.
+    /// Where the chunks are.
     Index = b'I' as isize,
 }
 
@@ -105,7 +105,7 @@ impl Header {
         put_entry_id(&mut out, self.basis.id);
         out.var(self.ts);
         put_membership(&mut out, &self.basis.membership);
-        out.var(self.basis.config_start.0);
+        out.var(self.basis.epoch_start.0);
         put_ballot(&mut out, self.basis.promised);
         out.into_bytes()
     }
@@ -121,15 +121,15 @@ impl Header {
         let beyond = input.error("a position that no log comes to");
         let (id, ts) = (get_entry_id(&mut input)?, input.var()?);
         synod_cluster::buf::counter(id.slot.0, beyond)?;
-        let (membership, config_start) = (get_membership(&mut input)?, Slot(input.var()?));
+        let (membership, epoch_start) = (get_membership(&mut input)?, Slot(input.var()?));
         let promised = get_ballot(&mut input)?;
         input.finish()?;
-        let basis = Basis { id, membership, config_start, promised };
+        let basis = Basis { id, membership, epoch_start, promised };
         Ok(Self { cluster, shard, genesis, basis, ts })
     }
 }
 
-/// Where a chunk stands.
+/// Where a chunk is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkPlace {
     /// Its block's first byte in the file.
@@ -172,7 +172,7 @@ pub fn decode_index(body: Bytes) -> Result<Vec<ChunkPlace>, DecodeError> {
     Ok(chunks)
 }
 
-/// What stands at the end.
+/// The end of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footer {
     /// Rows of all chunks.

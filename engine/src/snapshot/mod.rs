@@ -49,7 +49,7 @@ pub struct SnapshotRequest {
     pub basis: Basis,
     /// The timestamp of the entry at that position, µs.
     pub ts: u64,
-    /// Where its rows stand.
+    /// Where its rows are.
     pub space: Space,
 }
 
@@ -90,7 +90,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// A throttle of so many bytes a second; 0 is none.
+    /// A throttle, in bytes a second; 0 is none.
     #[must_use]
     pub fn new(bytes_per_s: u64) -> Self {
         Self { bytes_per_s, began: Instant::now(), bytes: 0 }

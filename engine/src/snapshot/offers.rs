@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::ids::{ClientId, NodeId, ShardId};
 
-/// An offer of what was fetched and done with is passed over for so long: the offerer has not heard of it yet.
+/// Time for which an offer of a snapshot that was fetched already is ignored: its offerer may not know yet.
 const DONE_WITH: Duration = Duration::from_secs(5);
 
 /// A snapshot that a peer has for this node.

@@ -188,7 +188,7 @@ impl SnapshotFile {
         self.chunks.len() as u64 + 2
     }
 
-    /// One part's bytes, as they stand in the file, checked: what became damaged since the file was opened is not sent.
+    /// One part's bytes, as they are in the file, checked: what became damaged since the file was opened is not sent.
     ///
     /// # Errors
     /// There is no such part, or it is damaged.

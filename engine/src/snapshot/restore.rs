@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// Gathered before rows are handed to the store, bytes.
 const LOAD_BYTES: usize = 16 << 20;
-/// The area of a space's records, behind the space.
+/// The area of a space's records, after the space.
 const RECORDS: u8 = 0x10;
 
 /// Why a backup was not restored. The stores are to be thrown away then.
@@ -63,7 +63,7 @@ pub fn metadata(file: &SnapshotFile) -> Result<SystemState, RestoreError> {
     SystemState::from_rows(rows).map_err(unfit)
 }
 
-/// Names a shard's records: XXH3-128 of every record row without the space it stands in.
+/// Names a shard's records: XXH3-128 of every record row without the space that it is in.
 ///
 /// # Errors
 /// The file is damaged.
@@ -135,7 +135,7 @@ pub fn plan(
     for file in files.values() {
         old.version = needs(file, old.version)?;
     }
-    let epochs = files.iter().map(|(shard, file)| (*shard, file.header().basis.membership.config.next()));
+    let epochs = files.iter().map(|(shard, file)| (*shard, file.header().basis.membership.epoch.next()));
     Ok(old.refounded(cluster, founders, &epochs.collect()))
 }
 
@@ -169,7 +169,7 @@ pub fn restore(
         let position = file.header().basis.id;
         let hard = HardState {
             // As if the entry at the position were the stop-sign of the last epoch of the old cluster.
-            config_start: position.slot,
+            epoch_start: position.slot,
             commit_hint: position.slot,
             ..HardState::initial(descriptor.membership.clone())
         };
@@ -178,7 +178,7 @@ pub fn restore(
         groups.push(GroupWrite { shard, genesis, hard: Some(hard), trim, ..GroupWrite::default() });
     }
     log.seal(plan.version)?;
-    // The rows are durable; what makes groups of them comes last, in one write behind the identity.
+    // The rows are durable; what makes groups of them comes last, in one write after the identity.
     log.set_identity(&NodeIdentity { cluster: ClientId(plan.cluster), node: me })?;
     let shards = groups.iter().map(|group| group.shard).collect();
     log.write(&LogBatch { groups, seq: NodeWriteSeq(1), seen: Vec::new() })?;

@@ -144,7 +144,7 @@ impl<T: Send + 'static> Flusher<T> {
         self.progress.hurried.store(self.submitted, Ordering::Relaxed);
     }
 
-    /// Runs `job` behind the freezes submitted so far and before the next one. It must not take long.
+    /// Runs `job` after the freezes submitted so far and before the next one. It must not take long.
     pub(super) fn between(&self, job: Box<dyn FnOnce() + Send>) -> Result<(), StoreError> {
         let jobs = self.jobs.as_ref().expect("the queue is open until this is dropped");
         jobs.send(Job::Between(job)).map_err(|_| StoreError::Io {

@@ -1,4 +1,4 @@
-//! A state store whose newest rows stand in a hash map: RocksDB gets them as sorted files.
+//! A state store whose newest rows are in a hash map: RocksDB gets them as sorted files.
 //!
 //! Owns: a worker's rows that are not yet durable. Must never: hold more than one active and two frozen maps, or drop a
 //! frozen map before its rows can be read from RocksDB.

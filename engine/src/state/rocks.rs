@@ -163,7 +163,7 @@ impl RocksShared {
         }
     }
 
-    /// Visits every row, whatever space it stands in.
+    /// Visits every row, whatever space it is in.
     pub fn each(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let mut rows = self.db.raw_iterator();
         rows.seek_to_first();
@@ -246,13 +246,13 @@ impl RocksShared {
         let run = move || {
             lower_priority();
             let mut view = RocksView { shared: &self, rows: self.db.snapshot() };
-            // Nobody waits any more where this fails: the store is going down.
+            // Nobody waits where this fails: the store is going down.
             let _ = fixed.send(());
             job(&mut view);
         };
         match std::thread::Builder::new().name("snapshot-build".into()).spawn(run) {
             Ok(_detached) => drop(told.recv()),
-            Err(error) => tracing::warn!("no thread for a snapshot: {error}"),
+            Err(error) => tracing::warn!("could not start a thread for a snapshot: {error}"),
         }
     }
 

@@ -19,9 +19,9 @@ use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemState, TooNew};
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
-/// A shard's rows stand in the space of its own number, until a snapshot takes their place: ids are never reused.
+/// A shard's rows are in the space of its own number, until a snapshot takes their place: ids are never reused.
 pub(crate) fn own_space(shard: ShardId) -> Space {
     let space = u32::try_from(shard.0).ok().filter(|space| *space < 1 << 31);
     Space(space.expect("shard ids are handed out one by one and stay below 2^31"))
@@ -117,7 +117,7 @@ impl<H: Host> Worker<H> {
     /// Follows a newer map: creates what this node is a member of, removes what is gone.
     pub(super) fn adopt_map(&mut self, map: Arc<SystemState>) {
         if !self.is_ours(&map) {
-            tracing::error!("a map of another cluster, {:032x}, is not taken", map.cluster);
+            tracing::error!("ignored a map of another cluster, {:032x}", map.cluster);
             return;
         }
         if self.map.as_ref().is_some_and(|known| known.revision >= map.revision) {
@@ -138,20 +138,20 @@ impl<H: Host> Worker<H> {
         self.shards.values_mut().for_each(|shard| shard.speak(version));
         let me = self.node.me;
         // The system shard's beginning is no descriptor: it is created from its founders' state only.
-        let first = |config| config == FIRST_EPOCH || planted!(JoinsWithNothing);
-        let others = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && first(d.membership.config));
+        let first = |epoch| epoch == FIRST_EPOCH || planted!(JoinsWithNothing);
+        let others = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && first(d.membership.epoch));
         for descriptor in others.filter(|d| d.membership.role_of(me).is_some()) {
             self.create(descriptor.shard, Genesis::Shard(descriptor.clone()));
         }
         let gone: Vec<ShardId> = self.shards.keys().copied().filter(|id| vanished(&map, *id)).collect();
-        let left: Vec<(ShardId, ConfigId)> =
+        let left: Vec<(ShardId, Epoch)> =
             self.shards.iter().filter_map(|(id, shard)| Some((*id, shard.left(me, &map)?))).collect();
         self.map = Some(map);
         for id in gone {
             self.remove(id, GONE);
         }
         for (id, upto) in left {
-            tracing::info!(shard = id.0, config = upto.0, "this node is no member any more: the replica goes");
+            tracing::info!(shard = id.0, epoch = upto.0, "this node is no longer a member: the replica is removed");
             self.remove(id, upto);
         }
         self.join_groups();
@@ -208,7 +208,7 @@ impl<H: Host> Worker<H> {
     }
 
     /// Removes a replica: first its log, then, once that is durable, its rows.
-    pub(super) fn remove(&mut self, id: ShardId, upto: ConfigId) {
+    pub(super) fn remove(&mut self, id: ShardId, upto: Epoch) {
         let Some(mut shard) = self.shards.remove(&id) else { return };
         shard.answer_all(&mut self.node, &Refusal::WrongShard);
         self.node.metrics.replicas.dec();

@@ -55,11 +55,11 @@ use synod_paxos::io::Input as Step;
 use synod_paxos::types::Micros;
 
 /// A shard whose first freeze is not flushed after so long stays, µs. It goes on meanwhile.
-const PATIENCE_MICROS: u64 = 2_000_000;
+const PATIENCE_US: u64 = 2_000_000;
 /// Nothing of a shard is applied for so long at most, µs: one that has not left by then stays.
-const STILL_MICROS: u64 = 300_000;
+const STILL_US: u64 = 300_000;
 /// An idle worker makes a round so often, and tells its load then, µs.
-const IDLE_ROUND_MICROS: u64 = 1_000_000;
+const IDLE_ROUND_US: u64 = 1_000_000;
 
 impl<H: Host> Worker<H> {
     /// Takes what another worker posted.
@@ -98,7 +98,7 @@ impl<H: Host> Worker<H> {
             return;
         }
         self.passage.used = true;
-        let until = self.node.now.plus(PATIENCE_MICROS);
+        let until = self.node.now.plus(PATIENCE_US);
         self.passage.leaving = Some(Leaving { shard, to, load, stage: Stage::Asked, until, aside: Line::default() });
     }
 
@@ -119,7 +119,7 @@ impl<H: Host> Worker<H> {
             Stage::Flushing(id) if self.is_flushed(id) => match self.freeze_beside() {
                 Some(id) => {
                     self.stand_still(leaving.shard);
-                    leaving.until = self.node.now.plus(STILL_MICROS);
+                    leaving.until = self.node.now.plus(STILL_US);
                     Stage::Still(id)
                 }
                 None => Stage::Flushing(id),
@@ -257,7 +257,7 @@ impl<H: Host> Worker<H> {
 
     /// Hands a shard to the least busy worker, where this one has much more to do.
     pub(super) fn balance(&mut self) {
-        let (now, interval) = (self.node.now, self.passage.balance_micros);
+        let (now, interval) = (self.node.now, self.passage.balance_us);
         let (shared, worker) = (Arc::clone(&self.node.shared), self.node.worker);
         if interval == 0 || self.passage.balance_at > now || shared.workers() == 1 {
             return;
@@ -271,7 +271,7 @@ impl<H: Host> Worker<H> {
         if self.passage.resume_at > now || self.node.pace.was_slowed() {
             return;
         }
-        let oldest = Micros(now.0.saturating_sub(2 * interval.max(IDLE_ROUND_MICROS)));
+        let oldest = Micros(now.0.saturating_sub(2 * interval.max(IDLE_ROUND_US)));
         let Some((shard, to)) = balance::choose(&shared.loads.since(oldest), worker, &handled) else { return };
         let load = handled.iter().find(|(id, _)| *id == shard).map_or(0, |(_, inputs)| *inputs);
         self.hand_over(shard, to, load);

@@ -1,15 +1,15 @@
-//! How far back logs are kept for members that catch up by a snapshot, and by the log behind it.
+//! How far back logs are kept for members that catch up by a snapshot, and by the log after it.
 //!
 //! Owns: which members those are, and from which slot on each still needs the log here. Must never: let the log go while such
 //! a member comes on, or keep it for one that does not.
 //!
-//! A member that needs a snapshot needs all of the log behind it too: what is trimmed before the member has it makes the next
+//! A member that needs a snapshot needs all of the log after it too: what is trimmed before the member has it makes the next
 //! snapshot necessary, and under a steady load that never ends where making, sending and loading one take longer than the
 //! log lasts. So nothing of the log goes from the moment the member says so: whichever of the shard's replicas makes the snapshot
 //! that it installs, the log goes on behind it here. Then what is kept follows the member, until
 //!
 //! - it has caught up so far that what the log keeps in any case (its share of `log_keep_bytes`) reaches twice as far back;
-//! - or it neither asked for a snapshot nor came on for `snapshot_unused_micros`: it is down, cut off or stuck;
+//! - or it neither asked for a snapshot nor came on for `snapshot_unused_us`: it is down, cut off or stuck;
 //! - or this node's disk is below its low mark: room goes before speed, and the member begins anew.
 //!
 //! Only a leader knows how far members are. Another maker, or a leader that loses its leadership, keeps the log for as long as
@@ -21,12 +21,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_paxos::types::Micros;
 
-/// Where the members stand is looked at so often, µs.
-const LOOK_MICROS: u64 = 100_000;
+/// Interval between looks at how far the members are, µs.
+const LOOK_US: u64 = 100_000;
 
 /// A member that catches up.
 struct Follower {
-    /// It needs the log from behind this slot on: first the snapshot's, then what it has of the leader's log.
+    /// It needs the log after this slot: first the snapshot's, then what it has of the leader's log.
     has: Slot,
     /// When it last asked for a snapshot or came on.
     moved_at: Micros,
@@ -75,14 +75,14 @@ impl Holds {
 }
 
 impl<H: Host> Worker<H> {
-    /// Looks at how far the members have come, and lets go of what of the logs none of them needs any more.
+    /// Looks at how far the members have come, and releases the parts of the logs that none of them needs.
     pub(super) fn follow_members(&mut self) {
         let now = self.node.now;
         if self.holds.followers.is_empty() || self.holds.look_at > now {
             return;
         }
-        self.holds.look_at = now.plus(LOOK_MICROS);
-        let unused_micros = self.snapshots.unused_micros();
+        self.holds.look_at = now.plus(LOOK_US);
+        let unused_us = self.snapshots.unused_us();
         let (shards, keep) = (&self.shards, self.node.log_keep.each());
         let full = self.node.disk_low.is_some();
         let before: BTreeSet<ShardId> = self.holds.followers.keys().map(|(shard, _)| *shard).collect();
@@ -94,7 +94,7 @@ impl<H: Host> Worker<H> {
             }
             // Until it has installed a snapshot it has less than is held for it, however near the end of the log that is.
             let caught_up = held >= Some(follower.has) && shard.is_within(follower.has, keep / 2);
-            !caught_up && follower.moved_at.plus(unused_micros) > now
+            !caught_up && follower.moved_at.plus(unused_us) > now
         });
         for id in before {
             self.hold_log(id);

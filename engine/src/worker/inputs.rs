@@ -17,7 +17,7 @@ use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input as Step;
 use synod_paxos::message::Message;
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 impl<H: Host> Worker<H> {
     /// Takes one input about this worker's shards, or the node.
@@ -92,7 +92,7 @@ impl<H: Host> Worker<H> {
         }
         match input {
             ScrubInput::Scrubbed { shard, slot, result } => self.scrubbed(shard, slot, result),
-            ScrubInput::Told { from, shard, slot, hash } => self.scrub_told(from, shard, slot, hash),
+            ScrubInput::Told { from, shard, slot, hash } => self.scrub_hash(from, shard, slot, hash),
         }
     }
 
@@ -205,7 +205,7 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// This node takes no part any more; it stays up to say why.
+    /// This node no longer takes part; it stays up to say why.
     fn quarantine(&mut self, why: &str) {
         tracing::error!("{why}");
         let refusal = Refusal::Quarantined(why.into());
@@ -217,7 +217,7 @@ impl<H: Host> Worker<H> {
         self.node.host.quarantined(why);
     }
 
-    fn change_members(&mut self, shard: ShardId, expected: ConfigId, change: MemberChange) -> Result<(), Refusal> {
+    fn change_members(&mut self, shard: ShardId, expected: Epoch, change: MemberChange) -> Result<(), Refusal> {
         if let Some(why) = &self.quarantined {
             return Err(Refusal::Quarantined(why.clone()));
         }

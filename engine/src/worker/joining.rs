@@ -6,7 +6,7 @@
 //!
 //! A member that begins anew has voted in no epoch from the snapshot's on: either no replica was ever here, or the one that
 //! was went once an entry of a later epoch than its last was chosen, and its tombstone names that epoch. In earlier epochs
-//! nothing can be chosen any more (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010, section 3).
+//! nothing more can be chosen (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010, section 3).
 
 use super::Worker;
 use super::groups::vanished;
@@ -20,19 +20,19 @@ use crate::snapshot::Header;
 use crate::writer::Done;
 use std::collections::BTreeMap;
 use synod_cluster::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
-use synod_paxos::types::{ConfigId, Membership, Micros};
+use synod_paxos::types::{Epoch, Membership, Micros};
 
-/// A member is asked for a snapshot so often, µs; the offer that follows may be lost.
-const ASK_MICROS: u64 = 500_000;
-/// So often one after the other, so that what it makes is used.
+/// Interval between requests for a snapshot to one member, µs; the offer that follows may be lost.
+const ASK_US: u64 = 500_000;
+/// Requests to one member before the next member is asked, so that the snapshot it makes is used.
 const ASKS: usize = 8;
-/// The system shard is told so often of members that its map does not know yet, µs.
-const TELL_MICROS: u64 = 100_000;
+/// Interval between reports to the system shard of members that its map does not know yet, µs.
+const TELL_US: u64 = 100_000;
 
 /// A group that waits for its snapshot.
 struct Awaited {
     /// The epoch by which this node is a member.
-    config: ConfigId,
+    epoch: Epoch,
     /// Whom to ask.
     members: Vec<NodeId>,
     turn: usize,
@@ -57,18 +57,18 @@ impl<H: Host> Worker<H> {
         let mut awaited = BTreeMap::new();
         let ours = map.shards.values().filter(|d| d.membership.role_of(me).is_some() && self.node.has(d.shard));
         for descriptor in ours {
-            let (id, config) = (descriptor.shard, descriptor.membership.config);
+            let (id, epoch) = (descriptor.shard, descriptor.membership.epoch);
             let here = self.shards.contains_key(&id) || self.creating.contains_key(&id);
-            let again = self.removed.get(&id).is_none_or(|upto| config > *upto);
+            let again = self.removed.get(&id).is_none_or(|upto| epoch > *upto);
             // What begins now is begun from nothing, by whoever founds it.
-            let past = config > FIRST_EPOCH;
+            let past = epoch > FIRST_EPOCH;
             if here || self.joining.beginning.contains_key(&id) || !again || !past {
                 continue;
             }
             let members = descriptor.membership.members.iter().map(|m| m.node).filter(|n| *n != me).collect();
             let before = self.joining.awaited.remove(&id);
             let (turn, ask_at) = before.map_or((0, Micros(0)), |before| (before.turn, before.ask_at));
-            awaited.insert(id, Awaited { config, members, turn, ask_at });
+            awaited.insert(id, Awaited { epoch, members, turn, ask_at });
         }
         self.joining.awaited = awaited;
     }
@@ -80,7 +80,7 @@ impl<H: Host> Worker<H> {
             if awaited.ask_at > now {
                 continue;
             }
-            awaited.ask_at = now.plus(ASK_MICROS);
+            awaited.ask_at = now.plus(ASK_US);
             let alive: Vec<NodeId> = awaited.members.iter().copied().filter(|n| self.node.live.contains(n)).collect();
             if let Some(to) = alive.get(awaited.turn / ASKS % alive.len().max(1)) {
                 awaited.turn += 1;
@@ -88,7 +88,7 @@ impl<H: Host> Worker<H> {
             }
         }
         if self.joining.tell_at <= now && !self.node.changed_members.is_empty() {
-            self.joining.tell_at = now.plus(TELL_MICROS);
+            self.joining.tell_at = now.plus(TELL_US);
             self.tell_members();
         }
     }
@@ -116,7 +116,7 @@ impl<H: Host> Worker<H> {
     pub(super) fn begins_with(&self, header: &Header) -> bool {
         let Some(awaited) = self.joining.awaited.get(&header.shard) else { return false };
         let basis = &header.basis;
-        let later = basis.membership.config >= awaited.config;
+        let later = basis.membership.epoch >= awaited.epoch;
         later && basis.membership.role_of(self.node.me).is_some() && basis.id.slot > Slot(0)
     }
 
@@ -125,7 +125,7 @@ impl<H: Host> Worker<H> {
         let id = header.shard;
         self.joining.awaited.remove(&id);
         // Of an epoch before all others, in which nobody is a member: it promised nothing.
-        let nothing = Membership { config: ConfigId(0), members: Vec::new(), first_leader: NodeId(0) };
+        let nothing = Membership { epoch: Epoch(0), members: Vec::new(), first_leader: NodeId(0) };
         let hard = HardState::initial(nothing).after_snapshot(&header.basis);
         let revive = self.removed.contains_key(&id);
         let write = GroupWrite {

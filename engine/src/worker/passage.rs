@@ -17,11 +17,11 @@ use synod_cluster::refusal::Refusal;
 use synod_paxos::types::Micros;
 
 /// A hand-over under way is looked at so often, µs.
-const LOOK_MICROS: u64 = 5_000;
+const LOOK_US: u64 = 5_000;
 /// An inbox that was full is tried again after so long, µs.
-const RETRY_MICROS: u64 = 1_000;
+const RETRY_US: u64 = 1_000;
 /// After a hand-over that came to nothing no other one begins for so long at most, µs.
-const PAUSE_MAX_MICROS: u64 = 300_000_000;
+const PAUSE_MAX_US: u64 = 300_000_000;
 /// What waits for a shard on its way, and what is not posted yet, inputs and bytes at most each: beyond that requests are refused and
 /// messages dropped.
 const LINE_INPUTS: usize = 4096;
@@ -150,12 +150,12 @@ pub(super) enum Place {
 /// The way of shards to and from a worker.
 pub(super) struct Passage {
     /// Balance is looked at so often, µs; never where it is 0.
-    pub(super) balance_micros: u64,
+    pub(super) balance_us: u64,
     pub(super) balance_at: Micros,
     /// Balance begins no hand-over before.
     pub(super) resume_at: Micros,
     /// How long the last pause was, µs.
-    pause_micros: u64,
+    pause_us: u64,
     /// No shard leaves any more.
     pub(super) keeps_all: bool,
     /// Shards have gone or come: each input is looked at.
@@ -171,12 +171,12 @@ pub(super) struct Passage {
 
 impl Passage {
     /// Of a worker that looks so often for a shard to hand over, µs; never where it is 0.
-    pub(super) fn new(balance_micros: u64) -> Self {
+    pub(super) fn new(balance_us: u64) -> Self {
         Self {
-            balance_micros,
+            balance_us,
             balance_at: Micros(0),
             resume_at: Micros(0),
-            pause_micros: 0,
+            pause_us: 0,
             keeps_all: false,
             used: false,
             leaving: None,
@@ -198,20 +198,20 @@ impl Passage {
 
     /// When it is to be looked at again, after a round at `now`.
     pub(super) fn due(&self, now: Micros) -> Option<Micros> {
-        let posts = (!self.parcels.inputs.is_empty()).then(|| now.plus(RETRY_MICROS));
-        let looks = self.leaving.is_some().then(|| now.plus(LOOK_MICROS));
+        let posts = (!self.parcels.inputs.is_empty()).then(|| now.plus(RETRY_US));
+        let looks = self.leaving.is_some().then(|| now.plus(LOOK_US));
         posts.or(looks)
     }
 
     /// A shard did not go. The next attempts may fail for the same reason, and each one holds a shard up.
     pub(super) fn pause(&mut self, now: Micros) {
-        self.pause_micros = self.pause_micros.max(self.balance_micros).saturating_mul(2).min(PAUSE_MAX_MICROS);
-        self.resume_at = now.plus(self.pause_micros);
+        self.pause_us = self.pause_us.max(self.balance_us).saturating_mul(2).min(PAUSE_MAX_US);
+        self.resume_at = now.plus(self.pause_us);
     }
 
     /// A shard went.
     pub(super) fn went(&mut self) {
-        (self.pause_micros, self.resume_at) = (0, Micros(0));
+        (self.pause_us, self.resume_at) = (0, Micros(0));
     }
 }
 

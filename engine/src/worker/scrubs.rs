@@ -15,8 +15,8 @@ use synod_paxos::types::Micros;
 const READING_MAX: usize = 4;
 /// Freezes that may be unfinished when another is begun for a marker: one more would make the worker wait.
 const FREEZES_MAX: usize = 1;
-/// A marker that was refused is proposed again after so long, µs.
-const RETRY_MICROS: u64 = 1_000_000;
+/// Time after which a refused marker is proposed again, µs.
+const RETRY_US: u64 = 1_000_000;
 
 /// What is under way.
 #[derive(Default)]
@@ -57,7 +57,7 @@ impl<H: Host> Worker<H> {
 
     /// Proposes the next marker where one is due. Called at the pace of the stores' health.
     pub(super) fn propose_scrubs(&mut self) {
-        let (now, interval) = (self.node.now, self.upkeep.scrub_micros);
+        let (now, interval) = (self.node.now, self.upkeep.scrub_us);
         let diverged = self.shards.values().filter(|shard| shard.diverged()).count();
         let diverged = self.node.shared.levels.scrub_diverged.set(self.node.worker, level(diverged));
         self.node.metrics.scrub_diverged.set(diverged);
@@ -73,8 +73,8 @@ impl<H: Host> Worker<H> {
             match shard.propose_marker(&mut self.node, next) {
                 Ok(slot) => self.scrubs.begun = Some((*id, slot)),
                 Err(why) => {
-                    tracing::debug!(shard = id.0, "no marker: {why}");
-                    self.scrubs.retry_at = now.plus(RETRY_MICROS);
+                    tracing::debug!(shard = id.0, "could not propose a marker: {why}");
+                    self.scrubs.retry_at = now.plus(RETRY_US);
                 }
             }
             return;
@@ -83,7 +83,7 @@ impl<H: Host> Worker<H> {
 
     /// An operator wants the replicas of a shard compared now.
     pub(super) fn scrub(&mut self, id: ShardId) -> Result<Slot, Refusal> {
-        let next = (self.upkeep.scrub_micros > 0).then(|| self.node.now.plus(self.upkeep.scrub_micros));
+        let next = (self.upkeep.scrub_us > 0).then(|| self.node.now.plus(self.upkeep.scrub_us));
         let begun = self.scrubs.begun.filter(|(shard, _)| *shard == id);
         match self.shards.get_mut(&id) {
             Some(shard) => match begun.filter(|(_, slot)| shard.is_comparing(*slot)) {
@@ -117,9 +117,9 @@ impl<H: Host> Worker<H> {
     }
 
     /// A member told what it holds.
-    pub(super) fn scrub_told(&mut self, from: NodeId, id: ShardId, slot: Slot, hash: u128) {
+    pub(super) fn scrub_hash(&mut self, from: NodeId, id: ShardId, slot: Slot, hash: u128) {
         if let Some(shard) = self.shards.get_mut(&id) {
-            shard.scrub_told(&mut self.node, from, slot, hash);
+            shard.scrub_hash(&mut self.node, from, slot, hash);
         }
     }
 }

@@ -21,21 +21,21 @@ use synod_paxos::types::Micros;
 
 /// Spaces from here on are those of installed snapshots; those below are shards' own numbers.
 const FIRST_FRESH: u32 = 0x8000_0000;
-/// A member is offered a snapshot so often while it needs one, µs.
-const OFFER_MICROS: u64 = 500_000;
-/// An operator's snapshot that could not be begun for so long is refused, µs.
-const ASKED_MICROS: u64 = 30_000_000;
-/// Replicas whose state is gone are looked at so often, µs.
-const ASK_MICROS: u64 = 100_000;
+/// Interval between offers of a snapshot to a member that needs one, µs.
+const OFFER_US: u64 = 500_000;
+/// Time after which an operator's snapshot that could not begin is refused, µs.
+const ASKED_US: u64 = 30_000_000;
+/// Interval between looks at replicas whose state is gone, µs.
+const ASK_US: u64 = 100_000;
 /// Snapshots asked for at a time.
 const ASKS_MAX: usize = 16;
-/// Snapshots for members are begun no closer together than so, whatever became of the last one, µs: each freezes the state.
-const RETRY_MICROS: u64 = 1_000_000;
-/// A member that has not said for so long that it needs a snapshot waits for none any more, µs: it says so again and again.
-const WAITS_MICROS: u64 = 3_000_000;
+/// Minimum interval between snapshots for members, whatever became of the last one, µs: each freezes the state.
+const RETRY_US: u64 = 1_000_000;
+/// A member whose requests for a snapshot stop for this long is dropped from the queue, µs.
+const WAITS_US: u64 = 3_000_000;
 
-/// On a low disk a finished snapshot that nobody asks for goes after so long at the latest, µs.
-const UNUSED_LOW_MICROS: u64 = 5_000_000;
+/// On a low disk, time after which a finished snapshot that nobody asks for is removed, µs.
+const UNUSED_LOW_US: u64 = 5_000_000;
 
 /// A finished snapshot.
 struct Built {
@@ -90,11 +90,11 @@ pub(super) struct Snapshots {
     ask_at: Micros,
     built: BTreeMap<ShardId, Built>,
     loading: BTreeMap<ShardId, Loading>,
-    unused_micros: u64,
+    unused_us: u64,
 }
 
 impl Snapshots {
-    pub(super) fn new(unused_micros: u64) -> Self {
+    pub(super) fn new(unused_us: u64) -> Self {
         Self {
             offered: BTreeMap::new(),
             building: None,
@@ -106,12 +106,12 @@ impl Snapshots {
             ask_at: Micros(0),
             built: BTreeMap::new(),
             loading: BTreeMap::new(),
-            unused_micros,
+            unused_us,
         }
     }
 
-    pub(super) fn unused_micros(&self) -> u64 {
-        self.unused_micros
+    pub(super) fn unused_us(&self) -> u64 {
+        self.unused_us
     }
 
     /// Whether a snapshot of a shard is being made, asked for by an operator, or being loaded.
@@ -146,7 +146,7 @@ impl Snapshots {
 }
 
 impl<H: Host> Worker<H> {
-    /// Looks after who needs a snapshot, and after those that nobody needs any more.
+    /// Looks after who needs a snapshot, and removes those that nobody needs.
     pub(super) fn keep_snapshots(&mut self) {
         for (shard, to, least) in std::mem::take(&mut self.node.snapshots_wanted) {
             self.snapshot_wanted(shard, to, least);
@@ -157,15 +157,15 @@ impl<H: Host> Worker<H> {
         while let Some(asked) = self.snapshots.asked.pop_front_if(|asked| asked.until <= now) {
             (asked.done)(Err(format!("shard {} was not ready for a snapshot in time", asked.shard)));
         }
-        self.snapshots.waiting.retain(|waiting| waiting.at.plus(WAITS_MICROS) > now);
+        self.snapshots.waiting.retain(|waiting| waiting.at.plus(WAITS_US) > now);
         // A freeze of its own on top of one that is under way could make the worker wait.
         if !self.freezing() {
             self.begin_snapshot();
         }
         let low = self.node.disk_low.is_some();
-        let unused_micros = self.snapshots.unused_micros.min(if low { UNUSED_LOW_MICROS } else { u64::MAX });
+        let unused_us = self.snapshots.unused_us.min(if low { UNUSED_LOW_US } else { u64::MAX });
         let unused = |(id, b): &(&ShardId, &Built)| {
-            let done = b.used_at.plus(unused_micros) <= now || !self.shards.contains_key(id);
+            let done = b.used_at.plus(unused_us) <= now || !self.shards.contains_key(id);
             done && !self.is_being_made(**id)
         };
         let gone: Vec<ShardId> = self.snapshots.built.iter().filter(unused).map(|(id, _)| *id).collect();
@@ -179,7 +179,7 @@ impl<H: Host> Worker<H> {
         if self.quarantined.is_some() || self.stopped || !self.shards.contains_key(&shard) {
             return done(Err(format!("there is no replica of shard {shard} here that takes part")));
         }
-        let until = self.node.now.plus(ASKED_MICROS);
+        let until = self.node.now.plus(ASKED_US);
         self.snapshots.asked.push_back(Asked { shard, until, done });
     }
 
@@ -225,7 +225,7 @@ impl<H: Host> Worker<H> {
         if self.snapshots.ask_at > now {
             return;
         }
-        self.snapshots.ask_at = now.plus(ASK_MICROS);
+        self.snapshots.ask_at = now.plus(ASK_US);
         let mut left = ASKS_MAX;
         for shard in self.shards.values_mut() {
             left -= usize::from(shard.ask_for_state(&mut self.node));
@@ -252,7 +252,7 @@ impl<H: Host> Worker<H> {
             built.used_at = now;
             self.holds.needs((id, to), built.slot, trimmed, now);
             let last = self.snapshots.offered.entry((id, to)).or_default();
-            if *last == Micros(0) || last.plus(OFFER_MICROS) <= now {
+            if *last == Micros(0) || last.plus(OFFER_US) <= now {
                 *last = now;
                 self.node.metrics.snapshots_offered_total.inc();
                 self.node.host.offer_snapshot(to, id);
@@ -276,7 +276,7 @@ impl<H: Host> Worker<H> {
     /// Has the host write down what is applied: frozen here, read and written on another thread. The position, where it can.
     fn build_snapshot(&mut self, id: ShardId) -> Option<Slot> {
         let request = self.shards.get(&id)?.snapshot_request(&mut self.node)?;
-        self.snapshots.retry_at = self.node.now.plus(RETRY_MICROS);
+        self.snapshots.retry_at = self.node.now.plus(RETRY_US);
         let slot = request.basis.id.slot;
         let job = self.node.host.build_snapshot(request)?;
         self.freeze();
@@ -314,7 +314,7 @@ impl<H: Host> Worker<H> {
     /// A finished snapshot's file is no good: it goes, and the next member that needs one has another made.
     pub(super) fn snapshot_spoilt(&mut self, id: ShardId) {
         if self.snapshots.built.contains_key(&id) && !self.is_being_made(id) {
-            tracing::warn!(shard = id.0, "a snapshot's file is damaged; it goes");
+            tracing::warn!(shard = id.0, "a snapshot's file is damaged and is removed");
             self.forget_built(id);
         }
     }
@@ -427,7 +427,7 @@ impl<H: Host> Worker<H> {
     }
 
     /// Removes what a crash left behind: rows in the spaces of snapshots that no pointer of the node names, and in own spaces of
-    /// shards whose rows stand elsewhere. `pointed` has the pointers of all groups of the node.
+    /// shards whose rows are elsewhere. `pointed` has the pointers of all groups of the node.
     pub(super) fn sweep_spaces(&mut self, pointed: BTreeSet<Space>) -> Result<(), StoreError> {
         let mut live: BTreeSet<Space> = self.shards.values().map(|shard| shard.state().space()).collect();
         let store = &mut *self.node.store;

@@ -14,20 +14,20 @@ use std::sync::Arc;
 use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_paxos::types::Micros;
 
-/// The stores are asked for their health so often, µs.
-const HEALTH_MICROS: u64 = 1_000_000;
-/// A freeze under way is asked about so often, µs.
-const FLUSH_POLL_MICROS: u64 = 20_000;
+/// Health-check interval of the stores, µs.
+const HEALTH_US: u64 = 1_000_000;
+/// Interval between questions about a freeze under way, µs.
+const FLUSH_POLL_US: u64 = 20_000;
 /// Freezes that may be unfinished when another is begun for a shard that leaves: one more would make the worker wait.
 const FREEZES_MAX: usize = 1;
-/// A drain tries again so often, µs.
-const DRAIN_RETRY_MICROS: u64 = 100_000;
-/// A node whose disk is low tries again so often to hand its leaderships over, µs.
-const SHED_RETRY_MICROS: u64 = 500_000;
-/// A shard's time that is further ahead of the clocks is told, µs.
-pub const AHEAD_MICROS: u64 = 10_000_000;
-/// It makes room that often where there is any to be made, µs.
-const ROOM_MICROS: u64 = 1_000_000;
+/// Retry interval of a drain, µs.
+const DRAIN_RETRY_US: u64 = 100_000;
+/// Interval at which a node whose disk is low tries to hand over its leaderships, µs.
+const SHED_RETRY_US: u64 = 500_000;
+/// A shard's time that is ahead of the clocks by more than this is reported, µs.
+pub const AHEAD_US: u64 = 10_000_000;
+/// Interval between attempts to free room on the disk, µs.
+const ROOM_US: u64 = 1_000_000;
 
 struct Freeze {
     id: FlushId,
@@ -43,10 +43,10 @@ struct Drain {
 /// When what is due.
 pub(super) struct Upkeep {
     freeze_log_bytes: usize,
-    drain_micros: u64,
+    drain_us: u64,
     trim_slots: u64,
     trim_slots_flushed: u64,
-    pub(super) scrub_micros: u64,
+    pub(super) scrub_us: u64,
     health_at: Micros,
     poll_at: Micros,
     freezes: VecDeque<Freeze>,
@@ -66,10 +66,10 @@ impl Upkeep {
     pub(super) fn new(options: &WorkerOptions, workers: u16) -> Self {
         Self {
             freeze_log_bytes: options.freeze_log_bytes / usize::from(workers.max(1)),
-            drain_micros: options.drain_micros,
+            drain_us: options.drain_us,
             trim_slots: options.trim_slots,
             trim_slots_flushed: options.trim_slots_flushed,
-            scrub_micros: options.scrub_micros,
+            scrub_us: options.scrub_us,
             health_at: Micros(0),
             poll_at: Micros(0),
             freezes: VecDeque::new(),
@@ -118,7 +118,7 @@ impl<H: Host> Worker<H> {
             self.freeze();
         }
         if self.upkeep.health_at <= now {
-            self.upkeep.health_at = now.plus(HEALTH_MICROS);
+            self.upkeep.health_at = now.plus(HEALTH_US);
             let health = self.node.log.health().and_then(|()| self.node.store.health());
             self.node.must(health);
             self.share_log();
@@ -137,11 +137,11 @@ impl<H: Host> Worker<H> {
             self.advance_drain();
         }
         if self.node.disk_low.is_some() && self.upkeep.shed_at <= now {
-            self.upkeep.shed_at = now.plus(SHED_RETRY_MICROS);
+            self.upkeep.shed_at = now.plus(SHED_RETRY_US);
             self.shed();
         }
         if self.node.disk_low.is_some() && self.upkeep.room_at <= now {
-            self.upkeep.room_at = now.plus(ROOM_MICROS);
+            self.upkeep.room_at = now.plus(ROOM_US);
             self.make_room();
         }
     }
@@ -180,7 +180,7 @@ impl<H: Host> Worker<H> {
         let seconds = i64::try_from(most / 1_000_000).unwrap_or(i64::MAX);
         let most_of_all = node.shared.levels.shard_time_ahead_seconds.set_of_most(node.worker, seconds);
         node.metrics.shard_time_ahead_seconds.set(most_of_all);
-        self.upkeep.ahead = most > AHEAD_MICROS;
+        self.upkeep.ahead = most > AHEAD_US;
         match (was, self.upkeep.ahead) {
             (false, true) => tracing::warn!(
                 shard = id.0,
@@ -256,7 +256,7 @@ impl<H: Host> Worker<H> {
         let id = self.node.store.freeze();
         let id = self.node.must(id);
         self.upkeep.freezes.push_back(Freeze { id, applied });
-        self.upkeep.poll_at = self.node.now.plus(FLUSH_POLL_MICROS);
+        self.upkeep.poll_at = self.node.now.plus(FLUSH_POLL_US);
         self.node.applied_bytes = 0;
         self.node.metrics.freezes_total.inc();
     }
@@ -280,7 +280,7 @@ impl<H: Host> Worker<H> {
         if self.upkeep.freezes.is_empty() || self.upkeep.poll_at > self.node.now {
             return;
         }
-        self.upkeep.poll_at = self.node.now.plus(FLUSH_POLL_MICROS);
+        self.upkeep.poll_at = self.node.now.plus(FLUSH_POLL_US);
         let flushed = self.node.store.flushed();
         let flushed = match flushed {
             Err(_) if planted!(FailedFlushGoesOn) => self.upkeep.freezes.back().map_or(FlushId(0), |freeze| freeze.id),
@@ -301,7 +301,7 @@ impl<H: Host> Worker<H> {
     pub(super) fn drain(&mut self) {
         self.node.shared.drained(self.node.worker, false);
         self.passage.keep_all();
-        let until = self.node.now.plus(self.upkeep.drain_micros);
+        let until = self.node.now.plus(self.upkeep.drain_us);
         self.upkeep.drain = Some(Drain { until, retry_at: self.node.now });
     }
 
@@ -318,7 +318,7 @@ impl<H: Host> Worker<H> {
             }
         }
         let Some(drain) = &mut self.upkeep.drain else { return };
-        drain.retry_at = now.plus(DRAIN_RETRY_MICROS);
+        drain.retry_at = now.plus(DRAIN_RETRY_US);
         if !left || drain.until <= now {
             self.upkeep.drain = None;
             if self.node.shared.drained(self.node.worker, true) {

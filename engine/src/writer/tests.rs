@@ -2,12 +2,12 @@ use super::*;
 use crate::logstore::mem::MemLog;
 use std::sync::{Mutex, mpsc};
 use synod_cluster::ids::{Ballot, EntryId, Incarnation, Slot};
-use synod_paxos::types::{ConfigId, Entry, HardState, Member, MemberRole, Membership};
+use synod_paxos::types::{Entry, Epoch, HardState, Member, MemberRole, Membership};
 
 fn write(slot: u64) -> GroupWrite {
     let members = vec![Member { node: NodeId(1), role: MemberRole::Voter }];
-    let hard = HardState::initial(Membership { config: ConfigId(1), members, first_leader: NodeId(1) });
-    let origin = Ballot::first(ConfigId(1), NodeId(1));
+    let hard = HardState::initial(Membership { epoch: Epoch(1), members, first_leader: NodeId(1) });
+    let origin = Ballot::first(Epoch(1), NodeId(1));
     let entry = Entry::new(EntryId { slot: Slot(slot), origin }, slot, 0, Payload::Noop);
     let genesis = (slot == 1).then(|| bytes::Bytes::from_static(b"beginning"));
     GroupWrite { shard: ShardId(2), genesis, hard: Some(hard), append: vec![entry], ..GroupWrite::default() }

@@ -15,7 +15,7 @@ impl Cluster {
         self.next_request += 1;
         let id = self.next_request;
         let reply = Reply { sink: Arc::clone(&self.answers) as Arc<dyn ReplySink>, id };
-        self.push(node, Input::Requests(vec![Request { shard, epoch: None, body, reply }]));
+        self.push(node, Input::Requests(vec![Request { shard, version: None, body, reply }]));
         id
     }
 

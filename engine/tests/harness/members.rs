@@ -8,7 +8,7 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemCommand, SystemOutcome};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::{AdminInput, Body};
-use synod_paxos::types::{ConfigId, Membership};
+use synod_paxos::types::{Epoch, Membership};
 
 impl Cluster {
     /// Raises the cluster to the greatest version there is.
@@ -49,12 +49,12 @@ impl Cluster {
 
     /// One change, as the leader answers it.
     pub fn try_change(&mut self, shard: ShardId, change: MemberChange) -> Result<(), Refusal> {
-        let expected = self.members(shard).config;
+        let expected = self.members(shard).epoch;
         self.try_change_of(shard, expected, change)
     }
 
     /// The same, computed from the members of this epoch.
-    pub fn try_change_of(&mut self, shard: ShardId, expected: ConfigId, change: MemberChange) -> Result<(), Refusal> {
+    pub fn try_change_of(&mut self, shard: ShardId, expected: Epoch, change: MemberChange) -> Result<(), Refusal> {
         self.run_until("a leader", |c| c.leader(shard).is_some());
         let leader = self.leader(shard).unwrap();
         let told = Arc::new(Mutex::new(None));

@@ -110,7 +110,7 @@ fn a_shard_whose_time_is_ahead_goes_on_taking_writes_and_says_how_far() {
 fn a_deadline_counts_from_the_shards_time() {
     let mut c = Cluster::mem(3);
     let (table, _) = c.table();
-    c.options.deadline_ahead_micros = 60 * SECOND;
+    c.options.deadline_ahead_us = 60 * SECOND;
     for node in c.ids() {
         c.kill(node);
         c.start(node);

@@ -57,18 +57,18 @@ impl Node {
         self.c.send(N1, shard, Body::Read { read, freshness: Freshness::Local })
     }
 
-    fn poll(&mut self, shard: ShardId, after: u64, wait_micros: u64) -> u64 {
-        let read = Read::Tail(tail_poll(after, wait_micros));
+    fn poll(&mut self, shard: ShardId, after: u64, wait_us: u64) -> u64 {
+        let read = Read::Tail(tail_poll(after, wait_us));
         self.c.send(N1, shard, Body::Read { read, freshness: Freshness::Local })
     }
 
     /// A tail of what comes from now on.
-    fn tail(&mut self, key: &str, wait_micros: u64) -> u64 {
+    fn tail(&mut self, key: &str, wait_us: u64) -> u64 {
         let shard = self.shard(key);
         let asked = self.poll(shard, u64::MAX - 1, 0);
         self.rest();
         let Some(Ok(Answer::Tail { upto_ts, .. })) = self.c.answers.take(asked) else { panic!() };
-        self.poll(shard, upto_ts, wait_micros)
+        self.poll(shard, upto_ts, wait_us)
     }
 
     /// What is asked for and was not fetched yet.

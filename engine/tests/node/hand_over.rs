@@ -162,7 +162,7 @@ impl Pair {
                 clock: Arc::clone(&clock),
                 memory: Memory::unlimited(),
                 mode: WriterMode::Queue(queue),
-                options: WorkerOptions { balance_micros: 0, ..WorkerOptions::default() },
+                options: WorkerOptions { balance_us: 0, ..WorkerOptions::default() },
             };
             Worker::new(setup, Listens(worker, Arc::clone(&heard))).unwrap()
         };
@@ -244,7 +244,7 @@ impl Pair {
     fn ask(&mut self, shard: ShardId, body: Body) -> (u64, Input) {
         self.asked += 1;
         let reply = Reply { sink: Arc::clone(&self.answers) as Arc<dyn ReplySink>, id: self.asked };
-        (self.asked, Input::Requests(vec![Request { shard, epoch: None, body, reply }]))
+        (self.asked, Input::Requests(vec![Request { shard, version: None, body, reply }]))
     }
 
     fn take_fetches(&self) -> Vec<FetchRequest> {

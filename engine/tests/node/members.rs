@@ -112,10 +112,10 @@ fn two_moves_to_one_node_at_once_leave_the_group_its_voters() {
     let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
     let shard = c.shards_of(table)[0];
     let n4 = c.join();
-    let first = c.members(shard).config;
+    let first = c.members(shard).epoch;
     assert_eq!(c.try_change_of(shard, first, MemberChange::Learn(n4)), Ok(()));
     c.run_until("it learns", |c| c.members(shard).role_of(n4).is_some());
-    let second = c.members(shard).config;
+    let second = c.members(shard).epoch;
     let late = c.try_change_of(shard, first, MemberChange::Learn(n4));
     assert_eq!(late, Err(Refusal::WrongEpoch { current: second, expected: first }), "the other one's");
     let instead_of = |gone| MemberChange::Promote { node: n4, instead_of: Some(gone) };
@@ -127,7 +127,7 @@ fn two_moves_to_one_node_at_once_leave_the_group_its_voters() {
         c.run_for(100_000);
     }
     c.run_until("it votes", |c| voters(c, shard) == [N2, N3, n4]);
-    let third = c.members(shard).config;
+    let third = c.members(shard).epoch;
     // What the other one saw would have been right in the epoch that it saw: a swap, and then what a swap left to do.
     for change in [instead_of(N2), MemberChange::Remove(N2)] {
         let late = c.try_change_of(shard, second, change);

@@ -194,7 +194,7 @@ fn comparisons_come_by_themselves_in_their_interval() {
     for node in c.ids() {
         c.kill(node);
     }
-    c.options.scrub_micros = 10_000_000;
+    c.options.scrub_us = 10_000_000;
     for node in c.ids() {
         c.start(node);
     }

@@ -27,10 +27,9 @@ impl Cluster {
     }
 
     /// A tail that waits for what is newer than all there is.
-    fn tail(&mut self, node: NodeId, shard: ShardId, wait_micros: u64) -> u64 {
+    fn tail(&mut self, node: NodeId, shard: ShardId, wait_us: u64) -> u64 {
         let segments = vec![(Bytes::new(), Bytes::new(), u64::MAX - 1)];
-        let poll =
-            TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_micros, tells_trimmed: false };
+        let poll = TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_us, tells_trimmed: false };
         self.send(node, shard, Body::Read { read: Read::Tail(poll), freshness: Freshness::Local })
     }
 }

@@ -125,7 +125,7 @@ fn a_learner_whose_log_reaches_a_snapshot_learns_from_it_what_is_chosen() {
     // All get the stop-sign, and none but the leader hears that it is chosen, so nothing follows it.
     c.run_for(1_000_000);
     let stop = c.replica(leader, shard).unwrap().last.next();
-    let expected = c.members(shard).config;
+    let expected = c.members(shard).epoch;
     let change = MemberChange::Remove(goes);
     c.push(leader, AdminInput::ChangeMembers { shard, expected, change, done: Box::new(|_| ()) });
     c.run_until("it is proposed", |c| c.replica(leader, shard).unwrap().last == stop);
@@ -240,7 +240,7 @@ fn orphans(c: &Cluster, node: NodeId) -> Vec<Space> {
     found.difference(&live).copied().collect()
 }
 
-/// What a node's disk holds of a shard: where its log begins, where its rows stand, how far they go and how many they are.
+/// What a node's disk holds of a shard: where its log begins, where its rows are, how far they go and how many they are.
 fn stored(c: &Cluster, node: NodeId, shard: ShardId) -> (Slot, Space, Slot, usize) {
     let Disk::Mem { log, state, .. } = &c.nodes[&node].disk else { panic!("in memory only") };
     let found = log.recover_group(shard).unwrap().unwrap();

@@ -95,7 +95,7 @@ struct OneNode {
 fn start(workers: u16, threaded: bool) -> OneNode {
     let stores = (0..workers).map(|_| Box::new(MemState::new()) as Box<dyn StateStore>).collect();
     // Each has rows of its own: no shard may go to another.
-    start_over(stores, threaded, &WorkerOptions { balance_micros: 0, ..WorkerOptions::default() })
+    start_over(stores, threaded, &WorkerOptions { balance_us: 0, ..WorkerOptions::default() })
 }
 
 /// Workers over a store each.
@@ -217,7 +217,7 @@ fn one_node(workers: u16, threaded: bool) {
 fn push(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: ShardId, op: Op) {
     let id = WriteId { client: ClientId(1), seq: ClientSeq(n), floor: ClientSeq(0), deadline_us: u64::MAX };
     let reply = Reply { sink: Arc::clone(answers) as Arc<dyn ReplySink>, id: n };
-    let request = Request { shard, epoch: None, body: Body::Write(WriteRequest { id, op }), reply };
+    let request = Request { shard, version: None, body: Body::Write(WriteRequest { id, op }), reply };
     assert!(handle.push(Input::Requests(vec![request])).is_ok());
 }
 
@@ -267,7 +267,7 @@ fn write_to(handle: &WorkerHandle, answers: &Arc<Answers>, n: u64, shard: u64) {
 fn a_shard_that_goes_from_worker_to_worker_under_writes_loses_none_and_doubles_none() {
     let dir = tempfile::tempdir().unwrap();
     let (workers, shards) = (2, 3);
-    let options = WorkerOptions { balance_micros: 0, ..WorkerOptions::default() };
+    let options = WorkerOptions { balance_us: 0, ..WorkerOptions::default() };
     let OneNode { handle, threads, led, metrics, .. } = start_over(fronts(dir.path(), workers), true, &options);
     let answers = found(&handle, &led, shards);
     let moved = ShardId(2);
@@ -314,7 +314,7 @@ fn a_shard_that_goes_from_worker_to_worker_under_writes_loses_none_and_doubles_n
 #[test]
 fn the_marks_of_peers_that_a_shard_has_heard_go_with_it() {
     let dir = tempfile::tempdir().unwrap();
-    let options = WorkerOptions { balance_micros: 0, ..WorkerOptions::default() };
+    let options = WorkerOptions { balance_us: 0, ..WorkerOptions::default() };
     let OneNode { handle, threads, led, log, .. } = start_over(fronts(dir.path(), 2), true, &options);
     let answers = found(&handle, &led, 3);
     // Alone with its worker, which so writes nothing after it has gone.
@@ -340,7 +340,7 @@ fn the_marks_of_peers_that_a_shard_has_heard_go_with_it() {
 fn a_worker_that_has_all_of_the_load_hands_a_shard_to_an_idle_one() {
     let dir = tempfile::tempdir().unwrap();
     let (workers, shards) = (2, 8);
-    let options = WorkerOptions { balance_micros: 200_000, ..WorkerOptions::default() };
+    let options = WorkerOptions { balance_us: 200_000, ..WorkerOptions::default() };
     let OneNode { handle, threads, led, metrics, .. } = start_over(fronts(dir.path(), workers), true, &options);
     let answers = found(&handle, &led, shards);
     let busy: Vec<u64> = (0..shards).filter(|n| handle.worker_of(ShardId(2 + n)) == WorkerId(0)).take(3).collect();

@@ -120,7 +120,7 @@ fn a_tail_is_told_of_what_was_trimmed_also_after_a_restart() {
         {
             let segments = vec![(Bytes::new(), Bytes::new(), after)];
             let (from, to) = (Bytes::new(), Bytes::new());
-            let poll = TailPoll { from, to, segments, limit: 0, wait_micros: 0, tells_trimmed: true };
+            let poll = TailPoll { from, to, segments, limit: 0, wait_us: 0, tells_trimmed: true };
             let scan = Scan { history: true, after_ts: after, tells_trimmed: true, ..Scan::default() };
             // As a client goes about it: what is not in memory is scanned.
             let answer = match c.read(shard, &Read::Tail(poll)) {

@@ -9,7 +9,7 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{CLUSTER_VERSION, Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::{Body, NodeInput};
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 fn upgrade(spoken_by: &[NodeId]) -> SystemCommand {
     SystemCommand::Upgrade { to: ClusterVersion::SPOKEN, spoken_by: spoken_by.to_vec() }
@@ -72,7 +72,7 @@ fn jobs_begin_once_every_node_knows_them() {
     }
     assert_eq!(c.system(&start), SystemOutcome::Job(JobId(1)), "it runs still");
     assert_eq!(c.system(&SystemCommand::CancelJob { job: JobId(1) }), SystemOutcome::Done);
-    let (job, seen) = (JobId(1), ConfigId(1));
+    let (job, seen) = (JobId(1), Epoch(1));
     assert_eq!(c.system(&SystemCommand::FinishJob { job, seen, end: JobEnd::Cancelled }), SystemOutcome::Done);
     assert_eq!(c.system(&start), SystemOutcome::Job(JobId(2)));
     c.check_equal(SYSTEM_SHARD);

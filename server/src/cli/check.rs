@@ -10,7 +10,7 @@ use serde::Serialize;
 use synod_cluster::ids::ShardId;
 use synod_engine::check::{self, Report, check, is_snapshot};
 use synod_engine::clock::wall_us;
-use synod_engine::worker::AHEAD_MICROS;
+use synod_engine::worker::AHEAD_US;
 
 use super::context::Context;
 use super::error::{CliError, Result};
@@ -72,7 +72,7 @@ const YEAR_10000: u64 = 253_402_300_800_000_000;
 
 /// What is said of a shard whose time is far ahead of this machine's clock.
 fn ahead(shard: ShardId, time_us: u64, now_us: u64) -> Option<Damage> {
-    let by = time_us.checked_sub(now_us).filter(|by| *by > AHEAD_MICROS)?;
+    let by = time_us.checked_sub(now_us).filter(|by| *by > AHEAD_US)?;
     let time = if time_us < YEAR_10000 {
         humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_micros(time_us)).to_string()
     } else {

@@ -103,7 +103,7 @@ mod tests {
                 from: Default::default(),
                 to: vec![0x80, 0, 0, 0, 0, 0, 0, 0].into(),
                 version: 1,
-                config: 1,
+                epoch: 1,
                 voters: vec![1],
                 learners: vec![],
                 leader: Some(1),

@@ -160,7 +160,7 @@ fn stuck(job: &Job, patience: Duration) -> CliError {
     let trouble = job.progress.as_ref().and_then(|progress| progress.trouble.as_ref());
     let why = trouble.map(|why| format!(": {why}")).unwrap_or_default();
     let message = format!(
-        "shard {shard}: node {node} did not get on for {}{why}; nothing is lost: job {id} goes on by itself, `synod job watch {id}` \
+        "shard {shard}: node {node} made no progress for {}{why}; nothing is lost: job {id} goes on by itself, `synod job watch {id}` \
          shows how, and `synod job cancel {id}` ends it",
         humantime::format_duration(patience)
     );
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(not_done(&job("cancelled", "end", &[])).unwrap().kind(), "cancelled");
         let error = stuck(&job("running", "catch_up", &[]), Duration::from_secs(60));
         assert!(
-            error.message().contains("did not get on for 1m") && error.message().contains("synod job cancel 9"),
+            error.message().contains("made no progress for 1m") && error.message().contains("synod job cancel 9"),
             "{error}"
         );
     }

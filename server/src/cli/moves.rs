@@ -95,7 +95,7 @@ pub async fn take(context: &Context, client: &Client, wanted: Move) -> Result<()
                 let status = status::combine(&map, &client.status().await);
                 let seen = status.shards.iter().find(|shard| shard.id == id);
                 let step = next(shard, seen, wanted);
-                let at = (shard.config, if let Step::Wait(lag) = &step { Some(*lag) } else { None });
+                let at = (shard.epoch, if let Step::Wait(lag) = &step { Some(*lag) } else { None });
                 if at != last {
                     (last, moved, asked) = (at, Instant::now(), false);
                     context.progress(&told(&step, wanted));
@@ -106,7 +106,7 @@ pub async fn take(context: &Context, client: &Client, wanted: Move) -> Result<()
                     // Nothing is undone here.
                     Step::Wait(_) | Step::Undone => {}
                     Step::Change(change) => {
-                        let changed = client.change_members(id, shard.config, change.into()).await;
+                        let changed = client.change_members(id, shard.epoch, change.into()).await;
                         asked |= matches!(changed, Ok(()) | Err(Error::OutcomeUnknown { .. }));
                         trouble = in_the_way(changed)?;
                     }
@@ -149,7 +149,7 @@ fn stuck(Move { shard, from, to }: Move, patience: Duration, trouble: Option<Cli
     let node = to.unwrap_or(from);
     let why = trouble.map(|error| format!(": {error}")).unwrap_or_default();
     let message = format!(
-        "shard {shard}: node {node} did not get on for {}{why}; nothing is lost: the same command goes on from here",
+        "shard {shard}: node {node} made no progress for {}{why}; nothing is lost: the same command goes on from here",
         humantime::format_duration(patience)
     );
     let error = if asked { CliError::unknown("not_moved", message) } else { CliError::failed("not_moved", message) };
@@ -168,7 +168,7 @@ mod tests {
             from: Default::default(),
             to: Default::default(),
             version: 1,
-            config: 1,
+            epoch: 1,
             voters: voters.to_vec(),
             learners: learners.to_vec(),
             leader: None,
@@ -180,7 +180,7 @@ mod tests {
             id: 5,
             table: None,
             bounds: json::Bounds::Keys { from: vec![], to: vec![] },
-            epoch: json::Epoch { config: 1, version: 1 },
+            changes: json::Changes { epoch: 1, version: 1 },
             leader: Some(1),
             replicas: vec![json::Replica { node: 4, role: role.into(), lag_slots: lag, commit: None, applied: None }],
             scrub: None,

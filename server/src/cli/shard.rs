@@ -14,7 +14,7 @@ use super::error::{CliError, Result};
 use super::output::{json, text};
 use super::{members, status};
 
-/// A comparison that is not complete after so long is asked for again: what is under way is not begun anew.
+/// Time after which an incomplete comparison is asked for again. One that is under way is not begun anew.
 const SCRUB_AGAIN: Duration = Duration::from_secs(10);
 
 /// `shard`.
@@ -104,7 +104,10 @@ fn as_text(shard: &json::Shard) -> Vec<String> {
     let mut lines = vec![
         format!("shard {} of table {}", shard.id, shard.table.as_deref().unwrap_or("(system)")),
         format!("  bounds {}", text::bounds(&shard.bounds)),
-        format!("  epoch: {} changes of members, {} of bounds", shard.epoch.config, shard.epoch.version),
+        format!(
+            "  epoch {} (changes of members), version {} (changes of bounds)",
+            shard.changes.epoch, shard.changes.version
+        ),
         format!("  leader {}", text::or_dash(shard.leader)),
     ];
     let mut rows = text::table(&["node", "role", "lag", "commit", "applied"]);
@@ -261,7 +264,7 @@ mod tests {
             id: 2,
             table: None,
             bounds: json::Bounds::Keys { from: vec![], to: vec![] },
-            epoch: json::Epoch { config: 1, version: 1 },
+            changes: json::Changes { epoch: 1, version: 1 },
             leader: Some(leader),
             replicas: roles.iter().map(replica).collect(),
             scrub: None,

@@ -41,7 +41,7 @@ pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
             id: info.id,
             table: table.map(|table| table.name.clone()),
             bounds,
-            epoch: json::Epoch { config: info.config, version: info.version },
+            changes: json::Changes { epoch: info.epoch, version: info.version },
             leader: None,
             replicas: info.voters.iter().chain(&info.learners).map(|node| unknown(*node)).collect(),
             scrub: None,
@@ -82,7 +82,7 @@ fn unmapped(replica: &ReplicaStatus) -> json::Shard {
         id: replica.shard,
         table: None,
         bounds: json::Bounds::Keys { from: Vec::new(), to: Vec::new() },
-        epoch: json::Epoch { config: replica.config, version: 0 },
+        changes: json::Changes { epoch: replica.epoch, version: 0 },
         leader: None,
         replicas: Vec::new(),
         scrub: None,
@@ -115,7 +115,7 @@ fn add(shard: &mut json::Shard, node: u64, said: &ReplicaStatus, ranks: &mut BTr
         return;
     }
     // An old leader may not know yet that it was succeeded: the one further in its epoch and log counts.
-    let rank = (said.config, said.last);
+    let rank = (said.epoch, said.last);
     if ranks.get(&shard.id).is_some_and(|best| *best > rank) {
         return;
     }
@@ -226,7 +226,7 @@ pub fn divergence(shard: &json::Shard) -> Option<String> {
 
 /// Shards as a table for people.
 pub fn shard_lines(shards: &[json::Shard]) -> Vec<String> {
-    let mut rows = text::table(&["shard", "table", "bounds", "epoch", "leader", "replicas (lag)"]);
+    let mut rows = text::table(&["shard", "table", "bounds", "epoch.version", "leader", "replicas (lag)"]);
     for shard in shards {
         let replicas: Vec<String> = shard
             .replicas
@@ -243,7 +243,7 @@ pub fn shard_lines(shards: &[json::Shard]) -> Vec<String> {
             shard.id.to_string(),
             shard.table.clone().unwrap_or_else(|| "(system)".to_owned()),
             text::bounds(&shard.bounds),
-            format!("{}.{}", shard.epoch.config, shard.epoch.version),
+            format!("{}.{}", shard.changes.epoch, shard.changes.version),
             text::or_dash(shard.leader),
             replicas.join(", "),
         ]);
@@ -277,7 +277,7 @@ mod tests {
                 from: Default::default(),
                 to: Default::default(),
                 version: 1,
-                config: 1,
+                epoch: 1,
                 voters: vec![1, 2],
                 learners: vec![],
                 leader: Some(2),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn replica(shard: u64, role: &str, last: u64) -> ReplicaStatus {
-        ReplicaStatus { shard, role: role.into(), config: 1, last, commit: last, applied: last, ..Default::default() }
+        ReplicaStatus { shard, role: role.into(), epoch: 1, last, commit: last, applied: last, ..Default::default() }
     }
 
     fn up(id: u64, replicas: Vec<ReplicaStatus>) -> NodeReport {

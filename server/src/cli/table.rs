@@ -268,7 +268,7 @@ pub fn shown_shard(kind: PartitionKind, shard: &ShardInfo) -> json::TableShard {
     json::TableShard {
         id: shard.id,
         bounds: bounds(kind, shard),
-        epoch: json::Epoch { config: shard.config, version: shard.version },
+        changes: json::Changes { epoch: shard.epoch, version: shard.version },
         leader: shard.leader,
         voters: shard.voters.clone(),
     }

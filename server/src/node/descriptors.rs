@@ -3,7 +3,7 @@
 //! Owns: the sum, and raising the process's own limit. Must never: let a node start that may run out of them later, when a
 //! store that cannot open a file ends it.
 
-use super::door;
+use super::listener;
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -18,8 +18,9 @@ const CLIENTS_MIN: u64 = 16;
 
 /// What a node needs beside what clients take.
 fn fixed() -> u64 {
-    let places = door::PEER_PLACES + door::OPERATOR_PLACES + door::ENTRANCE_PLACES + door::HTTP_PLACES;
-    STORES + CALLS + OTHERS + places as u64
+    let permits =
+        listener::PEER_PERMITS + listener::OPERATOR_PERMITS + listener::ENTRANCE_PERMITS + listener::HTTP_PERMITS;
+    STORES + CALLS + OTHERS + permits as u64
 }
 
 /// Raises this process's limit as far as allowed, and checks that it is enough for a node with `clients` clients.

@@ -25,9 +25,9 @@ use synod_engine::logstore::rocks::LogOptions;
 
 /// The reserve's file in the data directory.
 const RESERVE: &str = "reserve";
-/// The disk is looked at so often while there is room.
+/// Interval between looks at the disk while there is room.
 const PACE: Duration = Duration::from_millis(200);
-/// And so often while it is low: the hard mark must be seen before a write fails.
+/// The same while it is low: the hard mark must be seen before a write fails.
 const PACE_LOW: Duration = Duration::from_millis(20);
 /// Low is left only once so much more than the low mark is free, as a part of it, so that it is not left and entered in turn.
 const HYSTERESIS: u64 = 16;

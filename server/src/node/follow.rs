@@ -6,9 +6,9 @@
 use super::api::cluster;
 use super::dial;
 use super::host::Signals;
-use super::map::{self, MapBook};
+use super::map::{self, MapCache};
 use super::peer::{HELLO_METADATA, Peers, address_change};
-use super::system::SystemDesk;
+use super::system::SystemProposer;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// What is said of a node of another cluster, by itself or here.
 const ANOTHER: &str = "another cluster";
 
-/// A node that follows its own replica of the system shard looks so often whether peers have newer maps.
+/// Interval at which a node that follows its own replica of the system shard asks peers for newer maps.
 const BEHIND: Duration = Duration::from_secs(1);
 
 /// What the tasks need.
@@ -43,19 +43,19 @@ pub struct Follower {
     /// The engine.
     pub worker: WorkerHandle,
     /// The map.
-    pub book: Arc<MapBook>,
+    pub map_cache: Arc<MapCache>,
     /// The peers.
     pub peers: Arc<Peers>,
     /// The worker's signals.
     pub signals: Arc<Signals>,
     /// The way to the system shard.
-    pub system: Arc<SystemDesk>,
+    pub system: Arc<SystemProposer>,
 }
 
 impl Follower {
     /// Starts the tasks. `founding` is the state of a cluster that this node helps to found now.
     pub fn start(self, founding: Option<SystemState>) {
-        if let Some(map) = self.book.get() {
+        if let Some(map) = self.map_cache.get() {
             self.peers.update(&map);
             // Without a replica of the system shard here no other word of it comes before the map changes next.
             self.tell(NodeInput::Map(map));
@@ -78,12 +78,12 @@ impl Follower {
     }
 
     fn take(&self, map: &Arc<SystemState>) {
-        let there = self.book.removed().is_none();
-        if !self.book.offer(map) {
+        let there = self.map_cache.removed().is_none();
+        if !self.map_cache.offer(map) {
             return;
         }
         tracing::info!(revision = map.revision, nodes = map.nodes.len(), shards = map.shards.len(), "map");
-        if there && let Some(why) = self.book.removed() {
+        if there && let Some(why) = self.map_cache.removed() {
             tracing::warn!("{why}: stop this process; its data directory is of no use to another node");
         }
         self.peers.update(map);
@@ -99,13 +99,13 @@ impl Follower {
             if self.signals.quarantined.borrow().is_some() {
                 return;
             }
-            let change = self.book.get().and_then(|map| address_change(&map, self.me, &self.advertised));
+            let change = self.map_cache.get().and_then(|map| address_change(&map, self.me, &self.advertised));
             if let Some(command) = change {
                 match self.system.execute(&command).await {
-                    Ok(_) => tracing::info!(addr = self.advertised, "the map is told where this node is now"),
+                    Ok(_) => tracing::info!(addr = self.advertised, "reporting this node's new address to the map"),
                     Err(status) if complaint == status.message() => {}
                     Err(status) => {
-                        tracing::warn!(%status, "the change of this node's address was not taken yet");
+                        tracing::warn!(%status, "the change of this node's address is not accepted yet");
                         status.message().clone_into(&mut complaint);
                     }
                 }
@@ -135,8 +135,8 @@ impl Follower {
                 sleep(BEHIND).await;
                 // A replica that was taken out of the system shard's group does not learn that from the shard, and a node that
                 // was taken out of the cluster hears from nobody.
-                let led = self.book.leader(SYSTEM_SHARD).is_some();
-                if led && self.peers.newest_map_revision() <= self.book.get().map_or(0, |map| map.revision) {
+                let led = self.map_cache.leader(SYSTEM_SHARD).is_some();
+                if led && self.peers.newest_map_revision() <= self.map_cache.get().map_or(0, |map| map.revision) {
                     continue;
                 }
             }
@@ -155,13 +155,13 @@ impl Follower {
     }
 
     fn has_system_replica(&self) -> bool {
-        let map = self.book.get();
+        let map = self.map_cache.get();
         map.is_some_and(|m| m.shards.get(&SYSTEM_SHARD).is_some_and(|d| d.membership.role_of(self.me).is_some()))
     }
 
     /// Nodes to ask: the members of the system shard, or the addresses given to join by.
     fn sources(&self) -> Vec<(Option<NodeId>, String)> {
-        let map = self.book.get();
+        let map = self.map_cache.get();
         let Some(system) = map.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD)) else {
             return self.join.iter().map(|addr| (None, addr.clone())).collect();
         };
@@ -175,7 +175,7 @@ impl Follower {
             .keep_alive_timeout(Duration::from_secs(3))
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
-        let from_revision = self.book.get().map_or(0, |m| m.revision);
+        let from_revision = self.map_cache.get().map_or(0, |m| m.revision);
         let mut request = tonic::Request::new(v1::WatchMapRequest { from_revision });
         cluster::stamp(request.metadata_mut(), self.cluster);
         if let Some(node) = node {
@@ -199,7 +199,7 @@ impl Follower {
     /// A node that does not speak its cluster's version goes down: it could not follow.
     fn check_version(&self, map: &v1::ShardMap) {
         let version = ClusterVersion::said(map.cluster_version);
-        if let Err(too_new) = TooNew::check_for(version, self.book.speaks()) {
+        if let Err(too_new) = TooNew::check_for(version, self.map_cache.speaks()) {
             self.signals.failed.send_replace(Some(too_new.to_string()));
         }
     }
@@ -210,14 +210,14 @@ impl Follower {
         while changed.changed().await.is_ok() {
             let news = changed.borrow_and_update().clone();
             for (shard, membership) in news {
-                let map = self.book.get();
-                let known = map.and_then(|map| map.shards.get(&shard).map(|d| d.membership.config));
-                if known.is_none_or(|known| known >= membership.config) {
+                let map = self.map_cache.get();
+                let known = map.and_then(|map| map.shards.get(&shard).map(|d| d.membership.epoch));
+                if known.is_none_or(|known| known >= membership.epoch) {
                     continue;
                 }
                 let command = SystemCommand::SetMembers { shard, membership };
                 if let Err(status) = self.system.execute(&command).await {
-                    tracing::warn!(%shard, %status, "the system shard was not told of the shard's members");
+                    tracing::warn!(%shard, %status, "could not report the shard's members to the system shard");
                 }
             }
         }

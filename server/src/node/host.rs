@@ -2,10 +2,10 @@
 //!
 //! Owns: the worker's end of the node. Must never: block the worker.
 
-use super::map::MapBook;
+use super::map::MapCache;
 use super::peer::Outbox;
 use super::readers::Readers;
-use super::snapshots::SnapshotDesk;
+use super::snapshots::SnapshotManager;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,9 +39,9 @@ pub struct Signals {
 /// The engine's host.
 pub struct NodeHost {
     outbox: Outbox,
-    book: Arc<MapBook>,
+    map_cache: Arc<MapCache>,
     signals: Arc<Signals>,
-    snapshots: Arc<SnapshotDesk>,
+    snapshots: Arc<SnapshotManager>,
     readers: Readers,
 }
 
@@ -50,12 +50,12 @@ impl NodeHost {
     #[must_use]
     pub fn new(
         outbox: Outbox,
-        book: Arc<MapBook>,
+        map_cache: Arc<MapCache>,
         signals: Arc<Signals>,
-        snapshots: Arc<SnapshotDesk>,
+        snapshots: Arc<SnapshotManager>,
         readers: Readers,
     ) -> Self {
-        Self { outbox, book, signals, snapshots, readers }
+        Self { outbox, map_cache, signals, snapshots, readers }
     }
 }
 
@@ -80,7 +80,7 @@ impl ProcessHost for NodeHost {
 
     fn role_changed(&mut self, shard: ShardId, leader: Option<NodeId>, here: bool) {
         tracing::info!(%shard, leader = leader.map(|n| n.0), here, "leader");
-        self.book.set_leader(shard, leader);
+        self.map_cache.set_leader(shard, leader);
         if shard == synod_cluster::ids::SYSTEM_SHARD {
             self.signals.system_led.store(leader.is_some(), Ordering::Release);
         }

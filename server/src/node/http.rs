@@ -2,9 +2,9 @@
 //!
 //! Owns: what probes and scrapers see. Must never: change anything.
 
-use super::door::HttpDoor;
 use super::host::Signals;
-use super::map::MapBook;
+use super::listener::HttpListener;
+use super::map::MapCache;
 use super::peer::{Peers, Progress, Work};
 use axum::Router;
 use axum::extract::State;
@@ -25,7 +25,7 @@ pub struct Pages {
     /// The worker's signals.
     pub signals: Arc<Signals>,
     /// The map.
-    pub book: Arc<MapBook>,
+    pub map_cache: Arc<MapCache>,
     /// The peers.
     pub peers: Arc<Peers>,
     /// The progress of workers, readers and the log writer.
@@ -39,7 +39,7 @@ pub async fn serve(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(pages);
-    axum::serve(HttpDoor::new(listener), app).await
+    axum::serve(HttpListener::new(listener), app).await
 }
 
 /// A worker's round, a reader's read or a log write that takes longer counts as hung: the process should be restarted.
@@ -65,13 +65,13 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, String) {
     if let Some(why) = pages.signals.quarantined.borrow().as_ref() {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("quarantined: {why}\n"));
     }
-    let Some(map) = pages.book.get() else {
+    let Some(map) = pages.map_cache.get() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "no shard map yet\n".into());
     };
-    if let Some(why) = pages.book.missing() {
+    if let Some(why) = pages.map_cache.missing() {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
     }
-    let member = pages.book.leader(SYSTEM_SHARD).is_some() || pages.signals.system_led.load(Ordering::Acquire);
+    let member = pages.map_cache.leader(SYSTEM_SHARD).is_some() || pages.signals.system_led.load(Ordering::Acquire);
     let elsewhere =
         map.shards.get(&SYSTEM_SHARD).is_some_and(|d| d.membership.voters().any(|n| pages.peers.is_alive(n)));
     if member || elsewhere {

@@ -15,14 +15,14 @@ use synod_cluster::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use synod_cluster::system::{
     Descriptor, MetadataError, NodeInfo, Partitioning, Retention, SystemState, TableInfo, TooNew,
 };
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 use synod_proto::v1;
 use tokio::sync::watch;
 
 const FILE: &str = "map.bin";
 
 /// The newest map, for everybody on the node.
-pub struct MapBook {
+pub struct MapCache {
     map: ArcSwapOption<SystemState>,
     leaders: Mutex<BTreeMap<ShardId, NodeId>>,
     revision: watch::Sender<u64>,
@@ -34,7 +34,7 @@ pub struct MapBook {
     belonged: AtomicBool,
 }
 
-impl MapBook {
+impl MapCache {
     /// Begins with the copy in the data directory, where there is one of this cluster that can be read: a hint of where others
     /// are. `spoken` is what they say.
     ///
@@ -201,7 +201,7 @@ fn shard_to_wire(d: &Descriptor, leader: Option<NodeId>) -> v1::Shard {
         from: d.from.clone(),
         to: d.to.clone(),
         version: d.version,
-        config: d.membership.config.0,
+        epoch: d.membership.epoch.0,
         voters: d.membership.voters().map(|n| n.0).collect(),
         learners: learners(&d.membership).map(|n| n.0).collect(),
         leader_hint: leader.unwrap_or(d.membership.first_leader).0,
@@ -220,7 +220,7 @@ fn learners(membership: &Membership) -> impl Iterator<Item = NodeId> + '_ {
 /// A part that cannot be.
 pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
     let version = TooNew::check(ClusterVersion::said(map.cluster_version)).map_err(|e| e.to_string())?;
-    let counters = map.shards.iter().flat_map(|shard| [shard.version, shard.config]);
+    let counters = map.shards.iter().flat_map(|shard| [shard.version, shard.epoch]);
     if let Some(beyond) = counters.chain([map.revision, map.next_shard]).find(|counter| *counter > COUNTER_MAX) {
         return Err(format!("no cluster comes to a revision, shard, version or epoch {beyond}"));
     }
@@ -255,7 +255,7 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
             voters.chain(shard.learners.into_iter().map(member(MemberRole::Learner))).collect();
         members.sort_unstable();
         let first_leader = NodeId(shard.first_leader);
-        let membership = Membership { config: ConfigId(shard.config), members, first_leader };
+        let membership = Membership { epoch: Epoch(shard.epoch), members, first_leader };
         if !membership.is_sound() {
             return Err(format!("shard {} has members that no group has", shard.id));
         }

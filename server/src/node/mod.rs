@@ -9,11 +9,11 @@ pub mod data_dir;
 mod descriptors;
 pub mod dial;
 mod disk;
-mod door;
 mod follow;
 pub mod host;
 mod http;
 mod listen;
+mod listener;
 pub mod map;
 pub mod metrics;
 mod panics;
@@ -33,7 +33,7 @@ use anyhow::{Context, Result, bail};
 use data_dir::DataDir;
 use disk::Disk;
 use host::Signals;
-use map::MapBook;
+use map::MapCache;
 pub use panics::NETWORK_THREAD;
 use peer::{Peers, Progress, WorkerInbox};
 use stages::Listening;
@@ -112,7 +112,7 @@ struct Node {
     threads: std::sync::Mutex<Vec<std::thread::JoinHandle<()>>>,
     peers: Arc<Peers>,
     progress: Arc<Progress>,
-    book: Arc<MapBook>,
+    map_cache: Arc<MapCache>,
     signals: Arc<Signals>,
     registry: prometheus::Registry,
     serving: std::sync::Mutex<Option<tokio::task::JoinHandle<Result<(), tonic::transport::Error>>>>,
@@ -133,7 +133,7 @@ impl Node {
         let pages = http::Pages {
             registry: self.registry.clone(),
             signals: Arc::clone(&self.signals),
-            book: Arc::clone(&self.book),
+            map_cache: Arc::clone(&self.map_cache),
             peers: Arc::clone(&self.peers),
             progress: Arc::clone(&self.progress),
         };
@@ -217,7 +217,7 @@ async fn stdin_closed() {
         let mut sink = std::io::sink();
         // Whatever comes is ignored; an error is an end as well.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut sink);
-        // Nobody waits any more: the node goes down already.
+        // Nobody waits: the node is going down.
         let _ = closed.send(());
     });
     if spawned.is_err() || told.await.is_err() {

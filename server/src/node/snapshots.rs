@@ -7,9 +7,9 @@
 //! their way and are taken up again where they ended, within an hour; `fetched/shard-N.snap` is whole and verified.
 
 use super::disk::Spare;
-use super::map::MapBook;
+use super::map::MapCache;
 use super::peer::bulk;
-use super::peer::{Local, SnapshotGate};
+use super::peer::{Local, SnapshotHandler};
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use prometheus::{IntCounter, Registry};
@@ -26,7 +26,7 @@ use synod_engine::snapshot::offers::{Fetches, Offer, is_of_another};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::{FileStore, OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
-use synod_proto::peer::{ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::peer::{ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use synod_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -38,7 +38,7 @@ const TELLS: u64 = 5;
 /// What was received is taken up by a later process within this time, else removed.
 const TAKEN_UP_WITHIN: Duration = Duration::from_secs(3600);
 
-/// What [`SnapshotDesk::open`] is given.
+/// What [`SnapshotManager::open`] is given.
 pub struct Setup<'a> {
     /// The folder.
     pub dir: PathBuf,
@@ -47,7 +47,7 @@ pub struct Setup<'a> {
     /// Told what became of files.
     pub worker: WorkerHandle,
     /// Where peers are.
-    pub book: Arc<MapBook>,
+    pub map_cache: Arc<MapCache>,
     /// Bytes a second for each of making, sending and loading; 0 is no bound.
     pub max_rate: u64,
     /// Bytes a second that reading a replica to compare it may take; 0 is no bound.
@@ -74,12 +74,12 @@ struct State {
 }
 
 /// The node's snapshot files.
-pub struct SnapshotDesk {
+pub struct SnapshotManager {
     dir: PathBuf,
     files: Arc<dyn FileStore>,
     local: Local,
     worker: WorkerHandle,
-    book: Arc<MapBook>,
+    map_cache: Arc<MapCache>,
     max_rate: u64,
     scrub_rate: u64,
     spare: Spare,
@@ -90,13 +90,13 @@ pub struct SnapshotDesk {
     state: Mutex<State>,
 }
 
-impl SnapshotDesk {
+impl SnapshotManager {
     /// Opens the folder, made where there is none. To be called on the async runtime.
     ///
     /// # Errors
     /// The folder cannot be made or cleared.
     pub fn open(setup: Setup<'_>) -> anyhow::Result<Arc<Self>> {
-        let Setup { dir, local, worker, book, max_rate, scrub_rate, spare, registry } = setup;
+        let Setup { dir, local, worker, map_cache, max_rate, scrub_rate, spare, registry } = setup;
         let cannot = |what: &str, kind| format!("{}: cannot be {what}", folder(&dir, kind).display());
         match std::fs::remove_dir_all(folder(&dir, SnapshotKind::Built)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -125,7 +125,7 @@ impl SnapshotDesk {
             files,
             local,
             worker,
-            book,
+            map_cache,
             max_rate,
             scrub_rate,
             spare,
@@ -150,21 +150,21 @@ impl SnapshotDesk {
 
     /// What writes a snapshot once it is handed the rows.
     pub fn build(self: &Arc<Self>, request: SnapshotRequest) -> ViewJob {
-        let desk = Arc::clone(self);
-        let guard = Told { desk: Arc::clone(self), shard: request.shard, done: false };
+        let manager = Arc::clone(self);
+        let guard = Told { manager: Arc::clone(self), shard: request.shard, done: false };
         Box::new(move |view| {
             // The whole of it moves in: it speaks when this ends, or never begins.
             let mut told = guard;
-            let (shard, cluster) = (request.shard, desk.cluster());
-            let path = desk.path(shard, SnapshotKind::Built);
-            let mut throttle = Throttle::new(desk.max_rate);
-            let made = writer::make(&desk.files, &path, cluster, request, view, &mut throttle);
+            let (shard, cluster) = (request.shard, manager.cluster());
+            let path = manager.path(shard, SnapshotKind::Built);
+            let mut throttle = Throttle::new(manager.max_rate);
+            let made = writer::make(&manager.files, &path, cluster, request, view, &mut throttle);
             let result = made.map(|file| {
                 tracing::info!(%shard, bytes = file.bytes(), rows = file.rows(), "snapshot made");
-                desk.lock().built.insert(shard, Arc::new(file));
+                manager.lock().built.insert(shard, Arc::new(file));
             });
             told.done = true;
-            desk.tell(SnapshotInput::Built { shard, result });
+            manager.tell(SnapshotInput::Built { shard, result });
         })
     }
 
@@ -192,14 +192,14 @@ impl SnapshotDesk {
         self.runtime.spawn(async move {
             match bulk::ask(&local, to, &addr, shard, least).await {
                 Ok(()) => tracing::info!(%shard, %to, %least, "asked for a snapshot"),
-                Err(why) => tracing::info!(%shard, %to, "not asked for a snapshot: {why}"),
+                Err(why) => tracing::info!(%shard, %to, "could not ask for a snapshot: {why}"),
             }
         });
     }
 
     /// What reads a replica once it is handed the rows.
     pub fn scrub(self: &Arc<Self>, request: ScrubRequest) -> ViewJob {
-        let guard = ScrubGuard { desk: Arc::clone(self), shard: request.shard, slot: request.slot, result: None };
+        let guard = ScrubGuard { manager: Arc::clone(self), shard: request.shard, slot: request.slot, result: None };
         let rate = self.scrub_rate;
         Box::new(move |view| {
             // The whole of it moves in: it speaks when this ends, or never begins.
@@ -210,13 +210,13 @@ impl SnapshotDesk {
 
     /// Tells a peer what the replica here holds at a slot; told again where it does not arrive.
     pub fn tell_scrub(self: &Arc<Self>, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
-        let desk = Arc::clone(self);
+        let manager = Arc::clone(self);
         self.runtime.spawn(async move {
             for turn in 1..=TELLS {
-                let Some(addr) = desk.addr(to) else { return };
-                match bulk::tell_scrub(&desk.local, to, &addr, (shard, slot, hash)).await {
+                let Some(addr) = manager.addr(to) else { return };
+                match bulk::tell_scrub(&manager.local, to, &addr, (shard, slot, hash)).await {
                     Ok(()) => return,
-                    Err(why) => tracing::debug!(%shard, %to, "scrub not told: {why}"),
+                    Err(why) => tracing::debug!(%shard, %to, "could not report a comparison: {why}"),
                 }
                 tokio::time::sleep(Duration::from_secs(turn)).await;
             }
@@ -224,29 +224,29 @@ impl SnapshotDesk {
     }
 
     fn addr(&self, node: NodeId) -> Option<String> {
-        self.book.get()?.nodes.get(&node).map(|info| info.addr.clone())
+        self.map_cache.get()?.nodes.get(&node).map(|info| info.addr.clone())
     }
 
     /// Loads what was received of a shard into a space, on a thread of its own.
     pub fn load(self: &Arc<Self>, shard: ShardId, space: Space, loader: Arc<dyn BulkLoad>) {
-        let desk = Arc::clone(self);
+        let manager = Arc::clone(self);
         let run = move || {
             synod_engine::background::lower_priority();
-            let path = desk.path(shard, SnapshotKind::Fetched);
-            let mut throttle = Throttle::new(desk.max_rate);
-            let loaded = install::load_from(&desk.files, &path, desk.cluster(), space, &*loader, &mut throttle);
+            let path = manager.path(shard, SnapshotKind::Fetched);
+            let mut throttle = Throttle::new(manager.max_rate);
+            let loaded = install::load_from(&manager.files, &path, manager.cluster(), space, &*loader, &mut throttle);
             let result = match loaded {
                 Ok(result) => result.map_err(|e| e.to_string()),
                 Err(error) => die(&error),
             };
-            desk.tell(SnapshotInput::Loaded { shard, space, result });
+            manager.tell(SnapshotInput::Loaded { shard, space, result });
         };
         if let Err(error) = std::thread::Builder::new().name("snapshot-load".into()).spawn(run) {
             die(&StoreError::Io { what: "start a thread to load a snapshot".into(), why: error.to_string() });
         }
     }
 
-    /// A file is not needed any more.
+    /// A file is no longer needed.
     pub fn forget(&self, shard: ShardId, kind: SnapshotKind) {
         let mut state = self.lock();
         match kind {
@@ -345,7 +345,7 @@ impl SnapshotDesk {
 
 /// Tells the worker of a snapshot that was begun and came to nothing: its thread could not start, or panicked.
 struct Told {
-    desk: Arc<SnapshotDesk>,
+    manager: Arc<SnapshotManager>,
     shard: ShardId,
     done: bool,
 }
@@ -353,15 +353,15 @@ struct Told {
 impl Drop for Told {
     fn drop(&mut self) {
         if !self.done {
-            let result = Err("it was given up half-way".to_owned());
-            self.desk.tell(SnapshotInput::Built { shard: self.shard, result });
+            let result = Err("it was not finished".to_owned());
+            self.manager.tell(SnapshotInput::Built { shard: self.shard, result });
         }
     }
 }
 
 /// Tells the worker how a reading ended; also where its thread could not start, or panicked.
 struct ScrubGuard {
-    desk: Arc<SnapshotDesk>,
+    manager: Arc<SnapshotManager>,
     shard: ShardId,
     slot: Slot,
     result: Option<Result<Scrubbed, ScrubError>>,
@@ -370,11 +370,11 @@ struct ScrubGuard {
 impl Drop for ScrubGuard {
     fn drop(&mut self) {
         let result = self.result.take().unwrap_or(Err(ScrubError::GivenUp));
-        self.desk.tell(ScrubInput::Scrubbed { shard: self.shard, slot: self.slot, result });
+        self.manager.tell(ScrubInput::Scrubbed { shard: self.shard, slot: self.slot, result });
     }
 }
 
-impl SnapshotGate for SnapshotDesk {
+impl SnapshotHandler for SnapshotManager {
     fn offered(self: Arc<Self>, from: NodeId, offer: &SnapshotOffer) {
         let Some(offer) = bulk::offer_of(from, offer) else { return };
         let Some(addr) = self.addr(from) else { return };
@@ -385,7 +385,7 @@ impl SnapshotGate for SnapshotDesk {
         runtime.spawn(self.fetch(addr, offer));
     }
 
-    fn scrub_told(&self, from: NodeId, told: &ScrubTold) {
+    fn scrub_hash(&self, from: NodeId, told: &ScrubHash) {
         let Ok(hash) = <[u8; 16]>::try_from(&told.hash[..]) else { return };
         let (shard, slot, hash) = (ShardId(told.shard), Slot(told.slot), u128::from_be_bytes(hash));
         let _ = self.worker.try_push(ScrubInput::Told { from, shard, slot, hash });
@@ -401,7 +401,7 @@ impl SnapshotGate for SnapshotDesk {
         let file = self.lock().built.get(&shard).cloned();
         let wanted = |file: &Arc<SnapshotFile>| file.digest().to_be_bytes()[..] == fetch.digest[..];
         let Some(file) = file.filter(wanted) else {
-            return Err(Status::not_found(format!("that snapshot of shard {shard} is not here any more")));
+            return Err(Status::not_found(format!("this node no longer has that snapshot of shard {shard}")));
         };
         tracing::info!(%shard, %to, part = fetch.part, parts = file.parts(), "sending a snapshot");
         let (parts, stream) = mpsc::channel(2);

@@ -3,23 +3,25 @@
 //! Owns: these stages, each a type that only the one before makes. Must never: belong to a cluster before its server answers who
 //! the node is, or serve clients before the engine runs.
 
-use super::api::admin::job_desk::JobDesk;
+use super::api::admin::job_manager::JobManager;
 use super::api::admin::{self, AdminService};
+use super::api::admission::AdmissionQueues;
 use super::api::cluster::ClusterCheck;
-use super::api::gate::Gates;
 use super::api::synod::{self, SynodService};
 use super::disk::Disk;
-use super::door::{self, Places};
 use super::follow::Follower;
 use super::host::{NodeHost, Signals};
-use super::map::MapBook;
-use super::peer::{self, Belonging, Desk, How, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, Spoken};
+use super::listener::{self, Permits};
+use super::map::MapCache;
+use super::peer::{
+    self, Belonging, How, IdentifyService, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, Spoken,
+};
 use super::readers::Readers;
-use super::snapshots::{self, SnapshotDesk};
-use super::system::SystemDesk;
+use super::snapshots::{self, SnapshotManager};
+use super::system::SystemProposer;
 use super::team::Team;
 use super::term::Term;
-use super::versions::VersionDesk;
+use super::versions::VersionManager;
 use super::{Node, data_dir, metrics};
 use crate::config::{Lease, ServerConfig};
 use anyhow::Result;
@@ -68,8 +70,8 @@ pub(super) struct Listening {
     /// What was seen of peers: the engine's table, and the one over it that the pulses fill.
     engine_seen: Arc<identity::SeenTable>,
     seen: Arc<SeenTable>,
-    desk: Arc<Desk>,
-    places: Arc<Places>,
+    identify: Arc<IdentifyService>,
+    permits: Arc<Permits>,
     peer_service: Arc<PeerService>,
     synod_service: SynodService,
     admin_service: AdminService,
@@ -94,14 +96,14 @@ pub(super) struct Running {
     registry: prometheus::Registry,
     /// Of the workers' log.
     log: Weak<dyn LogStore>,
-    book: Arc<MapBook>,
+    map_cache: Arc<MapCache>,
     signals: Arc<Signals>,
     memory: Memory,
     worker: WorkerHandle,
     threads: Vec<thread::JoinHandle<()>>,
     progress: Arc<Progress>,
     peers: Arc<Peers>,
-    snapshots: Arc<SnapshotDesk>,
+    snapshots: Arc<SnapshotManager>,
     drain: Duration,
 }
 
@@ -114,13 +116,13 @@ impl Listening {
             engine_seen.raise(*node, (*incarnation, *seq));
         }
         let seen = Arc::new(SeenTable::over(Arc::clone(&engine_seen)));
-        let desk = Desk::new(Arc::clone(&seen));
-        let peer_service = PeerService::new(Arc::clone(&desk), &config.settings);
+        let identify = IdentifyService::new(Arc::clone(&seen));
+        let peer_service = PeerService::new(Arc::clone(&identify), &config.settings);
         let synod_service = SynodService::default();
         let admin_service = AdminService::default();
         let meant_for = ClusterCheck::default();
         let connections = config.settings.network.connections_max as usize;
-        let places = Places::new(connections);
+        let permits = Permits::new(connections);
         let mut server = peer::tune_server(Server::builder());
         let longest = peer::frame_bytes_max(&config.settings);
         let peers = Arc::clone(&peer_service);
@@ -133,9 +135,20 @@ impl Listening {
             .add_service(InterceptedService::new(InterceptedService::new(admin, meant_for.clone()), let_in));
         let links = Arc::clone(&peer_service);
         let links = move |connection| links.link(connection);
-        let incoming = door::incoming(listener, Arc::clone(&places), connections, peer::wire::PREFACE[0], links);
+        let incoming = listener::incoming(listener, Arc::clone(&permits), connections, peer::wire::PREFACE[0], links);
         let serving = tokio::spawn(router.serve_with_incoming(incoming));
-        Self { clock, engine_seen, seen, desk, places, peer_service, synod_service, admin_service, meant_for, serving }
+        Self {
+            clock,
+            engine_seen,
+            seen,
+            identify,
+            permits,
+            peer_service,
+            synod_service,
+            admin_service,
+            meant_for,
+            serving,
+        }
     }
 
     /// Waits until the node belongs to a cluster.
@@ -148,7 +161,7 @@ impl Listening {
         log: Arc<RocksLog>,
         recovered: NodeRecovered,
     ) -> Result<Member> {
-        let belonging = peer::settle(config, log.as_ref(), &recovered, &self.desk).await?;
+        let belonging = peer::settle(config, log.as_ref(), &recovered, &self.identify).await?;
         let (cluster, node) = (belonging.identity.cluster.0, belonging.identity.node);
         self.meant_for.belong_to(cluster);
         let speaks = config.settings.cluster.speaks();
@@ -170,15 +183,15 @@ impl Member {
         let Self { listening, log, recovered, local, founding } = self;
         let clock = listening.clock;
         let registry = prometheus::Registry::new();
-        listening.places.register(&registry)?;
+        listening.permits.register(&registry)?;
         let times = times(config, log.as_ref(), &recovered)?;
         let term = Term::begin(&config.data_dir, times.support)?;
         let options = worker_options(config, times, term.owed());
         tokio::spawn(term.settle());
-        let drain = Duration::from_micros(options.drain_micros) + DRAIN_SLACK;
+        let drain = Duration::from_micros(options.drain_us) + DRAIN_SLACK;
         let engine_metrics = Arc::new(EngineMetrics::new(&registry)?);
         let spoken = Arc::new(Spoken::default());
-        let book = MapBook::open(&config.data_dir, &local, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
+        let map_cache = MapCache::open(&config.data_dir, &local, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
         let signals = Arc::new(no_signals());
         let memory = Memory::new(usize::try_from(config.settings.limits.memory_max.as_u64()).unwrap_or(usize::MAX));
         memory.register(&registry)?;
@@ -197,17 +210,17 @@ impl Member {
             progress: Arc::clone(&progress),
             clock,
             drift_ppm: options.paxos.lease.then_some(options.paxos.drift_ppm),
-            desk: Arc::clone(&listening.desk),
+            identify: Arc::clone(&listening.identify),
             spoken,
             advertised: config.advertised(),
             hints: config.join.clone(),
         });
         let stores = state_stores(config, &log, disk, workers)?;
-        let snapshots = SnapshotDesk::open(snapshots::Setup {
+        let snapshots = SnapshotManager::open(snapshots::Setup {
             dir: config.data_dir.join(data_dir::SNAPSHOTS),
             local,
             worker: worker.clone(),
-            book: Arc::clone(&book),
+            map_cache: Arc::clone(&map_cache),
             max_rate: config.settings.snapshot.max_rate.as_u64(),
             scrub_rate: config.settings.scrub.max_rate.as_u64(),
             spare: disk.spare(),
@@ -230,8 +243,9 @@ impl Member {
         };
         let (readers, reading) = Readers::start(reading, clock, &worker)?;
         let host = || {
-            let (book, signals, snapshots) = (Arc::clone(&book), Arc::clone(&signals), Arc::clone(&snapshots));
-            NodeHost::new(peers.outbox(), book, signals, snapshots, readers.clone())
+            let (map_cache, signals, snapshots) =
+                (Arc::clone(&map_cache), Arc::clone(&signals), Arc::clone(&snapshots));
+            NodeHost::new(peers.outbox(), map_cache, signals, snapshots, readers.clone())
         };
         let mut threads = team.start(config.settings.storage.log_write, &worker, inputs, stores, host, rounds)?;
         // They end with the workers, and are waited for after them.
@@ -245,7 +259,7 @@ impl Member {
             founding,
             registry,
             log,
-            book,
+            map_cache,
             signals,
             memory,
             worker,
@@ -270,7 +284,7 @@ impl Running {
             founding,
             registry,
             log,
-            book,
+            map_cache,
             signals,
             memory,
             worker,
@@ -281,22 +295,31 @@ impl Running {
             drain,
         } = self;
         let (me, cluster) = (local.node, local.cluster);
-        let gates = Gates::new(&worker, config.settings.limits.worker_requests_max as usize, &registry)?;
-        let addresses = Arc::clone(listening.desk.addresses());
-        let system =
-            SystemDesk::new(me, cluster, worker.clone(), Arc::clone(&book), Arc::clone(&peers), addresses, log);
+        let admissions = AdmissionQueues::new(&worker, config.settings.limits.worker_requests_max as usize, &registry)?;
+        let addresses = Arc::clone(listening.identify.addresses());
+        let system = SystemProposer::new(
+            me,
+            cluster,
+            worker.clone(),
+            Arc::clone(&map_cache),
+            Arc::clone(&peers),
+            addresses,
+            log,
+        );
         let system = Arc::new(system);
-        let versions = Arc::new(VersionDesk::new(local, Arc::clone(&book), Arc::clone(&peers), Arc::clone(&system)));
-        let jobs = JobDesk::new(me, worker.clone(), Arc::clone(&book), Arc::clone(&signals), Arc::clone(&system));
+        let versions =
+            Arc::new(VersionManager::new(local, Arc::clone(&map_cache), Arc::clone(&peers), Arc::clone(&system)));
+        let jobs =
+            JobManager::new(me, worker.clone(), Arc::clone(&map_cache), Arc::clone(&signals), Arc::clone(&system));
         let jobs = Arc::new(jobs);
-        let gate: Arc<dyn peer::SystemGate> = system.clone();
-        listening.peer_service.up(&peers, gate, Arc::clone(&snapshots) as Arc<dyn peer::SnapshotGate>);
-        listening.admin_service.up(admin::Up {
+        let handler: Arc<dyn peer::SystemHandler> = system.clone();
+        listening.peer_service.started(&peers, handler, Arc::clone(&snapshots) as Arc<dyn peer::SnapshotHandler>);
+        listening.admin_service.started(admin::Running {
             node: me,
             cluster,
             addr: config.advertised(),
             worker: worker.clone(),
-            book: Arc::clone(&book),
+            map_cache: Arc::clone(&map_cache),
             peers: Arc::clone(&peers),
             system: Arc::clone(&system),
             versions: Arc::clone(&versions),
@@ -306,11 +329,11 @@ impl Running {
             started,
         });
         tokio::spawn(jobs.run(listening.admin_service));
-        listening.synod_service.up(synod::Up {
+        listening.synod_service.started(synod::Running {
             cluster,
             worker: worker.clone(),
-            gates,
-            book: Arc::clone(&book),
+            admissions,
+            map_cache: Arc::clone(&map_cache),
             peers: Arc::clone(&peers),
             limits: config.settings.limits.clone(),
             memory,
@@ -323,7 +346,7 @@ impl Running {
             advertised: config.advertised(),
             join: config.join.clone(),
             worker: worker.clone(),
-            book: Arc::clone(&book),
+            map_cache: Arc::clone(&map_cache),
             peers: Arc::clone(&peers),
             signals: Arc::clone(&signals),
             system,
@@ -333,7 +356,7 @@ impl Running {
         }
         follower.start(founding);
         let (threads, serving) = (Mutex::new(threads), Mutex::new(Some(listening.serving)));
-        Ok(Node { worker, threads, peers, progress, book, signals, registry, serving, drain })
+        Ok(Node { worker, threads, peers, progress, map_cache, signals, registry, serving, drain })
     }
 }
 
@@ -422,10 +445,10 @@ fn worker_options(config: &ServerConfig, times: Times, support_owed: u64) -> Wor
     times.set(&mut options);
     options.speaks = config.settings.cluster.speaks();
     options.tails_max = config.settings.limits.node_tails_max as usize;
-    options.deadline_ahead_micros = DEADLINE_AHEAD;
-    options.scrub_micros = config.settings.scrub.interval_s * 1_000_000;
+    options.deadline_ahead_us = DEADLINE_AHEAD;
+    options.scrub_us = config.settings.scrub.interval_s * 1_000_000;
     options.log_keep_bytes = config.settings.storage.log_keep.as_u64();
-    options.paxos.support_owed_micros = support_owed;
+    options.paxos.support_owed_us = support_owed;
     options.paxos.lease = config.settings.reads.lease == Lease::On;
     options
 }

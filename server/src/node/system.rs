@@ -4,8 +4,8 @@
 //! is not known.
 
 use super::dial;
-use super::map::MapBook;
-use super::peer::{Addresses, Peers, SystemGate};
+use super::map::MapCache;
+use super::peer::{Addresses, Peers, SystemHandler};
 use super::status::{status, typed};
 use bytes::Bytes;
 use rand::RngExt;
@@ -42,7 +42,7 @@ struct OneReply(Mutex<Option<oneshot::Sender<Result<Answer, Refusal>>>>);
 impl ReplySink for OneReply {
     fn reply(&self, _id: u64, answer: Result<Answer, Refusal>) {
         if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Nobody waits any more: the answer is not needed.
+            // Nobody waits for the answer.
             let _ = sender.send(answer);
         }
     }
@@ -52,7 +52,7 @@ impl ReplySink for OneReply {
 pub async fn ask(worker: &WorkerHandle, shard: synod_cluster::ids::ShardId, body: Body) -> Result<Answer, Refusal> {
     let (sender, receiver) = oneshot::channel();
     let reply = Reply { sink: Arc::new(OneReply(Mutex::new(Some(sender)))), id: 0 };
-    let request = Request { shard, epoch: None, body, reply };
+    let request = Request { shard, version: None, body, reply };
     if worker.try_push(Input::Requests(vec![request])).is_err() {
         return Err(Refusal::Overloaded);
     }
@@ -61,11 +61,11 @@ pub async fn ask(worker: &WorkerHandle, shard: synod_cluster::ids::ShardId, body
 }
 
 /// Proposes metadata commands.
-pub struct SystemDesk {
+pub struct SystemProposer {
     node: NodeId,
     cluster: u128,
     worker: WorkerHandle,
-    book: Arc<MapBook>,
+    map_cache: Arc<MapCache>,
     peers: Arc<Peers>,
     addresses: Arc<Addresses>,
     /// The worker's. It is closed when the worker ends: an owner that outlives that would close it while the process exits, after
@@ -113,26 +113,26 @@ impl Drop for Name<'_> {
     }
 }
 
-impl SystemDesk {
-    /// A desk of this node.
+impl SystemProposer {
+    /// The proposer of this node.
     #[must_use]
     pub fn new(
         node: NodeId,
         cluster: u128,
         worker: WorkerHandle,
-        book: Arc<MapBook>,
+        map_cache: Arc<MapCache>,
         peers: Arc<Peers>,
         addresses: Arc<Addresses>,
         log: Weak<dyn LogStore>,
     ) -> Self {
         let (client, names) = (ClientId(rand::random()), Names::default());
-        Self { node, cluster, worker, book, peers, addresses, log, client, names }
+        Self { node, cluster, worker, map_cache, peers, addresses, log, client, names }
     }
 
     /// Carries out one command under a name of this node's own, wherever the system shard's leader is.
     ///
     /// # Errors
-    /// As [`SystemDesk::execute_as`].
+    /// As [`SystemProposer::execute_as`].
     pub async fn execute(&self, command: &SystemCommand) -> Result<SystemOutcome, Status> {
         let until = Instant::now() + PATIENCE;
         let mut now_us = self.peers.cluster_time_us();
@@ -191,7 +191,7 @@ impl SystemDesk {
             Ok(Err(Refusal::WrongShard | Refusal::NotReady | Refusal::Overloaded)) => None,
             Ok(Err(refusal)) => return Err(Attempt::of(wire_error(&refusal))),
         };
-        let leader = leader.or_else(|| self.book.leader(SYSTEM_SHARD)).filter(|n| *n != self.node);
+        let leader = leader.or_else(|| self.map_cache.leader(SYSTEM_SHARD)).filter(|n| *n != self.node);
         let Some(addr) = leader.and_then(|n| self.address(n)).or_else(|| self.any_member()) else {
             return Err(Attempt::Again { maybe: false, why: None });
         };
@@ -204,7 +204,7 @@ impl SystemDesk {
 
     /// A random other member of the system shard: it knows the leader, or will.
     fn any_member(&self) -> Option<String> {
-        let map = self.book.get()?;
+        let map = self.map_cache.get()?;
         let members: Vec<NodeId> =
             map.shards.get(&SYSTEM_SHARD)?.membership.voters().filter(|n| *n != self.node).collect();
         let pick = *members.get(rand::rng().random_range(0..members.len().max(1)))?;
@@ -303,11 +303,11 @@ impl Attempt {
 }
 
 #[tonic::async_trait]
-impl SystemGate for SystemDesk {
+impl SystemHandler for SystemProposer {
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status> {
         let nonce = <[u8; 16]>::try_from(&request.nonce[..])
             .map_err(|_| Status::invalid_argument("a join's nonce has 16 bytes"))?;
-        let (joiner, version) = (ClusterVersion::said(request.speaks), self.book.version());
+        let (joiner, version) = (ClusterVersion::said(request.speaks), self.map_cache.version());
         if joiner < version {
             return Err(Status::invalid_argument(too_old(joiner, version)));
         }
@@ -328,7 +328,7 @@ impl SystemGate for SystemDesk {
     }
 
     async fn seal(&self, version: ClusterVersion) -> Result<(), Status> {
-        let spoken = TooNew::check_for(version, self.book.speaks());
+        let spoken = TooNew::check_for(version, self.map_cache.speaks());
         spoken.map_err(|too_new| Status::failed_precondition(too_new.to_string()))?;
         let log = Weak::clone(&self.log);
         let sealed = tokio::task::spawn_blocking(move || log.upgrade().map(|log| log.seal(version)));

@@ -51,7 +51,7 @@ impl Term {
         // Twice as long: clocks run apart, and the worker began to count later than this.
         tokio::time::sleep(Duration::from_micros(2 * self.owed)).await;
         if let Err(why) = write(&self.dir, self.own) {
-            tracing::warn!("a start will wait longer than it must: {why:#}");
+            tracing::warn!("the next start will wait longer than necessary: {why:#}");
         }
     }
 }
@@ -65,7 +65,7 @@ fn read(dir: &Path) -> Result<u64> {
     };
     let term = serde_json::from_slice::<serde_json::Value>(&text).ok().and_then(|file| file["support_us"].as_u64());
     Ok(term.unwrap_or_else(|| {
-        tracing::warn!("{} cannot be understood: the longest term there may be is waited out", path.display());
+        tracing::warn!("{} cannot be read: waiting for the longest possible term", path.display());
         Times::NEAR.far(Times::ROUND_TRIP_MAX).support
     }))
 }

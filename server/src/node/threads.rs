@@ -12,7 +12,7 @@ use std::fs;
 /// order in which they began: of the network's the first ones serve connections, later ones run what blocks and come and go. Empty
 /// where the system does not tell.
 #[must_use]
-pub fn processor_micros() -> BTreeMap<String, u64> {
+pub fn processor_us() -> BTreeMap<String, u64> {
     let mut threads: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
     for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let number = task.file_name().to_str().and_then(|number| number.parse().ok());
@@ -56,7 +56,7 @@ impl Collector for ThreadTimes {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.0.reset();
-        for (thread, micros) in processor_micros() {
+        for (thread, micros) in processor_us() {
             #[allow(clippy::cast_precision_loss, reason = "spans of more than 2^52 µs are not measured")]
             self.0.with_label_values(&[&thread]).set(micros as f64 / 1e6);
         }
@@ -77,7 +77,7 @@ mod tests {
             while began.elapsed() < Duration::from_millis(60) {
                 std::hint::spin_loop();
             }
-            processor_micros().get("busy-here").copied()
+            processor_us().get("busy-here").copied()
         });
         let micros = busy.unwrap().join().unwrap();
         assert!(micros.is_some_and(|micros| micros > 1_000), "{micros:?}");

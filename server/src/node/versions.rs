@@ -3,9 +3,9 @@
 //! Owns: who is asked before the version is raised. Must never: raise it while a node of the cluster is not known to speak the
 //! new one, or without being told to, save that of a cluster which was founded just now.
 
-use super::map::MapBook;
-use super::peer::{self, Local, Peers, Said, SystemGate};
-use super::system::SystemDesk;
+use super::map::MapCache;
+use super::peer::{self, Local, Peers, Said, SystemHandler};
+use super::system::SystemProposer;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
@@ -74,18 +74,18 @@ enum Asked {
 }
 
 /// Knows what the nodes speak, and raises the cluster's version.
-pub struct VersionDesk {
+pub struct VersionManager {
     local: Local,
-    book: Arc<MapBook>,
+    map_cache: Arc<MapCache>,
     peers: Arc<Peers>,
-    system: Arc<SystemDesk>,
+    system: Arc<SystemProposer>,
 }
 
-impl VersionDesk {
-    /// A desk of this node.
+impl VersionManager {
+    /// The manager of this node.
     #[must_use]
-    pub fn new(local: Local, book: Arc<MapBook>, peers: Arc<Peers>, system: Arc<SystemDesk>) -> Self {
-        Self { local, book, peers, system }
+    pub fn new(local: Local, map_cache: Arc<MapCache>, peers: Arc<Peers>, system: Arc<SystemProposer>) -> Self {
+        Self { local, map_cache, peers, system }
     }
 
     /// Every node of the map, and what it says.
@@ -107,7 +107,7 @@ impl VersionDesk {
     /// # Errors
     /// The node has no map, or it is not known what became of the command.
     pub async fn raise(&self, to: Option<ClusterVersion>, dry_run: bool) -> Result<Raised, Status> {
-        let map = self.book.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
+        let map = self.map_cache.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
         let (from, nodes) = (map.version, self.nodes(&map));
         let to = to.unwrap_or_else(|| target(from, &nodes));
         let mut raised = Raised { from, to, nodes, refused: None };
@@ -174,13 +174,13 @@ impl VersionDesk {
         let until = Instant::now() + FOUNDING;
         while Instant::now() < until {
             sleep(PACE).await;
-            let Some(map) = self.book.get() else { continue };
+            let Some(map) = self.map_cache.get() else { continue };
             let nodes = self.nodes(&map);
             let Some(speaks) = nodes.iter().map(|n| n.said.map(|(speaks, _)| speaks)).min().flatten() else { continue };
             if speaks <= map.version {
                 return;
             }
-            if self.book.leader(SYSTEM_SHARD) != Some(self.local.node) {
+            if self.map_cache.leader(SYSTEM_SHARD) != Some(self.local.node) {
                 continue;
             }
             match self.raise(Some(speaks), false).await {

@@ -80,7 +80,7 @@ pub fn resealed(row: &[u8]) -> Vec<u8> {
 
 /// Whether the counters of a state can be counted on from: at their very end the next one is refused where it is read.
 pub fn has_room(state: &SystemState) -> bool {
-    let epochs = state.shards.values().map(|d| d.membership.config.0);
+    let epochs = state.shards.values().map(|d| d.membership.epoch.0);
     let ended = state.jobs.values().map(|job| if let JobState::Ended { order, .. } = job.state { order } else { 0 });
     let given = [state.revision, state.next_node, state.next_shard, state.last_job.0];
     let counters = given.into_iter().chain(epochs).chain(ended);

@@ -1,4 +1,4 @@
-//! A client's bytes on their whole way: the frame's request, the door, the entry, the state machine, the reads.
+//! A client's bytes on their whole way: the frame's request, its checks, the entry, the state machine, the reads.
 //!
 //! Owns: a shard on a store in memory. Must never: let an error of the store pass: on this store only a client's bytes can be
 //! the cause of one, and it would take a node out of service.
@@ -59,7 +59,7 @@ impl Bench {
         let data = encode_requests(std::iter::once(&request), request.size());
         let entry = Entry::new(EntryId { slot, ..EntryId::ZERO }, slot.0 * 1000, slot.0, Payload::Command(data));
         let applied = self.state.apply(&mut self.store, &mut self.overlay, &entry, Wanted::Results);
-        let effects = applied.expect("an entry of a request that passed the door is applied");
+        let effects = applied.expect("an entry of a request that passed the checks is applied");
         assert_eq!(effects.results.len(), 1);
     }
 

@@ -11,7 +11,7 @@ use synod_engine::codec::keys::{self, RecordRow};
 use synod_engine::codec::record::{Head, Newest, Record};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry as codec, hard, node};
-use synod_paxos::types::{ConfigId, Payload};
+use synod_paxos::types::{Epoch, Payload};
 
 /// A log entry: as it stands, and with the checksum that its fields have.
 pub fn entry(data: &[u8]) -> bool {
@@ -68,7 +68,7 @@ pub fn node_rows(data: &[u8]) -> bool {
 }
 
 /// A tombstone; one of the first version is read, and written as the second.
-fn removed(row: Bytes) -> Result<ConfigId, ()> {
+fn removed(row: Bytes) -> Result<Epoch, ()> {
     let first = row.first() == Some(&1);
     let upto = node::decode_removed(row).map_err(drop)?;
     assert!(!first || upto == node::GONE);

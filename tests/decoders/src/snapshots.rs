@@ -173,7 +173,7 @@ fn received(path: &Path, file: &SnapshotFile, bytes: &[u8]) {
 
 /// The file as all of a backup.
 fn as_backup(file: SnapshotFile) {
-    let epoch = file.header().basis.membership.config.0;
+    let epoch = file.header().basis.membership.epoch.0;
     if !restore::metadata(&file).is_ok_and(|state| has_room(&state)) || epoch == COUNTER_MAX {
         return;
     }

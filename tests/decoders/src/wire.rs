@@ -127,7 +127,7 @@ fn client_frame(data: &[u8]) -> bool {
     decoded
 }
 
-/// What passes the door is within its limits, and a write is in the log what it was at the door.
+/// A request that passes the checks is within its limits, and a write in the log equals the write that was checked.
 fn check_taken(body: &Body, limits: &Limits) {
     let key_fits = |key: &Bytes| assert!((1..=KEY_BYTES_MAX).contains(&key.len()), "a key of {} bytes", key.len());
     match body {

@@ -86,7 +86,7 @@ impl Coverage {
         }
         let low = before.status.promised;
         let votes = before.status.membership.role_of(me) == Some(MemberRole::Voter);
-        let above = |ballot: Ballot| ballot.config == low.config && ballot > low;
+        let above = |ballot: Ballot| ballot.epoch == low.epoch && ballot > low;
         if before.prepare.is_some_and(above) && votes && after.promised == low {
             self.count("event", "promise waits for the end of support", "");
         }
@@ -149,7 +149,7 @@ impl fmt::Display for Coverage {
 
 /// What a received message led to.
 fn outcome(before: &Status, after: &Status, from: synod_paxos::types::NodeId, outputs: &[Output]) -> &'static str {
-    if before.membership.config != after.membership.config {
+    if before.membership.epoch != after.membership.epoch {
         return "enters an epoch";
     }
     if before.role != after.role {

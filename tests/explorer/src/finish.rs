@@ -101,7 +101,7 @@ impl World {
     /// Waits for a leader, a fresh write at every present member, and silence.
     fn recover(&mut self, absent: BTreeSet<NodeId>) -> Check {
         self.finish = Some(Finish { absent, ..Finish::default() });
-        let jitter = self.plan.options.jitter_micros.max(20_000);
+        let jitter = self.plan.options.jitter_us.max(20_000);
         let (by, mut events) = (self.now + RECOVERY_JITTERS * jitter, 0);
         self.agenda.add(self.now + jitter, Event::Probe);
         while !self.finish.as_ref().is_some_and(|f| f.done) {
@@ -152,7 +152,7 @@ impl World {
                 .collect::<Vec<_>>()
                 .into_iter()
                 .try_for_each(|id| self.read(id))?;
-            let wait = self.plan.options.jitter_micros / 2 + 1;
+            let wait = self.plan.options.jitter_us / 2 + 1;
             self.agenda.add(self.now + wait, Event::Probe);
             return Ok(());
         }
@@ -166,7 +166,7 @@ impl World {
                 finish.fresh.push(EntryId { slot, origin });
             }
         }
-        let wait = self.plan.options.jitter_micros / 2 + 1;
+        let wait = self.plan.options.jitter_us / 2 + 1;
         self.agenda.add(self.now + wait, Event::Probe);
         Ok(())
     }
@@ -230,7 +230,7 @@ impl World {
                     "\n  {id:?}: {:?} in {} promised {:?} accepted {:?} leader {:?} commit {} last {:?} durable {} applied {} \
                      deadline {:?} progress {:?}",
                     s.role,
-                    s.membership.config,
+                    s.membership.epoch,
                     s.promised,
                     s.accepted,
                     s.leader,

@@ -136,11 +136,11 @@ impl World {
         self.crash(to)?;
         self.coverage.count("event", "snapshot installed", "");
         self.trace.line(|| format!("  t={} {to:?} installs a snapshot of {from:?} at {upto}", self.now));
-        let (membership, config_start) = self.observer.membership_after(upto);
+        let (membership, epoch_start) = self.observer.membership_after(upto);
         let Some(disk) = self.disks.get_mut(&to) else { return Ok(()) };
         // The crash may have made more of the log durable.
         if disk.applied < upto && disk.log.id_at(upto) != Some(chosen.0) {
-            let basis = Basis { id: chosen.0, membership, config_start, promised };
+            let basis = Basis { id: chosen.0, membership, epoch_start, promised };
             disk.hard = disk.hard.after_snapshot(&basis);
             disk.log = Log::after(chosen.0, chosen.1);
             disk.applied = upto;

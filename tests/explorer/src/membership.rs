@@ -6,7 +6,7 @@
 use super::violation::{Check, Violation, ensure};
 use super::world::World;
 use synod_paxos::io::Input;
-use synod_paxos::types::{ConfigId, Member, MemberRole, Membership, NodeId};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership, NodeId};
 
 impl World {
     /// Asks `id` for a change of members.
@@ -22,7 +22,7 @@ impl World {
         } else {
             self.dice.pick(&voters).copied().unwrap_or(id)
         };
-        let mut next = Membership { config: current.config.next(), members, first_leader };
+        let mut next = Membership { epoch: current.epoch.next(), members, first_leader };
         let invalid = self.dice.chance(80);
         if invalid {
             self.spoil(&mut next);
@@ -88,8 +88,8 @@ impl World {
 
     fn spoil(&mut self, next: &mut Membership) {
         match self.dice.below(4) {
-            0 => next.config = next.config.next(),
-            1 => next.config = ConfigId(next.config.0 - 1),
+            0 => next.epoch = next.epoch.next(),
+            1 => next.epoch = Epoch(next.epoch.0 - 1),
             2 => next.members.iter_mut().for_each(|m| m.role = MemberRole::Learner),
             _ => next.first_leader = NodeId(99),
         }

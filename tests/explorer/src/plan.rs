@@ -198,24 +198,24 @@ impl Plan {
         let pace = if dice.chance(150) { 12 } else { 1 };
         let reconfigures = dice.chance(500);
         let mut options = Options {
-            jitter_micros: 25_000 * pace,
-            campaign_micros: 40_000 * pace,
-            resend_micros: 16_000 * pace,
-            notice_micros: [0, 500, 5_000][dice.below(3) as usize] * pace,
-            transfer_micros: 80_000 * pace,
+            jitter_us: 25_000 * pace,
+            campaign_us: 40_000 * pace,
+            resend_us: 16_000 * pace,
+            notice_us: [0, 500, 5_000][dice.below(3) as usize] * pace,
+            transfer_us: 80_000 * pace,
             lease: dice.chance(750) || sought,
-            support_micros: dice.between(10_000, 60_000) * pace,
+            support_us: dice.between(10_000, 60_000) * pace,
             drift_ppm: [0, 10_000, 100_000][dice.below(3) as usize],
             hint_bytes: if dice.chance(700) { dice.between(100, 4_000) as usize } else { 4 << 20 },
-            stall_micros: 400_000 * pace,
-            read_micros: 200_000 * pace,
+            stall_us: 400_000 * pace,
+            read_us: 200_000 * pace,
             version: 2,
             ..Options::default()
         };
         // Terms that outlast an election: what is wrong with a lease shows while the old leader is still asked.
         let leased = options.lease && dice.chance(600) || sought;
         if leased {
-            options.support_micros = dice.between(60_000, 250_000) * pace;
+            options.support_us = dice.between(60_000, 250_000) * pace;
         }
         let beyond = if planted.clock == ClockFault::BeyondBound { 300_000 } else { 0 };
         let aimed = leased && dice.chance(500) || sought;
@@ -298,7 +298,7 @@ impl Plan {
 
     /// Little goes wrong but what leases must stand: so that much of it happens while one holds.
     fn aimed_at_leases(mut self, dice: &mut Dice, pace: u64) -> Self {
-        let term = self.options.support_micros;
+        let term = self.options.support_us;
         self.steps = dice.between(1_200, 2_400);
         self.loss /= 10;
         (self.duplicate, self.reorder, self.slow) = (self.duplicate / 10, self.reorder / 10, self.slow / 10);

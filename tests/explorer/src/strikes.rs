@@ -76,7 +76,7 @@ impl World {
     pub(super) fn begin_handover(&mut self, id: NodeId) -> Check {
         let others = self.others(id);
         let Some(to) = self.dice.pick(&others).copied() else { return Ok(()) };
-        let term = self.plan.options.support_micros;
+        let term = self.plan.options.support_us;
         for other in others.into_iter().filter(|other| *other != to) {
             self.network.cut(id, other);
             self.agenda.add(self.now + 2 * term, Event::Heal(vec![(id, other)]));
@@ -90,7 +90,7 @@ impl World {
     pub(super) fn freeze(&mut self, id: NodeId) -> Check {
         self.read(id)?;
         self.coverage.count("event", "process pauses", "");
-        let term = self.plan.options.support_micros;
+        let term = self.plan.options.support_us;
         let until = self.now + self.dice.between(term / 2, 5 * term / 2);
         self.node_mut(id)?.paused_until = until;
         let lag = self.dice.below(4_000);

@@ -68,7 +68,7 @@ pub fn members(m: &synod_paxos::types::Membership) -> String {
         synod_paxos::types::MemberRole::Voter => member.node.to_string(),
         synod_paxos::types::MemberRole::Learner => format!("({})", member.node),
     });
-    format!("{}{{{} first {}}}", m.config, names.collect::<Vec<_>>().join(" "), m.first_leader)
+    format!("{}{{{} first {}}}", m.epoch, names.collect::<Vec<_>>().join(" "), m.first_leader)
 }
 
 /// A message in short.
@@ -83,8 +83,8 @@ pub fn message(message: &Message) -> String {
         Message::Accept { ballot, prev, entries: run, commit, all_have, .. } => {
             format!("Accept {ballot:?} after {prev:?} {} commit {commit} all_have {all_have}", entries(run))
         }
-        Message::Learn { config, promised, prev, entries: run, commit } => {
-            format!("Learn {config} promised {promised:?} after {prev:?} {} commit {commit}", entries(run))
+        Message::Learn { epoch, promised, prev, entries: run, commit } => {
+            format!("Learn {epoch} promised {promised:?} after {prev:?} {} commit {commit}", entries(run))
         }
         other => format!("{other:?}"),
     }
@@ -100,7 +100,7 @@ pub fn write(write: &Persist) -> String {
             hard.promised,
             hard.accepted,
             members(&hard.membership),
-            hard.config_start,
+            hard.epoch_start,
             hard.commit_hint,
             hard.b0_used
         );

@@ -138,7 +138,7 @@ impl World {
         let plan = Plan::choose(&mut dice, planted);
         let members = (1..=plan.voters).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
         let first_leader = NodeId(dice.between(1, plan.voters));
-        let first = Membership { config: synod_paxos::types::ConfigId(1), members, first_leader };
+        let first = Membership { epoch: synod_paxos::types::Epoch(1), members, first_leader };
         let mut world = Self {
             dice,
             now: 0,
@@ -307,7 +307,7 @@ impl World {
         let checked = replica.check_invariants();
         self.coverage.stepped(id, &before, &status, &outputs, disk.log.reads());
         checked.map_err(|why| Violation::new("the replica's own invariants", format!("{id:?}: {why}")))?;
-        let speaker = Speaker { node: id, boot, config: status.membership.config, promised: status.promised };
+        let speaker = Speaker { node: id, boot, epoch: status.membership.epoch, promised: status.promised };
         let carried = self.carry_out(speaker, outputs, &status)?;
         self.observer.stands(speaker, &status, &self.disks)?;
         self.schedule_tick(id)?;

@@ -3,7 +3,7 @@
 //! Owns: their bounds, and what a bound is. Must never: be called complete where a search of them did not end.
 
 use crate::paxos::io::Options;
-use crate::paxos::types::{ConfigId, Member, MemberRole, Membership, NodeId};
+use crate::paxos::types::{Epoch, Member, MemberRole, Membership, NodeId};
 
 /// Nodes of every model.
 pub const NODES: usize = 3;
@@ -88,9 +88,9 @@ pub const LONG: &[&str] = &[
 
 /// The members of an epoch: voters, and who may lead B0.
 #[must_use]
-pub fn epoch(config: u64, voters: &[u64], first_leader: u64) -> Membership {
+pub fn epoch_of(epoch: u64, voters: &[u64], first_leader: u64) -> Membership {
     let members = voters.iter().map(|node| Member { node: NodeId(*node), role: MemberRole::Voter }).collect();
-    Membership { config: ConfigId(config), members, first_leader: NodeId(first_leader) }
+    Membership { epoch: Epoch(epoch), members, first_leader: NodeId(first_leader) }
 }
 
 fn with_learner(mut epoch: Membership, node: u64) -> Membership {
@@ -101,7 +101,7 @@ fn with_learner(mut epoch: Membership, node: u64) -> Membership {
 fn bounds(name: &'static str, budget: Budget) -> Bounds {
     Bounds {
         name,
-        first: epoch(1, &[1, 2, 3], 1),
+        first: epoch_of(1, &[1, 2, 3], 1),
         next: None,
         proposers: vec![NodeId(1), NodeId(2)],
         slots: 2,
@@ -109,7 +109,7 @@ fn bounds(name: &'static str, budget: Budget) -> Bounds {
         pre_votes: false,
         partial_sync: false,
         // Leases are a matter of time, which a model without a clock has none of.
-        options: Options { lease: false, support_micros: 0, stall_micros: 0, ..Options::default() },
+        options: Options { lease: false, support_us: 0, stall_us: 0, ..Options::default() },
         strict: true,
         goes_on: false,
     }
@@ -122,20 +122,20 @@ pub fn named(text: &str) -> Option<Bounds> {
     let mut bounds = match name {
         "crash" => bounds("crash", Budget { elections: 1, proposals: 1, crashes: 1, ..Budget::default() }),
         "reconfigure" => Bounds {
-            next: Some(epoch(2, &[2, 3], 2)),
+            next: Some(epoch_of(2, &[2, 3], 2)),
             slots: 4,
             ..bounds("reconfigure", Budget { elections: 1, proposals: 1, changes: 1, ..Budget::default() })
         },
         // A learner takes a voter's place: two of two before, two of two after.
         "swap" => Bounds {
-            first: with_learner(epoch(1, &[1, 2], 1), 3),
-            next: Some(epoch(2, &[2, 3], 2)),
+            first: with_learner(epoch_of(1, &[1, 2], 1), 3),
+            next: Some(epoch_of(2, &[2, 3], 2)),
             slots: 4,
             ..bounds("swap", Budget { elections: 1, proposals: 1, changes: 1, ..Budget::default() })
         },
         // The second epoch's majority is one node, which the first epoch's majority need not hold.
         "shrink" => Bounds {
-            next: Some(epoch(2, &[3], 3)),
+            next: Some(epoch_of(2, &[3], 3)),
             slots: 4,
             ..bounds("shrink", Budget { elections: 1, proposals: 1, changes: 1, ..Budget::default() })
         },

@@ -289,7 +289,7 @@ impl Group {
         }
         if budget.changes > 0 {
             reached.push(Property::<Self>::sometimes("an entry of the second epoch is chosen", |model, s| {
-                model.look(|t| t.logs.get(s.chosen).iter().any(|e| e.id.origin.config.0 > 1))
+                model.look(|t| t.logs.get(s.chosen).iter().any(|e| e.id.origin.epoch.0 > 1))
             }));
         }
         reached

@@ -143,7 +143,7 @@ impl Disk {
         if let Some(hard) = write.hard {
             let back = hard.promised < self.hard.promised
                 || hard.accepted < self.hard.accepted
-                || hard.membership.config < self.hard.membership.config;
+                || hard.membership.epoch < self.hard.membership.epoch;
             self.hard = hard;
             if back {
                 return Err(Wrong::WentBack);
@@ -172,9 +172,9 @@ impl Disk {
 pub fn behind_stop_sign(log: &[Entry]) -> bool {
     let mut least = 0;
     log.iter().any(|entry| {
-        let behind = entry.id.origin.config.0 < least;
+        let behind = entry.id.origin.epoch.0 < least;
         if let Payload::Config(next) = &entry.payload {
-            least = next.config.0;
+            least = next.epoch.0;
         }
         behind
     })

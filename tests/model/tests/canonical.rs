@@ -4,7 +4,7 @@
 //! replica and to its normal form; outputs must be the same, and so must be the normal forms of what they became.
 
 use std::collections::VecDeque;
-use synod_model::bounds::epoch;
+use synod_model::bounds::epoch_of;
 use synod_model::local::{DUE, Disk, EARLY, LATE, Reader};
 use synod_model::paxos::Replica;
 use synod_model::paxos::io::{Ctx, Input, Options, Output, Persist};
@@ -13,7 +13,7 @@ use synod_model::paxos::types::{HardState, Micros, NodeId, ReadId, WriteSeq};
 
 /// As the model has them: leases are a matter of time.
 fn timeless() -> Options {
-    Options { lease: false, support_micros: 0, stall_micros: 0, ..Options::default() }
+    Options { lease: false, support_us: 0, stall_us: 0, ..Options::default() }
 }
 
 const HOUR: u64 = 3_600_000_000;
@@ -36,7 +36,7 @@ struct Group {
 
 impl Group {
     fn new(seed: u64) -> Self {
-        let first = epoch(1, &[1, 2, 3], 1);
+        let first = epoch_of(1, &[1, 2, 3], 1);
         let node = |me: u64| {
             let disk = Disk { hard: HardState::initial(first.clone()), log: Vec::new() };
             let replica = Replica::new(NodeId(me), disk.recover(peers(me)), timeless());
@@ -107,8 +107,8 @@ impl Group {
             7 => self.step(at, Input::TransferTo(peer)),
             8 => self.step(at, Input::ReadIndex(ReadId(1))),
             9 => {
-                let config = self.nodes[at].replica.status().membership.config.0 + 1;
-                let membership = epoch(config, &[1, 2, 3], peer.0);
+                let epoch = self.nodes[at].replica.status().membership.epoch.0 + 1;
+                let membership = epoch_of(epoch, &[1, 2, 3], peer.0);
                 self.step(at, Input::ChangeConfig { membership, ts: 0 });
             }
             10 => self.crash(at),
@@ -174,7 +174,7 @@ fn a_replica_acts_alike_in_its_normal_form() {
         (0..1_000).for_each(|_| group.act());
         compared += group.compared;
         let status = group.nodes.iter().map(|node| node.replica.status());
-        epochs += u64::from(status.clone().any(|s| s.membership.config.0 > 1));
+        epochs += u64::from(status.clone().any(|s| s.membership.epoch.0 > 1));
         longest = longest.max(status.map(|s| s.committed_durable.0).max().unwrap_or(0));
     }
     println!("{compared} steps compared, {epochs} walks left the first epoch, {longest} slots chosen at most");

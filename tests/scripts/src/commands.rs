@@ -24,7 +24,7 @@ use super::parse::{self, Result, Words};
 use super::world::World;
 use bytes::Bytes;
 use synod_paxos::io::{Input, LogReader, Options};
-use synod_paxos::types::{ConfigId, HardState, Member, MemberRole, Membership, NodeId, ReadId, Slot, WriteSeq};
+use synod_paxos::types::{Epoch, HardState, Member, MemberRole, Membership, NodeId, ReadId, Slot, WriteSeq};
 
 pub fn run(world: &mut World, name: &str, mut w: Words) -> Result<()> {
     match name {
@@ -69,9 +69,9 @@ pub fn run(world: &mut World, name: &str, mut w: Words) -> Result<()> {
 }
 
 fn options(w: &mut Words, defaults: Options) -> Result<Options> {
-    let lease: u64 = w.take("lease", defaults.support_micros / 1000)?;
+    let lease: u64 = w.take("lease", defaults.support_us / 1000)?;
     Ok(Options {
-        jitter_micros: w.take("jitter", defaults.jitter_micros)?,
+        jitter_us: w.take("jitter", defaults.jitter_us)?,
         message_bytes: w.take("message_bytes", defaults.message_bytes)?,
         inflight_messages: w.take("inflight_messages", defaults.inflight_messages)?,
         inflight_bytes: w.take("inflight_bytes", defaults.inflight_bytes)?,
@@ -80,11 +80,11 @@ fn options(w: &mut Words, defaults: Options) -> Result<Options> {
         hint_bytes: w.take("hint_bytes", defaults.hint_bytes)?,
         fetch_slots: w.take("fetch_slots", defaults.fetch_slots)?,
         fetch_bytes: w.take("fetch_bytes", defaults.fetch_bytes)?,
-        stall_micros: w.take("stall", defaults.stall_micros)?,
+        stall_us: w.take("stall", defaults.stall_us)?,
         version: w.take("version", defaults.version)?,
         lease: lease > 0,
-        support_micros: lease * 1000,
-        support_owed_micros: w.take("owed", defaults.support_owed_micros / 1000)? * 1000,
+        support_us: lease * 1000,
+        support_owed_us: w.take("owed", defaults.support_owed_us / 1000)? * 1000,
         drift_ppm: 10_000,
         ..defaults
     })
@@ -96,11 +96,11 @@ fn cluster(world: &mut World, w: &mut Words) -> Result<()> {
         |n: u64| Member { node: NodeId(n), role: if n <= voters { MemberRole::Voter } else { MemberRole::Learner } };
     let members = (1..=voters + learners).map(member).collect();
     let first_leader = NodeId(w.take("first", 1)?);
-    let membership = Membership { config: ConfigId(1), members, first_leader };
+    let membership = Membership { epoch: Epoch(1), members, first_leader };
     let manual = w.take_str("apply").is_some_and(|how| how == "manual");
     let outbox = w.take("outbox", usize::MAX)?;
     // Without `lease=` nobody supports anybody, and a replica that begins waits for nothing.
-    let options = options(w, Options { lease: false, support_micros: 0, notice_micros: 5_000, ..Options::default() })?;
+    let options = options(w, Options { lease: false, support_us: 0, notice_us: 5_000, ..Options::default() })?;
     #[cfg(feature = "planted")]
     let options = Options { fault: world.options.fault, ..options };
     *world = World::build(&membership, (1..=voters + learners + outside).map(NodeId), options);
@@ -113,7 +113,7 @@ fn cluster(world: &mut World, w: &mut Words) -> Result<()> {
 fn replica(world: &mut World, w: &mut Words) -> Result<()> {
     let node = w.next_node()?;
     let mut membership = world.node(node)?.disk.hard.membership.clone();
-    membership.config = ConfigId(w.take("config", membership.config.0)?);
+    membership.epoch = Epoch(w.take("epoch", membership.epoch.0)?);
     membership.first_leader = NodeId(w.take("first", membership.first_leader.0)?);
     if let Some(list) = w.take_str("members") {
         membership.members = parse::members(&list)?;
@@ -123,7 +123,7 @@ fn replica(world: &mut World, w: &mut Words) -> Result<()> {
     let hard = HardState {
         promised: w.ballot("promised")?.unwrap_or(accepted),
         accepted,
-        config_start: w.slot("start")?,
+        epoch_start: w.slot("start")?,
         commit_hint: w.slot("commit")?,
         b0_used: w.take_str("b0_used").is_none_or(|word| word == "yes"),
         ..initial
@@ -259,10 +259,10 @@ fn driver(world: &mut World, name: &str, w: &mut Words) -> Result<()> {
         "persisted" => Input::Persisted(WriteSeq(w.next("a write")?)),
         _ => {
             let current = world.replica(node)?.status().membership;
-            let config = ConfigId(w.take("id", current.config.next().0)?);
+            let epoch = Epoch(w.take("id", current.epoch.next().0)?);
             let list = w.take_str("members").ok_or("members= is missing")?;
             let first_leader = NodeId(w.take("first", node.0)?);
-            let membership = Membership { config, members: parse::members(&list)?, first_leader };
+            let membership = Membership { epoch, members: parse::members(&list)?, first_leader };
             Input::ChangeConfig { membership, ts: w.take("ts", 0)? }
         }
     };

@@ -15,7 +15,7 @@ pub fn members(m: &Membership) -> String {
 }
 
 fn membership(m: &Membership) -> String {
-    format!("{} of {} first {}", m.config, members(m), m.first_leader)
+    format!("{} of {} first {}", m.epoch, members(m), m.first_leader)
 }
 
 pub fn entry(e: &Entry) -> String {
@@ -70,14 +70,14 @@ pub fn message(m: &Message) -> String {
             format!("Accept {ballot:?} prev {prev:?} {} commit {commit} all {all_have}", entries(e))
         }
         Message::Accepted { ballot, upto, commit } => format!("Accepted {ballot:?} upto {upto} commit {commit}"),
-        Message::Behind { ballot, config, accepted, commit, last, runs: r } => {
+        Message::Behind { ballot, epoch, accepted, commit, last, runs: r } => {
             let runs = runs(r);
-            format!("Behind {ballot:?} config {config} accepted {accepted:?} commit {commit} last {last:?} runs {runs}")
+            format!("Behind {ballot:?} epoch {epoch} accepted {accepted:?} commit {commit} last {last:?} runs {runs}")
         }
-        Message::Learn { config, promised, prev, entries: e, commit } => {
-            format!("Learn config {config} promised {promised:?} prev {prev:?} {} commit {commit}", entries(e))
+        Message::Learn { epoch, promised, prev, entries: e, commit } => {
+            format!("Learn epoch {epoch} promised {promised:?} prev {prev:?} {} commit {commit}", entries(e))
         }
-        Message::Learned { config, commit } => format!("Learned config {config} commit {commit}"),
+        Message::Learned { epoch, commit } => format!("Learned epoch {epoch} commit {commit}"),
         Message::ReadProbe { ballot, probe } => format!("ReadProbe {ballot:?} #{probe}"),
         Message::ReadAck { ballot, probe, support: 0 } => format!("ReadAck {ballot:?} #{probe}"),
         Message::ReadAck { ballot, probe, support } => {
@@ -92,8 +92,8 @@ pub fn message(m: &Message) -> String {
 
 fn hard(h: &HardState) -> String {
     let used = if h.b0_used { " b0-used" } else { "" };
-    let (config, start) = (h.membership.config, h.config_start);
-    format!("hard(config {config}@{start} p {:?} a {:?} commit {}{used})", h.promised, h.accepted, h.commit_hint)
+    let (epoch, start) = (h.membership.epoch, h.epoch_start);
+    format!("hard(epoch {epoch}@{start} p {:?} a {:?} commit {}{used})", h.promised, h.accepted, h.commit_hint)
 }
 
 fn persist(w: &Persist) -> String {
@@ -135,7 +135,7 @@ pub fn status(s: &Status) -> String {
     let acked: Vec<String> = s.progress.iter().map(|(n, slot)| format!("{n:?}:{slot}")).collect();
     let acked = if acked.is_empty() { String::new() } else { format!(" acked {}", acked.join(" ")) };
     format!(
-        "{} p {:?} a {:?} leader {} commit {}/{} last {:?} durable {} applied {} config {} of {}{acked}",
+        "{} p {:?} a {:?} leader {} commit {}/{} last {:?} durable {} applied {} epoch {} of {}{acked}",
         s.role.name(),
         s.promised,
         s.accepted,
@@ -145,7 +145,7 @@ pub fn status(s: &Status) -> String {
         s.last,
         s.durable,
         s.applied,
-        s.membership.config,
+        s.membership.epoch,
         members(&s.membership),
     )
 }

@@ -10,7 +10,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use synod_paxos::message::{Held, Message};
 use synod_paxos::types::{
-    Ballot, ConfigId, Entry, EntryId, Member, MemberRole, Membership, NodeId, Payload, ReadId, Run, Slot,
+    Ballot, Entry, EntryId, Epoch, Member, MemberRole, Membership, NodeId, Payload, ReadId, Run, Slot,
 };
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -138,20 +138,20 @@ impl Words {
             },
             "Behind" => Message::Behind {
                 ballot: self.need_ballot("ballot")?,
-                config: ConfigId(self.take("config", 1)?),
+                epoch: Epoch(self.take("epoch", 1)?),
                 accepted: self.need_ballot("accepted")?,
                 commit: self.slot("commit")?,
                 last: self.id("last")?,
                 runs: self.runs()?,
             },
             "Learn" => Message::Learn {
-                config: ConfigId(self.take("config", 1)?),
+                epoch: Epoch(self.take("epoch", 1)?),
                 promised: self.need_ballot("promised")?,
                 prev: self.id("prev")?,
                 entries,
                 commit: self.slot("commit")?,
             },
-            "Learned" => Message::Learned { config: ConfigId(self.take("config", 1)?), commit: self.slot("commit")? },
+            "Learned" => Message::Learned { epoch: Epoch(self.take("epoch", 1)?), commit: self.slot("commit")? },
             "ReadProbe" => Message::ReadProbe { ballot: self.need_ballot("ballot")?, probe: self.take("probe", 1)? },
             "ReadAck" => Message::ReadAck {
                 ballot: self.need_ballot("ballot")?,
@@ -192,8 +192,8 @@ fn number<T: FromStr<Err: Display>>(word: &str) -> Result<T> {
 
 pub fn ballot(word: &str) -> Result<Ballot> {
     let parts: Vec<u64> = word.split('.').map(number).collect::<Result<_>>()?;
-    let [config, round, node] = parts[..] else { return Err(format!("{word} is no config.round.node").into()) };
-    Ok(Ballot { config: ConfigId(config), round, node: NodeId(node) })
+    let [epoch, round, node] = parts[..] else { return Err(format!("{word} is no epoch.round.node").into()) };
+    Ok(Ballot { epoch: Epoch(epoch), round, node: NodeId(node) })
 }
 
 pub fn id(word: &str) -> Result<EntryId> {
@@ -222,11 +222,11 @@ fn entry(word: &str, data: Option<&str>) -> Result<Entry> {
             None => Payload::Command(Bytes::from(command(data))),
             Some(epoch) => {
                 let parts: Vec<&str> = epoch.split('/').collect();
-                let [config, list, first] = parts[..] else {
-                    return Err(format!("{data} is no stop/config/members/first").into());
+                let [epoch, list, first] = parts[..] else {
+                    return Err(format!("{data} is no stop/epoch/members/first").into());
                 };
-                let (config, first_leader) = (ConfigId(number(config)?), NodeId(number(first)?));
-                Payload::Config(Membership { config, members: members(list)?, first_leader })
+                let (epoch, first_leader) = (Epoch(number(epoch)?), NodeId(number(first)?));
+                Payload::Config(Membership { epoch, members: members(list)?, first_leader })
             }
         },
     };

@@ -10,7 +10,7 @@ use crate::violation::{Checked, check};
 use crate::world::{Origin, World};
 use synod_cluster::ids::{Entry, NodeId, ShardId};
 use synod_paxos::message::Message;
-use synod_paxos::types::{ConfigId, Membership};
+use synod_paxos::types::{Epoch, Membership};
 
 const COMMIT: &str = "6: what is chosen a quorum of its epoch's voters has on disk";
 const EARLY: &str = "7: nobody acts in an epoch before its stop-sign is chosen";
@@ -32,12 +32,12 @@ impl World {
             let leader = *self.epochs.led.entry((shard, ballot)).or_insert(name);
             check(leader == name, LED, || format!("shard {shard} {ballot:?}: {name:?}, before that {leader:?}"))?;
         }
-        let spoken = self.epochs.spoken.entry((from.node, from.process, shard)).or_insert(ConfigId(1));
-        if *spoken >= ballot.config {
+        let spoken = self.epochs.spoken.entry((from.node, from.process, shard)).or_insert(Epoch(1));
+        if *spoken >= ballot.epoch {
             return Ok(());
         }
-        *spoken = ballot.config;
-        self.check_entered(from.node, from.stamp, shard, ballot.config)
+        *spoken = ballot.epoch;
+        self.check_entered(from.node, from.stamp, shard, ballot.epoch)
     }
 
     /// Whether a node's disk shows that it may hold something: it is not what it was.
@@ -53,34 +53,34 @@ impl World {
 
     /// Invariant 6, when an entry is first seen applied.
     pub(crate) fn check_chosen(&self, members: &Membership, shard: ShardId, entry: &Entry, at: u64) -> Checked {
-        let (held, quorum) = self.holders(members, |disk| disk.holds(shard, entry, members.config, at));
+        let (held, quorum) = self.holders(members, |disk| disk.holds(shard, entry, members.epoch, at));
         check(held >= quorum, COMMIT, || {
             format!("shard {shard}: {:?} was applied, {held} of {members:?} have it at {at} µs", entry.id)
         })
     }
 
     /// Invariant 7: by what was applied somewhere, else by what a quorum of the epoch before has on disk.
-    fn check_entered(&mut self, id: NodeId, at: u64, shard: ShardId, config: ConfigId) -> Checked {
+    fn check_entered(&mut self, id: NodeId, at: u64, shard: ShardId, epoch: Epoch) -> Checked {
         let Some(model) = self.models.get(&shard) else { return Ok(()) };
         let Some(known) = model.members() else { return Ok(()) };
-        if known.config >= config {
+        if known.epoch >= epoch {
             return Ok(());
         }
         let told = self.map.as_ref().and_then(|map| map.shards.get(&shard)).map(|d| d.membership.clone());
-        let before = told.into_iter().chain([known.clone()]).find(|members| members.config.next() == config);
+        let before = told.into_iter().chain([known.clone()]).find(|members| members.epoch.next() == epoch);
         let Some(before) = before else {
             // Two epochs ahead of all that was seen.
             self.coverage.count("members", "epoch entered unseen");
             return Ok(());
         };
-        let (held, quorum) = self.holders(&before, |disk| disk.knows_epoch(shard, config, at));
+        let (held, quorum) = self.holders(&before, |disk| disk.knows_epoch(shard, epoch, at));
         check(held >= quorum, EARLY, || {
-            format!("node {id} shard {shard}: acts in epoch {config:?} at {at} µs, {held} of {before:?} know of it")
+            format!("node {id} shard {shard}: acts in epoch {epoch:?} at {at} µs, {held} of {before:?} know of it")
         })
     }
 
     /// Invariant 8: by what was applied somewhere, else by what a quorum of some later epoch has on disk.
-    pub(crate) fn check_removed(&mut self, from: Origin, shard: ShardId, upto: ConfigId) -> Checked {
+    pub(crate) fn check_removed(&mut self, from: Origin, shard: ShardId, upto: Epoch) -> Checked {
         let Origin { node: id, process, stamp: at } = from;
         if !self.nodes[&id].has_left(process, at) {
             return Ok(());
@@ -93,7 +93,7 @@ impl World {
         let (last, known) = (model.last(), model.members().cloned());
         // What has no effect is seen applied only with what follows it.
         let told = self.map.as_ref().and_then(|map| map.shards.get(&shard)).map(|d| d.membership.clone());
-        let Some(members) = known.into_iter().chain(told).find(|members| members.config >= upto) else {
+        let Some(members) = known.into_iter().chain(told).find(|members| members.epoch >= upto) else {
             // Neither applied where it was seen nor in the map that is known here: by the disks alone, whoever the voters are.
             let holds =
                 |node: &&NodeId| self.may_have(**node) || self.nodes[node].disk.holds_of_epoch(shard, last, upto);

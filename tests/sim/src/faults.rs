@@ -264,7 +264,7 @@ impl World {
         };
         drop(disk);
         if wipe {
-            node.book = None;
+            node.map_cache = None;
         }
         self.net.heal();
         self.at(self.now + 20_000, Event::Restart { node: victim });

@@ -208,7 +208,7 @@ impl World {
         check(let_go, "snapshots that nobody needs go", || "a log is still kept for one".into())?;
         // What a member that came on by the log held goes as long after its last step; notices and trims that were due have a
         // moment.
-        let unused = self.plan.options.snapshot_unused_micros;
+        let unused = self.plan.options.snapshot_unused_us;
         self.run_until(self.now + unused + 2_000_000, |_| false)?;
         let count = |w: &World| (w.frames, w.nodes.values().map(|n| n.disk.lock().syncs).sum::<u64>());
         let before = count(self);

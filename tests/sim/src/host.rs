@@ -22,7 +22,7 @@ use synod_engine::logstore::{GONE, GroupWrite};
 use synod_engine::snapshot::{FileStore, SnapshotFile, Throttle, file_name, writer};
 use synod_engine::state::{BulkLoad, StateView, ViewJob};
 use synod_paxos::message::Message;
-use synod_paxos::types::{Ballot, ConfigId, Membership};
+use synod_paxos::types::{Ballot, Epoch, Membership};
 
 /// The cluster's name.
 pub(crate) const CLUSTER: ClientId = ClientId(77);
@@ -153,9 +153,9 @@ pub(crate) struct Tap {
     /// Where rows stand that are not in their shard's own space, as synced.
     pub(crate) spaces: BTreeMap<ShardId, Space>,
     /// Replicas that were here: none begins here in the epoch that is named or an earlier one.
-    pub(crate) tombs: BTreeMap<ShardId, ConfigId>,
+    pub(crate) tombs: BTreeMap<ShardId, Epoch>,
     /// Replicas that went, each with the epoch by which it is none any more.
-    pub(crate) removed: Vec<(u64, ShardId, ConfigId)>,
+    pub(crate) removed: Vec<(u64, ShardId, Epoch)>,
     /// Replicas that began with a snapshot, and of these the ones of groups that had one here before.
     pub(crate) begun: u64,
     pub(crate) returned: u64,
@@ -244,7 +244,7 @@ impl Tap {
     pub(crate) fn written(&mut self, at: u64, seq: NodeWriteSeq, write: &GroupWrite, installed: Option<(Space, u64)>) {
         let shard = write.shard;
         if let Some(upto) = write.remove {
-            let promised = self.marks.remove(&shard).map_or(ConfigId(0), |mark| mark.promised.config);
+            let promised = self.marks.remove(&shard).map_or(Epoch(0), |mark| mark.promised.epoch);
             if promised > upto {
                 let detail = format!("shard {shard}: it promised in epoch {promised:?} and goes by {upto:?}");
                 self.broke("3: a replica that goes promised in no later epoch than the one it goes by", detail);
@@ -274,9 +274,9 @@ impl Tap {
             self.broke("3: promised and accepted never go back", detail);
         }
         if let Some(hard) = &write.hard {
-            let (config, start) = (hard.membership.config, hard.config_start);
-            if !begins_at(config, start) || mark.last < start {
-                let detail = format!("shard {shard}: epoch {config:?} from slot {start} on, {mark:?}");
+            let (epoch, start) = (hard.membership.epoch, hard.epoch_start);
+            if !begins_at(epoch, start) || mark.last < start {
+                let detail = format!("shard {shard}: epoch {epoch:?} from slot {start} on, {mark:?}");
                 self.broke("7: an epoch is entered with its stop-sign and all before it on disk", detail);
             }
         }
@@ -295,8 +295,8 @@ impl Tap {
         self.begun += u64::from(first && write.space.is_some());
         let Some(upto) = self.tombs.get(&shard).copied().filter(|_| first) else { return };
         self.returned += 1;
-        if hard.membership.config <= upto {
-            let detail = format!("shard {shard}: epoch {:?} after {upto:?}", hard.membership.config);
+        if hard.membership.epoch <= upto {
+            let detail = format!("shard {shard}: epoch {:?} after {upto:?}", hard.membership.epoch);
             self.broke("3: what a replica promised that went binds the next one here", detail);
         }
         self.tombs.remove(&shard);
@@ -366,8 +366,8 @@ impl Tap {
 }
 
 /// The first slot of a log that a replica of this epoch must hold.
-fn begins_at(config: ConfigId, start: Slot) -> bool {
-    config <= ConfigId(1) || start > Slot(0)
+fn begins_at(epoch: Epoch, start: Slot) -> bool {
+    epoch <= Epoch(1) || start > Slot(0)
 }
 
 /// What the worker asks of its surroundings.

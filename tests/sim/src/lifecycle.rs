@@ -175,13 +175,13 @@ impl World {
         let process = node.process;
         let Some(up) = node.up.take() else { return };
         self.coverage.add("log", "batch lost on its way", up.writes.unfinished());
-        for (what, count) in up.desk.unfinished() {
+        for (what, count) in up.snapshot_files.unfinished() {
             self.coverage.add("snapshot", what, count);
         }
         drop(up);
         // The map's copy is not synced.
         if end == End::Silent && dice.chance(300) {
-            node.book = None;
+            node.map_cache = None;
         }
         node.deaths.insert(process, at);
         let Lost { vanished, kept, torn, flushes, loads, flips, files } = node.disk.lock().crash(at, dice);

@@ -23,7 +23,7 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::{AdminInput, NodeInput};
-use synod_paxos::types::{ConfigId, MemberRole, Membership};
+use synod_paxos::types::{Epoch, MemberRole, Membership};
 
 /// Replicas that move at a time.
 const MOVES: usize = 2;
@@ -124,7 +124,7 @@ impl World {
             return self.move_over(shard, "move given up");
         }
         if let Step::Change(change) = step {
-            self.propose_change(shard, known.config, change);
+            self.propose_change(shard, known.epoch, change);
         }
     }
 
@@ -134,7 +134,7 @@ impl World {
     }
 
     /// Asks whoever leads.
-    pub(crate) fn propose_change(&mut self, shard: ShardId, expected: ConfigId, change: MemberChange) {
+    pub(crate) fn propose_change(&mut self, shard: ShardId, expected: Epoch, change: MemberChange) {
         let leads = |n: &SimNode| n.up.as_ref().is_some_and(|up| !up.paused && up.taps.lock().leads.contains(&shard));
         let leaders = self.which(leads);
         let Some(leader) = self.dice.pick(&leaders) else { return };
@@ -147,11 +147,11 @@ impl World {
     }
 
     /// Learners that were left behind by moves that were given up.
-    fn learners(&self) -> Vec<(ShardId, ConfigId, NodeId)> {
+    fn learners(&self) -> Vec<(ShardId, Epoch, NodeId)> {
         let shards = self.map.iter().flat_map(|map| map.shards.values());
         let learner =
             |d: &Descriptor| d.membership.members.iter().find(|m| m.role == MemberRole::Learner).map(|m| m.node);
-        shards.filter_map(|d| Some((d.shard, d.membership.config, learner(d)?))).collect()
+        shards.filter_map(|d| Some((d.shard, d.membership.epoch, learner(d)?))).collect()
     }
 
     /// Once faults have stopped, what moves arrives, and learners that are left over go.
@@ -167,12 +167,12 @@ impl World {
         let settled = self.now + if self.learners().is_empty() { 0 } else { SETTLED };
         self.run_until(settled, |_| false)?;
         let end = self.now + ENDS;
-        while let Some((shard, config, learner)) = self.learners().first().copied() {
+        while let Some((shard, epoch, learner)) = self.learners().first().copied() {
             check(self.now < end, "learners can be removed", || {
                 format!("shard {shard}: node {learner} after {ENDS} µs")
             })?;
             self.coverage.count("members", "learner to be removed");
-            self.propose_change(shard, config, MemberChange::Remove(learner));
+            self.propose_change(shard, epoch, MemberChange::Remove(learner));
             self.run_until(self.now + 300_000, |_| false)?;
         }
         Ok(())
@@ -181,8 +181,8 @@ impl World {
     /// Leaders of new epochs have the system shard told, each by one command at a time.
     pub(crate) fn tell_members(&mut self, members: Vec<(ShardId, Membership)>) {
         for (shard, membership) in members {
-            let name = (shard, membership.config);
-            let known = self.membership(shard).is_some_and(|known| known.config >= membership.config);
+            let name = (shard, membership.epoch);
+            let known = self.membership(shard).is_some_and(|known| known.epoch >= membership.epoch);
             let said = self.moves.telling.get(&name).is_some_and(|op| self.ops.get(op).is_some_and(|op| !op.done));
             if known || said {
                 continue;
@@ -200,24 +200,24 @@ impl World {
 
     /// A node looks for a newer map at a node with a replica of the system shard: one without such a replica often.
     pub(crate) fn follow_others(&mut self, id: NodeId, process: u64, count: u64) {
-        let book = self.nodes[&id].book.clone();
-        let system = book.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD)).map(|d| &d.membership);
+        let map_cache = self.nodes[&id].map_cache.clone();
+        let system = map_cache.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD)).map(|d| &d.membership);
         let own = system.is_some_and(|membership| membership.role_of(id).is_some());
         let every = if own { LOOKS.0 } else { LOOKS.1 };
         if !count.is_multiple_of(every) {
             return;
         }
-        let revision = book.as_ref().map_or(0, |map| map.revision);
+        let revision = map_cache.as_ref().map_or(0, |map| map.revision);
         let sources: Vec<NodeId> = system.map_or_else(|| self.ids.clone(), |m| m.voters().collect());
         let knows = |n: &NodeId| {
             let node = &self.nodes[n];
-            let newer = node.book.as_ref().is_some_and(|map| map.revision > revision);
+            let newer = node.map_cache.as_ref().is_some_and(|map| map.revision > revision);
             newer && node.up.as_ref().is_some_and(|up| !up.paused)
         };
         let may = |n: &NodeId| *n != id && self.net.reaches((id, *n)) && self.net.reaches((*n, id)) && knows(n);
         let sources: Vec<NodeId> = sources.into_iter().filter(may).collect();
         let Some(source) = self.dice.pick(&sources) else { return };
-        let Some(map) = self.nodes[&source].book.as_deref().map(without_jobs) else { return };
+        let Some(map) = self.nodes[&source].map_cache.as_deref().map(without_jobs) else { return };
         let delay = self.dice.between(self.plan.delay) + PULSE / 20;
         self.at(self.now + delay, Event::Follow { node: id, process, map });
     }

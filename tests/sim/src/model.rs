@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::ids::{ClientId, ClientSeq, Entry, EntryId, NodeId, Offset, ShardId, Slot};
 use synod_cluster::system::{Descriptor, Retention};
 use synod_engine::command::{Action, Expect, KeyOp, Op, OpResult, Outcome, WriteRequest, decode_requests};
-use synod_paxos::types::{ConfigId, Membership, Payload};
+use synod_paxos::types::{Epoch, Membership, Payload};
 
 const AGREEMENT: &str = "1: at most one value is chosen per slot, and slots chosen never change";
 
@@ -69,7 +69,7 @@ pub(crate) struct ShardModel {
     /// Of the epoch in force behind the last entry; `None` where that is not known.
     members: Option<Membership>,
     /// The epoch that the map knows.
-    pub(crate) told: ConfigId,
+    pub(crate) told: Epoch,
     /// Slot 1 first.
     chosen: Vec<EntryId>,
     crcs: Vec<u32>,
@@ -113,12 +113,12 @@ impl ShardModel {
     /// An empty log of these first members; `descriptor` is `None` for the system shard.
     pub(crate) fn new(shard: ShardId, members: Membership, descriptor: Option<Descriptor>) -> Self {
         // A descriptor that was not seen at once may be of a later epoch than the log begins in.
-        let members = Some(members).filter(|members| members.config == ConfigId(1));
+        let members = Some(members).filter(|members| members.epoch == Epoch(1));
         Self {
             shard,
             descriptor,
             members,
-            told: ConfigId(0),
+            told: Epoch(0),
             chosen: Vec::new(),
             crcs: Vec::new(),
             entry_ts: 0,
@@ -148,8 +148,8 @@ impl ShardModel {
     }
 
     /// The epoch that the last entry was proposed in.
-    pub(crate) fn chosen_in(&self) -> ConfigId {
-        self.chosen.last().map_or(ConfigId(0), |id| id.origin.config)
+    pub(crate) fn chosen_in(&self) -> Epoch {
+        self.chosen.last().map_or(Epoch(0), |id| id.origin.epoch)
     }
 
     /// The state's hash after `slot`, where it is known.
@@ -202,8 +202,8 @@ impl ShardModel {
     fn follow_epoch(&mut self, entry: &Entry) -> Checked {
         let (shard, id) = (self.shard, entry.id);
         if let Some(members) = &self.members {
-            check(id.origin.config == members.config, "7: nothing follows a stop-sign within its epoch", || {
-                format!("shard {shard}: {id:?} in epoch {:?}", members.config)
+            check(id.origin.epoch == members.epoch, "7: nothing follows a stop-sign within its epoch", || {
+                format!("shard {shard}: {id:?} in epoch {:?}", members.epoch)
             })?;
         }
         if let Payload::Config(next) = &entry.payload {
@@ -375,5 +375,5 @@ impl ShardModel {
 
 /// How far a membership may go on from another: one epoch at a time, in order.
 fn follows(next: &Membership, before: &Membership) -> bool {
-    next.config == before.config.next() && next.is_sound()
+    next.epoch == before.epoch.next() && next.is_sound()
 }

@@ -9,7 +9,7 @@ use synod_cluster::ids::{JobId, NodeId, ShardId};
 use synod_cluster::jobs::executor::Executor;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
-use synod_paxos::types::ConfigId;
+use synod_paxos::types::Epoch;
 
 /// A run's choices about jobs are drawn apart from all others.
 const SALT: u64 = 0x6a6f_6273_6a6f_6273;
@@ -27,7 +27,7 @@ pub(crate) struct Move {
 pub(crate) struct Moves {
     pub(crate) under_way: BTreeMap<ShardId, Move>,
     /// Commands that tell the system shard of members.
-    pub(crate) telling: BTreeMap<(ShardId, ConfigId), u64>,
+    pub(crate) telling: BTreeMap<(ShardId, Epoch), u64>,
     /// What leaders said to proposals.
     pub(crate) answers: Arc<Mutex<Vec<Result<(), Refusal>>>>,
 }

@@ -6,11 +6,11 @@
 //! those that are due goes first is thrown.
 
 use crate::clock::{Cursor, NodeClock};
-use crate::desk::Desk;
 use crate::dice::Dice;
 use crate::disk::{NodeDisk, SimFiles, SimLog, SimQueue, SimState, StateRows};
 use crate::host::{BUILT, CLUSTER, Fatal, SimHost, SimSink, Taps};
 use crate::plan::LogWrites;
+use crate::snapshot_files::SnapshotFiles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -69,7 +69,7 @@ pub(crate) struct Process {
     pub(crate) rows: StateRows,
     /// The log writer's thread.
     pub(crate) writes: SimQueue,
-    pub(crate) desk: Desk,
+    pub(crate) snapshot_files: SnapshotFiles,
     /// The clock of the job on snapshot files that runs.
     pub(crate) job_clock: Cursor,
     pub(crate) seen: Arc<SeenTable>,
@@ -98,26 +98,31 @@ pub(crate) struct Process {
 
 /// What workers posted to one another in the round under way, in order.
 #[derive(Clone)]
-struct Posted(Arc<Mutex<(Dice, Vec<(WorkerId, Input)>)>>);
+struct Posted(Arc<Mutex<Post>>);
+
+struct Post {
+    dice: Dice,
+    inputs: Vec<(WorkerId, Input)>,
+}
 
 impl Posted {
     fn new(dice: Dice) -> Self {
-        Self(Arc::new(Mutex::new((dice, Vec::new()))))
+        Self(Arc::new(Mutex::new(Post { dice, inputs: Vec::new() })))
     }
 
     /// Finds the inbox full at times.
     #[allow(clippy::result_large_err, reason = "the input goes back to its owner, who sends it again")]
     fn post(&self, to: WorkerId, input: Input) -> Result<(), Input> {
         let mut posted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if posted.0.chance(FULL) {
+        if posted.dice.chance(FULL) {
             return Err(input);
         }
-        posted.1.push((to, input));
+        posted.inputs.push((to, input));
         Ok(())
     }
 
     fn take(&self) -> Vec<(WorkerId, Input)> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).1)
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).inputs)
     }
 }
 
@@ -150,7 +155,7 @@ pub(crate) struct SimNode {
     pub(crate) wall_wrong: i64,
     pub(crate) wall_ppm: i64,
     /// The newest map it knows: a copy on disk that a process begins with.
-    pub(crate) book: Option<Arc<SystemState>>,
+    pub(crate) map_cache: Option<Arc<SystemState>>,
 }
 
 /// What a process is started with, beside its node's own.
@@ -181,15 +186,15 @@ impl SimNode {
             wall_offset,
             wall_wrong: 0,
             wall_ppm: 0,
-            book: None,
+            map_cache: None,
         }
     }
 
     /// Takes a newer map; whether it is one.
     pub(crate) fn offer(&mut self, map: &Arc<SystemState>) -> bool {
-        let newer = self.book.as_ref().is_none_or(|known| known.revision < map.revision);
+        let newer = self.map_cache.as_ref().is_none_or(|known| known.revision < map.revision);
         if newer {
-            self.book = Some(Arc::clone(map));
+            self.map_cache = Some(Arc::clone(map));
         }
         newer
     }
@@ -216,7 +221,7 @@ impl SimNode {
         cursor.set(with.now);
         let opened = catch_unwind(AssertUnwindSafe(|| self.open(with, clock, &cursor, &taps)));
         let mut process = opened.map_err(ended)?.map_err(|error| Ended::Fatal(error.to_string()))?;
-        if let Some(map) = self.book.clone() {
+        if let Some(map) = self.map_cache.clone() {
             process.push(NodeInput::Map(map));
         }
         self.up = Some(Box::new(process));
@@ -292,7 +297,7 @@ impl SimNode {
             sink: Arc::new(SimSink::new(taps, cursor)),
             rows,
             writes,
-            desk: Desk::new(files),
+            snapshot_files: SnapshotFiles::new(files),
             job_clock,
             seen,
             detector,

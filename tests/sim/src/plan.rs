@@ -228,9 +228,9 @@ impl Plan {
             trim_slots: dice.between(if short { (2, 8) } else { (8, 60) }),
             trim_slots_flushed: dice.between(if short { (1, 4) } else { (2, 20) }),
             log_keep_bytes: if short { dice.between((200, 2_500)) } else { 512 << 20 },
-            snapshot_unused_micros: dice.between((500_000, 10_000_000)),
+            snapshot_unused_us: dice.between((500_000, 10_000_000)),
             // The runs throw which shards go: a quiet cluster must stay silent.
-            balance_micros: 0,
+            balance_us: 0,
             paxos,
             ..WorkerOptions::default()
         };
@@ -330,13 +330,13 @@ impl Plan {
         paxos.inflight_messages = dice.between((1, 64)) as usize;
         paxos.cache_bytes = dice.below(64_000) as usize;
         paxos.uncommitted_bytes = dice.between((60_000, 32 << 20)) as usize;
-        for micros in [&mut paxos.jitter_micros, &mut paxos.campaign_micros, &mut paxos.resend_micros] {
+        for micros in [&mut paxos.jitter_us, &mut paxos.campaign_us, &mut paxos.resend_us] {
             *micros = *micros * dice.between((50, 200)) / 100;
         }
         // Without a throw of its own. What any process of the node gave may be owed to somebody.
         let share = 50 + paxos.message_bytes as u64 % 100;
-        paxos.support_owed_micros = 2 * paxos.support_micros;
-        paxos.support_micros = paxos.support_micros * share / 100;
+        paxos.support_owed_us = 2 * paxos.support_us;
+        paxos.support_us = paxos.support_us * share / 100;
         options
     }
 

@@ -141,7 +141,7 @@ impl World {
             (Body::Write(request), Some(id)) => Body::Write(WriteRequest { id, ..request }),
             (body, _) => body,
         };
-        let (shard, epoch) = (operation.shard, operation.version);
+        let (shard, version) = (operation.shard, operation.version);
         let node = self.node(id);
         let process = node.process;
         match &mut node.up {
@@ -154,7 +154,7 @@ impl World {
             }
             Some(up) => {
                 let sink = Arc::clone(&up.sink) as Arc<dyn ReplySink>;
-                let request = Request { shard, epoch, body, reply: Reply { sink, id: attempt } };
+                let request = Request { shard, version, body, reply: Reply { sink, id: attempt } };
                 up.push(Input::Requests(vec![request]));
                 if let Some(known) = self.attempts.get_mut(&attempt) {
                     known.process = process;

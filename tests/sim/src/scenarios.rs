@@ -207,7 +207,7 @@ type LeftBehind = (World, NodeId, Vec<(ShardId, Slot)>);
 
 /// A world whose logs keep little, with a node that was away until it needs snapshots.
 fn left_behind(seed: u64) -> Checked<LeftBehind> {
-    left_behind_in(seed, |w| w.plan.options.snapshot_unused_micros = 10_000_000, |_| ())
+    left_behind_in(seed, |w| w.plan.options.snapshot_unused_us = 10_000_000, |_| ())
 }
 
 fn left_behind_in(seed: u64, before: impl FnOnce(&mut World), founded: impl FnOnce(&mut World)) -> Checked<LeftBehind> {
@@ -305,10 +305,10 @@ pub fn slow_catch_up(seed: u64) -> Outcome {
             // takes longer than a snapshot stays without need. That is more than the 200 ms after which a leader asks where a
             // member stands and its longest rounds, waiting for the disk, together: it hears of the need no oftener.
             (w.plan.options.paxos.message_bytes, w.plan.options.paxos.inflight_messages) = (100, 1);
-            w.plan.options.snapshot_unused_micros = 1_000_000;
+            w.plan.options.snapshot_unused_us = 1_000_000;
             // A leader that waits for an answer asks ever less often, after 16 times this at the latest: the need must be told
             // before the snapshot counts as unused. In production that is 3.2 s of a minute.
-            w.plan.options.paxos.resend_micros = 50_000;
+            w.plan.options.paxos.resend_us = 50_000;
             // A member counts as caught up within half of this: a stall of 300 ms must not undo that.
             w.plan.options.log_keep_bytes = 2_000;
         },
@@ -331,7 +331,7 @@ pub fn slow_catch_up(seed: u64) -> Outcome {
 
 /// Whether a snapshot made here is there.
 fn has_one(node: &SimNode) -> bool {
-    node.up.as_ref().is_some_and(|up| up.desk.has_one())
+    node.up.as_ref().is_some_and(|up| up.snapshot_files.has_one())
 }
 
 /// A snapshot that is damaged at its maker is made anew, and the node left behind catches up; where its maker is not told

@@ -1,15 +1,15 @@
 //! Snapshot files of simulated nodes: made, offered, received, loaded.
 //!
-//! Owns: what the server's desk does around a worker, as jobs on the virtual clock. How parts come: `transfers`.
+//! Owns: what the server's snapshot manager does around a worker, as jobs on the virtual clock. How parts come: `transfers`.
 //! Must never: decide what the server's own code decides (`fetch`), or give a worker what no job has finished.
 //!
 //! A job runs the production code at once, on a clock of its own that each operation on a file moves on; what it did later
 //! than a crash never happened, and its result is told when it ends.
 
-use crate::desk::Step;
 use crate::host::{CLUSTER, Installed, Making, Wish, snapshot_path};
 use crate::node::{Ended, Process};
 use crate::plan::Action;
+use crate::snapshot_files::Step;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use std::path::Path;
@@ -48,9 +48,9 @@ impl World {
             }
             let ready_at = made.view.ready_at;
             let Some(up) = self.process(id) else { return Ok(()) };
-            up.desk.last_job += 1;
-            let job = up.desk.last_job;
-            up.desk.jobs.insert(job, made);
+            up.snapshot_files.last_job += 1;
+            let job = up.snapshot_files.last_job;
+            up.snapshot_files.jobs.insert(job, made);
             self.step_at(ready_at, id, process, Step::Make { job });
         }
         for install in installed {
@@ -74,7 +74,7 @@ impl World {
         *self.installs.entry((id, shard)).or_default() += 1;
         if let Some(up) = self.process(id) {
             up.observed.insert(shard, slot);
-            up.desk.installed.insert(shard);
+            up.snapshot_files.installed.insert(shard);
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl World {
             Step::Part { transfer, part, data } => self.part_arrives(id, process, transfer, part, data),
             Step::Gone { transfer, why } => self.give_up(id, transfer, why),
             Step::Overdue { transfer, progress } => {
-                let stream = self.process(id).and_then(|up| up.desk.streams.get(&transfer));
+                let stream = self.process(id).and_then(|up| up.snapshot_files.streams.get(&transfer));
                 if stream.is_some_and(|stream| stream.progress == progress) {
                     self.give_up(id, transfer, "given up in silence");
                 }
@@ -179,7 +179,7 @@ impl World {
     }
 
     fn make(&mut self, id: NodeId, process: u64, job: u64) -> Checked {
-        let Some(making) = self.process(id).and_then(|up| up.desk.jobs.remove(&job)) else { return Ok(()) };
+        let Some(making) = self.process(id).and_then(|up| up.snapshot_files.jobs.remove(&job)) else { return Ok(()) };
         let Making { view, shard, slot, space, hash } = making;
         let mut rows = view.rows;
         if hash.is_some() {
@@ -189,7 +189,7 @@ impl World {
             self.coverage.count("snapshot", "none of damaged rows");
         }
         let Some(up) = self.process(id) else { return Ok(()) };
-        up.desk.making.insert(shard);
+        up.snapshot_files.making.insert(shard);
         (view.job)(&mut *rows);
         let made = up.taps.lock().made.take().unwrap_or_else(|| Err("the job made nothing".into()));
         let (ends, result) = (up.job_clock.get(), made.map(Arc::new));
@@ -202,8 +202,8 @@ impl World {
 
     fn built(&mut self, id: NodeId, shard: ShardId, result: Result<Arc<SnapshotFile>, String>) {
         let Some(up) = self.process(id) else { return };
-        up.desk.making.remove(&shard);
-        let told = result.map(|file| drop(up.desk.built.insert(shard, file)));
+        up.snapshot_files.making.remove(&shard);
+        let told = result.map(|file| drop(up.snapshot_files.built.insert(shard, file)));
         let what = if told.is_ok() { "made" } else { "could not be made" };
         self.tell(id, SnapshotInput::Built { shard, result: told }, what);
     }
@@ -220,8 +220,8 @@ impl World {
         let path = snapshot_path(shard, SnapshotKind::Fetched);
         self.spoil(id, &path);
         let Some(up) = self.process(id) else { return Ok(()) };
-        up.desk.loading.insert(shard);
-        let loaded = install::load_from(&up.desk.files, &path, CLUSTER, space, loader, &mut Throttle::new(0));
+        up.snapshot_files.loading.insert(shard);
+        let loaded = install::load_from(&up.snapshot_files.files, &path, CLUSTER, space, loader, &mut Throttle::new(0));
         let ends = up.job_clock.get();
         match loaded {
             Ok(result) => {
@@ -240,15 +240,16 @@ impl World {
         let now = self.now;
         let Some(up) = self.node(id).up.as_deref_mut() else { return };
         let local = up.local(now);
-        let _ = up.desk.files.remove(&snapshot_path(shard, kind));
+        let _ = up.snapshot_files.files.remove(&snapshot_path(shard, kind));
         let what = match kind {
             SnapshotKind::Built => {
-                up.desk.built.remove(&shard);
+                up.snapshot_files.built.remove(&shard);
                 "of no more use"
             }
             SnapshotKind::Fetched => {
-                up.desk.fetches.done_with(shard, local);
-                let (loaded, installed) = (up.desk.loading.remove(&shard), up.desk.installed.remove(&shard));
+                up.snapshot_files.fetches.done_with(shard, local);
+                let (loaded, installed) =
+                    (up.snapshot_files.loading.remove(&shard), up.snapshot_files.installed.remove(&shard));
                 if installed {
                     return;
                 }

@@ -327,8 +327,8 @@ impl World {
             let own = (!is_system).then(|| descriptor.clone());
             let new = || crate::model::ShardModel::new(shard, members.clone(), own);
             let model = self.models.entry(shard).or_insert_with(new);
-            let epoch = model.told.max(members.config);
-            check(members.config == epoch, "the map's epochs never go back", || {
+            let epoch = model.told.max(members.epoch);
+            check(members.epoch == epoch, "the map's epochs never go back", || {
                 format!("shard {shard}: {members:?} after epoch {epoch:?}")
             })?;
             model.told = epoch;

@@ -3,8 +3,8 @@
 //! Owns: offers, what is asked for and sent part by part, and how such a connection ends. Must never: hand a receiver a part
 //! that its maker's file does not hold, unless a fault garbled it.
 
-use crate::desk::{Step, Stream, Transfer};
 use crate::host::{CLUSTER, FETCHED, snapshot_path};
+use crate::snapshot_files::{Step, Stream, Transfer};
 use crate::trace::hash_bytes;
 use crate::world::World;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ const SILENT: u64 = 3_000_000;
 
 impl World {
     pub(crate) fn offer(&mut self, id: NodeId, to: NodeId, shard: ShardId) {
-        let Some(file) = self.process(id).and_then(|up| up.desk.built.get(&shard).cloned()) else { return };
+        let Some(file) = self.process(id).and_then(|up| up.snapshot_files.built.get(&shard).cloned()) else { return };
         self.coverage.count("snapshot", "offered");
         let (delay, lost) = (self.dice.between(self.plan.delay), self.dice.chance(self.plan.loss));
         if lost || !self.net.reaches((id, to)) || !self.net.reaches((to, id)) {
@@ -35,11 +35,11 @@ impl World {
         let now = self.now;
         let Some(up) = self.node(id).up.as_deref_mut() else { return };
         let local = up.local(now);
-        if !up.desk.fetches.begin(&offer, local) {
+        if !up.snapshot_files.fetches.begin(&offer, local) {
             self.coverage.count("snapshot", "offer passed over");
             return;
         }
-        let files = Arc::clone(&up.desk.files);
+        let files = Arc::clone(&up.snapshot_files.files);
         for path in files.names(Path::new(FETCHED)).unwrap_or_default() {
             if path.file_name().is_some_and(|name| is_of_another(&name.to_string_lossy(), &offer)) {
                 let _ = files.remove(&path);
@@ -58,7 +58,7 @@ impl World {
             }
             Ok(Begun::Parts(receiving)) => self.ask(id, process, &offer, receiving, ends),
             Err(_) => {
-                up.desk.fetches.failed(shard);
+                up.snapshot_files.fetches.failed(shard);
                 self.coverage.count("snapshot", "fetch not begun");
             }
         }
@@ -74,7 +74,7 @@ impl World {
         let number = self.last_transfer;
         let stream = Stream { shard: offer.shard, receiving: Some(receiving), busy_until: at, progress: 0 };
         if let Some(up) = self.process(id) {
-            up.desk.streams.insert(number, stream);
+            up.snapshot_files.streams.insert(number, stream);
         }
         let (shard, digest) = (offer.shard, offer.digest);
         let transfer = Transfer { maker, taker: id, taker_process: process, digest, shard, file: None, last: 0 };
@@ -95,7 +95,7 @@ impl World {
 
     pub(crate) fn asked_for(&mut self, id: NodeId, process: u64, number: u64, part: u64) {
         let Some((shard, digest)) = self.transfers.get(&number).map(|t| (t.shard, t.digest)) else { return };
-        let file = self.process(id).and_then(|up| up.desk.built.get(&shard).cloned());
+        let file = self.process(id).and_then(|up| up.snapshot_files.built.get(&shard).cloned());
         match file.filter(|file| file.digest() == digest) {
             Some(file) => {
                 if let Some(transfer) = self.transfers.get_mut(&number) {
@@ -159,7 +159,7 @@ impl World {
         let now = self.now;
         let Some(up) = self.process(id) else { return };
         let clock = up.job_clock.clone();
-        let Some(stream) = up.desk.streams.get_mut(&number) else { return };
+        let Some(stream) = up.snapshot_files.streams.get_mut(&number) else { return };
         if stream.busy_until > now {
             let at = stream.busy_until;
             return self.step_at(at, id, process, Step::Part { transfer: number, part, data });
@@ -174,7 +174,7 @@ impl World {
         match taken {
             Err(_) => self.give_up(id, number, "part refused"),
             Ok(false) => {
-                if let Some(stream) = self.process(id).and_then(|up| up.desk.streams.get_mut(&number)) {
+                if let Some(stream) = self.process(id).and_then(|up| up.snapshot_files.streams.get_mut(&number)) {
                     stream.receiving = Some(receiving);
                 }
                 self.step_at(clock.get() + SILENT, id, process, Step::Overdue { transfer: number, progress });
@@ -183,7 +183,7 @@ impl World {
                 Ok(header) => {
                     self.transfers.remove(&number);
                     if let Some(up) = self.process(id) {
-                        up.desk.streams.remove(&number);
+                        up.snapshot_files.streams.remove(&number);
                     }
                     self.step_at(clock.get(), id, process, Step::Fetched(Box::new(header)));
                 }
@@ -196,8 +196,8 @@ impl World {
     pub(crate) fn give_up(&mut self, id: NodeId, number: u64, why: &'static str) {
         self.transfers.remove(&number);
         let Some(up) = self.process(id) else { return };
-        let Some(stream) = up.desk.streams.remove(&number) else { return };
-        up.desk.fetches.failed(stream.shard);
+        let Some(stream) = up.snapshot_files.streams.remove(&number) else { return };
+        up.snapshot_files.fetches.failed(stream.shard);
         self.coverage.count("snapshot", why);
         let shard = stream.shard;
         self.trace.note(self.now, "fetch over", &[id.0, shard.0], || format!("{id} shard {shard}: {why}"));

@@ -4,7 +4,6 @@
 
 use crate::clients::{Attempt, Client, KnownShard, Operation};
 use crate::coverage::Coverage;
-use crate::desk::{Step, Transfer};
 use crate::dice::Dice;
 use crate::disk::NodeDisk;
 use crate::model::ShardModel;
@@ -14,6 +13,7 @@ use crate::node::SimNode;
 use crate::plan::{Plan, Planted};
 use crate::retry::Failure;
 use crate::shown::Shown;
+use crate::snapshot_files::{Step, Transfer};
 use crate::trace::Trace;
 use crate::versions::Versions;
 use crate::violation::{Checked, Violation};
@@ -27,7 +27,7 @@ use synod_cluster::system::SystemState;
 use synod_engine::host::Answer;
 use synod_engine::identity::Mark;
 use synod_engine::metrics::EngineMetrics;
-use synod_paxos::types::{Ballot, ConfigId, Membership};
+use synod_paxos::types::{Ballot, Epoch, Membership};
 
 /// No run takes more events: something goes in circles.
 const EVENTS_MAX: u64 = 3_000_000;
@@ -64,7 +64,7 @@ pub(crate) enum Event {
     /// A process's metadata changed.
     Map { from: Origin, map: Arc<SystemState> },
     /// A process has removed a replica.
-    Removed { from: Origin, shard: ShardId, upto: ConfigId },
+    Removed { from: Origin, shard: ShardId, upto: Epoch },
     /// Something about snapshots.
     Snapshot { node: NodeId, process: u64, step: Step },
     /// A peer's connection was refused.
@@ -86,7 +86,7 @@ pub(crate) enum Event {
     /// A look at the jobs, and a turn of their executors.
     Jobs,
     /// A change of members arrives at whoever leads.
-    Propose { shard: ShardId, expected: ConfigId, change: MemberChange },
+    Propose { shard: ShardId, expected: Epoch, change: MemberChange },
     /// The operator looks at a cluster whose version he wants to raise.
     Raise,
     /// A map arrives from another node.
@@ -120,7 +120,7 @@ pub(crate) enum Phase {
 #[derive(Default)]
 pub(crate) struct Epochs {
     /// The epoch that each process last acted in, by group.
-    pub(crate) spoken: BTreeMap<(NodeId, u64, ShardId), ConfigId>,
+    pub(crate) spoken: BTreeMap<(NodeId, u64, ShardId), Epoch>,
     /// Who led each ballot.
     pub(crate) led: BTreeMap<(ShardId, Ballot), (NodeId, u64)>,
 }

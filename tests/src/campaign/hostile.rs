@@ -176,8 +176,8 @@ fn append(value: Bytes) -> v1::WriteOp {
     v1::WriteOp { key: Bytes::from_static(b"hostile"), expect: None, op: Some(op) }
 }
 
-fn frame(id: u64, shard: u64, epoch: u64, body: v1::shard_request::Body) -> v1::ClientFrame {
-    v1::ClientFrame { requests: vec![v1::ShardRequest { id, shard, epoch, body: Some(body) }] }
+fn frame(id: u64, shard: u64, version: u64, body: v1::shard_request::Body) -> v1::ClientFrame {
+    v1::ClientFrame { requests: vec![v1::ShardRequest { id, shard, version, body: Some(body) }] }
 }
 
 /// The shortest call there is (POST /), and its end at once; 10,000 of them from the one with this number on.
@@ -275,14 +275,14 @@ fn many_connections(_: &Runtime, target: &Target) {
 
 /// Pages of a megabyte are asked for, by the thousand, and not one is read.
 fn slow_readers(runtime: &Runtime, target: &Target) {
-    for (shard, epoch, leader) in &target.shards {
+    for (shard, version, leader) in &target.shards {
         for _ in 0..5 {
-            let (shard, epoch) = (*shard, *epoch);
+            let (shard, version) = (*shard, *version);
             let mut client = SynodClient::new(channel(leader));
             runtime.spawn(async move {
                 let ask = move |id| {
                     let scan = v1::Scan { history: true, ..Default::default() };
-                    frame(id, shard, epoch, v1::shard_request::Body::Scan(scan))
+                    frame(id, shard, version, v1::shard_request::Body::Scan(scan))
                 };
                 let asked = tokio_stream::iter((0..4000).map(ask));
                 let frames = tokio_stream::StreamExt::chain(asked, tokio_stream::pending());
@@ -299,15 +299,15 @@ fn slow_readers(runtime: &Runtime, target: &Target) {
 fn greedy_writers(runtime: &Runtime, target: &Target) {
     let value = Bytes::from(vec![5u8; 64 << 10]);
     for n in 0..64u128 {
-        let (shard, epoch, leader) = &target.shards[n as usize % target.shards.len()];
-        let (shard, epoch, value) = (*shard, *epoch, value.clone());
+        let (shard, version, leader) = &target.shards[n as usize % target.shards.len()];
+        let (shard, version, value) = (*shard, *version, value.clone());
         let mut client = SynodClient::new(channel(leader));
         runtime.spawn(async move {
             let write = move |seq: u64| {
                 let client = Bytes::copy_from_slice(&(n + 1).to_be_bytes());
                 let id = v1::WriteId { client, seq, floor: 0, deadline_us: u64::MAX };
                 let write = v1::Write { table_id: 0, ops: vec![append(value.clone())], id: Some(id) };
-                frame(seq, shard, epoch, v1::shard_request::Body::Write(write))
+                frame(seq, shard, version, v1::shard_request::Body::Write(write))
             };
             let replies = client.session(tokio_stream::iter((1..2000).map(write))).await;
             tokio::time::sleep(LASTS * 2).await;

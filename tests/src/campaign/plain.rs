@@ -411,10 +411,10 @@ impl Plain {
 }
 
 impl Stream {
-    async fn ask(&mut self, shard: u64, epoch: u64, body: Ask) -> Result<Reply, String> {
+    async fn ask(&mut self, shard: u64, version: u64, body: Ask) -> Result<Reply, String> {
         let id = self.next;
         self.next += 1;
-        let request = v1::ShardRequest { id, shard, epoch, body: Some(body) };
+        let request = v1::ShardRequest { id, shard, version, body: Some(body) };
         let frame = v1::ClientFrame { requests: vec![request] };
         self.out.send(frame).await.map_err(|_| "the stream is closed".to_owned())?;
         loop {

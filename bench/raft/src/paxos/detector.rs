@@ -22,8 +22,8 @@ pub struct Looked {
 pub struct Detector {
     peers: Vec<(NodeId, Micros, bool)>,
     pulse_at: Micros,
-    pulse_micros: u64,
-    silence_micros: u64,
+    pulse_us: u64,
+    silence_us: u64,
 }
 
 impl Detector {
@@ -31,7 +31,7 @@ impl Detector {
     #[must_use]
     pub fn new(peers: &[NodeId], timing: &Timing, now: Micros) -> Self {
         let peers = peers.iter().map(|&peer| (peer, now, true)).collect();
-        Self { peers, pulse_at: now, pulse_micros: micros(timing.pulse), silence_micros: micros(timing.silence) }
+        Self { peers, pulse_at: now, pulse_us: micros(timing.pulse), silence_us: micros(timing.silence) }
     }
 
     /// A frame of `from` came; whether it had been held dead.
@@ -45,11 +45,11 @@ impl Detector {
     pub fn look(&mut self, now: Micros) -> Looked {
         let mut looked = Looked::default();
         if now >= self.pulse_at {
-            self.pulse_at = now.plus(self.pulse_micros);
+            self.pulse_at = now.plus(self.pulse_us);
             looked.pulse = true;
         }
         for (peer, at, alive) in &mut self.peers {
-            if *alive && now >= at.plus(self.silence_micros) {
+            if *alive && now >= at.plus(self.silence_us) {
                 *alive = false;
                 looked.dead.push(*peer);
             }

@@ -10,11 +10,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use synod_engine::logstore::rocks::RocksLog;
 use synod_paxos::io::LogReader;
-use synod_paxos::types::{Ballot, ConfigId, EntryId, NodeId, Payload, Slot};
+use synod_paxos::types::{Ballot, EntryId, Epoch, NodeId, Payload, Slot};
 
 /// What stands for a term, and whom it was given to.
 fn ballot(term: u64, node: u64) -> Ballot {
-    Ballot { config: ConfigId(1), round: term, node: NodeId(node) }
+    Ballot { epoch: Epoch(1), round: term, node: NodeId(node) }
 }
 
 /// An entry as the log store keeps it.

@@ -80,7 +80,7 @@ fn shard(id: u64, table_id: u32, from: &[u8], to: &[u8]) -> v1::Shard {
         from: bytes(from),
         to: bytes(to),
         version: 1,
-        config: 1,
+        epoch: 1,
         voters: vec![1, 2, 3],
         leader_hint: 0,
         ..v1::Shard::default()
@@ -198,7 +198,7 @@ impl World {
             let answer = {
                 let map = self.map.borrow();
                 let mut state = self.state.lock().unwrap();
-                match state.admit(&map, node, request.shard, request.epoch) {
+                match state.admit(&map, node, request.shard, request.version) {
                     Ok(shard) => state.answer(&map, &shard, &ask),
                     Err(kind) => error(kind),
                 }

@@ -53,9 +53,9 @@ impl State {
         }
     }
 
-    pub fn admit(&self, map: &v1::ShardMap, node: u64, shard: u64, epoch: u64) -> Result<v1::Shard, Kind> {
+    pub fn admit(&self, map: &v1::ShardMap, node: u64, shard: u64, version: u64) -> Result<v1::Shard, Kind> {
         let leader = self.leaders.get(&shard).copied().unwrap_or(1);
-        let found = map.shards.iter().find(|s| s.id == shard && s.version == epoch);
+        let found = map.shards.iter().find(|s| s.id == shard && s.version == version);
         let found = found.ok_or(Kind::WrongShard(v1::WrongShard {}))?;
         if leader == node { Ok(found.clone()) } else { Err(Kind::NotLeader(v1::NotLeader { leader, maybe: false })) }
     }

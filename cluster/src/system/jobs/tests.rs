@@ -28,7 +28,7 @@ fn start(goal: JobGoal) -> SystemCommand {
 }
 
 fn finish(job: u64, seen: u64, end: JobEnd) -> SystemCommand {
-    SystemCommand::FinishJob { job: JobId(job), seen: ConfigId(seen), end }
+    SystemCommand::FinishJob { job: JobId(job), seen: Epoch(seen), end }
 }
 
 fn cancel(job: u64) -> SystemCommand {
@@ -66,13 +66,13 @@ fn conflict(outcome: &SystemOutcome, id: u64, words: &str) {
     assert!(job.0 == id && why.contains(words), "{job}: {why}");
 }
 
-fn members(config: u64, voters: &[u64], learners: &[u64]) -> SystemCommand {
+fn members(epoch: u64, voters: &[u64], learners: &[u64]) -> SystemCommand {
     let member = |role| move |node: &u64| Member { node: NodeId(*node), role };
     let voters = voters.iter().map(member(MemberRole::Voter));
     let mut members: Vec<Member> = voters.chain(learners.iter().map(member(MemberRole::Learner))).collect();
     members.sort_unstable();
     let first_leader = members.iter().find(|m| m.role == MemberRole::Voter).unwrap().node;
-    let membership = Membership { config: ConfigId(config), members, first_leader };
+    let membership = Membership { epoch: Epoch(epoch), members, first_leader };
     SystemCommand::SetMembers { shard: SYSTEM_SHARD, membership }
 }
 
@@ -160,7 +160,7 @@ fn an_end_counts_in_the_epoch_it_was_seen_in() {
     invalid_in(&execute(&mut state, &finish(1, 2, long)), "why", "512 bytes");
     let look = state.look_at(&state.jobs[&JobId(1)].goal);
     let seen = Seen { from: Some(MemberRole::Voter), to: Some(MemberRole::Learner), lag: None };
-    assert_eq!(look, Look { members: Some((ConfigId(2), seen)), stranger: None });
+    assert_eq!(look, Look { members: Some((Epoch(2), seen)), stranger: None });
 
     let end = JobEnd::Overtaken(bounded_why("é".repeat(JOB_WHY_MAX)));
     assert_eq!(execute(&mut state, &finish(1, 2, end.clone())), SystemOutcome::Done);
@@ -202,7 +202,7 @@ fn those_that_ended_first_go_first_and_no_id_comes_back() {
         let id = shard;
         let outcome = state.execute(&start(moves(shard, 9, None))).0;
         invalid_in(&outcome, "from", "no node 9");
-        let gone = SystemCommand::SetMembers { shard: ShardId(shard), membership: three(ConfigId(2)) };
+        let gone = SystemCommand::SetMembers { shard: ShardId(shard), membership: three(Epoch(2)) };
         state.execute(&gone);
         assert_eq!(state.execute(&start(moves(shard, 4, None))).0, SystemOutcome::Job(JobId(id)));
         assert_eq!(state.execute(&finish(id, 2, JobEnd::Done)).0, SystemOutcome::Done);
@@ -217,9 +217,9 @@ fn those_that_ended_first_go_first_and_no_id_comes_back() {
     assert!(refounded.jobs.is_empty());
 }
 
-fn three(config: ConfigId) -> Membership {
+fn three(epoch: Epoch) -> Membership {
     let members = (1..=3).map(|node| Member { node: NodeId(node), role: MemberRole::Voter }).collect();
-    Membership { config, members, first_leader: NodeId(1) }
+    Membership { epoch, members, first_leader: NodeId(1) }
 }
 
 #[test]

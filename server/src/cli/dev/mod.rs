@@ -283,7 +283,7 @@ mod tests {
             id,
             table: None,
             bounds: json::Bounds::Keys { from: vec![], to: vec![] },
-            epoch: json::Epoch { config: 1, version: 1 },
+            changes: json::Changes { epoch: 1, version: 1 },
             leader,
             replicas: vec![json::Replica {
                 node: 1,

@@ -83,7 +83,7 @@ impl Nodes {
             let sender = sender.clone();
             tokio::spawn(async move {
                 let status = child.wait().await;
-                // The receiver is gone only when nobody wants to know any more.
+                // The receiver is gone only when nobody wants to know.
                 let _ = sender.send((node, status)).await;
             });
         }

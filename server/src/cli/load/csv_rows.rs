@@ -1,4 +1,4 @@
-//! CSV rows as they stand in the file, with the key column parsed.
+//! CSV rows as they are in the file, with the key column parsed.
 //!
 //! Owns the pairing of parsed fields with raw bytes: the parser reads through a tee that keeps what it has read, and
 //! each record's end position cuts the raw row out of it. Must never keep more than one row and a read buffer.

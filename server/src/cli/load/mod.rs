@@ -33,7 +33,7 @@ use source::{FileFormat, KeyBy, Source, Step};
 const AFTER_HELP: &str = "\
 The value of each record is its bytes in the file with only the final newline cut: a carriage return stays, a missing \
 last newline does no harm, and bytes need not be UTF-8. A byte-order mark at the beginning of a file is no part of it. A \
-number that is a key is its digits as they stand in the file. Records of one key are stored in file order.
+number that is a key is its digits as they are in the file. Records of one key are stored in file order.
 
 From a pipe that brings little, each record is sent at most 0.3 s after its line is complete. Progress on standard error counts \
 what is stored.

@@ -87,7 +87,7 @@ pub struct TableShard {
     /// Its bounds.
     pub bounds: Bounds,
     /// Changes of members and of bounds so far.
-    pub epoch: Epoch,
+    pub changes: Changes,
     /// The node that leads it, where known.
     pub leader: Option<u64>,
     /// The nodes that hold it.
@@ -99,7 +99,10 @@ impl Serialize for TableShard {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("id", &self.id)?;
         self.bounds.entries(&mut map)?;
-        map.serialize_entry("epoch", &self.epoch)?;
+        // The names of before, for one version yet.
+        map.serialize_entry("epoch", &self.changes)?;
+        map.serialize_entry("membership_epoch", &self.changes.epoch)?;
+        map.serialize_entry("bounds_version", &self.changes.version)?;
         map.serialize_entry("leader", &self.leader)?;
         map.serialize_entry("voters", &self.voters)?;
         map.end()
@@ -108,10 +111,11 @@ impl Serialize for TableShard {
 
 /// How often a shard's members and bounds have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Epoch {
-    /// Changes of members.
-    pub config: u64,
-    /// Changes of bounds.
+pub struct Changes {
+    /// Changes of members: the epoch.
+    #[serde(rename = "config")]
+    pub epoch: u64,
+    /// Changes of bounds: the version.
     pub version: u64,
 }
 
@@ -264,7 +268,7 @@ pub struct Shard {
     /// Its bounds.
     pub bounds: Bounds,
     /// Changes of members and of bounds so far.
-    pub epoch: Epoch,
+    pub changes: Changes,
     /// The node that leads it; none while there is no leader.
     pub leader: Option<u64>,
     /// Its replicas.
@@ -292,7 +296,10 @@ impl Serialize for Shard {
         map.serialize_entry("id", &self.id)?;
         map.serialize_entry("table", &self.table)?;
         self.bounds.entries(&mut map)?;
-        map.serialize_entry("epoch", &self.epoch)?;
+        // The names of before, for one version yet.
+        map.serialize_entry("epoch", &self.changes)?;
+        map.serialize_entry("membership_epoch", &self.changes.epoch)?;
+        map.serialize_entry("bounds_version", &self.changes.version)?;
         map.serialize_entry("leader", &self.leader)?;
         map.serialize_entry("replicas", &self.replicas)?;
         if let Some(scrub) = &self.scrub {
@@ -361,7 +368,7 @@ mod tests {
             id: 2,
             table: Some("t".to_owned()),
             bounds: Bounds::Ring { from: vec![], to: vec![0x80, 0, 0, 0, 0, 0, 0, 0] },
-            epoch: Epoch { config: 1, version: 2 },
+            changes: Changes { epoch: 1, version: 2 },
             leader: Some(1),
             replicas: vec![Replica {
                 node: 1,
@@ -392,7 +399,8 @@ mod tests {
                 "nodes": [{"id": 1, "addr": "h:1", "state": "up", "speaks": 2, "leaders": 1, "replicas": 1, "uptime_ms": 5,
                     "snapshots": {"made": 2, "installed": 1}}],
                 "shards": [{"id": 2, "table": "t", "from": null, "to": "8000000000000000",
-                    "epoch": {"config": 1, "version": 2}, "leader": 1,
+                    "epoch": {"config": 1, "version": 2},
+                    "membership_epoch": 1, "bounds_version": 2, "leader": 1,
                     "replicas": [{"node": 1, "role": "leader", "lag_slots": 0, "commit": 9, "applied": 9}]}]})
         );
     }

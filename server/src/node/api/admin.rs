@@ -2,19 +2,19 @@
 //!
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
-pub mod job_desk;
+pub mod job_manager;
 mod jobs;
 
 use super::{cluster, convert};
 use crate::node::dial;
 use crate::node::host::Signals;
-use crate::node::map::{MapBook, table_to_wire};
+use crate::node::map::{MapCache, table_to_wire};
 use crate::node::peer::Peers;
-use crate::node::snapshots::SnapshotDesk;
+use crate::node::snapshots::SnapshotManager;
 use crate::node::status::status;
-use crate::node::system::SystemDesk;
-use crate::node::threads::processor_micros;
-use crate::node::versions::{NodeVersion, VersionDesk};
+use crate::node::system::SystemProposer;
+use crate::node::threads::processor_us;
+use crate::node::versions::{NodeVersion, VersionManager};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::host::{AdminInput, NodeInput, NodeReport, ReplicaReport};
 use synod_engine::runner::WorkerHandle;
-use synod_engine::worker::AHEAD_MICROS;
-use synod_paxos::types::ConfigId;
+use synod_engine::worker::AHEAD_US;
+use synod_paxos::types::Epoch;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use synod_proto::v1::admin_server::Admin;
@@ -41,7 +41,7 @@ const WORKER_PATIENCE: Duration = Duration::from_secs(5);
 const FORWARDED: &str = "synod-forwarded";
 
 /// What the service needs once the node is up.
-pub struct Up {
+pub struct Running {
     /// This node.
     pub node: NodeId,
     /// Its cluster.
@@ -51,19 +51,19 @@ pub struct Up {
     /// The engine.
     pub worker: WorkerHandle,
     /// The map.
-    pub book: Arc<MapBook>,
+    pub map_cache: Arc<MapCache>,
     /// The peers.
     pub peers: Arc<Peers>,
     /// The way to the system shard.
-    pub system: Arc<SystemDesk>,
+    pub system: Arc<SystemProposer>,
     /// The cluster's version.
-    pub versions: Arc<VersionDesk>,
+    pub versions: Arc<VersionManager>,
     /// The jobs.
-    pub jobs: Arc<job_desk::JobDesk>,
+    pub jobs: Arc<job_manager::JobManager>,
     /// The worker's signals.
     pub signals: Arc<Signals>,
     /// Snapshot files.
-    pub snapshots: Arc<SnapshotDesk>,
+    pub snapshots: Arc<SnapshotManager>,
     /// When this process began.
     pub started: Instant,
 }
@@ -71,18 +71,18 @@ pub struct Up {
 /// The service; answers `Unavailable` until the node is up.
 #[derive(Clone, Default)]
 pub struct AdminService {
-    up: Arc<OnceLock<Up>>,
+    running: Arc<OnceLock<Running>>,
 }
 
 impl AdminService {
     /// The node is up.
-    pub fn up(&self, up: Up) {
+    pub fn started(&self, running: Running) {
         // A node comes up once.
-        let _ = self.up.set(up);
+        let _ = self.running.set(running);
     }
 
-    fn get(&self) -> Result<&Up, Status> {
-        self.up.get().ok_or_else(|| unavailable("the node is starting"))
+    fn get(&self) -> Result<&Running, Status> {
+        self.running.get().ok_or_else(|| unavailable("the node is starting"))
     }
 
     /// What a node knows of itself.
@@ -90,12 +90,12 @@ impl AdminService {
     /// # Errors
     /// It does not answer.
     pub async fn status_of(&self, node: NodeId) -> Result<v1::NodeStatusReply, Status> {
-        let up = self.get()?;
+        let running = self.get()?;
         let asked = v1::NodeStatusRequest {};
-        let reply = if node == up.node {
+        let reply = if node == running.node {
             self.node_status(Request::new(asked)).await?
         } else {
-            up.admin_of(node).await?.node_status(up.forward(asked)).await?
+            running.admin_of(node).await?.node_status(running.forward(asked)).await?
         };
         Ok(reply.into_inner())
     }
@@ -104,11 +104,11 @@ impl AdminService {
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn create_table(&self, request: Request<v1::CreateTableRequest>) -> Result<Response<v1::Table>, Status> {
-        let up = self.get()?;
+        let running = self.get()?;
         let request = request.into_inner();
         let command = create_command(&request)?;
-        match up.change(request.id.as_ref(), &command).await? {
-            SystemOutcome::Table(id) => Ok(Response::new(up.created(id, request).await)),
+        match running.change(request.id.as_ref(), &command).await? {
+            SystemOutcome::Table(id) => Ok(Response::new(running.created(id, request).await)),
             SystemOutcome::TableExists(table) => {
                 let message = format!("table {table:?} exists already");
                 Err(status(&convert::error(Kind::TableExists(v1::TableExists { table }), false, message)))
@@ -134,48 +134,48 @@ impl Admin for AdminService {
         &self,
         _request: Request<v1::NodeStatusRequest>,
     ) -> Result<Response<v1::NodeStatusReply>, Status> {
-        let up = self.get()?;
-        let report = up.report().await?;
-        let map = up.book.get();
-        let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != up.node);
-        let mut clock_alarms = up.peers.alarms();
+        let running = self.get()?;
+        let report = running.report().await?;
+        let map = running.map_cache.get();
+        let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != running.node);
+        let mut clock_alarms = running.peers.alarms();
         clock_alarms.extend(report.replicas.iter().filter_map(ahead));
-        let quarantined = up.signals.quarantined.borrow().clone().or(report.quarantined);
-        let quarantined = quarantined.or_else(|| up.book.removed()).unwrap_or_default();
+        let quarantined = running.signals.quarantined.borrow().clone().or(report.quarantined);
+        let quarantined = quarantined.or_else(|| running.map_cache.removed()).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusReply {
-            cluster: Bytes::copy_from_slice(&up.cluster.to_be_bytes()),
-            node: up.node.0,
-            addr: up.addr.clone(),
+            cluster: Bytes::copy_from_slice(&running.cluster.to_be_bytes()),
+            node: running.node.0,
+            addr: running.addr.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             map_revision: map.as_ref().map_or(report.map_revision, |m| m.revision),
             replicas: report.replicas.into_iter().map(replica_to_wire).collect(),
-            peers: peers.map(|n| v1::PeerStatus { node: n.0, alive: up.peers.is_alive(*n) }).collect(),
+            peers: peers.map(|n| v1::PeerStatus { node: n.0, alive: running.peers.is_alive(*n) }).collect(),
             quarantined,
             disk_low: report.disk_low.unwrap_or_default(),
             clock_alarms,
             snapshots_made: report.snapshots_made,
             snapshots_installed: report.snapshots_installed,
-            speaks: up.book.speaks().0,
-            cluster_version: up.book.version().0,
-            threads: processor_micros()
+            speaks: running.map_cache.speaks().0,
+            cluster_version: running.map_cache.version().0,
+            threads: processor_us()
                 .into_iter()
                 .map(|(name, processor_us)| v1::ThreadTime { name, processor_us })
                 .collect(),
-            uptime_ms: u64::try_from(up.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            jobs: up.jobs.running().into_iter().map(|job| jobs::to_wire(job, false)).collect(),
+            uptime_ms: u64::try_from(running.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            jobs: running.jobs.running().into_iter().map(|job| jobs::to_wire(job, false)).collect(),
         }))
     }
 
     async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Result<Response<v1::ScrubReply>, Status> {
-        let up = self.get()?;
+        let running = self.get()?;
         let forwarded = request.metadata().contains_key(FORWARDED);
         let wanted = request.into_inner();
         let shard = ShardId(wanted.shard);
-        match up.asked(|done| AdminInput::Scrub { shard, done }).await? {
+        match running.asked(|done| AdminInput::Scrub { shard, done }).await? {
             Ok(slot) => Ok(Response::new(v1::ScrubReply { slot: slot.0 })),
             Err(refusal) => {
-                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
-                leader.scrub(up.forward(wanted)).await
+                let mut leader = running.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.scrub(running.forward(wanted)).await
             }
         }
     }
@@ -183,15 +183,16 @@ impl Admin for AdminService {
     type SnapshotStream = ReceiverStream<Result<v1::SnapshotPart, Status>>;
 
     async fn snapshot(&self, request: Request<v1::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        let up = self.get()?;
+        let running = self.get()?;
         let shard = ShardId(request.into_inner().shard);
         let (tell, told) = oneshot::channel();
         let done = Box::new(move |result| drop(tell.send(result)));
-        up.worker
+        running
+            .worker
             .try_push(AdminInput::MakeSnapshot { shard, done })
             .map_err(|_| Status::unavailable("the node is busy"))?;
         match told.await {
-            Ok(Ok(())) => up.snapshots.stream(shard).map(|parts| Response::new(ReceiverStream::new(parts))),
+            Ok(Ok(())) => running.snapshots.stream(shard).map(|parts| Response::new(ReceiverStream::new(parts))),
             Ok(Err(why)) => Err(Status::failed_precondition(why)),
             Err(_) => Err(Status::unavailable("the node is stopping")),
         }
@@ -201,15 +202,15 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderReply>, Status> {
-        let up = self.get()?;
+        let running = self.get()?;
         let forwarded = request.metadata().contains_key(FORWARDED);
         let wanted = request.into_inner();
         let (shard, to) = (ShardId(wanted.shard), NodeId(wanted.to));
-        match up.asked(|done| AdminInput::Transfer { shard, to, done }).await? {
+        match running.asked(|done| AdminInput::Transfer { shard, to, done }).await? {
             Ok(()) => Ok(Response::new(v1::TransferLeaderReply {})),
             Err(refusal) => {
-                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
-                leader.transfer_leader(up.forward(wanted)).await
+                let mut leader = running.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.transfer_leader(running.forward(wanted)).await
             }
         }
     }
@@ -218,15 +219,15 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::ChangeMembersRequest>,
     ) -> Result<Response<v1::ChangeMembersReply>, Status> {
-        let up = self.get()?;
+        let running = self.get()?;
         let forwarded = request.metadata().contains_key(FORWARDED);
         let wanted = request.into_inner();
         let (shard, expected, change) = (ShardId(wanted.shard), expected_epoch(&wanted)?, member_change(&wanted)?);
-        match up.asked(|done| AdminInput::ChangeMembers { shard, expected, change, done }).await? {
+        match running.asked(|done| AdminInput::ChangeMembers { shard, expected, change, done }).await? {
             Ok(()) => Ok(Response::new(v1::ChangeMembersReply {})),
             Err(refusal) => {
-                let mut leader = up.leader_instead(&refusal, wanted.shard, forwarded).await?;
-                leader.change_members(up.forward(wanted)).await
+                let mut leader = running.leader_instead(&refusal, wanted.shard, forwarded).await?;
+                leader.change_members(running.forward(wanted)).await
             }
         }
     }
@@ -283,10 +284,10 @@ fn unavailable(why: impl Into<String>) -> Status {
 }
 
 /// The epoch that a change was made for: it must be named, since no epoch is 0.
-fn expected_epoch(wanted: &v1::ChangeMembersRequest) -> Result<ConfigId, Status> {
-    match wanted.expected_config {
-        0 => Err(status(&convert::invalid("expected_config", "must be given: the epoch that the change was made for"))),
-        config => Ok(ConfigId(config)),
+fn expected_epoch(wanted: &v1::ChangeMembersRequest) -> Result<Epoch, Status> {
+    match wanted.expected_epoch {
+        0 => Err(status(&convert::invalid("expected_epoch", "must be given: the epoch that the change was made for"))),
+        epoch => Ok(Epoch(epoch)),
     }
 }
 
@@ -328,7 +329,7 @@ fn create_command(request: &v1::CreateTableRequest) -> Result<SystemCommand, Sta
 /// What is said of a shard led here whose time is far ahead of the clocks.
 fn ahead(replica: &ReplicaReport) -> Option<String> {
     let ahead = Duration::from_secs(replica.ahead_us / 1_000_000);
-    (replica.ahead_us > AHEAD_MICROS).then(|| {
+    (replica.ahead_us > AHEAD_US).then(|| {
         let (shard, ahead) = (replica.shard, humantime::format_duration(ahead));
         format!("the time of shard {shard} is {ahead} ahead of what most nodes' clocks show: its timestamps go on from there")
     })
@@ -341,7 +342,7 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
         role: r.role.into(),
         leader: r.leader.map_or(0, |n| n.0),
         ballot: format!("{:?}", r.ballot),
-        config: r.ballot.config.0,
+        epoch: r.ballot.epoch.0,
         commit: r.commit.0,
         applied: r.applied.0,
         last: r.last.0,
@@ -356,7 +357,7 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
     }
 }
 
-impl Up {
+impl Running {
     /// The request once more, marked so that its receiver does not send it on, for a node of this cluster.
     fn forward<T>(&self, wanted: T) -> Request<T> {
         let mut request = Request::new(wanted);
@@ -411,17 +412,17 @@ impl Up {
 
     /// Who leads a shard that has no replica here, as far as the map says.
     fn leader_of(&self, shard: u64) -> Result<Option<NodeId>, Status> {
-        let map = self.book.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
+        let map = self.map_cache.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
         let Some(descriptor) = map.shards.get(&ShardId(shard)) else {
             return Err(status(&convert::invalid("shard", format!("there is no shard {shard}"))));
         };
-        let known = self.book.leader(descriptor.shard);
+        let known = self.map_cache.leader(descriptor.shard);
         Ok(known.or_else(|| descriptor.membership.voters().find(|n| self.peers.is_alive(*n))))
     }
 
     /// A client of the leader's admin service.
     async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
-        let map = self.book.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
+        let map = self.map_cache.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
         let node = map.nodes.get(&leader).ok_or_else(|| unavailable("the leader is not in the map"))?;
         let failed = |why: String| unavailable(format!("node {leader} at {}: {why}", node.addr));
         let endpoint = dial::endpoint(&node.addr).map_err(failed)?;
@@ -431,7 +432,7 @@ impl Up {
     /// A client of the node where a request that this node's worker refused is to go.
     ///
     /// # Errors
-    /// As [`Up::elsewhere`], or there is no connection to it.
+    /// As [`Running::elsewhere`], or there is no connection to it.
     async fn leader_instead(
         &self,
         refusal: &Refusal,
@@ -456,10 +457,11 @@ impl Up {
 
     /// The new table as this node's map has it, once that has caught up; else as it was asked for.
     async fn created(&self, id: TableId, request: v1::CreateTableRequest) -> v1::Table {
-        let mut changes = self.book.watch();
+        let mut changes = self.map_cache.watch();
         let known = async {
             loop {
-                if let Some(table) = self.book.get().and_then(|m| m.tables.get(&id).map(|t| table_to_wire(id, t))) {
+                if let Some(table) = self.map_cache.get().and_then(|m| m.tables.get(&id).map(|t| table_to_wire(id, t)))
+                {
                     return table;
                 }
                 if changes.changed().await.is_err() {

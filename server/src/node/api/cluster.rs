@@ -1,6 +1,6 @@
 //! Which cluster a call is meant for.
 //!
-//! Owns: the comparison at the door of every service for clients. Must never: let a call in that names another cluster.
+//! Owns: the comparison at the entry of every service for clients. Must never: let a call in that names another cluster.
 
 use super::convert;
 use crate::node::status::status;

@@ -1,6 +1,6 @@
 //! From the wire to the engine and back.
 //!
-//! Owns: the checks of sizes and shapes at the door, and the words of every error. Must never: let a request through that
+//! Owns: the checks of sizes and shapes of requests, and the words of every error. Must never: let a request through that
 //! the engine would choke on.
 
 use crate::config::Limits;
@@ -56,9 +56,9 @@ pub fn body(body: v1::shard_request::Body, limits: &Limits) -> Result<Body, v1::
             let segments = tail.segments.into_iter().map(|s| (s.pos_from, s.pos_to, s.after_ts_us)).collect();
             // A poll that does not wait asks for all there is: what was acknowledged before it must be in it.
             let freshness = if tail.wait_ms == 0 { Freshness::Linearizable } else { Freshness::Local };
-            let wait_micros = u64::from(tail.wait_ms.min(TAIL_WAIT_MS_MAX)) * 1000;
+            let wait_us = u64::from(tail.wait_ms.min(TAIL_WAIT_MS_MAX)) * 1000;
             let (limit, tells_trimmed) = (tail.limit as usize, tail.tell_trimmed);
-            let poll = TailPoll { from: tail.from, to: tail.to, segments, limit, wait_micros, tells_trimmed };
+            let poll = TailPoll { from: tail.from, to: tail.to, segments, limit, wait_us, tells_trimmed };
             Ok(Body::Read { read: Read::Tail(poll), freshness })
         }
         Wire::Clock(_) => Err(invalid("clock", "is not asked of a shard")),

@@ -3,9 +3,9 @@
 //! Owns: the gRPC services. Must never: decide where a key lives or what a write does; the map and the engine do.
 
 pub mod admin;
+pub mod admission;
 pub mod cluster;
 pub mod convert;
-pub mod gate;
 pub mod session;
 pub mod synod;
 

@@ -3,8 +3,8 @@
 //! Owns: the requests under way on it, and its replies until they are sent. Must never: read more requests than it may have
 //! under way, or hold a reply back for company: what is ready when the stream is polled is the next frame.
 
+use super::admission::{self, AdmissionQueue, AdmissionQueues, Client, StreamHandle};
 use super::convert;
-use super::gate::{self, Client, Gate, Gates, Place};
 use crate::config::Limits;
 use crate::node::peer::Peers;
 use futures::Stream;
@@ -199,16 +199,16 @@ impl ReplySink for Waiting {
     }
 }
 
-/// Where answers to what came through the gate go: the gate hears of them.
-struct Gated {
+/// Receives the answers to admitted requests, and tells the admission queue.
+struct Admitted {
     shared: Arc<Shared>,
-    gate: Arc<Gate>,
+    admission: Arc<AdmissionQueue>,
 }
 
-impl ReplySink for Gated {
+impl ReplySink for Admitted {
     fn reply(&self, id: u64, answer: Result<Answer, Refusal>) {
         self.shared.reply(id, answer);
-        self.gate.answered();
+        self.admission.answered();
     }
 
     fn is_full(&self) -> bool {
@@ -218,26 +218,26 @@ impl ReplySink for Gated {
 
 /// A stream's way to one of the workers.
 struct WayIn {
-    place: Place,
-    gated: Arc<dyn ReplySink>,
+    handle: StreamHandle,
+    admitted: Arc<dyn ReplySink>,
     /// Of the frame that is being read.
     requests: Vec<Request>,
 }
 
 impl WayIn {
-    fn through(gate: &Arc<Gate>, shared: &Arc<Shared>) -> Self {
-        let gated = Arc::new(Gated { shared: Arc::clone(shared), gate: Arc::clone(gate) });
-        Self { place: gate.open(shared.clone()), gated, requests: Vec::new() }
+    fn through(admission: &Arc<AdmissionQueue>, shared: &Arc<Shared>) -> Self {
+        let admitted = Arc::new(Admitted { shared: Arc::clone(shared), admission: Arc::clone(admission) });
+        Self { handle: admission.open(shared.clone()), admitted, requests: Vec::new() }
     }
 
     fn add(&mut self, mut request: Request) {
-        request.reply.sink = Arc::clone(&self.gated);
+        request.reply.sink = Arc::clone(&self.admitted);
         self.requests.push(request);
     }
 
     fn push(&mut self, now: Instant) {
         if !self.requests.is_empty() {
-            self.place.push(std::mem::take(&mut self.requests), now);
+            self.handle.push(std::mem::take(&mut self.requests), now);
         }
     }
 }
@@ -246,26 +246,26 @@ impl WayIn {
 pub fn serve(
     requests: Streaming<v1::ClientFrame>,
     worker: WorkerHandle,
-    gates: Arc<Gates>,
+    admissions: Arc<AdmissionQueues>,
     limits: Limits,
     peers: Arc<Peers>,
     memory: Memory,
 ) -> impl Stream<Item = Result<v1::ServerFrame, Status>> {
     let shared = Arc::new(Shared::new(memory));
-    let reader = tokio::spawn(read(requests, worker, gates, limits, peers, shared.clone()));
+    let reader = tokio::spawn(read(requests, worker, admissions, limits, peers, shared.clone()));
     Replies { shared, reader }
 }
 
 async fn read(
     mut requests: Streaming<v1::ClientFrame>,
     worker: WorkerHandle,
-    gates: Arc<Gates>,
+    admissions: Arc<AdmissionQueues>,
     limits: Limits,
     peers: Arc<Peers>,
     shared: Arc<Shared>,
 ) {
     let most = limits.session_requests_max as usize;
-    let mut ways: Vec<WayIn> = gates.all().iter().map(|gate| WayIn::through(gate, &shared)).collect();
+    let mut ways: Vec<WayIn> = admissions.all().iter().map(|admission| WayIn::through(admission, &shared)).collect();
     loop {
         while shared.is_busy(most) {
             shared.room.notified().await;
@@ -275,7 +275,7 @@ async fn read(
         shared.begun(frame.requests.len(), frame.encoded_len());
         let mut batch: Vec<Request> =
             frame.requests.into_iter().filter_map(|request| admit(request, &limits, &peers, &shared)).collect();
-        let polls = batch.extract_if(.., |request| gate::waits(request)).collect();
+        let polls = batch.extract_if(.., |request| admission::waits(request)).collect();
         let polls = let_wait(polls, &limits, &shared);
         if !polls.is_empty()
             && let Err(Input::Requests(refused)) = worker.try_push(Input::Requests(polls))
@@ -285,7 +285,7 @@ async fn read(
             }
         }
         for request in batch {
-            ways[gates.index_of(&request)].add(request);
+            ways[admissions.index_of(&request)].add(request);
         }
         let now = Instant::now();
         ways.iter_mut().for_each(|way| way.push(now));
@@ -324,7 +324,7 @@ fn admit(request: v1::ShardRequest, limits: &Limits, peers: &Peers, shared: &Arc
             Err(error) => answer(v1::shard_reply::Body::Error(error)),
             Ok(body) => {
                 let reply = Reply { sink: shared.clone(), id };
-                Some(Request { shard: ShardId(request.shard), epoch: Some(request.epoch), body, reply })
+                Some(Request { shard: ShardId(request.shard), version: Some(request.version), body, reply })
             }
         },
     }

@@ -23,17 +23,11 @@ fn page(records: Vec<v1::Record>) -> v1::ShardReply {
 
 fn tail(shared: &Arc<Shared>, id: u64, segment: usize) -> Request {
     let segments = vec![(Bytes::from(vec![0; segment]), Bytes::new(), 0)];
-    let poll = TailPoll {
-        from: Bytes::new(),
-        to: Bytes::new(),
-        segments,
-        limit: 0,
-        wait_micros: 1_000_000,
-        tells_trimmed: false,
-    };
+    let poll =
+        TailPoll { from: Bytes::new(), to: Bytes::new(), segments, limit: 0, wait_us: 1_000_000, tells_trimmed: false };
     let body = Body::Read { read: Read::Tail(poll), freshness: Freshness::Local };
     let sink: Arc<dyn ReplySink> = shared.clone();
-    Request { shard: ShardId(2), epoch: None, body, reply: Reply { sink, id } }
+    Request { shard: ShardId(2), version: None, body, reply: Reply { sink, id } }
 }
 
 /// One request is answered with this.

@@ -2,10 +2,10 @@
 //!
 //! Owns: nothing but the way in. Must never: answer a unary call from its own state: it goes the same way as any client's.
 
-use super::gate::Gates;
+use super::admission::AdmissionQueues;
 use super::{client_status, cluster, convert, session};
 use crate::config::Limits;
-use crate::node::map::MapBook;
+use crate::node::map::MapCache;
 use crate::node::peer::Peers;
 use crate::node::status::status;
 use futures::{Stream, StreamExt};
@@ -28,15 +28,15 @@ type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 const PAGE: usize = 500;
 
 /// What the service needs once the node is up.
-pub struct Up {
+pub struct Running {
     /// The node's cluster.
     pub cluster: u128,
     /// The engine.
     pub worker: WorkerHandle,
     /// The way into it.
-    pub gates: Arc<Gates>,
+    pub admissions: Arc<AdmissionQueues>,
     /// The map.
-    pub book: Arc<MapBook>,
+    pub map_cache: Arc<MapCache>,
     /// The peers, and with them the cluster's time.
     pub peers: Arc<Peers>,
     /// Sizes above which a request is refused.
@@ -49,7 +49,7 @@ pub struct Up {
     pub endpoint: String,
 }
 
-impl Up {
+impl Running {
     async fn gateway(&self, timeout_ms: u32) -> Result<Client, Status> {
         let cluster = Some(self.cluster.to_be_bytes());
         let options = || synod_client::Options { cluster, ..synod_client::Options::default() };
@@ -62,18 +62,18 @@ impl Up {
 /// The service; answers `Unavailable` until the node is up.
 #[derive(Clone, Default)]
 pub struct SynodService {
-    up: Arc<OnceLock<Up>>,
+    running: Arc<OnceLock<Running>>,
 }
 
 impl SynodService {
     /// The node is up.
-    pub fn up(&self, up: Up) {
+    pub fn started(&self, running: Running) {
         // A node comes up once.
-        let _ = self.up.set(up);
+        let _ = self.running.set(running);
     }
 
-    fn get(&self) -> Result<&Up, Status> {
-        self.up.get().ok_or_else(|| {
+    fn get(&self) -> Result<&Running, Status> {
+        self.running.get().ok_or_else(|| {
             let error = convert::error(v1::error::Kind::Unavailable(v1::Unavailable {}), true, "the node is starting");
             status(&error)
         })
@@ -174,27 +174,27 @@ impl Synod for SynodService {
         &self,
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let up = self.get()?;
-        let (worker, gates, limits) = (up.worker.clone(), up.gates.clone(), up.limits.clone());
-        let (peers, memory) = (up.peers.clone(), up.memory.clone());
-        let replies = session::serve(request.into_inner(), worker, gates, limits, peers, memory);
+        let running = self.get()?;
+        let (worker, admissions, limits) = (running.worker.clone(), running.admissions.clone(), running.limits.clone());
+        let (peers, memory) = (running.peers.clone(), running.memory.clone());
+        let replies = session::serve(request.into_inner(), worker, admissions, limits, peers, memory);
         let mut answer: Response<Self::SessionStream> = Response::new(Box::pin(replies));
-        cluster::stamp(answer.metadata_mut(), up.cluster);
+        cluster::stamp(answer.metadata_mut(), running.cluster);
         Ok(answer)
     }
 
     async fn watch_map(&self, request: Request<v1::WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
-        let book = self.get()?.book.clone();
+        let map_cache = self.get()?.map_cache.clone();
         let after = request.into_inner().from_revision;
-        let changes = book.watch();
-        let maps = futures::stream::unfold((book, changes, after), |(book, mut changes, after)| async move {
+        let changes = map_cache.watch();
+        let maps = futures::stream::unfold((map_cache, changes, after), |(map_cache, mut changes, after)| async move {
             loop {
                 let revision = *changes.borrow_and_update();
                 if revision > after
-                    && let Some(map) = book.to_wire()
+                    && let Some(map) = map_cache.to_wire()
                 {
                     let revision = map.revision;
-                    return Some((Ok(map), (book, changes, revision)));
+                    return Some((Ok(map), (map_cache, changes, revision)));
                 }
                 changes.changed().await.ok()?;
             }

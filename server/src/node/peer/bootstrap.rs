@@ -8,10 +8,10 @@
 
 use super::addresses::is_address;
 use super::bootstrap_error::BootstrapError;
-use super::desk::Desk;
 use super::dial::dial_lazily;
 use super::files;
 use super::founding::{Round, Verdict, cluster_of, decide};
+use super::identify::IdentifyService;
 use crate::config::ServerConfig;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ pub struct Belonging {
 }
 
 /// Finds out where this node belongs, waiting for other nodes as long as it takes. From its return on, and a little before,
-/// `desk` answers as a member. The caller's server already answers `Identify` from `desk` while this waits.
+/// `identify` answers as a member. The caller's server already answers `Identify` from `identify` while this waits.
 ///
 /// # Errors
 /// Why the node must not begin; nothing was written then, save a joiner's nonce.
@@ -66,22 +66,22 @@ pub async fn settle(
     config: &ServerConfig,
     log: &dyn LogStore,
     recovered: &NodeRecovered,
-    desk: &Desk,
+    identify: &IdentifyService,
 ) -> Result<Belonging, BootstrapError> {
     let dir = &config.data_dir;
     if let Some(identity) = recovered.identity.clone() {
         let founders = files::read_founders(dir, identity.cluster.0)?;
         check_directory(config, &identity, &founders)?;
-        desk.member(&identity, &founders);
+        identify.member(&identity, &founders);
         return Ok(Belonging { identity, founders, how: How::Restarted });
     }
     let belonging = match (config.bootstrap.is_empty(), config.join.is_empty()) {
         (true, true) => return Err(BootstrapError::NeitherFlag { dir: dir.display().to_string() }),
         (false, false) => return Err(BootstrapError::BothFlags),
-        (false, true) => found(config, log, desk).await?,
-        (true, false) => join(config, log, desk).await?,
+        (false, true) => found(config, log, identify).await?,
+        (true, false) => join(config, log, identify).await?,
     };
-    desk.member(&belonging.identity, &belonging.founders);
+    identify.member(&belonging.identity, &belonging.founders);
     Ok(belonging)
 }
 
@@ -151,12 +151,16 @@ impl Patience {
     }
 }
 
-async fn found(config: &ServerConfig, log: &dyn LogStore, desk: &Desk) -> Result<Belonging, BootstrapError> {
+async fn found(
+    config: &ServerConfig,
+    log: &dyn LogStore,
+    identify: &IdentifyService,
+) -> Result<Belonging, BootstrapError> {
     let list = &config.bootstrap;
     let addr = config.advertised();
     let index = place_in_list(list, &addr)?;
     let nonce = rand::random::<u64>() | 1;
-    desk.fresh(list, nonce);
+    identify.fresh(list, nonce);
     let request = IdentifyRequest { addr: addr.clone(), bootstrap: list.clone(), nonce };
     let others: Vec<(&str, Channel)> = list
         .iter()
@@ -204,7 +208,11 @@ async fn ask<'a>(
     }
 }
 
-async fn join(config: &ServerConfig, log: &dyn LogStore, desk: &Desk) -> Result<Belonging, BootstrapError> {
+async fn join(
+    config: &ServerConfig,
+    log: &dyn LogStore,
+    identify: &IdentifyService,
+) -> Result<Belonging, BootstrapError> {
     let addr = config.advertised();
     let mut seeds = Vec::new();
     for seed in config.join.iter().filter(|seed| **seed != addr) {
@@ -217,7 +225,7 @@ async fn join(config: &ServerConfig, log: &dyn LogStore, desk: &Desk) -> Result<
         return Err(BootstrapError::JoinSelf { addr });
     }
     let nonce = files::join_nonce(&config.data_dir)?;
-    desk.fresh(&[], rand::random::<u64>() | 1);
+    identify.fresh(&[], rand::random::<u64>() | 1);
     let speaks = config.settings.cluster.speaks().0;
     let request = JoinRequest { addr, nonce: nonce.to_vec().into(), speaks };
     let mut patience = Patience::new();

@@ -27,7 +27,7 @@ pub enum BootstrapError {
         /// The address.
         addr: String,
     },
-    /// This node does not stand in its list.
+    /// This node is not in its list.
     #[error("--bootstrap {} does not name this node's own address {addr} (--advertise, else --listen)", list.join(","))]
     NotInList {
         /// Ours.

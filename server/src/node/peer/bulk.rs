@@ -15,7 +15,7 @@ use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::offers::{Begun, Offer, Receiving};
 use synod_engine::snapshot::{Header, OsFiles, SnapshotFile, Throttle};
 use synod_proto::peer::peer_client::PeerClient;
-use synod_proto::peer::{ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::peer::{ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -78,7 +78,7 @@ pub async fn tell_scrub(
 ) -> Result<(), String> {
     let channel = dial::dial(addr).await.map_err(|e| e.why)?;
     let hash = hash.to_be_bytes().to_vec().into();
-    let told = ScrubTold { hello: Some(hello(local, to)), shard: shard.0, slot: slot.0, hash };
+    let told = ScrubHash { hello: Some(hello(local, to)), shard: shard.0, slot: slot.0, hash };
     match timeout(OFFER_WAIT, PeerClient::new(channel).tell_scrub(told)).await {
         Err(_) => Err(format!("no answer within {OFFER_WAIT:?}")),
         Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),

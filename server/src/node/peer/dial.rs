@@ -4,7 +4,7 @@
 
 use crate::config::Settings;
 use crate::node::dial::{self as node_dial, CONNECT_WAIT, causes, chain};
-use crate::node::door::{BROKEN_STREAMS, PENDING_RESETS};
+use crate::node::listener::{BROKEN_STREAMS, PENDING_RESETS};
 use rand::RngExt;
 use std::error::Error;
 use std::io::ErrorKind;
@@ -23,7 +23,7 @@ const HTTP2_FRAME: u32 = 256 << 10;
 const CONNECTION_STREAMS: u32 = 64;
 /// A silent connection is asked for a sign of life this often.
 const KEEPALIVE: Duration = Duration::from_secs(1);
-/// And is given up when none came for so long.
+/// Time without a sign of life after which the connection is closed.
 const KEEPALIVE_WAIT: Duration = Duration::from_secs(2);
 
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);

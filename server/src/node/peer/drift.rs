@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use synod_cluster::ids::{Incarnation, NodeId};
 use synod_engine::clock::MonotoneClock;
 
-/// Pulses of so long compete for the shortest way, µs.
+/// Length of the window whose fastest pulse counts, µs.
 const WHILE: u64 = 10_000_000;
 /// Moments kept: the first and the last are 20 to 50 s apart.
 const KEPT: usize = 5;

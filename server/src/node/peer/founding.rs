@@ -81,7 +81,7 @@ pub(super) fn decide(list: &[String], index: usize, round: &Round<'_>) -> Result
     })
 }
 
-/// A cluster's name as it stands in a reply.
+/// A cluster's name as it is in a reply.
 pub(super) fn cluster_of(peer: &str, bytes: &[u8]) -> Result<u128, BootstrapError> {
     let bytes: [u8; 16] = bytes.try_into().map_err(|_| BootstrapError::Nonsense {
         peer: peer.to_owned(),

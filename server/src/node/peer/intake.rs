@@ -1,11 +1,11 @@
 //! Incoming links: a caller's hello, then its frames to the worker.
 //!
 //! Owns: what an incoming link does. Must never: deliver part of a frame, or a frame of a caller whose hello was not taken or
-//! whose lane is another stream's.
+//! whose fence is another stream's.
 
 use super::counters::add;
+use super::fences::Turn;
 use super::hello::{Caller, HELLO_WAIT, Refused};
-use super::lanes::Turn;
 use super::shared::Shared;
 use super::wire::{self, Frames, HELLO_BYTES_MAX, WireError};
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ use synod_proto::peer::{LinkReply, PeerFrame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// A caller that is silent for so long, or twice as long, is gone: it asks for a sign of life every second.
+/// A caller that is silent for this long, or at most twice as long, is gone: it asks for a sign of life every second.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Messages of a frame that room is made for at once.
 const MESSAGES: usize = 1024;
@@ -46,7 +46,7 @@ pub(super) async fn reply(stream: &mut (impl AsyncWrite + Unpin), refused: Strin
     matches!(timeout(REPLY_WAIT, stream.write_all(&reply)).await, Ok(Ok(())))
 }
 
-/// Admits a caller, who says that it is at `addr`, to its lane.
+/// Admits a caller, who says that it is at `addr`, to its fence.
 pub(super) fn admit(shared: &Shared, caller: Caller, addr: &str) -> Result<Turn, Refused> {
     let theirs = caller.process.incarnation;
     let older = |seen| Refused::Older { me: shared.local.node, from: caller.node, seen, theirs };
@@ -55,8 +55,8 @@ pub(super) fn admit(shared: &Shared, caller: Caller, addr: &str) -> Result<Turn,
         return Err(older(seen));
     }
     shared.believe(caller, addr, false)?;
-    let turn = shared.lanes.take(caller.node, theirs).map_err(older)?;
-    // Whoever ruled it out meanwhile closed the lanes before it was taken.
+    let turn = shared.fences.take(caller.node, theirs).map_err(older)?;
+    // Whoever ruled it out meanwhile closed the fences before it was taken.
     shared.check_process(caller)?;
     Ok(turn)
 }
@@ -115,8 +115,8 @@ pub(super) async fn receive(
     }
 }
 
-/// Hands a frame to the worker. Returns `None` if a newer stream has the lane. `took_part` says whether this link has delivered a frame
-/// before. Noting it once per link is enough: the lane is closed when another process is believed.
+/// Hands a frame to the worker. Returns `None` if a newer stream has the fence. `took_part` says whether this link has delivered a frame
+/// before. Noting it once per link is enough: the fence is closed when another process is believed.
 fn deliver(shared: &Shared, turn: &Turn, from: NodeId, took_part: &mut bool, input: PeerInput) -> Option<()> {
     let messages = match &input {
         PeerInput::Messages { messages, .. } => messages.len() as u64,

@@ -25,11 +25,11 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How long a peer may take to accept or refuse a link.
 const ACCEPT_WAIT: Duration = Duration::from_secs(5);
-/// A link that lasted so long is tried again without a pause.
+/// A link that lasted this long is opened again without a pause.
 const LASTED: Duration = Duration::from_secs(1);
 /// The peer is asked for a sign of life this often.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// And is given up when it left so many unanswered, and took nothing of what waits either.
+/// Unanswered questions after which the peer is given up, where it took nothing that waits either.
 const UNANSWERED: u32 = 3;
 
 /// Keeps a link to `node` open until the task is aborted.

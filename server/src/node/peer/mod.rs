@@ -11,7 +11,7 @@
 //! | `link` | one task a peer that keeps a link open and carries what waits |
 //! | `wire` | the bytes of a link |
 //! | `intake` | incoming links: frames to the worker |
-//! | `lanes` | of incoming links one a peer, the newest wins |
+//! | `fences` | fences off all but the newest incoming link of each peer |
 //! | `pulse` | liveness: pulses both ways; `synod_cluster::detector` says what they mean |
 //! | `hello` | who may talk to whom |
 //! | `twins` | which process of each node is believed |
@@ -20,7 +20,7 @@
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
 //! | `bulk` | snapshots: offered, and fetched over a connection of their own |
-//! | `desk` | what this node is, for those who ask |
+//! | `identify` | what this node is, for those who ask |
 //! | `bootstrap`, `founding`, `files` | how a fresh data directory gets to belong to a cluster |
 //! | `bootstrap_error` | why it does not |
 //! | `shared` | what the tasks towards all peers share, and the failure detector |
@@ -30,7 +30,7 @@ pub mod addresses;
 pub mod bootstrap;
 pub mod bulk;
 pub mod counters;
-pub mod desk;
+pub mod identify;
 pub mod outbox;
 pub mod peers;
 pub mod progress;
@@ -43,11 +43,11 @@ pub mod wire;
 mod bootstrap_error;
 mod dial;
 mod drift;
+mod fences;
 mod files;
 mod founding;
 mod hello;
 mod intake;
-mod lanes;
 mod link;
 mod pipe;
 mod pulse;
@@ -62,8 +62,8 @@ pub use addresses::{Addresses, is_address};
 pub use bootstrap::{Belonging, How, address_change, settle};
 pub use bootstrap_error::BootstrapError;
 pub use counters::PeerCounters;
-pub use desk::Desk;
 pub use dial::{frame_bytes_max, tune_server};
+pub use identify::IdentifyService;
 pub use outbox::Outbox;
 pub use peers::Peers;
 pub use progress::{Progress, Work};
@@ -76,7 +76,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
 use synod_engine::host::Input;
 use synod_proto::peer::{
-    JoinReply, JoinRequest, ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
+    JoinReply, JoinRequest, ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
     SystemReply,
 };
 use tokio::sync::mpsc;
@@ -91,7 +91,7 @@ pub trait WorkerInbox: Send + Sync {
 
 /// The way to the system shard.
 #[tonic::async_trait]
-pub trait SystemGate: Send + Sync {
+pub trait SystemHandler: Send + Sync {
     /// Gives a joining node its id, here or at the system shard's leader.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ pub trait SystemGate: Send + Sync {
 }
 
 /// What becomes of snapshots between nodes.
-pub trait SnapshotGate: Send + Sync {
+pub trait SnapshotHandler: Send + Sync {
     /// A peer has a snapshot for this node.
     fn offered(self: Arc<Self>, from: NodeId, offer: &SnapshotOffer);
 
@@ -121,12 +121,12 @@ pub trait SnapshotGate: Send + Sync {
     fn asked(&self, by: NodeId, ask: &SnapshotAsk);
 
     /// A peer tells what its replica of a shard holds at a slot.
-    fn scrub_told(&self, from: NodeId, told: &ScrubTold);
+    fn scrub_hash(&self, from: NodeId, told: &ScrubHash);
 
     /// A peer fetches one.
     ///
     /// # Errors
-    /// It is not here (any more).
+    /// It is not here, or no longer.
     fn parts(&self, to: NodeId, fetch: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status>;
 }
 

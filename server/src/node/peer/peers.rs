@@ -2,7 +2,7 @@
 //!
 //! Owns: the tasks. Must never: hold a task for a node the map does not name, or keep one running towards an address that changed.
 
-use super::desk::Desk;
+use super::identify::IdentifyService;
 use super::outbox::{Outbox, Slot, Slots};
 use super::shared::{PeersSetup, Phase, Shared};
 use super::spoken::Said;
@@ -39,7 +39,7 @@ impl Tasks {
 /// Links and pulses to every other node of the map.
 pub struct Peers {
     shared: Arc<Shared>,
-    desk: Arc<Desk>,
+    identify: Arc<IdentifyService>,
     tasks: Mutex<BTreeMap<NodeId, Tasks>>,
     ticker: JoinHandle<()>,
     seeker: JoinHandle<()>,
@@ -49,11 +49,11 @@ impl Peers {
     /// Starts with no peers; [`Peers::update`] brings them. Must be called on the async runtime.
     #[must_use]
     pub fn start(setup: PeersSetup) -> Arc<Self> {
-        let (desk, hints) = (Arc::clone(&setup.desk), setup.hints.clone());
+        let (identify, hints) = (Arc::clone(&setup.identify), setup.hints.clone());
         let shared = Arc::new(Shared::new(setup));
         let ticker = tokio::spawn(tick(Arc::clone(&shared), shared.pulse_every() / TICKS_A_PULSE));
         let seeker = tokio::spawn(seek::run(Arc::clone(&shared), hints));
-        Arc::new(Self { shared, desk, tasks: Mutex::default(), ticker, seeker })
+        Arc::new(Self { shared, identify, tasks: Mutex::default(), ticker, seeker })
     }
 
     /// The worker's end. One a node: it lives on the worker's thread.
@@ -66,7 +66,7 @@ impl Peers {
     pub fn update(&self, map: &SystemState) {
         self.shared.map_revision.fetch_max(map.revision, Ordering::Relaxed);
         let before = self.shared.addresses.all();
-        self.desk.learn(map);
+        self.identify.learn(map);
         let mut tasks = lock(&self.tasks);
         if *self.shared.phase.borrow() == Phase::Stopped {
             return;
@@ -87,7 +87,7 @@ impl Peers {
             self.shared.spoken.forget(node);
             self.shared.twins.forget(node);
             self.shared.walls.forget(node);
-            self.shared.lanes.close(node);
+            self.shared.fences.close(node);
         }
         let wanted: Vec<(NodeId, &str)> =
             map.nodes.iter().filter(|(n, _)| **n != me).map(|(n, info)| (*n, info.addr.as_str())).collect();
@@ -118,7 +118,7 @@ impl Peers {
     /// made from now on begin with a hello, which refuses it.
     fn let_go_below(&self, version: ClusterVersion, tasks: &mut BTreeMap<NodeId, Tasks>) {
         for node in self.shared.spoken.below(version) {
-            self.shared.lanes.close(node);
+            self.shared.fences.close(node);
             if let Some(task) = tasks.remove(&node) {
                 task.stop();
             }
@@ -150,7 +150,7 @@ impl Peers {
         for (_, task) in std::mem::take(&mut *tasks) {
             task.stop();
         }
-        self.shared.lanes.close_all();
+        self.shared.fences.close_all();
         self.ticker.abort();
         self.seeker.abort();
     }

@@ -84,7 +84,7 @@ impl Shared {
         // A node of a version that does not say who it is: 0.
         let node = NodeId(reply.me);
         if node != self.local.node && missing.contains(&node) && self.addresses.told(node, None, addr) {
-            tracing::info!(%node, addr, "found where the map does not have it");
+            tracing::info!(%node, addr, "found at an address that the map does not have");
         }
         let of_missing = reply.known.into_iter().filter(|known| missing.contains(&NodeId(known.node)));
         of_missing.map(|known| known.addr).filter(|addr| super::addresses::is_address(addr)).take(QUESTIONS).collect()

@@ -4,15 +4,15 @@
 //! a caller before its hello was checked.
 
 use super::counters::add;
-use super::desk::Desk;
 use super::dial::frame_bytes_max;
 use super::hello::{self, Caller, HELLO_WAIT, Refused};
+use super::identify::IdentifyService;
 use super::peers::Peers;
 use super::shared::{Phase, Shared};
 use super::wire::{Frames, WireError};
-use super::{SnapshotGate, SystemGate, intake, pulse};
+use super::{SnapshotHandler, SystemHandler, intake, pulse};
 use crate::config::Settings;
-use crate::node::door::{Guarded, Pass};
+use crate::node::listener::{Guarded, Permit};
 use prost::Message;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,7 @@ use synod_cluster::ids::{ClusterVersion, NodeId};
 use synod_cluster::system::TooNew;
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
-    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, PulseFrame, ScrubTold, ScrubToldReply, SealReply,
+    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, PulseFrame, ScrubHash, ScrubHashReply, SealReply,
     SealRequest, SnapshotAsk, SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart,
     SystemProposal, SystemReply,
 };
@@ -29,45 +29,45 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// A node's calls as a client bear its encoded hello under this name, so that they find a peer's place.
+/// A node's calls as a client bear its encoded hello under this name, so that they get a peer's permit.
 pub const HELLO_METADATA: &str = "synod-hello-bin";
 
 /// The service; made before the node knows where it belongs.
 pub struct PeerService {
-    desk: Arc<Desk>,
+    identify: Arc<IdentifyService>,
     frame_bytes_max: usize,
-    up: OnceLock<Up>,
+    running: OnceLock<Running>,
 }
 
-struct Up {
+struct Running {
     shared: Arc<Shared>,
-    gate: Arc<dyn SystemGate>,
-    snapshots: Arc<dyn SnapshotGate>,
+    handler: Arc<dyn SystemHandler>,
+    snapshots: Arc<dyn SnapshotHandler>,
 }
 
 impl PeerService {
-    /// Answers `Identify` and nothing else, until [`PeerService::up`].
+    /// Answers `Identify` and nothing else, until [`PeerService::started`].
     #[must_use]
-    pub fn new(desk: Arc<Desk>, settings: &Settings) -> Arc<Self> {
+    pub fn new(identify: Arc<IdentifyService>, settings: &Settings) -> Arc<Self> {
         let frame_bytes_max = frame_bytes_max(settings);
-        Arc::new(Self { desk, frame_bytes_max, up: OnceLock::new() })
+        Arc::new(Self { identify, frame_bytes_max, running: OnceLock::new() })
     }
 
     /// The node is up: links, pulses, joins and proposals are taken from now on, and snapshots are offered and fetched. A second call
     /// changes nothing.
-    pub fn up(&self, peers: &Peers, gate: Arc<dyn SystemGate>, snapshots: Arc<dyn SnapshotGate>) {
-        let _ = self.up.set(Up { shared: peers.shared(), gate, snapshots });
+    pub fn started(&self, peers: &Peers, handler: Arc<dyn SystemHandler>, snapshots: Arc<dyn SnapshotHandler>) {
+        let _ = self.running.set(Running { shared: peers.shared(), handler, snapshots });
     }
 
     fn snapshots<T>(
         &self,
         request: &Request<T>,
         hello: Option<&Hello>,
-    ) -> Result<(NodeId, &Arc<dyn SnapshotGate>), Status> {
-        let Up { shared, snapshots, .. } = self.get()?;
+    ) -> Result<(NodeId, &Arc<dyn SnapshotHandler>), Status> {
+        let Running { shared, snapshots, .. } = self.get()?;
         let caller = shared.greet(hello).map_err(|refused| Status::from(&refused))?;
         shared.check_process(caller).map_err(|refused| Status::from(&shared.turn_away(refused)))?;
-        take_place(pass(request).as_ref())?;
+        take_permit(permit(request).as_ref())?;
         Ok((caller.node, snapshots))
     }
 
@@ -78,22 +78,22 @@ impl PeerService {
         PeerServer::from_arc(self).max_decoding_message_size(longest)
     }
 
-    /// Lets a client's call in, unless its connection found no place; that of a node, which bears its hello, finds a peer's, and
+    /// Lets a client's call in, unless its connection got no permit; that of a node, which bears its hello, gets a peer's, and
     /// that of an operator's command one of those kept for them.
     ///
     /// # Errors
-    /// There is no place for it.
+    /// There is no permit for it.
     pub fn let_in(&self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(pass) = pass(&request) else { return Ok(request) };
+        let Some(permit) = permit(&request) else { return Ok(request) };
         let hello = request.metadata().get_bin(HELLO_METADATA).and_then(|hello| hello.to_bytes().ok());
-        if let (Some(hello), Ok(up)) = (hello.and_then(|bytes| Hello::decode(bytes).ok()), self.get())
-            && up.shared.greet(Some(&hello)).is_ok()
+        if let (Some(hello), Ok(running)) = (hello.and_then(|bytes| Hello::decode(bytes).ok()), self.get())
+            && running.shared.greet(Some(&hello)).is_ok()
         {
-            take_place(Some(&pass))?;
+            take_permit(Some(&permit))?;
         } else if request.metadata().contains_key(synod_proto::OPERATOR) {
-            pass.serve_operator()?;
+            permit.serve_operator()?;
         } else {
-            pass.serve_client()?;
+            permit.serve_client()?;
         }
         Ok(request)
     }
@@ -113,7 +113,7 @@ impl PeerService {
         let mut frames = Frames::default();
         let greeting = intake::greeting(connection, &mut frames).await;
         let shared = match self.get() {
-            Ok(up) => Arc::clone(&up.shared),
+            Ok(running) => Arc::clone(&running.shared),
             Err(status) => return Some(status.message().to_owned()),
         };
         let hello = match greeting {
@@ -130,7 +130,7 @@ impl PeerService {
             let turn = intake::admit(&shared, caller, addr).map_err(|refused| shared.turn_away(refused))?;
             Ok((caller, turn))
         });
-        if let (Ok((caller, _)), Err(status)) = (&admitted, take_place(Some(connection.pass()))) {
+        if let (Ok((caller, _)), Err(status)) = (&admitted, take_permit(Some(connection.permit()))) {
             shared.complain(&format!("link of node {}: {}", caller.node, status.message()));
             return Some(status.message().to_owned());
         }
@@ -146,12 +146,12 @@ impl PeerService {
         }
     }
 
-    fn get(&self) -> Result<&Up, Status> {
-        let up = self.up.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
-        if *up.shared.phase.borrow() == Phase::Stopped {
+    fn get(&self) -> Result<&Running, Status> {
+        let running = self.running.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
+        if *running.shared.phase.borrow() == Phase::Stopped {
             return Err(Status::unavailable("the node is stopping"));
         }
-        Ok(up)
+        Ok(running)
     }
 }
 
@@ -169,14 +169,14 @@ impl Shared {
     }
 }
 
-/// What the connection of a request is counted as; none in a test without a door.
-fn pass<T>(request: &Request<T>) -> Option<Arc<Pass>> {
-    request.extensions().get::<Arc<Pass>>().cloned()
+/// What the connection of a request is counted as; none in a test without a listener.
+fn permit<T>(request: &Request<T>) -> Option<Arc<Permit>> {
+    request.extensions().get::<Arc<Permit>>().cloned()
 }
 
-/// Gives a connection, whose hello was checked, a peer's place.
-fn take_place(pass: Option<&Arc<Pass>>) -> Result<(), Status> {
-    pass.map_or(Ok(()), |pass| pass.serve_peer())
+/// Gives a connection whose hello was checked a peer's permit.
+fn take_permit(permit: Option<&Arc<Permit>>) -> Result<(), Status> {
+    permit.map_or(Ok(()), |permit| permit.serve_peer())
 }
 
 /// The first frame of a stream.
@@ -195,11 +195,11 @@ impl Peer for PeerService {
 
     async fn pulse(&self, request: Request<Streaming<PulseFrame>>) -> Result<Response<Self::PulseStream>, Status> {
         let shared = Arc::clone(&self.get()?.shared);
-        let pass = pass(&request);
+        let permit = permit(&request);
         let mut frames = request.into_inner();
         let first = first(&mut frames).await?;
         let caller = shared.greet(first.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
-        take_place(pass.as_ref())?;
+        take_permit(permit.as_ref())?;
         // Before our first pulse to it, which tells it what is known of its node. One that is not believed is to hear that too.
         let addr = first.hello.as_ref().map_or("", |hello| hello.addr.as_str());
         if shared.believe(caller, addr, first.leaving).is_ok() {
@@ -209,34 +209,34 @@ impl Peer for PeerService {
     }
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<IdentifyReply>, Status> {
-        self.desk.answer(request.get_ref()).map(Response::new)
+        self.identify.answer(request.get_ref()).map(Response::new)
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        self.get()?.gate.join(request.into_inner()).await.map(Response::new)
+        self.get()?.handler.join(request.into_inner()).await.map(Response::new)
     }
 
     type FetchSnapshotStream = ReceiverStream<Result<SnapshotPart, Status>>;
 
     async fn offer_snapshot(&self, request: Request<SnapshotOffer>) -> Result<Response<SnapshotOfferReply>, Status> {
         let offer = request.get_ref();
-        let (from, gate) = self.snapshots(&request, offer.hello.as_ref())?;
-        Arc::clone(gate).offered(from, offer);
+        let (from, handler) = self.snapshots(&request, offer.hello.as_ref())?;
+        Arc::clone(handler).offered(from, offer);
         Ok(Response::new(SnapshotOfferReply {}))
     }
 
     async fn ask_snapshot(&self, request: Request<SnapshotAsk>) -> Result<Response<SnapshotAskReply>, Status> {
         let ask = request.get_ref();
-        let (by, gate) = self.snapshots(&request, ask.hello.as_ref())?;
-        gate.asked(by, ask);
+        let (by, handler) = self.snapshots(&request, ask.hello.as_ref())?;
+        handler.asked(by, ask);
         Ok(Response::new(SnapshotAskReply {}))
     }
 
-    async fn tell_scrub(&self, request: Request<ScrubTold>) -> Result<Response<ScrubToldReply>, Status> {
+    async fn tell_scrub(&self, request: Request<ScrubHash>) -> Result<Response<ScrubHashReply>, Status> {
         let told = request.get_ref();
-        let (from, gate) = self.snapshots(&request, told.hello.as_ref())?;
-        gate.scrub_told(from, told);
-        Ok(Response::new(ScrubToldReply {}))
+        let (from, handler) = self.snapshots(&request, told.hello.as_ref())?;
+        handler.scrub_hash(from, told);
+        Ok(Response::new(ScrubHashReply {}))
     }
 
     async fn fetch_snapshot(
@@ -244,20 +244,20 @@ impl Peer for PeerService {
         request: Request<SnapshotFetch>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
         let fetch = request.get_ref();
-        let (to, gate) = self.snapshots(&request, fetch.hello.as_ref())?;
-        gate.parts(to, fetch).map(|parts| Response::new(ReceiverStream::new(parts)))
+        let (to, handler) = self.snapshots(&request, fetch.hello.as_ref())?;
+        handler.parts(to, fetch).map(|parts| Response::new(ReceiverStream::new(parts)))
     }
 
     async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealReply>, Status> {
-        let (up, request) = (self.get()?, request.into_inner());
-        up.shared.greet(request.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
-        let could = TooNew::check_for(ClusterVersion(request.could), up.shared.local.speaks);
+        let (running, request) = (self.get()?, request.into_inner());
+        running.shared.greet(request.hello.as_ref()).map_err(|refused| Status::from(&refused))?;
+        let could = TooNew::check_for(ClusterVersion(request.could), running.shared.local.speaks);
         could.map_err(|too_new| Status::failed_precondition(too_new.to_string()))?;
-        up.gate.seal(ClusterVersion(request.version)).await?;
+        running.handler.seal(ClusterVersion(request.version)).await?;
         Ok(Response::new(SealReply {}))
     }
 
     async fn propose(&self, request: Request<SystemProposal>) -> Result<Response<SystemReply>, Status> {
-        self.get()?.gate.propose(request.into_inner()).await.map(Response::new)
+        self.get()?.handler.propose(request.into_inner()).await.map(Response::new)
     }
 }

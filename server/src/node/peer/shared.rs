@@ -5,10 +5,10 @@
 
 use super::addresses::Addresses;
 use super::counters::PeerCounters;
-use super::desk::Desk;
 use super::drift::Clocks;
+use super::fences::Fences;
 use super::hello::{self, Caller, Refused};
-use super::lanes::Lanes;
+use super::identify::IdentifyService;
 use super::outbox::Slots;
 use super::progress::Progress;
 use super::seen::SeenTable;
@@ -58,7 +58,7 @@ pub struct PeersSetup {
     /// By how much leases assume any node's clock to be off at most, millionths; none without leases.
     pub drift_ppm: Option<u64>,
     /// Answers `Identify`; its addresses are those that peers are tried at.
-    pub desk: Arc<Desk>,
+    pub identify: Arc<IdentifyService>,
     /// Filled with what the peers speak.
     pub spoken: Arc<Spoken>,
     /// The address others reach this node by.
@@ -79,7 +79,7 @@ pub(super) struct Shared {
     pub seen: Arc<SeenTable>,
     pub progress: Arc<Progress>,
     pub slots: Arc<ArcSwap<Slots>>,
-    pub lanes: Lanes,
+    pub fences: Fences,
     pub twins: Twins,
     pub counters: Arc<PeerCounters>,
     pub clocks: Clocks,
@@ -106,8 +106,19 @@ pub(super) struct Shared {
 impl Shared {
     /// Of a node that is up and knows of no peers.
     pub fn new(setup: PeersSetup) -> Self {
-        let PeersSetup { local, timing, inbox, seen, progress, clock, drift_ppm, desk, spoken, advertised, hints: _ } =
-            setup;
+        let PeersSetup {
+            local,
+            timing,
+            inbox,
+            seen,
+            progress,
+            clock,
+            drift_ppm,
+            identify,
+            spoken,
+            advertised,
+            hints: _,
+        } = setup;
         let pulse = Duration::from_millis(timing.pulse_ms);
         let detector = Detector::new(Duration::ZERO, pulse, Duration::from_micros(timing.times().dead_after));
         let clocks = Clocks::new(local.node, clock, drift_ppm);
@@ -116,13 +127,13 @@ impl Shared {
         Self {
             local,
             advertised,
-            addresses: Arc::clone(desk.addresses()),
+            addresses: Arc::clone(identify.addresses()),
             timing,
             inbox,
             seen,
             progress,
             slots: Arc::default(),
-            lanes: Lanes::default(),
+            fences: Fences::default(),
             twins: Twins::default(),
             counters: Arc::default(),
             clocks,
@@ -177,7 +188,7 @@ impl Shared {
         // A node of an older version does not say.
         let Some(addr) = hello.map(|hello| hello.addr.as_str()).filter(|addr| !addr.is_empty()) else { return };
         if self.seen.get(node).0 <= incarnation && self.addresses.told(node, Some(incarnation), addr) {
-            tracing::info!(%node, addr, "a peer says that it is where the map does not have it");
+            tracing::info!(%node, addr, "a peer names an address that the map does not have");
         }
     }
 
@@ -256,7 +267,7 @@ impl Shared {
             Ok(false) => Ok(()),
             // Links of the process that was believed before carry nothing from now on.
             Ok(true) => {
-                self.lanes.close(caller.node);
+                self.fences.close(caller.node);
                 Ok(())
             }
             Err((refused, loud)) => {
@@ -279,7 +290,7 @@ impl Shared {
             self.inbox.push(PeerInput::RunsTwice { from, seen, why: why.into() }.into());
         }
         for node in self.twins.take_told(self.local.node, from, frame) {
-            self.lanes.close(node);
+            self.fences.close(node);
         }
     }
 }

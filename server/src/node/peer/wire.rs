@@ -1,6 +1,6 @@
 //! The bytes of a link: how it begins, and its frames.
 //!
-//! Owns: the preface, by which the door tells a link from HTTP/2, and the framing. Must never: panic, or take memory for what
+//! Owns: the preface, by which the listener tells a link from HTTP/2, and the framing. Must never: panic, or take memory for what
 //! has not come yet.
 //!
 //! A link is a TCP connection to a node's one port. The caller writes `PREFACE`, then frames; the callee writes frames back. A
@@ -24,7 +24,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Room that is still worth a read.
 const READ_BYTES_MIN: usize = 4 << 10;
 
-/// Why a connection is not a link (any more).
+/// Why a connection is not a link, or no longer one.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// It does not begin as one.
@@ -79,7 +79,7 @@ impl Frames {
     /// The next frame, where it is whole.
     ///
     /// # Errors
-    /// It is longer than `most` bytes, or not such a message; the connection is of no use any more.
+    /// It is longer than `most` bytes, or not such a message; the connection can no longer be used.
     pub fn take<M: Message + Default>(&mut self, most: usize) -> Result<Option<M>, WireError> {
         let Some(bytes) = self.length(most)? else { return Ok(None) };
         if self.buffer.len() < LENGTH_BYTES + bytes {

@@ -4,7 +4,7 @@
 
 use super::violation::{Check, Violation, ensure};
 use super::{Fact, Observer};
-use synod_paxos::types::{ConfigId, Entry, EntryId, NodeId, Payload, Slot};
+use synod_paxos::types::{Entry, EntryId, Epoch, NodeId, Payload, Slot};
 
 impl Observer {
     /// Judges `entry` as what follows `prev`; `by` wrote or sent it.
@@ -40,7 +40,7 @@ impl Observer {
         );
         let (epoch, closed, ts) = self.after(prev, by)?;
         ensure!(
-            entry.id.origin.config == epoch,
+            entry.id.origin.epoch == epoch,
             "7: nothing follows a Config entry within its epoch",
             "{by:?} proposes {:?} after {prev:?}, where {epoch} governs",
             entry.id
@@ -55,11 +55,11 @@ impl Observer {
         let epoch_after = match &entry.payload {
             Payload::Config(next) => {
                 ensure!(
-                    next.config == epoch.next(),
+                    next.epoch == epoch.next(),
                     "7: a Config entry names the next epoch",
                     "{by:?} proposes {next:?} in {epoch}"
                 );
-                next.config
+                next.epoch
             }
             Payload::Command(command) => {
                 let proposal = self.proposals.get(command);
@@ -79,7 +79,7 @@ impl Observer {
     }
 
     /// The epoch, the greatest closed timestamp and the timestamp after `prev`.
-    fn after(&self, prev: EntryId, by: NodeId) -> Result<(ConfigId, u64, u64), Violation> {
+    fn after(&self, prev: EntryId, by: NodeId) -> Result<(Epoch, u64, u64), Violation> {
         if prev == EntryId::ZERO {
             let first = *self.memberships.keys().next().expect("the first epoch is always known");
             return Ok((first, 0, 0));
@@ -110,7 +110,7 @@ impl Observer {
     }
 
     /// The epoch that governs an entry.
-    pub(super) fn epoch_of(&self, id: EntryId) -> Option<ConfigId> {
+    pub(super) fn epoch_of(&self, id: EntryId) -> Option<Epoch> {
         self.facts.get(&id).map(|fact| fact.epoch)
     }
 }

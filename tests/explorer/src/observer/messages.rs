@@ -7,7 +7,7 @@ use super::super::disk::Disk;
 use super::violation::{Check, Violation, ensure};
 use super::{Disks, Observer, Promised};
 use synod_paxos::message::Message;
-use synod_paxos::types::{Ballot, ConfigId, Entry, EntryId, NodeId, Run, Slot};
+use synod_paxos::types::{Ballot, Entry, EntryId, Epoch, NodeId, Run, Slot};
 
 /// Who says it, in which life.
 #[derive(Clone, Copy)]
@@ -17,7 +17,7 @@ pub struct Sender {
     /// Its incarnation.
     pub boot: u64,
     /// Its epoch after the step, staged.
-    pub config: ConfigId,
+    pub epoch: Epoch,
     /// Its promise after the step, staged.
     pub promised: Ballot,
 }
@@ -84,12 +84,12 @@ impl Observer {
                 self.is_chosen(node, "Behind", *commit)?;
                 self.runs(node, *last, runs)
             }
-            Message::Learn { config, promised, prev, entries, commit } => {
+            Message::Learn { epoch, promised, prev, entries, commit } => {
                 self.promised_durably(disk, node, *promised, "Learn")?;
-                self.teaches(sender, *config, *promised, entries)?;
+                self.teaches(sender, *epoch, *promised, entries)?;
                 self.learn(node, *prev, entries, *commit)
             }
-            Message::Learned { config, commit } => self.learned(node, disk, *config, *commit),
+            Message::Learned { epoch, commit } => self.learned(node, disk, *epoch, *commit),
             Message::ReadProbe { ballot, .. } => self.owns(sender, *ballot),
             Message::ReadAck { ballot, .. } => promised_no_more(sender, *ballot, "ReadAck"),
             Message::ReadRequest { .. } => Ok(()),
@@ -117,7 +117,7 @@ impl Observer {
 
     fn knows_epoch(&self, node: NodeId, ballot: Ballot) -> Check {
         ensure!(
-            self.memberships.contains_key(&ballot.config),
+            self.memberships.contains_key(&ballot.epoch),
             "7: nobody acts in the next epoch before the stop-sign is chosen",
             "{node:?} speaks of {ballot:?}"
         );
@@ -206,7 +206,7 @@ impl Observer {
         ensure!(!self.released.contains(&ballot), "2: a released ballot is not led", "{node:?} leads {ballot:?}");
         if ballot.round == 1 {
             ensure!(
-                disk.hard.b0_used && disk.hard.membership.config >= ballot.config,
+                disk.hard.b0_used && disk.hard.membership.epoch >= ballot.epoch,
                 "9: B0 is led only once that is durable",
                 "{node:?} leads {ballot:?} with {:?}",
                 disk.hard
@@ -282,9 +282,9 @@ impl Observer {
     }
 
     /// Who teaches names its own epoch, and a promise at or above every ballot that chose what it teaches.
-    fn teaches(&self, sender: Sender, config: ConfigId, promised: Ballot, entries: &[Entry]) -> Check {
-        let Sender { node, config: own, .. } = sender;
-        ensure!(config <= own, "7: a sender names its own epoch", "{node:?} in {own} says {config}");
+    fn teaches(&self, sender: Sender, epoch: Epoch, promised: Ballot, entries: &[Entry]) -> Check {
+        let Sender { node, epoch: own, .. } = sender;
+        ensure!(epoch <= own, "7: a sender names its own epoch", "{node:?} in {own} says {epoch}");
         for chosen in entries.iter().filter_map(|e| self.chosen.get(&e.id.slot)) {
             ensure!(
                 chosen.ballot <= promised,
@@ -311,13 +311,13 @@ impl Observer {
         Ok(())
     }
 
-    fn learned(&self, node: NodeId, disk: &Disk, config: ConfigId, commit: Slot) -> Check {
+    fn learned(&self, node: NodeId, disk: &Disk, epoch: Epoch, commit: Slot) -> Check {
         self.is_chosen(node, "Learned", commit)?;
         ensure!(
-            disk.hard.membership.config >= config,
+            disk.hard.membership.epoch >= epoch,
             "4: no message leaves before what it claims is durable",
-            "{node:?} speaks of {config} and is durably in {}",
-            disk.hard.membership.config
+            "{node:?} speaks of {epoch} and is durably in {}",
+            disk.hard.membership.epoch
         );
         ensure!(
             commit <= disk.log.base.slot || disk.log.id_at(commit) == self.chosen.get(&commit).map(|c| c.entry.id),

@@ -20,7 +20,7 @@ use super::disk::{Disk, Log};
 use super::violation::{Check, Violation};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use synod_paxos::types::{Ballot, ConfigId, Entry, EntryId, HardState, Membership, NodeId, Slot, WriteSeq};
+use synod_paxos::types::{Ballot, Entry, EntryId, Epoch, HardState, Membership, NodeId, Slot, WriteSeq};
 
 pub(super) use super::violation;
 
@@ -40,9 +40,9 @@ struct Fact {
     entry: Entry,
     prev: EntryId,
     /// The epoch it belongs to.
-    epoch: ConfigId,
+    epoch: Epoch,
     /// The epoch of whatever follows it.
-    epoch_after: ConfigId,
+    epoch_after: Epoch,
     /// The greatest closed timestamp up to and with it.
     closed: u64,
 }
@@ -90,7 +90,7 @@ pub struct Observer {
     facts: BTreeMap<EntryId, Fact>,
     votes: BTreeMap<Slot, BTreeMap<(Ballot, EntryId), BTreeSet<NodeId>>>,
     chosen: BTreeMap<Slot, Chosen>,
-    memberships: BTreeMap<ConfigId, Membership>,
+    memberships: BTreeMap<Epoch, Membership>,
     owners: BTreeMap<Ballot, (NodeId, u64)>,
     /// The leader's log of each ballot.
     ballot_logs: BTreeMap<(Ballot, Slot), EntryId>,
@@ -114,7 +114,7 @@ impl Observer {
             facts: BTreeMap::new(),
             votes: BTreeMap::new(),
             chosen: BTreeMap::new(),
-            memberships: BTreeMap::from([(first.config, first)]),
+            memberships: BTreeMap::from([(first.epoch, first)]),
             owners: BTreeMap::new(),
             ballot_logs: BTreeMap::new(),
             adopted: BTreeMap::new(),
@@ -170,13 +170,13 @@ impl Observer {
 
     /// Whether an entry of the latest epoch is chosen, so that replicas of older epochs may go.
     pub fn latest_epoch_has_begun(&self) -> bool {
-        let latest = self.latest_membership().config;
-        self.chosen.last_key_value().is_some_and(|(_, c)| c.entry.id.origin.config == latest)
+        let latest = self.latest_membership().epoch;
+        self.chosen.last_key_value().is_some_and(|(_, c)| c.entry.id.origin.epoch == latest)
     }
 
     /// Whether anybody has proposed to end the latest epoch.
     pub fn stop_sign_proposed(&self) -> bool {
-        let latest = self.latest_membership().config;
+        let latest = self.latest_membership().epoch;
         self.facts.values().any(|fact| fact.epoch == latest && fact.epoch_after != latest)
     }
 

@@ -55,12 +55,12 @@ impl Observer {
         self.is_chosen(node, "its status", status.commit)?;
         let (governing, start) = self.membership_after(status.commit);
         ensure!(
-            governing.config == status.membership.config,
+            governing.epoch == status.membership.epoch,
             "7: whoever knows a stop-sign chosen is in the epoch it begins",
             "{node:?} has commit {} and is in {}, {start} began {}",
             status.commit,
-            status.membership.config,
-            governing.config
+            status.membership.epoch,
+            governing.epoch
         );
         self.compares(node, status.commit)?;
         if status.role == RoleKind::Leader {

@@ -18,7 +18,7 @@ impl Observer {
         if !voters.insert(node) {
             return Ok(());
         }
-        let Some(membership) = self.memberships.get(&ballot.config) else {
+        let Some(membership) = self.memberships.get(&ballot.epoch) else {
             return Err(Violation::new(
                 "7: nobody acts in the next epoch before the stop-sign is chosen",
                 format!("{node:?} accepts {id:?} in {ballot:?}"),
@@ -57,7 +57,7 @@ impl Observer {
                 "{id:?} follows {prev:?}, but before it {before:?} is chosen"
             );
             if let Payload::Config(next) = &entry.payload {
-                self.memberships.insert(next.config, next.clone());
+                self.memberships.insert(next.epoch, next.clone());
             }
             self.chosen.insert(slot, Chosen { entry, ballot });
         }

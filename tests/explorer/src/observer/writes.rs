@@ -89,39 +89,39 @@ impl Observer {
             new.accepted,
             new.promised
         );
-        let config = new.membership.config;
+        let epoch = new.membership.epoch;
         ensure!(
-            new.promised.config == config && new.accepted.config == config,
+            new.promised.epoch == epoch && new.accepted.epoch == epoch,
             "7: nobody acts in the next epoch before the stop-sign is known chosen",
-            "{node:?} in {config} promises {:?} and accepts {:?}",
+            "{node:?} in {epoch} promises {:?} and accepts {:?}",
             new.promised,
             new.accepted
         );
-        ensure!(config >= old.membership.config, "7: epochs never go back", "{node:?} goes to {config}");
-        if config == old.membership.config {
+        ensure!(epoch >= old.membership.epoch, "7: epochs never go back", "{node:?} goes to {epoch}");
+        if epoch == old.membership.epoch {
             ensure!(
-                new.membership == old.membership && new.config_start == old.config_start,
+                new.membership == old.membership && new.epoch_start == old.epoch_start,
                 "7: an epoch's members never change",
                 "{node:?} goes from {:?} to {:?}",
                 old.membership,
                 new.membership
             );
-            ensure!(new.b0_used || !old.b0_used, "9: b0_used is never taken back", "{node:?} in {config}");
+            ensure!(new.b0_used || !old.b0_used, "9: b0_used is never taken back", "{node:?} in {epoch}");
         } else {
-            let sign = self.chosen.get(&new.config_start).map(|c| (c.entry.id, &c.entry.payload));
+            let sign = self.chosen.get(&new.epoch_start).map(|c| (c.entry.id, &c.entry.payload));
             ensure!(
                 sign.is_some_and(|(_, payload)| *payload == Payload::Config(new.membership.clone())),
                 "7: nobody acts in the next epoch before the stop-sign is chosen",
                 "{node:?} enters {:?} at {}, where {sign:?} is chosen",
                 new.membership,
-                new.config_start
+                new.epoch_start
             );
-            let held = view.log.id_at(new.config_start);
+            let held = view.log.id_at(new.epoch_start);
             ensure!(
-                view.log.base.slot > new.config_start || held == sign.map(|(id, _)| id),
+                view.log.base.slot > new.epoch_start || held == sign.map(|(id, _)| id),
                 "7: whoever enters an epoch holds its stop-sign",
-                "{node:?} enters {config} with {held:?} at {}",
-                new.config_start
+                "{node:?} enters {epoch} with {held:?} at {}",
+                new.epoch_start
             );
         }
         self.is_chosen(node, "a hard state", new.commit_hint)?;

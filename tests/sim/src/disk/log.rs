@@ -16,7 +16,7 @@ use synod_engine::StoreError;
 use synod_engine::codec::{applied, entry, hard, keys, node};
 use synod_engine::logstore::mem::MemLog;
 use synod_engine::logstore::{GroupRecovered, GroupWrite, LogBatch, LogStore, NodeIdentity, NodeRecovered};
-use synod_paxos::types::{ConfigId, EntryId, Payload};
+use synod_paxos::types::{EntryId, Epoch, Payload};
 
 /// A process's log store.
 pub(crate) struct SimLog {
@@ -325,33 +325,33 @@ pub(super) fn entries(
 /// What the observer reads from a disk about epochs.
 impl NodeDisk {
     /// Whether this entry is synced here by `at`, or lies below what is trimmed, or the replica that may have had it went.
-    pub(crate) fn holds(&self, shard: ShardId, entry: &Entry, config: ConfigId, at: u64) -> bool {
+    pub(crate) fn holds(&self, shard: ShardId, entry: &Entry, epoch: Epoch, at: u64) -> bool {
         let disk = self.lock();
         let unsynced = || disk.is_unsynced(&keys::group_entry(shard, entry.id.slot), at);
         let same = disk.entry_id(shard, entry.id.slot) == Some(entry.id) && !unsynced();
         let trimmed = disk.trimmed(shard).is_some_and(|id| id.slot >= entry.id.slot);
-        same || trimmed || disk.gone_by(shard, config)
+        same || trimmed || disk.gone_by(shard, epoch)
     }
 
     /// Whether the log here shows that this epoch, or a later one, has a stop-sign before it.
-    pub(crate) fn knows_epoch(&self, shard: ShardId, config: ConfigId, at: u64) -> bool {
+    pub(crate) fn knows_epoch(&self, shard: ShardId, epoch: Epoch, at: u64) -> bool {
         let disk = self.lock();
         let hard = disk.log.get(&keys::group_hard(shard)[..]).cloned();
-        let entered = hard.and_then(|row| hard::decode(row).ok()).is_some_and(|hard| hard.membership.config >= config);
+        let entered = hard.and_then(|row| hard::decode(row).ok()).is_some_and(|hard| hard.membership.epoch >= epoch);
         let stops = |(key, row): (&Vec<u8>, &Bytes)| {
             let synced = !disk.is_unsynced(key, at);
             let payload = entry::decode(row.clone()).map(|entry| entry.payload);
-            synced && matches!(payload, Ok(Payload::Config(next)) if next.config >= config)
+            synced && matches!(payload, Ok(Payload::Config(next)) if next.epoch >= epoch)
         };
-        entered || disk.entries_of(shard, Slot(0)).any(stops) || disk.gone_by(shard, config)
+        entered || disk.entries_of(shard, Slot(0)).any(stops) || disk.gone_by(shard, epoch)
     }
 
     /// Whether the log here has an entry behind `slot` that was proposed in this epoch or a later one.
-    pub(crate) fn holds_of_epoch(&self, shard: ShardId, slot: Slot, config: ConfigId) -> bool {
+    pub(crate) fn holds_of_epoch(&self, shard: ShardId, slot: Slot, epoch: Epoch) -> bool {
         let disk = self.lock();
-        let of_epoch = |row: &Bytes| entry::decode(row.clone()).is_ok_and(|entry| entry.id.origin.config >= config);
-        let trimmed = disk.trimmed(shard).is_some_and(|id| id.origin.config >= config);
-        disk.entries_of(shard, slot).any(|(_, row)| of_epoch(row)) || trimmed || disk.gone_by(shard, config)
+        let of_epoch = |row: &Bytes| entry::decode(row.clone()).is_ok_and(|entry| entry.id.origin.epoch >= epoch);
+        let trimmed = disk.trimmed(shard).is_some_and(|id| id.origin.epoch >= epoch);
+        disk.entries_of(shard, slot).any(|(_, row)| of_epoch(row)) || trimmed || disk.gone_by(shard, epoch)
     }
 }
 
@@ -373,9 +373,9 @@ impl super::Inner {
     }
 
     /// Whether a replica of this epoch may have been here and went.
-    fn gone_by(&self, shard: ShardId, config: ConfigId) -> bool {
+    fn gone_by(&self, shard: ShardId, epoch: Epoch) -> bool {
         let row = self.log.get(&keys::group_removed(shard)[..]).cloned();
-        row.and_then(|row| node::decode_removed(row).ok()).is_some_and(|upto| upto >= config)
+        row.and_then(|row| node::decode_removed(row).ok()).is_some_and(|upto| upto >= epoch)
     }
 
     /// Whether the row was written by a write whose sync has not ended by `at`.

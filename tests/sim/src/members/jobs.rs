@@ -176,7 +176,7 @@ impl World {
             let (Some(old), Some(new)) = (before.shards.get(&shard), map.shards.get(&shard)) else { continue };
             let votes = |node| new.membership.role_of(node) == Some(MemberRole::Voter);
             // A later epoch may be another job's.
-            if *end == JobEnd::Done && old.membership.config == new.membership.config {
+            if *end == JobEnd::Done && old.membership.epoch == new.membership.epoch {
                 let moved = to.is_none_or(votes) && !votes(from);
                 check(moved, "a move that is done has moved the vote", || {
                     format!("job {id} of {:?}: {:?}", job.goal, new.membership)

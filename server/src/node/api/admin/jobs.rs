@@ -2,8 +2,8 @@
 //!
 //! Owns: a job as clients see it. Must never: answer from what this node knows while another may lead the system shard.
 
-use super::job_desk::JobReport;
-use super::{FORWARDED, Up};
+use super::job_manager::JobReport;
+use super::{FORWARDED, Running};
 use crate::node::api::convert;
 use crate::node::status::status;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
@@ -18,17 +18,17 @@ use v1::error::Kind;
 use v1::job_goal::Kind as GoalKind;
 
 /// Begins a job.
-pub(super) async fn start(up: &Up, request: v1::StartJobRequest) -> Result<v1::StartJobReply, Status> {
+pub(super) async fn start(running: &Running, request: v1::StartJobRequest) -> Result<v1::StartJobReply, Status> {
     let command = SystemCommand::StartJob { goal: goal(request.goal)? };
-    match up.change(request.id.as_ref(), &command).await? {
+    match running.change(request.id.as_ref(), &command).await? {
         SystemOutcome::Job(JobId(job)) => Ok(v1::StartJobReply { job }),
         other => Err(refused(other)),
     }
 }
 
 /// Has a job go back.
-pub(super) async fn cancel(up: &Up, request: v1::CancelJobRequest) -> Result<v1::CancelJobReply, Status> {
-    match up.change(request.id.as_ref(), &SystemCommand::CancelJob { job: JobId(request.job) }).await? {
+pub(super) async fn cancel(running: &Running, request: v1::CancelJobRequest) -> Result<v1::CancelJobReply, Status> {
+    match running.change(request.id.as_ref(), &SystemCommand::CancelJob { job: JobId(request.job) }).await? {
         SystemOutcome::Done => Ok(v1::CancelJobReply {}),
         other => Err(refused(other)),
     }
@@ -36,33 +36,33 @@ pub(super) async fn cancel(up: &Up, request: v1::CancelJobRequest) -> Result<v1:
 
 /// Every job, as the system shard's leader knows it.
 pub(super) async fn list(
-    up: &Up,
+    running: &Running,
     request: Request<v1::ListJobsRequest>,
 ) -> Result<Response<v1::ListJobsReply>, Status> {
     let forwarded = request.metadata().contains_key(FORWARDED);
-    match up.jobs.list().await {
+    match running.jobs.list().await {
         Ok(jobs) => {
             Ok(Response::new(v1::ListJobsReply { jobs: jobs.into_iter().map(|job| to_wire(job, false)).collect() }))
         }
         Err(refusal) => {
-            let mut leader = up.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
-            leader.list_jobs(up.forward(request.into_inner())).await
+            let mut leader = running.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
+            leader.list_jobs(running.forward(request.into_inner())).await
         }
     }
 }
 
 /// One job, as the system shard's leader knows it.
-pub(super) async fn get(up: &Up, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
+pub(super) async fn get(running: &Running, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
     let forwarded = request.metadata().contains_key(FORWARDED);
     let wanted = request.into_inner();
-    match up.jobs.list().await {
+    match running.jobs.list().await {
         Ok(jobs) => match jobs.into_iter().find(|job| job.id.0 == wanted.job) {
             Some(job) => Ok(Response::new(to_wire(job, true))),
             None => Err(refused(SystemOutcome::JobNotFound(JobId(wanted.job)))),
         },
         Err(refusal) => {
-            let mut leader = up.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
-            leader.get_job(up.forward(wanted)).await
+            let mut leader = running.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
+            leader.get_job(running.forward(wanted)).await
         }
     }
 }

@@ -55,13 +55,13 @@ impl Starting {
         let runtime = runtime();
         let recovered = disk.log.recover_node().unwrap();
         let seen = Arc::new(SeenTable::new(recovered.seen.clone()));
-        let desk = Desk::new(Arc::clone(&seen));
-        let service = PeerService::new(Arc::clone(&desk), &config.settings);
+        let identify = IdentifyService::new(Arc::clone(&seen));
+        let service = PeerService::new(Arc::clone(&identify), &config.settings);
         serve(&runtime, listener, Arc::clone(&service));
         let (sender, outcome) = mpsc::channel();
         let log = Arc::clone(&disk.log);
         runtime.spawn(async move {
-            let _ = sender.send(settle(&config, &*log, &recovered, &desk).await);
+            let _ = sender.send(settle(&config, &*log, &recovered, &identify).await);
         });
         Self { runtime: Some(runtime), seen, service, outcome }
     }
@@ -243,7 +243,7 @@ struct Register {
 }
 
 #[tonic::async_trait]
-impl SystemGate for Register {
+impl SystemHandler for Register {
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status> {
         let mut nodes = self.nodes.lock().unwrap();
         let next = nodes.len() as u64 + 4;
@@ -292,7 +292,7 @@ fn a_join_is_repeated_until_answered_and_gives_one_id() {
         progress: Arc::default(),
         clock: MonotoneClock::default(),
         drift_ppm: None,
-        desk: Desk::new(Arc::default()),
+        identify: IdentifyService::new(Arc::default()),
         spoken: Arc::default(),
         advertised: member.clone(),
         hints: Vec::new(),
@@ -300,7 +300,7 @@ fn a_join_is_repeated_until_answered_and_gives_one_id() {
     let entered = seed.runtime.as_ref().unwrap().enter();
     let peers = Peers::start(setup);
     drop(entered);
-    seed.service.up(&peers, Arc::clone(&register) as Arc<dyn SystemGate>, Arc::new(NoGate));
+    seed.service.started(&peers, Arc::clone(&register) as Arc<dyn SystemHandler>, Arc::new(NoHandler));
     let listener = TcpListener::bind(&joiner).unwrap();
     let belonging = Starting::begin(&disk, listener, &[], &[nowhere, &member]).outcome().unwrap();
     assert_eq!((belonging.how, belonging.identity.node), (How::Joined, NodeId(4)));

@@ -7,7 +7,10 @@ mod founding;
 mod links;
 
 use super::outbox::Outbox;
-use super::{Desk, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, SnapshotGate, SystemGate, WorkerInbox};
+use super::{
+    IdentifyService, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, SnapshotHandler, SystemHandler,
+    WorkerInbox,
+};
 use crate::config::{Settings, Timing};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +24,7 @@ use synod_engine::logstore::NodeIdentity;
 use synod_paxos::message::Message;
 use synod_paxos::types::Ballot;
 use synod_proto::peer::{
-    JoinReply, JoinRequest, ScrubTold, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
+    JoinReply, JoinRequest, ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
     SystemReply,
 };
 use tokio::runtime::Runtime;
@@ -101,11 +104,11 @@ impl Recorder {
     }
 }
 
-/// A gate behind which nothing is.
-struct NoGate;
+/// A handler that does nothing.
+struct NoHandler;
 
 #[tonic::async_trait]
-impl SystemGate for NoGate {
+impl SystemHandler for NoHandler {
     async fn join(&self, _: JoinRequest) -> Result<JoinReply, Status> {
         Err(Status::unavailable("no system shard"))
     }
@@ -119,12 +122,12 @@ impl SystemGate for NoGate {
     }
 }
 
-impl SnapshotGate for NoGate {
+impl SnapshotHandler for NoHandler {
     fn offered(self: Arc<Self>, _: NodeId, _: &SnapshotOffer) {}
 
     fn asked(&self, _: NodeId, _: &SnapshotAsk) {}
 
-    fn scrub_told(&self, _: NodeId, _: &ScrubTold) {}
+    fn scrub_hash(&self, _: NodeId, _: &ScrubHash) {}
 
     fn parts(&self, _: NodeId, _: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status> {
         Err(Status::unavailable("no snapshots"))
@@ -149,8 +152,8 @@ fn serve(runtime: &Runtime, listener: TcpListener, service: Arc<PeerService>) {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let router = super::tune_server(Server::builder()).add_service(Arc::clone(&service).into_server());
         let links = move |connection| service.link(connection);
-        let places = crate::node::door::Places::new(1024);
-        let incoming = crate::node::door::incoming(listener, places, 1024, super::wire::PREFACE[0], links);
+        let permits = crate::node::listener::Permits::new(1024);
+        let incoming = crate::node::listener::incoming(listener, permits, 1024, super::wire::PREFACE[0], links);
         router.serve_with_incoming(incoming).await.unwrap();
     });
 }
@@ -176,9 +179,9 @@ impl Node {
         let addr = listener.local_addr().unwrap().to_string();
         let runtime = runtime();
         let seen = Arc::new(SeenTable::default());
-        let desk = Desk::new(Arc::clone(&seen));
-        desk.member(&NodeIdentity { cluster: ClientId(local.cluster), node: local.node }, &[]);
-        let service = PeerService::new(Arc::clone(&desk), &Settings::default());
+        let identify = IdentifyService::new(Arc::clone(&seen));
+        identify.member(&NodeIdentity { cluster: ClientId(local.cluster), node: local.node }, &[]);
+        let service = PeerService::new(Arc::clone(&identify), &Settings::default());
         serve(&runtime, listener, Arc::clone(&service));
         let inbox = Arc::new(Recorder::default());
         let progress = Arc::new(Progress::default());
@@ -190,14 +193,14 @@ impl Node {
             progress: Arc::clone(&progress),
             clock: MonotoneClock::default(),
             drift_ppm: None,
-            desk,
+            identify,
             spoken: Arc::default(),
             advertised: addr.clone(),
             hints,
         };
         let _entered = runtime.enter();
         let peers = Peers::start(setup);
-        service.up(&peers, Arc::new(NoGate), Arc::new(NoGate));
+        service.started(&peers, Arc::new(NoHandler), Arc::new(NoHandler));
         let outbox = peers.outbox();
         Self { addr, peers, outbox, inbox, seen, progress, runtime: Some(runtime) }
     }

@@ -1,11 +1,11 @@
-//! The way into each worker, shared fairly: each stream has a line of its own, and lines take turns.
+//! Admission of requests to each worker, shared fairly: each stream has a queue, and the queues take turns.
 //!
 //! Owns: what waits for the worker, how much the worker has at a time, and who is refused. Must never: let a request wait
-//! until its client has given it up and execute it all the same, or one stream's line hold up another's.
+//! until its client has given it up and execute it all the same, or one stream's queue hold up another's.
 //!
 //! The worker has at most `window` requests at a time; while nothing waits, a request goes straight to it. What does not
-//! fit waits in its stream's line. Each answer makes room, and lines take turns for it, a request each: a stream with one
-//! request does not wait behind another's thousand. Waiting is bounded by time: above `REFUSE_AFTER` a line takes no
+//! fit waits in its stream's queue. Each answer makes room, and queues take turns for it, a request each: a stream with one
+//! request does not wait behind another's thousand. Waiting is bounded by time: above `REFUSE_AFTER` a queue takes no
 //! more, and what has waited for `GIVE_UP_AFTER` is refused when its turn comes, since a client asks elsewhere after a
 //! second, and answering late would do the work twice. So the queue is as long as the worker is fast, and no longer.
 
@@ -18,22 +18,22 @@ use synod_engine::host::{Body, Input, Read, ReplySink, Request};
 use synod_engine::node::WorkerId;
 use synod_engine::runner::WorkerHandle;
 
-/// A line whose first has waited so long takes no more.
+/// A queue refuses requests once its first one has waited this long.
 const REFUSE_AFTER: Duration = Duration::from_millis(400);
-/// What has waited so long is refused: well below the second, and two of its round trips to the node, after which a client asks
+/// A request that has waited this long is refused: well below the second, and two of its round trips to the node, after which a client asks
 /// elsewhere. What remains is enough for a round trip between nodes of 300 ms.
 const GIVE_UP_AFTER: Duration = Duration::from_millis(600);
-/// Nothing answered for so long while something waits: what the worker has waits for something else than the worker (a group
+/// The worker counts as stalled after this time without an answer while requests wait: what the worker has waits for something else than the worker (a group
 /// without a quorum), and must not keep others from it.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
-/// Bounds of what a refused client is told to wait. Not longer than the lines are: clients that all stay away for longer
+/// Bounds of what a refused client is told to wait. Not longer than the queues: clients that all stay away for longer
 /// leave the worker idle.
 const HINT_LEAST_MS: u32 = 20;
 const HINT_MOST_MS: u32 = 500;
 /// How often the hint is thought over.
 const HINT_PERIOD: Duration = Duration::from_millis(100);
 
-/// The writing half of a stream, as the gate needs it.
+/// The writing half of a stream, as the admission queue needs it.
 pub trait Client: ReplySink {
     /// Request `id` was not taken; to be asked again after `retry_after_ms`.
     fn refuse(&self, id: u64, retry_after_ms: u32);
@@ -42,14 +42,14 @@ pub trait Client: ReplySink {
 /// Who takes what is let through; gives back what it has no room for.
 type Worker = Box<dyn Fn(Vec<Request>) -> Result<(), Vec<Request>> + Send + Sync>;
 
-/// The gates of a node, one a worker.
-pub struct Gates {
+/// The admission queues of a node, one a worker.
+pub struct AdmissionQueues {
     worker: WorkerHandle,
-    gates: Vec<Arc<Gate>>,
+    admissions: Vec<Arc<AdmissionQueue>>,
 }
 
-impl Gates {
-    /// Gates in front of the workers, each of which has at most `window` requests at a time.
+impl AdmissionQueues {
+    /// Admission queues in front of the workers, each of which has at most `window` requests at a time.
     ///
     /// # Errors
     /// The registry holds metrics of the same names.
@@ -57,47 +57,47 @@ impl Gates {
         let counts = Counts::new()?;
         registry.register(Box::new(counts.waiting.clone()))?;
         registry.register(Box::new(counts.refused.clone()))?;
-        let gate = |n| {
+        let admission = |n| {
             let worker = worker.clone();
             // All to this worker or none: one that has handed a shard over meanwhile passes its requests on.
             let take = move |requests| match worker.try_push_to(WorkerId(n), Input::Requests(requests)) {
                 Err(Input::Requests(requests)) => Err(requests),
                 _ => Ok(()),
             };
-            Gate::over(Box::new(take), window, counts.clone())
+            AdmissionQueue::over(Box::new(take), window, counts.clone())
         };
-        Ok(Arc::new(Self { worker: worker.clone(), gates: (0..worker.workers()).map(gate).collect() }))
+        Ok(Arc::new(Self { worker: worker.clone(), admissions: (0..worker.workers()).map(admission).collect() }))
     }
 
     /// All of them, in the workers' order.
-    pub fn all(&self) -> &[Arc<Gate>] {
-        &self.gates
+    pub fn all(&self) -> &[Arc<AdmissionQueue>] {
+        &self.admissions
     }
 
-    /// The index of the gate that a request goes through.
+    /// The index of the admission queue that a request goes through.
     pub fn index_of(&self, request: &Request) -> usize {
         self.worker.worker_of(request.shard).0.into()
     }
 }
 
-/// The gate of one worker.
-pub struct Gate {
+/// The admission queue of one worker.
+pub struct AdmissionQueue {
     worker: Worker,
     window: usize,
     began: Instant,
-    lines: Mutex<Lines>,
+    queues: Mutex<StreamQueues>,
     /// With the worker, not yet answered.
     inside: AtomicUsize,
-    /// In lines.
+    /// In queues.
     waiting: AtomicUsize,
-    /// The part of the metric that is of this gate.
-    told: AtomicI64,
+    /// The part of the metric that is of this admission queue.
+    reported: AtomicI64,
     /// When the worker last answered or was last let have more, µs since `began`.
     moved_us: AtomicU64,
     counts: Counts,
 }
 
-/// What is counted, of all gates of a node.
+/// What is counted, of all admission queues of a node.
 #[derive(Clone)]
 struct Counts {
     waiting: IntGauge,
@@ -114,14 +114,14 @@ impl Counts {
 }
 
 #[derive(Default)]
-struct Lines {
-    by_stream: HashMap<u64, Line>,
-    /// Streams whose line is not empty, in the order of their turns.
+struct StreamQueues {
+    by_stream: HashMap<u64, StreamQueue>,
+    /// Streams whose queue is not empty, in the order of their turns.
     turns: VecDeque<u64>,
     last: u64,
 }
 
-struct Line {
+struct StreamQueue {
     client: Arc<dyn Client>,
     waiting: VecDeque<(Instant, Request)>,
     hint: Hint,
@@ -164,42 +164,42 @@ impl Drop for Refusals {
     }
 }
 
-/// A stream's place at the gate; its line goes with it.
-pub struct Place {
-    gate: Arc<Gate>,
+/// A stream's handle at the admission queue. Dropping it drops the stream's queue.
+pub struct StreamHandle {
+    admission: Arc<AdmissionQueue>,
     stream: u64,
 }
 
-impl Gate {
+impl AdmissionQueue {
     fn over(worker: Worker, window: usize, counts: Counts) -> Arc<Self> {
         Arc::new(Self {
             worker,
             window,
             began: Instant::now(),
-            lines: Mutex::default(),
+            queues: Mutex::default(),
             inside: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            told: AtomicI64::new(0),
+            reported: AtomicI64::new(0),
             moved_us: AtomicU64::new(0),
             counts,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, StreamQueues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a stream.
-    pub fn open(self: &Arc<Self>, client: Arc<dyn Client>) -> Place {
-        let mut lines = self.lock();
-        lines.last += 1;
-        let stream = lines.last;
-        let line = Line { client, waiting: VecDeque::new(), hint: Hint::new(Instant::now()) };
-        lines.by_stream.insert(stream, line);
-        Place { gate: Arc::clone(self), stream }
+    /// A handle for a stream.
+    pub fn open(self: &Arc<Self>, client: Arc<dyn Client>) -> StreamHandle {
+        let mut queues = self.lock();
+        queues.last += 1;
+        let stream = queues.last;
+        let queue = StreamQueue { client, waiting: VecDeque::new(), hint: Hint::new(Instant::now()) };
+        queues.by_stream.insert(stream, queue);
+        StreamHandle { admission: Arc::clone(self), stream }
     }
 
-    /// The worker answered a request that had come through the gate.
+    /// The worker answered a request that had come through the admission queue.
     pub fn answered(&self) {
         let inside = self.inside.fetch_sub(1, Ordering::AcqRel) - 1;
         if self.waiting.load(Ordering::Acquire) > 0 {
@@ -222,36 +222,36 @@ impl Gate {
         now.saturating_duration_since(moved) > STALLED_AFTER
     }
 
-    /// Lets lines have their turns until `room` requests have gone in.
+    /// Lets queues have their turns until `room` requests have gone in.
     fn let_in(&self, now: Instant, room: usize) {
         let mut batch = Vec::new();
         let mut refusals = Refusals::default();
-        let mut lines = self.lock();
-        let Lines { by_stream, turns, .. } = &mut *lines;
+        let mut queues = self.lock();
+        let StreamQueues { by_stream, turns, .. } = &mut *queues;
         while batch.len() < room
             && let Some(stream) = turns.pop_front()
         {
-            let Some(line) = by_stream.get_mut(&stream) else { continue };
-            let Some((since, request)) = line.waiting.pop_front() else { continue };
+            let Some(queue) = by_stream.get_mut(&stream) else { continue };
+            let Some((since, request)) = queue.waiting.pop_front() else { continue };
             self.waiting.fetch_sub(1, Ordering::AcqRel);
             if now.saturating_duration_since(since) > GIVE_UP_AFTER {
-                let hint = line.hint.count(now, 0, 1);
-                refusals.0.push((Arc::clone(&line.client), request.reply.id, hint));
+                let hint = queue.hint.count(now, 0, 1);
+                refusals.0.push((Arc::clone(&queue.client), request.reply.id, hint));
             } else {
-                line.hint.count(now, 1, 0);
+                queue.hint.count(now, 1, 0);
                 batch.push((stream, request));
             }
-            if !line.waiting.is_empty() {
+            if !queue.waiting.is_empty() {
                 turns.push_back(stream);
             }
         }
-        self.hand_over(&lines, batch, &mut refusals);
-        drop(lines);
+        self.hand_over(&queues, batch, &mut refusals);
+        drop(queues);
         self.count(&refusals);
     }
 
     /// What goes in is counted before the worker can answer it.
-    fn hand_over(&self, lines: &Lines, batch: Vec<(u64, Request)>, refusals: &mut Refusals) {
+    fn hand_over(&self, queues: &StreamQueues, batch: Vec<(u64, Request)>, refusals: &mut Refusals) {
         if batch.is_empty() {
             return;
         }
@@ -259,71 +259,71 @@ impl Gate {
         self.inside.fetch_add(batch.len(), Ordering::AcqRel);
         if (self.worker)(batch.into_iter().map(|(_, request)| request).collect()).is_err() {
             self.inside.fetch_sub(streams.len(), Ordering::AcqRel);
-            let clients = streams.iter().filter_map(|(stream, id)| Some((lines.by_stream.get(stream)?, *id)));
-            refusals.0.extend(clients.map(|(line, id)| (Arc::clone(&line.client), id, line.hint.ms)));
+            let clients = streams.iter().filter_map(|(stream, id)| Some((queues.by_stream.get(stream)?, *id)));
+            refusals.0.extend(clients.map(|(queue, id)| (Arc::clone(&queue.client), id, queue.hint.ms)));
         }
     }
 
     fn count(&self, refusals: &Refusals) {
         self.counts.refused.inc_by(refusals.0.len() as u64);
         let waiting = i64::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-        self.counts.waiting.add(waiting - self.told.swap(waiting, Ordering::Relaxed));
+        self.counts.waiting.add(waiting - self.reported.swap(waiting, Ordering::Relaxed));
     }
 }
 
 /// Whether a request waits in the worker by design: it must not take up room meanwhile.
 pub fn waits(request: &Request) -> bool {
-    matches!(&request.body, Body::Read { read: Read::Tail(poll), .. } if poll.wait_micros > 0)
+    matches!(&request.body, Body::Read { read: Read::Tail(poll), .. } if poll.wait_us > 0)
 }
 
-impl Place {
-    /// Lets requests in, or has them wait in this stream's line, or refuses them. None of them [`waits`].
+impl StreamHandle {
+    /// Lets requests in, or has them wait in this stream's queue, or refuses them. None of them [`waits`].
     pub fn push(&self, requests: Vec<Request>, now: Instant) {
-        let gate = &*self.gate;
-        let inside = gate.inside.load(Ordering::Acquire);
-        let nobody_waits = gate.waiting.load(Ordering::Acquire) == 0;
+        let admission = &*self.admission;
+        let inside = admission.inside.load(Ordering::Acquire);
+        let nobody_waits = admission.waiting.load(Ordering::Acquire) == 0;
         let mut refusals = Refusals::default();
-        let mut lines = gate.lock();
-        if nobody_waits && inside + requests.len() <= gate.window {
-            gate.moved(now);
-            gate.hand_over(&lines, requests.into_iter().map(|r| (self.stream, r)).collect(), &mut refusals);
-            drop(lines);
-            return gate.counts.refused.inc_by(refusals.0.len() as u64);
+        let mut queues = admission.lock();
+        if nobody_waits && inside + requests.len() <= admission.window {
+            admission.moved(now);
+            admission.hand_over(&queues, requests.into_iter().map(|r| (self.stream, r)).collect(), &mut refusals);
+            drop(queues);
+            return admission.counts.refused.inc_by(refusals.0.len() as u64);
         }
-        let Lines { by_stream, turns, .. } = &mut *lines;
-        let Some(line) = by_stream.get_mut(&self.stream) else { return };
+        let StreamQueues { by_stream, turns, .. } = &mut *queues;
+        let Some(queue) = by_stream.get_mut(&self.stream) else { return };
         let late = |(since, _): &(Instant, Request)| now.saturating_duration_since(*since) > REFUSE_AFTER;
-        if line.waiting.front().is_some_and(late) {
-            let hint = line.hint.count(now, 0, u32::try_from(requests.len()).unwrap_or(u32::MAX));
-            refusals.0.extend(requests.iter().map(|request| (Arc::clone(&line.client), request.reply.id, hint)));
+        if queue.waiting.front().is_some_and(late) {
+            let hint = queue.hint.count(now, 0, u32::try_from(requests.len()).unwrap_or(u32::MAX));
+            refusals.0.extend(requests.iter().map(|request| (Arc::clone(&queue.client), request.reply.id, hint)));
         } else {
-            if line.waiting.is_empty() {
+            if queue.waiting.is_empty() {
                 turns.push_back(self.stream);
             }
-            gate.waiting.fetch_add(requests.len(), Ordering::AcqRel);
-            line.waiting.extend(requests.into_iter().map(|request| (now, request)));
+            admission.waiting.fetch_add(requests.len(), Ordering::AcqRel);
+            queue.waiting.extend(requests.into_iter().map(|request| (now, request)));
         }
-        drop(lines);
-        gate.count(&refusals);
+        drop(queues);
+        admission.count(&refusals);
         drop(refusals);
-        let inside = gate.inside.load(Ordering::Acquire);
-        if inside < gate.window {
-            gate.let_in(now, gate.window - inside);
-        } else if gate.stalled(now) {
-            gate.moved(now);
-            gate.let_in(now, gate.window);
+        let inside = admission.inside.load(Ordering::Acquire);
+        if inside < admission.window {
+            admission.let_in(now, admission.window - inside);
+        } else if admission.stalled(now) {
+            admission.moved(now);
+            admission.let_in(now, admission.window);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamHandle {
     fn drop(&mut self) {
-        let line = self.gate.lock().by_stream.remove(&self.stream);
-        let gone = line.map_or(0, |line| line.waiting.len());
-        self.gate.waiting.fetch_sub(gone, Ordering::AcqRel);
+        let queue = self.admission.lock().by_stream.remove(&self.stream);
+        let gone = queue.map_or(0, |queue| queue.waiting.len());
+        self.admission.waiting.fetch_sub(gone, Ordering::AcqRel);
     }
 }
 
 #[cfg(test)]
-#[path = "gate_tests.rs"]
+#[path = "admission_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! One lane of a tail: a range of positions and the question its shard is asked next.
+//! One range of a tail: its positions, and the next question to its shard.
 //!
 //! Owns: the requests of a tail and the reading of their answers. Must never: change what the tail counts as given.
 
@@ -33,15 +33,15 @@ pub(crate) struct Ground {
     pub(crate) span: Span,
 }
 
-/// A range of positions.
+/// A range of positions that is asked for at one shard.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct TailRange {
     pub(crate) from: Bytes,
     pub(crate) to: Bytes,
     pub(crate) phase: Phase,
 }
 
-/// What a lane does.
+/// What a range does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Poll,
@@ -77,7 +77,7 @@ pub(crate) struct Page {
 /// What a question brought.
 #[derive(Debug, Default)]
 pub(crate) struct News {
-    /// Where the shard ends, at most the lane's end.
+    /// Where the shard ends, at most the range's end.
     pub(crate) to: Bytes,
     pub(crate) records: Vec<Record>,
     pub(crate) upto_us: u64,
@@ -91,7 +91,7 @@ pub(crate) struct News {
 }
 
 impl News {
-    /// What the lane does next.
+    /// What the range does next.
     pub(crate) fn next_phase(self, phase: Phase) -> Phase {
         match (self.scan, phase) {
             (Some((segment, upto_us)), _) => {
@@ -109,15 +109,15 @@ impl News {
     }
 }
 
-impl Lane {
-    /// Asks the shard at the lane's beginning.
+impl TailRange {
+    /// Asks the shard at the range's beginning.
     pub(crate) async fn ask(
         self,
         caller: Caller,
         ground: Arc<Ground>,
         wanted: Vec<Segment>,
         page: Page,
-    ) -> (Lane, Result<News>) {
+    ) -> (TailRange, Result<News>) {
         let news = match &self.phase {
             Phase::Poll => self.poll(&caller, &ground, &wanted, page).await,
             Phase::Scan { .. } => self.scan(&caller, &ground, &wanted, page).await,
@@ -125,7 +125,7 @@ impl Lane {
         (self, news)
     }
 
-    /// The shard's newest timestamp, and where the shard ends within the lane.
+    /// The shard's newest timestamp, and where the shard ends within the range.
     pub(crate) async fn newest(&self, caller: &Caller, ground: &Ground) -> Result<(u64, Bytes)> {
         let all = [Segment { from: self.from.clone(), to: self.to.clone(), after_us: NEWEST, given: None }];
         let page = Page { limit: 1, wait: Duration::ZERO, tell_trimmed: false };
@@ -161,7 +161,7 @@ impl Lane {
         let Answer::Tail(answer) = got.answer else { return Err(unexpected()) };
         let mut news = self.news(&got.shard);
         if let Some(last) = asked.last() {
-            // What was not asked for is a lane of its own.
+            // What was not asked for is a range of its own.
             news.to = last.to.clone();
         }
         if let Some(scan) = answer.scan {

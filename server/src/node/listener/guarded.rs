@@ -1,8 +1,8 @@
 //! One connection to the gRPC port.
 //!
-//! Owns: its bytes, from the first on, and its place. Must never: outstay its time at the entrance, or be read without a rest.
+//! Owns: its bytes, from the first on, and its permit. Must never: outstay its time at the entrance, or be read without a rest.
 
-use super::pass::Pass;
+use super::permit::Permit;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,10 +34,10 @@ pub const BROKEN_STREAMS: usize = 1024;
 /// More than the budget of a task's turn (128), which may have no bound.
 const TURN_OPERATIONS: usize = 256;
 
-/// A connection with its place.
+/// A connection with its permit.
 pub struct Guarded {
     stream: TcpStream,
-    pass: Arc<Pass>,
+    permit: Arc<Permit>,
     /// What was read before it was known how the connection begins: so many bytes, of which so many were handed on.
     begun: [u8; HTTP2_PREFACE.len()],
     read: usize,
@@ -59,15 +59,15 @@ pub(super) enum Beginning {
 }
 
 impl Guarded {
-    pub(super) fn new(stream: TcpStream, pass: Arc<Pass>) -> Self {
-        let leave = pass.is_at_entrance().then(|| Box::pin(sleep(pass.stay())));
-        Self { stream, pass, begun: [0; HTTP2_PREFACE.len()], read: 0, handed_on: 0, stretch: Some(STRETCH), leave }
+    pub(super) fn new(stream: TcpStream, permit: Arc<Permit>) -> Self {
+        let leave = permit.is_at_entrance().then(|| Box::pin(sleep(permit.stay())));
+        Self { stream, permit, begun: [0; HTTP2_PREFACE.len()], read: 0, handed_on: 0, stretch: Some(STRETCH), leave }
     }
 
-    /// Its place.
+    /// Its permit.
     #[must_use]
-    pub fn pass(&self) -> &Arc<Pass> {
-        &self.pass
+    pub fn permit(&self) -> &Arc<Permit> {
+        &self.permit
     }
 
     /// Reads until it is known how the connection begins; `link` is the first byte of links.
@@ -94,12 +94,12 @@ impl Guarded {
     /// Whether the connection has to go now.
     fn must_leave(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(leave) = &mut self.leave else { return false };
-        if !self.pass.is_at_entrance() {
+        if !self.permit.is_at_entrance() {
             self.leave = None;
             return false;
         }
-        let soon = Instant::now() + self.pass.stay();
-        if self.pass.was_told() && leave.deadline() > soon {
+        let soon = Instant::now() + self.permit.stay();
+        if self.permit.was_told() && leave.deadline() > soon {
             leave.as_mut().reset(soon);
         }
         leave.as_mut().poll(cx).is_ready()
@@ -119,10 +119,10 @@ fn rest(cx: &mut Context<'_>) {
 }
 
 impl Connected for Guarded {
-    type ConnectInfo = Arc<Pass>;
+    type ConnectInfo = Arc<Permit>;
 
-    fn connect_info(&self) -> Arc<Pass> {
-        Arc::clone(&self.pass)
+    fn connect_info(&self) -> Arc<Permit> {
+        Arc::clone(&self.permit)
     }
 }
 

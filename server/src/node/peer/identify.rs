@@ -14,7 +14,7 @@ use tonic::Status;
 
 /// The state behind `Identify`.
 #[derive(Debug)]
-pub struct Desk {
+pub struct IdentifyService {
     seen: Arc<SeenTable>,
     addresses: Arc<Addresses>,
     state: Mutex<State>,
@@ -30,8 +30,8 @@ enum State {
     Member { identity: NodeIdentity, founders: Vec<String> },
 }
 
-impl Desk {
-    /// A desk that knows nothing yet, beside what was seen of others.
+impl IdentifyService {
+    /// A service that knows nothing yet, beside what was seen of others.
     #[must_use]
     pub fn new(seen: Arc<SeenTable>) -> Arc<Self> {
         Arc::new(Self { seen, addresses: Arc::default(), state: Mutex::new(State::Starting) })

@@ -1,12 +1,12 @@
-//! The places that connections to the gRPC port take, and what a connection is counted as.
+//! The permits that connections to the gRPC port take, and what a connection is counted as.
 //!
-//! Owns: four pools of places: for clients, for peers, a few for operators, and some at the entrance for those that find no other. Must never:
-//! give a peer's place to a connection before a hello on it was checked, or hold more connections than all pools together.
+//! Owns: four pools of permits: for clients, for peers, a few for operators, and some at the entrance for those that find no other. Must never:
+//! give a peer's permit to a connection before a hello on it was checked, or hold more connections than all pools together.
 //!
 //! A connection begins as a client's, where there is room, or at the entrance. At the entrance it is served nothing but what
 //! peers say to each other; a client is told why, and has to leave. A command of an operator, which says so, gets one of the
-//! places kept for these: who wants to see why there is no room must get in. A hello that was checked makes a connection a peer's, and
-//! gives the place it had back.
+//! permits kept for these: who wants to see why there is no room must get in. A hello that was checked makes a connection a peer's, and
+//! gives the permit it had back.
 
 use crate::node::complaints::Complaints;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,25 +17,25 @@ use prometheus::{IntCounter, IntGauge, Registry};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-/// Places for connections of peers. A peer takes up to six: its link, its pulse, maps, snapshots.
-pub const PEER_PLACES: usize = 256;
-/// Places for connections of operators' commands that find none among the clients'. A command takes up to three.
-pub const OPERATOR_PLACES: usize = 32;
-/// Places for connections that find no other: each is told so and leaves.
-pub const ENTRANCE_PLACES: usize = 128;
+/// Permits for connections of peers. A peer takes up to six: its link, its pulse, maps, snapshots.
+pub const PEER_PERMITS: usize = 256;
+/// Permits for connections of operators' commands that find none among the clients'. A command takes up to three.
+pub const OPERATOR_PERMITS: usize = 32;
+/// Permits for connections that find no other: each is told so and leaves.
+pub const ENTRANCE_PERMITS: usize = 128;
 /// How long a connection may stay at the entrance before it has said whose it is.
 const ENTRANCE_STAY: Duration = Duration::from_secs(6);
-/// How long it may stay once it was told why it has to go: for the answer to arrive.
+/// How long it may stay after it was refused, so that the answer arrives.
 const TOLD_STAY: Duration = Duration::from_millis(250);
-/// How long a connection may take to say how it begins, in a client's place and at the entrance.
+/// How long a connection may take to say how it begins, in a client's permit and at the entrance.
 const CLIENT_HANDSHAKE: Duration = Duration::from_secs(5);
 const ENTRANCE_HANDSHAKE: Duration = Duration::from_secs(1);
-/// The knob of the clients' places.
+/// The knob of the clients' permits.
 const KNOB: &str = "network.connections_max";
 
-/// All places of a node.
+/// All permits of a node.
 #[derive(Debug)]
-pub struct Places {
+pub struct Permits {
     clients: Arc<Semaphore>,
     entrance: Arc<Semaphore>,
     peers: Arc<Semaphore>,
@@ -47,7 +47,7 @@ pub struct Places {
     gauges: [IntGauge; 2],
 }
 
-/// Whose place a connection has.
+/// Whose permit a connection has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Client,
@@ -56,38 +56,38 @@ enum Kind {
     Operator,
 }
 
-/// One connection's place.
+/// One connection's permit.
 #[derive(Debug)]
-pub struct Pass {
-    places: Arc<Places>,
+pub struct Permit {
+    permits: Arc<Permits>,
     held: Mutex<(Kind, OwnedSemaphorePermit)>,
     told: AtomicBool,
 }
 
-impl Places {
-    /// With so many places for clients.
+impl Permits {
+    /// With `clients_max` permits for clients.
     #[must_use]
     pub fn new(clients_max: usize) -> Arc<Self> {
         let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("a valid name");
         let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a valid name");
         Arc::new(Self {
             clients: Arc::new(Semaphore::new(clients_max)),
-            entrance: Arc::new(Semaphore::new(ENTRANCE_PLACES)),
-            peers: Arc::new(Semaphore::new(PEER_PLACES)),
-            operators: Arc::new(Semaphore::new(OPERATOR_PLACES)),
+            entrance: Arc::new(Semaphore::new(ENTRANCE_PERMITS)),
+            peers: Arc::new(Semaphore::new(PEER_PERMITS)),
+            operators: Arc::new(Semaphore::new(OPERATOR_PERMITS)),
             clients_max,
             complaints: Complaints::default(),
             refused: counter(
                 "synod_connections_refused_total",
-                "Connections turned away because every place for clients (network.connections_max) was taken",
+                "Connections refused because network.connections_max connections of clients were open",
             ),
             unfinished: counter(
                 "synod_connections_unfinished_total",
                 "Connections ended because they did not say in time how they begin",
             ),
             gauges: [
-                gauge("synod_connections_clients", "Connections in places for clients"),
-                gauge("synod_connections_peers", "Connections in places for peers"),
+                gauge("synod_connections_clients", "Open connections of clients"),
+                gauge("synod_connections_peers", "Open connections of peers"),
             ],
         })
     }
@@ -102,15 +102,15 @@ impl Places {
         self.gauges.iter().try_for_each(|gauge| registry.register(Box::new(gauge.clone())))
     }
 
-    /// A place for a new connection; none where the entrance is full too.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Arc<Pass>> {
-        let place = |pool: &Arc<Semaphore>, kind| Some((kind, Arc::clone(pool).try_acquire_owned().ok()?));
-        let Some(held) = place(&self.clients, Kind::Client).or_else(|| place(&self.entrance, Kind::Entrance)) else {
+    /// A permit for a new connection; none where the entrance is full too.
+    pub(super) fn admit(self: &Arc<Self>) -> Option<Arc<Permit>> {
+        let permit = |pool: &Arc<Semaphore>, kind| Some((kind, Arc::clone(pool).try_acquire_owned().ok()?));
+        let Some(held) = permit(&self.clients, Kind::Client).or_else(|| permit(&self.entrance, Kind::Entrance)) else {
             self.count_refused();
             return None;
         };
         self.gauge(held.0, 1);
-        Some(Arc::new(Pass { places: Arc::clone(self), held: Mutex::new(held), told: AtomicBool::new(false) }))
+        Some(Arc::new(Permit { permits: Arc::clone(self), held: Mutex::new(held), told: AtomicBool::new(false) }))
     }
 
     /// A connection did not say in time how it begins.
@@ -120,7 +120,10 @@ impl Places {
 
     fn count_refused(&self) {
         self.refused.inc();
-        let what = format!("clients are turned away: all {} places for clients ({KNOB}) are taken", self.clients_max);
+        let what = format!(
+            "connections are refused: {} connections of clients are open, and {KNOB} allows no more",
+            self.clients_max
+        );
         if self.complaints.is_new(&what) {
             tracing::warn!("{what}; synod_connections_refused_total counts them");
         }
@@ -135,61 +138,61 @@ impl Places {
     }
 }
 
-impl Pass {
-    /// A hello on this connection was checked: from now on it has a peer's place. `false` where none is free; it keeps what
+impl Permit {
+    /// A hello on this connection was checked: from now on it has a peer's permit. `false` where none is free; it keeps what
     /// it has.
     pub fn vouch(&self) -> bool {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.0 == Kind::Peer {
             return true;
         }
-        let Ok(permit) = Arc::clone(&self.places.peers).try_acquire_owned() else { return false };
-        self.places.gauge(held.0, -1);
+        let Ok(permit) = Arc::clone(&self.permits.peers).try_acquire_owned() else { return false };
+        self.permits.gauge(held.0, -1);
         *held = (Kind::Peer, permit);
-        self.places.gauge(Kind::Peer, 1);
+        self.permits.gauge(Kind::Peer, 1);
         true
     }
 
     /// As [`Self::vouch`].
     ///
     /// # Errors
-    /// There is no place for one more peer, and the connection is at the entrance, where it may not stay.
+    /// There is no permit for one more peer, and the connection is at the entrance, where it may not stay.
     pub fn serve_peer(&self) -> Result<(), Status> {
         if self.vouch() || !self.is_at_entrance() {
             return Ok(());
         }
         Err(Status::resource_exhausted(format!(
-            "this node has {PEER_PLACES} places for connections of peers, and all are taken"
+            "this node allows {PEER_PERMITS} connections of peers, and all are open"
         )))
     }
 
     /// Why a client's call on this connection is not served, where it is not.
     ///
     /// # Errors
-    /// There was no place for one more client.
+    /// There was no permit for one more client.
     pub fn serve_client(&self) -> Result<(), Status> {
         if !self.is_at_entrance() {
             return Ok(());
         }
         if !self.told.swap(true, Ordering::AcqRel) {
-            self.places.count_refused();
+            self.permits.count_refused();
         }
-        let most = self.places.clients_max;
+        let most = self.permits.clients_max;
         Err(Status::resource_exhausted(format!(
             "this node holds {most} connections of clients, and {KNOB} = {most} allows no more: use another node, close some, \
              or raise {KNOB}"
         )))
     }
 
-    /// As [`Self::serve_client`] of a call that says it is an operator's: at the entrance it gets a place kept for these.
+    /// As [`Self::serve_client`] of a call that says it is an operator's: at the entrance it gets a permit kept for these.
     ///
     /// # Errors
-    /// There was no place for one more client, and all of those are taken too.
+    /// There was no permit for one more client, and all of those are taken too.
     pub fn serve_operator(&self) -> Result<(), Status> {
         {
             let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
             if held.0 == Kind::Entrance
-                && let Ok(permit) = Arc::clone(&self.places.operators).try_acquire_owned()
+                && let Ok(permit) = Arc::clone(&self.permits.operators).try_acquire_owned()
             {
                 *held = (Kind::Operator, permit);
             }
@@ -216,10 +219,10 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for Permit {
     fn drop(&mut self) {
         let kind = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).0;
-        self.places.gauge(kind, -1);
+        self.permits.gauge(kind, -1);
     }
 }
 
@@ -229,51 +232,52 @@ mod tests {
 
     #[test]
     fn a_client_too_many_is_told_and_a_peer_gives_its_place_back() {
-        let places = Places::new(2);
-        let (first, second) = (places.admit().unwrap(), places.admit().unwrap());
+        let permits = Permits::new(2);
+        let (first, second) = (permits.admit().unwrap(), permits.admit().unwrap());
         assert!(first.serve_client().is_ok() && second.serve_client().is_ok());
-        let third = places.admit().unwrap();
+        let third = permits.admit().unwrap();
         let why = third.serve_client().unwrap_err();
         assert!(why.message().contains("network.connections_max = 2"), "{why}");
         assert!(third.serve_client().is_err());
-        assert_eq!(places.refused.get(), 1, "one connection, counted once");
+        assert_eq!(permits.refused.get(), 1, "one connection, counted once");
         assert!(third.was_told() && third.stay() < ENTRANCE_STAY);
         assert!(first.vouch() && first.vouch());
-        assert_eq!((places.gauges[0].get(), places.gauges[1].get()), (1, 1));
-        let fourth = places.admit().unwrap();
+        assert_eq!((permits.gauges[0].get(), permits.gauges[1].get()), (1, 1));
+        let fourth = permits.admit().unwrap();
         assert!(fourth.serve_client().is_ok(), "it has the place that the peer gave back");
         assert!(third.vouch() && third.serve_client().is_ok(), "also from the entrance");
         drop((first, second, third, fourth));
-        assert_eq!((places.gauges[0].get(), places.gauges[1].get()), (0, 0));
-        assert_eq!(places.clients.available_permits(), 2);
+        assert_eq!((permits.gauges[0].get(), permits.gauges[1].get()), (0, 0));
+        assert_eq!(permits.clients.available_permits(), 2);
     }
 
     #[test]
     fn an_operator_finds_a_place_where_clients_find_none() {
-        let places = Places::new(1);
-        let client = places.admit().unwrap();
+        let permits = Permits::new(1);
+        let client = permits.admit().unwrap();
         assert!(client.serve_operator().is_ok(), "it has the client's place");
-        let operators: Vec<_> = (0..OPERATOR_PLACES).map(|_| places.admit().unwrap()).collect();
-        for pass in &operators {
-            assert!(pass.serve_operator().is_ok() && !pass.is_at_entrance() && pass.serve_client().is_ok());
+        let operators: Vec<_> = (0..OPERATOR_PERMITS).map(|_| permits.admit().unwrap()).collect();
+        for permit in &operators {
+            assert!(permit.serve_operator().is_ok() && !permit.is_at_entrance() && permit.serve_client().is_ok());
         }
-        let one_more = places.admit().unwrap();
+        let one_more = permits.admit().unwrap();
         assert!(one_more.serve_operator().unwrap_err().message().contains("network.connections_max = 1"));
         drop(operators);
         assert!(one_more.serve_operator().is_ok());
         drop((client, one_more));
-        assert_eq!((places.gauges[0].get(), places.operators.available_permits()), (0, OPERATOR_PLACES));
+        assert_eq!((permits.gauges[0].get(), permits.operators.available_permits()), (0, OPERATOR_PERMITS));
     }
 
     #[test]
     fn every_pool_is_bounded() {
-        let places = Places::new(1);
-        let held: Vec<_> = (0..=ENTRANCE_PLACES).map(|_| places.admit().unwrap()).collect();
-        assert!(places.admit().is_none());
-        assert_eq!(places.refused.get(), 1);
+        let permits = Permits::new(1);
+        let held: Vec<_> = (0..=ENTRANCE_PERMITS).map(|_| permits.admit().unwrap()).collect();
+        assert!(permits.admit().is_none());
+        assert_eq!(permits.refused.get(), 1);
         drop(held);
-        let peers: Vec<_> = (0..PEER_PLACES).map(|_| places.admit().filter(|pass| pass.vouch()).unwrap()).collect();
-        let one_more = places.admit().unwrap();
+        let peers: Vec<_> =
+            (0..PEER_PERMITS).map(|_| permits.admit().filter(|permit| permit.vouch()).unwrap()).collect();
+        let one_more = permits.admit().unwrap();
         assert!(!one_more.vouch() && one_more.serve_client().is_ok(), "it keeps the place it has");
         drop(peers);
         assert!(one_more.vouch());

@@ -28,22 +28,22 @@ impl Told {
 
 type Taken = Arc<Mutex<Vec<u64>>>;
 
-/// A gate of this window, and what went through it since this was last asked.
-fn gate(window: usize) -> (Arc<Gate>, impl Fn() -> Vec<u64>) {
+/// An admission queue of this window, and what went through it since this was last asked.
+fn admission(window: usize) -> (Arc<AdmissionQueue>, impl Fn() -> Vec<u64>) {
     let taken = Taken::default();
     let theirs = Arc::clone(&taken);
     let worker = move |requests: Vec<Request>| {
         theirs.lock().unwrap().extend(requests.iter().map(|request| request.reply.id));
         Ok(())
     };
-    let gate = Gate::over(Box::new(worker), window, Counts::new().unwrap());
-    (gate, move || std::mem::take(&mut *taken.lock().unwrap()))
+    let admission = AdmissionQueue::over(Box::new(worker), window, Counts::new().unwrap());
+    (admission, move || std::mem::take(&mut *taken.lock().unwrap()))
 }
 
 fn requests(ids: std::ops::Range<u64>) -> Vec<Request> {
     let request = |id| Request {
         shard: ShardId(2),
-        epoch: None,
+        version: None,
         body: Body::Read {
             read: Read::Get { key: Bytes::from_static(b"k"), at: At::Newest },
             freshness: Freshness::Linearizable,
@@ -59,37 +59,37 @@ fn client() -> Arc<Told> {
 
 #[test]
 fn a_modest_stream_waits_behind_no_greedy_one() {
-    let (gate, taken) = gate(8);
-    let (greedy, modest) = (gate.open(client()), gate.open(client()));
+    let (admission, taken) = admission(8);
+    let (greedy, modest) = (admission.open(client()), admission.open(client()));
     let now = Instant::now();
     greedy.push(requests(0..8), now);
     assert_eq!(taken(), (0..8).collect::<Vec<_>>(), "while there is room nothing waits");
     greedy.push(requests(8..1008), now);
     modest.push(requests(5000..5002), now);
     assert_eq!(taken(), Vec::<u64>::new());
-    assert_eq!(gate.waiting.load(Ordering::Relaxed), 1002);
-    gate.answered();
+    assert_eq!(admission.waiting.load(Ordering::Relaxed), 1002);
+    admission.answered();
     assert_eq!(taken(), Vec::<u64>::new(), "room is given out in batches");
-    gate.answered();
+    admission.answered();
     // Two of the modest stream's, though a thousand came before them.
     assert_eq!(taken(), [8, 5000]);
-    gate.answered();
-    gate.answered();
+    admission.answered();
+    admission.answered();
     assert_eq!(taken(), [9, 5001]);
-    (0..2).for_each(|_| gate.answered());
+    (0..2).for_each(|_| admission.answered());
     assert_eq!(taken(), [10, 11], "all room is for whoever wants it");
 }
 
 #[test]
 fn waiting_is_bounded_by_time_and_the_hint_grows() {
-    let (gate, taken) = gate(4);
+    let (admission, taken) = admission(4);
     let told = client();
-    let stream = gate.open(told.clone());
+    let stream = admission.open(told.clone());
     let began = Instant::now();
     stream.push(requests(0..104), began);
     assert_eq!(taken(), [0, 1, 2, 3]);
     stream.push(requests(200..201), began + REFUSE_AFTER);
-    assert!(told.refused().is_empty(), "its line moves still");
+    assert!(told.refused().is_empty(), "its queue moves still");
     let late = began + REFUSE_AFTER + Duration::from_millis(1);
     stream.push(requests(201..203), late);
     let refused = told.refused();
@@ -103,22 +103,22 @@ fn waiting_is_bounded_by_time_and_the_hint_grows() {
 
 #[test]
 fn what_waited_too_long_is_not_executed() {
-    let (gate, taken) = gate(2);
+    let (admission, taken) = admission(2);
     let told = client();
-    let stream = gate.open(told.clone());
+    let stream = admission.open(told.clone());
     let now = Instant::now();
     stream.push(requests(0..6), now.checked_sub(GIVE_UP_AFTER * 2).unwrap());
     assert_eq!(taken(), [0, 1]);
-    (0..2).for_each(|_| gate.answered());
+    (0..2).for_each(|_| admission.answered());
     assert_eq!(taken(), Vec::<u64>::new());
     assert_eq!(told.refused().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 3, 4, 5]);
-    assert_eq!((gate.waiting.load(Ordering::Relaxed), gate.inside.load(Ordering::Relaxed)), (0, 0));
+    assert_eq!((admission.waiting.load(Ordering::Relaxed), admission.inside.load(Ordering::Relaxed)), (0, 0));
 }
 
 #[test]
 fn what_waits_for_a_quorum_does_not_keep_others_out_for_ever() {
-    let (gate, taken) = gate(2);
-    let (stuck, other) = (gate.open(client()), gate.open(client()));
+    let (admission, taken) = admission(2);
+    let (stuck, other) = (admission.open(client()), admission.open(client()));
     let now = Instant::now();
     stuck.push(requests(0..2), now);
     other.push(requests(10..11), now + STALLED_AFTER / 2);
@@ -129,22 +129,22 @@ fn what_waits_for_a_quorum_does_not_keep_others_out_for_ever() {
 
 #[test]
 fn a_stream_that_goes_takes_its_line_along() {
-    let (gate, taken) = gate(2);
-    let (gone, stays) = (gate.open(client()), gate.open(client()));
+    let (admission, taken) = admission(2);
+    let (gone, stays) = (admission.open(client()), admission.open(client()));
     let now = Instant::now();
     gone.push(requests(0..100), now);
     stays.push(requests(200..203), now);
     drop(gone);
-    assert_eq!(gate.waiting.load(Ordering::Relaxed), 3);
-    (0..2).for_each(|_| gate.answered());
+    assert_eq!(admission.waiting.load(Ordering::Relaxed), 3);
+    (0..2).for_each(|_| admission.answered());
     assert_eq!(taken(), [0, 1, 200, 201]);
 }
 
 #[test]
 fn a_worker_without_room_is_an_overload() {
-    let gate = Gate::over(Box::new(Err), 4, Counts::new().unwrap());
+    let admission = AdmissionQueue::over(Box::new(Err), 4, Counts::new().unwrap());
     let told = client();
-    gate.open(told.clone()).push(requests(0..3), Instant::now());
+    admission.open(told.clone()).push(requests(0..3), Instant::now());
     assert_eq!(told.refused().len(), 3);
-    assert_eq!(gate.inside.load(Ordering::Relaxed), 0);
+    assert_eq!(admission.inside.load(Ordering::Relaxed), 0);
 }

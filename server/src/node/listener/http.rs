@@ -16,10 +16,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// Connections the HTTP port holds: probes and scrapers are few. For one more, the one that was silent longest has to go.
-pub const HTTP_PLACES: usize = 64;
+pub const HTTP_PERMITS: usize = 64;
 
 /// The HTTP port.
-pub struct HttpDoor {
+pub struct HttpListener {
     listener: TcpListener,
     open: Arc<Mutex<Open>>,
 }
@@ -50,7 +50,7 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl HttpDoor {
+impl HttpListener {
     /// Over this listener.
     pub fn new(listener: TcpListener) -> Self {
         Self { listener, open: Arc::default() }
@@ -59,7 +59,7 @@ impl HttpDoor {
     fn admit(&self, stream: TcpStream) -> HttpConnection {
         let (end, ended) = oneshot::channel();
         let mut open = lock(&self.open);
-        if open.held.len() >= HTTP_PLACES
+        if open.held.len() >= HTTP_PERMITS
             && let Some(silent) = open.held.iter().min_by_key(|(_, held)| held.heard).map(|(number, _)| *number)
         {
             open.held.remove(&silent);
@@ -71,7 +71,7 @@ impl HttpDoor {
     }
 }
 
-impl axum::serve::Listener for HttpDoor {
+impl axum::serve::Listener for HttpListener {
     type Io = HttpConnection;
     type Addr = SocketAddr;
 
@@ -136,11 +136,11 @@ mod tests {
     async fn for_one_more_the_one_that_was_silent_longest_goes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut door = HttpDoor::new(listener);
+        let mut connections = HttpListener::new(listener);
         let (mut callers, mut held) = (Vec::new(), Vec::new());
-        for _ in 0..HTTP_PLACES {
+        for _ in 0..HTTP_PERMITS {
             callers.push(TcpStream::connect(addr).await.unwrap());
-            held.push(door.accept().await.0);
+            held.push(connections.accept().await.0);
         }
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         // The first says something; so the second is the one.
@@ -148,12 +148,12 @@ mod tests {
         let mut some = [0; 8];
         assert_eq!(held[0].read(&mut some).await.unwrap(), 3);
         callers.push(TcpStream::connect(addr).await.unwrap());
-        held.push(door.accept().await.0);
+        held.push(connections.accept().await.0);
         assert_eq!(held[1].read(&mut some).await.unwrap(), 0);
-        assert_eq!(lock(&door.open).held.len(), HTTP_PLACES);
+        assert_eq!(lock(&connections.open).held.len(), HTTP_PERMITS);
         let silent = tokio::time::timeout(std::time::Duration::from_millis(50), held[2].read(&mut some)).await;
         assert!(silent.is_err(), "the third goes on");
         held.clear();
-        assert!(lock(&door.open).held.is_empty());
+        assert!(lock(&connections.open).held.is_empty());
     }
 }

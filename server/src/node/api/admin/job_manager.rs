@@ -6,8 +6,8 @@
 
 use super::AdminService;
 use crate::node::host::Signals;
-use crate::node::map::MapBook;
-use crate::node::system::{SystemDesk, ask};
+use crate::node::map::MapCache;
+use crate::node::system::{SystemProposer, ask};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, bounded_why};
 use synod_engine::host::{Body, Freshness, Read, TailPoll};
 use synod_engine::runner::WorkerHandle;
-use synod_paxos::types::{ConfigId, MemberRole};
+use synod_paxos::types::{Epoch, MemberRole};
 use synod_proto::v1;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Request;
@@ -50,29 +50,29 @@ pub struct JobReport {
 }
 
 /// Knows the jobs, and carries them out while this node leads the system shard.
-pub struct JobDesk {
+pub struct JobManager {
     node: NodeId,
     worker: WorkerHandle,
-    book: Arc<MapBook>,
+    map_cache: Arc<MapCache>,
     signals: Arc<Signals>,
-    system: Arc<SystemDesk>,
+    system: Arc<SystemProposer>,
     executor: Mutex<Executor>,
     /// Times of the executor count from here.
     origin: Instant,
 }
 
-impl JobDesk {
-    /// A desk of this node.
+impl JobManager {
+    /// The manager of this node.
     #[must_use]
     pub fn new(
         node: NodeId,
         worker: WorkerHandle,
-        book: Arc<MapBook>,
+        map_cache: Arc<MapCache>,
         signals: Arc<Signals>,
-        system: Arc<SystemDesk>,
+        system: Arc<SystemProposer>,
     ) -> Self {
         let (executor, origin) = (Mutex::default(), Instant::now());
-        Self { node, worker, book, signals, system, executor, origin }
+        Self { node, worker, map_cache, signals, system, executor, origin }
     }
 
     fn executor(&self) -> MutexGuard<'_, Executor> {
@@ -81,10 +81,10 @@ impl JobDesk {
 
     /// Whether this node leads the system shard, as far as it knows. One whose replica went does not hear who leads after it.
     fn leads(&self) -> bool {
-        let map = self.book.get();
+        let map = self.map_cache.get();
         let system = map.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD));
         let member = system.is_some_and(|d| d.membership.role_of(self.node).is_some());
-        member && self.book.leader(SYSTEM_SHARD) == Some(self.node)
+        member && self.map_cache.leader(SYSTEM_SHARD) == Some(self.node)
     }
 
     /// Every job that is kept, as of now.
@@ -98,7 +98,7 @@ impl JobDesk {
             to: Bytes::new(),
             segments: Vec::new(),
             limit: 0,
-            wait_micros: 0,
+            wait_us: 0,
             tells_trimmed: false,
         };
         let read = Body::Read { read: Read::Tail(nothing), freshness: Freshness::Linearizable };
@@ -171,12 +171,12 @@ impl JobDesk {
             Action::Finish { job, seen, end } => (job, self.finish(job, seen, end).await.err()),
         };
         if let Some(why) = &refused {
-            tracing::debug!(%job, why, "a step of the job was not taken");
+            tracing::debug!(%job, why, "a step of the job was refused");
         }
         self.executor().answered(job, refused, self.origin.elapsed());
     }
 
-    async fn finish(&self, job: JobId, seen: ConfigId, end: JobEnd) -> Result<(), String> {
+    async fn finish(&self, job: JobId, seen: Epoch, end: JobEnd) -> Result<(), String> {
         let end = match end {
             JobEnd::Overtaken(why) => JobEnd::Overtaken(bounded_why(why)),
             JobEnd::Failed(why) => JobEnd::Failed(bounded_why(why)),
@@ -228,7 +228,7 @@ async fn leading(
             for replica in status.replicas.into_iter().filter(|replica| replica.role == "leader") {
                 let shard = ShardId(replica.shard);
                 // An old leader may not know yet that it was succeeded: the one further in its epoch and log counts.
-                let rank = |r: &v1::ReplicaStatus| (r.config, r.last);
+                let rank = |r: &v1::ReplicaStatus| (r.epoch, r.last);
                 if shards.contains(&shard) && found.get(&shard).is_none_or(|best| rank(best) < rank(&replica)) {
                     leaders.insert(shard, node);
                     found.insert(shard, replica);
@@ -242,10 +242,10 @@ async fn leading(
 /// What the learner lacks, as its leader of the same epoch says.
 fn add_lag(job: &Job, look: &mut Look, replicas: &BTreeMap<ShardId, v1::ReplicaStatus>) {
     let JobGoal::Move { shard, replica } = job.goal;
-    let (Some((config, seen)), Some(to), Some(leader)) = (&mut look.members, replica.to, replicas.get(&shard)) else {
+    let (Some((epoch, seen)), Some(to), Some(leader)) = (&mut look.members, replica.to, replicas.get(&shard)) else {
         return;
     };
-    if leader.config == config.0 {
+    if leader.epoch == epoch.0 {
         let lag = leader.lag.iter().find(|lag| lag.node == to.0).map(|lag| lag.slots);
         // One that lacks everything may have no replica yet.
         seen.lag = lag.filter(|lag| *lag < leader.last);
@@ -255,7 +255,7 @@ fn add_lag(job: &Job, look: &mut Look, replicas: &BTreeMap<ShardId, v1::ReplicaS
 async fn change_members(
     admin: &AdminService,
     shard: ShardId,
-    expected: ConfigId,
+    expected: Epoch,
     change: MemberChange,
 ) -> Result<(), String> {
     use v1::admin_server::Admin as _;
@@ -266,7 +266,7 @@ async fn change_members(
         MemberChange::Remove(node) => (Change::Remove(node.0), 0),
     };
     let request =
-        v1::ChangeMembersRequest { shard: shard.0, change: Some(change), instead_of, expected_config: expected.0 };
+        v1::ChangeMembersRequest { shard: shard.0, change: Some(change), instead_of, expected_epoch: expected.0 };
     match timeout(CHANGE, admin.change_members(Request::new(request))).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(status)) => Err(status.message().to_owned()),
@@ -284,11 +284,11 @@ mod tests {
     fn what_a_learner_lacks_is_the_word_of_its_leader_in_that_epoch() {
         let replica = MoveReplica { from: NodeId(3), to: Some(NodeId(4)) };
         let job = Job { goal: JobGoal::Move { shard: ShardId(5), replica }, state: JobState::Running };
-        let lag = |config, slots, last| {
+        let lag = |epoch, slots, last| {
             let lag = vec![v1::ReplicaLag { node: 4, slots }];
-            let leader = v1::ReplicaStatus { shard: 5, config, last, lag, ..v1::ReplicaStatus::default() };
+            let leader = v1::ReplicaStatus { shard: 5, epoch, last, lag, ..v1::ReplicaStatus::default() };
             let seen = Seen { from: Some(MemberRole::Voter), to: Some(MemberRole::Learner), lag: None };
-            let mut look = Look { members: Some((ConfigId(2), seen)), stranger: None };
+            let mut look = Look { members: Some((Epoch(2), seen)), stranger: None };
             add_lag(&job, &mut look, &BTreeMap::from([(ShardId(5), leader)]));
             look.members.and_then(|(_, seen)| seen.lag)
         };

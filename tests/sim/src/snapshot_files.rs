@@ -43,7 +43,7 @@ pub(crate) enum Step {
 }
 
 /// A process's snapshot files.
-pub(crate) struct Desk {
+pub(crate) struct SnapshotFiles {
     pub(crate) files: Arc<dyn FileStore>,
     pub(crate) built: BTreeMap<ShardId, Arc<SnapshotFile>>,
     pub(crate) fetches: Fetches,
@@ -57,7 +57,7 @@ pub(crate) struct Desk {
     pub(crate) installed: BTreeSet<ShardId>,
 }
 
-impl Desk {
+impl SnapshotFiles {
     pub(crate) fn new(files: Arc<dyn FileStore>) -> Self {
         Self {
             files,

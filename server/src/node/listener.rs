@@ -1,21 +1,21 @@
-//! The door: who gets in at the node's ports, and which of the connections are links of its peers.
+//! The listener: which connections the node's ports accept, and which of the connections are links of its peers.
 //!
 //! Owns: what happens to a connection until it is known how it begins. Must never: let an accept that failed end the server, or
 //! wait without an end for somebody who does not say how it begins.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `pass` | places for clients and for peers, and what who finds none is told |
+//! | `permit` | permits for connections of clients and of peers, and the answer to a connection that gets none |
 //! | `guarded` | a connection to the gRPC port |
 //! | `http` | connections to the HTTP port |
 
 mod guarded;
 mod http;
-mod pass;
+mod permit;
 
 pub use guarded::{BROKEN_STREAMS, Guarded, PENDING_RESETS};
-pub use http::{HTTP_PLACES, HttpDoor};
-pub use pass::{ENTRANCE_PLACES, OPERATOR_PLACES, PEER_PLACES, Pass, Places};
+pub use http::{HTTP_PERMITS, HttpListener};
+pub use permit::{ENTRANCE_PERMITS, OPERATOR_PERMITS, PEER_PERMITS, Permit, Permits};
 
 use futures::{Stream, StreamExt};
 use guarded::Beginning;
@@ -33,14 +33,14 @@ const REST: Duration = Duration::from_millis(50);
 /// server's own setting for that is ignored by `serve_with_incoming`, and small frames would wait for acknowledgements.
 pub fn incoming(
     listener: TcpListener,
-    places: Arc<Places>,
+    permits: Arc<Permits>,
     most: usize,
     link: u8,
     links: impl Fn(Guarded),
 ) -> impl Stream<Item = io::Result<Guarded>> {
     let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
     let admitted = accepted.filter_map(move |accepted| {
-        let admitted = admit(&places, accepted);
+        let admitted = admit(&permits, accepted);
         async move {
             match admitted {
                 Ok(connection) => connection,
@@ -52,10 +52,10 @@ pub fn incoming(
             }
         }
     });
-    // The places bound them: one more, so that the door never stands closed.
+    // The permits bound them: one more, so that the listener never stops accepting.
     let begun = admitted
         .map(move |admitted| begin(admitted, link))
-        .buffer_unordered(most + ENTRANCE_PLACES + PEER_PLACES + OPERATOR_PLACES + 1);
+        .buffer_unordered(most + ENTRANCE_PERMITS + PEER_PERMITS + OPERATOR_PERMITS + 1);
     begun.filter_map(move |begun| {
         let grpc = match begun {
             Some((connection, Beginning::Link)) => {
@@ -69,22 +69,22 @@ pub fn incoming(
     })
 }
 
-/// Waits until it is known how a connection begins, and no longer than its place allows.
-async fn begin((places, mut connection): (Arc<Places>, Guarded), link: u8) -> Option<(Guarded, Beginning)> {
-    let patience = connection.pass().handshake();
+/// Waits until it is known how a connection begins, and no longer than its permit allows.
+async fn begin((permits, mut connection): (Arc<Permits>, Guarded), link: u8) -> Option<(Guarded, Beginning)> {
+    let patience = connection.permit().handshake();
     match timeout(patience, connection.begin(link)).await {
         Ok(begun) => Some((connection, begun.ok()?)),
         Err(_) => {
-            places.count_unfinished();
+            permits.count_unfinished();
             None
         }
     }
 }
 
-/// A connection with its place, where there is one. An accept that failed is an error: the next may succeed.
-fn admit(places: &Arc<Places>, accepted: io::Result<TcpStream>) -> io::Result<Option<(Arc<Places>, Guarded)>> {
+/// A connection with its permit, where there is one. An accept that failed is an error: the next may succeed.
+fn admit(permits: &Arc<Permits>, accepted: io::Result<TcpStream>) -> io::Result<Option<(Arc<Permits>, Guarded)>> {
     let stream = accepted?;
-    Ok(places.admit().map(|pass| (Arc::clone(places), Guarded::new(stream, pass))))
+    Ok(permits.admit().map(|permit| (Arc::clone(permits), Guarded::new(stream, permit))))
 }
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let linked = std::sync::Mutex::new(Vec::new());
-        let mut door = pin!(incoming(listener, Places::new(8), 8, 0, |link| linked.lock().unwrap().push(link)));
+        let mut connections = pin!(incoming(listener, Permits::new(8), 8, 0, |link| linked.lock().unwrap().push(link)));
         let call = |bytes: &'static [u8]| async move {
             let mut stream = TcpStream::connect(addr).await.unwrap();
             stream.write_all(bytes).await.unwrap();
@@ -115,7 +115,7 @@ mod tests {
             stream.write_all(&[&PREFACE[5..], b"more"].concat()).await.unwrap();
             stream
         };
-        let (connection, _client) = future::join(door.next(), begins).await;
+        let (connection, _client) = future::join(connections.next(), begins).await;
         let mut whole = [0; 28];
         connection.unwrap().unwrap().read_exact(&mut whole).await.unwrap();
         assert_eq!(&whole[..], [PREFACE, b"more"].concat());
@@ -130,22 +130,22 @@ mod tests {
     async fn who_finds_no_place_has_to_leave_and_who_is_vouched_for_stays() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut door = pin!(incoming(listener, Places::new(1), 1, 0, |_| panic!("no link")));
+        let mut connections = pin!(incoming(listener, Permits::new(1), 1, 0, |_| panic!("no link")));
         let mut callers = Vec::new();
         let mut held = Vec::new();
         for _ in 0..3 {
             let mut stream = TcpStream::connect(addr).await.unwrap();
             stream.write_all(PREFACE).await.unwrap();
             callers.push(stream);
-            held.push(door.next().await.unwrap().unwrap());
+            held.push(connections.next().await.unwrap().unwrap());
         }
         let mut whole = [0; 24];
         for connection in &mut held {
             connection.read_exact(&mut whole).await.unwrap();
         }
-        assert!(held[0].pass().serve_client().is_ok());
-        assert!(held[1].pass().serve_client().is_err(), "the second is told why");
-        assert!(held[2].pass().vouch(), "the third is a peer's");
+        assert!(held[0].permit().serve_client().is_ok());
+        assert!(held[1].permit().serve_client().is_err(), "the second is told why");
+        assert!(held[2].permit().vouch(), "the third is a peer's");
         let ended = timeout(Duration::from_secs(2), held[1].read(&mut whole)).await;
         assert_eq!(ended.expect("it has to leave").unwrap(), 0);
         let stays = timeout(Duration::from_millis(500), held[2].read(&mut whole)).await;
@@ -162,8 +162,8 @@ mod tests {
             stream.write_all(&vec![7; 4 << 20]).await.unwrap();
             stream
         });
-        let mut door = pin!(incoming(listener, Places::new(1), 1, 0, |_| panic!("no link")));
-        let mut connection = door.next().await.unwrap().unwrap();
+        let mut connections = pin!(incoming(listener, Permits::new(1), 1, 0, |_| panic!("no link")));
+        let mut connection = connections.next().await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         let (mut all, mut turn, mut longest, mut pending) = (0, 0, 0, 0);
         let mut some = vec![0; 200 << 10];

@@ -1,4 +1,4 @@
-//! Incoming links: one lane a peer, on which the newest stream drives and every older one is put off.
+//! Incoming links: a fence for each peer. The newest stream of a peer delivers; every older one is fenced off.
 //!
 //! Owns: which stream of a peer may deliver. Must never: let two streams of one peer deliver by turns: links are first in,
 //! first out per process, and an old connection must not slip its frames between a new one's.
@@ -9,42 +9,42 @@ use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{Incarnation, NodeId};
 use tokio::sync::oneshot;
 
-/// The lanes of all peers.
+/// The fences of all peers.
 #[derive(Debug, Default)]
-pub(super) struct Lanes {
-    lanes: Mutex<BTreeMap<NodeId, Arc<Lane>>>,
+pub(super) struct Fences {
+    fences: Mutex<BTreeMap<NodeId, Arc<Fence>>>,
 }
 
 #[derive(Debug, Default)]
-struct Lane {
-    state: Mutex<LaneState>,
+struct Fence {
+    state: Mutex<FenceState>,
 }
 
 #[derive(Debug, Default)]
-struct LaneState {
+struct FenceState {
     incarnation: Incarnation,
     turn: u64,
-    /// Dropped when another stream takes the lane: the driver hears it.
+    /// Dropped when a newer stream takes the fence, which tells the older one.
     put_off: Option<oneshot::Sender<()>>,
 }
 
-/// The right to deliver on a lane, until another stream takes it.
+/// The right to deliver on a fence, until another stream takes it.
 #[derive(Debug)]
 pub(super) struct Turn {
-    lane: Arc<Lane>,
+    fence: Arc<Fence>,
     turn: u64,
-    /// Resolves when the lane was taken.
+    /// Resolves when the fence was taken.
     pub taken: oneshot::Receiver<()>,
 }
 
-impl Lanes {
-    /// Takes the lane of `node`; an earlier stream of the same or an older process is put off. Refused, with the greater
+impl Fences {
+    /// Takes the fence of `node`; an earlier stream of the same or an older process is put off. Refused, with the greater
     /// incarnation, where a later process drives already.
     pub fn take(&self, node: NodeId, incarnation: Incarnation) -> Result<Turn, Incarnation> {
-        let lane = Arc::clone(lock(&self.lanes).entry(node).or_default());
+        let fence = Arc::clone(lock(&self.fences).entry(node).or_default());
         let (sender, taken) = oneshot::channel();
         let turn = {
-            let mut state = lock(&lane.state);
+            let mut state = lock(&fence.state);
             if state.incarnation > incarnation {
                 return Err(state.incarnation);
             }
@@ -53,13 +53,13 @@ impl Lanes {
             state.put_off = Some(sender);
             state.turn
         };
-        Ok(Turn { lane, turn, taken })
+        Ok(Turn { fence, turn, taken })
     }
 
-    /// Puts off whoever drives on the lane of `node`.
+    /// Puts off whoever drives on the fence of `node`.
     pub fn close(&self, node: NodeId) {
-        if let Some(lane) = lock(&self.lanes).remove(&node) {
-            let mut state = lock(&lane.state);
+        if let Some(fence) = lock(&self.fences).remove(&node) {
+            let mut state = lock(&fence.state);
             state.turn += 1;
             state.put_off = None;
         }
@@ -67,7 +67,7 @@ impl Lanes {
 
     /// Puts everybody off.
     pub fn close_all(&self) {
-        let nodes: Vec<NodeId> = lock(&self.lanes).keys().copied().collect();
+        let nodes: Vec<NodeId> = lock(&self.fences).keys().copied().collect();
         for node in nodes {
             self.close(node);
         }
@@ -75,9 +75,9 @@ impl Lanes {
 }
 
 impl Turn {
-    /// Delivers while the lane is still this stream's; `None` once it is not.
+    /// Delivers while the fence is still this stream's; `None` once it is not.
     pub fn deliver<T>(&self, delivery: impl FnOnce() -> T) -> Option<T> {
-        let state = lock(&self.lane.state);
+        let state = lock(&self.fence.state);
         (state.turn == self.turn).then(delivery)
     }
 }
@@ -88,20 +88,20 @@ mod tests {
 
     #[test]
     fn the_newest_stream_drives() {
-        let lanes = Lanes::default();
-        let mut first = lanes.take(NodeId(2), Incarnation(4)).unwrap();
+        let fences = Fences::default();
+        let mut first = fences.take(NodeId(2), Incarnation(4)).unwrap();
         assert_eq!(first.deliver(|| 1), Some(1));
-        let mut second = lanes.take(NodeId(2), Incarnation(4)).unwrap();
+        let mut second = fences.take(NodeId(2), Incarnation(4)).unwrap();
         assert!(first.taken.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Closed));
         assert_eq!((first.deliver(|| 1), second.deliver(|| 2)), (None, Some(2)));
-        let other = lanes.take(NodeId(3), Incarnation(1)).unwrap();
-        let third = lanes.take(NodeId(2), Incarnation(5)).unwrap();
+        let other = fences.take(NodeId(3), Incarnation(1)).unwrap();
+        let third = fences.take(NodeId(2), Incarnation(5)).unwrap();
         assert!(second.taken.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Closed));
-        assert_eq!(lanes.take(NodeId(2), Incarnation(4)).unwrap_err(), Incarnation(5));
+        assert_eq!(fences.take(NodeId(2), Incarnation(4)).unwrap_err(), Incarnation(5));
         assert_eq!((third.deliver(|| 3), other.deliver(|| 4)), (Some(3), Some(4)));
-        lanes.close(NodeId(2));
+        fences.close(NodeId(2));
         assert_eq!((third.deliver(|| 3), other.deliver(|| 4)), (None, Some(4)));
-        lanes.close_all();
+        fences.close_all();
         assert_eq!(other.deliver(|| 4), None);
     }
 }
