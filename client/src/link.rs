@@ -32,7 +32,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Pauses between attempts to reconnect.
 const RECONNECT_MIN: Duration = Duration::from_millis(10);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
-/// The longest pause where the node has no place for one more client.
+/// The longest pause where the node has no permit for one more client.
 const FULL_MAX: Duration = Duration::from_secs(5);
 
 /// Why a request got no answer.

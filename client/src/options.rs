@@ -39,8 +39,8 @@ pub struct Options {
     pub tail_wait: Duration,
     /// Limits checked before sending.
     pub limits: Limits,
-    /// Whether the calls are those of an operator's command, not of an application: nodes whose places for clients are all taken
-    /// have a few for these.
+    /// Whether the calls are those of an operator's command, not of an application: nodes keep a few connections for these
+    /// beyond those of clients.
     pub operator: bool,
     /// The cluster that the endpoints must belong to; any where unset.
     pub cluster: Option<[u8; 16]>,

@@ -3,9 +3,9 @@
 //! Owns: the order in which pages are given out and what each record's token says. Must never: lose or repeat a record
 //! within a stream, whatever happens to leaders, connections and bounds.
 //!
-//! The positions of the keys are cut into ranges, one a shard at first; a range asks its shard for one page at a time. A range
-//! polls; where the shard no longer holds what is wanted in memory it scans one segment, then polls on. Only when a page is
-//! taken up do the segments move on, and the range's next question follows from them, so a failed question changes nothing.
+//! The positions of the keys are cut into ranges, at first one for each shard. A range asks its shard for one page at a time:
+//! it polls; where the shard no longer holds what is wanted in memory, it scans one segment, then polls on. Only when a page
+//! is taken up do the segments move on. The range's next question follows from them, so a failed question changes nothing.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::pin::Pin;
@@ -117,12 +117,12 @@ pub struct TailStream {
     /// A tail from the earliest begins at what is left: what is trimmed of what was there when it began is passed over.
     catches_up: Segments,
     asked: FuturesUnordered<Asked>,
-    /// Answers not yet taken up, at most one a range.
+    /// Answers not yet taken up, at most one for each range.
     answered: VecDeque<(TailRange, Result<News>)>,
     items: VecDeque<TailItem>,
     /// Ranges whose last question failed; asked again when the stream is polled again.
     failed: Vec<TailRange>,
-    /// Where ranges begin whose last question failed, asked again or not.
+    /// The beginnings of ranges whose last question failed, whether or not it was asked again.
     waiting: BTreeSet<Bytes>,
     passed: Passed,
     over: bool,

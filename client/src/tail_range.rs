@@ -33,7 +33,7 @@ pub(crate) struct Ground {
     pub(crate) span: Span,
 }
 
-/// A range of positions that is asked for at one shard.
+/// A range of positions, asked for at one shard.
 #[derive(Debug)]
 pub(crate) struct TailRange {
     pub(crate) from: Bytes,
@@ -41,7 +41,7 @@ pub(crate) struct TailRange {
     pub(crate) phase: Phase,
 }
 
-/// What a range does.
+/// What a range is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Poll,

@@ -25,7 +25,7 @@ pub struct WorkerOptions {
     /// About what the logs of all groups together keep for lagging members, bytes, shared by need; a member that lags further
     /// needs a snapshot. What every member has is trimmed in any case. While the disk is low it is a sixteenth.
     pub log_keep_bytes: u64,
-    /// Time after which an unused snapshot is removed, µs. The log before it may be trimmed then.
+    /// Time after which an unused snapshot is removed, µs. The log after its position may be trimmed then.
     pub snapshot_unused_us: u64,
     /// How long a drain may take, µs.
     pub drain_us: u64,
@@ -42,7 +42,7 @@ pub struct WorkerOptions {
     pub speaks: ClusterVersion,
     /// A write whose deadline lies further ahead of its shard's time is refused, µs: its client's session is kept as long.
     pub deadline_ahead_us: u64,
-    /// A worker that has much more to do than another looks so often for a shard to hand over, µs; 0 is never.
+    /// Interval at which a worker that has much more to do than another looks for a shard to hand over, µs; 0 is never.
     pub balance_us: u64,
     /// Of every consensus core.
     pub paxos: Options,

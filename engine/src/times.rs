@@ -29,7 +29,7 @@ pub struct Times {
     pub dead_after: u64,
     /// A random share of this is waited before an election.
     pub jitter: u64,
-    /// A campaign, or a follower in doubt of its leader, waits so long.
+    /// Time that a campaign, or a follower in doubt of its leader, waits.
     pub campaign: u64,
     /// An answer that takes longer is asked for again.
     pub resend: u64,
@@ -37,9 +37,9 @@ pub struct Times {
     pub transfer: u64,
     /// The term of the support that leases rest on.
     pub support: u64,
-    /// A starting node waits so long for the peers that have not answered yet.
+    /// Time that a starting node waits for the peers that have not answered yet.
     pub identity_grace: u64,
-    /// A node that goes down waits so long for its leaderships to be taken over.
+    /// Time that a node that goes down waits for its leaderships to be taken over.
     pub drain: u64,
 }
 

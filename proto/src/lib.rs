@@ -8,8 +8,8 @@ pub mod errors;
 /// refuses the call; one without it is taken. A node names its own in the answer to a session.
 pub const CLUSTER: &str = "synod-cluster";
 
-/// The name of the metadata by which a call says that it belongs to a command of an operator: a node whose places for clients are
-/// all taken has some for these. A call without it is a client's.
+/// The name of the metadata by which a call says that it belongs to a command of an operator: a node keeps some connections for
+/// these beyond those of clients. A call without it is a client's.
 pub const OPERATOR: &str = "synod-operator";
 
 /// The interface for clients and operators.

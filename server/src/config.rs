@@ -295,7 +295,7 @@ impl Cluster {
 pub struct Network {
     /// Threads that serve connections.
     pub threads: u32,
-    /// Connections of clients held at a time; one more is told so and closed. Peers have places of their own. Each takes a file
+    /// Connections of clients held at a time; one more is told so and closed. Peers do not count. Each takes a file
     /// descriptor.
     pub connections_max: u32,
 }

@@ -1,6 +1,6 @@
 //! Connections: who gets in, who is told why not, and what ends one.
 //!
-//! Owns: the claims about places for clients and peers, about file descriptors, and about calls that are cancelled. Must
+//! Owns: the claims about permits for clients and peers, about file descriptors, and about calls that are cancelled. Must
 //! never: reach a node by anything but a socket, as a client of any library does.
 
 use std::io::{Read, Write};
@@ -101,7 +101,7 @@ fn a_node_comes_back_while_clients_hold_every_place_and_who_finds_none_is_told_w
     }
     cluster.kill(3);
     cluster.restart(3);
-    let ready = until(PATIENCE, "node 3 is ready while clients hold the places of nodes 1 and 2", || {
+    let ready = until(PATIENCE, "node 3 is ready while clients hold all their permits of nodes 1 and 2", || {
         let links = metric(&cluster.http(3), "synod_peer_links_opened_total")?;
         (links >= 2.0 && get(&cluster.http(3), "/readyz")?.0 == 200).then_some(())
     });
@@ -112,7 +112,7 @@ fn a_node_comes_back_while_clients_hold_every_place_and_who_finds_none_is_told_w
     for number in [1, 2] {
         let http = cluster.http(number);
         assert!(metric(&http, "synod_connections_refused_total").unwrap_or(0.0) >= 64.0);
-        assert!(metric(&http, "synod_connections_peers").unwrap_or(0.0) >= 3.0, "links and pulses have places apart");
+        assert!(metric(&http, "synod_connections_peers").unwrap_or(0.0) >= 3.0, "links and pulses have peers' permits");
         let lines = cluster.log(number).lines().filter(|line| line.contains("network.connections_max")).count();
         assert!((1..=5).contains(&lines), "{lines} lines of the log tell of it");
     }
@@ -138,7 +138,7 @@ fn an_operator_gets_in_while_clients_hold_every_place() {
     ] {
         cluster.cli(args).ok();
     }
-    // What uses the cluster has to wait for a place, and is told so.
+    // What uses the cluster has to wait for a permit, and is told so.
     cluster.cli(&["--timeout", "1s", "get", "t", "k"]).refused(1, &["network.connections_max"]);
     drop(held);
     cluster.cli(&["put", "t", "k", "v"]).ok();

@@ -277,7 +277,7 @@ impl Replica {
 
     /// Takes a contiguous run behind `prev` into the log of the accepted ballot: what is held already is compared, what is
     /// new is appended. Returns the last slot known equal to the sender's, or `None` where the runs disagree: then a chosen
-    /// entry of a later ballot was learnt here and the sender is no leader any more.
+    /// entry of a later ballot was learnt here and the sender no longer leads.
     fn take_run(
         &mut self,
         mut upto: Slot,

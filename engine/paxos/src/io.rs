@@ -67,8 +67,8 @@ pub struct Options {
     /// members may differ in it. A replica that begins promises nothing for as long, since it does not know whom the process
     /// before it supported, whether or not `lease` is on now.
     pub support_us: u64,
-    /// A process of this node before may have given support for so long, µs: where that is more than `support_us`, a replica
-    /// that begins promises nothing for this long.
+    /// The longest support that an earlier process of this node may have given, µs. Where it is more than `support_us`, a
+    /// replica that begins promises nothing for this long.
     pub support_owed_us: u64,
     /// What a clock may gain or lose against true time, millionths: leaders count that much less, twice.
     pub drift_ppm: u64,

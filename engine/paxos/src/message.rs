@@ -35,7 +35,7 @@ pub enum Message {
         /// The believed leadership.
         ballot: Ballot,
     },
-    /// "I do not lead `ballot` any more", so that no stale belief blocks an election.
+    /// "I no longer lead `ballot`", so that no stale belief blocks an election.
     Released {
         /// The leadership that ended.
         ballot: Ballot,

@@ -50,7 +50,7 @@ impl Writes {
         self.durable
     }
 
-    /// A truncation was staged: nothing flying makes later slots durable any more.
+    /// A truncation was staged: nothing in flight makes later slots durable after that.
     pub(crate) fn cut(&mut self, keep: Slot) {
         for write in &mut self.flying {
             write.upto = write.upto.min(keep);

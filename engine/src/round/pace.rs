@@ -24,7 +24,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// The store wants so long a wait before more is applied.
+    /// The store asks for this `wait` before more is applied.
     pub(crate) fn owes(&mut self, now: Micros, wait: Duration) {
         self.slowed = !wait.is_zero();
         if self.slowed {

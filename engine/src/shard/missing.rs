@@ -18,7 +18,7 @@ use synod_paxos::types::Micros;
 
 /// Time after which another member is asked, µs.
 const ASK_US: u64 = 2_000_000;
-/// Interval between log lines that no snapshot came, µs.
+/// Interval between log lines that say that no snapshot came, µs.
 const SAY_US: u64 = 30_000_000;
 
 /// What a replica without a state knows of its way back to one.

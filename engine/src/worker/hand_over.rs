@@ -54,11 +54,11 @@ use synod_cluster::refusal::Refusal;
 use synod_paxos::io::Input as Step;
 use synod_paxos::types::Micros;
 
-/// A shard whose first freeze is not flushed after so long stays, µs. It goes on meanwhile.
+/// Time after which a shard whose first freeze is not flushed stays, µs. It goes on meanwhile.
 const PATIENCE_US: u64 = 2_000_000;
-/// Nothing of a shard is applied for so long at most, µs: one that has not left by then stays.
+/// Maximum time for which nothing of a shard is applied, µs: a shard that has not left by then stays.
 const STILL_US: u64 = 300_000;
-/// An idle worker makes a round so often, and tells its load then, µs.
+/// Interval at which an idle worker makes a round and tells its load, µs.
 const IDLE_ROUND_US: u64 = 1_000_000;
 
 impl<H: Host> Worker<H> {

@@ -16,11 +16,11 @@ use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId};
 use synod_cluster::refusal::Refusal;
 use synod_paxos::types::Micros;
 
-/// A hand-over under way is looked at so often, µs.
+/// Interval between looks at a hand-over under way, µs.
 const LOOK_US: u64 = 5_000;
-/// An inbox that was full is tried again after so long, µs.
+/// Time after which an inbox that was full is tried again, µs.
 const RETRY_US: u64 = 1_000;
-/// After a hand-over that came to nothing no other one begins for so long at most, µs.
+/// Longest pause before the next hand-over after one that came to nothing, µs.
 const PAUSE_MAX_US: u64 = 300_000_000;
 /// What waits for a shard on its way, and what is not posted yet, inputs and bytes at most each: beyond that requests are refused and
 /// messages dropped.
@@ -149,14 +149,14 @@ pub(super) enum Place {
 
 /// The way of shards to and from a worker.
 pub(super) struct Passage {
-    /// Balance is looked at so often, µs; never where it is 0.
+    /// Interval between looks at the balance, µs; never where it is 0.
     pub(super) balance_us: u64,
     pub(super) balance_at: Micros,
     /// Balance begins no hand-over before.
     pub(super) resume_at: Micros,
     /// How long the last pause was, µs.
     pause_us: u64,
-    /// No shard leaves any more.
+    /// No more shards leave.
     pub(super) keeps_all: bool,
     /// Shards have gone or come: each input is looked at.
     pub(super) used: bool,
@@ -170,7 +170,7 @@ pub(super) struct Passage {
 }
 
 impl Passage {
-    /// Of a worker that looks so often for a shard to hand over, µs; never where it is 0.
+    /// Of a worker that looks for a shard to hand over every `balance_us` µs; never where it is 0.
     pub(super) fn new(balance_us: u64) -> Self {
         Self {
             balance_us,

@@ -102,10 +102,10 @@ impl Follower {
             let change = self.map_cache.get().and_then(|map| address_change(&map, self.me, &self.advertised));
             if let Some(command) = change {
                 match self.system.execute(&command).await {
-                    Ok(_) => tracing::info!(addr = self.advertised, "reporting this node's new address to the map"),
+                    Ok(_) => tracing::info!(addr = self.advertised, "sent this node's new address to the map"),
                     Err(status) if complaint == status.message() => {}
                     Err(status) => {
-                        tracing::warn!(%status, "the change of this node's address is not accepted yet");
+                        tracing::warn!(%status, "the map does not have this node's new address yet");
                         status.message().clone_into(&mut complaint);
                     }
                 }

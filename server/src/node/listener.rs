@@ -1,4 +1,4 @@
-//! The listener: which connections the node's ports accept, and which of the connections are links of its peers.
+//! The listener: which connections the node's ports accept, and which of them are links of peers.
 //!
 //! Owns: what happens to a connection until it is known how it begins. Must never: let an accept that failed end the server, or
 //! wait without an end for somebody who does not say how it begins.
@@ -52,7 +52,7 @@ pub fn incoming(
             }
         }
     });
-    // The permits bound them: one more, so that the listener never stops accepting.
+    // The permits bound the connections. One more may begin, so that the listener never stops accepting.
     let begun = admitted
         .map(move |admitted| begin(admitted, link))
         .buffer_unordered(most + ENTRANCE_PERMITS + PEER_PERMITS + OPERATOR_PERMITS + 1);

@@ -417,7 +417,7 @@ fn folder(dir: &Path, kind: SnapshotKind) -> PathBuf {
     })
 }
 
-/// Removes what was received so long ago that nobody will go on with it.
+/// Removes received parts that are too old for anybody to continue with.
 fn remove_old(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let modified = entry.metadata().and_then(|found| found.modified()).ok();

@@ -192,7 +192,7 @@ impl World {
         checked.map_err(|why| super::Violation::new("the replica's own invariants", format!("{id:?} trimmed: {why}")))
     }
 
-    /// A replica that is in no epoch any more goes, once an entry of the new epoch is chosen.
+    /// A replica that is no longer in any epoch goes, once an entry of the new epoch is chosen.
     fn retire(&mut self) -> Check {
         if !self.observer.latest_epoch_has_begun() {
             return Ok(());

@@ -5,7 +5,7 @@
 /// What is wrong with a state. Once something is, the search goes no further from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Wrong {
-    /// Two replicas call different entries of one slot chosen, or one that was chosen is not any more.
+    /// Two replicas call different entries of one slot chosen, or one that was chosen no longer is.
     Agreement,
     /// What a replica calls chosen is not on the disks of a majority of the epoch's voters.
     NotOnQuorum,

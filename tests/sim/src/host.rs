@@ -154,7 +154,7 @@ pub(crate) struct Tap {
     pub(crate) spaces: BTreeMap<ShardId, Space>,
     /// Replicas that were here: none begins here in the epoch that is named or an earlier one.
     pub(crate) tombs: BTreeMap<ShardId, Epoch>,
-    /// Replicas that went, each with the epoch by which it is none any more.
+    /// Replicas that went, each with the epoch that ended its membership.
     pub(crate) removed: Vec<(u64, ShardId, Epoch)>,
     /// Replicas that began with a snapshot, and of these the ones of groups that had one here before.
     pub(crate) begun: u64,

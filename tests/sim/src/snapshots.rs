@@ -1,6 +1,7 @@
 //! Snapshot files of simulated nodes: made, offered, received, loaded.
 //!
-//! Owns: what the server's snapshot manager does around a worker, as jobs on the virtual clock. How parts come: `transfers`.
+//! Owns: what the server's snapshot manager does around a worker, as jobs on the virtual clock. How parts come is in
+//! `transfers`.
 //! Must never: decide what the server's own code decides (`fetch`), or give a worker what no job has finished.
 //!
 //! A job runs the production code at once, on a clock of its own that each operation on a file moves on; what it did later

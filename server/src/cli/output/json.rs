@@ -99,7 +99,7 @@ impl Serialize for TableShard {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("id", &self.id)?;
         self.bounds.entries(&mut map)?;
-        // The names of before, for one version yet.
+        // The earlier names, kept beside the new ones for one more version.
         map.serialize_entry("epoch", &self.changes)?;
         map.serialize_entry("membership_epoch", &self.changes.epoch)?;
         map.serialize_entry("bounds_version", &self.changes.version)?;
@@ -296,7 +296,7 @@ impl Serialize for Shard {
         map.serialize_entry("id", &self.id)?;
         map.serialize_entry("table", &self.table)?;
         self.bounds.entries(&mut map)?;
-        // The names of before, for one version yet.
+        // The earlier names, kept beside the new ones for one more version.
         map.serialize_entry("epoch", &self.changes)?;
         map.serialize_entry("membership_epoch", &self.changes.epoch)?;
         map.serialize_entry("bounds_version", &self.changes.version)?;

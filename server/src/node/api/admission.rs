@@ -3,11 +3,12 @@
 //! Owns: what waits for the worker, how much the worker has at a time, and who is refused. Must never: let a request wait
 //! until its client has given it up and execute it all the same, or one stream's queue hold up another's.
 //!
-//! The worker has at most `window` requests at a time; while nothing waits, a request goes straight to it. What does not
-//! fit waits in its stream's queue. Each answer makes room, and queues take turns for it, a request each: a stream with one
-//! request does not wait behind another's thousand. Waiting is bounded by time: above `REFUSE_AFTER` a queue takes no
-//! more, and what has waited for `GIVE_UP_AFTER` is refused when its turn comes, since a client asks elsewhere after a
-//! second, and answering late would do the work twice. So the queue is as long as the worker is fast, and no longer.
+//! The worker has at most `window` requests at a time; while nothing waits, a request goes straight to it. A request that
+//! does not fit waits in its stream's queue. Each answer makes room, and the queues take turns for it, a request each: a
+//! stream with one request does not wait behind another's thousand. Waiting is bounded by time: a queue whose first request
+//! has waited for `REFUSE_AFTER` takes no more, and a request that has waited for `GIVE_UP_AFTER` is refused when its turn
+//! comes, since a client asks elsewhere after a second, and a late answer would do the work twice. So a queue holds only
+//! what the worker can do in that time.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 use std::collections::{HashMap, VecDeque};
@@ -18,31 +19,31 @@ use synod_engine::host::{Body, Input, Read, ReplySink, Request};
 use synod_engine::node::WorkerId;
 use synod_engine::runner::WorkerHandle;
 
-/// A queue refuses requests once its first one has waited this long.
+/// A queue refuses new requests once its first one has waited this long.
 const REFUSE_AFTER: Duration = Duration::from_millis(400);
-/// A request that has waited this long is refused: well below the second, and two of its round trips to the node, after which a client asks
-/// elsewhere. What remains is enough for a round trip between nodes of 300 ms.
+/// A request that has waited this long is refused when its turn comes. It is well below the second, and two of its round
+/// trips to the node, after which a client asks elsewhere: the rest is enough for a round trip between nodes of 300 ms.
 const GIVE_UP_AFTER: Duration = Duration::from_millis(600);
-/// The worker counts as stalled after this time without an answer while requests wait: what the worker has waits for something else than the worker (a group
-/// without a quorum), and must not keep others from it.
+/// The worker counts as stalled after this time without an answer while requests wait: its requests wait for something else
+/// (a group without a quorum) and must not keep others from the worker.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
-/// Bounds of what a refused client is told to wait. Not longer than the queues: clients that all stay away for longer
-/// leave the worker idle.
+/// Bounds of the pause that a refused client is told. Not longer than requests wait in a queue: clients that all stay away
+/// for longer leave the worker idle.
 const HINT_LEAST_MS: u32 = 20;
 const HINT_MOST_MS: u32 = 500;
-/// How often the hint is thought over.
+/// Interval at which the hint is adjusted.
 const HINT_PERIOD: Duration = Duration::from_millis(100);
 
 /// The writing half of a stream, as the admission queue needs it.
 pub trait Client: ReplySink {
-    /// Request `id` was not taken; to be asked again after `retry_after_ms`.
+    /// Request `id` was refused; the client may send it again after `retry_after_ms`.
     fn refuse(&self, id: u64, retry_after_ms: u32);
 }
 
-/// Who takes what is let through; gives back what it has no room for.
+/// Takes admitted requests; gives them back where it has no room.
 type Worker = Box<dyn Fn(Vec<Request>) -> Result<(), Vec<Request>> + Send + Sync>;
 
-/// The admission queues of a node, one a worker.
+/// The admission queues of a node, one for each worker.
 pub struct AdmissionQueues {
     worker: WorkerHandle,
     admissions: Vec<Arc<AdmissionQueue>>,
@@ -88,16 +89,16 @@ pub struct AdmissionQueue {
     queues: Mutex<StreamQueues>,
     /// With the worker, not yet answered.
     inside: AtomicUsize,
-    /// In queues.
+    /// In the streams' queues.
     waiting: AtomicUsize,
-    /// The part of the metric that is of this admission queue.
+    /// What this admission queue has added to the metric of waiting requests.
     reported: AtomicI64,
-    /// When the worker last answered or was last let have more, µs since `began`.
+    /// When the worker last answered or was last given more, µs since `began`.
     moved_us: AtomicU64,
     counts: Counts,
 }
 
-/// What is counted, of all admission queues of a node.
+/// What all admission queues of a node count together.
 #[derive(Clone)]
 struct Counts {
     waiting: IntGauge,
@@ -152,7 +153,7 @@ impl Hint {
     }
 }
 
-/// Who is to be told that a request was not taken, told once no lock is held.
+/// Clients to tell that their requests were refused; they are told once no lock is held.
 #[derive(Default)]
 struct Refusals(Vec<(Arc<dyn Client>, u64, u32)>);
 
@@ -199,7 +200,7 @@ impl AdmissionQueue {
         StreamHandle { admission: Arc::clone(self), stream }
     }
 
-    /// The worker answered a request that had come through the admission queue.
+    /// The worker answered a request that this admission queue had given it.
     pub fn answered(&self) {
         let inside = self.inside.fetch_sub(1, Ordering::AcqRel) - 1;
         if self.waiting.load(Ordering::Acquire) > 0 {
@@ -222,7 +223,7 @@ impl AdmissionQueue {
         now.saturating_duration_since(moved) > STALLED_AFTER
     }
 
-    /// Lets queues have their turns until `room` requests have gone in.
+    /// Gives the queues their turns until `room` requests have gone to the worker.
     fn let_in(&self, now: Instant, room: usize) {
         let mut batch = Vec::new();
         let mut refusals = Refusals::default();
@@ -250,7 +251,7 @@ impl AdmissionQueue {
         self.count(&refusals);
     }
 
-    /// What goes in is counted before the worker can answer it.
+    /// Requests are counted before the worker can answer them.
     fn hand_over(&self, queues: &StreamQueues, batch: Vec<(u64, Request)>, refusals: &mut Refusals) {
         if batch.is_empty() {
             return;
@@ -277,7 +278,7 @@ pub fn waits(request: &Request) -> bool {
 }
 
 impl StreamHandle {
-    /// Lets requests in, or has them wait in this stream's queue, or refuses them. None of them [`waits`].
+    /// Gives requests to the worker, queues them for this stream, or refuses them. None of them [`waits`].
     pub fn push(&self, requests: Vec<Request>, now: Instant) {
         let admission = &*self.admission;
         let inside = admission.inside.load(Ordering::Acquire);

@@ -28,7 +28,7 @@ impl Told {
 
 type Taken = Arc<Mutex<Vec<u64>>>;
 
-/// An admission queue of this window, and what went through it since this was last asked.
+/// An admission queue of this window, and what has passed through it since the last call.
 fn admission(window: usize) -> (Arc<AdmissionQueue>, impl Fn() -> Vec<u64>) {
     let taken = Taken::default();
     let theirs = Arc::clone(&taken);
@@ -89,7 +89,7 @@ fn waiting_is_bounded_by_time_and_the_hint_grows() {
     stream.push(requests(0..104), began);
     assert_eq!(taken(), [0, 1, 2, 3]);
     stream.push(requests(200..201), began + REFUSE_AFTER);
-    assert!(told.refused().is_empty(), "its queue moves still");
+    assert!(told.refused().is_empty(), "its queue still moves");
     let late = began + REFUSE_AFTER + Duration::from_millis(1);
     stream.push(requests(201..203), late);
     let refused = told.refused();

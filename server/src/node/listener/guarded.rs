@@ -1,6 +1,7 @@
 //! One connection to the gRPC port.
 //!
-//! Owns: its bytes, from the first on, and its permit. Must never: outstay its time at the entrance, or be read without a rest.
+//! Owns: its bytes, from the first on, and its permit. Must never: stay at the entrance beyond its time, or be read without
+//! a rest.
 
 use super::permit::Permit;
 use std::io;

@@ -1,12 +1,13 @@
-//! The permits that connections to the gRPC port take, and what a connection is counted as.
+//! The permits that connections to the gRPC port hold, and what a connection is counted as.
 //!
-//! Owns: four pools of permits: for clients, for peers, a few for operators, and some at the entrance for those that find no other. Must never:
-//! give a peer's permit to a connection before a hello on it was checked, or hold more connections than all pools together.
+//! Owns: four pools of permits: for clients, for peers, a few for operators, and the entrance for connections that get no
+//! other. Must never: give a peer's permit to a connection before a hello on it was checked, or hold more connections than
+//! all pools together allow.
 //!
-//! A connection begins as a client's, where there is room, or at the entrance. At the entrance it is served nothing but what
-//! peers say to each other; a client is told why, and has to leave. A command of an operator, which says so, gets one of the
-//! permits kept for these: who wants to see why there is no room must get in. A hello that was checked makes a connection a peer's, and
-//! gives the permit it had back.
+//! A connection begins with a client's permit, where one is free, or at the entrance. At the entrance only the calls of peers
+//! are served; a client is told why, and has to leave. A command of an operator, which says so, gets one of the permits kept
+//! for operators: whoever wants to see why there is no room must get in. Once a hello on a connection was checked, the
+//! connection gets a peer's permit and gives back the one that it had.
 
 use crate::node::complaints::Complaints;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,20 +18,20 @@ use prometheus::{IntCounter, IntGauge, Registry};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-/// Permits for connections of peers. A peer takes up to six: its link, its pulse, maps, snapshots.
+/// Permits for connections of peers. A peer holds up to six: its link, its pulse, maps, snapshots.
 pub const PEER_PERMITS: usize = 256;
-/// Permits for connections of operators' commands that find none among the clients'. A command takes up to three.
+/// Permits for operators' commands that get no client's permit. A command holds up to three.
 pub const OPERATOR_PERMITS: usize = 32;
-/// Permits for connections that find no other: each is told so and leaves.
+/// Permits for connections that get no other: a client is refused with the reason and has to leave.
 pub const ENTRANCE_PERMITS: usize = 128;
 /// How long a connection may stay at the entrance before it has said whose it is.
 const ENTRANCE_STAY: Duration = Duration::from_secs(6);
 /// How long it may stay after it was refused, so that the answer arrives.
 const TOLD_STAY: Duration = Duration::from_millis(250);
-/// How long a connection may take to say how it begins, in a client's permit and at the entrance.
+/// How long a connection may take to show its protocol: with a client's permit, and at the entrance.
 const CLIENT_HANDSHAKE: Duration = Duration::from_secs(5);
 const ENTRANCE_HANDSHAKE: Duration = Duration::from_secs(1);
-/// The knob of the clients' permits.
+/// The setting that limits the clients' permits.
 const KNOB: &str = "network.connections_max";
 
 /// All permits of a node.
@@ -47,7 +48,7 @@ pub struct Permits {
     gauges: [IntGauge; 2],
 }
 
-/// Whose permit a connection has.
+/// The pool that a connection's permit is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Client,
@@ -139,8 +140,8 @@ impl Permits {
 }
 
 impl Permit {
-    /// A hello on this connection was checked: from now on it has a peer's permit. `false` where none is free; it keeps what
-    /// it has.
+    /// A hello on this connection was checked: from now on it has a peer's permit. `false` where none is free; it then keeps
+    /// the one that it has.
     pub fn vouch(&self) -> bool {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.0 == Kind::Peer {
@@ -156,7 +157,7 @@ impl Permit {
     /// As [`Self::vouch`].
     ///
     /// # Errors
-    /// There is no permit for one more peer, and the connection is at the entrance, where it may not stay.
+    /// No peer's permit is free, and the connection is at the entrance, where it may not stay.
     pub fn serve_peer(&self) -> Result<(), Status> {
         if self.vouch() || !self.is_at_entrance() {
             return Ok(());
@@ -169,7 +170,7 @@ impl Permit {
     /// Why a client's call on this connection is not served, where it is not.
     ///
     /// # Errors
-    /// There was no permit for one more client.
+    /// No client's permit was free.
     pub fn serve_client(&self) -> Result<(), Status> {
         if !self.is_at_entrance() {
             return Ok(());
@@ -184,10 +185,10 @@ impl Permit {
         )))
     }
 
-    /// As [`Self::serve_client`] of a call that says it is an operator's: at the entrance it gets a permit kept for these.
+    /// As [`Self::serve_client`], for a call that says it is an operator's: at the entrance it gets an operator's permit.
     ///
     /// # Errors
-    /// There was no permit for one more client, and all of those are taken too.
+    /// Neither a client's nor an operator's permit was free.
     pub fn serve_operator(&self) -> Result<(), Status> {
         {
             let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +245,7 @@ mod tests {
         assert!(first.vouch() && first.vouch());
         assert_eq!((permits.gauges[0].get(), permits.gauges[1].get()), (1, 1));
         let fourth = permits.admit().unwrap();
-        assert!(fourth.serve_client().is_ok(), "it has the place that the peer gave back");
+        assert!(fourth.serve_client().is_ok(), "it has the permit that the peer gave back");
         assert!(third.vouch() && third.serve_client().is_ok(), "also from the entrance");
         drop((first, second, third, fourth));
         assert_eq!((permits.gauges[0].get(), permits.gauges[1].get()), (0, 0));
@@ -255,7 +256,7 @@ mod tests {
     fn an_operator_finds_a_place_where_clients_find_none() {
         let permits = Permits::new(1);
         let client = permits.admit().unwrap();
-        assert!(client.serve_operator().is_ok(), "it has the client's place");
+        assert!(client.serve_operator().is_ok(), "it has the client's permit");
         let operators: Vec<_> = (0..OPERATOR_PERMITS).map(|_| permits.admit().unwrap()).collect();
         for permit in &operators {
             assert!(permit.serve_operator().is_ok() && !permit.is_at_entrance() && permit.serve_client().is_ok());
@@ -278,7 +279,7 @@ mod tests {
         let peers: Vec<_> =
             (0..PEER_PERMITS).map(|_| permits.admit().filter(|permit| permit.vouch()).unwrap()).collect();
         let one_more = permits.admit().unwrap();
-        assert!(!one_more.vouch() && one_more.serve_client().is_ok(), "it keeps the place it has");
+        assert!(!one_more.vouch() && one_more.serve_client().is_ok(), "it keeps the permit it has");
         drop(peers);
         assert!(one_more.vouch());
     }

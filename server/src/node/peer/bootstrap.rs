@@ -57,8 +57,8 @@ pub struct Belonging {
     pub how: How,
 }
 
-/// Finds out where this node belongs, waiting for other nodes as long as it takes. From its return on, and a little before,
-/// `identify` answers as a member. The caller's server already answers `Identify` from `identify` while this waits.
+/// Finds out where this node belongs, waiting for other nodes as long as it takes. The caller's server already serves
+/// `identify` while this waits. From the return on, and a little before, `identify` answers as a member.
 ///
 /// # Errors
 /// Why the node must not begin; nothing was written then, save a joiner's nonce.

@@ -23,7 +23,7 @@ const HTTP2_FRAME: u32 = 256 << 10;
 const CONNECTION_STREAMS: u32 = 64;
 /// A silent connection is asked for a sign of life this often.
 const KEEPALIVE: Duration = Duration::from_secs(1);
-/// Time without a sign of life after which the connection is closed.
+/// Time without an answer to that after which the connection is closed.
 const KEEPALIVE_WAIT: Duration = Duration::from_secs(2);
 
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);

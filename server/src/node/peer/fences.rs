@@ -24,22 +24,22 @@ struct Fence {
 struct FenceState {
     incarnation: Incarnation,
     turn: u64,
-    /// Dropped when a newer stream takes the fence, which tells the older one.
+    /// Dropped when another stream takes the fence: that tells the one fenced off.
     put_off: Option<oneshot::Sender<()>>,
 }
 
-/// The right to deliver on a fence, until another stream takes it.
+/// The right to deliver a peer's frames, until another stream takes the peer's fence.
 #[derive(Debug)]
 pub(super) struct Turn {
     fence: Arc<Fence>,
     turn: u64,
-    /// Resolves when the fence was taken.
+    /// Resolves once another stream has the fence, or it was closed.
     pub taken: oneshot::Receiver<()>,
 }
 
 impl Fences {
-    /// Takes the fence of `node`; an earlier stream of the same or an older process is put off. Refused, with the greater
-    /// incarnation, where a later process drives already.
+    /// Takes the fence of `node`: an earlier stream of the same or an older process is fenced off. Refused, with the greater
+    /// incarnation, where a stream of a later process has it already.
     pub fn take(&self, node: NodeId, incarnation: Incarnation) -> Result<Turn, Incarnation> {
         let fence = Arc::clone(lock(&self.fences).entry(node).or_default());
         let (sender, taken) = oneshot::channel();
@@ -56,7 +56,7 @@ impl Fences {
         Ok(Turn { fence, turn, taken })
     }
 
-    /// Puts off whoever drives on the fence of `node`.
+    /// Fences off the stream that has the fence of `node`.
     pub fn close(&self, node: NodeId) {
         if let Some(fence) = lock(&self.fences).remove(&node) {
             let mut state = lock(&fence.state);
@@ -65,7 +65,7 @@ impl Fences {
         }
     }
 
-    /// Puts everybody off.
+    /// Fences off the streams of all peers.
     pub fn close_all(&self) {
         let nodes: Vec<NodeId> = lock(&self.fences).keys().copied().collect();
         for node in nodes {
@@ -75,7 +75,7 @@ impl Fences {
 }
 
 impl Turn {
-    /// Delivers while the fence is still this stream's; `None` once it is not.
+    /// Delivers while this stream has the fence; `None` once it has not.
     pub fn deliver<T>(&self, delivery: impl FnOnce() -> T) -> Option<T> {
         let state = lock(&self.fence.state);
         (state.turn == self.turn).then(delivery)

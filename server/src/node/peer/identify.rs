@@ -12,7 +12,7 @@ use synod_engine::logstore::NodeIdentity;
 use synod_proto::peer::{IdentifyReply, IdentifyRequest, NodeAddress};
 use tonic::Status;
 
-/// The state behind `Identify`.
+/// Answers `Identify`.
 #[derive(Debug)]
 pub struct IdentifyService {
     seen: Arc<SeenTable>,
@@ -31,7 +31,7 @@ enum State {
 }
 
 impl IdentifyService {
-    /// A service that knows nothing yet, beside what was seen of others.
+    /// A service that knows nothing yet but what was seen of others.
     #[must_use]
     pub fn new(seen: Arc<SeenTable>) -> Arc<Self> {
         Arc::new(Self { seen, addresses: Arc::default(), state: Mutex::new(State::Starting) })

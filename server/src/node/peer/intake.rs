@@ -1,7 +1,7 @@
 //! Incoming links: a caller's hello, then its frames to the worker.
 //!
-//! Owns: what an incoming link does. Must never: deliver part of a frame, or a frame of a caller whose hello was not taken or
-//! whose fence is another stream's.
+//! Owns: what an incoming link does. Must never: deliver part of a frame, or a frame of a caller whose hello was refused or
+//! whose fence another stream has.
 
 use super::counters::add;
 use super::fences::Turn;
@@ -46,7 +46,7 @@ pub(super) async fn reply(stream: &mut (impl AsyncWrite + Unpin), refused: Strin
     matches!(timeout(REPLY_WAIT, stream.write_all(&reply)).await, Ok(Ok(())))
 }
 
-/// Admits a caller, who says that it is at `addr`, to its fence.
+/// Admits a caller, who says that it is at `addr`, and takes its fence.
 pub(super) fn admit(shared: &Shared, caller: Caller, addr: &str) -> Result<Turn, Refused> {
     let theirs = caller.process.incarnation;
     let older = |seen| Refused::Older { me: shared.local.node, from: caller.node, seen, theirs };
@@ -56,12 +56,12 @@ pub(super) fn admit(shared: &Shared, caller: Caller, addr: &str) -> Result<Turn,
     }
     shared.believe(caller, addr, false)?;
     let turn = shared.fences.take(caller.node, theirs).map_err(older)?;
-    // Whoever ruled it out meanwhile closed the fences before it was taken.
+    // Whoever refused the process meanwhile may have closed its fence before it was taken here.
     shared.check_process(caller)?;
     Ok(turn)
 }
 
-/// Takes frames until the link ends, is put off or sends garbage; what is to be said of that, where anything is.
+/// Takes frames until the link ends, is fenced off or sends garbage; returns what the caller is told of that, if anything.
 pub(super) async fn receive(
     shared: &Arc<Shared>,
     caller: Caller,
@@ -115,8 +115,8 @@ pub(super) async fn receive(
     }
 }
 
-/// Hands a frame to the worker. Returns `None` if a newer stream has the fence. `took_part` says whether this link has delivered a frame
-/// before. Noting it once per link is enough: the fence is closed when another process is believed.
+/// Hands a frame to the worker. Returns `None` if a newer stream has the fence. `took_part` says whether this link has
+/// delivered a frame before. Noting it once per link is enough: the fence is closed when another process is believed.
 fn deliver(shared: &Shared, turn: &Turn, from: NodeId, took_part: &mut bool, input: PeerInput) -> Option<()> {
     let messages = match &input {
         PeerInput::Messages { messages, .. } => messages.len() as u64,

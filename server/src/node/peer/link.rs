@@ -29,7 +29,7 @@ const ACCEPT_WAIT: Duration = Duration::from_secs(5);
 const LASTED: Duration = Duration::from_secs(1);
 /// The peer is asked for a sign of life this often.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// Unanswered questions after which the peer is given up, where it took nothing that waits either.
+/// Unanswered questions after which the link is given up, where the peer took none of the bytes that wait either.
 const UNANSWERED: u32 = 3;
 
 /// Keeps a link to `node` open until the task is aborted.

@@ -29,7 +29,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// A node's calls as a client bear its encoded hello under this name, so that they get a peer's permit.
+/// The metadata with a node's encoded hello in calls that it makes as a client: they get a peer's permit by it.
 pub const HELLO_METADATA: &str = "synod-hello-bin";
 
 /// The service; made before the node knows where it belongs.
@@ -53,8 +53,8 @@ impl PeerService {
         Arc::new(Self { identify, frame_bytes_max, running: OnceLock::new() })
     }
 
-    /// The node is up: links, pulses, joins and proposals are taken from now on, and snapshots are offered and fetched. A second call
-    /// changes nothing.
+    /// The node is up: links, pulses, joins and proposals are taken from now on, and snapshots are offered and fetched. A
+    /// second call changes nothing.
     pub fn started(&self, peers: &Peers, handler: Arc<dyn SystemHandler>, snapshots: Arc<dyn SnapshotHandler>) {
         let _ = self.running.set(Running { shared: peers.shared(), handler, snapshots });
     }
@@ -78,11 +78,11 @@ impl PeerService {
         PeerServer::from_arc(self).max_decoding_message_size(longest)
     }
 
-    /// Lets a client's call in, unless its connection got no permit; that of a node, which bears its hello, gets a peer's, and
-    /// that of an operator's command one of those kept for them.
+    /// Lets a client's call in, unless its connection is at the entrance. A call of a node, which bears its hello, gets a
+    /// peer's permit; a call of an operator's command gets an operator's where it has no client's.
     ///
     /// # Errors
-    /// There is no permit for it.
+    /// There is no permit for its connection.
     pub fn let_in(&self, request: Request<()>) -> Result<Request<()>, Status> {
         let Some(permit) = permit(&request) else { return Ok(request) };
         let hello = request.metadata().get_bin(HELLO_METADATA).and_then(|hello| hello.to_bytes().ok());
@@ -169,7 +169,7 @@ impl Shared {
     }
 }
 
-/// What the connection of a request is counted as; none in a test without a listener.
+/// The permit of a request's connection; none in a test without a listener.
 fn permit<T>(request: &Request<T>) -> Option<Arc<Permit>> {
     request.extensions().get::<Arc<Permit>>().cloned()
 }

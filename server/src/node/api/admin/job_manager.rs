@@ -171,7 +171,7 @@ impl JobManager {
             Action::Finish { job, seen, end } => (job, self.finish(job, seen, end).await.err()),
         };
         if let Some(why) = &refused {
-            tracing::debug!(%job, why, "a step of the job was refused");
+            tracing::debug!(%job, why, "a step of the job was not confirmed");
         }
         self.executor().answered(job, refused, self.origin.elapsed());
     }

@@ -104,7 +104,7 @@ impl Recorder {
     }
 }
 
-/// A handler that does nothing.
+/// A handler of a node without a system shard.
 struct NoHandler;
 
 #[tonic::async_trait]
