@@ -8,8 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-/// The nice value of threads in the background (sched(7)): one of them gets about a third of what a usual thread gets where all cores are busy,
-/// so that it goes on at any load.
+/// The nice value of threads in the background (sched(7)): one of them gets about a third of what a usual thread gets where all
+/// cores are busy, so that it goes on at any load. Threads that a worker may come to wait for are none of them: nobody can give them the
+/// usual priority back in time.
 const NICE: i32 = 5;
 /// Bytes of rows between two rests.
 const PIECE_BYTES: usize = 256 << 10;

@@ -18,6 +18,7 @@ use crate::command::{Action, KeyOp, Op, RowFormat, WriteRequest, is_marker};
 use crate::state::{Lacked, StateStore};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Known;
 use synod_cluster::ids::{Entry, Offset, Slot};
 use synod_paxos::types::Payload;
 
@@ -219,7 +220,7 @@ impl ShardState {
         format: RowFormat,
         op: &KeyOp,
     ) -> Result<(), StoreError> {
-        if heads.get(&op.key).is_none() {
+        if !heads.is_known(&op.key) {
             let hash = self.descriptor.partitioning.hash_of(&op.key);
             let head = rows::head(store, &self.descriptor, self.space, hash, &op.key)?;
             heads.put(op.key.clone(), hash, head.unwrap_or_default());
@@ -269,19 +270,22 @@ impl ShardState {
     /// What the trims among the requests will ask for, where every request executes.
     fn stretches(&self, store: &mut dyn StateStore, ahead: &Ahead) -> Result<Vec<Stretch>, StoreError> {
         let mut stretches = Vec::new();
-        // First offsets as earlier trims of the entry leave them.
-        let mut firsts: BTreeMap<&Bytes, Offset> = BTreeMap::new();
+        // First offsets as earlier trims of the entry leave them, and where rows to be added up end.
+        let mut firsts: BTreeMap<&Bytes, (Offset, Offset)> = BTreeMap::new();
         for op in ahead.requests.iter().flat_map(|request| self.ops_here(request)) {
             let Action::Trim(before) = op.action else { continue };
-            let (head_first, end) = match ahead.heads.get(&op.key) {
-                Some(head) => bounds(head),
-                None => {
-                    let hash = self.descriptor.partitioning.hash_of(&op.key);
-                    let head = rows::head(store, &self.descriptor, self.space, hash, &op.key)?;
-                    bounds(&head.unwrap_or_default())
-                }
+            let (first, end) = match firsts.entry(&op.key) {
+                Known::Occupied(known) => known.into_mut(),
+                Known::Vacant(unknown) => unknown.insert(match ahead.heads.get(&op.key) {
+                    Some(head) => bounds(head),
+                    None => {
+                        let hash = self.descriptor.partitioning.hash_of(&op.key);
+                        let head = rows::head(store, &self.descriptor, self.space, hash, &op.key)?;
+                        bounds(&head.unwrap_or_default())
+                    }
+                }),
             };
-            let first = firsts.entry(&op.key).or_insert(head_first);
+            let end = *end;
             // Else it drops nothing, or leaves none of these rows. Of a key that keeps its newest record only there are none.
             if !(first.0 + 1..end.0).contains(&before.0) {
                 continue;

@@ -5,7 +5,7 @@
 use super::rows;
 use crate::codec::record::{Head, Newest};
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use synod_cluster::ids::Offset;
 
 /// A key that an operation of the entry touched.
@@ -32,19 +32,26 @@ impl KeyState {
 pub(super) struct Heads {
     pub(super) index: HashMap<Bytes, usize>,
     pub(super) keys: Vec<KeyState>,
+    /// Keys that were looked up and whose heads found no room.
+    passed: HashSet<Bytes>,
     bytes: usize,
 }
 
 /// What an entry that waits holds of heads, bytes, about: the newest record of a key may be in its head.
-const HEADS_BYTES: usize = 2 << 20;
+const HEADS_BYTES: usize = 256 << 10;
 
 impl Heads {
     pub(super) fn with_capacity(keys: usize) -> Self {
-        Self { index: HashMap::with_capacity(keys), keys: Vec::with_capacity(keys), bytes: 0 }
+        Self { index: HashMap::with_capacity(keys), keys: Vec::with_capacity(keys), passed: HashSet::new(), bytes: 0 }
     }
 
     pub(super) fn get(&self, key: &Bytes) -> Option<&Head> {
         self.index.get(key).map(|at| &self.keys[*at].head)
+    }
+
+    /// Whether a key was looked up. A row is read once, whatever the number of operations on it: each read copies it.
+    pub(super) fn is_known(&self, key: &Bytes) -> bool {
+        self.index.contains_key(key) || self.passed.contains(key)
     }
 
     /// Keeps a head, where there is room.
@@ -52,6 +59,7 @@ impl Heads {
         let inline = if let Newest::Inline(record) = &head.newest { rows::record_size(record) } else { 0 };
         let bytes = size_of::<KeyState>() + key.len() + usize::try_from(inline).unwrap_or(usize::MAX);
         if self.bytes.saturating_add(bytes) > HEADS_BYTES {
+            self.passed.insert(key);
             return;
         }
         self.bytes += bytes;

@@ -107,9 +107,10 @@ pub(super) fn refuse_full<H: Host>(node: &mut Node<H>, reply: Reply) {
 
 impl Shard {
     /// Gets the next entry ready to be applied. Whether it is: what it lacks is fetched, with what the entries `after` it lack, and
-    /// it comes again. Where nobody fetches, or what is fetched is gone again each time, it is read here.
+    /// it comes again. Where nobody fetches, or what is fetched is gone again each time, it is read here. So it is too where entries fill
+    /// their part of the memory: the worker then takes no more of them before these are applied.
     pub(super) fn get_ready<H: Host>(&mut self, node: &mut Node<H>, entry: &Entry, after: &[Entry]) -> bool {
-        let mut stays = node.host.fetches_rows() && !self.state.is_stuck();
+        let mut stays = node.host.fetches_rows() && !self.state.is_stuck() && !self.cached.is_over();
         loop {
             node.store.stay_in_memory(stays);
             let ready = self.state.prepare(&mut *node.store, entry);

@@ -5,7 +5,6 @@
 
 use super::FlushId;
 use crate::StoreError;
-use crate::background::lower_priority;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -181,7 +180,6 @@ fn run<T>(
     watch: &Watch,
     mut flush: impl FnMut(FlushId, &T, &dyn Fn() -> bool) -> Result<(), StoreError>,
 ) {
-    lower_priority();
     let Watch(progress) = watch;
     // What is queued waits too: another freeze, or a snapshot.
     let hurry = |id: FlushId| {

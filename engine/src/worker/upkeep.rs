@@ -204,6 +204,8 @@ impl<H: Host> Worker<H> {
         self.node.must(reclaimed);
         if self.shards.values().any(|shard| shard.unflushed()) {
             self.freeze();
+            // The room is waited for.
+            self.node.store.hurry();
         }
     }
 

@@ -4,7 +4,7 @@
 //! cannot be read, the worker meets with that itself), or hang unseen: a node whose disk hangs must not look alive.
 
 use anyhow::{Context as _, Result};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use synod_engine::clock::MonotoneClock;
@@ -17,7 +17,15 @@ const QUEUE: usize = 1024;
 
 /// A worker's way to the readers. They end once all of these are dropped.
 #[derive(Clone)]
-pub struct Readers(Option<Sender<FetchRequest>>);
+pub struct Readers(Option<Queues<Sender<FetchRequest>>>);
+
+/// What is fetched for entries and tails comes before what is fetched for reads: every later write of a shard waits for an entry, and a
+/// read may ask for a mebibyte.
+#[derive(Clone)]
+struct Queues<E> {
+    first: E,
+    reads: E,
+}
 
 impl Readers {
     /// Starts a thread for each of `reading`, which shows what it has under way. They tell the workers; with none, workers read by
@@ -33,30 +41,45 @@ impl Readers {
         if reading.is_empty() {
             return Ok((Self(None), Vec::new()));
         }
-        let (wanted, queue) = bounded(QUEUE);
+        let (first, queue_first) = bounded(QUEUE);
+        let (reads, queue_reads) = bounded(QUEUE);
+        let queues = Queues { first: queue_first, reads: queue_reads };
         let reader = |reading: Arc<UnderWay>| {
-            let (queue, workers) = (queue.clone(), workers.clone());
+            let (queues, workers) = (queues.clone(), workers.clone());
             let thread = std::thread::Builder::new().name("state-read".into());
-            thread.spawn(move || read(&queue, &workers, clock, &reading)).context("a thread that reads the state")
+            thread.spawn(move || read(&queues, &workers, clock, &reading)).context("a thread that reads the state")
         };
-        Ok((Self(Some(wanted)), reading.into_iter().map(reader).collect::<Result<_>>()?))
+        let threads = reading.into_iter().map(reader).collect::<Result<_>>()?;
+        Ok((Self(Some(Queues { first, reads })), threads))
     }
 
-    /// Whether there is room for a fetch.
+    /// Whether there is room for a fetch of an entry. A read that finds none for its own is read by its worker.
     #[must_use]
     pub fn have_room(&self) -> bool {
-        self.0.as_ref().is_some_and(|wanted| !wanted.is_full())
+        self.0.as_ref().is_some_and(|queues| !queues.first.is_full())
     }
 
     /// Whether a reader takes this.
     #[must_use]
     pub fn take(&self, request: FetchRequest) -> bool {
-        self.0.as_ref().is_some_and(|wanted| wanted.try_send(request).is_ok())
+        let Some(queues) = &self.0 else { return false };
+        let queue = if request.for_read { &queues.reads } else { &queues.first };
+        queue.try_send(request).is_ok()
     }
 }
 
-fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle, clock: MonotoneClock, reading: &UnderWay) {
-    for FetchRequest { shard, ticket, lacked, fetcher, .. } in queue {
+impl Queues<Receiver<FetchRequest>> {
+    /// The next request; `None` once no worker is left.
+    fn next(&self) -> Option<FetchRequest> {
+        select_biased! {
+            recv(self.first) -> next => next.ok(),
+            recv(self.reads) -> next => next.ok(),
+        }
+    }
+}
+
+fn read(queues: &Queues<Receiver<FetchRequest>>, workers: &WorkerHandle, clock: MonotoneClock, reading: &UnderWay) {
+    while let Some(FetchRequest { shard, ticket, lacked, fetcher, .. }) = queues.next() {
         for row in &lacked {
             // Each for itself: that many take long is no sign of a disk that hangs.
             reading.begin(clock.now());
@@ -66,7 +89,45 @@ fn read(queue: &Receiver<FetchRequest>, workers: &WorkerHandle, clock: MonotoneC
         }
         reading.end();
         drop(fetcher);
-        // A worker that has ended has answered what waited.
-        let _ = workers.push(RowsFetched { shard, ticket });
+        // A worker that has ended has answered what waited: an end of the node does not wait for what is left of the queue.
+        if workers.push(RowsFetched { shard, ticket }).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_cluster::ids::ShardId;
+    use synod_engine::StoreError;
+    use synod_engine::state::{Fetch, Lacked};
+
+    struct Nothing;
+
+    impl Fetch for Nothing {
+        fn fetch(&self, _: &Lacked) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    fn request(ticket: u64, for_read: bool) -> FetchRequest {
+        FetchRequest { shard: ShardId(2), ticket, for_read, lacked: Vec::new(), fetcher: Arc::new(Nothing) }
+    }
+
+    #[test]
+    fn what_entries_wait_for_is_fetched_before_what_reads_wait_for_and_has_room_of_its_own() {
+        let (first, queue_first) = bounded(2);
+        let (reads, queue_reads) = bounded(2);
+        let readers = Readers(Some(Queues { first, reads }));
+        assert!(readers.take(request(1, true)) && readers.take(request(2, true)));
+        assert!(!readers.take(request(3, true)), "the reads' queue is full");
+        assert!(readers.have_room());
+        assert!(readers.take(request(4, false)) && readers.take(request(5, false)));
+        assert!(!readers.have_room() && !readers.take(request(6, false)));
+        let queues = Queues { first: queue_first, reads: queue_reads };
+        drop(readers);
+        let tickets: Vec<u64> = std::iter::from_fn(|| queues.next()).map(|next| next.ticket).take(4).collect();
+        assert_eq!(tickets[..2], [4, 5]);
     }
 }

@@ -185,3 +185,19 @@ fn what_is_named_at_once_is_bounded_and_new_keys_are_not_among_it() {
     let _ = b.state.apply(&mut b.store, &mut b.overlay, &after, Wanted::Nothing).unwrap();
     assert_eq!((b.head("k0").unwrap().next, b.head("k99").unwrap().next, cold.waited()), (Offset(3), Offset(2), 0));
 }
+
+#[test]
+fn a_head_for_which_there_is_no_room_is_read_once_whatever_the_number_of_operations() {
+    let mut b = Bench::new(Partitioning::Hash, Retention::Latest);
+    b.format = RowFormat::Totals;
+    let value = "v".repeat(200 << 10);
+    b.write(1, vec![append("a", &[&value]), append("b", &[&value])]).unwrap();
+    let slot = b.state.applied().next();
+    let ops = [vec![append("a", &["x"])], vec![append("b", &["x"]); 50]].concat();
+    let entry = b.entry_in(slot, 10, Op::Write { table: TABLE, ops });
+    let mut store = Counting::new(&mut b.store);
+    assert!(b.state.prepare(&mut store, &entry).unwrap());
+    assert_eq!(store.rows, 2);
+    let _ = b.state.apply(&mut store, &mut b.overlay, &entry, Wanted::Nothing).unwrap();
+    assert_eq!(store.rows, 3, "the one that was not kept, again");
+}
