@@ -267,6 +267,9 @@ impl World {
             node.map_cache = None;
         }
         self.net.heal();
+        for node in self.nodes.values() {
+            node.disk.lock().spare();
+        }
         self.at(self.now + 20_000, Event::Restart { node: victim });
         if done && self.plan.planted.disk != DiskFault::WipedVotes {
             self.node(victim).set_back = true;

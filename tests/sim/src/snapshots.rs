@@ -133,6 +133,8 @@ impl World {
                     self.give_up(id, transfer, "given up in silence");
                 }
             }
+            // What peers have seen of a disk that was set back is in their memory.
+            Step::Kill if self.now < self.truce_until => {}
             Step::Kill => {
                 self.coverage.count("fault", "kill amid a snapshot");
                 let end = if self.dice.chance(500) { Action::Kill } else { Action::PowerLoss };

@@ -346,6 +346,12 @@ impl Inner {
         self.records.get(index as usize).map(|record| record.seq)
     }
 
+    /// What was to fail next does not.
+    pub(crate) fn spare(&mut self) {
+        (self.hang, self.files.fail) = (None, false);
+        (self.fail_write, self.fail_read, self.fail_flush, self.fail_load) = (false, false, false, false);
+    }
+
     /// Everything goes.
     pub(crate) fn wipe(&mut self) {
         self.log.clear();
