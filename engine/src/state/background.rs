@@ -3,7 +3,6 @@
 //! Owns: at most one thread, which ends with its owner. Must never: begin a second one while the first runs.
 
 use crate::StoreError;
-use crate::background::lower_priority;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -29,10 +28,7 @@ impl Background {
         work: impl FnOnce(&AtomicBool) + Send + 'static,
     ) -> Result<(), StoreError> {
         let stop = Arc::clone(&self.stop);
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            lower_priority();
-            work(&stop);
-        });
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&stop));
         let failed =
             |e: std::io::Error| StoreError::Io { what: format!("start the thread {name}"), why: e.to_string() };
         self.thread = Some(thread.map_err(failed)?);

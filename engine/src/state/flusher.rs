@@ -27,10 +27,6 @@ struct Progress {
     done: AtomicU64,
     error: Mutex<Option<StoreError>>,
     changed: Condvar,
-    /// Callers that wait.
-    waiters: AtomicU64,
-    /// Somebody waits, elsewhere, for the freezes up to this one.
-    hurried: AtomicU64,
 }
 
 impl Progress {
@@ -45,7 +41,6 @@ impl Progress {
 
     /// Waits until freeze `id` is durable.
     fn wait(&self, id: u64) -> Result<(), StoreError> {
-        let _waiting = Waiting::new(&self.waiters);
         let mut error = self.lock();
         loop {
             if let Some(error) = error.as_ref() {
@@ -56,22 +51,6 @@ impl Progress {
             }
             error = self.changed.wait(error).expect("no holder of this lock panics");
         }
-    }
-}
-
-/// Counts a caller as long as it waits.
-struct Waiting<'a>(&'a AtomicU64);
-
-impl<'a> Waiting<'a> {
-    fn new(waiters: &'a AtomicU64) -> Self {
-        waiters.fetch_add(1, Ordering::Relaxed);
-        Self(waiters)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -96,11 +75,10 @@ pub(super) struct Flusher<T> {
 }
 
 impl<T: Send + 'static> Flusher<T> {
-    /// Starts the thread; `flush` makes one freeze durable and returns when it is. It may take its time as long as what it is handed
-    /// says that nobody waits.
+    /// Starts the thread; `flush` makes one freeze durable and returns when it is.
     pub(super) fn spawn(
         name: &str,
-        flush: impl FnMut(FlushId, &T, &dyn Fn() -> bool) -> Result<(), StoreError> + Send + 'static,
+        flush: impl FnMut(FlushId, &T) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = bounded(8);
         let progress = Arc::new(Progress::default());
@@ -138,11 +116,6 @@ impl<T: Send + 'static> Flusher<T> {
         self.progress.wait(self.submitted)
     }
 
-    /// The freezes submitted so far are waited for, though nobody blocks: their flushes do not rest.
-    pub(super) fn hurry(&self) {
-        self.progress.hurried.store(self.submitted, Ordering::Relaxed);
-    }
-
     /// Runs `job` after the freezes submitted so far and before the next one. It must not take long.
     pub(super) fn between(&self, job: Box<dyn FnOnce() + Send>) -> Result<(), StoreError> {
         let jobs = self.jobs.as_ref().expect("the queue is open until this is dropped");
@@ -165,8 +138,6 @@ impl<T: Send + 'static> Flusher<T> {
 impl<T> Drop for Flusher<T> {
     fn drop(&mut self) {
         self.jobs = None;
-        let progress = Arc::clone(&self.progress);
-        let _waiting = Waiting::new(&progress.waiters);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -175,22 +146,13 @@ impl<T> Drop for Flusher<T> {
     }
 }
 
-fn run<T>(
-    queue: &Receiver<Job<T>>,
-    watch: &Watch,
-    mut flush: impl FnMut(FlushId, &T, &dyn Fn() -> bool) -> Result<(), StoreError>,
-) {
+fn run<T>(queue: &Receiver<Job<T>>, watch: &Watch, mut flush: impl FnMut(FlushId, &T) -> Result<(), StoreError>) {
     let Watch(progress) = watch;
-    // What is queued waits too: another freeze, or a snapshot.
-    let hurry = |id: FlushId| {
-        let hurried = progress.hurried.load(Ordering::Relaxed) >= id.0;
-        hurried || !queue.is_empty() || progress.waiters.load(Ordering::Relaxed) > 0
-    };
     for job in queue {
         match job {
             Job::Dispose(frozen) => drop(frozen),
             Job::Between(job) => job(),
-            Job::Flush(id, frozen) => match flush(id, &frozen, &|| hurry(id)) {
+            Job::Flush(id, frozen) => match flush(id, &frozen) {
                 Ok(()) => {
                     let held = progress.lock();
                     progress.done.store(id.0, Ordering::Release);
@@ -200,35 +162,5 @@ fn run<T>(
                 Err(error) => return progress.fail(error),
             },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::{Duration, Instant};
-
-    #[test]
-    fn a_flush_that_is_waited_for_elsewhere_does_not_rest_and_the_next_one_does() {
-        let (told, tells) = bounded(8);
-        let mut flusher = Flusher::<()>::spawn("test-flush", move |id, (), hurry| {
-            let began = Instant::now();
-            while !hurry() && began.elapsed() < Duration::from_secs(20) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            told.send((id, hurry())).unwrap();
-            Ok(())
-        })
-        .unwrap();
-        let soon = || tells.recv_timeout(Duration::from_millis(50));
-        let first = flusher.submit(()).unwrap();
-        assert!(soon().is_err(), "nobody waits");
-        flusher.hurry();
-        assert_eq!(tells.recv_timeout(Duration::from_secs(10)), Ok((first, true)));
-        flusher.wait_all().unwrap();
-        let second = flusher.submit(()).unwrap();
-        assert!(soon().is_err(), "nobody waits for this one");
-        drop(flusher);
-        assert_eq!(soon(), Ok((second, true)));
     }
 }

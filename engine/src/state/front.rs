@@ -18,7 +18,6 @@ use super::rows::{Found, RowMap, Span};
 use super::tidy::Tidier;
 use super::{BulkLoad, Fetch, FlushId, Lacked, StateBatch, StateStore, ViewJob, Visit};
 use crate::StoreError;
-use crate::background::Rests;
 use bytes::Bytes;
 use rocksdb::ErrorKind;
 use std::collections::VecDeque;
@@ -47,14 +46,14 @@ impl Frozen {
         self.order.get_or_init(|| self.map.order())
     }
 
-    fn flush(&self, shared: &RocksShared, hurry: &dyn Fn() -> bool) -> Result<(), StoreError> {
+    fn flush(&self, shared: &RocksShared) -> Result<(), StoreError> {
         if self.map.is_empty() {
             return Ok(());
         }
         let rows = self.order().iter().map(|&row| &self.map.rows()[row as usize]);
         let rows = rows.filter(|row| self.map.is_live(row));
         let removed: Vec<Span> = self.map.removed().collect();
-        shared.ingest(&removed, rows.map(|row| (&*row.key, row.value.as_deref())), &mut Rests::unless(hurry))
+        shared.ingest(&removed, rows.map(|row| (&*row.key, row.value.as_deref())))
     }
 }
 
@@ -109,7 +108,7 @@ impl FrontState {
         first: bool,
     ) -> Result<Self, StoreError> {
         let db = Arc::clone(&shared);
-        let flusher = Flusher::spawn("state-flush", move |_, frozen: &Arc<Frozen>, hurry| frozen.flush(&db, hurry))?;
+        let flusher = Flusher::spawn("state-flush", move |_, frozen: &Arc<Frozen>| frozen.flush(&db))?;
         let (active, frozen) = (RowMap::with_capacity(0), VecDeque::new());
         let pace = Pace::new(shared.level_zero_files_max(), unflushed_bytes_max(freeze_bytes));
         Ok(Self {
@@ -262,10 +261,6 @@ impl StateStore for FrontState {
     fn flushed(&mut self) -> Result<FlushId, StoreError> {
         self.reap();
         self.flusher.flushed()
-    }
-
-    fn hurry(&mut self) {
-        self.flusher.hurry();
     }
 
     fn flush_and_wait(&mut self) -> Result<(), StoreError> {

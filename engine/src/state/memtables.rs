@@ -25,7 +25,7 @@ impl RocksState {
     /// A worker's handle on the database; it asks to be frozen after `freeze_bytes` bytes.
     pub fn new(shared: Arc<RocksShared>, freeze_bytes: usize) -> Result<Self, StoreError> {
         let db = Arc::clone(&shared);
-        let flusher = Flusher::spawn("state-flush", move |_, (), _| db.flush())?;
+        let flusher = Flusher::spawn("state-flush", move |_, ()| db.flush())?;
         Ok(Self { shared, flusher, freeze_bytes, unfrozen: 0, frozen: Vec::new() })
     }
 

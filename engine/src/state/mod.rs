@@ -125,9 +125,6 @@ pub trait StateStore: Send {
     /// Every freeze up to here is durable. An error of the background flush is reported here and ends the process.
     fn flushed(&mut self) -> Result<FlushId, StoreError>;
 
-    /// Somebody waits for the freezes so far: what makes them durable does not yield to other work. Does not block.
-    fn hurry(&mut self) {}
-
     /// Freezes and waits until all is durable; for shutdown.
     fn flush_and_wait(&mut self) -> Result<(), StoreError>;
 

@@ -11,7 +11,7 @@ use super::removed::Removed;
 use super::rows::Span;
 use super::{BulkLoad, Fetch, Lacked, StateView, ViewJob, Visit};
 use crate::StoreError;
-use crate::background::{Rests, lower_priority};
+use crate::background::lower_priority;
 use crate::codec::Damage as _;
 use crate::codec::node::{decode_format, encode_format};
 use crate::rocks::{BaseLevel, check_background, io, open_db, open_db_to_read, read_options, strict_options};
@@ -237,7 +237,7 @@ impl RocksShared {
 
     /// Removes the rows of `[from, to)`, past every worker.
     pub(crate) fn remove(&self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
-        self.ingest(&[(from.into(), to.into())], std::iter::empty(), &mut Rests::unless(&|| true))
+        self.ingest(&[(from.into(), to.into())], std::iter::empty())
     }
 
     /// Runs `job` on a thread of its own with the rows as they are now; returns once that moment is fixed.
@@ -257,15 +257,13 @@ impl RocksShared {
     }
 
     /// Takes in a front's rows, in key order, above everything that is there; all of it becomes visible and durable at
-    /// once. `removed` are ranges that go from what is there, in key order and disjoint; `rows` stand above them. It takes its time
-    /// as `rests` allows.
+    /// once. `removed` are ranges that go from what is there, in key order and disjoint; `rows` stand above them.
     pub(super) fn ingest<'a>(
         &self,
         removed: &[Span],
         rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-        rests: &mut Rests<'_>,
     ) -> Result<(), StoreError> {
-        let files = self.write_files(removed, rows, rests)?;
+        let files = self.write_files(removed, rows)?;
         if files.is_empty() {
             return Ok(());
         }
@@ -295,7 +293,6 @@ impl RocksShared {
         &self,
         removed: &[Span],
         rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-        rests: &mut Rests<'_>,
     ) -> Result<Vec<PathBuf>, StoreError> {
         let failed = |e: rocksdb::Error| self.error("write a sorted file for", &e);
         let mut rows = rows.peekable();
@@ -311,9 +308,7 @@ impl RocksShared {
             while bytes < self.sizes.file_bytes
                 && let Some((key, value)) = rows.next()
             {
-                let size = key.len() + value.map_or(0, <[u8]>::len);
-                bytes += size;
-                rests.wrote(size);
+                bytes += key.len() + value.map_or(0, <[u8]>::len);
                 match value {
                     Some(value) => file.put(key, value),
                     None => {
@@ -461,8 +456,7 @@ impl Fetch for RocksShared {
 
 impl BulkLoad for RocksShared {
     fn load(&self, rows: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
-        let rows = rows.iter().map(|(key, value)| (&key[..], Some(&value[..])));
-        self.ingest(&[], rows, &mut Rests::unless(&|| true))
+        self.ingest(&[], rows.iter().map(|(key, value)| (&key[..], Some(&value[..]))))
     }
 }
 

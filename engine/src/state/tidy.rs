@@ -13,6 +13,7 @@ use super::pieces::next_piece;
 use super::rocks::RocksShared;
 use super::rows::Span;
 use crate::StoreError;
+use crate::background::lower_priority;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -40,6 +41,7 @@ impl Tidier {
 }
 
 fn round(shared: &RocksShared, stop: &AtomicBool) {
+    lower_priority();
     while let Some(range) = shared.removed_ranges().first() {
         let mut behind: Option<Vec<u8>> = None;
         while let Some(last) = compact_next(shared, &range, behind.as_deref()) {

@@ -213,6 +213,8 @@ impl<H: Host> Worker<H> {
         self.node.must(flushed);
         self.node.set_has(id, true);
         self.passage.arriving = Some(id);
+        // What it told before the shard came does not count it: the next time it tells of a whole interval with it.
+        self.passage.balance_at = self.node.now.plus(self.passage.balance_us);
         self.node.writer.raise_durable(durable);
         for (node, mark) in seen {
             self.note_mark(node, mark);

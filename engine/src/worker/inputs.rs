@@ -221,6 +221,9 @@ impl<H: Host> Worker<H> {
         if let Some(why) = &self.quarantined {
             return Err(Refusal::Quarantined(why.clone()));
         }
+        if self.stopped {
+            return Err(Refusal::NotReady);
+        }
         let Some(map) = &self.map else { return Err(Refusal::NotReady) };
         let (MemberChange::Learn(node) | MemberChange::Promote { node, .. } | MemberChange::Remove(node)) = change;
         if !map.nodes.contains_key(&node) {
@@ -235,6 +238,9 @@ impl<H: Host> Worker<H> {
     fn transfer(&mut self, shard: ShardId, to: NodeId) -> Result<(), Refusal> {
         if let Some(why) = &self.quarantined {
             return Err(Refusal::Quarantined(why.clone()));
+        }
+        if self.stopped {
+            return Err(Refusal::NotReady);
         }
         match self.shards.get_mut(&shard) {
             Some(shard) => shard.transfer(&mut self.node, to),

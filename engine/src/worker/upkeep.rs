@@ -204,8 +204,6 @@ impl<H: Host> Worker<H> {
         self.node.must(reclaimed);
         if self.shards.values().any(|shard| shard.unflushed()) {
             self.freeze();
-            // The room is waited for.
-            self.node.store.hurry();
         }
     }
 
@@ -263,13 +261,12 @@ impl<H: Host> Worker<H> {
         self.node.metrics.freezes_total.inc();
     }
 
-    /// Freezes the state where that makes nobody wait; the freeze, which is flushed without a rest: a shard waits for it.
+    /// Freezes the state where that makes nobody wait; the freeze.
     pub(super) fn freeze_beside(&mut self) -> Option<FlushId> {
         if self.freezes_unfinished() > FREEZES_MAX {
             return None;
         }
         self.freeze();
-        self.node.store.hurry();
         self.upkeep.freezes.back().map(|freeze| freeze.id)
     }
 

@@ -11,8 +11,8 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{
-    Answer, At, Body, FetchRequest, Freshness, HandOverInput, Input, Links, NodeInput, ProcessHost, Read, ReadHost,
-    Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost,
+    AdminInput, Answer, At, Body, FetchRequest, Freshness, HandOverInput, Input, Links, NodeInput, ProcessHost, Read,
+    ReadHost, Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost,
 };
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
@@ -380,6 +380,12 @@ fn what_comes_to_a_worker_that_has_stopped_is_answered_there_wherever_its_shard_
     pair.inboxes[OLD].push(input);
     pair.round(OLD);
     assert_eq!(pair.answers.take(late).map(Result::unwrap_err), Some(Refusal::NotReady));
+    // Nothing that a worker which has stopped is told to do is said to be done.
+    let (told, answer) = std::sync::mpsc::channel();
+    let done = Box::new(move |answer| told.send(answer).unwrap());
+    pair.inboxes[NEW].push(AdminInput::Transfer { shard: MOVED, to: N1, done }.into());
+    pair.round(NEW);
+    assert_eq!(answer.try_recv(), Ok(Err(Refusal::NotReady)));
 }
 
 #[test]

@@ -69,17 +69,20 @@ impl Readers {
 }
 
 impl Queues<Receiver<FetchRequest>> {
-    /// The next request; `None` once no worker is left.
-    fn next(&self) -> Option<FetchRequest> {
+    /// The next request of a reader that has had so many; `None` once no worker is left. Every fourth time reads come first, so that
+    /// none waits for ever.
+    fn next(&self, had: u64) -> Option<FetchRequest> {
+        let (before, after) = if had % 4 == 3 { (&self.reads, &self.first) } else { (&self.first, &self.reads) };
         select_biased! {
-            recv(self.first) -> next => next.ok(),
-            recv(self.reads) -> next => next.ok(),
+            recv(before) -> next => next.ok(),
+            recv(after) -> next => next.ok(),
         }
     }
 }
 
 fn read(queues: &Queues<Receiver<FetchRequest>>, workers: &WorkerHandle, clock: MonotoneClock, reading: &UnderWay) {
-    while let Some(FetchRequest { shard, ticket, lacked, fetcher, .. }) = queues.next() {
+    for had in 0.. {
+        let Some(FetchRequest { shard, ticket, lacked, fetcher, .. }) = queues.next(had) else { return };
         for row in &lacked {
             // Each for itself: that many take long is no sign of a disk that hangs.
             reading.begin(clock.now());
@@ -126,8 +129,7 @@ mod tests {
         assert!(readers.take(request(4, false)) && readers.take(request(5, false)));
         assert!(!readers.have_room() && !readers.take(request(6, false)));
         let queues = Queues { first: queue_first, reads: queue_reads };
-        drop(readers);
-        let tickets: Vec<u64> = std::iter::from_fn(|| queues.next()).map(|next| next.ticket).take(4).collect();
-        assert_eq!(tickets[..2], [4, 5]);
+        assert_eq!(queues.next(3).unwrap().ticket, 1, "a read is not put off for ever");
+        assert_eq!([0, 1].map(|had| queues.next(had).unwrap().ticket), [4, 5]);
     }
 }
