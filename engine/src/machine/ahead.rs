@@ -189,7 +189,7 @@ impl ShardState {
         }
     }
 
-    /// Looks up what is wanted, until so much is lacked that it is to be fetched first.
+    /// Looks up the rows that the entry needs. Stops where as many are missing from memory as one fetch brings.
     fn look_up(&self, store: &mut dyn StateStore, ahead: &mut Ahead) -> Result<(), StoreError> {
         let mut wanted = std::mem::take(&mut ahead.wanted).into_iter();
         for (request, op) in wanted.by_ref() {

@@ -207,6 +207,13 @@ impl<H: Host> Worker<H> {
         }
     }
 
+    /// The epoch up to which a replica of a shard is to be removed, where the map says that it no longer belongs here.
+    pub(super) fn ended(&self, id: ShardId) -> Option<Epoch> {
+        let map = self.map.as_ref()?;
+        let gone = vanished(map, id).then_some(GONE);
+        gone.or_else(|| self.shards.get(&id)?.left(self.node.me, map))
+    }
+
     /// Removes a replica: first its log, then, once that is durable, its rows.
     pub(super) fn remove(&mut self, id: ShardId, upto: Epoch) {
         let Some(mut shard) = self.shards.remove(&id) else { return };
@@ -240,6 +247,6 @@ impl<H: Host> Worker<H> {
 }
 
 /// Whether the map knows that this shard was dropped. A map from before the shard's creation does not.
-pub(super) fn vanished(map: &SystemState, id: ShardId) -> bool {
+fn vanished(map: &SystemState, id: ShardId) -> bool {
     id != SYSTEM_SHARD && id.0 < map.next_shard && !map.shards.contains_key(&id)
 }

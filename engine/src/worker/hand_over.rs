@@ -41,10 +41,8 @@
 //! with the old worker's host.
 
 use super::Worker;
-use super::groups::vanished;
-use super::passage::{Leaving, Line, Moving, Parcel, Place, Stage};
+use super::passage::{Leaving, Moving, Parcel, Place, Stage, WaitQueue};
 use crate::host::Host;
-use crate::logstore::GONE;
 use crate::node::{WorkerId, balance};
 use crate::shard::Shard;
 use std::any::Any;
@@ -72,7 +70,7 @@ impl<H: Host> Worker<H> {
             Parcel::Late(shard, input) => {
                 // It came before all that waits here.
                 let place = match self.place(shard) {
-                    Place::Line if self.node.has(shard) => Place::Here,
+                    Place::Wait if self.node.has(shard) => Place::Here,
                     place => place,
                 };
                 self.put(place, shard, *input);
@@ -82,7 +80,7 @@ impl<H: Host> Worker<H> {
                 if self.passage.arriving == Some(shard) {
                     self.passage.arriving = None;
                 }
-                for input in std::mem::take(&mut self.passage.line).inputs {
+                for input in std::mem::take(&mut self.passage.waiting).inputs {
                     self.take(input);
                 }
                 self.node.shared.end_hand_over();
@@ -99,7 +97,8 @@ impl<H: Host> Worker<H> {
         }
         self.passage.used = true;
         let until = self.node.now.plus(PATIENCE_US);
-        self.passage.leaving = Some(Leaving { shard, to, load, stage: Stage::Asked, until, aside: Line::default() });
+        self.passage.leaving =
+            Some(Leaving { shard, to, load, stage: Stage::Asked, until, aside: WaitQueue::default() });
     }
 
     fn may_leave(&self, shard: ShardId) -> bool {
@@ -155,7 +154,7 @@ impl<H: Host> Worker<H> {
             shard.step(&mut self.node, Step::Persisted(seq));
         }
         shard.leave(&mut self.node);
-        // What it sends from there comes behind what it sent from here.
+        // What it sends from there comes after what it sent from here.
         self.node.host.flush(self.node.writer.durable());
         let (waiting, tails) = shard.waiting();
         self.node.waiting = self.node.waiting.saturating_sub(waiting);
@@ -245,12 +244,8 @@ impl<H: Host> Worker<H> {
         }
         self.hold_log(id);
         // The map may have changed while it was on its way.
-        if let Some(map) = self.map.clone() {
-            let left = self.shards.get(&id).and_then(|shard| shard.left(self.node.me, &map));
-            let gone = vanished(&map, id).then_some(GONE);
-            if let Some(upto) = gone.or(left) {
-                return self.remove(id, upto);
-            }
+        if let Some(upto) = self.ended(id) {
+            return self.remove(id, upto);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.arrive(&mut self.node, &heard);

@@ -9,11 +9,10 @@
 //! nothing more can be chosen (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010, section 3).
 
 use super::Worker;
-use super::groups::vanished;
 use crate::codec::Damage as _;
 use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
-use crate::logstore::{GONE, GroupRecovered, GroupWrite};
+use crate::logstore::{GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::shard::{FIRST_EPOCH, Shard};
 use crate::snapshot::Header;
@@ -170,12 +169,8 @@ impl<H: Host> Worker<H> {
         self.node.metrics.snapshots_installed_total.inc();
         self.insert(id, Shard::new(id, found, state));
         // The map may have changed while the write was under way.
-        if let Some(map) = self.map.clone() {
-            let left = self.shards.get(&id).and_then(|shard| shard.left(self.node.me, &map));
-            let gone = vanished(&map, id).then_some(GONE);
-            if let Some(upto) = gone.or(left) {
-                return self.remove(id, upto);
-            }
+        if let Some(upto) = self.ended(id) {
+            return self.remove(id, upto);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);

@@ -22,20 +22,21 @@ const LOOK_US: u64 = 5_000;
 const RETRY_US: u64 = 1_000;
 /// Longest pause before the next hand-over after one that came to nothing, µs.
 const PAUSE_MAX_US: u64 = 300_000_000;
-/// What waits for a shard on its way, and what is not posted yet, inputs and bytes at most each: beyond that requests are refused and
-/// messages dropped.
-const LINE_INPUTS: usize = 4096;
-const LINE_BYTES: usize = 8 << 20;
+/// Most inputs that wait for a shard on its way, and most that wait to be posted. Beyond that, requests are refused and messages are
+/// dropped.
+const QUEUE_INPUTS: usize = 4096;
+/// Most bytes of each.
+const QUEUE_BYTES: usize = 8 << 20;
 
 /// How far a shard is on its way out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Asked,
-    /// This freeze is to be flushed first, to leave less to the next.
+    /// The first freeze is being flushed while the shard goes on. It leaves few rows to the second.
     Flushing(FlushId),
-    /// Nothing of the shard is applied; this freeze is the last with rows of it.
+    /// The second freeze, the last with rows of the shard, is being flushed. Nothing of the shard is applied.
     Still(FlushId),
-    /// Nothing new comes to the shard.
+    /// All rows of the shard are flushed. New inputs for it are put aside.
     Quiet,
 }
 
@@ -47,23 +48,22 @@ pub(super) struct Leaving {
     pub(super) load: u64,
     pub(super) stage: Stage,
     pub(super) until: Micros,
-    /// What came for it since it is quiet.
-    pub(super) aside: Line,
+    /// What came for it since then; it goes along.
+    pub(super) aside: WaitQueue,
 }
 
 /// Inputs that wait for a shard.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct WaitQueue {
     pub(super) inputs: VecDeque<Input>,
     bytes: usize,
 }
 
-impl Line {
+impl WaitQueue {
     /// Takes an input, or gives it back where there is no room. What may not be refused is always taken: of that there are few.
     fn push(&mut self, input: Input) -> Option<Input> {
         let bytes = input.bytes();
-        let full = self.inputs.len() >= LINE_INPUTS || self.bytes + bytes > LINE_BYTES;
-        if full && may_be_refused(&input) {
+        if is_full(self.inputs.len(), self.bytes + bytes) && may_be_refused(&input) {
             return Some(input);
         }
         self.bytes += bytes;
@@ -72,7 +72,7 @@ impl Line {
     }
 }
 
-/// What is to be posted, in order.
+/// Inputs that wait to be posted to another worker, or to this one, in order.
 #[derive(Default)]
 pub(super) struct Outbox {
     inputs: VecDeque<(WorkerId, Input)>,
@@ -82,7 +82,7 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Whether there is no room for so many bytes more.
     fn is_full(&self, bytes: usize) -> bool {
-        self.inputs.len() >= LINE_INPUTS || self.bytes + bytes > LINE_BYTES
+        is_full(self.inputs.len(), self.bytes + bytes)
     }
 
     fn push(&mut self, to: WorkerId, input: Input) {
@@ -101,6 +101,11 @@ impl Outbox {
         self.bytes += input.bytes();
         self.inputs.push_front((to, input));
     }
+}
+
+/// Whether a queue of so many inputs takes no more where it would then hold so many bytes.
+fn is_full(inputs: usize, bytes: usize) -> bool {
+    inputs >= QUEUE_INPUTS || bytes > QUEUE_BYTES
 }
 
 /// Whether an input may find no room: what a job of this process tells comes once, and somebody waits for it.
@@ -140,10 +145,10 @@ pub(super) enum Parcel {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Here,
-    /// To what is put aside for a shard that is about to go.
+    /// The shard is about to leave: the input waits with those put aside.
     Aside,
-    /// To what waits for a shard on its way here.
-    Line,
+    /// The shard is on its way here: the input waits for it.
+    Wait,
     At(WorkerId),
 }
 
@@ -164,7 +169,7 @@ pub(super) struct Passage {
     /// It is here; what the old worker still got is not.
     pub(super) arriving: Option<ShardId>,
     /// Waits for it.
-    pub(super) line: Line,
+    pub(super) waiting: WaitQueue,
     /// Not posted yet.
     parcels: Outbox,
 }
@@ -181,7 +186,7 @@ impl Passage {
             used: false,
             leaving: None,
             arriving: None,
-            line: Line::default(),
+            waiting: WaitQueue::default(),
             parcels: Outbox::default(),
         }
     }
@@ -277,10 +282,10 @@ impl<H: Host> Worker<H> {
             return Place::Aside;
         }
         if self.node.has(shard) {
-            return if self.passage.arriving == Some(shard) { Place::Line } else { Place::Here };
+            return if self.passage.arriving == Some(shard) { Place::Wait } else { Place::Here };
         }
         match self.node.shared.places().worker_of(shard) {
-            worker if worker == self.node.worker => Place::Line,
+            worker if worker == self.node.worker => Place::Wait,
             worker => Place::At(worker),
         }
     }
@@ -297,7 +302,7 @@ impl<H: Host> Worker<H> {
                 Some(leaving) => leaving.aside.push(input),
                 None => Some(input),
             },
-            Place::Line => passage.line.push(input),
+            Place::Wait => passage.waiting.push(input),
             Place::At(_) if may_be_refused(&input) && passage.parcels.is_full(input.bytes()) => Some(input),
             Place::At(to) => {
                 self.post(to, Parcel::Late(shard, Box::new(input)));
@@ -332,7 +337,7 @@ impl<H: Host> Worker<H> {
     /// The worker has stopped: nobody is left without an answer.
     pub(super) fn end_passage(&mut self) {
         self.abandon_hand_over();
-        for input in std::mem::take(&mut self.passage.line).inputs {
+        for input in std::mem::take(&mut self.passage.waiting).inputs {
             self.take_here(input);
         }
         while let Some((_, input)) = self.passage.parcels.pop() {

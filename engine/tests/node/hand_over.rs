@@ -276,6 +276,18 @@ impl Pair {
         self.hand_over(OLD, WorkerId(1));
     }
 
+    /// The same with a full inbox, so that the shard is with nobody: a write that the old worker has yet to post on, and one that comes
+    /// directly to the new one.
+    fn strand(&mut self) -> (u64, u64) {
+        self.full.store(true, Ordering::SeqCst);
+        self.let_go();
+        let (early, input) = self.write();
+        self.inboxes[OLD].push(input);
+        let (late, input) = self.write();
+        self.push(input);
+        (early, late)
+    }
+
     /// A worker lets go of the shard, and the other one makes no round meanwhile. On a slow disk the shard stays at times: it is asked
     /// again.
     fn hand_over(&mut self, from: usize, to: WorkerId) {
@@ -330,12 +342,7 @@ fn what_the_old_worker_still_got_comes_before_what_reaches_the_new_one_directly(
 fn a_full_inbox_delays_a_shard_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut pair = Pair::new(dir.path());
-    pair.full.store(true, Ordering::SeqCst);
-    pair.let_go();
-    let (early, input) = pair.write();
-    pair.inboxes[OLD].push(input);
-    let (late, input) = pair.write();
-    pair.push(input);
+    let (early, late) = pair.strand();
     for _ in 0..20 {
         pair.round(OLD);
         pair.round(NEW);
@@ -353,12 +360,7 @@ fn a_full_inbox_delays_a_shard_and_loses_nothing() {
 fn a_node_that_stops_leaves_nobody_who_waits_for_a_shard_on_its_way_without_an_answer() {
     let dir = tempfile::tempdir().unwrap();
     let mut pair = Pair::new(dir.path());
-    pair.full.store(true, Ordering::SeqCst);
-    pair.let_go();
-    let (early, input) = pair.write();
-    pair.inboxes[OLD].push(input);
-    let (late, input) = pair.write();
-    pair.push(input);
+    let (early, late) = pair.strand();
     pair.round(OLD);
     pair.round(NEW);
     pair.push(NodeInput::Stop);
