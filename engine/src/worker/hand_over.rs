@@ -3,42 +3,40 @@
 //! Owns: the steps of a shard's way, and which shard goes. Must never: let two workers act for a shard, or let a write, a row or a
 //! request of it stay with the worker that it leaves. What comes for it meanwhile: `passage`.
 //!
-//! **The old worker**, one step after the other, each at the end of a round:
+//! **The old worker** takes these steps, each at the end of a round:
 //!
-//! 1. It freezes its state while the shard goes on. When that is flushed, there is little left.
-//! 2. It freezes again. From that moment on nothing of the shard is applied. When this is flushed, all of the shard's rows are in the
+//! 1. It freezes its state. The shard goes on meanwhile. Once this freeze is flushed, few rows are left in memory.
+//! 2. It freezes again. From then on it applies nothing of the shard. Once this freeze is flushed, all rows of the shard are in the
 //!    database that the workers share, and none is in this worker's front.
-//! 3. What comes for the shard is put aside. What was begun comes to its end: no write of the shard is under way or waits, and its
-//!    core has been told of each. So a core hears of its writes from one worker only, and a write cannot overtake an earlier one.
-//! 4. In one go: the shard leaves the worker's lists, the node's table ([`Places`](crate::node::Places)) names the new worker, and the
-//!    shard is posted to the new worker with all that was kept for it, and behind it what was put aside.
-//! 5. The old worker posts a mark to its own inbox. What it takes from there for the shard before the mark it posts on, and for the
-//!    mark the word that this was all.
+//! 3. It puts new inputs for the shard aside, and waits until no write of the shard is under way and the core knows of each. So a core
+//!    learns of its writes from one worker only, and no write overtakes an earlier one.
+//! 4. It takes the shard out of its own lists and names the new worker in the node's table ([`Places`](crate::node::Places)). It posts
+//!    the shard, with all that it kept for it, to the new worker, and then the inputs that it put aside.
+//! 5. It posts a mark to its own inbox. Inputs for the shard that are ahead of the mark it posts on to the new worker. When it meets the
+//!    mark it posts its last word: there was no more.
 //!
-//! **The new worker** has the shard from the moment that it arrives, not from the moment that the table says so: between the two it
-//! must not take the shard for one that it is to create. What reaches it directly before the old worker's last word waits, and what
-//! the old worker posts on does not. So the order of each sender is kept.
+//! **The new worker** has the shard from its arrival on, whatever the table says. Otherwise it might take the shard for one that it has to
+//! create. Inputs that reach it directly wait until the old worker's last word. Inputs that the old worker posts on do not wait. So each
+//! sender's order is kept.
 //!
-//! **Races.** A sender reads the table and queues an input; the table may change between the two. Then the input is in the old worker's
-//! inbox. Before the mark: as above. Behind the mark: it is posted on all the same, and may come behind a later input of the same
-//! sender. To a core that is a message that was delayed; it is told of gaps and of what is old by the messages themselves. Of requests no
-//! order is promised. The old worker posts on for good, by the table, so a sender may be as late as it likes. Messages between two
-//! workers keep their order, since an inbox does.
+//! **Races.** The table may change between a sender's look at it and its input. That input is then in the old worker's inbox. Ahead of
+//! the mark it is handled as above. After the mark it is posted on too, and a later input of the same sender may overtake it. To a core that
+//! is a delayed message, and messages say themselves what they follow. Requests have no promised order. The old worker never stops posting on,
+//! so a sender may be as late as it likes. Messages between two workers keep their order, since an inbox does.
 //!
-//! **Time.** What is posted goes through the inbox, so the round that takes it reads its time after it. No core sees its time go back, and
-//! no lease is used at a time before the request came.
+//! **Time.** Whatever is posted goes through an inbox. A round reads its time after it has taken its inputs. So a core never sees time go back,
+//! and no lease is used at a time before the request came.
 //!
-//! **Rows.** Reads, tails and entries that wait for rows go along, and so does what of the next entry is ready: it is as of what is applied,
-//! which does not change on the way. What is fetched comes into the memory that all workers share. The word that it is there names the
-//! shard, so it is put aside and posted on like any other input, and never refused.
+//! **Rows.** Reads, tails and entries that wait for rows go along. So does what is ready of the next entry, since it depends on what is applied, and
+//! that does not change on the way. Fetched rows are in the memory that all workers share. The word that they are there names the shard. It
+//! is posted on like any other input, and never refused.
 //!
-//! **Durable writes.** What a worker sends tells the last write of the node that it knows to be durable. The shard brings along the one that
-//! its old worker knew: an idle worker learns of other workers' writes late, and no message may tell less than it rests on.
+//! **Durable writes.** A message tells the last write of the node that its worker knows to be durable, and must never tell less than it
+//! rests on. An idle worker learns of other workers' writes late. So the shard brings along what its old worker knew.
 //!
-//! **Peers.** What follows from a peer's message is written down with its mark or behind it: the marks that the old worker has acted on
-//! come with the shard and join the new worker's next batch. Which peers are alive each worker hears by itself, at its own time: the
-//! shard is told what its new worker knows. To the core that also means that the last it sent may be lost, as where it found no room
-//! with the old worker's host.
+//! **Peers.** The mark of a peer is written down with or before what follows from its message. So the marks that the old worker acted on come
+//! with the shard and join the new worker's next batch. Each worker learns by itself which peers are alive. The shard is told what its new
+//! worker knows. To the core this also means that its last messages may be lost, as happens when a host has no room for them.
 
 use super::Worker;
 use super::passage::{Leaving, Moving, Parcel, Place, Stage, WaitQueue};
