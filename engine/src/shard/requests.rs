@@ -89,6 +89,8 @@ impl Shard {
     fn check_write(&self, request: &WriteRequest) -> Result<(), Refusal> {
         let descriptor = self.state.descriptor();
         match (&request.op, self.state.machine()) {
+            // A follower may not have heard yet that the cluster was raised: only the leader says no.
+            (Op::System(_), Machine::System(_)) if !self.leading => {}
             // What this binary does not understand is not for it to propose, nor what a node of the cluster may not.
             (Op::System(command), Machine::System(system)) => {
                 let decoded = SystemCommand::decode(command.clone());

@@ -78,6 +78,23 @@ fn jobs_begin_once_every_node_knows_them() {
     c.check_equal(SYSTEM_SHARD);
 }
 
+/// A follower that has not heard that the cluster was raised names the leader; it does not say that the command is too new.
+#[test]
+fn a_follower_that_is_behind_refuses_nothing_for_its_version() {
+    let mut c = Cluster::mem(3);
+    c.run_until("a leader", |c| c.leader(SYSTEM_SHARD).is_some());
+    let leader = c.leader(SYSTEM_SHARD).unwrap();
+    let behind = c.ids().into_iter().find(|node| *node != leader).unwrap();
+    c.isolate(behind);
+    assert_eq!(c.system(&upgrade(&[N1, N2, N3])), SystemOutcome::Done);
+    let goal = JobGoal::Move { shard: SYSTEM_SHARD, replica: MoveReplica { from: N3, to: None } };
+    let command = SystemCommand::StartJob { goal }.encode();
+    let request = WriteRequest { id: c.next_id(), op: Op::System(command) };
+    let id = c.send(behind, SYSTEM_SHARD, Body::Write(request));
+    let answer = c.await_answer(id);
+    assert!(matches!(answer, Err(Refusal::NotLeader { .. })), "{answer:?}");
+}
+
 /// A map of a cluster that was made anew, further on in its history: nothing goes, nothing comes.
 #[test]
 fn a_map_of_another_cluster_is_not_followed() {
