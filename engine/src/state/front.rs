@@ -41,9 +41,17 @@ struct Frozen {
 }
 
 impl Frozen {
-    /// All rows in key order, sorted by whoever asks first.
+    /// All rows in key order. The thread that flushes sorts them; nobody else waits for that.
     fn order(&self) -> &[u32] {
         self.order.get_or_init(|| self.map.order())
+    }
+
+    /// All rows in sorted runs: one, once they were sorted for the flush.
+    fn runs(&self) -> Vec<&[u32]> {
+        match self.order.get() {
+            Some(order) => vec![order],
+            None => self.map.runs().iter().map(Vec::as_slice).collect(),
+        }
     }
 
     fn flush(&self, shared: &RocksShared) -> Result<(), StoreError> {
@@ -177,7 +185,7 @@ impl StateStore for FrontState {
         let mut layers = Vec::with_capacity(3);
         layers.push(Layer { map: &self.active, runs: self.active.runs().iter().map(Vec::as_slice).collect() });
         for (_, frozen) in &self.frozen {
-            layers.push(Layer { map: &frozen.map, runs: vec![frozen.order()] });
+            layers.push(Layer { map: &frozen.map, runs: frozen.runs() });
         }
         let range = Range { from, to, reverse };
         if !self.stays {
@@ -247,6 +255,7 @@ impl StateStore for FrontState {
     fn freeze(&mut self) -> Result<FlushId, StoreError> {
         // The next map will grow about as large: no growing, no moving.
         let next = RowMap::with_capacity(self.active.rows().len());
+        self.active.sort_new();
         self.unlooked.clear();
         (self.unflushed, self.waited) = (0, 0);
         let frozen = Arc::new(Frozen { map: std::mem::replace(&mut self.active, next), order: OnceLock::new() });

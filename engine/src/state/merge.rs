@@ -6,6 +6,7 @@
 use super::Visit;
 use super::rows::{Row, RowMap};
 use rocksdb::DBRawIterator;
+use std::cmp::Ordering;
 
 /// A map in memory and the sorted runs that together hold all of its rows.
 pub(super) struct Layer<'a> {
@@ -116,6 +117,66 @@ struct Source<'a> {
     cursor: Cursor<'a>,
 }
 
+impl Source<'_> {
+    /// Whether it is visited after a row of this key and layer.
+    fn is_after(&self, key: &[u8], layer: usize, reverse: bool) -> bool {
+        let order = self.cursor.key().map_or(Ordering::Less, |mine| mine.cmp(key));
+        let order = if reverse { order.reverse() } else { order };
+        order.then(self.layer.cmp(&layer)).is_gt()
+    }
+}
+
+/// Sources that have rows left, in the order in which they are visited, the next one last.
+struct Sources<'a> {
+    queue: Vec<Source<'a>>,
+    reverse: bool,
+}
+
+impl<'a> Sources<'a> {
+    fn of(layers: &'a [Layer<'a>], db: Option<DBRawIterator<'a>>, range: Range<'_>) -> Result<Self, rocksdb::Error> {
+        let mut sources = Self { queue: Vec::new(), reverse: range.reverse };
+        for (layer, Layer { map, runs }) in layers.iter().enumerate() {
+            for run in runs {
+                let cursor = Cursor::Run(RunCursor::new(map, run, range));
+                sources.put(Source { layer, cursor })?;
+            }
+        }
+        if let Some(mut rows) = db {
+            if range.reverse {
+                rows.seek_to_last();
+            } else {
+                rows.seek_to_first();
+            }
+            sources.put(Source { layer: layers.len(), cursor: Cursor::Db(rows, range.reverse) })?;
+        }
+        Ok(sources)
+    }
+
+    /// Puts a source where its next key belongs; one without rows is dropped. A database that shows no row may have failed: if it
+    /// were taken for one that has ended, its rows would be left out.
+    fn put(&mut self, source: Source<'a>) -> Result<(), rocksdb::Error> {
+        let Some(key) = source.cursor.key() else {
+            return match &source.cursor {
+                Cursor::Run(_) => Ok(()),
+                Cursor::Db(rows, _) => rows.status(),
+            };
+        };
+        let at = self.queue.partition_point(|other| other.is_after(key, source.layer, self.reverse));
+        self.queue.insert(at, source);
+        Ok(())
+    }
+
+    /// The source of the next key; of several the newest.
+    fn next(&mut self) -> Option<Source<'a>> {
+        self.queue.pop()
+    }
+
+    /// The source of an older value of the same key.
+    fn older(&mut self, key: &[u8]) -> Option<Source<'a>> {
+        self.queue.pop_if(|other| other.cursor.key() == Some(key))
+    }
+}
+
 /// Visits the newest values of the range until the visitor breaks. `layers` stand newest first, `db`, bounded to the
 /// range, below them.
 pub(super) fn scan(
@@ -124,21 +185,18 @@ pub(super) fn scan(
     range: Range<'_>,
     visit: &mut Visit<'_>,
 ) -> Result<(), rocksdb::Error> {
-    let mut sources = sources(layers, db, range);
-    loop {
-        // Else a database that could not go on would be taken for one that has ended, and its rows be left out.
-        settled(&sources)?;
-        let Some(best) = choose(&sources, range.reverse) else { return Ok(()) };
-        let (newer, older) = sources.split_at_mut(best + 1);
-        let source = &mut newer[best];
-        let Some(key) = source.cursor.key() else { return Ok(()) };
+    let mut sources = Sources::of(layers, db, range)?;
+    while let Some(mut source) = sources.next() {
+        let Some(key) = source.cursor.key() else { continue };
         let hidden = layers[..source.layer].iter().find_map(|layer| layer.map.removed_around(key));
         if let Some(hidden) = hidden {
             source.cursor.leave(hidden);
+            sources.put(source)?;
             continue;
         }
-        for other in older.iter_mut().filter(|other| other.cursor.key() == Some(key)) {
-            other.cursor.advance();
+        while let Some(mut older) = sources.older(key) {
+            older.cursor.advance();
+            sources.put(older)?;
         }
         if let Some(value) = source.cursor.value()
             && visit(key, value).is_break()
@@ -146,47 +204,7 @@ pub(super) fn scan(
             return Ok(());
         }
         source.cursor.advance();
+        sources.put(source)?;
     }
-}
-
-/// Whether a database that shows no row has ended, and did not fail.
-fn settled(sources: &[Source<'_>]) -> Result<(), rocksdb::Error> {
-    // It is the oldest, so the last.
-    match sources.last().map(|source| &source.cursor) {
-        Some(Cursor::Db(rows, _)) if !rows.valid() => rows.status(),
-        _ => Ok(()),
-    }
-}
-
-fn sources<'a>(layers: &'a [Layer<'a>], db: Option<DBRawIterator<'a>>, range: Range<'_>) -> Vec<Source<'a>> {
-    let mut sources = Vec::new();
-    for (number, layer) in layers.iter().enumerate() {
-        for run in &layer.runs {
-            let cursor = RunCursor::new(layer.map, run, range);
-            if !cursor.rest.is_empty() {
-                sources.push(Source { layer: number, cursor: Cursor::Run(cursor) });
-            }
-        }
-    }
-    if let Some(mut rows) = db {
-        if range.reverse {
-            rows.seek_to_last();
-        } else {
-            rows.seek_to_first();
-        }
-        sources.push(Source { layer: layers.len(), cursor: Cursor::Db(rows, range.reverse) });
-    }
-    sources
-}
-
-/// The source that stands at the next key; the newest of several.
-fn choose(sources: &[Source<'_>], reverse: bool) -> Option<usize> {
-    let mut best: Option<(usize, &[u8])> = None;
-    for (number, source) in sources.iter().enumerate() {
-        let Some(key) = source.cursor.key() else { continue };
-        if best.is_none_or(|(_, other)| if reverse { key > other } else { key < other }) {
-            best = Some((number, key));
-        }
-    }
-    best.map(|(number, _)| number)
+    Ok(())
 }
