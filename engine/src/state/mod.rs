@@ -16,6 +16,7 @@ mod removed;
 pub mod rocks;
 mod rows;
 mod tidy;
+mod trash;
 
 use crate::StoreError;
 use bytes::Bytes;

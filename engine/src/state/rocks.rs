@@ -9,6 +9,7 @@
 use super::pieces;
 use super::removed::Removed;
 use super::rows::Span;
+use super::trash::Trash;
 use super::{BulkLoad, Fetch, Lacked, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::background::lower_priority;
@@ -353,6 +354,18 @@ impl RocksShared {
             })
         };
         Ok(files.into_iter().filter_map(file).collect())
+    }
+
+    /// The files that a compaction of this removed range is about to drop: those that lie within it.
+    pub(super) fn trash(&self, (from, to): &Span) -> Trash {
+        // Where they cannot be listed, their room goes at once.
+        let files = self.db.live_files().unwrap_or_default().into_iter();
+        let within = files.filter(|file| {
+            let inside = |key: &Option<Vec<u8>>| key.as_ref().is_some_and(|key| **from <= **key && **key < **to);
+            file.level > 0 && inside(&file.start_key) && inside(&file.end_key)
+        });
+        let path = |file: rocksdb::LiveFile| self.path.join("db").join(file.name.trim_start_matches('/'));
+        Trash::keep(&self.staging, within.map(path))
     }
 
     /// Whether the rows from `first` to `last` have at most so many bytes. Reads no more of them.

@@ -22,10 +22,6 @@ use std::time::{Duration, Instant};
 const PIECE_BYTES: u64 = 32 << 20;
 /// The rest after each piece, as a multiple of the time that the piece took: others need the processor and the disk.
 const RESTS: u32 = 4;
-/// The shortest rest. Files that go take little time to compact, but a file system that discards what it frees holds up every sync
-/// meanwhile: 470 MB at once held them up for 30 ms.
-const REST_LEAST: Duration = Duration::from_millis(100);
-
 /// At most one round under way. Dropped, it ends after the piece at hand.
 #[derive(Default)]
 pub(super) struct Tidier {
@@ -47,18 +43,30 @@ fn round(shared: &RocksShared, stop: &AtomicBool) {
     lower_priority();
     while let Some(range) = shared.removed_ranges().first() {
         let mut behind: Option<Vec<u8>> = None;
-        while let Some(last) = compact_next(shared, &range, behind.as_deref()) {
+        // One compaction may drop all files of the range: a level 0 file that has the removal overlaps them all.
+        let mut trash = shared.trash(&range);
+        while let Some(Done { last, took }) = compact_next(shared, &range, behind.as_deref()) {
+            trash.empty(stop);
             if stop.load(Ordering::Relaxed) {
                 return;
             }
+            let Some(last) = last else { break };
             behind = Some(last);
+            std::thread::sleep(took * RESTS);
         }
         shared.removed_ranges().done(&range, |range| shared.size_of(range));
     }
 }
 
-/// Compacts the next piece of a range, and rests. Its last key; `None` where that was all.
-fn compact_next(shared: &RocksShared, (from, to): &Span, behind: Option<&[u8]>) -> Option<Vec<u8>> {
+/// A piece that was compacted.
+struct Done {
+    /// Its last key; `None` where nothing of the range comes after it.
+    last: Option<Vec<u8>>,
+    took: Duration,
+}
+
+/// Compacts the next piece of a range; `None` where there is none.
+fn compact_next(shared: &RocksShared, (from, to): &Span, behind: Option<&[u8]>) -> Option<Done> {
     // An error here is met with by whoever reads next.
     let files = shared.files().ok()?;
     let within: Vec<_> = files.into_iter().filter(|file| *file.last >= **from && *file.first < **to).collect();
@@ -69,8 +77,7 @@ fn compact_next(shared: &RocksShared, (from, to): &Span, behind: Option<&[u8]>) 
     }
     let began = Instant::now();
     shared.compact(&first, &last);
-    std::thread::sleep((began.elapsed() * RESTS).max(REST_LEAST));
-    (last[..] < **to).then_some(last)
+    Some(Done { last: (last[..] < **to).then_some(last), took: began.elapsed() })
 }
 
 #[cfg(test)]
