@@ -62,10 +62,10 @@ pub enum Error {
         /// The server's words: what is full, how much it holds, and the knob.
         why: String,
     },
-    /// The write's deadline passed before it was executed; nothing was written.
+    /// The write's deadline had passed before this call could execute it; this call wrote nothing. It does not tell whether an
+    /// earlier call under the same name did: the session that had the outcome may be gone.
     #[error(
-        "expired: the write's deadline passed before it was executed, by the shard's time of {shard_time_us} µs; nothing was \
-         written"
+        "expired: the write's deadline has passed, by the shard's time of {shard_time_us} µs; this call wrote nothing"
     )]
     Expired {
         /// The shard's time, µs: what a new deadline is to count from. 0 where the node did not say.
