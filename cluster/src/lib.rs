@@ -18,6 +18,7 @@ macro_rules! planted {
 }
 
 pub mod buf;
+pub mod custody;
 pub mod decide;
 pub mod detector;
 pub mod error;
@@ -31,3 +32,4 @@ pub mod planted;
 pub mod position;
 pub mod refusal;
 pub mod system;
+mod tiling;

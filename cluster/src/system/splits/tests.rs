@@ -274,7 +274,10 @@ fn a_reservation_that_cannot_be_is_not_read() {
         assert!(SystemState::decode_for(state.encode(), ClusterVersion::FOURTH).is_err(), "id {id}");
     }
     assert!(sound.reservations_are_sound());
-    assert!(SystemState::decode_for(sound.encode(), ClusterVersion::THIRD).is_err(), "a binary that does not speak the version says so");
+    assert!(
+        SystemState::decode_for(sound.encode(), ClusterVersion::THIRD).is_err(),
+        "a binary that does not speak the version says so"
+    );
 }
 
 /// Splits and merges at random, told by anybody, late, twice and in any order: see `a_map_never_goes_back_shows_no_hole_and_ends_as_what_is`.
