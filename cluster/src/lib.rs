@@ -27,6 +27,7 @@ pub mod jobs;
 mod keys;
 pub mod members;
 pub mod outcomes;
+pub mod overlay;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod position;

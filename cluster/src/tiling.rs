@@ -48,6 +48,22 @@ impl<T: Clone + PartialEq> Tiling<T> {
         first.into_iter().chain(rest).collect()
     }
 
+    /// Whether a position of `[from, to)` is bare, or `newer` says so of what lies there.
+    pub(crate) fn is_news(&self, from: &Bytes, to: &Bytes, newer: impl Fn(&T) -> bool) -> bool {
+        let mut covered = from;
+        for at in self.touched(from, to) {
+            let Some((end, old)) = self.tiles.get(&at) else { continue };
+            if newer(old) || *covered < at {
+                return below(from, to);
+            }
+            covered = end;
+            if lesser_end(end, to) == to {
+                return false;
+            }
+        }
+        below(from, to)
+    }
+
     /// Lays `what` over those positions of `[from, to)` that are bare, and over those where `newer` says so of what lies there.
     pub(crate) fn lay(&mut self, from: &Bytes, to: &Bytes, what: &T, newer: impl Fn(&T) -> bool) {
         if !below(from, to) {
@@ -115,6 +131,32 @@ mod tests {
 
     fn tile(from: &str, to: &str, what: u64) -> (String, String, u64) {
         (from.into(), to.into(), what)
+    }
+
+    #[test]
+    fn what_is_bare_or_less_is_news() {
+        let mut tiling = Tiling::default();
+        let news = |tiling: &Tiling<u64>, from: &str, to: &str, what: u64| {
+            tiling.is_news(&bytes(from), &bytes(to), |old| *old < what)
+        };
+        assert!(news(&tiling, "", "", 1) && !news(&tiling, "b", "a", 1));
+        lay(&mut tiling, "c", "m", 2);
+        lay(&mut tiling, "m", "p", 3);
+        for (from, to, what, wanted) in [
+            ("c", "p", 2, false),
+            ("c", "m", 3, true),
+            ("d", "e", 2, false),
+            ("m", "n", 3, false),
+            ("c", "n", 3, true),
+            ("b", "d", 1, true),
+            ("o", "q", 1, true),
+            ("c", "", 1, true),
+            ("q", "", 1, true),
+        ] {
+            assert_eq!(news(&tiling, from, to, what), wanted, "{from} {to} {what}");
+        }
+        lay(&mut tiling, "p", "", 1);
+        assert!(!news(&tiling, "c", "", 1) && news(&tiling, "c", "", 2));
     }
 
     #[test]
