@@ -7,7 +7,7 @@ use super::codec::{
     VERSION, membership, partitioning, put_membership, put_partitioning, put_retention, retention, version,
 };
 use super::read::string;
-use super::{MetadataError, SystemCommand, SystemOutcome, TooNew, job_rows, split_rows};
+use super::{MetadataError, SystemCommand, SystemOutcome, TooNew, job_rows, news};
 use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use bytes::Bytes;
@@ -85,9 +85,9 @@ impl SystemCommand {
                 w.u64(parent.0);
                 w.u64(*version);
             }
-            Self::ShardNews(news) => {
+            Self::ShardNews(told) => {
                 w.u8(13);
-                split_rows::put_news(&mut w, news);
+                news::put_news(&mut w, told);
             }
         }
         w.into_bytes()
@@ -129,7 +129,7 @@ impl SystemCommand {
                 Self::FinishJob { job, seen, end: job_rows::end(&mut r)? }
             }
             12 => Self::ReserveChild { parent: ShardId(r.u64()?), version: r.u64()? },
-            13 => Self::ShardNews(split_rows::news(&mut r)?),
+            13 => Self::ShardNews(news::news(&mut r)?),
             _ => return Err(r.error("metadata command").into()),
         };
         r.finish()?;

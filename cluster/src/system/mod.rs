@@ -8,6 +8,8 @@ mod codec;
 mod command;
 mod job_rows;
 mod jobs;
+mod lineage;
+mod news;
 mod place;
 mod read;
 mod split_rows;
@@ -17,7 +19,7 @@ mod version;
 
 pub use codec::{decode_descriptor, encode_descriptor};
 pub use jobs::{CLUSTER_VERSION, JOB_WHY_MAX, JOBS, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, bounded_why};
-pub use splits::{Child, Reserved, ShardNews};
+pub use lineage::{Child, Reserved, ShardNews};
 pub use version::{MetadataError, SPEAKS, TooNew, too_old};
 
 use crate::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD, ShardId, TableId};
@@ -236,7 +238,8 @@ impl SystemCommand {
     pub fn needs(&self) -> ClusterVersion {
         match self {
             Self::ReserveChild { .. } | Self::ShardNews(_) => ClusterVersion::FOURTH,
-            Self::StartJob { .. } | Self::CancelJob { .. } | Self::FinishJob { .. } => ClusterVersion::THIRD,
+            Self::StartJob { goal } => goal.needs(),
+            Self::CancelJob { .. } | Self::FinishJob { .. } => ClusterVersion::THIRD,
             _ => ClusterVersion::FIRST,
         }
     }
@@ -391,7 +394,7 @@ impl SystemState {
             SystemCommand::SetMembers { shard, membership } => self.set_members(*shard, membership, &mut rows),
             SystemCommand::RemoveNode { node } => self.remove_node(*node, &mut rows),
             SystemCommand::Upgrade { to, spoken_by } => self.upgrade(*to, spoken_by),
-            SystemCommand::StartJob { goal } => self.start_job(*goal, &mut rows),
+            SystemCommand::StartJob { goal } => self.start_job(goal, &mut rows),
             SystemCommand::CancelJob { job } => self.cancel_job(*job, &mut rows),
             SystemCommand::FinishJob { job, seen, end } => self.finish_job(*job, *seen, end, &mut rows),
             SystemCommand::ReserveChild { parent, version } => self.reserve_child(*parent, *version, &mut rows),

@@ -1,21 +1,19 @@
-//! The bytes of splits: rows of reservations, and the news of a shard's bounds.
+//! The bytes of reservations.
 //!
-//! Owns: their formats; rows end in a CRC-32. Must never: panic on any input.
+//! Owns: the format of their rows, with a version byte and a CRC-32 at the end. Must never: panic on any input.
 
-use super::codec::{VERSION, membership, put_membership, version};
+use super::lineage::Reserved;
 use super::read::read_counter;
-use super::{Child, Reserved, ShardNews};
 use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::ShardId;
 use bytes::Bytes;
 
-/// The least that a child takes: its numbers, two empty bounds, and members of whom there are none.
-const CHILD_BYTES_MIN: usize = 8 + 1 + 1 + 8 + 8 + 8 + 1;
+const ROW_FORMAT: u8 = 1;
 
 /// The row of a reservation: `format u8 | parent u64 | version u64 | crc u32`.
 pub(super) fn encode_reserved(reserved: Reserved) -> Bytes {
     let mut w = Writer::new();
-    w.u8(VERSION);
+    w.u8(ROW_FORMAT);
     w.u64(reserved.parent.0);
     w.u64(reserved.version);
     w.into_checked()
@@ -23,43 +21,11 @@ pub(super) fn encode_reserved(reserved: Reserved) -> Bytes {
 
 pub(super) fn decode_reserved(data: Bytes) -> Result<Reserved, DecodeError> {
     let mut r = Reader::checked(data)?;
-    version(&mut r)?;
+    let format = r.error("metadata format version");
+    if r.u8()? != ROW_FORMAT {
+        return Err(format);
+    }
     let reserved = Reserved { parent: ShardId(r.u64()?), version: read_counter(&mut r)? };
     r.finish()?;
     Ok(reserved)
-}
-
-/// `shard u64 | from bytes | to bytes | version u64 | count var | child… | count var | absorbed shard u64…`, a child being
-/// `shard u64 | from bytes | to bytes | version u64 | membership`.
-pub(super) fn put_news(w: &mut Writer, news: &ShardNews) {
-    w.u64(news.shard.0);
-    w.bytes(&news.from);
-    w.bytes(&news.to);
-    w.u64(news.version);
-    w.var(news.children.len() as u64);
-    for child in &news.children {
-        w.u64(child.shard.0);
-        w.bytes(&child.from);
-        w.bytes(&child.to);
-        w.u64(child.version);
-        put_membership(w, &child.membership);
-    }
-    w.var(news.absorbed.len() as u64);
-    for shard in &news.absorbed {
-        w.u64(shard.0);
-    }
-}
-
-pub(super) fn news(r: &mut Reader) -> Result<ShardNews, DecodeError> {
-    let (shard, from, to, version) = (ShardId(r.u64()?), r.bytes()?, r.bytes()?, read_counter(r)?);
-    let mut children = Vec::new();
-    for _ in 0..r.count(CHILD_BYTES_MIN)? {
-        let (shard, from, to, version) = (ShardId(r.u64()?), r.bytes()?, r.bytes()?, read_counter(r)?);
-        children.push(Child { shard, from, to, version, membership: membership(r)? });
-    }
-    let mut absorbed = Vec::new();
-    for _ in 0..r.count(8)? {
-        absorbed.push(ShardId(r.u64()?));
-    }
-    Ok(ShardNews { shard, from, to, version, children, absorbed })
 }

@@ -9,54 +9,17 @@
 
 use super::codec::encode_descriptor;
 use super::jobs::CLUSTER_VERSION;
+use super::lineage::{Child, Reserved, ShardNews};
 use super::split_rows::encode_reserved;
-use super::{Birth, Descriptor, ROW_RESERVED, ROW_SHARD, RowChange, SystemOutcome, SystemState};
+use super::{Birth, Descriptor, Partitioning, ROW_RESERVED, ROW_SHARD, RowChange, SystemOutcome, SystemState};
 use crate::ids::{ClusterVersion, SYSTEM_SHARD, ShardId};
-use crate::position::below;
+use crate::jobs::split;
+use crate::position::{KEY_BYTES_MAX, below};
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use synod_paxos::types::Membership;
 
-/// For which split an id is reserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reserved {
-    /// The shard that is to be split.
-    pub parent: ShardId,
-    /// Its version when the id was asked for last.
-    pub version: u64,
-}
-
-/// A shard that a split made, as its parent knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Child {
-    /// The child.
-    pub shard: ShardId,
-    /// Its lower bound, inclusive.
-    pub from: Bytes,
-    /// Its upper bound, exclusive; empty: none.
-    pub to: Bytes,
-    /// The version that the split made.
-    pub version: u64,
-    /// The members that it began with.
-    pub membership: Membership,
-}
-
-/// What a replica has applied of its shard's bounds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardNews {
-    /// The shard.
-    pub shard: ShardId,
-    /// Its lower bound, inclusive.
-    pub from: Bytes,
-    /// Its upper bound, exclusive; empty: none.
-    pub to: Bytes,
-    /// Of these bounds.
-    pub version: u64,
-    /// The children of its splits that the map may not know yet.
-    pub children: Vec<Child>,
-    /// The shards that went into it and that the map may still have.
-    pub absorbed: Vec<ShardId>,
-}
+/// A bound of a hash table's shard, bytes.
+const HASH_BYTES: usize = 8;
 
 fn invalid(field: &str, why: impl Into<String>) -> SystemOutcome {
     SystemOutcome::Invalid { field: field.into(), why: why.into() }
@@ -168,6 +131,59 @@ impl SystemState {
         })
     }
 
+    /// What the map says of a split; what the shard's leader says is not in it.
+    #[must_use]
+    pub fn look_at_split(&self, goal: split::Goal<'_>) -> split::Seen {
+        let split::Goal { shard, version, at } = goal;
+        let Some(descriptor) = self.shards.get(&shard) else { return split::Seen::default() };
+        let (from, to) = (descriptor.from.clone(), descriptor.to.clone());
+        let born = Birth::Child { parent: shard, version: version.saturating_add(1) };
+        let is_made = |d: &&Descriptor| match at {
+            Some(at) => d.table == descriptor.table && d.from == *at,
+            None => d.born == born,
+        };
+        let reserved = self.reserved.iter().find(|(_, reserved)| reserved.parent == shard);
+        split::Seen {
+            mapped: Some(split::Bounds { from, to, version: descriptor.version }),
+            made: self.shards.values().find(is_made).map(|d| d.shard),
+            reserved: reserved.map(|(id, reserved)| split::Unused { id: *id, version: reserved.version }),
+            leader: None,
+        }
+    }
+
+    /// Refuses a split that makes no sense by the bounds that are known.
+    pub(super) fn check_split(&self, shard: ShardId, version: u64, at: Option<&Bytes>) -> Result<(), SystemOutcome> {
+        if shard == SYSTEM_SHARD {
+            return Err(invalid("shard", "the system shard is never split"));
+        }
+        let Some(descriptor) = self.shards.get(&shard) else {
+            return Err(invalid("shard", format!("there is no shard {shard}")));
+        };
+        let known = descriptor.version;
+        if known != version {
+            let why = format!("shard {shard} is at version {known}, the split was asked for at version {version}");
+            return Err(invalid("version", why));
+        }
+        let Some(at) = at else { return Ok(()) };
+        let fits = match descriptor.partitioning {
+            Partitioning::Range => at.len() <= KEY_BYTES_MAX,
+            Partitioning::Hash => at.len() == HASH_BYTES,
+        };
+        if !fits {
+            let why = format!(
+                "a split point is a key of up to {KEY_BYTES_MAX} bytes, on a hash table a hash of {HASH_BYTES} bytes; this one has {}",
+                at.len()
+            );
+            return Err(invalid("at", why));
+        }
+        let bounds = split::Bounds { from: descriptor.from.clone(), to: descriptor.to.clone(), version };
+        if !bounds.divides(at) {
+            let why = format!("it does not lie within shard {shard}, or the shard begins there");
+            return Err(invalid("at", why));
+        }
+        Ok(())
+    }
+
     /// The reservations of these shards go with them.
     pub(super) fn drop_reservations_of(&mut self, parents: &[ShardId], rows: &mut Vec<RowChange>) {
         let gone: BTreeSet<&ShardId> = parents.iter().collect();
@@ -180,7 +196,7 @@ impl SystemState {
         });
     }
 
-    fn knows_splits(&self) -> Result<(), SystemOutcome> {
+    pub(super) fn knows_splits(&self) -> Result<(), SystemOutcome> {
         let (version, needed) = (self.version, ClusterVersion::FOURTH);
         if version >= needed {
             return Ok(());

@@ -1,8 +1,9 @@
 use super::*;
-use crate::ids::{NodeId, TableId};
-use crate::system::{Partitioning, Retention, SystemCommand};
+use crate::ids::{JobId, NodeId, TableId};
+use crate::jobs::job::JobGoal;
+use crate::system::{Retention, SystemCommand};
 use std::collections::BTreeMap;
-use synod_paxos::types::{Epoch, Member, MemberRole};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 
 /// Three nodes and a range table whose shards are 2, `[, m)`, and 3, `[m, )`, at the fourth version.
 fn state() -> SystemState {
@@ -395,4 +396,76 @@ fn a_map_never_goes_back_shows_no_hole_and_ends_as_what_is() {
         let real = story.real.values().map(|s| (s.shard, s.from.clone(), s.to.clone(), s.version));
         assert_eq!(known, real.collect::<Vec<_>>(), "seed {seed}");
     }
+}
+
+fn splits(shard: u64, version: u64, at: Option<&str>) -> JobGoal {
+    JobGoal::Split { shard: ShardId(shard), version, at: at.map(bytes) }
+}
+
+#[test]
+fn a_split_begins_as_a_job_where_it_makes_sense() {
+    let mut state = state();
+    let start = |goal: JobGoal| SystemCommand::StartJob { goal };
+    for (goal, part, words) in [
+        (splits(1, 1, None), "shard", "the system shard"),
+        (splits(9, 1, None), "shard", "there is no shard 9"),
+        (splits(2, 2, None), "version", "is at version 1"),
+        (splits(2, 1, Some("")), "at", "begins there"),
+        (splits(3, 1, Some("m")), "at", "begins there"),
+        (splits(2, 1, Some("m")), "at", "does not lie within shard 2"),
+        (splits(2, 1, Some("k".repeat(4097).as_str())), "at", "this one has 4097"),
+    ] {
+        invalid_in(&execute(&mut state, &start(goal)), part, words);
+    }
+    let goal = splits(2, 1, Some("f"));
+    assert_eq!(start(goal.clone()).needs(), ClusterVersion::FOURTH);
+    assert_eq!(execute(&mut state, &start(goal.clone())), SystemOutcome::Job(JobId(1)));
+    assert_eq!(execute(&mut state, &start(goal.clone())), SystemOutcome::Job(JobId(1)), "the same again");
+    let other = execute(&mut state, &start(splits(2, 1, None)));
+    assert!(
+        matches!(&other, SystemOutcome::JobConflict { why, .. } if why.contains("splits shard 2 at \"f\" already")),
+        "{other:?}"
+    );
+    assert_eq!(execute(&mut state, &start(splits(3, 1, None))), SystemOutcome::Job(JobId(2)));
+    state.version = ClusterVersion::THIRD;
+    invalid_in(&execute(&mut state, &start(splits(2, 1, None))), "cluster_version", "splits need 4");
+    assert!(state.look_at(&goal).is_none(), "it is no move");
+}
+
+#[test]
+fn a_hash_table_is_split_at_a_hash() {
+    let mut state = state();
+    state.execute(&SystemCommand::CreateTable {
+        name: "h".into(),
+        partitioning: Partitioning::Hash,
+        retention: Retention::All,
+        shards: 1,
+        splits: vec![],
+        replicas: 3,
+    });
+    let start = |at: &str| SystemCommand::StartJob { goal: splits(4, 1, Some(at)) };
+    invalid_in(&execute(&mut state, &start("seven b")), "at", "a hash of 8 bytes; this one has 7");
+    assert_eq!(execute(&mut state, &start("8 bytes!")), SystemOutcome::Job(JobId(1)));
+}
+
+#[test]
+fn the_map_says_whether_a_split_was_made_and_by_which_id_it_can_be() {
+    let mut state = state();
+    let (at, goals) = (bytes("f"), [Some("f"), None].map(|at| splits(2, 1, at)));
+    let look = |state: &SystemState| goals.clone().map(|goal| state.look_at_split(goal.as_split().unwrap()));
+    for seen in look(&state) {
+        let mapped = Some(split::Bounds { from: Bytes::new(), to: bytes("m"), version: 1 });
+        assert_eq!(seen, split::Seen { mapped, ..split::Seen::default() });
+    }
+    execute(&mut state, &reserve(2, 1));
+    let unused = split::Unused { id: ShardId(4), version: 1 };
+    assert!(look(&state).iter().all(|seen| seen.reserved == Some(unused) && seen.made.is_none()));
+    // Split elsewhere: only the one that left the place open is done.
+    told(&mut state, news(2, "", "h", 2, &[child(4, "h", "m", 2)], &[]));
+    assert_eq!(look(&state).map(|seen| seen.made), [None, Some(ShardId(4))]);
+    execute(&mut state, &reserve(2, 2));
+    told(&mut state, news(2, "", "f", 3, &[child(5, "f", "h", 3)], &[]));
+    assert_eq!(look(&state).map(|seen| seen.made), [Some(ShardId(5)), Some(ShardId(4))]);
+    let gone = split::Goal { shard: ShardId(9), version: 1, at: Some(&at) };
+    assert_eq!(state.look_at_split(gone), split::Seen::default());
 }
