@@ -2,6 +2,7 @@
 //!
 //! Owns: the calls, and a job as their caller sees it. Must never: carry out a step of a job.
 
+use bytes::Bytes;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use v1::job_goal::Kind;
@@ -10,7 +11,7 @@ use crate::client::Client;
 use crate::error::{Error, Result, unexpected};
 
 /// What a job is to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobGoal {
     /// A shard's replica moves.
@@ -22,6 +23,29 @@ pub enum JobGoal {
         /// The node that gets its vote; `None` where it has none, being a learner that was left behind.
         to: Option<u64>,
     },
+    /// A shard becomes two. From cluster version 4 on.
+    SplitShard {
+        /// The shard.
+        shard: u64,
+        /// The version of its bounds, as the caller's map has it.
+        version: u64,
+        /// Where the second begins: a key, or on a hash table an 8-byte big-endian hash. `None`: where the shard's leader finds the middle.
+        at: Option<Bytes>,
+    },
+}
+
+impl From<JobGoal> for v1::JobGoal {
+    fn from(goal: JobGoal) -> v1::JobGoal {
+        let kind = match goal {
+            JobGoal::MoveReplica { shard, from, to } => {
+                Kind::MoveReplica(v1::MoveReplica { shard, from, to: to.unwrap_or(0) })
+            }
+            JobGoal::SplitShard { shard, version, at } => {
+                Kind::SplitShard(v1::SplitShard { shard, version, at: at.unwrap_or_default() })
+            }
+        };
+        v1::JobGoal { kind: Some(kind) }
+    }
 }
 
 /// A job of the cluster.
@@ -77,8 +101,14 @@ impl TryFrom<v1::Job> for Job {
 }
 
 fn job(wire: v1::Job) -> Result<Job> {
-    let Some(Kind::MoveReplica(v1::MoveReplica { shard, from, to })) = wire.goal.and_then(|goal| goal.kind) else {
-        return Err(unexpected());
+    let goal = match wire.goal.and_then(|goal| goal.kind) {
+        Some(Kind::MoveReplica(v1::MoveReplica { shard, from, to })) => {
+            JobGoal::MoveReplica { shard, from, to: (to != 0).then_some(to) }
+        }
+        Some(Kind::SplitShard(v1::SplitShard { shard, version, at })) => {
+            JobGoal::SplitShard { shard, version, at: (!at.is_empty()).then_some(at) }
+        }
+        None => return Err(unexpected()),
     };
     let progress = wire.progress.map(|p| JobProgress {
         step: p.step,
@@ -87,7 +117,6 @@ fn job(wire: v1::Job) -> Result<Job> {
         idle_ms: p.idle_ms,
         changes: p.changes,
     });
-    let goal = JobGoal::MoveReplica { shard, from, to: (to != 0).then_some(to) };
     Ok(Job { id: wire.id, goal, state: wire.state, why: some(wire.why), progress })
 }
 
@@ -99,12 +128,10 @@ impl Client {
     /// [`Error::JobConflict`] where another job changes the members of the shard; [`Error::InvalidArgument`] where the goal makes no
     /// sense, or the cluster is below the version that knows jobs (field `cluster_version`).
     pub async fn start_job(&self, goal: JobGoal) -> Result<u64> {
-        let JobGoal::MoveReplica { shard, from, to } = goal;
-        let wanted = v1::MoveReplica { shard, from, to: to.unwrap_or(0) };
-        let goal = v1::JobGoal { kind: Some(Kind::MoveReplica(wanted)) };
+        let goal = v1::JobGoal::from(goal);
         let mut unsure = false;
         let started = self.change(self.caller.deadline(), &mut unsure, |channel, id| {
-            let request = v1::StartJobRequest { goal: Some(goal), id: Some(id) };
+            let request = v1::StartJobRequest { goal: Some(goal.clone()), id: Some(id) };
             async move { AdminClient::new(channel).start_job(request).await }
         });
         Ok(started.await?.job)

@@ -260,6 +260,7 @@ pub(crate) mod tests {
             tables: vec![table(1, "r", v1::Partitioning::Range), table(2, "h", v1::Partitioning::Hash)],
             shards,
             next_shard: 24,
+            reserved: vec![],
         }
     }
 

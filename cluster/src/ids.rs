@@ -77,6 +77,8 @@ impl ClusterVersion {
     pub const SECOND: Self = Self(2);
     /// The third version: the system shard keeps jobs.
     pub const THIRD: Self = Self(3);
+    /// The fourth version: shards are split. No binary speaks it yet.
+    pub const FOURTH: Self = Self(4);
     /// The greatest version that this binary speaks.
     pub const SPOKEN: Self = Self::THIRD;
 

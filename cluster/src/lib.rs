@@ -18,6 +18,7 @@ macro_rules! planted {
 }
 
 pub mod buf;
+pub mod custody;
 pub mod decide;
 pub mod detector;
 pub mod error;
@@ -26,8 +27,10 @@ pub mod jobs;
 mod keys;
 pub mod members;
 pub mod outcomes;
+pub mod overlay;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod position;
 pub mod refusal;
 pub mod system;
+mod tiling;

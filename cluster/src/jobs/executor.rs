@@ -7,7 +7,7 @@
 //!
 //! Times are relative to an origin that the caller chooses.
 
-use super::job::{Job, JobEnd, JobGoal, JobState};
+use super::job::{Job, JobEnd, JobState};
 use super::move_replica::{self, MoveReplica, Seen, Step};
 use crate::ids::{JobId, NodeId, ShardId};
 use crate::members::MemberChange;
@@ -94,13 +94,14 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// The jobs to be looked at now, of all that are kept. Those that go back are always among them.
+    /// The moves to be looked at now, of all jobs that are kept. Those that go back are always among them.
     pub fn due<'a>(&mut self, jobs: &'a BTreeMap<JobId, Job>, now: Duration) -> Vec<(JobId, &'a Job)> {
         self.tasks.retain(|id, _| jobs.contains_key(id));
         let mut due = Vec::new();
         let mut forward = 0;
         for (id, job) in jobs {
-            if job.end().is_some() {
+            // What is no move has no steps here: it must not take the place of one.
+            if job.end().is_some() || job.goal.as_move().is_none() {
                 continue;
             }
             let stalled = self.tasks.get(id).is_some_and(|task| now.saturating_sub(task.progress.moved) > STALLED);
@@ -117,9 +118,9 @@ impl Executor {
         due
     }
 
-    /// What is to be done for a job by what is seen of it.
+    /// What is to be done for a move by what is seen of it.
     pub fn decide(&mut self, id: JobId, job: &Job, look: Look, now: Duration) -> Option<Action> {
-        let JobGoal::Move { shard, replica } = job.goal;
+        let (shard, replica) = job.goal.as_move()?;
         let back = job.state == JobState::Cancelling && !planted!(CancelForgotten);
         let task = self.tasks.entry(id).or_insert_with(|| Task::begin(now));
         task.next = now + task.pause;
@@ -214,6 +215,7 @@ fn change_between(MoveReplica { from, to }: MoveReplica, before: Seen, after: Se
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::job::JobGoal;
     use MemberRole::{Learner, Voter};
 
     const REPLICA: MoveReplica = MoveReplica { from: NodeId(3), to: Some(NodeId(4)) };

@@ -3,11 +3,13 @@
 //! Owns: its goal, its state, and the words for both. Must never: hold how far a job has come: whoever carries it out sees that anew.
 
 use super::move_replica::MoveReplica;
-use crate::ids::ShardId;
+use super::split;
+use crate::ids::{ClusterVersion, ShardId};
+use bytes::Bytes;
 use std::fmt;
 
 /// What a job is to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobGoal {
     /// A shard's replica moves.
     Move {
@@ -16,23 +18,67 @@ pub enum JobGoal {
         /// From where to where.
         replica: MoveReplica,
     },
+    /// A shard is split. From [`ClusterVersion::FOURTH`] on.
+    Split {
+        /// The shard.
+        shard: ShardId,
+        /// Its version when that was asked for: without it nobody could tell this split from an earlier one.
+        version: u64,
+        /// Where the child is to begin, a position; `None`: where its leader finds the middle of what it has.
+        at: Option<Bytes>,
+    },
 }
 
 impl JobGoal {
-    /// The shard whose members it changes.
+    /// The shard whose members or bounds it changes.
     #[must_use]
     pub fn shard(&self) -> ShardId {
-        let Self::Move { shard, .. } = self;
-        *shard
+        match self {
+            Self::Move { shard, .. } | Self::Split { shard, .. } => *shard,
+        }
+    }
+
+    /// The shard and the replica that moves, where it is a move.
+    #[must_use]
+    pub fn as_move(&self) -> Option<(ShardId, MoveReplica)> {
+        match self {
+            Self::Move { shard, replica } => Some((*shard, *replica)),
+            Self::Split { .. } => None,
+        }
+    }
+
+    /// The split, where it is one.
+    #[must_use]
+    pub fn as_split(&self) -> Option<split::Goal<'_>> {
+        match self {
+            Self::Split { shard, version, at } => {
+                Some(split::Goal { shard: *shard, version: *version, at: at.as_ref() })
+            }
+            Self::Move { .. } => None,
+        }
+    }
+
+    /// The cluster version that knows it.
+    #[must_use]
+    pub fn needs(&self) -> ClusterVersion {
+        match self {
+            Self::Move { .. } => ClusterVersion::THIRD,
+            Self::Split { .. } => ClusterVersion::FOURTH,
+        }
     }
 }
 
 impl fmt::Display for JobGoal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Move { shard, replica: MoveReplica { from, to } } = self;
-        match to {
-            Some(to) => write!(f, "moves the replica of shard {shard} from node {from} to node {to}"),
-            None => write!(f, "removes the learner of shard {shard} from node {from}"),
+        match self {
+            Self::Move { shard, replica: MoveReplica { from, to: Some(to) } } => {
+                write!(f, "moves the replica of shard {shard} from node {from} to node {to}")
+            }
+            Self::Move { shard, replica: MoveReplica { from, to: None } } => {
+                write!(f, "removes the learner of shard {shard} from node {from}")
+            }
+            Self::Split { shard, at: Some(at), .. } => write!(f, "splits shard {shard} at \"{}\"", at.escape_ascii()),
+            Self::Split { shard, at: None, .. } => write!(f, "splits shard {shard} in the middle"),
         }
     }
 }

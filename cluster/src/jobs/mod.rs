@@ -7,3 +7,4 @@
 pub mod executor;
 pub mod job;
 pub mod move_replica;
+pub mod split;

@@ -6,11 +6,13 @@
 //! The cluster row and the whole state have a second format, for a cluster above its first version: there, and in every later
 //! format, the cluster's version follows the format byte, so that a node which does not speak it can say so. The cluster row has a
 //! third one, which names the last job too, for a cluster above its second version.
+//!
+//! The descriptor of a shard that a split made has a second format, which says so. There is none below the fourth version.
 
 use super::read::{read_counter, string};
 use super::{
-    Descriptor, MetadataError, NodeInfo, Partitioning, ROW_CLUSTER, ROW_JOB, ROW_NODE, ROW_SHARD, ROW_TABLE, Retention,
-    RowChange, SystemState, TableInfo, TooNew, job_rows,
+    Birth, Descriptor, MetadataError, NodeInfo, Partitioning, ROW_CLUSTER, ROW_JOB, ROW_NODE, ROW_RESERVED, ROW_SHARD,
+    ROW_TABLE, Retention, RowChange, SystemState, TableInfo, TooNew, job_rows, split_rows,
 };
 use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
@@ -23,6 +25,8 @@ pub(super) const VERSION: u8 = 1;
 const NAMES_CLUSTER_VERSION: u8 = 2;
 /// The format of a cluster row that names the last job as well.
 const NAMES_LAST_JOB: u8 = 3;
+/// The format of a descriptor that names the split it was born of.
+const NAMES_BIRTH: u8 = 2;
 
 /// The format of a state at this version.
 fn state_format(version: ClusterVersion) -> u8 {
@@ -42,14 +46,19 @@ fn put_cluster_version(w: &mut Writer, version: ClusterVersion, format: fn(Clust
     }
 }
 
-/// Reads what [`put_cluster_version`] wrote; a format that is not known yet names its version in the same place.
-fn cluster_version(r: &mut Reader, format: fn(ClusterVersion) -> u8) -> Result<ClusterVersion, MetadataError> {
+/// Reads what [`put_cluster_version`] wrote, for a binary that speaks up to `spoken`; a format that is not known yet names its version
+/// in the same place.
+fn cluster_version(
+    r: &mut Reader,
+    format: fn(ClusterVersion) -> u8,
+    spoken: ClusterVersion,
+) -> Result<ClusterVersion, MetadataError> {
     let unknown = r.error("metadata format version");
     match r.u8()? {
         VERSION => Ok(ClusterVersion::FIRST),
         0 => Err(unknown.into()),
         found => {
-            let version = TooNew::check(ClusterVersion(r.u32()?))?;
+            let version = TooNew::check_for(ClusterVersion(r.u32()?), spoken)?;
             let known = version > ClusterVersion::FIRST && found == format(version);
             if known { Ok(version) } else { Err(unknown.into()) }
         }
@@ -133,7 +142,7 @@ fn decode_table(data: Bytes) -> Result<TableInfo, DecodeError> {
 #[must_use]
 pub fn encode_descriptor(d: &Descriptor) -> Bytes {
     let mut w = Writer::new();
-    w.u8(VERSION);
+    w.u8(if d.born == Birth::Founded { VERSION } else { NAMES_BIRTH });
     w.u64(d.shard.0);
     w.u32(d.table.0);
     put_partitioning(&mut w, d.partitioning);
@@ -142,6 +151,10 @@ pub fn encode_descriptor(d: &Descriptor) -> Bytes {
     w.bytes(&d.to);
     w.u64(d.version);
     put_membership(&mut w, &d.membership);
+    if let Birth::Child { parent, version } = d.born {
+        w.u64(parent.0);
+        w.u64(version);
+    }
     w.into_checked()
 }
 
@@ -173,7 +186,12 @@ pub(super) fn membership(r: &mut Reader) -> Result<Membership, DecodeError> {
 /// The bytes are no descriptor of a known version.
 pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
     let mut r = Reader::checked(data)?;
-    version(&mut r)?;
+    let unknown = r.error("metadata format version");
+    let names_birth = match r.u8()? {
+        VERSION => false,
+        NAMES_BIRTH => true,
+        _ => return Err(unknown),
+    };
     let shard = ShardId(r.u64()?);
     let table = TableId(r.u32()?);
     let partitioning = partitioning(&mut r)?;
@@ -181,11 +199,15 @@ pub fn decode_descriptor(data: Bytes) -> Result<Descriptor, DecodeError> {
     let (from, to, version) = (r.bytes()?, r.bytes()?, read_counter(&mut r)?);
     let unsound = r.error("members that no group has");
     let membership = membership(&mut r)?;
+    let born = match names_birth {
+        false => Birth::Founded,
+        true => Birth::Child { parent: ShardId(r.u64()?), version: read_counter(&mut r)? },
+    };
     r.finish()?;
     if !membership.is_sound() {
         return Err(unsound);
     }
-    Ok(Descriptor { shard, table, partitioning, retention, from, to, version, membership })
+    Ok(Descriptor { shard, table, partitioning, retention, from, to, version, membership, born })
 }
 
 impl SystemState {
@@ -211,6 +233,7 @@ impl SystemState {
         rows.extend(self.tables.iter().map(|(id, t)| (ROW_TABLE, id.0.into(), Some(encode_table(t)))));
         rows.extend(self.shards.iter().map(|(id, d)| (ROW_SHARD, id.0, Some(encode_descriptor(d)))));
         rows.extend(self.jobs.iter().map(|(id, job)| (ROW_JOB, id.0, Some(job_rows::encode_job(job)))));
+        rows.extend(self.reserved.iter().map(|(id, r)| (ROW_RESERVED, id.0, Some(split_rows::encode_reserved(*r)))));
         rows
     }
 
@@ -220,6 +243,14 @@ impl SystemState {
     /// A row is damaged, of an unknown kind or in the place of another, or the cluster row is missing; or the cluster is at a
     /// version that this binary does not speak.
     pub fn from_rows(rows: impl IntoIterator<Item = (u8, u64, Bytes)>) -> Result<Self, MetadataError> {
+        Self::from_rows_for(rows, ClusterVersion::SPOKEN)
+    }
+
+    /// The state from its rows, as a binary reads them that speaks up to `spoken`.
+    pub(super) fn from_rows_for(
+        rows: impl IntoIterator<Item = (u8, u64, Bytes)>,
+        spoken: ClusterVersion,
+    ) -> Result<Self, MetadataError> {
         let mut state = Self {
             cluster: 0,
             version: ClusterVersion::FIRST,
@@ -232,11 +263,12 @@ impl SystemState {
             next_shard: 0,
             jobs: BTreeMap::new(),
             last_job: JobId(0),
+            reserved: BTreeMap::new(),
         };
         for (kind, id, data) in rows {
             match kind {
                 ROW_CLUSTER if id != 0 => return Err(DecodeError { what: "a second cluster row", at: 0 }.into()),
-                ROW_CLUSTER => state.decode_cluster(data)?,
+                ROW_CLUSTER => state.decode_cluster(data, spoken)?,
                 ROW_NODE => drop(state.nodes.insert(NodeId(id), decode_node(data)?)),
                 ROW_TABLE => {
                     let id = u32::try_from(id).map_err(|_| DecodeError { what: "table id", at: 0 })?;
@@ -250,6 +282,7 @@ impl SystemState {
                     state.shards.insert(descriptor.shard, descriptor);
                 }
                 ROW_JOB => drop(state.jobs.insert(JobId(id), job_rows::decode_job(data)?)),
+                ROW_RESERVED => drop(state.reserved.insert(ShardId(id), split_rows::decode_reserved(data)?)),
                 _ => return Err(DecodeError { what: "metadata row kind", at: 0 }.into()),
             }
         }
@@ -259,12 +292,15 @@ impl SystemState {
         if state.jobs.last_key_value().is_some_and(|(id, _)| *id > state.last_job) {
             return Err(DecodeError { what: "a job that was not given yet", at: 0 }.into());
         }
+        if !state.reservations_are_sound() {
+            return Err(DecodeError { what: "a shard that was not given yet, or is there already", at: 0 }.into());
+        }
         Ok(state)
     }
 
-    fn decode_cluster(&mut self, data: Bytes) -> Result<(), MetadataError> {
+    fn decode_cluster(&mut self, data: Bytes, spoken: ClusterVersion) -> Result<(), MetadataError> {
         let mut r = Reader::checked(data)?;
-        self.version = cluster_version(&mut r, cluster_format)?;
+        self.version = cluster_version(&mut r, cluster_format, spoken)?;
         self.cluster = r.u128()?;
         self.revision = read_counter(&mut r)?;
         self.next_node = read_counter(&mut r)?;
@@ -299,9 +335,14 @@ impl SystemState {
     /// The bytes are damaged, of an unknown version, or not in the one order that is written; or the cluster is at a version
     /// that this binary does not speak.
     pub fn decode(data: Bytes) -> Result<Self, MetadataError> {
+        Self::decode_for(data, ClusterVersion::SPOKEN)
+    }
+
+    /// Reads back what [`Self::encode`] wrote, as a binary does that speaks up to `spoken`.
+    pub(super) fn decode_for(data: Bytes, spoken: ClusterVersion) -> Result<Self, MetadataError> {
         let mut r = Reader::checked(data)?;
         let named = r.error("another cluster version than its rows'");
-        let version = cluster_version(&mut r, state_format)?;
+        let version = cluster_version(&mut r, state_format, spoken)?;
         let mut rows: Vec<(u8, u64, Bytes)> = Vec::new();
         for _ in 0..r.count(10)? {
             let out_of_order = r.error("rows out of order");
@@ -312,7 +353,7 @@ impl SystemState {
             rows.push(row);
         }
         r.finish()?;
-        let state = Self::from_rows(rows)?;
+        let state = Self::from_rows_for(rows, spoken)?;
         if state.version == version { Ok(state) } else { Err(named.into()) }
     }
 }

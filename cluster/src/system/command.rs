@@ -7,7 +7,7 @@ use super::codec::{
     VERSION, membership, partitioning, put_membership, put_partitioning, put_retention, retention, version,
 };
 use super::read::string;
-use super::{MetadataError, SystemCommand, SystemOutcome, TooNew, job_rows};
+use super::{MetadataError, SystemCommand, SystemOutcome, TooNew, job_rows, news};
 use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use bytes::Bytes;
@@ -80,6 +80,15 @@ impl SystemCommand {
                 w.u64(seen.0);
                 job_rows::put_end(&mut w, end);
             }
+            Self::ReserveChild { parent, version } => {
+                w.u8(12);
+                w.u64(parent.0);
+                w.u64(*version);
+            }
+            Self::ShardNews(told) => {
+                w.u8(13);
+                news::put_news(&mut w, told);
+            }
         }
         w.into_bytes()
     }
@@ -119,6 +128,8 @@ impl SystemCommand {
                 let (job, seen) = (JobId(r.u64()?), Epoch(r.u64()?));
                 Self::FinishJob { job, seen, end: job_rows::end(&mut r)? }
             }
+            12 => Self::ReserveChild { parent: ShardId(r.u64()?), version: r.u64()? },
+            13 => Self::ShardNews(news::news(&mut r)?),
             _ => return Err(r.error("metadata command").into()),
         };
         r.finish()?;
@@ -182,6 +193,10 @@ impl SystemOutcome {
                 w.u64(job.0);
                 w.bytes(why.as_bytes());
             }
+            Self::Shard(id) => {
+                w.u8(10);
+                w.u64(id.0);
+            }
         }
         w.into_bytes()
     }
@@ -203,6 +218,7 @@ impl SystemOutcome {
             7 => Self::Job(JobId(r.u64()?)),
             8 => Self::JobNotFound(JobId(r.u64()?)),
             9 => Self::JobConflict { job: JobId(r.u64()?), why: string(&mut r)? },
+            10 => Self::Shard(ShardId(r.u64()?)),
             _ => return Err(r.error("metadata outcome")),
         };
         r.finish()?;

@@ -11,26 +11,47 @@ use bytes::Bytes;
 
 const ROW_FORMAT: u8 = 1;
 const GOAL_MOVE: u8 = 1;
+/// From the fourth cluster version on.
+const GOAL_SPLIT: u8 = 2;
 
 pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
-    let JobGoal::Move { shard, replica: MoveReplica { from, to } } = goal;
-    w.u8(GOAL_MOVE);
-    w.u64(shard.0);
-    w.u64(from.0);
-    w.flag(to.is_some());
-    if let Some(to) = to {
-        w.u64(to.0);
+    match goal {
+        JobGoal::Move { shard, replica: MoveReplica { from, to } } => {
+            w.u8(GOAL_MOVE);
+            w.u64(shard.0);
+            w.u64(from.0);
+            w.flag(to.is_some());
+            if let Some(to) = to {
+                w.u64(to.0);
+            }
+        }
+        JobGoal::Split { shard, version, at } => {
+            w.u8(GOAL_SPLIT);
+            w.u64(shard.0);
+            w.u64(*version);
+            w.flag(at.is_some());
+            if let Some(at) = at {
+                w.bytes(at);
+            }
+        }
     }
 }
 
 pub(super) fn goal(r: &mut Reader) -> Result<JobGoal, DecodeError> {
     let unknown = r.error("a job's goal");
-    if r.u8()? != GOAL_MOVE {
-        return Err(unknown);
+    match r.u8()? {
+        GOAL_MOVE => {
+            let (shard, from) = (ShardId(r.u64()?), NodeId(r.u64()?));
+            let to = if r.flag()? { Some(NodeId(r.u64()?)) } else { None };
+            Ok(JobGoal::Move { shard, replica: MoveReplica { from, to } })
+        }
+        GOAL_SPLIT => {
+            let (shard, version) = (ShardId(r.u64()?), r.u64()?);
+            let at = if r.flag()? { Some(r.bytes()?) } else { None };
+            Ok(JobGoal::Split { shard, version, at })
+        }
+        _ => Err(unknown),
     }
-    let (shard, from) = (ShardId(r.u64()?), NodeId(r.u64()?));
-    let to = if r.flag()? { Some(NodeId(r.u64()?)) } else { None };
-    Ok(JobGoal::Move { shard, replica: MoveReplica { from, to } })
 }
 
 pub(super) fn put_end(w: &mut Writer, end: &JobEnd) {

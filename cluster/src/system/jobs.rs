@@ -38,26 +38,32 @@ pub fn bounded_why(mut why: String) -> String {
 }
 
 impl SystemState {
-    /// What is seen of a job here; what a learner lacks is not.
+    /// What is seen of a move here; what a learner lacks is not. `None`: the goal is no move.
     #[must_use]
-    pub fn look_at(&self, goal: &JobGoal) -> Look {
-        let JobGoal::Move { shard, replica: MoveReplica { from, to } } = *goal;
+    pub fn look_at(&self, goal: &JobGoal) -> Option<Look> {
+        let (shard, MoveReplica { from, to }) = goal.as_move()?;
         let members = self.shards.get(&shard).map(|d| &d.membership);
         let seen = members.map(|m| {
             let seen = Seen { from: m.role_of(from), to: to.and_then(|to| m.role_of(to)), lag: None };
             (m.epoch, seen)
         });
-        Look { members: seen, stranger: to.filter(|to| !self.nodes.contains_key(to)) }
+        Some(Look { members: seen, stranger: to.filter(|to| !self.nodes.contains_key(to)) })
     }
 
-    pub(super) fn start_job(&mut self, goal: JobGoal, rows: &mut Vec<RowChange>) -> SystemOutcome {
-        let JobGoal::Move { shard, replica } = goal;
-        if let Err(refused) = self.knows_jobs().and_then(|()| self.check_move(shard, replica)) {
+    pub(super) fn start_job(&mut self, goal: &JobGoal, rows: &mut Vec<RowChange>) -> SystemOutcome {
+        let checked = match goal {
+            JobGoal::Move { shard, replica } => self.knows_jobs().and_then(|()| self.check_move(*shard, *replica)),
+            JobGoal::Split { shard, version, at } => {
+                self.knows_splits().and_then(|()| self.check_split(*shard, *version, at.as_ref()))
+            }
+        };
+        if let Err(refused) = checked {
             return refused;
         }
+        let shard = goal.shard();
         let mut running = self.jobs.iter().filter(|(_, job)| job.end().is_none());
         if let Some((id, job)) = running.clone().find(|(_, job)| job.goal.shard() == shard) {
-            if job.goal == goal && job.state == JobState::Running {
+            if job.goal == *goal && job.state == JobState::Running {
                 return SystemOutcome::Job(*id);
             }
             let going = if job.state == JobState::Running { "" } else { ", and is being cancelled" };
@@ -69,7 +75,7 @@ impl SystemState {
         }
         let id = JobId(self.last_job.0 + 1);
         self.last_job = id;
-        self.put_job(id, Job { goal, state: JobState::Running }, rows);
+        self.put_job(id, Job { goal: goal.clone(), state: JobState::Running }, rows);
         SystemOutcome::Job(id)
     }
 
@@ -114,7 +120,7 @@ impl SystemState {
         }
         let ended = |job: &Job| if let JobState::Ended { order, .. } = job.state { order } else { 0 };
         let order = self.jobs.values().map(ended).max().unwrap_or(0) + 1;
-        let job = Job { goal: job.goal, state: JobState::Ended { end: end.clone(), order } };
+        let job = Job { goal: job.goal.clone(), state: JobState::Ended { end: end.clone(), order } };
         self.put_job(id, job, rows);
         let mut kept: Vec<(u64, JobId)> =
             self.jobs.iter().map(|(id, job)| (ended(job), *id)).filter(|(order, _)| *order > 0).collect();
@@ -128,10 +134,8 @@ impl SystemState {
 
     /// The running job that gives a node a replica.
     pub(super) fn job_towards(&self, node: NodeId) -> Option<JobId> {
-        let towards = |job: &Job| {
-            let JobGoal::Move { replica, .. } = job.goal;
-            job.end().is_none() && replica.to == Some(node)
-        };
+        let towards =
+            |job: &Job| job.end().is_none() && job.goal.as_move().is_some_and(|(_, replica)| replica.to == Some(node));
         self.jobs.iter().find(|(_, job)| towards(job)).map(|(id, _)| *id)
     }
 

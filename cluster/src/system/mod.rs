@@ -1,4 +1,4 @@
-//! The system shard's state: nodes, tables, shard descriptors, jobs and id allocation.
+//! The system shard's state: nodes, tables, shard descriptors, reservations, jobs and id allocation.
 //!
 //! Owns: the cluster's metadata and its deterministic changes. Must never: read a clock, draw a random number or hand out
 //! an id twice.
@@ -8,12 +8,18 @@ mod codec;
 mod command;
 mod job_rows;
 mod jobs;
+mod lineage;
+mod news;
 mod place;
 mod read;
+mod split_rows;
+mod splits;
+mod tables;
 mod version;
 
 pub use codec::{decode_descriptor, encode_descriptor};
 pub use jobs::{CLUSTER_VERSION, JOB_WHY_MAX, JOBS, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, bounded_why};
+pub use lineage::{Child, Reserved, ShardNews};
 pub use version::{MetadataError, SPEAKS, TooNew, too_old};
 
 use crate::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD, ShardId, TableId};
@@ -72,6 +78,20 @@ pub struct TableInfo {
     pub replicas: u32,
 }
 
+/// How a shard's group began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Birth {
+    /// With nothing, or with what a backup has: it was founded with its table.
+    Founded,
+    /// With what its parent had of its range: a split made it.
+    Child {
+        /// The shard that was split.
+        parent: ShardId,
+        /// The version of both that the split made.
+        version: u64,
+    },
+}
+
 /// A shard: what part of which table, and who replicates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
@@ -91,6 +111,8 @@ pub struct Descriptor {
     pub version: u64,
     /// Its members.
     pub membership: Membership,
+    /// How its group began. Only one that was founded may be created with nothing.
+    pub born: Birth,
 }
 
 /// The cluster's metadata as of one revision.
@@ -118,6 +140,8 @@ pub struct SystemState {
     pub jobs: BTreeMap<JobId, Job>,
     /// The id given last; 0: none was given.
     pub last_job: JobId,
+    /// The ids that are given to future children of splits. A shard of such an id may exist before the map knows it.
+    pub reserved: BTreeMap<ShardId, Reserved>,
 }
 
 /// A change of the metadata.
@@ -197,6 +221,15 @@ pub enum SystemCommand {
         /// How.
         end: JobEnd,
     },
+    /// An id is asked for, for the child of a split. From [`ClusterVersion::FOURTH`] on, as all of splits.
+    ReserveChild {
+        /// The shard that is to be split.
+        parent: ShardId,
+        /// Its version, as the split is computed from.
+        version: u64,
+    },
+    /// A replica tells what it has applied of its shard's bounds.
+    ShardNews(ShardNews),
 }
 
 impl SystemCommand {
@@ -204,7 +237,9 @@ impl SystemCommand {
     #[must_use]
     pub fn needs(&self) -> ClusterVersion {
         match self {
-            Self::StartJob { .. } | Self::CancelJob { .. } | Self::FinishJob { .. } => ClusterVersion::THIRD,
+            Self::ReserveChild { .. } | Self::ShardNews(_) => ClusterVersion::FOURTH,
+            Self::StartJob { goal } => goal.needs(),
+            Self::CancelJob { .. } | Self::FinishJob { .. } => ClusterVersion::THIRD,
             _ => ClusterVersion::FIRST,
         }
     }
@@ -230,6 +265,8 @@ pub enum SystemOutcome {
         /// Why.
         why: String,
     },
+    /// The shard's id.
+    Shard(ShardId),
     /// The job's id.
     Job(JobId),
     /// Nothing changed: no job has this id, or its record is kept no longer.
@@ -256,11 +293,13 @@ pub const ROW_TABLE: u8 = 2;
 pub const ROW_SHARD: u8 = 3;
 /// Row kind of a job.
 pub const ROW_JOB: u8 = 4;
+/// Row kind of an id that is reserved for the child of a split.
+pub const ROW_RESERVED: u8 = 5;
 
 /// Every row kind.
 #[must_use]
 pub fn row_kinds() -> RangeInclusive<u8> {
-    ROW_CLUSTER..=ROW_JOB
+    ROW_CLUSTER..=ROW_RESERVED
 }
 
 impl SystemState {
@@ -281,6 +320,7 @@ impl SystemState {
             to: Bytes::new(),
             version: 1,
             membership: first_epoch(&members, NodeId(1)),
+            born: Birth::Founded,
         };
         Self {
             cluster,
@@ -294,11 +334,12 @@ impl SystemState {
             next_shard: 2,
             jobs: BTreeMap::new(),
             last_job: JobId(0),
+            reserved: BTreeMap::new(),
         }
     }
 
     /// The metadata of a new cluster with the tables and shards of this one: the founders are its nodes, every shard is placed
-    /// anew, in the epoch that `epochs` gives it.
+    /// anew, in the epoch that `epochs` gives it. Reservations go: a split that is in no backup was not made.
     #[must_use]
     pub fn refounded(&self, cluster: u128, founders: &[String], epochs: &BTreeMap<ShardId, Epoch>) -> Self {
         let mut next = Self::found(cluster, founders);
@@ -319,7 +360,8 @@ impl SystemState {
                     let (nodes, leader) = load.choose(replicas);
                     let membership = first_epoch(&nodes, leader);
                     load.add(&membership);
-                    Descriptor { membership, ..old.clone() }
+                    // Its group is founded with what the backup has.
+                    Descriptor { membership, born: Birth::Founded, ..old.clone() }
                 }
             };
             let membership = Membership { epoch: epoch(shard, old), ..descriptor.membership };
@@ -352,9 +394,11 @@ impl SystemState {
             SystemCommand::SetMembers { shard, membership } => self.set_members(*shard, membership, &mut rows),
             SystemCommand::RemoveNode { node } => self.remove_node(*node, &mut rows),
             SystemCommand::Upgrade { to, spoken_by } => self.upgrade(*to, spoken_by),
-            SystemCommand::StartJob { goal } => self.start_job(*goal, &mut rows),
+            SystemCommand::StartJob { goal } => self.start_job(goal, &mut rows),
             SystemCommand::CancelJob { job } => self.cancel_job(*job, &mut rows),
             SystemCommand::FinishJob { job, seen, end } => self.finish_job(*job, *seen, end, &mut rows),
+            SystemCommand::ReserveChild { parent, version } => self.reserve_child(*parent, *version, &mut rows),
+            SystemCommand::ShardNews(news) => self.shard_news(news, &mut rows),
         };
         if !rows.is_empty() || self.version != version {
             self.revision += 1;
@@ -431,66 +475,6 @@ impl SystemState {
             return invalid(no_such_node(node));
         }
         rows.push((ROW_NODE, node.0, None));
-        SystemOutcome::Done
-    }
-
-    fn create_table(
-        &mut self,
-        name: &str,
-        partitioning: Partitioning,
-        retention: Retention,
-        bounds: &[(Bytes, Bytes)],
-        replicas: u32,
-        rows: &mut Vec<RowChange>,
-    ) -> SystemOutcome {
-        if self.table(name).is_some() {
-            return SystemOutcome::TableExists(name.into());
-        }
-        let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-        let replicas = if replicas == 0 { nodes.min(3) } else { replicas };
-        // A cluster whose last node was removed has none to choose from.
-        if replicas == 0 || replicas > nodes {
-            let why = format!("{replicas} replicas need as many nodes, the cluster has {nodes}");
-            return SystemOutcome::Invalid { field: "replicas".into(), why };
-        }
-        let id = TableId(self.next_table);
-        self.next_table += 1;
-        let table = TableInfo { name: name.into(), partitioning, retention, replicas };
-        rows.push((ROW_TABLE, id.0.into(), Some(codec::encode_table(&table))));
-        self.tables.insert(id, table);
-        let mut load = Load::of(self);
-        for (from, to) in bounds {
-            let shard = ShardId(self.next_shard);
-            self.next_shard += 1;
-            let (members, leader) = load.choose(replicas as usize);
-            let descriptor = Descriptor {
-                shard,
-                table: id,
-                partitioning,
-                retention,
-                from: from.clone(),
-                to: to.clone(),
-                version: 1,
-                membership: first_epoch(&members, leader),
-            };
-            load.add(&descriptor.membership);
-            rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(&descriptor))));
-            self.shards.insert(shard, descriptor);
-        }
-        SystemOutcome::Table(id)
-    }
-
-    fn drop_table(&mut self, name: &str, rows: &mut Vec<RowChange>) -> SystemOutcome {
-        let Some((id, _)) = self.table(name) else {
-            return SystemOutcome::TableNotFound(name.into());
-        };
-        self.tables.remove(&id);
-        rows.push((ROW_TABLE, id.0.into(), None));
-        let gone: Vec<ShardId> = self.shards.iter().filter(|(_, d)| d.table == id).map(|(s, _)| *s).collect();
-        for shard in gone {
-            self.shards.remove(&shard);
-            rows.push((ROW_SHARD, shard.0, None));
-        }
         SystemOutcome::Done
     }
 }

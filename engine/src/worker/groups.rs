@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{SystemState, TooNew};
+use synod_cluster::system::{Birth, SystemState, TooNew};
 use synod_paxos::types::Epoch;
 
 /// A shard's rows are in the space of its own number, until a snapshot takes their place: ids are never reused.
@@ -139,11 +139,13 @@ impl<H: Host> Worker<H> {
         let me = self.node.me;
         // The system shard's beginning is no descriptor: it is created from its founders' state only.
         let first = |epoch| epoch == FIRST_EPOCH || planted!(JoinsWithNothing);
-        let others = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && first(d.membership.epoch));
+        // Nor does the child of a split begin with nothing: a replica that did would vote without its parent's records.
+        let founded = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && d.born == Birth::Founded);
+        let others = founded.filter(|d| first(d.membership.epoch));
         for descriptor in others.filter(|d| d.membership.role_of(me).is_some()) {
             self.create(descriptor.shard, Genesis::Shard(descriptor.clone()));
         }
-        let gone: Vec<ShardId> = self.shards.keys().copied().filter(|id| vanished(&map, *id)).collect();
+        let gone: Vec<ShardId> = self.shards.keys().copied().filter(|id| map.vanished(*id)).collect();
         let left: Vec<(ShardId, Epoch)> =
             self.shards.iter().filter_map(|(id, shard)| Some((*id, shard.left(me, &map)?))).collect();
         self.map = Some(map);
@@ -199,7 +201,7 @@ impl<H: Host> Worker<H> {
             }
         };
         self.insert(id, Shard::new(id, found, state));
-        if self.map.as_ref().is_some_and(|map| vanished(map, id)) {
+        if self.map.as_ref().is_some_and(|map| map.vanished(id)) {
             return self.remove(id, GONE);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
@@ -210,7 +212,7 @@ impl<H: Host> Worker<H> {
     /// The epoch up to which a replica of a shard is to be removed, where the map says that it no longer belongs here.
     pub(super) fn ended(&self, id: ShardId) -> Option<Epoch> {
         let map = self.map.as_ref()?;
-        let gone = vanished(map, id).then_some(GONE);
+        let gone = map.vanished(id).then_some(GONE);
         gone.or_else(|| self.shards.get(&id)?.left(self.node.me, map))
     }
 
@@ -244,9 +246,4 @@ impl<H: Host> Worker<H> {
         }
         Ok(())
     }
-}
-
-/// Whether the map knows that this shard was dropped. A map from before the shard's creation does not.
-fn vanished(map: &SystemState, id: ShardId) -> bool {
-    id != SYSTEM_SHARD && id.0 < map.next_shard && !map.shards.contains_key(&id)
 }

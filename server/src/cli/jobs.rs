@@ -185,16 +185,24 @@ fn not_done(job: &Job) -> Option<CliError> {
     let message = format!("job {} ({}) has ended as {}: {why}", job.id, in_words(&job.goal), job.state);
     let error = CliError::failed(kind, message).with("job", job.id).with("state", job.state.clone());
     Some(match job.goal {
-        JobGoal::MoveReplica { shard, .. } => error.with("shard", shard),
+        JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } => error.with("shard", shard),
         _ => error,
     })
 }
 
 /// What a job is to reach.
 pub fn in_words(goal: &JobGoal) -> String {
-    let JobGoal::MoveReplica { shard, from, to } = *goal else { return "is of a kind of a newer version".to_owned() };
-    let replica = MoveReplica { from: NodeId(from), to: to.map(NodeId) };
-    job::JobGoal::Move { shard: ShardId(shard), replica }.to_string()
+    let goal = match goal {
+        JobGoal::MoveReplica { shard, from, to } => {
+            let replica = MoveReplica { from: NodeId(*from), to: to.map(NodeId) };
+            job::JobGoal::Move { shard: ShardId(*shard), replica }
+        }
+        JobGoal::SplitShard { shard, version, at } => {
+            job::JobGoal::Split { shard: ShardId(*shard), version: *version, at: at.clone() }
+        }
+        _ => return "is of a kind of a newer version".to_owned(),
+    };
+    goal.to_string()
 }
 
 fn line(job: &Job) -> String {
@@ -224,6 +232,7 @@ fn progress_in_words(job: &Job) -> Option<String> {
 pub fn shown(job: &Job) -> json::Job {
     let (kind, shard, from, to) = match job.goal {
         JobGoal::MoveReplica { shard, from, to } => ("move_replica", Some(shard), Some(from), to),
+        JobGoal::SplitShard { shard, .. } => ("split_shard", Some(shard), None, None),
         _ => ("unknown", None, None, None),
     };
     let progress = job.progress.as_ref().map(|progress| json::JobProgress {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use synod_cluster::buf::COUNTER_MAX;
 use synod_cluster::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use synod_cluster::system::{
-    Descriptor, MetadataError, NodeInfo, Partitioning, Retention, SystemState, TableInfo, TooNew,
+    Birth, Descriptor, MetadataError, NodeInfo, Partitioning, Reserved, Retention, SystemState, TableInfo, TooNew,
 };
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 use synod_proto::v1;
@@ -165,6 +165,7 @@ impl MapCache {
             shards: map.shards.values().map(|d| shard_to_wire(d, leaders.get(&d.shard).copied())).collect(),
             next_shard: map.next_shard,
             cluster_version: map.version.0,
+            reserved: map.reserved.iter().map(|(id, reserved)| reserved_to_wire(*id, *reserved)).collect(),
         })
     }
 
@@ -194,7 +195,15 @@ pub fn table_to_wire(id: TableId, table: &TableInfo) -> v1::Table {
     }
 }
 
+fn reserved_to_wire(id: ShardId, Reserved { parent, version }: Reserved) -> v1::ReservedShard {
+    v1::ReservedShard { id: id.0, parent: parent.0, version }
+}
+
 fn shard_to_wire(d: &Descriptor, leader: Option<NodeId>) -> v1::Shard {
+    let (born_of, born_version) = match d.born {
+        Birth::Founded => (0, 0),
+        Birth::Child { parent, version } => (parent.0, version),
+    };
     v1::Shard {
         id: d.shard.0,
         table_id: d.table.0,
@@ -206,6 +215,8 @@ fn shard_to_wire(d: &Descriptor, leader: Option<NodeId>) -> v1::Shard {
         learners: learners(&d.membership).map(|n| n.0).collect(),
         leader_hint: leader.unwrap_or(d.membership.first_leader).0,
         first_leader: d.membership.first_leader.0,
+        born_of,
+        born_version,
     }
 }
 
@@ -220,7 +231,8 @@ fn learners(membership: &Membership) -> impl Iterator<Item = NodeId> + '_ {
 /// A part that cannot be.
 pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
     let version = TooNew::check(ClusterVersion::said(map.cluster_version)).map_err(|e| e.to_string())?;
-    let counters = map.shards.iter().flat_map(|shard| [shard.version, shard.epoch]);
+    let reserved = map.reserved.iter().map(|reserved| reserved.version);
+    let counters = map.shards.iter().flat_map(|shard| [shard.version, shard.epoch, shard.born_version]).chain(reserved);
     if let Some(beyond) = counters.chain([map.revision, map.next_shard]).find(|counter| *counter > COUNTER_MAX) {
         return Err(format!("no cluster comes to a revision, shard, version or epoch {beyond}"));
     }
@@ -241,30 +253,16 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
         let info = TableInfo { name: table.name, partitioning, retention, replicas: table.replicas };
         tables.insert(TableId(table.id), info);
     }
-    let mut shards = BTreeMap::new();
-    for shard in map.shards {
-        let id = TableId(shard.table_id);
-        let (partitioning, retention) = match tables.get(&id) {
-            Some(table) => (table.partitioning, table.retention),
-            None if id == TableId(0) => (Partitioning::Range, Retention::Latest),
-            None => return Err(format!("shard {} belongs to no table of the map", shard.id)),
-        };
-        let member = |role| move |node| Member { node: NodeId(node), role };
-        let voters = shard.voters.into_iter().map(member(MemberRole::Voter));
-        let mut members: Vec<Member> =
-            voters.chain(shard.learners.into_iter().map(member(MemberRole::Learner))).collect();
-        members.sort_unstable();
-        let first_leader = NodeId(shard.first_leader);
-        let membership = Membership { epoch: Epoch(shard.epoch), members, first_leader };
-        if !membership.is_sound() {
-            return Err(format!("shard {} has members that no group has", shard.id));
-        }
-        let (shard, from, to, version) = (ShardId(shard.id), shard.from, shard.to, shard.version);
-        let descriptor = Descriptor { shard, table: id, partitioning, retention, from, to, version, membership };
-        shards.insert(shard, descriptor);
-    }
+    let shards = map.shards.into_iter().map(|shard| shard_from_wire(shard, &tables));
+    let shards =
+        shards.map(|descriptor| descriptor.map(|d| (d.shard, d))).collect::<Result<BTreeMap<_, _>, String>>()?;
+    let reserved = map
+        .reserved
+        .into_iter()
+        .map(|v1::ReservedShard { id, parent, version }| (ShardId(id), Reserved { parent: ShardId(parent), version }));
+    let reserved = reserved.collect();
     let cluster = u128::from_be_bytes(cluster);
-    Ok(SystemState {
+    let state = SystemState {
         cluster,
         version,
         revision: map.revision,
@@ -276,5 +274,94 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
         next_shard: map.next_shard,
         jobs: BTreeMap::new(),
         last_job: JobId(0),
-    })
+        reserved,
+    };
+    if state.reservations_are_sound() {
+        Ok(state)
+    } else {
+        Err("an id is reserved that was not given yet, or is in use".into())
+    }
+}
+
+fn shard_from_wire(shard: v1::Shard, tables: &BTreeMap<TableId, TableInfo>) -> Result<Descriptor, String> {
+    let id = TableId(shard.table_id);
+    let (partitioning, retention) = match tables.get(&id) {
+        Some(table) => (table.partitioning, table.retention),
+        None if id == TableId(0) => (Partitioning::Range, Retention::Latest),
+        None => return Err(format!("shard {} belongs to no table of the map", shard.id)),
+    };
+    let member = |role| move |node| Member { node: NodeId(node), role };
+    let voters = shard.voters.into_iter().map(member(MemberRole::Voter));
+    let mut members: Vec<Member> = voters.chain(shard.learners.into_iter().map(member(MemberRole::Learner))).collect();
+    members.sort_unstable();
+    let first_leader = NodeId(shard.first_leader);
+    let membership = Membership { epoch: Epoch(shard.epoch), members, first_leader };
+    if !membership.is_sound() {
+        return Err(format!("shard {} has members that no group has", shard.id));
+    }
+    let born = match shard.born_of {
+        0 => Birth::Founded,
+        parent => Birth::Child { parent: ShardId(parent), version: shard.born_version },
+    };
+    let (shard, from, to, version) = (ShardId(shard.id), shard.from, shard.to, shard.version);
+    Ok(Descriptor { shard, table: id, partitioning, retention, from, to, version, membership, born })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_cluster::system::SystemCommand;
+
+    /// A table of two shards, of which the second was split off the first, and a third that is to be.
+    fn state() -> SystemState {
+        let mut state = SystemState::found(7, &["a:1".to_owned()]);
+        state.execute(&SystemCommand::CreateTable {
+            name: "t".into(),
+            partitioning: Partitioning::Range,
+            retention: Retention::All,
+            shards: 0,
+            splits: vec![Bytes::from_static(b"m")],
+            replicas: 1,
+        });
+        let second = state.shards.get_mut(&ShardId(3)).expect("the table has two shards");
+        second.born = Birth::Child { parent: ShardId(2), version: 4 };
+        state.reserved = BTreeMap::from([(ShardId(4), Reserved { parent: ShardId(3), version: 5 })]);
+        state.next_shard = 5;
+        state
+    }
+
+    fn wire(state: &SystemState) -> v1::ShardMap {
+        v1::ShardMap {
+            cluster: Bytes::copy_from_slice(&state.cluster.to_be_bytes()),
+            revision: state.revision,
+            tables: state.tables.iter().map(|(id, table)| table_to_wire(*id, table)).collect(),
+            shards: state.shards.values().map(|d| shard_to_wire(d, None)).collect(),
+            next_shard: state.next_shard,
+            reserved: state.reserved.iter().map(|(id, reserved)| reserved_to_wire(*id, *reserved)).collect(),
+            ..v1::ShardMap::default()
+        }
+    }
+
+    #[test]
+    fn reservations_and_births_arrive_and_are_kept_and_silence_is_as_ever() {
+        let state = state();
+        let map = from_wire(wire(&state)).expect("it is a map");
+        assert_eq!((&map.shards, &map.reserved), (&state.shards, &state.reserved));
+        assert!(!map.vanished(ShardId(4)), "a node that takes this map would delete the child");
+        assert_eq!(SystemState::decode(map.encode()), Ok(map), "as the file has it");
+        let mut silent = wire(&state);
+        silent.reserved.clear();
+        silent.shards.iter_mut().for_each(|shard| (shard.born_of, shard.born_version) = (0, 0));
+        let map = from_wire(silent).expect("it is a map");
+        assert!(map.shards.values().all(|d| d.born == Birth::Founded) && map.vanished(ShardId(4)));
+    }
+
+    #[test]
+    fn an_id_that_is_in_use_or_was_not_given_is_not_taken_for_reserved() {
+        for id in [3, 5] {
+            let mut wire = wire(&state());
+            wire.reserved[0].id = id;
+            assert!(from_wire(wire).is_err_and(|why| why.contains("reserved")), "id {id}");
+        }
+    }
 }

@@ -77,7 +77,7 @@ impl World {
         let (state, now) = (Arc::clone(state), Duration::from_micros(self.now));
         let mut executor = self.jobs.executors.remove(&carrier).unwrap_or_default();
         for (id, job) in executor.due(&state.jobs, now) {
-            let mut look = state.look_at(&job.goal);
+            let Some(mut look) = state.look_at(&job.goal) else { continue };
             if let Some((_, seen)) = &mut look.members {
                 // What a learner lacks is known or not; one that is taken for caught up is asked for until its leader agrees.
                 seen.lag = self.jobs.dice.chance(600).then_some(0);
@@ -145,7 +145,7 @@ impl World {
             }
         }
         for (id, job) in running {
-            let JobGoal::Move { replica, .. } = job.goal;
+            let Some((_, replica)) = job.goal.as_move() else { continue };
             let lost = replica.to.is_some_and(|to| self.nodes[&to].out.is_some() || self.nodes[&to].damaged);
             let cancels = lost || (storm && self.jobs.dice.chance(15));
             if cancels && job.state == JobState::Running && !self.is_told(id) {
@@ -172,7 +172,7 @@ impl World {
             let Some(end) = ended else { continue };
             self.coverage.count("jobs", end.word());
             self.trace.note(self.now, "job ended", &[id.0], || format!("job {id}: {end:?}"));
-            let JobGoal::Move { shard, replica: MoveReplica { from, to } } = job.goal;
+            let Some((shard, MoveReplica { from, to })) = job.goal.as_move() else { continue };
             let (Some(old), Some(new)) = (before.shards.get(&shard), map.shards.get(&shard)) else { continue };
             let votes = |node| new.membership.role_of(node) == Some(MemberRole::Voter);
             // A later epoch may be another job's.

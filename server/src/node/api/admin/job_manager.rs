@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::executor::{Action, Executor, Look, Progress};
-use synod_cluster::jobs::job::{Job, JobEnd, JobGoal};
+use synod_cluster::jobs::job::{Job, JobEnd};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, bounded_why};
@@ -150,7 +150,7 @@ impl JobManager {
         let now = self.origin.elapsed();
         let due = self.executor().due(&state.jobs, now);
         let mut looks: Vec<(JobId, &Job, Look)> =
-            due.into_iter().map(|(id, job)| (id, job, state.look_at(&job.goal))).collect();
+            due.into_iter().filter_map(|(id, job)| Some((id, job, state.look_at(&job.goal)?))).collect();
         let shards = looks.iter().filter(|(_, _, look)| learns(look)).map(|(_, job, _)| job.goal.shard());
         let replicas = leading(state, admin, shards.collect(), leaders).await;
         for (_, job, look) in &mut looks {
@@ -241,7 +241,7 @@ async fn leading(
 
 /// What the learner lacks, as its leader of the same epoch says.
 fn add_lag(job: &Job, look: &mut Look, replicas: &BTreeMap<ShardId, v1::ReplicaStatus>) {
-    let JobGoal::Move { shard, replica } = job.goal;
+    let Some((shard, replica)) = job.goal.as_move() else { return };
     let (Some((epoch, seen)), Some(to), Some(leader)) = (&mut look.members, replica.to, replicas.get(&shard)) else {
         return;
     };
@@ -277,7 +277,7 @@ async fn change_members(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_cluster::jobs::job::JobState;
+    use synod_cluster::jobs::job::{JobGoal, JobState};
     use synod_cluster::jobs::move_replica::{MoveReplica, Seen};
 
     #[test]

@@ -83,21 +83,39 @@ fn refused(outcome: SystemOutcome) -> Status {
 }
 
 fn goal(wanted: Option<v1::JobGoal>) -> Result<JobGoal, Status> {
-    let Some(GoalKind::MoveReplica(v1::MoveReplica { shard, from, to })) = wanted.and_then(|goal| goal.kind) else {
-        return Err(status(&convert::invalid("goal", "must be given: move_replica")));
+    match wanted.and_then(|goal| goal.kind) {
+        Some(GoalKind::MoveReplica(v1::MoveReplica { shard, from, to })) => {
+            let replica = MoveReplica { from: NodeId(from), to: (to != 0).then_some(NodeId(to)) };
+            Ok(JobGoal::Move { shard: ShardId(shard), replica })
+        }
+        // Below the cluster version that knows splits the system shard refuses it, by name.
+        Some(GoalKind::SplitShard(v1::SplitShard { shard, version, at })) => {
+            let at = (!at.is_empty()).then_some(at);
+            Ok(JobGoal::Split { shard: ShardId(shard), version, at })
+        }
+        None => Err(status(&convert::invalid("goal", "must be given: move_replica or split_shard"))),
+    }
+}
+
+fn goal_to_wire(goal: &JobGoal) -> v1::JobGoal {
+    let kind = match goal {
+        JobGoal::Move { shard, replica: MoveReplica { from, to } } => {
+            GoalKind::MoveReplica(v1::MoveReplica { shard: shard.0, from: from.0, to: to.map_or(0, |to| to.0) })
+        }
+        JobGoal::Split { shard, version, at } => {
+            let at = at.clone().unwrap_or_default();
+            GoalKind::SplitShard(v1::SplitShard { shard: shard.0, version: *version, at })
+        }
     };
-    let replica = MoveReplica { from: NodeId(from), to: (to != 0).then_some(NodeId(to)) };
-    Ok(JobGoal::Move { shard: ShardId(shard), replica })
+    v1::JobGoal { kind: Some(kind) }
 }
 
 /// `changes`: with the changes that were seen.
 pub(super) fn to_wire(JobReport { id, job, progress, idle }: JobReport, changes: bool) -> v1::Job {
-    let JobGoal::Move { shard, replica: MoveReplica { from, to } } = job.goal;
-    let wanted = v1::MoveReplica { shard: shard.0, from: from.0, to: to.map_or(0, |to| to.0) };
     let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
     v1::Job {
         id: id.0,
-        goal: Some(v1::JobGoal { kind: Some(GoalKind::MoveReplica(wanted)) }),
+        goal: Some(goal_to_wire(&job.goal)),
         state: job.word().into(),
         why: job.end().and_then(|end| end.why()).unwrap_or_default().into(),
         progress: progress.map(|progress| progress_to_wire(&progress, idle_ms, changes)),
