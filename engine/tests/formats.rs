@@ -13,7 +13,10 @@ use synod_cluster::ids::*;
 use synod_cluster::jobs::job::{JobEnd, JobGoal, JobState};
 use synod_cluster::jobs::move_replica::MoveReplica;
 use synod_cluster::position;
-use synod_cluster::system::{MetadataError, Partitioning, Retention, SystemCommand, SystemOutcome, SystemState};
+use synod_cluster::system::{
+    Birth, Descriptor, MetadataError, Partitioning, Retention, SystemCommand, SystemOutcome, SystemState,
+    decode_descriptor, encode_descriptor,
+};
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys::{self, RecordKey, RecordRow};
 use synod_engine::codec::record::{Head, Newest, Record, Totals};
@@ -80,6 +83,21 @@ fn encode_at(row: &(Record, Option<u64>)) -> Bytes {
 fn session() -> SessionRow {
     let outcomes = vec![(ClientSeq(41), Bytes::from_static(b"outcome")), (ClientSeq(u64::MAX), Bytes::new())];
     SessionRow { floor: ClientSeq(41), last_deadline: 1_790_000_600_000_000, outcomes }
+}
+
+/// The descriptor of a shard that a split made.
+fn child() -> Descriptor {
+    Descriptor {
+        shard: ShardId(7),
+        table: TableId(3),
+        partitioning: Partitioning::Hash,
+        retention: Retention::All,
+        from: Bytes::from_static(b"\x40\0\0\0\0\0\0\0"),
+        to: Bytes::new(),
+        version: 12,
+        membership: membership(),
+        born: Birth::Child { parent: ShardId(2), version: 9 },
+    }
 }
 
 fn command() -> Payload {
@@ -193,6 +211,7 @@ fn formats() -> Vec<Format> {
         format("system-v1", system(ClusterVersion::FIRST), SystemState::encode, decode_system),
         format("system-v2", system(ClusterVersion::SECOND), SystemState::encode, decode_system),
         format("system-v3", system(ClusterVersion::THIRD), SystemState::encode, decode_system),
+        format("descriptor-child-v2", child(), encode_descriptor, decode_descriptor),
         format("applied-v1", AppliedRow { slot: Slot(1 << 35), last_ts: 9 }, AppliedRow::encode, AppliedRow::decode),
     ]
 }

@@ -469,3 +469,28 @@ fn the_map_says_whether_a_split_was_made_and_by_which_id_it_can_be() {
     let gone = split::Goal { shard: ShardId(9), version: 1, at: Some(&at) };
     assert_eq!(state.look_at_split(gone), split::Seen::default());
 }
+
+/// Bytes that were written once are read for ever.
+#[test]
+fn the_bytes_of_commands_and_rows_are_these() {
+    let number = |n: u64| n.to_le_bytes().to_vec();
+    let members = [number(1), number(2), vec![1], number(2), vec![0]].concat();
+    let membership = voters(&[2]);
+    let child = Child { membership, ..child(4, "f", "m", 2) };
+    let born = [number(4), vec![1, b'f', 1, b'm'], number(2), members].concat();
+    let told = [vec![1, 13], number(2), vec![0, 1, b'f'], number(2), vec![1], born, vec![1], number(3)].concat();
+    let split = [vec![1, 9, 2], number(2), number(1), vec![1, 1, b'f']].concat();
+    let middle = [vec![1, 9, 2], number(2), number(1), vec![0]].concat();
+    for (command, bytes) in [
+        (reserve(2, 1), [vec![1, 12], number(2), number(1)].concat()),
+        (SystemCommand::ShardNews(news(2, "", "f", 2, &[child], &[3])), told),
+        (SystemCommand::StartJob { goal: splits(2, 1, Some("f")) }, split),
+        (SystemCommand::StartJob { goal: splits(2, 1, None) }, middle),
+    ] {
+        assert_eq!(command.encode(), bytes, "{command:?}");
+        assert_eq!(SystemCommand::decode(bytes.into()), Ok(command));
+    }
+    assert_eq!(SystemOutcome::Shard(ShardId(4)).encode(), [vec![1, 10], number(4)].concat());
+    let row = encode_reserved(Reserved { parent: ShardId(2), version: 1 });
+    assert_eq!(row[..row.len() - 4], [vec![1], number(2), number(1)].concat());
+}
