@@ -10,6 +10,7 @@ pub mod bounds;
 mod effects;
 mod heads;
 pub mod overlay;
+pub mod pieces;
 pub mod rows;
 mod system;
 
