@@ -24,6 +24,9 @@ pub type Bounds = (Vec<u8>, Vec<u8>);
 const NODE: u8 = 0x01;
 const GROUP: u8 = 0x02;
 
+/// Length of the space that all keys of the state store begin with, bytes.
+pub const SPACE_BYTES: usize = 4;
+
 /// Length of the part that all rows of one kind of one group share, bytes.
 pub const GROUP_PREFIX_BYTES: usize = 10;
 
@@ -223,7 +226,7 @@ pub fn own_bounds(space: Space) -> Bounds {
 /// The space that a row of the state store is in; `None` for what is too short to be one.
 #[must_use]
 pub fn space_of(row: &[u8]) -> Option<Space> {
-    row.first_chunk::<4>().map(|space| Space(u32::from_be_bytes(*space)))
+    row.first_chunk::<SPACE_BYTES>().map(|space| Space(u32::from_be_bytes(*space)))
 }
 
 /// A client's session.

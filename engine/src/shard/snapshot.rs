@@ -116,7 +116,8 @@ impl Shard {
         let epoch_start = status.epoch_start;
         let promised = if planted!(SnapshotWithoutPromise) { Ballot::default() } else { replica.hard().promised };
         let basis = Basis { id, membership: status.membership, epoch_start, promised };
-        Some(SnapshotRequest { shard: self.id, genesis: self.genesis.clone(), basis, ts, space: self.state.space() })
+        let (genesis, space, rows) = (self.genesis.clone(), self.state.space(), self.state.replicated());
+        Some(SnapshotRequest { shard: self.id, genesis, basis, ts, space, rows })
     }
 
     /// The log keeps what follows `slot`, whatever its size: a snapshot of that position is on its way.
