@@ -5,6 +5,7 @@
 //! that write's end, or forget a promise.
 
 use super::{Core, Shard};
+use crate::codec::keys::Bounds;
 use crate::host::{Host, SnapshotRequest};
 use crate::logstore::{GroupRecovered, GroupWrite};
 use crate::round::Node;
@@ -194,8 +195,13 @@ impl Shard {
         node.writer.add(write, Some(Done::Installed));
     }
 
-    /// The write of [`Shard::install`] is on disk: what a restart would find now, and the space of the old rows.
-    pub(crate) fn installed<H: Host>(&mut self, node: &mut Node<H>) -> Option<(GroupRecovered, Space)> {
+    /// The rows of the state store that this replica owns; none where its state is gone.
+    pub(crate) fn owned_rows(&self) -> Vec<Bounds> {
+        if self.is_missing() { Vec::new() } else { self.state.owned() }
+    }
+
+    /// The write of [`Shard::install`] is on disk: what a restart would find now, and the old rows.
+    pub(crate) fn installed<H: Host>(&mut self, node: &mut Node<H>) -> Option<(GroupRecovered, Vec<Bounds>)> {
         let Core::Installing(install) = &self.core else { return None };
         let found = if install.keeps_log {
             let found = node.log.recover_group(self.id);
@@ -213,7 +219,7 @@ impl Shard {
             }
         };
         self.answer_all(node, &Refusal::NotReady);
-        Some((found, self.state.space()))
+        Some((found, self.owned_rows()))
     }
 
     /// What the group was created with.
