@@ -27,6 +27,13 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// Of a shard that neither row says anything of.
+    #[must_use]
+    pub fn beginning(space: Space, descriptor: Descriptor) -> Self {
+        let pieces = Pieces::whole(&descriptor, space);
+        Self { descriptor, children: Vec::new(), space, pieces, alone: true }
+    }
+
     /// Reads the two rows from the own space of a shard that was created with `descriptor`; `get` reads a row.
     ///
     /// # Errors
@@ -66,6 +73,14 @@ impl Extent {
     pub fn spaces(&self) -> impl Iterator<Item = Space> {
         std::iter::once(self.space).chain(self.pieces.iter().map(|piece| piece.space))
     }
+}
+
+/// What each of these owns. One of which no row says what it shares owns nothing that the others do: its state may be lost.
+#[must_use]
+pub fn owned_by_each(extents: &[Extent]) -> Vec<Vec<Bounds>> {
+    let shared = joined(extents.iter().filter(|extent| !extent.alone).flat_map(Extent::owned).collect());
+    let owned = |extent: &Extent| if extent.alone { without(&extent.owned(), &shared) } else { extent.owned() };
+    extents.iter().map(owned).collect()
 }
 
 /// The ranges of rows that a replica owns in the state store: its own rows, and the records of its pieces. Where it is `alone`, all
