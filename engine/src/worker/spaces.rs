@@ -130,10 +130,7 @@ impl<H: Host> Worker<H> {
             live.extend(&owners.pointed);
         }
         live.extend(&owners.spaces);
-        // A state that was lost has no rows that say what it owned: they were removed when that was found.
-        for space in owners.spaces.difference(&owners.alone) {
-            sweep(store, *space, &owners.owned)?;
-        }
+        sweep_shared(store, owners)?;
         let (_, end) = keys::space_bounds(Space(u32::MAX - 1));
         let mut from = Space(FIRST_FRESH);
         while let Some(found) = first_space(store, from, &end)? {
@@ -147,6 +144,15 @@ impl<H: Host> Worker<H> {
         self.node.shared.spaces_from(Space(from.0.max(above)));
         Ok(())
     }
+}
+
+/// Removes what nobody owns of the spaces that several share. Where the own shard of such a space does not say what it owns of it,
+/// its state was lost, and its rows were removed when that was found.
+fn sweep_shared(store: &mut dyn StateStore, owners: &Owners) -> Result<(), StoreError> {
+    for space in owners.spaces.difference(&owners.alone) {
+        sweep(store, *space, &owners.owned)?;
+    }
+    Ok(())
 }
 
 /// Removes the rows of a space that are not among those owned, which are [`joined`].
@@ -172,4 +178,73 @@ fn first_space(store: &mut dyn StateStore, from: Space, end: &[u8]) -> Result<Op
         ControlFlow::Break(())
     })?;
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::shared::{CHILD, FAR, PARENT, Two, all_rows, remove, rows_of};
+    use synod_cluster::system::{Partitioning, Retention};
+
+    const P: ShardId = ShardId(2);
+    const C: ShardId = ShardId(9);
+
+    fn two() -> Two {
+        Two::new(Partitioning::Hash, Retention::All)
+    }
+
+    /// What a start finds where these groups are in the log.
+    fn found(two: &mut Two, groups: &[ShardId]) -> Owners {
+        let log = two.log();
+        Owners::read(&mut two.store, &log, groups, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_lost_state_leaves_what_others_have_in_its_space() {
+        let mut two = two();
+        let owners = found(&mut two, &[P, C]);
+        assert!(owners.others_in(P, PARENT) && !owners.others_in(C, PARENT) && !owners.others_in(C, CHILD));
+        let kept = rows_of(&mut two.store, &two.child.owned());
+        // The rows that said what was whose are gone, and records that were never taken off are there.
+        let (from, to) = keys::own_bounds(PARENT);
+        two.store.remove_range(&from, &to).unwrap();
+        let owners = found(&mut two, &[P, C]);
+        assert!(owners.others_in(P, PARENT));
+        let extent = Extent::read(|row| two.store.get(row), PARENT, two.created.clone()).unwrap();
+        assert!(extent.alone);
+        remove(&mut two.store, &owners.only(P, &extent.owned()));
+        assert_eq!(all_rows(&mut two.store), kept);
+        sweep_shared(&mut two.store, &owners).unwrap();
+        assert_eq!(all_rows(&mut two.store), kept);
+    }
+
+    #[test]
+    fn a_sweep_takes_what_nobody_owns_and_nothing_else() {
+        let mut two = two();
+        let all = all_rows(&mut two.store);
+        let owners = found(&mut two, &[P, C]);
+        sweep_shared(&mut two.store, &owners).unwrap();
+        assert_eq!(all_rows(&mut two.store), all);
+
+        // The child was removed, and a crash left its rows.
+        let kept = rows_of(&mut two.store, &two.parent.owned());
+        let owners = found(&mut two, &[P]);
+        for space in [own_space(C), FAR] {
+            sweep(&mut two.store, space, &owners.owned).unwrap();
+        }
+        assert_ne!(all_rows(&mut two.store), kept, "its records in the parent's space are left");
+        sweep_shared(&mut two.store, &owners).unwrap();
+        assert_eq!(all_rows(&mut two.store), kept);
+    }
+
+    #[test]
+    fn a_sweep_of_a_removed_parent_leaves_its_child() {
+        let mut two = two();
+        let kept = rows_of(&mut two.store, &two.child.owned());
+        let owners = found(&mut two, &[C]);
+        sweep(&mut two.store, own_space(P), &owners.owned).unwrap();
+        assert_eq!(all_rows(&mut two.store), kept);
+        sweep_shared(&mut two.store, &owners).unwrap();
+        assert_eq!(all_rows(&mut two.store), kept);
+    }
 }

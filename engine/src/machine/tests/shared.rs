@@ -8,6 +8,8 @@ use crate::codec::pieces::{self, Piece};
 use crate::command::{KeyOp, Op, RowFormat, WriteId, WriteRequest, encode_entry};
 use crate::genesis::Genesis;
 use crate::host::{Answer, At, Read, Scan};
+use crate::logstore::mem::MemLog;
+use crate::logstore::{GroupWrite, LogBatch, LogStore};
 use crate::machine::bounds::position_rows;
 use crate::machine::extent::{joined, without};
 use crate::machine::overlay::Overlay;
@@ -20,7 +22,9 @@ use crate::state::{Lacked, StateBatch, StateStore, ViewJob};
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::sync::mpsc::channel;
-use synod_cluster::ids::{Ballot, ClientId, ClientSeq, Entry, EntryId, Offset, ShardId, Slot, Space};
+use synod_cluster::ids::{
+    Ballot, ClientId, ClientSeq, Entry, EntryId, HardState, NodeWriteSeq, Offset, ShardId, Slot, Space,
+};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, Partitioning, Retention};
 use synod_paxos::types::{Basis, Payload};
@@ -134,6 +138,21 @@ impl Two {
         assert_eq!((parent.descriptor().version, parent.children()), (2, &[mark][..]));
         assert!(parent.pieces().is_whole(PARENT) && !child.pieces().is_whole(CHILD));
         Self { store, parent, child, born, created, overlay, seq: 0 }
+    }
+
+    /// A log that both are in, which begins where their states are.
+    pub(crate) fn log(&self) -> MemLog {
+        let log = MemLog::new();
+        let group = |state: &ShardState, created: &Descriptor| GroupWrite {
+            shard: created.shard,
+            genesis: Some(Genesis::Shard(created.clone()).encode()),
+            hard: Some(HardState::initial(created.membership.clone())),
+            trim: (state.applied() > Slot(0)).then_some(EntryId { slot: state.applied(), ..EntryId::ZERO }),
+            ..GroupWrite::default()
+        };
+        let groups = vec![group(&self.parent, &self.created), group(&self.child, &self.born)];
+        log.write(&LogBatch { groups, seq: NodeWriteSeq(1), seen: vec![] }).unwrap();
+        log
     }
 
     /// The next entry of one of the two.
