@@ -221,22 +221,24 @@ impl ShardState {
         &self.children
     }
 
-    /// Whether no other shard has ever had rows in its space: its bounds are those that it began with, and no record is elsewhere.
-    fn is_alone(&self) -> bool {
-        self.descriptor.version == self.founded && self.pieces.is_whole(self.space)
-    }
-
-    /// The ranges of rows that this replica owns in the state store: its own rows, and the records of its pieces. A replica that
-    /// never shared its space owns all of it.
+    /// The ranges of rows that this replica owns in the state store: its own rows, and the records of its pieces.
     #[must_use]
     pub fn owned(&self) -> Vec<Bounds> {
-        extent::owned(&self.descriptor, self.space, &self.pieces, self.is_alone())
+        extent::owned(&self.descriptor, self.space, &self.pieces)
+    }
+
+    /// What goes with this replica: what it owns. Where its bounds are those that it began with, and no record is elsewhere, that is
+    /// all of its space. What others own is to be left out.
+    #[must_use]
+    pub fn to_remove(&self) -> Vec<Bounds> {
+        let alone = self.descriptor.version == self.founded && self.pieces.is_whole(self.space);
+        if alone { vec![keys::space_bounds(self.space)] } else { self.owned() }
     }
 
     /// The rows that all replicas have alike, in the order of a snapshot file and of a hash.
     #[must_use]
     pub fn replicated(&self) -> Vec<Bounds> {
-        extent::replicated(&self.descriptor, self.space, &self.pieces, self.is_alone())
+        extent::replicated(&self.descriptor, self.space, &self.pieces)
     }
 
     /// Whether rows of it may be in one of these spaces.

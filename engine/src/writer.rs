@@ -124,7 +124,7 @@ pub(crate) enum Done {
     Persisted(WriteSeq),
     /// The group exists.
     Created,
-    /// The group is gone; it owned these rows of the state store.
+    /// The group is gone; these rows of the state store go with it.
     Removed(Vec<Bounds>),
     /// A snapshot took the place of its log.
     Installed,

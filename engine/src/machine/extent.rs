@@ -8,7 +8,7 @@ use crate::codec::Damage as _;
 use crate::codec::bounds::{BoundsRow, ChildMark};
 use crate::codec::keys::{self, Bounds};
 use bytes::Bytes;
-use synod_cluster::ids::Space;
+use synod_cluster::ids::{SYSTEM_SHARD, Space};
 use synod_cluster::system::Descriptor;
 
 /// What a shard holds, and where its rows are.
@@ -66,7 +66,13 @@ impl Extent {
     /// The ranges of rows that the replica owns.
     #[must_use]
     pub fn owned(&self) -> Vec<Bounds> {
-        owned(&self.descriptor, self.space, &self.pieces, self.alone)
+        owned(&self.descriptor, self.space, &self.pieces)
+    }
+
+    /// What goes with the replica: what it owns; where it is alone, all of its space. What others own is to be left out.
+    #[must_use]
+    pub fn to_remove(&self) -> Vec<Bounds> {
+        if self.alone { vec![keys::space_bounds(self.space)] } else { self.owned() }
     }
 
     /// The spaces that rows of the replica may be in.
@@ -75,36 +81,37 @@ impl Extent {
     }
 }
 
-/// What each of these owns. One of which no row says what it shares owns nothing that the others do: its state may be lost.
+/// What each of these is to be looked through for: what it owns. One that is alone has all of its space, but for what others own:
+/// its state may be lost.
 #[must_use]
 pub fn owned_by_each(extents: &[Extent]) -> Vec<Vec<Bounds>> {
     let shared = joined(extents.iter().filter(|extent| !extent.alone).flat_map(Extent::owned).collect());
-    let owned = |extent: &Extent| if extent.alone { without(&extent.owned(), &shared) } else { extent.owned() };
+    let owned = |extent: &Extent| if extent.alone { without(&extent.to_remove(), &shared) } else { extent.owned() };
     extents.iter().map(owned).collect()
 }
 
-/// The ranges of rows that a replica owns in the state store: its own rows, and the records of its pieces. Where it is `alone`, all
-/// of its space.
+/// The ranges of rows that a replica owns in the state store: its own rows, and the records of its pieces.
 #[must_use]
-pub(super) fn owned(descriptor: &Descriptor, space: Space, pieces: &Pieces, alone: bool) -> Vec<Bounds> {
-    if alone {
-        return vec![keys::space_bounds(space)];
-    }
+pub(super) fn owned(descriptor: &Descriptor, space: Space, pieces: &Pieces) -> Vec<Bounds> {
     let mut all = vec![keys::own_bounds(space)];
-    all.extend(pieces.rows(descriptor, b"", b""));
+    all.extend(content(descriptor, space, pieces));
     all
 }
 
 /// Those of the rows owned that all replicas have alike, in the order of a snapshot file: the keys without their spaces rise.
 #[must_use]
-pub(super) fn replicated(descriptor: &Descriptor, space: Space, pieces: &Pieces, alone: bool) -> Vec<Bounds> {
+pub(super) fn replicated(descriptor: &Descriptor, space: Space, pieces: &Pieces) -> Vec<Bounds> {
     let mut all = vec![keys::replicated_bounds(space)];
-    if alone {
-        all.push((keys::own_bounds(space).1, keys::space_bounds(space).1));
-    } else {
-        all.extend(pieces.rows(descriptor, b"", b""));
-    }
+    all.extend(content(descriptor, space, pieces));
     all
+}
+
+/// The records; of the system shard, which has none, its metadata.
+fn content(descriptor: &Descriptor, space: Space, pieces: &Pieces) -> Vec<Bounds> {
+    if descriptor.shard == SYSTEM_SHARD {
+        return vec![(keys::own_bounds(space).1, keys::space_bounds(space).1)];
+    }
+    pieces.rows(descriptor, b"", b"")
 }
 
 /// The same ranges, sorted, those that touch or overlap made one.
@@ -202,7 +209,8 @@ mod tests {
 
         let none = read(None, None).unwrap();
         assert_eq!((&none.descriptor, none.alone, none.children.len()), (&created, true, 0));
-        assert_eq!(none.owned(), [keys::space_bounds(OWN)]);
+        assert_eq!(none.to_remove(), [keys::space_bounds(OWN)]);
+        assert_eq!(none.owned(), [keys::own_bounds(OWN), keys::table_bounds(OWN, created.table)]);
 
         let bounds = read(Some(row.encode()), None).unwrap();
         assert_eq!((bounds.descriptor.version, bounds.descriptor.retention), (4, Retention::Latest));
@@ -211,6 +219,8 @@ mod tests {
         let records =
             |space, from: &[u8], to: &[u8]| keys::range_bounds(Space(space), created.table, Some(from), Some(to));
         assert_eq!(bounds.owned(), [keys::own_bounds(OWN), records(2, b"b", b"m")]);
+
+        assert_eq!(bounds.to_remove(), bounds.owned());
 
         let both = read(Some(row.encode()), Some(divided.clone())).unwrap();
         assert_eq!(both.owned(), [keys::own_bounds(OWN), records(7, b"b", b"d"), records(2, b"d", b"m")]);

@@ -195,9 +195,9 @@ impl Shard {
         node.writer.add(write, Some(Done::Installed));
     }
 
-    /// The rows of the state store that this replica owns; none where its state is gone.
-    pub(crate) fn owned_rows(&self) -> Vec<Bounds> {
-        if self.is_missing() { Vec::new() } else { self.state.owned() }
+    /// The rows of the state store that go with this replica; none where its state is gone: they went when that was found.
+    pub(crate) fn rows_to_remove(&self) -> Vec<Bounds> {
+        if self.is_missing() { Vec::new() } else { self.state.to_remove() }
     }
 
     /// The write of [`Shard::install`] is on disk: what a restart would find now, and the old rows.
@@ -219,7 +219,7 @@ impl Shard {
             }
         };
         self.answer_all(node, &Refusal::NotReady);
-        Some((found, self.owned_rows()))
+        Some((found, self.rows_to_remove()))
     }
 
     /// What the group was created with.

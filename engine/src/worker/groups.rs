@@ -76,7 +76,7 @@ impl<H: Host> Worker<H> {
             "the state of shard {id} {why}: it is reinstalled from a snapshot of another member"
         );
         let extent = Extent::read(|row| self.node.store.get(row), space, descriptor.clone())?;
-        for (from, to) in owners.only(id, &extent.owned()) {
+        for (from, to) in owners.only(id, &extent.to_remove()) {
             self.node.store.remove_range(&from, &to)?;
         }
         self.node.metrics.reinstalling.inc();
@@ -228,7 +228,7 @@ impl<H: Host> Worker<H> {
         self.upkeep.forget(id);
         self.removed.insert(id, upto);
         let write = GroupWrite { shard: id, remove: Some(upto), ..GroupWrite::default() };
-        self.node.writer.add(write, Some(Done::Removed(shard.owned_rows())));
+        self.node.writer.add(write, Some(Done::Removed(shard.rows_to_remove())));
     }
 }
 

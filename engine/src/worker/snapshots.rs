@@ -368,7 +368,7 @@ impl<H: Host> Worker<H> {
         match self.shards.get_mut(&id) {
             Some(shard) => {
                 if planted!(OldSpaceRemovedEarly) {
-                    for (from, to) in shard.owned_rows() {
+                    for (from, to) in shard.rows_to_remove() {
                         let removed = self.node.store.remove_range(&from, &to);
                         self.node.must(removed);
                     }

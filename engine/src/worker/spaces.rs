@@ -212,7 +212,7 @@ mod tests {
         assert!(owners.others_in(P, PARENT));
         let extent = Extent::read(|row| two.store.get(row), PARENT, two.created.clone()).unwrap();
         assert!(extent.alone);
-        remove(&mut two.store, &owners.only(P, &extent.owned()));
+        remove(&mut two.store, &owners.only(P, &extent.to_remove()));
         assert_eq!(all_rows(&mut two.store), kept);
         sweep_shared(&mut two.store, &owners).unwrap();
         assert_eq!(all_rows(&mut two.store), kept);

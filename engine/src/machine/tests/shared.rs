@@ -369,7 +369,7 @@ fn neither_a_hash_nor_a_snapshot_shows_in_how_many_spaces_the_records_are() {
     for (partitioning, retention) in CASES {
         let mut whole = filled(partitioning, retention);
         let all = hash(&mut whole.store, vec![keys::space_bounds(PARENT)]);
-        assert_eq!(hash(&mut whole.store, whole.state.replicated()), all, "a shard that is alone is all of its space");
+        assert_eq!(hash(&mut whole.store, whole.state.replicated()), all, "a shard that is alone has all of its space");
         for of_child in [false, true] {
             let mut two = Two::new(partitioning, retention);
             let key = two.keys(of_child).pop().unwrap();
