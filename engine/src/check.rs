@@ -292,7 +292,12 @@ pub fn is_snapshot(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::torn_at;
+    use super::*;
+    use crate::codec::bounds::BoundsRow;
+    use crate::machine::tests::shared::{Rows, Two, all_rows};
+    use crate::state::BulkLoad as _;
+    use crate::state::rocks::StateOptions;
+    use synod_cluster::system::Retention;
 
     fn record(length: u16) -> Vec<u8> {
         [&[1, 2, 3, 4][..], &length.to_le_bytes(), &[1], &vec![7; usize::from(length)][..]].concat()
@@ -311,5 +316,57 @@ mod tests {
         assert_eq!(torn_at(&file[..begins]), None, "between two records nobody can tell");
         file[(32 << 10) + 5] ^= 0x80;
         assert_eq!(torn_at(&file), Some(32 << 10));
+    }
+
+    /// What is found wrong with these rows of two shards that share a space.
+    fn checked(two: &Two, rows: &Rows) -> Report {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        RocksShared::open(&path, StateOptions::default()).unwrap().load(rows).unwrap();
+        let owner = |descriptor: &Descriptor, space, slot| Owner::new(descriptor.clone(), Space(space), (slot, slot));
+        let owners = vec![owner(&two.created, 2, two.parent.applied()), owner(&two.born, 9, Slot(0))];
+        let mut report = Report::default();
+        check_state(&path, owners, &mut report);
+        report
+    }
+
+    #[test]
+    fn rows_are_checked_as_those_of_the_shard_that_owns_them() {
+        for partitioning in [Partitioning::Range, Partitioning::Hash] {
+            let mut two = Two::new(partitioning, Retention::All);
+            let all = all_rows(&mut two.store);
+            let sound = checked(&two, &all);
+            assert_eq!((sound.damages, sound.rows), (vec![], all.len() as u64));
+            assert_eq!(sound.times[&ShardId(9)], two.child.last_ts());
+
+            for (shard, (from, to)) in [(2, &two.parent.owned()[1]), (9, &two.child.owned()[1])] {
+                let mut rows = all.clone();
+                let at = rows.iter().position(|(key, _)| from <= key && key < to).unwrap();
+                rows[at].1 = Bytes::from_static(b"no head");
+                let report = checked(&two, &rows);
+                let [damage] = &report.damages[..] else { panic!("{report:?}") };
+                assert!(damage.what.starts_with(&format!("state of shard {shard}, head of key")), "{damage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_two_shards_own_are_told() {
+        let mut two = Two::new(Partitioning::Range, Retention::All);
+        // The parent's bounds are what they were before the split.
+        let (created, key) = (two.created.clone(), keys::bounds_row(Space(2)));
+        let row = BoundsRow {
+            version: created.version,
+            from: created.from,
+            to: created.to,
+            retention: created.retention,
+            children: vec![],
+        };
+        let mut rows = all_rows(&mut two.store);
+        let at = rows.iter().position(|(found, _)| *found == key).unwrap();
+        rows[at].1 = row.encode();
+        let report = checked(&two, &rows);
+        let [damage] = &report.damages[..] else { panic!("{report:?}") };
+        assert_eq!((&damage.what[..], &damage.why[..]), ("state of shard 2", "shard 9 owns some of the same rows"));
     }
 }

@@ -295,3 +295,77 @@ fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     let renamed = fs::rename(from, to).and_then(|()| File::open(parent)?.sync_all());
     renamed.map_err(|e| StoreError::Io { what: format!("rename {}", from.display()), why: e.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::shared::{Rows, Two, all_rows, rows_of};
+    use synod_cluster::system::{Partitioning, Retention};
+
+    const P: ShardId = ShardId(2);
+    const C: ShardId = ShardId(9);
+
+    /// A directory with these rows, as if damage had been met with.
+    fn directory(path: &Path, rows: &Rows) {
+        let shared = RocksShared::open(path, StateOptions::default()).unwrap();
+        shared.load(rows).unwrap();
+        drop(shared);
+        fs::write(path.join("DAMAGED"), "as a read said").unwrap();
+    }
+
+    fn rows_in(shared: &RocksShared) -> Rows {
+        let mut rows = vec![];
+        let mut visit = |key: &[u8], value: &[u8]| {
+            rows.push((key.to_vec(), Bytes::copy_from_slice(value)));
+            std::ops::ControlFlow::Continue(())
+        };
+        shared.each(&mut visit).unwrap();
+        rows
+    }
+
+    /// The last byte of a row flipped: its checksum.
+    fn damaged(mut rows: Rows, which: impl Fn(&[u8]) -> bool) -> Rows {
+        let (_, value) = rows.iter_mut().find(|(key, _)| which(key)).unwrap();
+        let mut bytes = value.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        *value = bytes.into();
+        rows
+    }
+
+    /// What is kept of these rows.
+    fn salvaged(two: &Two, rows: &Rows) -> (Rows, SetAside) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        directory(&path, rows);
+        let (shared, aside) = open(&path, StateOptions::default(), &two.log()).unwrap();
+        (rows_in(&shared), aside.unwrap())
+    }
+
+    #[test]
+    fn a_shard_is_kept_or_lost_alone_whoever_shares_its_space() {
+        for partitioning in [Partitioning::Range, Partitioning::Hash] {
+            let mut two = Two::new(partitioning, Retention::All);
+            let all = all_rows(&mut two.store);
+            let (found, aside) = salvaged(&two, &all);
+            assert_eq!((aside.kept, aside.lost), (vec![P, C], vec![]));
+            assert_eq!(found, all);
+
+            let (parent, child) = (two.parent.owned(), two.child.owned());
+            for (lost, kept, of_lost, of_kept) in [(C, P, &child, &parent), (P, C, &parent, &child)] {
+                // A record in the space of the parent, the last of those that are looked at.
+                let (from, to) = of_lost[1].clone();
+                let rows = damaged(all.clone(), |key| from[..] <= *key && *key < to[..]);
+                let (found, aside) = salvaged(&two, &rows);
+                assert_eq!(aside.kept, [kept]);
+                assert_eq!(aside.lost.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [lost]);
+                assert_eq!(found, rows_of(&mut two.store, of_kept), "shard {lost} was damaged");
+            }
+            // Of the child nobody knows then where its records are.
+            let rows = damaged(all.clone(), |key| *key == keys::pieces_row(Space(9))[..]);
+            let (found, aside) = salvaged(&two, &rows);
+            assert_eq!(aside.kept, [P]);
+            assert!(aside.lost[0].1.starts_with("pieces of shard 9: checksum mismatch"), "{:?}", aside.lost);
+            assert_eq!(found, rows_of(&mut two.store, &parent));
+        }
+    }
+}
