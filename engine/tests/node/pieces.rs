@@ -72,25 +72,45 @@ fn stored(c: &Cluster, node: NodeId, table: TableId) -> (usize, Vec<Space>) {
     (count, spaces)
 }
 
-/// Two tables of one shard each; on one node the records of the second are in the space of the first.
+/// Two tables of one shard each, whose logs keep hardly anything; on one node the records of the second are in the space of the first.
 fn sharing() -> (Cluster, One, One) {
     let (mut c, table, shard) = mem();
     let host = One { table, shard };
+    let guest = with_guest(&mut c, host);
+    (c, host, guest)
+}
+
+/// A second table, whose records are in the space of the first on one node.
+fn with_guest(c: &mut Cluster, host: One) -> One {
     let table = c.create_table("guest", Partitioning::Hash, Retention::All, 1);
     let guest = One { table, shard: c.shards_of(table)[0] };
-    write(&mut c, host.table, 60);
-    write(&mut c, guest.table, 60);
+    write(c, host.table, 60);
+    write(c, guest.table, 60);
     c.run_for(1_000_000);
-    share(&mut c, N2, host, guest);
-    write(&mut c, host.table, 60);
-    write(&mut c, guest.table, 60);
+    share(c, N2, host, guest);
+    write(c, host.table, 60);
+    write(c, guest.table, 60);
     c.check_equal(host.shard);
     c.check_equal(guest.shard);
     c.run_for(1_000_000);
-    let space = space_of(&c, N2, host.shard);
-    let (count, spaces) = stored(&c, N2, guest.table);
+    let space = space_of(c, N2, host.shard);
+    let (count, spaces) = stored(c, N2, guest.table);
     assert!(count > 0 && spaces == [space], "{count} rows in {spaces:?}, not in {space:?}");
-    (c, host, guest)
+    guest
+}
+
+/// Of the state of `host` this node has the records, and nothing that says whose they are and how far they go.
+fn lose_own_rows(c: &mut Cluster, node: NodeId, host: One) -> Space {
+    c.kill(node);
+    let space = space_of(c, node, host.shard);
+    let mut store = MemState::open(&disk_of(c, node).1);
+    let (from, to) = keys::own_bounds(space);
+    store.remove_range(&from, &to).unwrap();
+    store.freeze().unwrap();
+    c.start(node);
+    // The guest has its state.
+    assert_eq!(c.nodes[&node].metrics.as_ref().unwrap().reinstalling.get(), 1);
+    space
 }
 
 #[test]
@@ -130,15 +150,7 @@ fn a_table_that_is_dropped_leaves_the_records_of_others_in_its_space() {
 fn a_state_that_is_lost_and_reinstalled_leaves_the_records_of_others_in_its_space() {
     let (mut c, host, guest) = sharing();
     c.run_until("the node trims", |c| c.replica(N2, host.shard).is_some_and(|r| r.trimmed > Slot(0)));
-    c.kill(N2);
-    // Nothing says what was the host's. Its records are there, but for the position that they belong to.
-    let space = space_of(&c, N2, host.shard);
-    let mut store = MemState::open(&disk_of(&c, N2).1);
-    let (from, to) = keys::own_bounds(space);
-    store.remove_range(&from, &to).unwrap();
-    store.freeze().unwrap();
-    c.start(N2);
-    assert_eq!(c.nodes[&N2].metrics.as_ref().unwrap().reinstalling.get(), 1, "the guest has its state");
+    let space = lose_own_rows(&mut c, N2, host);
     write(&mut c, host.table, 20);
     c.run_until("it is reinstalled", |c| installed(c, N2) == 1);
     write(&mut c, guest.table, 20);
@@ -157,4 +169,25 @@ fn a_state_that_is_lost_and_reinstalled_leaves_the_records_of_others_in_its_spac
     }
     assert_eq!(stored(&c, N2, guest.table).1, [space]);
     assert_eq!(stored(&c, N2, host.table).1, [space_of(&c, N2, host.shard)]);
+}
+
+/// The log could make the state anew, but from its beginning it would write over what a shard split off since has newer.
+#[test]
+fn a_lost_state_is_not_made_from_its_log_where_others_have_records_in_its_space() {
+    let mut c = Cluster::new((0..3).map(|_| Disk::mem(1 << 12)).collect());
+    let table = c.create_table("t", Partitioning::Hash, Retention::All, 1);
+    let host = One { table, shard: c.shards_of(table)[0] };
+    let guest = with_guest(&mut c, host);
+    assert_eq!(c.replica(N2, host.shard).unwrap().trimmed, Slot(0));
+    let before = c.dump(N2, guest.shard);
+    lose_own_rows(&mut c, N2, host);
+    c.run_until("it is reinstalled", |c| installed(c, N2) == 1);
+    c.check_equal(guest.shard);
+    assert_eq!(c.dump(N2, guest.shard), before);
+    write(&mut c, host.table, 20);
+    write(&mut c, guest.table, 20);
+    for shard in [host.shard, guest.shard] {
+        c.check_equal(shard);
+        equal(&mut c, shard);
+    }
 }
