@@ -5,12 +5,13 @@
 
 use crate::StoreError;
 use crate::codec::applied::AppliedRow;
-use crate::codec::keys::{self, RecordRow};
+use crate::codec::keys::{self, Bounds, RecordRow};
 use crate::codec::record::{Head, Record};
 use crate::codec::session::SessionRow;
 use crate::genesis::Genesis;
 use crate::logstore::LogStore;
 use crate::logstore::rocks::RocksLog;
+use crate::machine::extent::{Extent, owned_by_each};
 use crate::snapshot::{SnapshotFile, Throttle};
 use crate::state::rocks::RocksShared;
 use bytes::Bytes;
@@ -76,9 +77,11 @@ impl Report {
     }
 }
 
-/// What the rows of a space belong to.
+/// What rows belong to.
 pub(crate) struct Owner {
-    descriptor: Descriptor,
+    pub(crate) descriptor: Descriptor,
+    /// Its own space.
+    pub(crate) space: Space,
     /// Where its log begins and ends.
     log: (Slot, Slot),
     applied: bool,
@@ -88,8 +91,8 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// A group whose log is what is left behind the first slot, up to the second.
-    pub(crate) fn new(descriptor: Descriptor, log: (Slot, Slot)) -> Self {
-        Self { descriptor, log, applied: false, last_ts: 0 }
+    pub(crate) fn new(descriptor: Descriptor, space: Space, log: (Slot, Slot)) -> Self {
+        Self { descriptor, space, log, applied: false, last_ts: 0 }
     }
 }
 
@@ -161,8 +164,8 @@ fn torn_at(file: &[u8]) -> Option<usize> {
     None
 }
 
-fn check_log(path: &Path, report: &mut Report) -> (BTreeMap<Space, Owner>, Option<ClientId>) {
-    let mut owners = BTreeMap::new();
+fn check_log(path: &Path, report: &mut Report) -> (Vec<Owner>, Option<ClientId>) {
+    let mut owners = Vec::new();
     let Some(log) = report.note(RocksLog::open_to_read(path)) else { return (owners, None) };
     let Some(node) = report.note(log.recover_node()) else { return (owners, None) };
     for id in node.groups {
@@ -175,7 +178,7 @@ fn check_log(path: &Path, report: &mut Report) -> (BTreeMap<Space, Owner>, Optio
                 if let Some(descriptor) = genesis.descriptor().cloned() {
                     let log = (found.trimmed.slot, found.last.slot);
                     report.times.insert(id, found.last_ts);
-                    owners.insert(found.space.unwrap_or(own), Owner::new(descriptor, log));
+                    owners.push(Owner::new(descriptor, found.space.unwrap_or(own), log));
                 }
             }
             Err(error) => report.add(format!("creation of shard {id}"), error.to_string()),
@@ -184,24 +187,47 @@ fn check_log(path: &Path, report: &mut Report) -> (BTreeMap<Space, Owner>, Optio
     (owners, node.identity.map(|identity| identity.cluster))
 }
 
-fn check_state(path: &Path, mut owners: BTreeMap<Space, Owner>, report: &mut Report) {
+/// What each owner owns, with its number, in the order of the rows. Rows of two owners are told.
+fn ranges(owners: &[Owner], extents: &[Extent], report: &mut Report) -> Vec<(Bounds, usize)> {
+    let each = owned_by_each(extents).into_iter().enumerate();
+    let mut ranges: Vec<(Bounds, usize)> =
+        each.flat_map(|(owner, ranges)| ranges.into_iter().map(move |range| (range, owner))).collect();
+    ranges.sort_unstable();
+    for two in ranges.windows(2) {
+        let [((_, end), one), ((from, _), other)] = two else { continue };
+        if from < end {
+            let of = |owner: usize| owners[owner].descriptor.shard;
+            let why = format!("shard {} owns some of the same rows", of(*other));
+            report.add(format!("state of shard {}", of(*one)), why);
+        }
+    }
+    ranges
+}
+
+fn check_state(path: &Path, mut owners: Vec<Owner>, report: &mut Report) {
     let Some(state) = report.note(RocksShared::open_to_read(path)) else { return };
+    let mut extents = Vec::with_capacity(owners.len());
+    for Owner { descriptor, space, .. } in &owners {
+        let read = report.note(Extent::read(|row| state.get(row), *space, descriptor.clone()));
+        extents.push(read.unwrap_or_else(|| Extent::beginning(*space, descriptor.clone())));
+    }
+    let ranges = ranges(&owners, &extents, report);
     let mut system = SystemRows::new();
     let scanned = state.each(&mut |key, value| {
         report.rows += 1;
         let value = Bytes::copy_from_slice(value);
-        let space = key.first_chunk::<4>().map(|space| Space(u32::from_be_bytes(*space)));
-        // Rows of a space that no group names are left over from a crash: the next start removes them.
-        let Some((space, owner)) = space.and_then(|space| Some((space, owners.get_mut(&space)?))) else {
-            return ControlFlow::Continue(());
-        };
-        if let Err((what, error)) = check_row(space, owner, key, value, &mut system) {
+        let before = ranges.partition_point(|((from, _), _)| from[..] <= *key);
+        let range = before.checked_sub(1).map(|at| &ranges[at]).filter(|((_, to), _)| *key < to[..]);
+        // Rows that nobody owns are left over from a crash: the next start removes them.
+        let Some((_, owner)) = range else { return ControlFlow::Continue(()) };
+        let owner = &mut owners[*owner];
+        if let Err((what, error)) = check_row(owner, key, value, &mut system) {
             report.add(format!("state of shard {}, {what}", owner.descriptor.shard), error);
         }
         ControlFlow::Continue(())
     });
     report.note(scanned);
-    for owner in owners.values() {
+    for owner in &owners {
         let time = report.times.entry(owner.descriptor.shard).or_default();
         *time = owner.last_ts.max(*time);
     }
@@ -210,20 +236,20 @@ fn check_state(path: &Path, mut owners: BTreeMap<Space, Owner>, report: &mut Rep
             report.add("metadata rows of the system shard", error.to_string());
         }
     }
-    for owner in owners.values().filter(|owner| !owner.applied && owner.log.0 > Slot(0)) {
+    for owner in owners.iter().filter(|owner| !owner.applied && owner.log.0 > Slot(0)) {
         let why = format!("it has no applied position, but its log begins after slot {}", owner.log.0);
         report.add(format!("state of shard {}", owner.descriptor.shard), why);
     }
 }
 
-/// Verifies one row of a space; metadata rows are gathered.
+/// Verifies one row of its owner; metadata rows are gathered.
 pub(crate) fn check_row(
-    space: Space,
     owner: &mut Owner,
     key: &[u8],
     value: Bytes,
     system: &mut SystemRows,
 ) -> Result<(), (String, String)> {
+    let space = owner.space;
     let name = |what: &'static str| move |error: DecodeError| (what.to_owned(), error.to_string());
     if key == keys::applied(space) {
         owner.applied = true;
@@ -233,6 +259,8 @@ pub(crate) fn check_row(
         if slot < from || slot > to {
             return Err(("applied position".into(), format!("slot {slot}, but its log is ({from}, {to}]")));
         }
+    } else if key == keys::bounds_row(space) || key == keys::pieces_row(space) {
+        // What they say was read before: it tells who the owner is.
     } else if keys::session_bounds(space).0.as_slice() <= key && key < keys::session_bounds(space).1.as_slice() {
         let (_, client) = keys::parse_session(key).map_err(name("session"))?;
         SessionRow::decode(value).map_err(|e| (format!("session of client {:032x}", client.0), e.to_string()))?;
@@ -264,7 +292,12 @@ pub fn is_snapshot(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::torn_at;
+    use super::*;
+    use crate::codec::bounds::BoundsRow;
+    use crate::machine::tests::shared::{Rows, Two, all_rows};
+    use crate::state::BulkLoad as _;
+    use crate::state::rocks::StateOptions;
+    use synod_cluster::system::Retention;
 
     fn record(length: u16) -> Vec<u8> {
         [&[1, 2, 3, 4][..], &length.to_le_bytes(), &[1], &vec![7; usize::from(length)][..]].concat()
@@ -283,5 +316,57 @@ mod tests {
         assert_eq!(torn_at(&file[..begins]), None, "between two records nobody can tell");
         file[(32 << 10) + 5] ^= 0x80;
         assert_eq!(torn_at(&file), Some(32 << 10));
+    }
+
+    /// What is found wrong with these rows of two shards that share a space.
+    fn checked(two: &Two, rows: &Rows) -> Report {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        RocksShared::open(&path, StateOptions::default()).unwrap().load(rows).unwrap();
+        let owner = |descriptor: &Descriptor, space, slot| Owner::new(descriptor.clone(), Space(space), (slot, slot));
+        let owners = vec![owner(&two.created, 2, two.parent.applied()), owner(&two.born, 9, Slot(0))];
+        let mut report = Report::default();
+        check_state(&path, owners, &mut report);
+        report
+    }
+
+    #[test]
+    fn rows_are_checked_as_those_of_the_shard_that_owns_them() {
+        for partitioning in [Partitioning::Range, Partitioning::Hash] {
+            let mut two = Two::new(partitioning, Retention::All);
+            let all = all_rows(&mut two.store);
+            let sound = checked(&two, &all);
+            assert_eq!((sound.damages, sound.rows), (vec![], all.len() as u64));
+            assert_eq!(sound.times[&ShardId(9)], two.child.last_ts());
+
+            for (shard, (from, to)) in [(2, &two.parent.owned()[1]), (9, &two.child.owned()[1])] {
+                let mut rows = all.clone();
+                let at = rows.iter().position(|(key, _)| from <= key && key < to).unwrap();
+                rows[at].1 = Bytes::from_static(b"no head");
+                let report = checked(&two, &rows);
+                let [damage] = &report.damages[..] else { panic!("{report:?}") };
+                assert!(damage.what.starts_with(&format!("state of shard {shard}, head of key")), "{damage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_two_shards_own_are_told() {
+        let mut two = Two::new(Partitioning::Range, Retention::All);
+        // The parent's bounds are what they were before the split.
+        let (created, key) = (two.created.clone(), keys::bounds_row(Space(2)));
+        let row = BoundsRow {
+            version: created.version,
+            from: created.from,
+            to: created.to,
+            retention: created.retention,
+            children: vec![],
+        };
+        let mut rows = all_rows(&mut two.store);
+        let at = rows.iter().position(|(found, _)| *found == key).unwrap();
+        rows[at].1 = row.encode();
+        let report = checked(&two, &rows);
+        let [damage] = &report.damages[..] else { panic!("{report:?}") };
+        assert_eq!((&damage.what[..], &damage.why[..]), ("state of shard 2", "shard 9 owns some of the same rows"));
     }
 }

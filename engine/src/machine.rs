@@ -8,15 +8,18 @@
 mod ahead;
 pub mod bounds;
 mod effects;
+pub mod extent;
 mod heads;
 pub mod overlay;
+pub mod pieces;
 pub mod rows;
 mod system;
 
 use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::applied::AppliedRow;
-use crate::codec::keys;
+use crate::codec::bounds::ChildMark;
+use crate::codec::keys::{self, Bounds};
 use crate::command::{KeyOp, Op, RowFormat, WriteRequest, decode_entry, is_marker};
 use crate::genesis::Genesis;
 use crate::memory::{Holder, Memory};
@@ -25,7 +28,10 @@ use crate::sessions::{OUTCOMES_MAX, Sessions, Verdict};
 use crate::state::{StateBatch, StateStore};
 use ahead::Ahead;
 use bytes::Bytes;
+use extent::Extent;
 use overlay::{Overlay, Writes};
+use pieces::Pieces;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use synod_cluster::ids::{Entry, ShardId, Slot, Space, TableId};
 use synod_cluster::refusal::Refusal;
@@ -49,7 +55,14 @@ pub enum Machine {
 /// The state of one shard, but for its records, which are in the store.
 pub struct ShardState {
     descriptor: Descriptor,
+    /// The version that the descriptor began with.
+    founded: u64,
+    /// Shards that were split off, as far as the map is not known to have them.
+    children: Vec<ChildMark>,
+    /// The own space: all rows but records are in it.
     space: Space,
+    /// Where the records are.
+    pieces: Pieces,
     applied: Slot,
     /// Applied position of the last row in the store.
     stored: Slot,
@@ -91,7 +104,7 @@ impl ShardState {
             let what = "the beginning of the system shard".into();
             return Err(StoreError::Corrupt { what, why: "it does not describe the system shard".into() });
         };
-        let shard = descriptor.shard;
+        let (shard, founded) = (descriptor.shard, descriptor.version);
         let row = store.get(&keys::applied(space))?;
         let found = row.map(AppliedRow::decode).transpose();
         let found = found.map_err(|e| e.corrupt(format!("applied position of shard {shard}")))?;
@@ -105,8 +118,12 @@ impl ShardState {
             }
             (Genesis::System(_), Some(_)) => Machine::System(Box::new(system::load(store, space)?)),
         };
+        let Extent { descriptor, children, pieces, .. } = Extent::read(|row| store.get(row), space, descriptor)?;
         Ok(Self {
+            founded,
+            children,
             space,
+            pieces,
             applied: applied.slot,
             stored: applied.slot,
             last_ts: applied.last_ts,
@@ -129,9 +146,13 @@ impl ShardState {
     /// describes no shard.
     #[must_use]
     pub fn missing(space: Space, genesis: &Genesis) -> Option<Self> {
+        let descriptor = genesis.descriptor()?.clone();
         Some(Self {
-            descriptor: genesis.descriptor()?.clone(),
+            founded: descriptor.version,
+            children: Vec::new(),
             space,
+            pieces: Pieces::whole(&descriptor, space),
+            descriptor,
             applied: Slot(0),
             stored: Slot(0),
             last_ts: 0,
@@ -176,10 +197,54 @@ impl ShardState {
         &self.descriptor
     }
 
-    /// Where its rows are.
+    /// Its own space: all of its rows are there, but for records that [`ShardState::pieces`] says to be elsewhere.
     #[must_use]
     pub fn space(&self) -> Space {
         self.space
+    }
+
+    /// Where its records are.
+    #[must_use]
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    /// Where the rows of a key are. Of a key that is not this shard's it is some space.
+    #[must_use]
+    pub fn space_of(&self, key: &[u8]) -> Space {
+        self.pieces.space_of_key(&self.descriptor, key)
+    }
+
+    /// Shards that were split off, as far as the map is not known to have them.
+    #[must_use]
+    pub fn children(&self) -> &[ChildMark] {
+        &self.children
+    }
+
+    /// The ranges of rows that this replica owns in the state store: its own rows, and the records of its pieces.
+    #[must_use]
+    pub fn owned(&self) -> Vec<Bounds> {
+        extent::owned(&self.descriptor, self.space, &self.pieces)
+    }
+
+    /// What goes with this replica: what it owns. Where its bounds are those that it began with, and no record is elsewhere, that is
+    /// all of its space. What others own is to be left out.
+    #[must_use]
+    pub fn to_remove(&self) -> Vec<Bounds> {
+        let alone = self.descriptor.version == self.founded && self.pieces.is_whole(self.space);
+        if alone { vec![keys::space_bounds(self.space)] } else { self.owned() }
+    }
+
+    /// The rows that all replicas have alike, in the order of a snapshot file and of a hash.
+    #[must_use]
+    pub fn replicated(&self) -> Vec<Bounds> {
+        extent::replicated(&self.descriptor, self.space, &self.pieces)
+    }
+
+    /// Whether rows of it may be in one of these spaces.
+    #[must_use]
+    pub fn uses(&self, spaces: &BTreeSet<Space>) -> bool {
+        spaces.contains(&self.space) || self.pieces.iter().any(|piece| spaces.contains(&piece.space))
     }
 
     /// The last slot applied.
@@ -284,7 +349,7 @@ impl ShardState {
         }
         let Turn { store, overlay, mut batch, effects, .. } = turn;
         let mut ranges = Vec::new();
-        overlay.drain_into(&self.descriptor, self.space, &mut batch, &mut ranges);
+        overlay.drain_into(&self.descriptor, &mut batch, &mut ranges);
         batch.rows.push(self.applied_row());
         self.stored = self.applied;
         // No freeze comes between: what is durable has both or neither.
@@ -333,7 +398,7 @@ impl ShardState {
             return Ok(Err(Refusal::WrongShard));
         }
         let (store, overlay) = (&mut *turn.store, &mut *turn.overlay);
-        let mut writes = Writes { descriptor: &self.descriptor, space: self.space, store, overlay };
+        let mut writes = Writes { descriptor: &self.descriptor, pieces: &self.pieces, store, overlay };
         let outcome = writes.execute(ops, ts)?;
         for record in turn.overlay.records.drain(..) {
             self.ring.push(record);

@@ -18,7 +18,7 @@ use crate::machine::{Machine, ShardState, rows};
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
-use synod_cluster::ids::Offset;
+use synod_cluster::ids::{Offset, Space};
 use synod_cluster::refusal::Refusal;
 
 /// Most records of a page.
@@ -65,13 +65,18 @@ fn with_key<'a>(
 }
 
 impl KeyQuery<'_> {
+    /// Where the rows of the key are.
+    fn space(&self) -> Space {
+        self.state.space_of(self.key)
+    }
+
     fn head(&self, store: &mut dyn StateStore) -> Result<Option<Head>, StoreError> {
         let descriptor = self.state.descriptor();
-        rows::head(store, descriptor, self.state.space(), descriptor.partitioning.hash_of(self.key), self.key)
+        rows::head(store, descriptor, self.space(), descriptor.partitioning.hash_of(self.key), self.key)
     }
 
     fn record(&self, store: &mut dyn StateStore, head: &Head, offset: Offset) -> Result<Record, StoreError> {
-        rows::record(store, self.state.descriptor(), self.state.space(), self.key, head, offset)
+        rows::record(store, self.state.descriptor(), self.space(), self.key, head, offset)
     }
 
     fn get(&self, store: &mut dyn StateStore, at: At) -> Result<Replied, StoreError> {
@@ -95,7 +100,7 @@ impl KeyQuery<'_> {
                 (Some(offset), true)
             }
             At::Time(ts) => {
-                let after = rows::first_after(store, self.state.descriptor(), self.state.space(), self.key, &head, ts)?;
+                let after = rows::first_after(store, self.state.descriptor(), self.space(), self.key, &head, ts)?;
                 if after <= first {
                     // Nothing kept is that old; what was dropped may have been.
                     return Ok(if first == Offset(0) {
@@ -147,7 +152,7 @@ impl KeyQuery<'_> {
     ) -> Result<(), StoreError> {
         let descriptor = self.state.descriptor();
         let hash = descriptor.partitioning.hash_of(self.key);
-        let (start, end) = keys::history_bounds(self.state.space(), descriptor.table, hash, self.key, from);
+        let (start, end) = keys::history_bounds(self.space(), descriptor.table, hash, self.key, from);
         let what = |offset| format!("record {offset} of key {:?} in shard {}", lossy(self.key), descriptor.shard);
         let (mut failed, mut expected) = (None, from);
         store.scan(&start, &end, false, &mut |row, value| {

@@ -11,9 +11,12 @@ use crate::StoreError;
 use crate::check::{self, Owner, SystemRows};
 use crate::codec::Damage as _;
 use crate::codec::applied::AppliedRow;
-use crate::codec::keys;
+use crate::codec::bounds::BoundsRow;
+use crate::codec::keys::{self, Bounds};
+use crate::codec::pieces;
 use crate::genesis::Genesis;
 use crate::logstore::LogStore;
+use crate::machine::extent::{Extent, owned_by_each};
 use crate::state::BulkLoad;
 use crate::state::rocks::{RocksShared, StateOptions};
 use bytes::Bytes;
@@ -21,7 +24,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use synod_cluster::ids::{ShardId, Slot, Space};
+use synod_cluster::ids::{SYSTEM_SHARD, ShardId, Slot, Space};
 use synod_cluster::system::{MetadataError, SystemState, row_kinds};
 
 /// Copied at a time, bytes.
@@ -43,7 +46,6 @@ pub struct SetAside {
 /// One group, as its log names it.
 struct Group {
     id: ShardId,
-    space: Space,
     owner: Owner,
     log: (Slot, Slot),
 }
@@ -86,6 +88,10 @@ fn look(path: &Path, sizes: StateOptions) -> Result<Arc<RocksShared>, StoreError
     while let Some(space) = from.map_or(Ok(None), |from| first_space(&shared, from))? {
         let row = shared.get(&keys::applied(space))?.map(AppliedRow::decode).transpose();
         row.map_err(|e| e.corrupt(format!("applied position in space {}", space.0)))?;
+        let row = shared.get(&keys::bounds_row(space))?.map(BoundsRow::decode).transpose();
+        row.map_err(|e| e.corrupt(format!("bounds in space {}", space.0)))?;
+        let row = shared.get(&keys::pieces_row(space))?.map(pieces::decode).transpose();
+        row.map_err(|e| e.corrupt(format!("pieces in space {}", space.0)))?;
         let metadata = row_kinds().map(|kind| keys::system_bounds(space, kind));
         for (from, to) in metadata.chain([keys::session_bounds(space)]) {
             each(&shared, &from, &to, |_, _| Ok(()))??;
@@ -135,18 +141,36 @@ fn copy_sound(path: &Path, sizes: StateOptions, log: &dyn LogStore) -> Result<Sp
         Err(other) => return Err(other),
     };
     let (mut kept, mut lost) = (Vec::new(), Vec::new());
+    let old = match old {
+        Ok(old) => old,
+        Err(why) => return Ok((kept, groups.into_iter().map(|group| (group.id, why.clone())).collect())),
+    };
+    let (mut sound, mut extents) = (Vec::new(), Vec::new());
     for group in groups {
+        match extent(&old, &group.owner)? {
+            Ok(extent) => {
+                sound.push(group);
+                extents.push(extent);
+            }
+            Err(why) => lost.push((group.id, why)),
+        }
+    }
+    for (group, rows) in sound.into_iter().zip(owned_by_each(&extents)) {
         let id = group.id;
-        let copied = match &old {
-            Ok(old) => copy(old, &new, group)?,
-            Err(why) => Err(why.clone()),
-        };
-        match copied {
+        match copy(&old, &new, group, &rows)? {
             Ok(()) => kept.push(id),
             Err(why) => lost.push((id, why)),
         }
     }
     Ok((kept, lost))
+}
+
+/// Where a shard's rows are; `Ok(Err)` says what is damaged of the rows that tell.
+fn extent(old: &RocksShared, owner: &Owner) -> Result<Result<Extent, String>, StoreError> {
+    match Extent::read(|row| old.get(row), owner.space, owner.descriptor.clone()) {
+        Err(StoreError::Corrupt { what, why }) => Ok(Err(format!("{what}: {why}"))),
+        read => read.map(Ok),
+    }
 }
 
 /// Every group whose log is here. Damage of the log is no business of this module.
@@ -158,23 +182,28 @@ fn groups(log: &dyn LogStore) -> Result<Vec<Group>, StoreError> {
         let Some(descriptor) = genesis.descriptor().cloned() else { continue };
         let space = found.space.unwrap_or_else(|| crate::worker::own_space(id));
         let log = (found.trimmed.slot, found.last.slot);
-        groups.push(Group { id, space, owner: Owner::new(descriptor, log), log });
+        groups.push(Group { id, owner: Owner::new(descriptor, space, log), log });
     }
     Ok(groups)
 }
 
-/// Copies a shard's rows; `Ok(Err)` says what is damaged of them, and nothing of them is in `new` then.
-fn copy(old: &RocksShared, new: &RocksShared, mut group: Group) -> Result<Result<(), String>, StoreError> {
-    let (from, to) = keys::space_bounds(group.space);
-    let position = match old.get(&keys::applied(group.space)) {
+/// Copies the rows that a shard owns; `Ok(Err)` says what is damaged of them, and nothing of them is in `new` then.
+fn copy(
+    old: &RocksShared,
+    new: &RocksShared,
+    mut group: Group,
+    owned: &[Bounds],
+) -> Result<Result<(), String>, StoreError> {
+    let position = match old.get(&keys::applied(group.owner.space)) {
         Ok(row) => row.map(AppliedRow::decode).transpose().map_err(|e| format!("applied position: {e}")),
         Err(StoreError::Corrupt { what, why }) => Err(format!("{what}: {why}")),
         Err(error) => return Err(error),
     };
-    let position = match position {
-        Ok(row) => row.unwrap_or_default().slot,
+    let row = match position {
+        Ok(row) => row,
         Err(why) => return Ok(Err(why)),
     };
+    let position = row.unwrap_or_default().slot;
     if position > group.log.1 {
         let (what, last) = (format!("log of shard {}", group.id), group.log.1);
         return Err(StoreError::Corrupt {
@@ -185,21 +214,32 @@ fn copy(old: &RocksShared, new: &RocksShared, mut group: Group) -> Result<Result
     if position < group.log.0 {
         return Ok(Err(format!("it ends at slot {position}, its log begins after slot {}", group.log.0)));
     }
+    if row.is_none() && group.id != SYSTEM_SHARD {
+        // Without a position there are no records of it. What is in its space is another's.
+        return Ok(Ok(()));
+    }
     let mut system = SystemRows::new();
     let (mut rows, mut bytes) = (Vec::new(), 0);
-    let copied = each(old, &from, &to, |key, value| {
+    let mut take = |key: &[u8], value: &[u8]| -> Result<(), Result<String, StoreError>> {
         let value = Bytes::copy_from_slice(value);
-        check::check_row(group.space, &mut group.owner, key, value.clone(), &mut system)
-            .map_err(|(what, why)| Ok(format!("{what}: {why}")))?;
+        check::check_row(&mut group.owner, key, value.clone(), &mut system)
+            .map_err(|(what, why)| -> Result<String, StoreError> { Ok(format!("{what}: {why}")) })?;
         bytes += key.len() + value.len();
         rows.push((key.to_vec(), value));
         if bytes >= COPY_BYTES {
-            new.load(&rows).map_err(Err)?;
+            new.load(&rows).map_err(Err::<String, StoreError>)?;
             rows.clear();
             bytes = 0;
         }
         Ok(())
-    });
+    };
+    let mut copied = Ok(Ok(()));
+    for (from, to) in owned {
+        copied = each(old, from, to, &mut take);
+        if !matches!(copied, Ok(Ok(()))) {
+            break;
+        }
+    }
     let whole = match copied {
         Ok(Ok(())) => match system.into_values().try_for_each(|rows| SystemState::from_rows(rows).map(drop)) {
             Err(error @ MetadataError::TooNew(_)) => return Err(error.corrupt("metadata rows of the system shard")),
@@ -213,7 +253,12 @@ fn copy(old: &RocksShared, new: &RocksShared, mut group: Group) -> Result<Result
     match whole {
         Ok(()) if rows.is_empty() => Ok(Ok(())),
         Ok(()) => new.load(&rows).map(Ok),
-        Err(why) => new.remove(&from, &to).map(|()| Err(why)),
+        Err(why) => {
+            for (from, to) in owned {
+                new.remove(from, to)?;
+            }
+            Ok(Err(why))
+        }
     }
 }
 
@@ -249,4 +294,78 @@ fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     let parent = from.parent().unwrap_or(Path::new("."));
     let renamed = fs::rename(from, to).and_then(|()| File::open(parent)?.sync_all());
     renamed.map_err(|e| StoreError::Io { what: format!("rename {}", from.display()), why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::shared::{Rows, Two, all_rows, rows_of};
+    use synod_cluster::system::{Partitioning, Retention};
+
+    const P: ShardId = ShardId(2);
+    const C: ShardId = ShardId(9);
+
+    /// A directory with these rows, as if damage had been met with.
+    fn directory(path: &Path, rows: &Rows) {
+        let shared = RocksShared::open(path, StateOptions::default()).unwrap();
+        shared.load(rows).unwrap();
+        drop(shared);
+        fs::write(path.join("DAMAGED"), "as a read said").unwrap();
+    }
+
+    fn rows_in(shared: &RocksShared) -> Rows {
+        let mut rows = vec![];
+        let mut visit = |key: &[u8], value: &[u8]| {
+            rows.push((key.to_vec(), Bytes::copy_from_slice(value)));
+            std::ops::ControlFlow::Continue(())
+        };
+        shared.each(&mut visit).unwrap();
+        rows
+    }
+
+    /// The last byte of a row flipped: its checksum.
+    fn damaged(mut rows: Rows, which: impl Fn(&[u8]) -> bool) -> Rows {
+        let (_, value) = rows.iter_mut().find(|(key, _)| which(key)).unwrap();
+        let mut bytes = value.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        *value = bytes.into();
+        rows
+    }
+
+    /// What is kept of these rows.
+    fn salvaged(two: &Two, rows: &Rows) -> (Rows, SetAside) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        directory(&path, rows);
+        let (shared, aside) = open(&path, StateOptions::default(), &two.log()).unwrap();
+        (rows_in(&shared), aside.unwrap())
+    }
+
+    #[test]
+    fn a_shard_is_kept_or_lost_alone_whoever_shares_its_space() {
+        for partitioning in [Partitioning::Range, Partitioning::Hash] {
+            let mut two = Two::new(partitioning, Retention::All);
+            let all = all_rows(&mut two.store);
+            let (found, aside) = salvaged(&two, &all);
+            assert_eq!((aside.kept, aside.lost), (vec![P, C], vec![]));
+            assert_eq!(found, all);
+
+            let (parent, child) = (two.parent.owned(), two.child.owned());
+            for (lost, kept, of_lost, of_kept) in [(C, P, &child, &parent), (P, C, &parent, &child)] {
+                // A record in the space of the parent, the last of those that are looked at.
+                let (from, to) = of_lost[1].clone();
+                let rows = damaged(all.clone(), |key| from[..] <= *key && *key < to[..]);
+                let (found, aside) = salvaged(&two, &rows);
+                assert_eq!(aside.kept, [kept]);
+                assert_eq!(aside.lost.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [lost]);
+                assert_eq!(found, rows_of(&mut two.store, of_kept), "shard {lost} was damaged");
+            }
+            // Of the child nobody knows then where its records are.
+            let rows = damaged(all.clone(), |key| *key == keys::pieces_row(Space(9))[..]);
+            let (found, aside) = salvaged(&two, &rows);
+            assert_eq!(aside.kept, [P]);
+            assert!(aside.lost[0].1.starts_with("pieces of shard 9: checksum mismatch"), "{:?}", aside.lost);
+            assert_eq!(found, rows_of(&mut two.store, &parent));
+        }
+    }
 }

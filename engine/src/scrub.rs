@@ -4,19 +4,19 @@
 //! replicas may differ.
 //!
 //! The leader proposes a marker, an entry without effects. Each replica freezes its state when it has applied it; a thread
-//! reads the shard's space as of that freeze (RocksDB verifies the checksum of each block that it reads from disk) and the log
+//! reads the shard's rows as of that freeze (RocksDB verifies the checksum of each block that it reads from disk) and the log
 //! up to the marker (each entry's CRC), and the hash goes to all members. The rows are those of a snapshot file, in the
-//! same order: records, sessions, position, metadata.
+//! same order: position and bounds, sessions, records, metadata. What only this node knows is not among them.
 
 use crate::StoreError;
-use crate::codec::keys;
+use crate::codec::keys::{Bounds, SPACE_BYTES};
 use crate::logstore::LogStore;
 use crate::snapshot::Throttle;
 use crate::state::StateView;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use synod_cluster::buf::Put;
-use synod_cluster::ids::{ShardId, Slot, Space};
+use synod_cluster::ids::{ShardId, Slot};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Read between two looks at the clock, bytes.
@@ -31,8 +31,8 @@ pub struct ScrubRequest {
     pub shard: ShardId,
     /// The marker's slot: the state is that of this slot.
     pub slot: Slot,
-    /// Where the rows are.
-    pub space: Space,
+    /// The rows, in order: as [`ShardState::replicated`](crate::machine::ShardState::replicated) has them.
+    pub rows: Vec<Bounds>,
     /// The log begins after this slot, and is kept until the reading is over.
     pub trimmed: Slot,
     /// The log.
@@ -73,7 +73,7 @@ pub fn scrub(
     view: &mut dyn StateView,
     throttle: &mut Throttle,
 ) -> Result<Scrubbed, ScrubError> {
-    let mut found = hash_space(view, request.space, throttle).map_err(ScrubError::State)?;
+    let mut found = hash_rows(view, &request.rows, throttle).map_err(ScrubError::State)?;
     let mut at = request.trimmed;
     while at < request.slot {
         let entries = request.log.entries(request.shard, at, request.slot, LOG_BYTES).map_err(ScrubError::Log)?;
@@ -86,16 +86,15 @@ pub fn scrub(
     Ok(found)
 }
 
-/// Hashes the rows of a space, their keys without the space.
+/// Hashes the rows of these ranges, their keys without the space: the hash does not depend on how many spaces they are in.
 ///
 /// # Errors
 /// They cannot be read.
-pub fn hash_space(view: &mut dyn StateView, space: Space, throttle: &mut Throttle) -> Result<Scrubbed, StoreError> {
-    let (from, to) = keys::space_bounds(space);
+pub fn hash_rows(view: &mut dyn StateView, ranges: &[Bounds], throttle: &mut Throttle) -> Result<Scrubbed, StoreError> {
     let (mut hash, mut found, mut step) = (Xxh3::new(), Scrubbed::default(), 0);
     let mut lengths: Vec<u8> = Vec::with_capacity(20);
-    view.scan(&from, &to, &mut |key, value| {
-        let key = &key[space.0.to_be_bytes().len()..];
+    let mut add = |key: &[u8], value: &[u8]| {
+        let key = &key[SPACE_BYTES..];
         // Lengths first: no two sequences of rows are the same bytes.
         lengths.clear();
         lengths.var(key.len() as u64);
@@ -109,7 +108,10 @@ pub fn hash_space(view: &mut dyn StateView, space: Space, throttle: &mut Throttl
             throttle.went(std::mem::take(&mut step));
         }
         ControlFlow::Continue(())
-    })?;
+    };
+    for (from, to) in ranges {
+        view.scan(from, to, &mut add)?;
+    }
     throttle.went(step);
     found.hash = hash.digest128();
     Ok(found)

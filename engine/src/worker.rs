@@ -16,10 +16,11 @@ mod joining;
 mod passage;
 mod scrubs;
 mod snapshots;
+mod spaces;
 mod upkeep;
 
 pub use crate::setup::{WorkerOptions, WorkerSetup};
-pub(crate) use groups::own_space;
+pub(crate) use spaces::own_space;
 pub use upkeep::AHEAD_US;
 
 use crate::StoreError;
@@ -37,6 +38,7 @@ use joining::Joining;
 use passage::Passage;
 use scrubs::Scrubs;
 use snapshots::Snapshots;
+use spaces::Owners;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use synod_cluster::ids::{ClientId, NodeId, SYSTEM_SHARD, ShardId};
@@ -90,7 +92,7 @@ impl<H: Host> Worker<H> {
         let seen = recovered.seen.iter().map(|&(node, incarnation, seq)| (node, (incarnation, seq))).collect();
         let cluster = recovered.identity.as_ref().map(|identity| identity.cluster);
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
-        let spaces = recovered.spaces.iter().map(|(_, space)| *space).collect();
+        let spaces = recovered.spaces.clone();
         let (me, workers) = (setup.worker, setup.shared.workers());
         let upkeep = Upkeep::new(&setup.options, workers);
         let snapshots = Snapshots::new(setup.options.snapshot_unused_us);
@@ -116,13 +118,14 @@ impl<H: Host> Worker<H> {
             done: Vec::new(),
             held_back: false,
         };
-        worker.sweep_removed()?;
+        let owners = Owners::read(&mut *worker.node.store, &*worker.node.log, &groups, &spaces)?;
+        worker.sweep_removed(&owners)?;
         for shard in groups {
             if worker.node.has(shard) {
-                worker.recover(shard)?;
+                worker.recover(shard, &owners)?;
             }
         }
-        worker.sweep_spaces(spaces)?;
+        worker.sweep_spaces(&owners)?;
         if let Some(system) = worker.shards.get_mut(&SYSTEM_SHARD) {
             // Its metadata is known already: peers are found by it.
             system.schedule(&mut worker.node);
@@ -257,18 +260,22 @@ impl<H: Host> Worker<H> {
     fn finish_writes(&mut self, done: &mut Vec<(ShardId, Done)>) {
         // A core that learns of a write knows all of its before to be durable too: the last one says it all.
         let mut persisted: BTreeMap<ShardId, WriteSeq> = BTreeMap::new();
+        let mut removed = Vec::new();
         for (id, done) in done.drain(..) {
             match done {
                 Done::Persisted(seq) => drop(persisted.insert(id, seq)),
                 Done::Created => self.created(id),
                 Done::Begun => self.begun(id),
-                Done::Removed(space) => self.remove_space(space),
+                Done::Removed(rows) => removed.extend(rows),
                 Done::Installed => {
                     // Writes before it were those of the replica that is gone.
                     persisted.remove(&id);
                     self.installed(id);
                 }
             }
+        }
+        if !removed.is_empty() {
+            self.remove_rows(&removed);
         }
         // Once for all that were created or begun: thousands, where a large table is made.
         self.start_cleared();

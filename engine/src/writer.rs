@@ -13,6 +13,7 @@ pub use numbers::Numbers;
 pub use thread::spawn;
 
 use crate::StoreError;
+use crate::codec::keys::Bounds;
 use crate::identity::{Mark, SeenTable};
 use crate::logstore::{GroupWrite, LogBatch, LogStore};
 use crate::metrics::{EngineMetrics, level, seconds};
@@ -21,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use synod_cluster::buf::Reader;
-use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Space};
+use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId};
 use synod_paxos::types::{Micros, Payload, WriteSeq};
 
 /// Reads the driver's monotone clock; for measuring only.
@@ -117,14 +118,14 @@ impl WriterProgress {
 }
 
 /// What a group learns once its write is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Done {
     /// The core's write, and all of its before.
     Persisted(WriteSeq),
     /// The group exists.
     Created,
-    /// The group is gone; its rows are in this space.
-    Removed(Space),
+    /// The group is gone; these rows of the state store go with it.
+    Removed(Vec<Bounds>),
     /// A snapshot took the place of its log.
     Installed,
     /// A replica began with a snapshot.

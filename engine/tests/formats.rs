@@ -18,7 +18,9 @@ use synod_cluster::system::{
     decode_descriptor, encode_descriptor,
 };
 use synod_engine::codec::applied::AppliedRow;
+use synod_engine::codec::bounds::{BoundsRow, ChildMark};
 use synod_engine::codec::keys::{self, RecordKey, RecordRow};
+use synod_engine::codec::pieces::{self, Piece};
 use synod_engine::codec::record::{Head, Newest, Record, Totals};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry, hard, node};
@@ -98,6 +100,26 @@ fn child() -> Descriptor {
         membership: membership(),
         born: Birth::Child { parent: ShardId(2), version: 9 },
     }
+}
+
+/// Bounds of a shard from which two others were split off.
+fn bounds() -> BoundsRow {
+    let child = |shard, (from, to): (&'static [u8], &'static [u8]), version, voters: &[u64]| {
+        let (from, to) = (Bytes::from_static(from), Bytes::from_static(to));
+        ChildMark { shard: ShardId(shard), from, to, version, voters: voters.iter().copied().map(NodeId).collect() }
+    };
+    let children = vec![child(77, (b"m", b"t"), 299, &[1, 2, 1_000_000]), child(1 << 40, (b"t", b""), 300, &[3])];
+    let (from, to) = (Bytes::from_static(b"\0a"), Bytes::from_static(b"m"));
+    BoundsRow { version: 300, from, to, retention: Retention::All, children }
+}
+
+/// Where the records of that shard are.
+fn places() -> Vec<Piece> {
+    let piece = |from: &'static [u8], to: &'static [u8], space| {
+        let (from, to) = (Bytes::from_static(from), Bytes::from_static(to));
+        Piece { from, to, space: Space(space) }
+    };
+    vec![piece(b"\0a", b"c", 5), piece(b"c", b"d\xff", 0x8000_0001), piece(b"d\xff", b"m", 5)]
 }
 
 fn command() -> Payload {
@@ -212,6 +234,8 @@ fn formats() -> Vec<Format> {
         format("system-v2", system(ClusterVersion::SECOND), SystemState::encode, decode_system),
         format("system-v3", system(ClusterVersion::THIRD), SystemState::encode, decode_system),
         format("descriptor-child-v2", child(), encode_descriptor, decode_descriptor),
+        format("bounds-v1", bounds(), BoundsRow::encode, BoundsRow::decode),
+        format("pieces-v1", places(), |v| pieces::encode(v), pieces::decode),
         format("applied-v1", AppliedRow { slot: Slot(1 << 35), last_ts: 9 }, AppliedRow::encode, AppliedRow::decode),
     ]
 }
@@ -339,6 +363,24 @@ fn rows_order_as_their_keys_do() {
         assert_eq!(within(&keys::range_bounds(SPACE, TABLE, Some(&a), None), &row_b), b >= a);
         assert_eq!(within(&keys::range_bounds(SPACE, TABLE, None, Some(&a)), &row_b), b < a);
     }
+}
+
+/// A shard's own rows lie before its records, those that only this node knows behind those that replicas share.
+#[test]
+fn own_rows_lie_before_all_records() {
+    let within = |(from, to): &keys::Bounds, row: &[u8]| from[..] <= *row && *row < to[..];
+    let (replicated, own) = (keys::replicated_bounds(SPACE), keys::own_bounds(SPACE));
+    let shared = [keys::applied(SPACE), keys::bounds_row(SPACE), keys::session(SPACE, ClientId(u128::MAX))];
+    assert!(shared.is_sorted());
+    for row in shared {
+        assert!(within(&replicated, &row) && within(&own, &row));
+    }
+    let local = keys::pieces_row(SPACE);
+    assert!(!within(&replicated, &local) && within(&own, &local));
+    let (first, end) = keys::space_bounds(SPACE);
+    assert!(first <= own.0 && own.1 <= keys::table_bounds(SPACE, TableId(0)).0 && own.1 <= end);
+    assert!(own.1 <= keys::system(SPACE, 0, &[]));
+    assert_eq!((keys::space_of(&local), keys::space_of(&local[..3])), (Some(SPACE), None));
 }
 
 #[test]

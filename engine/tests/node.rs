@@ -19,6 +19,8 @@ mod members;
 mod memory;
 #[path = "node/pace.rs"]
 mod pace;
+#[path = "node/pieces.rs"]
+mod pieces;
 #[path = "node/reinstall.rs"]
 mod reinstall;
 #[path = "node/rounds.rs"]

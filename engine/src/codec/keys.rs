@@ -8,9 +8,9 @@
 //! state, 01 `| slot u64` entry, 02 trim mark, 03 what it was created with, 04 removed, 05 its space in the
 //! state store).
 //!
-//! State store: `space u32 | area u8 | …`. Area 00 `| kind u8` is the shard's own rows (kind 00 applied position), 01
-//! `| client u128` sessions: both stand in the space that a shard was created in, which it shares with no other shard's
-//! such rows. Area 02 is reserved. Area 10 `| table u32 | [hash u64] | escaped key | kind u8 | [offset u64]` is records
+//! State store: `space u32 | area u8 | …`. Area 00 `| kind u8` is the shard's own rows (kind 00 applied position, 01
+//! bounds), 01 `| client u128` sessions, 02 `| kind u8` what only this node knows (kind 00 pieces): all three are in the
+//! shard's own space, and no other shard has such rows there. Area 10 `| table u32 | [hash u64] | escaped key | kind u8 | [offset u64]` is records
 //! (kind 00 head, 01 history; the hash for hash tables only). Area 20 `| kind u8 | id bytes` is the system shard's rows.
 //! A key is escaped as 00 → 00 FF and ends in 00 01, so that no key's rows lie between another's.
 
@@ -23,6 +23,9 @@ pub type Bounds = (Vec<u8>, Vec<u8>);
 
 const NODE: u8 = 0x01;
 const GROUP: u8 = 0x02;
+
+/// Length of the space that all keys of the state store begin with, bytes.
+pub const SPACE_BYTES: usize = 4;
 
 /// Length of the part that all rows of one kind of one group share, bytes.
 pub const GROUP_PREFIX_BYTES: usize = 10;
@@ -147,6 +150,7 @@ pub fn parse_group(row: &[u8]) -> Result<ShardId, DecodeError> {
 
 const AREA_META: u8 = 0x00;
 const AREA_SESSIONS: u8 = 0x01;
+const AREA_LOCAL: u8 = 0x02;
 const AREA_RECORDS: u8 = 0x10;
 const AREA_SYSTEM: u8 = 0x20;
 
@@ -189,6 +193,40 @@ pub fn applied(space: Space) -> Vec<u8> {
     let mut key = area(space, AREA_META, 1);
     key.u8(0x00);
     key
+}
+
+/// The bounds of the shard whose own space this is, where they have changed since it was created.
+#[must_use]
+pub fn bounds_row(space: Space) -> Vec<u8> {
+    let mut key = area(space, AREA_META, 1);
+    key.u8(0x01);
+    key
+}
+
+/// Where the records are of the shard whose own space this is, where they are not all in it.
+#[must_use]
+pub fn pieces_row(space: Space) -> Vec<u8> {
+    let mut key = area(space, AREA_LOCAL, 1);
+    key.u8(0x00);
+    key
+}
+
+/// The rows of an own space, records aside, that all replicas of its shard have alike.
+#[must_use]
+pub fn replicated_bounds(space: Space) -> Bounds {
+    (area(space, AREA_META, 0), area(space, AREA_LOCAL, 0))
+}
+
+/// The rows of an own space, records aside: those of [`replicated_bounds`], and what only this node knows.
+#[must_use]
+pub fn own_bounds(space: Space) -> Bounds {
+    (area(space, AREA_META, 0), area(space, AREA_LOCAL + 1, 0))
+}
+
+/// The space that a row of the state store is in; `None` for what is too short to be one.
+#[must_use]
+pub fn space_of(row: &[u8]) -> Option<Space> {
+    row.first_chunk::<SPACE_BYTES>().map(|space| Space(u32::from_be_bytes(*space)))
 }
 
 /// A client's session.

@@ -4,11 +4,13 @@
 //! length it has not checked, or change what an existing version byte means.
 
 pub mod applied;
+pub mod bounds;
 pub mod entry;
 pub mod hard;
 pub mod keys;
 pub mod message;
 pub mod node;
+pub mod pieces;
 pub mod record;
 pub mod session;
 

@@ -222,8 +222,9 @@ impl ShardState {
     ) -> Result<(), StoreError> {
         if !heads.is_known(&op.key) {
             let hash = self.descriptor.partitioning.hash_of(&op.key);
-            let head = rows::head(store, &self.descriptor, self.space, hash, &op.key)?;
-            heads.put(op.key.clone(), hash, head.unwrap_or_default());
+            let space = self.space_of(&op.key);
+            let head = rows::head(store, &self.descriptor, space, hash, &op.key)?;
+            heads.put(op.key.clone(), (space, hash), head.unwrap_or_default());
         }
         let (Action::Trim(before), Some(head)) = (&op.action, heads.get(&op.key)) else { return Ok(()) };
         let new = (*before).clamp(head.first, head.next);
@@ -232,7 +233,7 @@ impl ShardState {
         if has_totals && in_history && new != head.first && new != head.next {
             let hash = self.descriptor.partitioning.hash_of(&op.key);
             let last = Offset(new.0 - 1);
-            store.get(&keys::record_history(self.space, self.descriptor.table, hash, &op.key, last))?;
+            store.get(&keys::record_history(self.space_of(&op.key), self.descriptor.table, hash, &op.key, last))?;
         }
         Ok(())
     }
@@ -257,7 +258,7 @@ impl ShardState {
                 }
                 looks += 1;
                 let hash = self.descriptor.partitioning.hash_of(&op.key);
-                match store.get(&keys::record_head(self.space, self.descriptor.table, hash, &op.key)) {
+                match store.get(&keys::record_head(self.space_of(&op.key), self.descriptor.table, hash, &op.key)) {
                     Err(StoreError::Cold(row)) if lacked.contains(&row) => {}
                     Err(StoreError::Cold(row)) => lacked.push(row),
                     found => drop(found?),
@@ -280,7 +281,7 @@ impl ShardState {
                     Some(head) => bounds(head),
                     None => {
                         let hash = self.descriptor.partitioning.hash_of(&op.key);
-                        let head = rows::head(store, &self.descriptor, self.space, hash, &op.key)?;
+                        let head = rows::head(store, &self.descriptor, self.space_of(&op.key), hash, &op.key)?;
                         bounds(&head.unwrap_or_default())
                     }
                 }),
@@ -301,7 +302,8 @@ impl ShardState {
     /// Adds up some more rows of a stretch. Whether that was the last of them.
     fn step(&self, store: &mut dyn StateStore, stretch: &mut Stretch) -> Result<bool, StoreError> {
         let hash = self.descriptor.partitioning.hash_of(&stretch.key);
-        let row = |offset| keys::record_history(self.space, self.descriptor.table, hash, &stretch.key, offset);
+        let (space, table) = (self.space_of(&stretch.key), self.descriptor.table);
+        let row = |offset| keys::record_history(space, table, hash, &stretch.key, offset);
         let added = rows::add_up(store, &self.descriptor, &row(stretch.at), &row(stretch.upto), STEP)?;
         stretch.bytes += added.bytes;
         let Some(last) = added.last else { return Ok(true) };

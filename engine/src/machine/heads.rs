@@ -6,12 +6,14 @@ use super::rows;
 use crate::codec::record::{Head, Newest};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
-use synod_cluster::ids::Offset;
+use synod_cluster::ids::{Offset, Space};
 
 /// A key that an operation of the entry touched.
 pub(super) struct KeyState {
     pub(super) key: Bytes,
     pub(super) hash: Option<u64>,
+    /// Where its rows are.
+    pub(super) space: Space,
     pub(super) head: Head,
     pub(super) dirty: bool,
     /// History rows from here on are of this entry.
@@ -21,9 +23,9 @@ pub(super) struct KeyState {
 }
 
 impl KeyState {
-    pub(super) fn new(key: Bytes, hash: Option<u64>, head: Head) -> Self {
+    pub(super) fn new(key: Bytes, (space, hash): (Space, Option<u64>), head: Head) -> Self {
         let stored = head.next;
-        Self { key, hash, head, dirty: false, stored, gone: Offset(0) }
+        Self { key, hash, space, head, dirty: false, stored, gone: Offset(0) }
     }
 }
 
@@ -54,8 +56,8 @@ impl Heads {
         self.index.contains_key(key) || self.passed.contains(key)
     }
 
-    /// Keeps a head, where there is room.
-    pub(super) fn put(&mut self, key: Bytes, hash: Option<u64>, head: Head) {
+    /// Keeps a head, where there is room; `place` is the space of the key's rows and the hash in them.
+    pub(super) fn put(&mut self, key: Bytes, place: (Space, Option<u64>), head: Head) {
         let inline = if let Newest::Inline(record) = &head.newest { rows::record_size(record) } else { 0 };
         let bytes = size_of::<KeyState>() + key.len() + usize::try_from(inline).unwrap_or(usize::MAX);
         if self.bytes.saturating_add(bytes) > HEADS_BYTES {
@@ -64,6 +66,6 @@ impl Heads {
         }
         self.bytes += bytes;
         self.index.insert(key.clone(), self.keys.len());
-        self.keys.push(KeyState::new(key, hash, head));
+        self.keys.push(KeyState::new(key, place, head));
     }
 }

@@ -6,6 +6,7 @@
 
 use super::ahead::{Sums, drops_fewer};
 use super::heads::{Heads, KeyState};
+use super::pieces::Pieces;
 use super::rows;
 use crate::StoreError;
 use crate::codec::Damage as _;
@@ -16,7 +17,7 @@ use crate::host::KeyedRecord;
 use crate::state::{StateBatch, StateStore};
 use bytes::Bytes;
 use hashbrown::HashMap;
-use synod_cluster::ids::{Offset, Space};
+use synod_cluster::ids::Offset;
 use synod_cluster::system::{Descriptor, Retention};
 
 /// So many dropped rows are deleted one by one; more are removed as a range.
@@ -74,18 +75,12 @@ impl Overlay {
 
     /// Moves every changed row into `batch`, in the order first touched, and the ranges to remove before that into `ranges`;
     /// forgets everything.
-    pub(super) fn drain_into(
-        &mut self,
-        descriptor: &Descriptor,
-        space: Space,
-        batch: &mut StateBatch,
-        ranges: &mut Vec<Bounds>,
-    ) {
+    pub(super) fn drain_into(&mut self, descriptor: &Descriptor, batch: &mut StateBatch, ranges: &mut Vec<Bounds>) {
         let table = descriptor.table;
         for Dropped { key, from, upto } in self.dropped.drain(..) {
             let key = &mut self.keys[key];
             key.gone = key.gone.max(upto);
-            let row = |offset| keys::record_history(space, table, key.hash, &key.key, offset);
+            let row = |offset| keys::record_history(key.space, table, key.hash, &key.key, offset);
             if upto.0 - from.0 > ONE_BY_ONE_MAX {
                 // From the first offset ever: ranges of one key then take each other's place.
                 ranges.push((row(Offset(0)), row(upto)));
@@ -96,11 +91,11 @@ impl Overlay {
         for HistoryRow { key, offset, row, .. } in self.history.drain(..) {
             let key = &self.keys[key];
             if offset >= key.gone {
-                batch.rows.push((keys::record_history(space, table, key.hash, &key.key, offset), Some(row)));
+                batch.rows.push((keys::record_history(key.space, table, key.hash, &key.key, offset), Some(row)));
             }
         }
         for key in self.keys.drain(..).filter(|key| key.dirty) {
-            batch.rows.push((keys::record_head(space, table, key.hash, &key.key), Some(key.head.encode())));
+            batch.rows.push((keys::record_head(key.space, table, key.hash, &key.key), Some(key.head.encode())));
         }
         self.index.clear();
         self.sums.clear();
@@ -110,7 +105,7 @@ impl Overlay {
 /// Operations of one shard on an overlay over its store.
 pub(super) struct Writes<'a> {
     pub(super) descriptor: &'a Descriptor,
-    pub(super) space: Space,
+    pub(super) pieces: &'a Pieces,
     pub(super) store: &'a mut dyn StateStore,
     pub(super) overlay: &'a mut Overlay,
 }
@@ -163,9 +158,10 @@ impl Writes<'_> {
             return Ok(at);
         }
         let hash = self.descriptor.partitioning.hash_of(key);
-        let head = rows::head(self.store, self.descriptor, self.space, hash, key)?.unwrap_or_default();
+        let space = self.pieces.space_of_key(self.descriptor, key);
+        let head = rows::head(self.store, self.descriptor, space, hash, key)?.unwrap_or_default();
         let at = self.overlay.keys.len();
-        self.overlay.keys.push(KeyState::new(key.clone(), hash, head));
+        self.overlay.keys.push(KeyState::new(key.clone(), (space, hash), head));
         self.overlay.index.insert(key.clone(), at);
         Ok(at)
     }
@@ -278,14 +274,14 @@ impl Writes<'_> {
 
     /// Of the history row at an offset that is kept.
     fn facts(&mut self, at: usize, offset: Offset) -> Result<RowFacts, StoreError> {
-        let KeyState { key, hash, stored, .. } = &self.overlay.keys[at];
+        let KeyState { key, hash, space, stored, .. } = &self.overlay.keys[at];
         let name = || format!("record {offset} of a key of shard {}", self.descriptor.shard);
         let missing = || StoreError::Corrupt { what: name(), why: "the row is missing".into() };
         if offset >= *stored {
             let found = self.overlay.history.iter().rev().find(|row| row.key == at && row.offset == offset);
             return found.map(|row| row.facts).ok_or_else(missing);
         }
-        let row = keys::record_history(self.space, self.descriptor.table, *hash, key, offset);
+        let row = keys::record_history(*space, self.descriptor.table, *hash, key, offset);
         let row = self.store.get(&row)?.ok_or_else(missing)?;
         let (record, before) = Record::decode_at(row).map_err(|e| e.corrupt(name()))?;
         Ok(RowFacts { ts_us: record.ts_us, size: rows::record_size(&record), before })
@@ -293,7 +289,7 @@ impl Writes<'_> {
 
     /// What the history rows `[from, upto)` count for, bytes.
     fn sum(&mut self, at: usize, from: Offset, upto: Offset) -> Result<u64, StoreError> {
-        let KeyState { key, hash, stored, .. } = &self.overlay.keys[at];
+        let KeyState { key, hash, space, stored, .. } = &self.overlay.keys[at];
         let fresh = self.overlay.history.iter().filter(|row| row.key == at && from <= row.offset && row.offset < upto);
         let fresh: u64 = fresh.map(|row| row.facts.size).sum();
         let upto = upto.min(*stored);
@@ -303,7 +299,7 @@ impl Writes<'_> {
         let stored = match self.overlay.sums.get(key, from, upto) {
             Some(sum) => sum,
             None => {
-                let row = |offset| keys::record_history(self.space, self.descriptor.table, *hash, key, offset);
+                let row = |offset| keys::record_history(*space, self.descriptor.table, *hash, key, offset);
                 let all = (u64::MAX, usize::MAX);
                 rows::add_up(self.store, self.descriptor, &row(from), &row(upto), all)?.bytes
             }

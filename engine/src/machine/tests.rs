@@ -1,6 +1,7 @@
 mod ahead;
 pub(crate) mod bench;
 mod rest;
+pub(crate) mod shared;
 mod totals;
 mod trims;
 

@@ -18,7 +18,7 @@ use crate::host::{Answer, KeyedRecord, Scan};
 use crate::machine::{Machine, ShardState, bounds, rows};
 use crate::state::StateStore;
 use bytes::{BufMut, Bytes, BytesMut};
-use synod_cluster::ids::Offset;
+use synod_cluster::ids::{Offset, Space};
 use synod_cluster::position;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention};
@@ -46,7 +46,7 @@ pub(super) fn scan(state: &ShardState, store: &mut dyn StateStore, scan: &Scan) 
     };
     let walk = Walk { state, scan, hashed: state.descriptor().partitioning == Partitioning::Hash };
     let mut page = Page::new(scan.limit);
-    let bounds = walk.row_bounds(&cursor);
+    let ranges = walk.row_ranges(&cursor);
     let rest = if scan.history {
         let inside = match &cursor {
             Some(Cursor { position, offset: Some(_) }) => walk.resume_key(store, position)?,
@@ -59,9 +59,9 @@ pub(super) fn scan(state: &ShardState, store: &mut dyn StateStore, scan: &Scan) 
         {
             return Ok(Err(Refusal::Trimmed { key: key.clone(), first: head.first }));
         }
-        history::page(&walk, store, bounds, inside, &mut page)?
+        history::page(&walk, store, ranges, inside, &mut page)?
     } else {
-        newest::page(&walk, store, bounds, &mut page)?
+        newest::page(&walk, store, ranges, &mut page)?
     };
     if let Some((key, first)) = page.trimmed {
         return Ok(Err(Refusal::Trimmed { key, first }));
@@ -138,28 +138,39 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn row_bounds(&self, cursor: &Option<Cursor>) -> Bounds {
-        let (descriptor, space, scan) = (self.state.descriptor(), self.state.space(), self.scan);
+    /// The rows to walk, in the order of the walk: a range for each piece of the shard that it comes to.
+    fn row_ranges(&self, cursor: &Option<Cursor>) -> Vec<Bounds> {
+        let (descriptor, scan) = (self.state.descriptor(), self.scan);
         let (mut from, mut to) = (&scan.pos_from[..], &scan.pos_to[..]);
         if !self.hashed {
             from = from.max(&scan.from);
             to = position::lesser_end(to, &scan.to[..]);
         }
-        let (mut start, mut end) = bounds::position_rows(descriptor, space, from, to);
-        if let Some(Cursor { position, offset }) = cursor {
-            let at = match (offset, descriptor.partitioning.key_at(position)) {
-                (Some(offset), Some(key)) => {
-                    keys::record_history(space, descriptor.table, descriptor.partitioning.hash_of(key), key, *offset)
+        let parts = self.state.pieces().parts(descriptor, from, to).into_iter();
+        // In the space of each piece the cursor's row lies before, within or after what the piece has.
+        let clipped = parts.filter_map(|(space, (mut start, mut end))| {
+            if let Some(cursor) = cursor {
+                let at = self.cursor_row(cursor, space);
+                if scan.reverse {
+                    end = end.min(at);
+                } else {
+                    start = start.max(at);
                 }
-                _ => bounds::position_row(descriptor, space, position),
-            };
-            if scan.reverse {
-                end = end.min(at);
-            } else {
-                start = start.max(at);
             }
+            (start < end).then_some((start, end))
+        });
+        if scan.reverse { clipped.rev().collect() } else { clipped.collect() }
+    }
+
+    /// The row in a space at which a cursor stands.
+    fn cursor_row(&self, Cursor { position, offset }: &Cursor, space: Space) -> Vec<u8> {
+        let descriptor = self.state.descriptor();
+        match (offset, descriptor.partitioning.key_at(position)) {
+            (Some(offset), Some(key)) => {
+                keys::record_history(space, descriptor.table, descriptor.partitioning.hash_of(key), key, *offset)
+            }
+            _ => bounds::position_row(descriptor, space, position),
         }
-        (start, end)
     }
 
     /// The key inside whose history a cursor stands.
@@ -167,7 +178,7 @@ impl Walk<'_> {
         let descriptor = self.state.descriptor();
         let Some(key) = descriptor.partitioning.key_at(position) else { return Ok(None) };
         let hash = descriptor.partitioning.hash_of(key);
-        let head = rows::head(store, descriptor, self.state.space(), hash, key)?;
+        let head = rows::head(store, descriptor, self.state.space_of(key), hash, key)?;
         Ok(head.map(|head| (Bytes::copy_from_slice(key), head)))
     }
 

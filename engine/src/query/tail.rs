@@ -58,10 +58,10 @@ impl Firsts {
         let first = match self.known.get(&record.key) {
             Some(Some(first)) => *first,
             Some(None) => {
-                let row = keys::record_head(state.space(), descriptor.table, hash(), &record.key);
+                let row = keys::record_head(state.space_of(&record.key), descriptor.table, hash(), &record.key);
                 return Ok(Kept::Unknown(Lacked::row(&row)));
             }
-            None => match rows::head(store, descriptor, state.space(), hash(), &record.key) {
+            None => match rows::head(store, descriptor, state.space_of(&record.key), hash(), &record.key) {
                 Ok(head) => {
                     let first = head.unwrap_or_default().first;
                     self.known.insert(record.key.clone(), Some(first));

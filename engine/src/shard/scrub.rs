@@ -107,8 +107,8 @@ impl Shard {
     pub(crate) fn scrub_request<H: Host>(&self, node: &Node<H>) -> Option<ScrubRequest> {
         let slot = self.scrubs.marked?;
         assert!(slot == self.state.applied(), "shard {}: past its marker at slot {slot}", self.id);
-        let (space, trimmed) = (self.state.space(), self.trimmed);
-        Some(ScrubRequest { shard: self.id, slot, space, trimmed, log: Arc::clone(&node.log) })
+        let (rows, trimmed) = (self.state.replicated(), self.trimmed);
+        Some(ScrubRequest { shard: self.id, slot, rows, trimmed, log: Arc::clone(&node.log) })
     }
 
     /// The state is frozen (`reads`), or will not be read at this marker: what follows it may be applied.

@@ -5,6 +5,7 @@
 //! that write's end, or forget a promise.
 
 use super::{Core, Shard};
+use crate::codec::keys::Bounds;
 use crate::host::{Host, SnapshotRequest};
 use crate::logstore::{GroupRecovered, GroupWrite};
 use crate::round::Node;
@@ -116,7 +117,8 @@ impl Shard {
         let epoch_start = status.epoch_start;
         let promised = if planted!(SnapshotWithoutPromise) { Ballot::default() } else { replica.hard().promised };
         let basis = Basis { id, membership: status.membership, epoch_start, promised };
-        Some(SnapshotRequest { shard: self.id, genesis: self.genesis.clone(), basis, ts, space: self.state.space() })
+        let (genesis, space, rows) = (self.genesis.clone(), self.state.space(), self.state.replicated());
+        Some(SnapshotRequest { shard: self.id, genesis, basis, ts, space, rows })
     }
 
     /// The log keeps what follows `slot`, whatever its size: a snapshot of that position is on its way.
@@ -193,8 +195,13 @@ impl Shard {
         node.writer.add(write, Some(Done::Installed));
     }
 
-    /// The write of [`Shard::install`] is on disk: what a restart would find now, and the space of the old rows.
-    pub(crate) fn installed<H: Host>(&mut self, node: &mut Node<H>) -> Option<(GroupRecovered, Space)> {
+    /// The rows of the state store that go with this replica; none where its state is gone: they went when that was found.
+    pub(crate) fn rows_to_remove(&self) -> Vec<Bounds> {
+        if self.is_missing() { Vec::new() } else { self.state.to_remove() }
+    }
+
+    /// The write of [`Shard::install`] is on disk: what a restart would find now, and the old rows.
+    pub(crate) fn installed<H: Host>(&mut self, node: &mut Node<H>) -> Option<(GroupRecovered, Vec<Bounds>)> {
         let Core::Installing(install) = &self.core else { return None };
         let found = if install.keeps_log {
             let found = node.log.recover_group(self.id);
@@ -212,7 +219,7 @@ impl Shard {
             }
         };
         self.answer_all(node, &Refusal::NotReady);
-        Some((found, self.state.space()))
+        Some((found, self.rows_to_remove()))
     }
 
     /// What the group was created with.

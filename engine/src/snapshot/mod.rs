@@ -31,6 +31,7 @@ pub use format::Header;
 pub use reader::SnapshotFile;
 pub use writer::Summary;
 
+use crate::codec::keys::Bounds;
 use bytes::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,8 +50,10 @@ pub struct SnapshotRequest {
     pub basis: Basis,
     /// The timestamp of the entry at that position, µs.
     pub ts: u64,
-    /// Where its rows are.
+    /// The shard's own space.
     pub space: Space,
+    /// The rows, in the order of the file: as [`ShardState::replicated`](crate::machine::ShardState::replicated) has them.
+    pub rows: Vec<Bounds>,
 }
 
 /// Why a snapshot was refused, and where.

@@ -7,6 +7,7 @@ use super::files::{Appender, FileStore, OsFiles};
 use super::format::{self, ChunkPlace, Footer, Header, Kind};
 use super::{SnapshotError, SnapshotFile, SnapshotRequest, Throttle};
 use crate::StoreError;
+use crate::codec::keys::{self, Bounds, SPACE_BYTES};
 use crate::state::StateView;
 use bytes::Bytes;
 use std::io::{BufWriter, Write};
@@ -14,7 +15,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use synod_cluster::buf::Put;
-use synod_cluster::ids::{ClientId, Space};
+use synod_cluster::ids::ClientId;
 use xxhash_rust::xxh3::Xxh3;
 
 /// A finished file.
@@ -162,39 +163,41 @@ pub(super) fn rename_durably(files: &dyn FileStore, from: &Path, to: &Path) -> R
     files.sync_directory(directory).map_err(|e| SnapshotError::io(directory, 0, "sync", &e))
 }
 
-/// Writes the rows of a space, as `view` has them, at the rate of the throttle.
+/// Writes the rows of these ranges, as `view` has them, at the rate of the throttle. Without their spaces the keys must rise.
 ///
 /// # Errors
 /// The state cannot be read (`Ok(Err)` is a file that cannot be written).
-pub fn write_space(
+pub fn write_rows(
     files: &Arc<dyn FileStore>,
     path: &Path,
     header: &Header,
     view: &mut dyn StateView,
-    space: Space,
+    ranges: &[Bounds],
     throttle: &mut Throttle,
 ) -> Result<Result<Summary, SnapshotError>, StoreError> {
     let mut writer = match SnapshotWriter::create_in(files, path, header) {
         Ok(writer) => writer,
         Err(error) => return Ok(Err(error)),
     };
-    let prefix = space.0.to_be_bytes().len();
-    let (from, to) = crate::codec::keys::space_bounds(space);
     let mut failed = None;
-    let (sessions, end) = crate::codec::keys::session_bounds(space);
-    let dropped = |key: &[u8]| planted!(SnapshotWithoutSessions) && *key >= sessions[..] && *key < end[..];
-    let mut put = |key: &[u8], value: &[u8]| if dropped(key) { Ok(0) } else { writer.row(&key[prefix..], value) };
-    view.scan(&from, &to, &mut |key, value| match put(key, value) {
-        Ok(0) => ControlFlow::Continue(()),
-        Ok(bytes) => {
-            throttle.went(bytes);
-            ControlFlow::Continue(())
+    let dropped = |key: &[u8]| planted!(SnapshotWithoutSessions) && keys::parse_session(key).is_ok();
+    let mut put = |key: &[u8], value: &[u8]| if dropped(key) { Ok(0) } else { writer.row(&key[SPACE_BYTES..], value) };
+    for (from, to) in ranges {
+        view.scan(from, to, &mut |key, value| match put(key, value) {
+            Ok(0) => ControlFlow::Continue(()),
+            Ok(bytes) => {
+                throttle.went(bytes);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        if failed.is_some() {
+            break;
         }
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
+    }
     Ok(failed.map_or_else(|| writer.finish(), Err))
 }
 
@@ -210,9 +213,9 @@ pub fn make(
     view: &mut dyn StateView,
     throttle: &mut Throttle,
 ) -> Result<SnapshotFile, String> {
-    let SnapshotRequest { shard, genesis, basis, ts, space } = request;
+    let SnapshotRequest { shard, genesis, basis, ts, rows, .. } = request;
     let header = Header { cluster, shard, genesis, basis, ts };
-    match write_space(files, path, &header, view, space, throttle) {
+    match write_rows(files, path, &header, view, &rows, throttle) {
         Ok(Ok(_)) => SnapshotFile::open_in(files, path, Some(cluster)).map_err(|e| e.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),

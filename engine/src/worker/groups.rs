@@ -5,31 +5,25 @@
 //! removal is durable.
 
 use super::Worker;
+use super::spaces::{Owners, own_space};
 use crate::StoreError;
 use crate::codec::Damage as _;
-use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::Host;
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
+use crate::machine::extent::Extent;
 use crate::shard::{FIRST_EPOCH, Shard};
 use crate::writer::Done;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Birth, SystemState, TooNew};
 use synod_paxos::types::Epoch;
 
-/// A shard's rows are in the space of its own number, until a snapshot takes their place: ids are never reused.
-pub(crate) fn own_space(shard: ShardId) -> Space {
-    let space = u32::try_from(shard.0).ok().filter(|space| *space < 1 << 31);
-    Space(space.expect("shard ids are handed out one by one and stay below 2^31"))
-}
-
 impl<H: Host> Worker<H> {
-    /// Finds a group's log and state.
-    pub(super) fn recover(&mut self, id: ShardId) -> Result<(), StoreError> {
+    /// Finds a group's log and state; `owners` is what all groups of the node own.
+    pub(super) fn recover(&mut self, id: ShardId, owners: &Owners) -> Result<(), StoreError> {
         let corrupt = |what: &str, why: String| StoreError::Corrupt { what: format!("{what} of shard {id}"), why };
         let Some(found) = self.node.log.recover_group(id)? else {
             return Err(corrupt("log", "the group is named but not there".into()));
@@ -38,8 +32,15 @@ impl<H: Host> Worker<H> {
             Genesis::decode(found.genesis.clone(), id).map_err(|e| e.corrupt(format!("genesis of shard {id}")))?;
         let space = found.space.unwrap_or_else(|| own_space(id));
         let has = ShardState::position(&mut *self.node.store, space, id)?;
-        if has < found.trimmed.slot {
-            return self.recover_without_state(id, found, space, &genesis, has);
+        let from = found.trimmed.slot;
+        if has < from {
+            let why = format!("ends at slot {has}, but its log begins after slot {from}");
+            return self.recover_without_state(found, space, &genesis, owners, &why);
+        }
+        if has == Slot(0) && owners.others_in(id, space) {
+            // The log is whole. From its beginning it would write over rows that a shard split off since has newer.
+            let why = "is gone, and its space has records of a shard that was split off";
+            return self.recover_without_state(found, space, &genesis, owners, why);
         }
         let state = ShardState::load(&mut *self.node.store, space, genesis)?;
         if let Some(system) = state.system() {
@@ -55,27 +56,29 @@ impl<H: Host> Worker<H> {
         Ok(())
     }
 
-    /// The state is gone, or older than what is left of its log: what there is of it goes, and a snapshot is asked for.
+    /// The state is gone, or older than what is left of its log: what there is of it goes, and a snapshot is asked for. What other
+    /// shards own stays.
     fn recover_without_state(
         &mut self,
-        id: ShardId,
         found: GroupRecovered,
         space: Space,
         genesis: &Genesis,
-        has: Slot,
+        owners: &Owners,
+        why: &str,
     ) -> Result<(), StoreError> {
-        let from = found.trimmed.slot;
+        let (Some(descriptor), Some(state)) = (genesis.descriptor(), ShardState::missing(space, genesis)) else {
+            let why = "it does not describe the system shard".into();
+            return Err(StoreError::Corrupt { what: "genesis of the system shard".into(), why });
+        };
+        let id = descriptor.shard;
         tracing::error!(
             shard = id.0,
-            "the state of shard {id} ends at slot {has}, but its log begins after slot {from}: it is reinstalled from a \
-             snapshot of another member"
+            "the state of shard {id} {why}: it is reinstalled from a snapshot of another member"
         );
-        let (first, end) = keys::space_bounds(space);
-        self.node.store.remove_range(&first, &end)?;
-        let Some(state) = ShardState::missing(space, genesis) else {
-            let why = "it does not describe the system shard".into();
-            return Err(StoreError::Corrupt { what: format!("genesis of shard {id}"), why });
-        };
+        let extent = Extent::read(|row| self.node.store.get(row), space, descriptor.clone())?;
+        for (from, to) in owners.only(id, &extent.to_remove()) {
+            self.node.store.remove_range(&from, &to)?;
+        }
         self.node.metrics.reinstalling.inc();
         self.insert(id, Shard::without_state(id, found, state));
         Ok(())
@@ -227,23 +230,6 @@ impl<H: Host> Worker<H> {
         self.upkeep.forget(id);
         self.removed.insert(id, upto);
         let write = GroupWrite { shard: id, remove: Some(upto), ..GroupWrite::default() };
-        let space = shard.state().space();
-        self.node.writer.add(write, Some(Done::Removed(space)));
-    }
-
-    /// Rows of removed groups that a crash left behind.
-    pub(super) fn sweep_removed(&mut self) -> Result<(), StoreError> {
-        for id in self.removed.keys() {
-            let (from, to) = keys::space_bounds(own_space(*id));
-            let mut any = false;
-            self.node.store.scan(&from, &to, false, &mut |_, _| {
-                any = true;
-                ControlFlow::Break(())
-            })?;
-            if any {
-                self.node.store.remove_range(&from, &to)?;
-            }
-        }
-        Ok(())
+        self.node.writer.add(write, Some(Done::Removed(shard.rows_to_remove())));
     }
 }

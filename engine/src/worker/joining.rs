@@ -157,7 +157,7 @@ impl<H: Host> Worker<H> {
         self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
         let Some(found) = self.joining.beginning.remove(&id) else { return };
         let EntryId { slot, .. } = found.trimmed;
-        let space = found.space.unwrap_or_else(|| super::groups::own_space(id));
+        let space = found.space.unwrap_or_else(|| super::own_space(id));
         let state = Genesis::decode(found.genesis.clone(), id)
             .map_err(|e| e.corrupt(format!("genesis of shard {id}")))
             .and_then(|genesis| ShardState::load(&mut *self.node.store, space, genesis));

@@ -1,26 +1,20 @@
 //! Snapshots as the worker sees them: who needs one, which is being made, which is being installed.
 //!
-//! Owns: what is asked of the host, and the fresh spaces. Must never: make more than one at a time, install one whose rows
+//! Owns: what is asked of the host, and when. Must never: make more than one at a time, install one whose rows
 //! are not durable in a space of their own, or remove an old space before the write that points away from it is durable.
 
 use super::Worker;
-use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::{Host, SnapshotKind};
 use crate::machine::ShardState;
-use crate::node::WorkerId;
 use crate::shard::Shard;
 use crate::snapshot::Header;
-use crate::state::StateStore;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::ControlFlow;
 use synod_cluster::ids::{NodeId, ShardId, Slot, Space};
 use synod_paxos::types::Micros;
 
-/// Spaces from here on are those of installed snapshots; those below are shards' own numbers.
-const FIRST_FRESH: u32 = 0x8000_0000;
 /// Interval between offers of a snapshot to a member that needs one, µs.
 const OFFER_US: u64 = 500_000;
 /// Time after which an operator's snapshot that could not begin is refused, µs.
@@ -366,7 +360,7 @@ impl<H: Host> Worker<H> {
         let header = loading.header.clone();
         if result.is_err() || !self.is_wanted(&header) {
             self.snapshots.loading.remove(&id);
-            self.remove_space(space);
+            self.remove_rows(&[(from, to)]);
             return self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
         }
         let loaded = self.node.store.loaded(&from, &to);
@@ -374,9 +368,10 @@ impl<H: Host> Worker<H> {
         match self.shards.get_mut(&id) {
             Some(shard) => {
                 if planted!(OldSpaceRemovedEarly) {
-                    let (from, to) = keys::space_bounds(shard.state().space());
-                    let removed = self.node.store.remove_range(&from, &to);
-                    self.node.must(removed);
+                    for (from, to) in shard.rows_to_remove() {
+                        let removed = self.node.store.remove_range(&from, &to);
+                        self.node.must(removed);
+                    }
                 }
                 shard.install(&mut self.node, &header, space);
             }
@@ -394,8 +389,8 @@ impl<H: Host> Worker<H> {
         self.snapshots.loading.remove(&id);
         self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
         let Some(mut old) = self.shards.remove(&id) else { return };
-        let Some((found, old_space)) = old.installed(&mut self.node) else { return };
-        let space = found.space.unwrap_or_else(|| super::groups::own_space(id));
+        let Some((found, old_rows)) = old.installed(&mut self.node) else { return };
+        let space = found.space.unwrap_or_else(|| super::own_space(id));
         let state = Genesis::decode(old.genesis().clone(), id)
             .map_err(|e| e.corrupt(format!("genesis of shard {id}")))
             .and_then(|genesis| ShardState::load(&mut *self.node.store, space, genesis));
@@ -413,64 +408,10 @@ impl<H: Host> Worker<H> {
             tracing::info!(shard = id.0, slot = slot.0, "the damaged state is reinstalled");
         }
         self.insert(id, Shard::new(id, found, state));
-        self.remove_space(old_space);
+        self.remove_rows(&old_rows);
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
         }
         self.start_cleared();
     }
-
-    pub(super) fn remove_space(&mut self, space: Space) {
-        let (from, to) = keys::space_bounds(space);
-        let removed = self.node.store.remove_range(&from, &to);
-        self.node.must(removed);
-    }
-
-    /// Removes what a crash left behind: rows in the spaces of snapshots that no pointer of the node names, and in own spaces of
-    /// shards whose rows are elsewhere. `pointed` has the pointers of all groups of the node.
-    pub(super) fn sweep_spaces(&mut self, pointed: BTreeSet<Space>) -> Result<(), StoreError> {
-        let mut live: BTreeSet<Space> = self.shards.values().map(|shard| shard.state().space()).collect();
-        let store = &mut *self.node.store;
-        for id in self.shards.keys().map(|id| super::groups::own_space(*id)).filter(|space| !live.contains(space)) {
-            sweep(store, id)?;
-        }
-        if self.node.worker != WorkerId::FIRST {
-            return Ok(());
-        }
-        if !planted!(SweepsOthersSpaces) {
-            live.extend(pointed);
-        }
-        let (_, end) = keys::space_bounds(Space(u32::MAX - 1));
-        let mut from = Space(FIRST_FRESH);
-        while let Some(found) = first_space(store, from, &end)? {
-            if !live.contains(&found) {
-                sweep(store, found)?;
-            }
-            from = Space(found.0 + 1);
-        }
-        // Also above every pointer to a space without rows.
-        let above = live.last().map_or(0, |space| space.0 + 1);
-        self.node.shared.spaces_from(Space(from.0.max(above)));
-        Ok(())
-    }
-}
-
-fn sweep(store: &mut dyn StateStore, space: Space) -> Result<(), StoreError> {
-    let (from, to) = keys::space_bounds(space);
-    let mut any = false;
-    store.scan(&from, &to, false, &mut |_, _| {
-        any = true;
-        ControlFlow::Break(())
-    })?;
-    if any { store.remove_range(&from, &to) } else { Ok(()) }
-}
-
-/// The first space at or above `from` that has rows.
-fn first_space(store: &mut dyn StateStore, from: Space, end: &[u8]) -> Result<Option<Space>, StoreError> {
-    let mut found = None;
-    store.scan(&from.0.to_be_bytes(), end, false, &mut |key, _| {
-        found = key.first_chunk::<4>().map(|space| Space(u32::from_be_bytes(*space)));
-        ControlFlow::Break(())
-    })?;
-    Ok(found)
 }

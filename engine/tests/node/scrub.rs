@@ -68,7 +68,7 @@ fn compare(c: &mut Cluster, shard: ShardId) -> ScrubReport {
 }
 
 #[track_caller]
-fn equal(c: &mut Cluster, shard: ShardId) {
+pub fn equal(c: &mut Cluster, shard: ShardId) {
     let found = compare(c, shard);
     assert!(found.equal && found.diverged.is_empty(), "shard {shard}: {found:?}");
 }

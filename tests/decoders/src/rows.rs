@@ -7,10 +7,11 @@ use bytes::Bytes;
 use synod_cluster::buf::Reader;
 use synod_cluster::ids::{Entry, Offset, ShardId, Space, TableId};
 use synod_engine::codec::applied::AppliedRow;
+use synod_engine::codec::bounds::BoundsRow;
 use synod_engine::codec::keys::{self, RecordRow};
 use synod_engine::codec::record::{Head, Newest, Record};
 use synod_engine::codec::session::SessionRow;
-use synod_engine::codec::{entry as codec, hard, node};
+use synod_engine::codec::{entry as codec, hard, node, pieces};
 use synod_paxos::types::{Epoch, Payload};
 
 /// A log entry: as it stands, and with the checksum that its fields have.
@@ -92,6 +93,8 @@ pub fn state_rows(data: &[u8]) -> bool {
         sealed(data, Record::decode_at, |(record, before)| record.encode_at(*before)),
         sealed(data, SessionRow::decode, SessionRow::encode),
         sealed(data, AppliedRow::decode, AppliedRow::encode),
+        sealed(data, BoundsRow::decode, BoundsRow::encode),
+        sealed(data, pieces::decode, |v| pieces::encode(v)),
     ];
     decoded.contains(&true)
 }

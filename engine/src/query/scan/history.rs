@@ -31,39 +31,44 @@ struct Here {
     wanted: bool,
 }
 
-/// Gathers a page from `bounds`; `inside` is the key whose history the bounds begin in.
+/// Gathers a page from `ranges`, one after the other; `inside` is the key whose history the first one begins in.
 pub(super) fn page(
     walk: &Walk,
     store: &mut dyn StateStore,
-    (mut start, end): Bounds,
+    ranges: Vec<Bounds>,
     inside: Option<(Bytes, Head)>,
     page: &mut Page,
 ) -> Result<Option<Cursor>, StoreError> {
-    let (descriptor, space) = (walk.state.descriptor(), walk.state.space());
+    let descriptor = walk.state.descriptor();
     let mut at = Place { walk, page, spent: Spent::default(), passed: Passed::default(), here: None };
     if let Some((key, head)) = inside {
-        at.passed.begin(&keys::record_prefix(space, descriptor.table, descriptor.partitioning.hash_of(&key), &key));
+        let (space, hash) = (walk.state.space_of(&key), descriptor.partitioning.hash_of(&key));
+        at.passed.begin(&keys::record_prefix(space, descriptor.table, hash, &key));
         at.here = Some(Here { wanted: walk.key_wanted(&key), key, head });
     }
-    loop {
-        let mut stop = None;
-        store.scan(&start, &end, false, &mut |row, value| {
-            stop = at.row(row, value).err();
-            if stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        match stop {
-            None => return Ok(None),
-            Some(Stop::Failed(error)) => return Err(error),
-            Some(Stop::Full(cursor)) => return Ok(Some(cursor)),
-            Some(Stop::Seek(row)) => start = row,
-            Some(Stop::SeekTime) => {
-                let Some(Here { key, head, .. }) = &at.here else { return Ok(None) };
-                let offset = rows::first_after(store, descriptor, space, key, head, walk.scan.after_ts)?;
-                start = at.passed.history_row(offset);
+    for (mut start, end) in ranges {
+        loop {
+            let mut stop = None;
+            store.scan(&start, &end, false, &mut |row, value| {
+                stop = at.row(row, value).err();
+                if stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            match stop {
+                None => break,
+                Some(Stop::Failed(error)) => return Err(error),
+                Some(Stop::Full(cursor)) => return Ok(Some(cursor)),
+                Some(Stop::Seek(row)) => start = row,
+                Some(Stop::SeekTime) => {
+                    let Some(Here { key, head, .. }) = &at.here else { break };
+                    let space = walk.state.space_of(key);
+                    let offset = rows::first_after(store, descriptor, space, key, head, walk.scan.after_ts)?;
+                    start = at.passed.history_row(offset);
+                }
             }
+            at.passed.sought();
         }
-        at.passed.sought();
     }
+    Ok(None)
 }
 
 /// Where the walk is.

@@ -16,30 +16,34 @@ use bytes::Bytes;
 use std::ops::ControlFlow;
 use synod_cluster::ids::Offset;
 
-/// Gathers a page from `bounds`. Returns where the next page begins.
+/// Gathers a page from `ranges`, one after the other: they are in the order of the walk. Returns where the next page begins.
 pub(super) fn page(
     walk: &Walk,
     store: &mut dyn StateStore,
-    (mut start, mut end): Bounds,
+    ranges: Vec<Bounds>,
     page: &mut Page,
 ) -> Result<Option<Cursor>, StoreError> {
     let reverse = walk.scan.reverse;
     let mut at = Place { walk, page, spent: Spent::default(), passed: Passed::default(), wanted: None, done: None };
-    loop {
-        let mut stop = None;
-        store.scan(&start, &end, reverse, &mut |row, value| {
-            stop = at.row(row, value).err();
-            if stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        match stop {
-            None => return at.finish().map(|()| None),
-            Some(Stop::Full) => return Ok(at.done.map(|position| cursor(position, reverse))),
-            Some(Stop::Seek(row)) if reverse => end = row,
-            Some(Stop::Seek(row)) => start = row,
-            Some(Stop::Failed(error)) => return Err(error),
+    for (mut start, mut end) in ranges {
+        loop {
+            let mut stop = None;
+            store.scan(&start, &end, reverse, &mut |row, value| {
+                stop = at.row(row, value).err();
+                if stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            match stop {
+                None => break,
+                Some(Stop::Full) => return Ok(at.done.map(|position| cursor(position, reverse))),
+                Some(Stop::Seek(row)) if reverse => end = row,
+                Some(Stop::Seek(row)) => start = row,
+                Some(Stop::Failed(error)) => return Err(error),
+            }
+            at.passed.sought();
         }
-        at.passed.sought();
+        at.finish()?;
     }
+    Ok(None)
 }
 
 fn cursor(mut position: Vec<u8>, reverse: bool) -> Cursor {

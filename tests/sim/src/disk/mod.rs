@@ -102,11 +102,12 @@ pub(crate) struct Load {
     rows: Vec<(Vec<u8>, Bytes)>,
 }
 
-/// A start reads the applied position, the sessions and the metadata of a space.
+/// A start reads the applied position, the bounds, the pieces, the sessions and the metadata of a space.
 fn is_read_at_start(space: Space, key: &[u8]) -> bool {
     let metadata = row_kinds().map(|kind| keys::system_bounds(space, kind));
     let mut ranges = metadata.chain([keys::session_bounds(space)]);
-    key == keys::applied(space) || ranges.any(|(from, to)| *key >= from[..] && *key < to[..])
+    let rows = [keys::applied(space), keys::bounds_row(space), keys::pieces_row(space)];
+    rows.iter().any(|row| row[..] == *key) || ranges.any(|(from, to)| *key >= from[..] && *key < to[..])
 }
 
 /// What a crash did to the batches that were not synced.

@@ -209,9 +209,8 @@ impl StateStore for SimState {
     fn apply(&mut self, batch: StateBatch) -> Result<(), StoreError> {
         let at = self.cursor.get();
         for (key, value) in batch.rows {
-            if value.is_some() && key.len() == 6 && key[4] == 0 {
-                let space = Space(u32::from_be_bytes([key[0], key[1], key[2], key[3]]));
-                debug_assert_eq!(key, keys::applied(space));
+            let is_short = value.is_some() && key.len() == 6;
+            if let Some(space) = keys::space_of(&key).filter(|space| is_short && key == keys::applied(*space)) {
                 let row = value.clone().and_then(|value| AppliedRow::decode(value).ok());
                 let slot = row.map_or(Slot(0), |row| row.slot);
                 let mut taps = self.taps.lock();
@@ -227,8 +226,8 @@ impl StateStore for SimState {
     }
 
     fn remove_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
-        let space = from.first_chunk::<4>().map(|space| Space(u32::from_be_bytes(*space)));
-        // A trim removes rows of one key.
+        let space = keys::space_of(from);
+        // A trim removes rows of one key; a replica that shares its space with others removes what it owns of it.
         if let Some(space) = space.filter(|space| keys::space_bounds(*space) == (from.to_vec(), to.to_vec())) {
             self.taps.lock().removed(space);
         }

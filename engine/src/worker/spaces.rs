@@ -1,0 +1,250 @@
+//! Whose rows are in which space of the state store, and which rows are nobody's.
+//!
+//! Owns: what is removed with a replica, and the sweep at a start. Must never: remove a row that a replica of this node owns.
+//!
+//! A replica owns its own rows in its own space, and the records of its pieces, which may be in spaces where others have records
+//! too (`machine/pieces.rs`). What nobody owns was left behind by a crash.
+
+use super::Worker;
+use crate::StoreError;
+use crate::codec::Damage as _;
+use crate::codec::keys::{self, Bounds};
+use crate::genesis::Genesis;
+use crate::host::Host;
+use crate::logstore::LogStore;
+use crate::machine::ShardState;
+use crate::machine::extent::{Extent, joined, without};
+use crate::node::WorkerId;
+use crate::shard::Shard;
+use crate::state::StateStore;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use synod_cluster::ids::{ShardId, Space};
+
+/// Spaces from here on are those of installed snapshots; those below are shards' own numbers.
+const FIRST_FRESH: u32 = 0x8000_0000;
+
+/// A shard's rows are in the space of its own number, until a snapshot takes their place: ids are never reused.
+pub(crate) fn own_space(shard: ShardId) -> Space {
+    let space = u32::try_from(shard.0).ok().filter(|space| *space < 1 << 31);
+    Space(space.expect("shard ids are handed out one by one and stay below 2^31"))
+}
+
+/// Which rows the replicas of the node own in spaces that they may share, as the store has it at a start. Of a replica that never
+/// shared its space it says nothing but where that is.
+pub(super) struct Owners {
+    /// What the others own, by shard.
+    sharing: BTreeMap<ShardId, Extent>,
+    /// All that these own.
+    owned: Vec<Bounds>,
+    /// The spaces that these use.
+    spaces: BTreeSet<Space>,
+    /// The own spaces of all groups, as the log names them.
+    pointed: BTreeSet<Space>,
+    /// Those of groups that never shared their space.
+    alone: BTreeSet<Space>,
+}
+
+impl Owners {
+    /// Reads what all groups of the node own, whichever worker has them: `pointed` are the spaces that the log names.
+    pub(super) fn read(
+        store: &mut dyn StateStore,
+        log: &dyn LogStore,
+        groups: &[ShardId],
+        pointed: &[(ShardId, Space)],
+    ) -> Result<Self, StoreError> {
+        let places: BTreeMap<ShardId, Space> = pointed.iter().copied().collect();
+        let (mut sharing, mut alone) = (BTreeMap::new(), BTreeSet::new());
+        for id in groups {
+            let space = places.get(id).copied().unwrap_or_else(|| own_space(*id));
+            let rows = [keys::bounds_row(space), keys::pieces_row(space)];
+            let mut shares = false;
+            for row in rows {
+                shares = shares || store.get(&row)?.is_some();
+            }
+            let found = if shares { log.recover_group(*id)? } else { None };
+            let Some(found) = found else {
+                alone.insert(space);
+                continue;
+            };
+            let genesis =
+                Genesis::decode(found.genesis, *id).map_err(|e| e.corrupt(format!("genesis of shard {id}")))?;
+            if let Some(descriptor) = genesis.descriptor().cloned() {
+                sharing.insert(*id, Extent::read(|row| store.get(row), space, descriptor)?);
+            }
+        }
+        let owned = joined(sharing.values().flat_map(Extent::owned).collect());
+        let spaces = sharing.values().flat_map(Extent::spaces).collect();
+        Ok(Self { sharing, owned, spaces, pointed: places.into_values().collect(), alone })
+    }
+
+    fn others(&self, id: ShardId) -> impl Iterator<Item = &Extent> {
+        self.sharing.iter().filter(move |(other, _)| **other != id).map(|(_, extent)| extent)
+    }
+
+    /// What of these rows no other shard than this one owns.
+    pub(super) fn only(&self, id: ShardId, rows: &[Bounds]) -> Vec<Bounds> {
+        without(rows, &joined(self.others(id).flat_map(Extent::owned).collect()))
+    }
+
+    /// Whether records of another shard than this one are in a space.
+    pub(super) fn others_in(&self, id: ShardId, space: Space) -> bool {
+        self.spaces.contains(&space) && self.others(id).any(|extent| extent.spaces().any(|used| used == space))
+    }
+}
+
+impl<H: Host> Worker<H> {
+    /// Removes these rows, but for those that a replica here owns.
+    pub(super) fn remove_rows(&mut self, rows: &[Bounds]) {
+        let spaces: BTreeSet<Space> = rows.iter().filter_map(|(from, _)| keys::space_of(from)).collect();
+        // A replica whose state is gone has no rows.
+        let there = self.shards.values().filter(|shard| !shard.is_missing()).map(Shard::state);
+        let owners = there.filter(|state| state.uses(&spaces));
+        let kept = joined(owners.flat_map(ShardState::owned).collect());
+        for (from, to) in without(rows, &kept) {
+            let removed = self.node.store.remove_range(&from, &to);
+            self.node.must(removed);
+        }
+    }
+
+    /// Rows of removed groups that a crash left behind.
+    pub(super) fn sweep_removed(&mut self, owners: &Owners) -> Result<(), StoreError> {
+        for id in self.removed.keys() {
+            sweep(&mut *self.node.store, own_space(*id), &owners.owned)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a crash left behind: rows in the spaces of snapshots that no pointer of the node names, in own spaces of shards
+    /// whose rows are elsewhere, and in spaces that several share those that none of them owns.
+    pub(super) fn sweep_spaces(&mut self, owners: &Owners) -> Result<(), StoreError> {
+        let mut live: BTreeSet<Space> = self.shards.values().map(|shard| shard.state().space()).collect();
+        let store = &mut *self.node.store;
+        for id in self.shards.keys().map(|id| own_space(*id)).filter(|space| !live.contains(space)) {
+            sweep(store, id, &owners.owned)?;
+        }
+        if self.node.worker != WorkerId::FIRST {
+            return Ok(());
+        }
+        if !planted!(SweepsOthersSpaces) {
+            live.extend(&owners.pointed);
+        }
+        live.extend(&owners.spaces);
+        sweep_shared(store, owners)?;
+        let (_, end) = keys::space_bounds(Space(u32::MAX - 1));
+        let mut from = Space(FIRST_FRESH);
+        while let Some(found) = first_space(store, from, &end)? {
+            if !live.contains(&found) {
+                sweep(store, found, &[])?;
+            }
+            from = Space(found.0 + 1);
+        }
+        // Also above every pointer to a space without rows.
+        let above = live.last().map_or(0, |space| space.0 + 1);
+        self.node.shared.spaces_from(Space(from.0.max(above)));
+        Ok(())
+    }
+}
+
+/// Removes what nobody owns of the spaces that several share. Where the own shard of such a space does not say what it owns of it,
+/// its state was lost, and its rows were removed when that was found.
+fn sweep_shared(store: &mut dyn StateStore, owners: &Owners) -> Result<(), StoreError> {
+    for space in owners.spaces.difference(&owners.alone) {
+        sweep(store, *space, &owners.owned)?;
+    }
+    Ok(())
+}
+
+/// Removes the rows of a space that are not among those owned, which are [`joined`].
+fn sweep(store: &mut dyn StateStore, space: Space, owned: &[Bounds]) -> Result<(), StoreError> {
+    for (from, to) in without(&[keys::space_bounds(space)], owned) {
+        let mut any = false;
+        store.scan(&from, &to, false, &mut |_, _| {
+            any = true;
+            ControlFlow::Break(())
+        })?;
+        if any {
+            store.remove_range(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
+/// The first space at or above `from` that has rows.
+fn first_space(store: &mut dyn StateStore, from: Space, end: &[u8]) -> Result<Option<Space>, StoreError> {
+    let mut found = None;
+    store.scan(&from.0.to_be_bytes(), end, false, &mut |key, _| {
+        found = keys::space_of(key);
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::shared::{CHILD, FAR, PARENT, Two, all_rows, remove, rows_of};
+    use synod_cluster::system::{Partitioning, Retention};
+
+    const P: ShardId = ShardId(2);
+    const C: ShardId = ShardId(9);
+
+    fn two() -> Two {
+        Two::new(Partitioning::Hash, Retention::All)
+    }
+
+    /// What a start finds where these groups are in the log.
+    fn found(two: &mut Two, groups: &[ShardId]) -> Owners {
+        let log = two.log();
+        Owners::read(&mut two.store, &log, groups, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_lost_state_leaves_what_others_have_in_its_space() {
+        let mut two = two();
+        let owners = found(&mut two, &[P, C]);
+        assert!(owners.others_in(P, PARENT) && !owners.others_in(C, CHILD));
+        let kept = rows_of(&mut two.store, &two.child.owned());
+        // The rows that said what was whose are gone, and records that were never taken off are there.
+        let (from, to) = keys::own_bounds(PARENT);
+        two.store.remove_range(&from, &to).unwrap();
+        let owners = found(&mut two, &[P, C]);
+        assert!(owners.others_in(P, PARENT));
+        let extent = Extent::read(|row| two.store.get(row), PARENT, two.created.clone()).unwrap();
+        assert!(extent.alone);
+        remove(&mut two.store, &owners.only(P, &extent.to_remove()));
+        assert_eq!(all_rows(&mut two.store), kept);
+        sweep_shared(&mut two.store, &owners).unwrap();
+        assert_eq!(all_rows(&mut two.store), kept);
+    }
+
+    #[test]
+    fn a_sweep_takes_what_nobody_owns_and_nothing_else() {
+        let mut two = two();
+        let all = all_rows(&mut two.store);
+        let owners = found(&mut two, &[P, C]);
+        sweep_shared(&mut two.store, &owners).unwrap();
+        assert_eq!(all_rows(&mut two.store), all);
+
+        // The child was removed, and a crash left its rows.
+        let kept = rows_of(&mut two.store, &two.parent.owned());
+        let owners = found(&mut two, &[P]);
+        for space in [own_space(C), FAR] {
+            sweep(&mut two.store, space, &owners.owned).unwrap();
+        }
+        assert_ne!(all_rows(&mut two.store), kept, "its records in the parent's space are left");
+        sweep_shared(&mut two.store, &owners).unwrap();
+        assert_eq!(all_rows(&mut two.store), kept);
+    }
+
+    #[test]
+    fn a_sweep_of_a_removed_parent_leaves_its_child() {
+        let mut two = two();
+        let kept = rows_of(&mut two.store, &two.child.owned());
+        let owners = found(&mut two, &[C]);
+        sweep(&mut two.store, own_space(P), &owners.owned).unwrap();
+        assert_eq!(all_rows(&mut two.store), kept);
+        sweep_shared(&mut two.store, &owners).unwrap();
+        assert_eq!(all_rows(&mut two.store), kept);
+    }
+}
