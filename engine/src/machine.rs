@@ -11,13 +11,14 @@ mod effects;
 mod heads;
 pub mod overlay;
 pub mod rows;
+mod split;
 mod system;
 
 use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::applied::AppliedRow;
 use crate::codec::keys;
-use crate::command::{KeyOp, Op, RowFormat, WriteRequest, decode_entry, is_marker};
+use crate::command::{KeyOp, Op, RowFormat, WriteRequest, decode_entry, is_admin, is_marker};
 use crate::genesis::Genesis;
 use crate::memory::{Holder, Memory};
 use crate::ring::Ring;
@@ -33,6 +34,7 @@ use synod_cluster::system::{Descriptor, SystemState};
 use synod_paxos::types::Payload;
 
 pub use effects::{Applied, Effects, Wanted};
+pub use split::{Born, CHILDREN_MAX};
 
 /// Sessions are looked through for expired clients at every multiple of this slot.
 const EXPIRE_SLOTS: u64 = 4096;
@@ -233,6 +235,7 @@ impl ShardState {
         let effects = match &entry.payload {
             // It changes no row: its position is stored with the next freeze, as that of a no-op.
             Payload::Command(data) if is_marker(data) => Effects { marker: true, ..Effects::default() },
+            Payload::Command(data) if is_admin(data) => self.apply_admin(store, entry, data.clone())?,
             Payload::Command(data) => self.apply_command(store, overlay, data.clone(), entry.ts, wanted)?,
             Payload::Noop | Payload::Config(_) => Effects::default(),
         };

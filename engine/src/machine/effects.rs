@@ -2,6 +2,7 @@
 //!
 //! Owns: the value that says all of it. Must never: be looked at by what applies entries: the state depends on none of it.
 
+use super::split::Born;
 use crate::command::Outcome;
 use synod_cluster::refusal::Refusal;
 
@@ -20,7 +21,7 @@ pub enum Wanted {
 /// What follows from an applied entry outside the state. Whoever carries it out names every field, so that a new one is not
 /// forgotten.
 #[must_use = "what follows from an entry is to be carried out"]
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Effects {
     /// What became of each of the entry's requests, in order; empty where that was not wanted.
     pub results: Vec<Applied>,
@@ -28,6 +29,10 @@ pub struct Effects {
     pub metadata: Option<u64>,
     /// The entry is a marker: replicas are compared at its slot.
     pub marker: bool,
+    /// The shard that the entry began, where it split this one and no replica of the child has begun here before.
+    pub child: Option<Box<Born>>,
+    /// Why an administrative entry changed nothing; for its proposer.
+    pub refused: Option<Refusal>,
 }
 
 impl Effects {

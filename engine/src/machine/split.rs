@@ -1,0 +1,252 @@
+//! A split: the upper part of a shard becomes a shard of its own, by one entry of the log of the shard that is split.
+//!
+//! Owns: whether a split counts, and what the child begins with. Must never: change anything where the split does not count, change
+//! rows of a child that is here already, or move a record: the child's records stay in the rows that they are in.
+//!
+//! All of the child's beginning is a function of the parent's log, so every replica makes the same child, and so does a replay. Which
+//! rows a replica keeps the records in is its own matter; whether a split counts does not depend on it.
+//!
+//! The parent's new bounds and the child's first rows are one batch: a restart finds both or neither.
+
+use super::pieces::Pieces;
+use super::{Effects, Machine, ShardState};
+use crate::StoreError;
+use crate::codec::Damage as _;
+use crate::codec::applied::AppliedRow;
+use crate::codec::bounds::{BoundsRow, ChildMark};
+use crate::codec::keys;
+use crate::command::{Admin, Split, decode_admin};
+use crate::state::{StateBatch, StateStore};
+use bytes::Bytes;
+use std::fmt;
+use synod_cluster::ids::{Ballot, Entry, SYSTEM_SHARD, ShardId, Slot, Space};
+use synod_cluster::position::{KEY_BYTES_MAX, below};
+use synod_cluster::refusal::Refusal;
+use synod_cluster::system::{Descriptor, Partitioning};
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
+
+/// A shard of whose children the map does not know so many is not split: each of its entries and snapshots carries them.
+pub const CHILDREN_MAX: usize = 16;
+
+/// The epoch that a child's group begins in.
+const FIRST_EPOCH: Epoch = Epoch(1);
+
+/// A row of the store and its new value; `None` where it goes.
+type Change = (Vec<u8>, Option<Bytes>);
+
+/// A shard that an entry of another shard began. Its rows are in the store, save its sessions: they join it with the next freeze, as
+/// those of all shards do. So the child must be among the shards whose sessions are stored before that freeze, or its rows must go
+/// before it.
+///
+/// They go where this node is to have no replica of the child: it is none of its voters, it had a replica and removed it, or it got
+/// one from a snapshot, which is in a space of its own.
+pub struct Born {
+    /// Its state at slot 0 of its own log.
+    pub state: ShardState,
+    /// What it is. Its group begins in epoch 1, and the node that proposed the split leads first.
+    pub descriptor: Descriptor,
+}
+
+impl fmt::Debug for Born {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Born").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
+}
+
+/// What a split that counts says of the child beside its bounds.
+struct Counts {
+    /// The space of its own rows here.
+    space: Space,
+    membership: Membership,
+}
+
+impl ShardState {
+    /// Applies an administrative entry.
+    pub(super) fn apply_admin(
+        &mut self,
+        store: &mut dyn StateStore,
+        entry: &Entry,
+        data: Bytes,
+    ) -> Result<Effects, StoreError> {
+        // What was looked up was looked up in the bounds as they were.
+        self.ahead = None;
+        let (slot, shard) = (entry.id.slot, self.descriptor.shard);
+        let found = decode_admin(data);
+        let Admin::Split(split) =
+            found.map_err(|e| e.corrupt(format!("administrative entry in slot {slot} of shard {shard}")))?;
+        let bounds = self.bounds_row(store)?;
+        match self.judge(&split, entry.id.origin, &bounds.children) {
+            Ok(counts) => self.split(store, entry.ts, split, counts, bounds),
+            Err(why) => Ok(Effects { refused: Some(why), ..Effects::default() }),
+        }
+    }
+
+    /// The bounds as stored, and which children the map may not know; those of the beginning where none are stored. The row is read
+    /// wherever it is: splits are few.
+    fn bounds_row(&self, store: &mut dyn StateStore) -> Result<BoundsRow, StoreError> {
+        let Descriptor { version, from, to, retention, .. } = self.descriptor.clone();
+        let stored = stored_bounds(store, self.space, self.descriptor.shard)?;
+        Ok(stored.unwrap_or(BoundsRow { version, from, to, retention, children: Vec::new() }))
+    }
+
+    /// Whether a split counts. That depends on the log alone: on the entry, and on what the entries before it have made of the shard.
+    fn judge(&self, split: &Split, origin: Ballot, marks: &[ChildMark]) -> Result<Counts, Refusal> {
+        let refused = |field, why| Err(Refusal::Invalid { field, why });
+        let Descriptor { shard, version, .. } = self.descriptor;
+        if !matches!(self.machine, Machine::Data) {
+            return refused("shard", "the system shard is not split".into());
+        }
+        if split.version != version {
+            let made = split.version;
+            let why =
+                format!("the bounds of shard {shard} are of version {version}, the split was made for version {made}");
+            return refused("version", why);
+        }
+        if split.epoch != origin.epoch {
+            let (now, made) = (origin.epoch, split.epoch);
+            return refused("epoch", format!("shard {shard} is in epoch {now}, the split was made for epoch {made}"));
+        }
+        if !is_inside(&self.descriptor, &split.at) {
+            let why =
+                format!("no position at which shard {shard} can be split: it must lie within the bounds, at no edge");
+            return refused("at", why);
+        }
+        let members = split.voters.iter().map(|node| Member { node: *node, role: MemberRole::Voter });
+        let membership = Membership { epoch: FIRST_EPOCH, members: members.collect(), first_leader: origin.node };
+        if !membership.is_sound() {
+            let why =
+                format!("they must rise, and node {}, which proposed the split, must be one of them", origin.node);
+            return refused("voters", why);
+        }
+        let known = |child: ShardId| child == shard || marks.iter().any(|mark| mark.shard == child);
+        let space = keys::first_space(split.child).filter(|_| split.child > SYSTEM_SHARD && !known(split.child));
+        let Some(space) = space.filter(|_| !split.confirmed.contains(&split.child)) else {
+            return refused("child", format!("{} is no id of a new shard", split.child));
+        };
+        let unknown = marks.iter().filter(|mark| !split.confirmed.contains(&mark.shard)).count();
+        if unknown >= CHILDREN_MAX {
+            let why = format!(
+                "the map does not know {unknown} children of shard {shard} yet, {CHILDREN_MAX} is the most (fixed): it is split \
+                 again once it does"
+            );
+            return refused("child", why);
+        }
+        Ok(Counts { space, membership })
+    }
+
+    /// Splits the shard: its own rows and the child's first ones in one batch.
+    fn split(
+        &mut self,
+        store: &mut dyn StateStore,
+        entry_ts: u64,
+        split: Split,
+        counts: Counts,
+        mut bounds: BoundsRow,
+    ) -> Result<Effects, StoreError> {
+        let Split { child, at, voters, confirmed, .. } = split;
+        let Counts { space, membership } = counts;
+        let here = stored_bounds(store, space, child)?;
+        self.last_ts = self.last_ts.max(entry_ts);
+        let version = self.descriptor.version + 1;
+        let to = std::mem::replace(&mut self.descriptor.to, at.clone());
+        self.descriptor.version = version;
+        let descriptor = Descriptor {
+            shard: child,
+            from: at.clone(),
+            to: to.clone(),
+            version,
+            membership,
+            ..self.descriptor.clone()
+        };
+        bounds.children.retain(|mark| !confirmed.contains(&mark.shard));
+        bounds.children.push(ChildMark { shard: child, from: at.clone(), to, version, voters });
+        (bounds.version, bounds.to) = (version, at.clone());
+
+        let given = self.pieces.cut(&at);
+        let partitioning = descriptor.partitioning;
+        let ring = self.ring.cut(|record| *partitioning.position(&record.key) >= *at);
+        let mut rows = vec![
+            (keys::bounds_row(self.space), Some(bounds.encode())),
+            pieces_row(&self.pieces, self.space),
+            self.applied_row(),
+        ];
+        self.stored = self.applied;
+        if let Some(here) = here {
+            // No freeze comes between: what is durable has both or neither.
+            give_up(store, &descriptor, &given, &here, space)?;
+            store.apply(StateBatch { rows })?;
+            return Ok(Effects::default());
+        }
+        let state = Self {
+            descriptor: descriptor.clone(),
+            space,
+            applied: Slot(0),
+            stored: Slot(0),
+            last_ts: self.last_ts,
+            sessions: self.sessions.copy(),
+            ring,
+            machine: Machine::Data,
+            pieces: given,
+            ahead: None,
+        };
+        rows.extend(state.first_rows());
+        store.apply(StateBatch { rows })?;
+        Ok(Effects { child: Some(Box::new(Born { state, descriptor })), ..Effects::default() })
+    }
+
+    /// The rows that a child begins with, save its sessions. That of its bounds says that it is here.
+    fn first_rows(&self) -> [Change; 3] {
+        let Descriptor { version, from, to, retention, .. } = self.descriptor.clone();
+        let bounds = BoundsRow { version, from, to, retention, children: Vec::new() };
+        [
+            (keys::bounds_row(self.space), Some(bounds.encode())),
+            pieces_row(&self.pieces, self.space),
+            self.applied_row(),
+        ]
+    }
+}
+
+/// Whether a shard can be split at a position: on both sides there are positions of keys, and hash tables are split between hashes.
+fn is_inside(descriptor: &Descriptor, at: &[u8]) -> bool {
+    let parts_keys = match descriptor.partitioning {
+        Partitioning::Range => (1..=KEY_BYTES_MAX).contains(&at.len()),
+        // No hash lies below the lowest.
+        Partitioning::Hash => at.len() == 8 && *at != [0u8; 8],
+    };
+    parts_keys && *at > *descriptor.from && below(at, &descriptor.to)
+}
+
+/// The bounds that a space says its shard has; `None` where it says none.
+fn stored_bounds(store: &mut dyn StateStore, space: Space, shard: ShardId) -> Result<Option<BoundsRow>, StoreError> {
+    let row = store.get(&keys::bounds_row(space))?.map(BoundsRow::decode).transpose();
+    row.map_err(|e| e.corrupt(format!("bounds of shard {shard}")))
+}
+
+/// The row of a shard's pieces; none where all of its records are in its own space.
+fn pieces_row(pieces: &Pieces, own: Space) -> Change {
+    (keys::pieces_row(own), (!pieces.is_whole(own)).then(|| pieces.encode()))
+}
+
+/// Removes the rows that a shard has given up and that the child, which is here already, does not use: it came in a snapshot. One
+/// that has changed its bounds since may have children of its own in these rows: they are left to the next start.
+fn give_up(
+    store: &mut dyn StateStore,
+    child: &Descriptor,
+    given: &Pieces,
+    here: &BoundsRow,
+    space: Space,
+) -> Result<(), StoreError> {
+    if (here.version, &here.from, &here.to) != (child.version, &child.from, &child.to) {
+        return Ok(());
+    }
+    let used = match store.get(&keys::pieces_row(space))? {
+        Some(row) => Pieces::decode(row).map_err(|e| e.corrupt(format!("pieces of shard {}", child.shard)))?,
+        None => Pieces::whole(child, space),
+    };
+    for (given, (from, to)) in given.parts(child, b"", b"") {
+        if used.iter().all(|piece| piece.space != given) {
+            store.remove_range(&from, &to)?;
+        }
+    }
+    Ok(())
+}
