@@ -8,11 +8,11 @@
 //!
 //! The parent's new bounds and the child's first rows are one batch: a restart finds both or neither.
 
+use super::extent::Extent;
 use super::pieces::Pieces;
 use super::{Effects, Machine, ShardState};
 use crate::StoreError;
 use crate::codec::Damage as _;
-use crate::codec::applied::AppliedRow;
 use crate::codec::bounds::{BoundsRow, ChildMark};
 use crate::codec::keys;
 use crate::command::{Admin, Split, decode_admin};
@@ -74,23 +74,14 @@ impl ShardState {
         let found = decode_admin(data);
         let Admin::Split(split) =
             found.map_err(|e| e.corrupt(format!("administrative entry in slot {slot} of shard {shard}")))?;
-        let bounds = self.bounds_row(store)?;
-        match self.judge(&split, entry.id.origin, &bounds.children) {
-            Ok(counts) => self.split(store, entry.ts, split, counts, bounds),
+        match self.judge(&split, entry.id.origin) {
+            Ok(counts) => self.split(store, entry.ts, split, counts),
             Err(why) => Ok(Effects { refused: Some(why), ..Effects::default() }),
         }
     }
 
-    /// The bounds as stored, and which children the map may not know; those of the beginning where none are stored. The row is read
-    /// wherever it is: splits are few.
-    fn bounds_row(&self, store: &mut dyn StateStore) -> Result<BoundsRow, StoreError> {
-        let Descriptor { version, from, to, retention, .. } = self.descriptor.clone();
-        let stored = stored_bounds(store, self.space, self.descriptor.shard)?;
-        Ok(stored.unwrap_or(BoundsRow { version, from, to, retention, children: Vec::new() }))
-    }
-
     /// Whether a split counts. That depends on the log alone: on the entry, and on what the entries before it have made of the shard.
-    fn judge(&self, split: &Split, origin: Ballot, marks: &[ChildMark]) -> Result<Counts, Refusal> {
+    fn judge(&self, split: &Split, origin: Ballot) -> Result<Counts, Refusal> {
         let refused = |field, why| Err(Refusal::Invalid { field, why });
         let Descriptor { shard, version, .. } = self.descriptor;
         if !matches!(self.machine, Machine::Data) {
@@ -118,12 +109,12 @@ impl ShardState {
                 format!("they must rise, and node {}, which proposed the split, must be one of them", origin.node);
             return refused("voters", why);
         }
-        let known = |child: ShardId| child == shard || marks.iter().any(|mark| mark.shard == child);
+        let known = |child: ShardId| child == shard || self.children.iter().any(|mark| mark.shard == child);
         let space = keys::first_space(split.child).filter(|_| split.child > SYSTEM_SHARD && !known(split.child));
         let Some(space) = space.filter(|_| !split.confirmed.contains(&split.child)) else {
             return refused("child", format!("{} is no id of a new shard", split.child));
         };
-        let unknown = marks.iter().filter(|mark| !split.confirmed.contains(&mark.shard)).count();
+        let unknown = self.children.iter().filter(|mark| !split.confirmed.contains(&mark.shard)).count();
         if unknown >= CHILDREN_MAX {
             let why = format!(
                 "the map does not know {unknown} children of shard {shard} yet, {CHILDREN_MAX} is the most (fixed): it is split \
@@ -141,66 +132,58 @@ impl ShardState {
         entry_ts: u64,
         split: Split,
         counts: Counts,
-        mut bounds: BoundsRow,
     ) -> Result<Effects, StoreError> {
         let Split { child, at, voters, confirmed, .. } = split;
         let Counts { space, membership } = counts;
-        let here = stored_bounds(store, space, child)?;
         self.last_ts = self.last_ts.max(entry_ts);
         let version = self.descriptor.version + 1;
         let to = std::mem::replace(&mut self.descriptor.to, at.clone());
         self.descriptor.version = version;
-        let descriptor = Descriptor {
-            shard: child,
-            from: at.clone(),
-            to: to.clone(),
-            version,
-            membership,
-            ..self.descriptor.clone()
-        };
-        bounds.children.retain(|mark| !confirmed.contains(&mark.shard));
-        bounds.children.push(ChildMark { shard: child, from: at.clone(), to, version, voters });
-        (bounds.version, bounds.to) = (version, at.clone());
+        self.children.retain(|mark| !confirmed.contains(&mark.shard));
+        self.children.push(ChildMark { shard: child, from: at.clone(), to: to.clone(), version, voters });
+        let descriptor =
+            Descriptor { shard: child, from: at.clone(), to, version, membership, ..self.descriptor.clone() };
 
-        let given = self.pieces.cut(&at);
+        let pieces = self.pieces.cut(&at);
         let partitioning = descriptor.partitioning;
         let ring = self.ring.cut(|record| *partitioning.position(&record.key) >= *at);
-        let mut rows = vec![
-            (keys::bounds_row(self.space), Some(bounds.encode())),
-            pieces_row(&self.pieces, self.space),
-            self.applied_row(),
-        ];
         self.stored = self.applied;
-        if let Some(here) = here {
+        let mut rows: Vec<Change> = self.own_rows().into();
+        let here = Extent::read(|row| store.get(row), space, descriptor.clone())?;
+        if !here.alone {
             // No freeze comes between: what is durable has both or neither.
-            give_up(store, &descriptor, &given, &here, space)?;
+            give_up(store, &descriptor, &pieces, &here)?;
             store.apply(StateBatch { rows })?;
             return Ok(Effects::default());
         }
         let state = Self {
             descriptor: descriptor.clone(),
+            founded: version,
+            children: Vec::new(),
             space,
+            pieces,
             applied: Slot(0),
             stored: Slot(0),
             last_ts: self.last_ts,
             sessions: self.sessions.copy(),
             ring,
             machine: Machine::Data,
-            pieces: given,
             ahead: None,
         };
-        rows.extend(state.first_rows());
+        rows.extend(state.own_rows());
         store.apply(StateBatch { rows })?;
         Ok(Effects { child: Some(Box::new(Born { state, descriptor })), ..Effects::default() })
     }
 
-    /// The rows that a child begins with, save its sessions. That of its bounds says that it is here.
-    fn first_rows(&self) -> [Change; 3] {
+    /// The rows of a shard whose bounds have changed, save records and sessions. That of a child's bounds says that it is here.
+    fn own_rows(&self) -> [Change; 3] {
         let Descriptor { version, from, to, retention, .. } = self.descriptor.clone();
-        let bounds = BoundsRow { version, from, to, retention, children: Vec::new() };
+        let bounds = BoundsRow { version, from, to, retention, children: self.children.clone() };
+        // None where all records are in the own space.
+        let pieces = (!self.pieces.is_whole(self.space)).then(|| self.pieces.encode());
         [
             (keys::bounds_row(self.space), Some(bounds.encode())),
-            pieces_row(&self.pieces, self.space),
+            (keys::pieces_row(self.space), pieces),
             self.applied_row(),
         ]
     }
@@ -216,35 +199,15 @@ fn is_inside(descriptor: &Descriptor, at: &[u8]) -> bool {
     parts_keys && *at > *descriptor.from && below(at, &descriptor.to)
 }
 
-/// The bounds that a space says its shard has; `None` where it says none.
-fn stored_bounds(store: &mut dyn StateStore, space: Space, shard: ShardId) -> Result<Option<BoundsRow>, StoreError> {
-    let row = store.get(&keys::bounds_row(space))?.map(BoundsRow::decode).transpose();
-    row.map_err(|e| e.corrupt(format!("bounds of shard {shard}")))
-}
-
-/// The row of a shard's pieces; none where all of its records are in its own space.
-fn pieces_row(pieces: &Pieces, own: Space) -> Change {
-    (keys::pieces_row(own), (!pieces.is_whole(own)).then(|| pieces.encode()))
-}
-
-/// Removes the rows that a shard has given up and that the child, which is here already, does not use: it came in a snapshot. One
-/// that has changed its bounds since may have children of its own in these rows: they are left to the next start.
-fn give_up(
-    store: &mut dyn StateStore,
-    child: &Descriptor,
-    given: &Pieces,
-    here: &BoundsRow,
-    space: Space,
-) -> Result<(), StoreError> {
-    if (here.version, &here.from, &here.to) != (child.version, &child.from, &child.to) {
+/// Removes the rows that a shard has given up and that the child, which is here already, does not use. A child that has changed its
+/// bounds since may have children of its own in these rows: they are left to the next start.
+fn give_up(store: &mut dyn StateStore, child: &Descriptor, given: &Pieces, here: &Extent) -> Result<(), StoreError> {
+    let Descriptor { version, from, to, .. } = &here.descriptor;
+    if (version, from, to) != (&child.version, &child.from, &child.to) {
         return Ok(());
     }
-    let used = match store.get(&keys::pieces_row(space))? {
-        Some(row) => Pieces::decode(row).map_err(|e| e.corrupt(format!("pieces of shard {}", child.shard)))?,
-        None => Pieces::whole(child, space),
-    };
-    for (given, (from, to)) in given.parts(child, b"", b"") {
-        if used.iter().all(|piece| piece.space != given) {
+    for (space, (from, to)) in given.parts(child, b"", b"") {
+        if here.pieces.iter().all(|piece| piece.space != space) {
             store.remove_range(&from, &to)?;
         }
     }

@@ -1,5 +1,6 @@
 mod ahead;
 pub(crate) mod bench;
+mod replay;
 mod rest;
 mod split;
 mod totals;
