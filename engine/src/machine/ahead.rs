@@ -184,8 +184,8 @@ impl ShardState {
         Ok(left.is_empty())
     }
 
-    /// The operations of a request that may be executed here, where their keys are this shard's: one that was proposed before a split
-    /// may name keys that are the child's now.
+    /// The operations of a request that may be executed here, as far as their keys are this shard's: one that was proposed before a
+    /// split may name keys that are the child's by now.
     fn ops_here<'a>(&self, request: &'a WriteRequest) -> &'a [KeyOp] {
         match &request.op {
             Op::Write { table, ops } if matches!(self.machine, Machine::Data) && *table == self.descriptor.table => ops,
