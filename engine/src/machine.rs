@@ -33,8 +33,8 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemState};
 use synod_paxos::types::Payload;
 
-pub use effects::{Applied, Effects, Wanted};
-pub use split::{Born, CHILDREN_MAX};
+pub use effects::{Applied, Born, Effects, Wanted};
+pub use split::CHILDREN_MAX;
 
 /// Sessions are looked through for expired clients at every multiple of this slot.
 const EXPIRE_SLOTS: u64 = 4096;

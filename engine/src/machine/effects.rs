@@ -2,9 +2,11 @@
 //!
 //! Owns: the value that says all of it. Must never: be looked at by what applies entries: the state depends on none of it.
 
-use super::split::Born;
+use super::ShardState;
 use crate::command::Outcome;
+use std::fmt;
 use synod_cluster::refusal::Refusal;
+use synod_cluster::system::Descriptor;
 
 /// What became of one request of an entry.
 pub type Applied = Result<Outcome, Refusal>;
@@ -16,6 +18,25 @@ pub enum Wanted {
     Results,
     /// Nobody does: outcomes are kept with their sessions and not copied.
     Nothing,
+}
+
+/// A shard that an entry of another shard began. Its rows are in the store, save its sessions: they join it with the next freeze, as
+/// those of all shards do. So the child must be among the shards whose sessions are stored before that freeze, or its rows must go
+/// before it.
+///
+/// They go where this node is to have no replica of the child: it is none of its voters, it had a replica and removed it, or it got
+/// one from a snapshot, which is in a space of its own.
+pub struct Born {
+    /// Its state at slot 0 of its own log.
+    pub state: ShardState,
+    /// What it is. Its group begins in epoch 1, and the node that proposed the split leads first.
+    pub descriptor: Descriptor,
+}
+
+impl fmt::Debug for Born {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Born").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
 }
 
 /// What follows from an applied entry outside the state. Whoever carries it out names every field, so that a new one is not

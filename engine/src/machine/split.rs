@@ -10,7 +10,7 @@
 
 use super::extent::Extent;
 use super::pieces::Pieces;
-use super::{Effects, Machine, ShardState};
+use super::{Born, Effects, Machine, ShardState};
 use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::bounds::{BoundsRow, ChildMark};
@@ -18,7 +18,6 @@ use crate::codec::keys;
 use crate::command::{Admin, Split, decode_admin};
 use crate::state::{StateBatch, StateStore};
 use bytes::Bytes;
-use std::fmt;
 use synod_cluster::ids::{Ballot, Entry, SYSTEM_SHARD, ShardId, Slot, Space};
 use synod_cluster::position::{KEY_BYTES_MAX, below};
 use synod_cluster::refusal::Refusal;
@@ -33,25 +32,6 @@ const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// A row of the store and its new value; `None` where it goes.
 type Change = (Vec<u8>, Option<Bytes>);
-
-/// A shard that an entry of another shard began. Its rows are in the store, save its sessions: they join it with the next freeze, as
-/// those of all shards do. So the child must be among the shards whose sessions are stored before that freeze, or its rows must go
-/// before it.
-///
-/// They go where this node is to have no replica of the child: it is none of its voters, it had a replica and removed it, or it got
-/// one from a snapshot, which is in a space of its own.
-pub struct Born {
-    /// Its state at slot 0 of its own log.
-    pub state: ShardState,
-    /// What it is. Its group begins in epoch 1, and the node that proposed the split leads first.
-    pub descriptor: Descriptor,
-}
-
-impl fmt::Debug for Born {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Born").field("descriptor", &self.descriptor).finish_non_exhaustive()
-    }
-}
 
 /// What a split that counts says of the child beside its bounds.
 struct Counts {
