@@ -1,7 +1,12 @@
 //! Commands of the shards' state machine, and their outcomes.
 //!
 //! Owns: what an entry's data says, in bytes. One entry carries many requests: what queued while the last write was being
-//! synced. Must never: panic on any input, or change the meaning of a version once released.
+//! synced. An administrative entry changes the shard itself, and carries nothing else. Must never: panic on any input, or change
+//! the meaning of a version once released.
+
+mod admin;
+
+pub use admin::{Admin, Split, decode_admin, encode_admin, is_admin};
 
 use bytes::Bytes;
 use synod_cluster::buf::{DecodeError, Put, Reader, Writer};

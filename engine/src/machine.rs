@@ -13,6 +13,7 @@ mod heads;
 pub mod overlay;
 pub mod pieces;
 pub mod rows;
+mod split;
 mod system;
 
 use crate::StoreError;
@@ -20,7 +21,7 @@ use crate::codec::Damage as _;
 use crate::codec::applied::AppliedRow;
 use crate::codec::bounds::ChildMark;
 use crate::codec::keys::{self, Bounds};
-use crate::command::{KeyOp, Op, RowFormat, WriteRequest, decode_entry, is_marker};
+use crate::command::{KeyOp, Op, RowFormat, WriteRequest, decode_entry, is_admin, is_marker};
 use crate::genesis::Genesis;
 use crate::memory::{Holder, Memory};
 use crate::ring::Ring;
@@ -38,7 +39,8 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemState};
 use synod_paxos::types::Payload;
 
-pub use effects::{Applied, Effects, Wanted};
+pub use effects::{Applied, Born, Effects, Wanted};
+pub use split::CHILDREN_MAX;
 
 /// Sessions are looked through for expired clients at every multiple of this slot.
 const EXPIRE_SLOTS: u64 = 4096;
@@ -298,6 +300,7 @@ impl ShardState {
         let effects = match &entry.payload {
             // It changes no row: its position is stored with the next freeze, as that of a no-op.
             Payload::Command(data) if is_marker(data) => Effects { marker: true, ..Effects::default() },
+            Payload::Command(data) if is_admin(data) => self.apply_admin(store, entry, data.clone())?,
             Payload::Command(data) => self.apply_command(store, overlay, data.clone(), entry.ts, wanted)?,
             Payload::Noop | Payload::Config(_) => Effects::default(),
         };

@@ -140,6 +140,12 @@ impl Held {
         Self { account: Arc::clone(account), bytes: 0 }
     }
 
+    /// Nothing yet, of the same account.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self::of(&self.account)
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -71,6 +71,19 @@ impl Ring {
         true
     }
 
+    /// Gives the records that `go` to a ring of their own. Both claim the same window: each holds all records of it that are its own.
+    #[must_use]
+    pub fn cut(&mut self, go: impl FnMut(&KeyedRecord) -> bool) -> Self {
+        let records = std::mem::take(&mut self.records);
+        let (gone, kept): (VecDeque<KeyedRecord>, VecDeque<KeyedRecord>) = records.into_iter().partition(go);
+        let bytes: usize = gone.iter().map(size).sum();
+        self.records = kept;
+        self.held.set(self.held.bytes() - bytes);
+        let mut held = self.held.beside();
+        held.set(bytes);
+        Self { records: gone, held, floor_ts: self.floor_ts, dropped_ts: self.dropped_ts }
+    }
+
     /// Counts what it holds in this account from now on, and holds no more than that has room for.
     pub fn share(&mut self, account: &Arc<Account>) {
         self.held.move_to(account);
@@ -117,5 +130,25 @@ mod tests {
         assert_eq!(ring.floor_ts(), 2);
         assert_eq!(ring.after(2).map(|r| r.record.ts_us).collect::<Vec<_>>(), [3, 4]);
         assert_eq!(ring.after(3).count(), 1);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_in_one_ring_and_both_claim_no_more_than_before() {
+        let account = Account::unlimited();
+        let mut ring = Ring::new(7);
+        ring.share(&account);
+        for ts in 8..=12 {
+            ring.push(record(ts, 100));
+        }
+        ring.dropped(10);
+        let before = account.used();
+        let upper = ring.cut(|r| r.record.ts_us % 2 == 0);
+        let seen = |ring: &Ring| ring.after(0).map(|r| r.record.ts_us).collect::<Vec<_>>();
+        assert_eq!((seen(&ring), seen(&upper)), (vec![9, 11], vec![8, 10, 12]));
+        assert_eq!((ring.floor_ts(), ring.dropped_ts()), (7, 10));
+        assert_eq!((upper.floor_ts(), upper.dropped_ts()), (7, 10));
+        assert_eq!((ring.bytes() + upper.bytes(), account.used()), (before, before));
+        drop(upper);
+        assert_eq!(account.used(), ring.bytes());
     }
 }

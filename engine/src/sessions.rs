@@ -3,6 +3,8 @@
 //! Owns: floors, deadlines and outcomes by client. Lives in memory, since it changes with every write and the log replays
 //! it; its rows join the state at a freeze. Must never: forget an outcome at or above its client's floor, save that of a
 //! client whose last deadline has passed.
+//!
+//! A shard that is born of another one begins with the sessions of that. The two share each session until one of them changes it.
 
 use crate::codec::session::SessionRow;
 use crate::command::{OpResult, Outcome, WriteId};
@@ -45,7 +47,7 @@ pub enum Verdict {
     Fresh,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Session {
     floor: ClientSeq,
     last_deadline: u64,
@@ -55,13 +57,14 @@ struct Session {
     bytes: usize,
 }
 
-/// What a session takes beside its outcomes, bytes.
-const SESSION_BYTES: usize = size_of::<Session>() + 32;
+/// What a session takes beside its outcomes, bytes: its place among the clients, and the counts of who shares it.
+const SESSION_BYTES: usize = size_of::<Session>() + 48;
 
 /// The sessions of one shard.
 #[derive(Default)]
 pub struct Sessions {
-    clients: HashMap<ClientId, Session>,
+    /// Shared with the sessions of shards that were born of this one, or that it was born of.
+    clients: HashMap<ClientId, Arc<Session>>,
     /// Changed (or dropped) since the last freeze.
     dirty: HashSet<ClientId>,
     /// All sessions with their outcomes.
@@ -101,8 +104,10 @@ impl Sessions {
         let mut held = self.held.bytes();
         let session = self.clients.entry(id.client).or_insert_with(|| {
             held += SESSION_BYTES;
-            Session::default()
+            Arc::default()
         });
+        // The first change after a birth copies what is kept of this client.
+        let session = Arc::make_mut(session);
         held -= session.bytes;
         session.bytes += size(&outcome);
         let at = session.outcomes.partition_point(|(seq, _)| *seq < id.seq);
@@ -130,6 +135,15 @@ impl Sessions {
             keep
         });
         self.held.set(held);
+    }
+
+    /// The same sessions for a shard that begins with them, all of them yet to be stored there. Takes a little time a client, and none
+    /// in proportion to what is kept of it. Counted in the same account, in full: whoever changes a session first has a copy of it.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let mut held = self.held.beside();
+        held.set(self.held.bytes());
+        Self { clients: self.clients.clone(), dirty: self.clients.keys().copied().collect(), held }
     }
 
     /// Counts what is kept in this account from now on.
@@ -172,7 +186,7 @@ impl Sessions {
     pub fn take_dirty(&mut self) -> Vec<(ClientId, Option<Bytes>)> {
         let mut dirty: Vec<ClientId> = self.dirty.drain().collect();
         dirty.sort_unstable();
-        dirty.into_iter().map(|client| (client, self.clients.get(&client).map(Session::encode))).collect()
+        dirty.into_iter().map(|client| (client, self.clients.get(&client).map(|kept| kept.encode()))).collect()
     }
 
     /// Puts a row read back into the table.
@@ -185,7 +199,7 @@ impl Sessions {
             row.outcomes.into_iter().map(|(seq, o)| Ok((seq, Outcome::decode(o)?))).collect::<Result<_, _>>()?;
         let bytes = outcomes.iter().map(|(_, outcome)| size(outcome)).sum();
         let session = Session { floor: row.floor, last_deadline: row.last_deadline, outcomes, bytes };
-        let before = self.clients.insert(client, session).map_or(0, |session| SESSION_BYTES + session.bytes);
+        let before = self.clients.insert(client, Arc::new(session)).map_or(0, |session| SESSION_BYTES + session.bytes);
         self.held.set(self.held.bytes() + SESSION_BYTES + bytes - before);
         Ok(())
     }
@@ -268,6 +282,40 @@ mod tests {
         }
         assert_eq!(again.bytes(), one);
         s.expire(101);
+        assert_eq!(account.used(), 0);
+    }
+
+    /// As a shard and the one that is born of it go on.
+    #[test]
+    fn a_copy_knows_the_same_and_what_is_stored_later_is_known_on_one_side_only() {
+        let account = Account::unlimited();
+        let mut s = Sessions::default();
+        s.share(&account);
+        for seq in 1..=3 {
+            s.store(&id(seq, 0, 100), outcome(seq));
+        }
+        assert_eq!(s.take_dirty().len(), 1);
+        let one = account.used();
+        let mut copy = s.copy();
+        assert_eq!((copy.bytes(), account.used()), (one, 2 * one));
+        let mut stored = Sessions::default();
+        for (client, row) in copy.take_dirty() {
+            stored.load(client, row.unwrap()).unwrap();
+        }
+        assert_eq!(stored.judge(&id(2, 0, 100), 1), Verdict::Known(outcome(2)));
+        assert!(s.take_dirty().is_empty(), "its own rows are as they were");
+
+        s.store(&id(4, 3, 100), outcome(4));
+        copy.store(&id(5, 0, 200), outcome(5));
+        assert_eq!(s.judge(&id(2, 0, 100), 1), Verdict::BelowFloor);
+        assert_eq!(copy.judge(&id(2, 0, 100), 1), Verdict::Known(outcome(2)));
+        assert_eq!(s.judge(&id(5, 0, 100), 1), Verdict::Fresh);
+        assert_eq!(copy.judge(&id(4, 0, 100), 1), Verdict::Fresh);
+        s.expire(150);
+        copy.expire(150);
+        assert_eq!((s.len(), copy.len()), (0, 1));
+        assert_eq!(account.used(), copy.bytes());
+        drop(copy);
         assert_eq!(account.used(), 0);
     }
 

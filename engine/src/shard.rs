@@ -17,7 +17,7 @@ mod scrub;
 mod snapshot;
 mod step;
 
-use crate::host::{Host, ReplicaReport, Reply};
+use crate::host::{Host, Read, ReplicaReport, Reply};
 use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
 use crate::machine::ShardState;
 use crate::memory::{Held, Holder, Memory};
@@ -217,8 +217,8 @@ impl Shard {
     /// A timer of this replica was taken out of the node's timers.
     pub(crate) fn timer_fired<H: Host>(&mut self, node: &mut Node<H>) {
         self.timer = None;
-        for (read, reply) in self.reads.expire(node, self.state.applied()) {
-            self.end_tail(node, read, reply);
+        for asked in self.reads.expire(node, self.state.applied()) {
+            self.end_tail(node, asked);
         }
         if self.reads.has_queued() {
             self.schedule(node);
@@ -369,6 +369,14 @@ impl Shard {
             Core::Waiting(_) | Core::Installing(_) => None,
         }
     }
+}
+
+/// A read, and whom to tell.
+struct Asked {
+    read: Read,
+    /// Of the shard's bounds when it was asked: it is answered in no other.
+    version: u64,
+    reply: Reply,
 }
 
 /// Answers one request and takes it off the node's count.

@@ -24,6 +24,7 @@ use synod_engine::codec::pieces::{self, Piece};
 use synod_engine::codec::record::{Head, Newest, Record, Totals};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry, hard, node};
+use synod_engine::command::{Admin, Split, encode_admin};
 use synod_engine::logstore::NodeIdentity;
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership, Payload};
 
@@ -126,6 +127,18 @@ fn command() -> Payload {
     Payload::Command(Bytes::from_static(b"a command of the state machine"))
 }
 
+fn split() -> Payload {
+    let split = Split {
+        child: ShardId(300),
+        at: Bytes::from_static(b"m\0"),
+        version: 4,
+        epoch: Epoch(7),
+        voters: vec![NodeId(1), NodeId(2), NodeId(200)],
+        confirmed: vec![ShardId(9)],
+    };
+    Payload::Command(encode_admin(&Admin::Split(split)))
+}
+
 /// The metadata of a cluster of three nodes with two tables and members that changed, at this version.
 fn system(version: ClusterVersion) -> SystemState {
     let founders: Vec<String> = (1..=3).map(|n| format!("node{n}.example:7400")).collect();
@@ -208,6 +221,7 @@ fn formats() -> Vec<Format> {
         entry("entry-noop-v1", Payload::Noop),
         entry("entry-command-v1", command()),
         entry("entry-marker-v1", Payload::Command(synod_engine::command::marker())),
+        entry("entry-split-v1", split()),
         entry("entry-config-v1", Payload::Config(membership())),
         format("hard-v1", hard_state, hard::encode, hard::decode),
         format("node-format-v1", node::FORMAT, |v| node::encode_format(*v), node::decode_format),

@@ -181,6 +181,12 @@ fn all_of(prefix: Vec<u8>) -> Bounds {
     (prefix, end)
 }
 
+/// The space that a shard begins in: that of its own number. `None` for a number that no shard comes to.
+#[must_use]
+pub fn first_space(shard: ShardId) -> Option<Space> {
+    u32::try_from(shard.0).ok().filter(|space| *space < 1 << 31).map(Space)
+}
+
 /// Every row of a space. The greatest space, `u32::MAX`, is never handed out: it would have no end.
 #[must_use]
 pub fn space_bounds(space: Space) -> Bounds {

@@ -14,7 +14,7 @@ use super::{Machine, ShardState, rows};
 use crate::StoreError;
 use crate::codec::keys;
 use crate::codec::record::{Head, Newest};
-use crate::command::{Action, KeyOp, Op, RowFormat, WriteRequest, is_marker};
+use crate::command::{Action, KeyOp, Op, RowFormat, WriteRequest, is_admin, is_marker};
 use crate::state::{Lacked, StateStore};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ impl ShardState {
             Some(ahead) => ahead,
             None => {
                 let Payload::Command(data) = &entry.payload else { return Ok(true) };
-                if is_marker(data) {
+                if is_marker(data) || is_admin(data) {
                     return Ok(true);
                 }
                 Box::new(self.begin(slot, data.clone())?)
@@ -144,8 +144,11 @@ impl ShardState {
 
     fn begin(&self, slot: Slot, data: Bytes) -> Result<Ahead, StoreError> {
         let (format, requests) = self.decode(slot, data)?;
-        let numbers = requests.iter().map(|request| self.ops_here(request).len()).enumerate();
-        let wanted: Vec<(usize, usize)> = numbers.flat_map(|(at, ops)| (0..ops).map(move |op| (at, op))).collect();
+        let ops = requests.iter().enumerate().flat_map(|(at, request)| {
+            self.ops_here(request).iter().enumerate().map(move |(op, found)| (at, op, &found.key))
+        });
+        let here = ops.filter(|(_, _, key)| self.descriptor.contains(key));
+        let wanted: Vec<(usize, usize)> = here.map(|(at, op, _)| (at, op)).collect();
         Ok(Ahead {
             slot,
             begun_at: self.applied,
@@ -181,7 +184,8 @@ impl ShardState {
         Ok(left.is_empty())
     }
 
-    /// The operations of a request that may be executed here.
+    /// The operations of a request that may be executed here, as far as their keys are this shard's: one that was proposed before a
+    /// split may name keys that are the child's by now.
     fn ops_here<'a>(&self, request: &'a WriteRequest) -> &'a [KeyOp] {
         match &request.op {
             Op::Write { table, ops } if matches!(self.machine, Machine::Data) && *table == self.descriptor.table => ops,
@@ -248,7 +252,8 @@ impl ShardState {
         let mut looks = 0;
         for entry in after {
             let Payload::Command(data) = &entry.payload else { continue };
-            if is_marker(data) || lacked.len() >= LACKED_MAX || looks >= LOOKS_MAX {
+            // What follows an administrative entry is applied in bounds that are not known yet.
+            if is_marker(data) || is_admin(data) || lacked.len() >= LACKED_MAX || looks >= LOOKS_MAX {
                 break;
             }
             let (_, requests) = self.decode(entry.id.slot, data.clone())?;
@@ -257,6 +262,9 @@ impl ShardState {
                     break;
                 }
                 looks += 1;
+                if !self.descriptor.contains(&op.key) {
+                    continue;
+                }
                 let hash = self.descriptor.partitioning.hash_of(&op.key);
                 match store.get(&keys::record_head(self.space_of(&op.key), self.descriptor.table, hash, &op.key)) {
                     Err(StoreError::Cold(row)) if lacked.contains(&row) => {}
@@ -275,6 +283,9 @@ impl ShardState {
         let mut firsts: BTreeMap<&Bytes, (Offset, Offset)> = BTreeMap::new();
         for op in ahead.requests.iter().flat_map(|request| self.ops_here(request)) {
             let Action::Trim(before) = op.action else { continue };
+            if !self.descriptor.contains(&op.key) {
+                continue;
+            }
             let (first, end) = match firsts.entry(&op.key) {
                 Known::Occupied(known) => known.into_mut(),
                 Known::Vacant(unknown) => unknown.insert(match ahead.heads.get(&op.key) {

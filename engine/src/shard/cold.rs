@@ -3,7 +3,7 @@
 //! Owns: the fetches of one shard under way, and the reads that wait for them. Must never: wait for a file where somebody fetches,
 //! leave what waits without word, or let what is applied depend on what was fetched: it is only in memory then.
 
-use super::{Shard, answer};
+use super::{Asked, Shard, answer};
 use crate::StoreError;
 use crate::host::{FetchRequest, Host, Read, Reply};
 use crate::query;
@@ -24,8 +24,7 @@ const FETCH_ROWS: usize = 16;
 
 /// A read that waits for rows.
 struct ColdRead {
-    read: Read,
-    reply: Reply,
+    asked: Asked,
     /// How often its rows were brought.
     fetches: u32,
 }
@@ -78,7 +77,7 @@ impl Fetches {
     /// Refuses the reads that wait.
     pub(super) fn refuse_reads<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         for cold in std::mem::take(&mut self.reads).into_values() {
-            answer(node, cold.reply, Err(why.clone()));
+            answer(node, cold.asked.reply, Err(why.clone()));
         }
     }
 
@@ -133,47 +132,52 @@ impl Shard {
         }
     }
 
-    pub(super) fn execute<H: Host>(&mut self, node: &mut Node<H>, read: Read, reply: Reply) {
-        if reply.sink.is_full() {
-            return refuse_full(node, reply);
+    pub(super) fn execute<H: Host>(&mut self, node: &mut Node<H>, asked: Asked) {
+        if asked.reply.sink.is_full() {
+            return refuse_full(node, asked.reply);
         }
         node.metrics.reads_total.inc();
-        self.attempt(node, ColdRead { read, reply, fetches: 0 });
+        self.attempt(node, ColdRead { asked, fetches: 0 });
     }
 
     /// The end of a tail's time, where the state here is known to be complete as of when its wait began.
-    pub(super) fn end_tail<H: Host>(&mut self, node: &mut Node<H>, read: Read, reply: Reply) {
-        if reply.sink.is_full() {
-            return refuse_full(node, reply);
+    pub(super) fn end_tail<H: Host>(&mut self, node: &mut Node<H>, asked: Asked) {
+        if asked.reply.sink.is_full() {
+            return refuse_full(node, asked.reply);
         }
-        self.attempt(node, ColdRead { read, reply, fetches: 0 });
+        self.attempt(node, ColdRead { asked, fetches: 0 });
     }
 
     /// Executes a read with the rows that are in memory. Where it lacks some, they are fetched and it comes again: other reads and
-    /// writes of the worker do not wait for a file. After [`FETCHES_MAX`] rounds, or where nobody fetches, it waits for the file.
+    /// writes of the worker do not wait for a file. After [`FETCHES_MAX`] rounds, or where nobody fetches, it waits for the file. One
+    /// that waited while the shard's bounds changed is refused.
     fn attempt<H: Host>(&mut self, node: &mut Node<H>, cold: ColdRead) {
+        if cold.asked.version != self.state.descriptor().version {
+            return answer(node, cold.asked.reply, Err(Refusal::WrongShard));
+        }
         let stays = cold.fetches < FETCHES_MAX && self.fetches.reads.len() < COLD_MAX && node.host.fetches_rows();
         let mut firsts = query::Firsts::default();
         node.store.stay_in_memory(stays);
-        let found = match &cold.read {
+        let found = match &cold.asked.read {
             Read::Tail(poll) => query::tail(&self.state, &mut *node.store, &mut firsts, poll),
             read => query::read(&self.state, &mut *node.store, read).map(Some),
         };
         node.store.stay_in_memory(false);
-        match (found, cold.read) {
-            (Ok(Some(found)), _) => answer(node, cold.reply, found),
+        let ColdRead { asked: Asked { read, version, reply }, fetches } = cold;
+        match (found, read) {
+            (Ok(Some(found)), _) => answer(node, reply, found),
             (Ok(None), Read::Tail(poll)) if poll.wait_us > 0 => {
-                self.reads.wait(node, &self.state, poll, cold.reply);
+                self.reads.wait(node, &self.state, poll, reply);
                 // The end of its time joins the node's timers.
                 self.arm(node);
             }
-            (Ok(None), _) => answer(node, cold.reply, Ok(query::nothing(&self.state))),
+            (Ok(None), _) => answer(node, reply, Ok(query::nothing(&self.state))),
             (Err(StoreError::Cold(row)), read) => {
                 let mut lacked = firsts.take_lacked();
                 if lacked.is_empty() {
                     lacked.push(row);
                 }
-                self.fetch(node, ColdRead { read, ..cold }, &lacked);
+                self.fetch(node, ColdRead { asked: Asked { read, version, reply }, fetches }, &lacked);
             }
             (Err(error), _) => node.state_failed(&error),
         }
@@ -194,8 +198,8 @@ impl Shard {
     /// The rows that a fetch was to bring are in memory, or could not be read.
     pub(crate) fn rows_fetched<H: Host>(&mut self, node: &mut Node<H>, ticket: u64) {
         if let Some(cold) = self.fetches.reads.remove(&ticket) {
-            if cold.reply.sink.is_full() {
-                return refuse_full(node, cold.reply);
+            if cold.asked.reply.sink.is_full() {
+                return refuse_full(node, cold.asked.reply);
             }
             return self.attempt(node, ColdRead { fetches: cold.fetches + 1, ..cold });
         }

@@ -2,16 +2,21 @@
 //!
 //! Owns: reads that wait for the leadership to be confirmed, for a slot to be applied, or (tails) for something to be
 //! committed; and as of when the state here is known to be complete. Must never: answer a linearizable read from a state older
-//! than the slot the core named for it, a stale one from a state not known to be complete as of its age, or tell a tail that
-//! there is nothing new from a state not known to be complete as of when its wait began.
+//! than the slot the core named for it, a stale one from a state not known to be complete as of its age, tell a tail that
+//! there is nothing new from a state not known to be complete as of when its wait began, or answer one that was asked of other bounds
+//! than the shard has by then.
 //!
 //! Every slot that the core names tells: all that was acknowledged before the question left stands at or below it. A stale read
 //! is served by the last such word while that is young enough, and asks for a new one where it is not. So the age is measured
 //! by one monotone clock, the answering node's, and no assumption is made about wall clocks; a replica that hears no leader
 //! still serves reads up to the age of the last word.
+//!
+//! A shard that is split while a read waits no longer has all that was asked of it. A scan would end early as if there were no more, and a
+//! tail would be told that there is nothing new in a range that is the child's by then, whose records its client would never get. So
+//! each read keeps the version of the bounds that it was asked of, and is refused in any other.
 
 use super::cold::{Fetches, refuse_full};
-use super::{Shard, answer};
+use super::{Asked, Shard, answer};
 use crate::StoreError;
 use crate::host::{Freshness, Host, Read, Reply, TailPoll};
 use crate::machine::ShardState;
@@ -30,11 +35,11 @@ const TAIL_WAIT_US: u64 = 60_000_000;
 /// The longest a read waits for its slot to be applied, µs: a replica that is cut off would gather them.
 const APPLY_WAIT_US: u64 = 1_000_000;
 
-type Asked = Vec<(Read, Reply)>;
-
 struct WaitingTail {
     until: Micros,
     poll: TailPoll,
+    /// As that of [`Asked`].
+    version: u64,
     reply: Reply,
 }
 
@@ -51,7 +56,7 @@ impl WaitingTail {
 #[derive(Default)]
 pub(super) struct Reads {
     /// Of this round, not yet asked about.
-    queued: Asked,
+    queued: Vec<Asked>,
     /// Asked about.
     asked: VecDeque<Question>,
     /// When the newest question left that was answered, and the slot it got.
@@ -69,13 +74,13 @@ struct Question {
     /// The core's name for it.
     id: ReadId,
     left: Micros,
-    reads: Asked,
+    reads: Vec<Asked>,
 }
 
 struct Ready {
     slot: Slot,
     until: Micros,
-    reads: Asked,
+    reads: Vec<Asked>,
 }
 
 impl Reads {
@@ -113,7 +118,7 @@ impl Reads {
         }
     }
 
-    fn wait_for_slot(&mut self, slot: Slot, reads: Asked, now: Micros) {
+    fn wait_for_slot(&mut self, slot: Slot, reads: Vec<Asked>, now: Micros) {
         self.ready.push(Ready { slot, until: now.plus(APPLY_WAIT_US), reads });
     }
 
@@ -123,10 +128,10 @@ impl Reads {
     }
 
     /// Keeps a read for a question that leaves later than `since`: the last one, or the next.
-    fn wait_for_word(&mut self, since: Micros, read: Read, reply: Reply) {
+    fn wait_for_word(&mut self, since: Micros, asked: Asked) {
         match self.asked.back_mut().filter(|question| question.left > since) {
-            Some(question) => question.reads.push((read, reply)),
-            None => self.queued.push((read, reply)),
+            Some(question) => question.reads.push(asked),
+            None => self.queued.push(asked),
         }
     }
 
@@ -135,17 +140,17 @@ impl Reads {
         if let Some(at) = self.asked.iter().position(|question| question.id == id)
             && let Some(question) = self.asked.remove(at)
         {
-            for (_, reply) in question.reads {
-                answer(node, reply, Err(why.clone()));
+            for asked in question.reads {
+                answer(node, asked.reply, Err(why.clone()));
             }
         }
     }
 
     /// Refuses reads whose time is up, and gives tails of which the end is to be told from what is applied here.
-    pub(super) fn expire<H: Host>(&mut self, node: &mut Node<H>, applied: Slot) -> Asked {
+    pub(super) fn expire<H: Host>(&mut self, node: &mut Node<H>, applied: Slot) -> Vec<Asked> {
         let late = self.ready.partition_point(|ready| ready.until <= node.now);
-        for (_, reply) in self.ready.drain(..late).flat_map(|ready| ready.reads) {
-            answer(node, reply, Err(Refusal::NotLeader { leader: None, maybe: false }));
+        for asked in self.ready.drain(..late).flat_map(|ready| ready.reads) {
+            answer(node, asked.reply, Err(Refusal::NotLeader { leader: None, maybe: false }));
         }
         if self.tails_until.is_none_or(|until| until > node.now) {
             return Vec::new();
@@ -159,14 +164,15 @@ impl Reads {
 
     /// The end of a tail's time. That there is nothing new must be known, and no older than the wait: from here where the last
     /// word of the leader says so, else from a question to it. A replica that is cut off gets none, and its client moves on.
-    fn end_wait<H: Host>(&mut self, node: &mut Node<H>, applied: Slot, tail: WaitingTail) -> Option<(Read, Reply)> {
-        let WaitingTail { mut poll, reply, .. } = tail.ends(node);
+    fn end_wait<H: Host>(&mut self, node: &mut Node<H>, applied: Slot, tail: WaitingTail) -> Option<Asked> {
+        let WaitingTail { mut poll, version, reply, .. } = tail.ends(node);
         let since = Micros(node.now.0.saturating_sub(poll.wait_us));
         poll.wait_us = 0;
+        let asked = Asked { read: Read::Tail(poll), version, reply };
         match self.complete_as_of(since) {
-            Some(slot) if slot <= applied => return Some((Read::Tail(poll), reply)),
-            Some(slot) => self.wait_for_slot(slot, vec![(Read::Tail(poll), reply)], node.now),
-            None => self.wait_for_word(since, Read::Tail(poll), reply),
+            Some(slot) if slot <= applied => return Some(asked),
+            Some(slot) => self.wait_for_slot(slot, vec![asked], node.now),
+            None => self.wait_for_word(since, asked),
         }
         None
     }
@@ -181,7 +187,7 @@ impl Reads {
         let asked = self.asked.drain(..).map(|question| question.reads);
         let waiting = asked.chain(self.ready.drain(..).map(|ready| ready.reads)).flatten().chain(self.queued.drain(..));
         let tails = self.tails.drain(..).map(|tail| tail.ends(node).reply);
-        let replies: Vec<Reply> = waiting.map(|(_, reply)| reply).chain(tails).collect();
+        let replies: Vec<Reply> = waiting.map(|asked| asked.reply).chain(tails).collect();
         self.tails_until = None;
         for reply in replies {
             answer(node, reply, Err(why.clone()));
@@ -200,6 +206,11 @@ impl Reads {
             if tail.reply.sink.is_full() {
                 let tail = tail.ends(node);
                 refuse_full(node, tail.reply);
+                continue;
+            }
+            if tail.version != state.descriptor().version {
+                let tail = tail.ends(node);
+                answer(node, tail.reply, Err(Refusal::WrongShard));
                 continue;
             }
             let found = query::tail(state, &mut *node.store, &mut firsts, &tail.poll);
@@ -225,6 +236,7 @@ impl Reads {
         }
     }
 
+    /// Keeps a tail for which there is nothing yet; it was asked of the bounds that the shard has now.
     pub(super) fn wait<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, mut poll: TailPoll, reply: Reply) {
         let too_many = |limit, place, knob| Some(Refusal::TooManyTails { limit, place, knob });
         let refused = if node.is_full_of_tails() {
@@ -244,7 +256,7 @@ impl Reads {
         looked_through(state, &mut poll);
         let until = node.now.plus(poll.wait_us.min(TAIL_WAIT_US));
         self.tails_until = Some(self.tails_until.map_or(until, |at| at.min(until)));
-        self.tails.push(WaitingTail { until, poll, reply });
+        self.tails.push(WaitingTail { until, poll, version: state.descriptor().version, reply });
     }
 }
 
@@ -259,19 +271,20 @@ impl Shard {
     /// Takes a read that is answered here: at once, or as soon as the state here is known to be fresh enough. A linearizable
     /// one is taken by the leader only.
     pub(super) fn take_read<H: Host>(&mut self, node: &mut Node<H>, read: Read, freshness: Freshness, reply: Reply) {
+        let asked = Asked { read, version: self.state.descriptor().version, reply };
         match freshness {
-            Freshness::Local => self.execute(node, read, reply),
-            _ if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, read, reply),
+            Freshness::Local => self.execute(node, asked),
+            _ if self.leading && planted!(ReadWithoutQuorum) => self.execute(node, asked),
             Freshness::Linearizable => {
-                self.reads.queued.push((read, reply));
+                self.reads.queued.push(asked);
                 self.schedule(node);
             }
             Freshness::Stale(age) => {
                 let since = Micros(node.now.0.saturating_sub(age));
                 match self.reads.complete_as_of(since) {
-                    Some(slot) if slot <= self.state.applied() => self.execute(node, read, reply),
-                    Some(slot) => self.reads.wait_for_slot(slot, vec![(read, reply)], node.now),
-                    None => self.reads.wait_for_word(since, read, reply),
+                    Some(slot) if slot <= self.state.applied() => self.execute(node, asked),
+                    Some(slot) => self.reads.wait_for_slot(slot, vec![asked], node.now),
+                    None => self.reads.wait_for_word(since, asked),
                 }
                 self.schedule(node);
             }
@@ -295,10 +308,13 @@ impl Shard {
             let applied = self.state.applied();
             let (now, later): (Vec<_>, Vec<_>) = self.reads.ready.drain(..).partition(|ready| ready.slot <= applied);
             self.reads.ready = later;
-            for (read, reply) in now.into_iter().flat_map(|ready| ready.reads) {
-                self.execute(node, read, reply);
+            for asked in now.into_iter().flat_map(|ready| ready.reads) {
+                self.execute(node, asked);
             }
         }
         self.reads.feed_tails(node, &self.state, &mut self.fetches);
     }
 }
+
+#[cfg(test)]
+mod tests;

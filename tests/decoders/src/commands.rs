@@ -1,7 +1,7 @@
 //! What stands in entries, and the metadata of the system shard.
 //!
-//! Owns: requests, outcomes, metadata rows, and metadata commands executed one after the other. Must never: check what the
-//! state machine does with records; its own tests do.
+//! Owns: requests, administrative entries, outcomes, metadata rows, and metadata commands executed one after the other. Must
+//! never: check what the state machine does with records; its own tests do.
 
 use crate::checks::{canonical, seal, sealed, sections};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use synod_engine::genesis::Genesis;
 /// Tables of more shards are not made.
 const SHARDS_MAX: u32 = 64;
 
-/// The data of an entry, and the outcome of a write.
+/// The data of an entry, of requests or administrative, and the outcome of a write.
 pub fn requests(data: &[u8]) -> bool {
     let requests = canonical(data, command::decode_entry, |(format, found)| {
         let size = found.iter().map(command::WriteRequest::size).sum();
@@ -25,8 +25,10 @@ pub fn requests(data: &[u8]) -> bool {
         assert!(encoded.len() <= size + 16, "{} bytes, {size} estimated", encoded.len());
         encoded
     });
+    let admin = canonical(data, command::decode_admin, command::encode_admin);
+    assert!(admin.is_none() || (command::is_admin(data) && requests.is_none()), "both a request and none");
     let outcome = canonical(data, Outcome::decode, Outcome::encode);
-    requests.is_some() || outcome.is_some()
+    requests.is_some() || admin.is_some() || outcome.is_some()
 }
 
 /// Rows, commands and outcomes of metadata, and what a group begins with.

@@ -9,7 +9,7 @@
 //! | `rows` | rows of both stores: entries, hard states, node and group rows, records, sessions, positions, keys |
 //! | `wire` | consensus messages; links and their frames; frames of clients, maps |
 //! | `hostile` | requests of a client, from the frame to the state machine and the reads |
-//! | `commands` | requests, outcomes, metadata and what executes on it |
+//! | `commands` | requests, administrative entries, outcomes, metadata and what executes on it |
 //! | `snapshots` | blocks of a snapshot, whole files, files received in parts |
 //! | `text` | settings, cursors and tokens, arguments, batches |
 //! | `load` | lines, NDJSON and CSV |
