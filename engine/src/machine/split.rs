@@ -21,7 +21,7 @@ use bytes::Bytes;
 use synod_cluster::ids::{Ballot, Entry, SYSTEM_SHARD, ShardId, Slot, Space};
 use synod_cluster::position::{KEY_BYTES_MAX, below};
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{Descriptor, Partitioning};
+use synod_cluster::system::{Birth, Descriptor, Partitioning};
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 
 /// A shard of whose children the map does not know so many is not split: each of its entries and snapshots carries them.
@@ -121,8 +121,9 @@ impl ShardState {
         self.descriptor.version = version;
         self.children.retain(|mark| !confirmed.contains(&mark.shard));
         self.children.push(ChildMark { shard: child, from: at.clone(), to: to.clone(), version, voters });
+        let born = Birth::Child { parent: self.descriptor.shard, version };
         let descriptor =
-            Descriptor { shard: child, from: at.clone(), to, version, membership, ..self.descriptor.clone() };
+            Descriptor { shard: child, from: at.clone(), to, version, membership, born, ..self.descriptor.clone() };
 
         let pieces = self.pieces.cut(&at);
         let partitioning = descriptor.partitioning;

@@ -26,8 +26,7 @@ const FIRST_FRESH: u32 = 0x8000_0000;
 
 /// A shard's rows are in the space of its own number, until a snapshot takes their place: ids are never reused.
 pub(crate) fn own_space(shard: ShardId) -> Space {
-    let space = u32::try_from(shard.0).ok().filter(|space| *space < 1 << 31);
-    Space(space.expect("shard ids are handed out one by one and stay below 2^31"))
+    keys::first_space(shard).expect("shard ids are handed out one by one and stay below 2^31")
 }
 
 /// Which rows the replicas of the node own in spaces that they may share, as the store has it at a start. Of a replica that never
