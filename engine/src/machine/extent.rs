@@ -165,7 +165,8 @@ mod tests {
     fn what_others_own_is_left_out() {
         let less = joined(vec![range("m", "p"), range("c", "e"), range("d", "f"), range("f", "g")]);
         assert_eq!(less, [range("c", "g"), range("m", "p")]);
-        let cases: [(&[(&str, &str)], &[(&str, &str)]); 7] = [
+        type Spans<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Spans, Spans); 7] = [
             (&[("a", "b"), ("x", "y")], &[("a", "b"), ("x", "y")]),
             (&[("a", "z")], &[("a", "c"), ("g", "m"), ("p", "z")]),
             (&[("c", "g")], &[]),

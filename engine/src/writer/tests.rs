@@ -93,7 +93,7 @@ fn the_thread_writes_in_order_and_reports_failure() {
         told.recv().unwrap();
         w.commit(&mut done).unwrap();
     }
-    let order: Vec<Done> = done.iter().map(|(_, done)| *done).collect();
+    let order: Vec<Done> = done.iter().map(|(_, done)| done.clone()).collect();
     assert_eq!(order, (1..=100).map(|n| Done::Persisted(WriteSeq(n))).collect::<Vec<_>>());
     assert_eq!(w.durable(), w.issued());
     assert_eq!(log.recover_group(ShardId(2)).err().map(|e| e.to_string()), None);
