@@ -130,6 +130,8 @@ pub(crate) enum Done {
     Installed,
     /// A replica began with a snapshot.
     Begun,
+    /// The child of a split, which began before, has got its first state.
+    Born,
 }
 
 /// What a synced write is measured by.

@@ -60,6 +60,12 @@ impl ShardState {
         }
     }
 
+    /// Why a split that a leader would propose now in this ballot would not count, as far as all before it is applied here.
+    #[must_use]
+    pub fn refuses(&self, split: &Split, ballot: Ballot) -> Option<Refusal> {
+        self.judge(split, ballot).err()
+    }
+
     /// Whether a split counts. That depends on the log alone: on the entry, and on what the entries before it have made of the shard.
     fn judge(&self, split: &Split, origin: Ballot) -> Result<Counts, Refusal> {
         let refused = |field, why| Err(Refusal::Invalid { field, why });

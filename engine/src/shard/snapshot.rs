@@ -85,11 +85,11 @@ impl LogSizes {
 
 /// A snapshot whose write is under way.
 pub(super) struct Install {
-    hard: HardState,
-    id: EntryId,
-    ts: u64,
-    space: Space,
-    keeps_log: bool,
+    pub(super) hard: HardState,
+    pub(super) id: EntryId,
+    pub(super) ts: u64,
+    pub(super) space: Space,
+    pub(super) keeps_log: bool,
 }
 
 impl Shard {

@@ -57,7 +57,9 @@ impl<H: Host> Worker<H> {
         let ours = map.shards.values().filter(|d| d.membership.role_of(me).is_some() && self.node.has(d.shard));
         for descriptor in ours {
             let (id, epoch) = (descriptor.shard, descriptor.membership.epoch);
-            let here = self.shards.contains_key(&id) || self.creating.contains_key(&id);
+            // On another worker, maybe.
+            let here = self.node.shared.roster.is_here(id) && !planted!(EveryWorkerHasAll);
+            let here = here || self.shards.contains_key(&id) || self.creating.contains_key(&id);
             let again = self.removed.get(&id).is_none_or(|upto| epoch > *upto);
             // What begins now is begun from nothing, by whoever founds it.
             let past = epoch > FIRST_EPOCH;
@@ -146,6 +148,7 @@ impl<H: Host> Worker<H> {
             last_ts: header.ts,
             sizes: Vec::new(),
         };
+        self.node.shared.roster.begin(id);
         self.joining.beginning.insert(id, found);
         self.node.writer.add(write, Some(Done::Begun));
     }

@@ -115,6 +115,11 @@ impl Snapshots {
             || self.asked.iter().any(|asked| asked.shard == shard)
     }
 
+    /// Whether a snapshot of a shard is under way, or a member waits for one: a split would make it be of other bounds.
+    pub(super) fn hinder_splits(&self, shard: ShardId) -> bool {
+        self.is_busy(shard) || self.waiting.iter().any(|waiting| waiting.shard == shard)
+    }
+
     /// A shard goes.
     pub(super) fn take_of(&mut self, shard: ShardId) -> SnapshotsOf {
         let all = self.offered.range((shard, NodeId(0))..=(shard, NodeId(u64::MAX)));
