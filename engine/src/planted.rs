@@ -89,6 +89,8 @@ pub enum Fault {
     UnbornBeginsEmpty,
     /// A parent's replay makes the child anew, over what the child has promised and accepted.
     CreationResetsLog,
+    /// A snapshot takes a replica's place, or a replica goes, whatever of its range is nowhere else on the node.
+    NoCustody,
 }
 
 impl Fault {

@@ -10,6 +10,7 @@
 
 mod births;
 mod bounds;
+mod custody;
 mod groups;
 mod hand_over;
 mod holds;
@@ -35,6 +36,7 @@ use crate::shard::Shard;
 use crate::wall::Reading;
 use crate::writer::Done;
 use births::Creating;
+use custody::Kept;
 use holds::Holds;
 use joining::Joining;
 use passage::Passage;
@@ -72,6 +74,7 @@ pub struct Worker<H: Host> {
     upkeep: Upkeep,
     snapshots: Snapshots,
     holds: Holds,
+    custody: Kept,
     scrubs: Scrubs,
     passage: Passage,
     stopped: bool,
@@ -117,6 +120,7 @@ impl<H: Host> Worker<H> {
             upkeep,
             snapshots,
             holds: Holds::default(),
+            custody: Kept::default(),
             scrubs: Scrubs::default(),
             passage,
             stopped: false,
@@ -178,6 +182,7 @@ impl<H: Host> Worker<H> {
             self.settle(more);
             self.keep_scrubs();
             self.keep_snapshots();
+            self.keep_custody();
             self.keep_members();
             self.keep_bounds();
             self.keep_births();
@@ -198,8 +203,15 @@ impl<H: Host> Worker<H> {
             return Some(Micros(0));
         }
         let timer = self.node.timers.first().map(|(at, _)| *at);
-        let due =
-            [timer, Some(self.upkeep.due()), self.members_due(), self.bounds_due(), self.node.pace.due(), parcels];
+        let due = [
+            timer,
+            Some(self.upkeep.due()),
+            self.members_due(),
+            self.bounds_due(),
+            self.custody_due(),
+            self.node.pace.due(),
+            parcels,
+        ];
         due.into_iter().flatten().min()
     }
 

@@ -57,7 +57,7 @@ impl Creating {
     }
 
     /// Whether it is a child of `shard`.
-    fn is_child_of(&self, shard: ShardId) -> bool {
+    pub(super) fn is_child_of(&self, shard: ShardId) -> bool {
         matches!(self.genesis, Genesis::Child { parent, .. } if parent == shard)
     }
 

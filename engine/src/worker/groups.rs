@@ -176,11 +176,15 @@ impl<H: Host> Worker<H> {
             self.shards.iter().filter_map(|(id, shard)| Some((*id, shard.left(me, &map)?))).collect();
         self.map = Some(map);
         for id in gone {
-            self.remove(id, GONE);
+            self.give_up(id, GONE);
         }
         for (id, upto) in left {
-            tracing::info!(shard = id.0, epoch = upto.0, "this node is no longer a member: the replica is removed");
-            self.remove(id, upto);
+            tracing::info!(
+                shard = id.0,
+                epoch = upto.0,
+                "this node is no longer a member: the replica is to be removed"
+            );
+            self.give_up(id, upto);
         }
         self.join_groups();
     }
@@ -221,6 +225,7 @@ impl<H: Host> Worker<H> {
             last_ts: 0,
             sizes: Vec::new(),
         };
+        let child = genesis.is_child();
         let held = base.as_ref().is_none_or(|base| base.held);
         let begun = base.map(|base| base.state).or_else(|| ShardState::beginning(own_space(id), &genesis));
         let state = match begun {
@@ -238,10 +243,14 @@ impl<H: Host> Worker<H> {
         self.insert(id, shard);
         creating.tell(Ok(()));
         if self.map.as_ref().is_some_and(|map| map.vanished(id)) {
-            return self.remove(id, GONE);
+            return self.give_up(id, GONE);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
+        }
+        if child {
+            // It is not awaited any longer.
+            self.join_groups();
         }
     }
 

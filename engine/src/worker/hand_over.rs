@@ -100,7 +100,8 @@ impl<H: Host> Worker<H> {
     }
 
     fn may_leave(&self, shard: ShardId) -> bool {
-        let bound = self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard) || self.bears(shard);
+        let bound =
+            self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard) || self.bears(shard) || self.custody.has(shard);
         !bound && self.shards.get(&shard).is_some_and(Shard::may_leave)
     }
 
@@ -247,7 +248,7 @@ impl<H: Host> Worker<H> {
         self.hold_log(id);
         // The map may have changed while it was on its way.
         if let Some(upto) = self.ended(id) {
-            return self.remove(id, upto);
+            return self.give_up(id, upto);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.arrive(&mut self.node, &heard);

@@ -61,8 +61,8 @@ impl<H: Host> Worker<H> {
             let here = self.node.shared.roster.is_here(id) && !planted!(EveryWorkerHasAll);
             let here = here || self.shards.contains_key(&id) || self.creating.contains_key(&id);
             let again = self.removed.get(&id).is_none_or(|upto| epoch > *upto);
-            // What begins now is begun from nothing, by whoever founds it.
-            let past = epoch > FIRST_EPOCH;
+            // What begins now is begun from nothing, by whoever founds it, or by the split of its parent.
+            let past = epoch > FIRST_EPOCH || self.lacks_child(descriptor);
             if here || self.joining.beginning.contains_key(&id) || !again || !past {
                 continue;
             }
@@ -118,7 +118,9 @@ impl<H: Host> Worker<H> {
         let Some(awaited) = self.joining.awaited.get(&header.shard) else { return false };
         let basis = &header.basis;
         let later = basis.membership.epoch >= awaited.epoch;
-        later && basis.membership.role_of(self.node.me).is_some() && basis.id.slot > Slot(0)
+        let something = basis.id.slot > Slot(0) || header.bounds.is_some();
+        let here = self.node.shared.roster.is_here(header.shard) && !planted!(EveryWorkerHasAll);
+        later && basis.membership.role_of(self.node.me).is_some() && something && !here
     }
 
     /// The snapshot's rows are durable in `space`: one write makes them a replica.
@@ -133,7 +135,8 @@ impl<H: Host> Worker<H> {
             shard: id,
             genesis: Some(header.genesis.clone()),
             hard: Some(hard.clone()),
-            trim: Some(header.basis.id),
+            // The state that a split gave a child is at slot 0.
+            trim: (header.basis.id.slot > Slot(0)).then_some(header.basis.id),
             space: Some(space),
             revive,
             ..GroupWrite::default()
@@ -173,7 +176,7 @@ impl<H: Host> Worker<H> {
         self.insert(id, Shard::new(id, found, state));
         // The map may have changed while the write was under way.
         if let Some(upto) = self.ended(id) {
-            return self.remove(id, upto);
+            return self.give_up(id, upto);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
