@@ -13,8 +13,8 @@ const KIND_SHARD: u8 = 0;
 const KIND_SYSTEM: u8 = 1;
 const KIND_CHILD: u8 = 2;
 
-/// The greatest cluster version whose metadata this binary can read. Whether a node takes part at a version is another matter: see
-/// [`WorkerOptions::speaks`](crate::worker::WorkerOptions::speaks).
+/// The greatest cluster version whose metadata this binary can read. Whether a node takes part at a version is another matter: that
+/// goes by what its process is set to speak.
 pub const READABLE: ClusterVersion = ClusterVersion::FOURTH;
 
 /// The beginning of a group: the same at each of its replicas.
@@ -24,7 +24,7 @@ pub enum Genesis {
     Shard(Descriptor),
     /// The system shard, with the metadata of a new cluster.
     System(Box<SystemState>),
-    /// A shard that a split made. It begins with records: see [`ShardState`](crate::machine::ShardState).
+    /// A shard that a split made. It begins with records and sessions.
     Child {
         /// The shard that was split.
         parent: ShardId,

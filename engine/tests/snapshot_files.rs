@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 use synod_cluster::ids::*;
+use synod_cluster::system::Retention;
 use synod_engine::StoreError;
+use synod_engine::codec::bounds::BoundsRow;
 use synod_engine::snapshot::files::{FileStore, OsFiles, StoredFile};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::writer::SnapshotWriter;
@@ -137,6 +139,36 @@ fn the_fixture_is_read_and_written_as_ever() {
     assert_eq!(file.rows_of(0).unwrap().len(), 3);
     assert_eq!(fs::read(&fixture).unwrap(), fs::read(&path).unwrap(), "same version, other bytes");
     assert!(!dir.path().join("s.unfinished").exists());
+}
+
+/// Binaries that know no splits refuse such a file by its version, and read all others.
+#[test]
+fn bounds_are_named_in_version_2_only() {
+    let bounds = BoundsRow {
+        version: 2,
+        from: Bytes::from_static(b"k"),
+        to: Bytes::from_static(b"m"),
+        retention: Retention::All,
+        children: vec![],
+    };
+    let (plain, named) = (header(), Header { bounds: Some(bounds), ..header() });
+    assert_eq!((plain.version(), named.version()), (1, 2));
+    let (short, long) = (plain.encode(), named.encode());
+    assert_eq!(long[..short.len()], short[..]);
+    assert_eq!(Header::decode(short), Ok(plain));
+    assert_eq!(Header::decode(long), Ok(named.clone()));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.snap");
+    let mut writer = SnapshotWriter::create(&path, &named).unwrap();
+    writer.row(b"row", &Bytes::from_static(b"value")).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(*whole(&path).unwrap().header(), named);
+    let mut bad = fs::read(&path).unwrap();
+    assert_eq!(bad[8], 2);
+    bad[8] = 1;
+    fs::write(&path, bad).unwrap();
+    let refused = whole(&path).unwrap_err();
+    assert!(refused.contains("its header is that of another format version"), "{refused}");
 }
 
 #[test]
