@@ -27,7 +27,7 @@ pub(super) struct Kept {
     leaving: BTreeSet<ShardId>,
     /// Snapshots that were received; their files are kept.
     parked: BTreeMap<ShardId, Header>,
-    /// The shards that a parked snapshot waits for.
+    /// The shards that any of these waits for.
     wanted: BTreeSet<ShardId>,
     /// Those of them that were asked for.
     asked: BTreeSet<ShardId>,
@@ -54,6 +54,7 @@ impl<H: Host> Worker<H> {
                 self.remove(id, upto);
             }
             Custody::Waits(wait) => {
+                self.custody.wanted.extend(wait.shard());
                 if self.custody.leaving.insert(id) {
                     tracing::info!(shard = id.0, "the replica of shard {id} stays for now: {wait}");
                 }
@@ -77,13 +78,13 @@ impl<H: Host> Worker<H> {
             return;
         }
         self.custody.look_at = now.plus(LOOK_US);
+        self.custody.wanted.clear();
         for id in self.custody.leaving.clone() {
             match self.ended(id).filter(|_| self.shards.contains_key(&id)) {
                 Some(upto) => self.give_up(id, upto),
                 None => drop(self.custody.leaving.remove(&id)),
             }
         }
-        self.custody.wanted.clear();
         for (id, header) in self.custody.parked.clone() {
             match self.may_replace(&header) {
                 Custody::Waits(wait) if self.shards.contains_key(&id) => self.custody.wanted.extend(wait.shard()),
