@@ -30,7 +30,7 @@ use crate::round::Birth;
 use crate::shard::Shard;
 use crate::writer::Done;
 use std::collections::{BTreeMap, BTreeSet};
-use synod_cluster::ids::{ClusterVersion, HardState, ShardId};
+use synod_cluster::ids::{ClusterVersion, HardState, ShardId, Slot};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::Descriptor;
 
@@ -177,6 +177,11 @@ impl<H: Host> Worker<H> {
             if self.node.has(*parent) {
                 let space = own_space(descriptor.shard);
                 let state = ShardState::load(&mut *self.node.store, space, genesis.clone())?;
+                let (shard, applied) = (descriptor.shard, state.applied());
+                if applied > Slot(0) {
+                    let why = format!("it is gone, but slot {applied} was applied");
+                    return Err(StoreError::Corrupt { what: format!("log of shard {shard}"), why });
+                }
                 self.create_child(genesis, Base { state, held: true }, None);
             }
         }
