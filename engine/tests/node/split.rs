@@ -301,6 +301,73 @@ fn a_node_that_sleeps_until_the_log_is_trimmed_gets_both_by_snapshots() {
     t.check(&mut c);
 }
 
+/// Its state is behind what it has promised and accepted for the child, and the others' logs begin later than its own ends.
+#[test]
+fn a_node_that_lost_its_last_flush_and_falls_behind_gets_both_by_snapshots() {
+    let options = WorkerOptions { log_keep_bytes: 2 << 10, ..WorkerOptions::default() };
+    let (mut c, mut t, parent) = one_shard(Partitioning::Range, options);
+    t.write(&mut c, KEYS);
+    c.run_for(500_000);
+    let victim = follower(&c, parent);
+    let before = flushed(&c, victim);
+    let child = c.split(parent, &middle(Partitioning::Range));
+    t.write(&mut c, KEYS);
+    c.kill(victim);
+    set_back(&mut c, victim, before);
+    t.write(&mut c, 8 * KEYS);
+    c.run_for(3_000_000);
+    c.start(victim);
+    c.run_until("both have their states", |c| {
+        let whole = |role: &str| role != "reinstalling" && role != "waiting";
+        [parent, child].into_iter().all(|shard| c.replica(victim, shard).is_some_and(|r| !r.unborn && whole(r.role)))
+    });
+    t.write(&mut c, KEYS);
+    t.check(&mut c);
+}
+
+#[test]
+fn replicas_of_both_sides_move_to_another_node() {
+    let (mut c, mut t, parent) = filled();
+    let n4 = c.join();
+    let child = c.split(parent, &middle(Partitioning::Range));
+    c.move_replica(child, N3, n4);
+    t.write(&mut c, KEYS);
+    c.move_replica(parent, N3, n4);
+    c.run_until("the old replicas go", |c| !has(c, N3, parent) && !has(c, N3, child));
+    t.write(&mut c, KEYS);
+    t.check(&mut c);
+    kill_all(&mut c);
+    start_all(&mut c);
+    t.write(&mut c, KEYS);
+    t.check(&mut c);
+    assert!(!has(&mut c, N3, parent) && !has(&mut c, N3, child));
+}
+
+/// It can no longer apply the split, and what it has of the child's range is not given up before the child is there.
+#[test]
+fn a_node_that_sleeps_until_the_parent_has_left_it_gets_the_child_and_then_gives_the_parent_up() {
+    let (mut c, mut t, parent) = filled();
+    let n4 = c.join();
+    let victim = follower(&c, parent);
+    c.kill(victim);
+    c.run_for(500_000);
+    let child = c.split(parent, &middle(Partitioning::Range));
+    t.write(&mut c, KEYS);
+    c.move_replica(parent, victim, n4);
+    t.write(&mut c, KEYS);
+    c.start(victim);
+    let mut seen_both = false;
+    c.run_until("the parent goes", |c| {
+        let (old, new) = (has(c, victim, parent), has(c, victim, child));
+        assert!(old || new, "the parent went before the child was there");
+        seen_both |= old && new;
+        new && !old
+    });
+    assert!(seen_both);
+    t.write(&mut c, KEYS);
+    t.check(&mut c);
+}
+
 #[test]
 fn a_child_is_split_again() {
     let (mut c, mut t, parent) = filled();
