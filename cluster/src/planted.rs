@@ -11,10 +11,12 @@ pub enum Fault {
     CancelForgotten,
     /// A move ends as done while its learner still catches up.
     JobEndsEarly,
+    /// A shard that is in no map, and whose id is reserved, is taken for one that was dropped.
+    VanishIgnoresReserved,
 }
 
 impl Fault {
-    /// Every fault.
+    /// Every fault that runs of jobs find.
     pub const ALL: &[Self] = &[Self::CancelForgotten, Self::JobEndsEarly];
 }
 

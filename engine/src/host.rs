@@ -15,7 +15,8 @@ mod requests;
 mod scrubs;
 mod snapshots;
 
-pub use admin::AdminInput;
+pub(crate) use admin::Told;
+pub use admin::{AdminInput, SplitWanted};
 pub use answers::{Answer, KeyedRecord, Reply, ReplySink};
 pub use hand_over::HandOverInput;
 pub use inputs::Input;

@@ -112,7 +112,7 @@ impl ShardState {
         let found = found.map_err(|e| e.corrupt(format!("applied position of shard {shard}")))?;
         let applied = found.unwrap_or_default();
         let machine = match (genesis, found) {
-            (Genesis::Shard(_), _) => Machine::Data,
+            (Genesis::Shard(_) | Genesis::Child { .. }, _) => Machine::Data,
             (Genesis::System(state), None) => {
                 let rows = state.rows().into_iter().map(|change| system::row(space, change)).collect();
                 store.apply(StateBatch { rows })?;
@@ -221,6 +221,12 @@ impl ShardState {
     #[must_use]
     pub fn children(&self) -> &[ChildMark] {
         &self.children
+    }
+
+    /// Whether its bounds are others than those that it began with.
+    #[must_use]
+    pub fn has_changed_bounds(&self) -> bool {
+        self.descriptor.version != self.founded
     }
 
     /// The ranges of rows that this replica owns in the state store: its own rows, and the records of its pieces.

@@ -85,6 +85,12 @@ pub enum Fault {
     HandedOverUnflushed,
     /// A shard that is about to go to another worker goes on applying behind the freeze that makes its rows durable.
     HandedOverApplies,
+    /// The child of a split whose first rows are not on disk begins with nothing and applies its log to that.
+    UnbornBeginsEmpty,
+    /// A parent's replay makes the child anew, over what the child has promised and accepted.
+    CreationResetsLog,
+    /// A snapshot takes a replica's place, or a replica goes, whatever of its range is nowhere else on the node.
+    NoCustody,
 }
 
 impl Fault {

@@ -7,8 +7,9 @@ mod pace;
 
 use crate::StoreError;
 use crate::command::RowFormat;
-use crate::host::Host;
+use crate::host::{Host, Told};
 use crate::logstore::LogStore;
+use crate::machine::Born;
 use crate::machine::overlay::Overlay;
 use crate::memory::Memory;
 use crate::metrics::{EngineMetrics, level as count};
@@ -57,6 +58,17 @@ impl LogKeep {
         let budget = if disk_low { self.budget / Self::LOW_PART } else { self.budget };
         self.each = shared.log_keep.share(worker, needs, budget);
     }
+}
+
+/// A split that was applied just now and made a child.
+pub(crate) struct Birth {
+    /// The shard that was split.
+    pub(crate) parent: ShardId,
+    /// Where in its log.
+    pub(crate) slot: Slot,
+    pub(crate) born: Box<Born>,
+    /// Who waits for the child's beginning here.
+    pub(crate) told: Option<Told>,
 }
 
 /// What all shards of a worker share.
@@ -110,6 +122,10 @@ pub(crate) struct Node<H> {
     pub(crate) tails_max: usize,
     /// Groups led here whose epoch the map may not know yet.
     pub(crate) changed_members: BTreeSet<ShardId>,
+    /// Shards whose bounds or children the map may not know yet, and when that is looked at next.
+    pub(crate) changed_bounds: BTreeMap<ShardId, Micros>,
+    /// Children of splits applied in this round that have not begun.
+    pub(crate) births: Vec<Birth>,
     /// Members that lack what was trimmed here, or their state, and the slot below which a snapshot is of no use to them.
     pub(crate) snapshots_wanted: Vec<(ShardId, NodeId, Slot)>,
     /// Why this node's disk is low, where it is.
@@ -187,6 +203,8 @@ impl<H: Host> Node<H> {
             tails_elsewhere: 0,
             tails_max: options.tails_max,
             changed_members: BTreeSet::new(),
+            changed_bounds: BTreeMap::new(),
+            births: Vec::new(),
             snapshots_wanted: Vec::new(),
             disk_low: None,
             disk_spare: 0,

@@ -4,7 +4,10 @@
 //! before its entry was applied here under the ballot it was proposed in, answer a linearizable read before its slot was
 //! applied, or let a request go unanswered.
 
+mod admin;
 mod apply;
+mod birth;
+mod bounds;
 mod cold;
 mod effects;
 mod hand_over;
@@ -17,12 +20,15 @@ mod scrub;
 mod snapshot;
 mod step;
 
+pub(crate) use bounds::TELL_US;
+
 use crate::host::{Host, Read, ReplicaReport, Reply};
 use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
 use crate::machine::ShardState;
 use crate::memory::{Held, Holder, Memory};
 use crate::round::Node;
 use crate::wall::ShardTime;
+use admin::Order;
 use cold::Fetches;
 use missing::Missing;
 use propose::Proposals;
@@ -101,6 +107,14 @@ pub(crate) struct Shard {
     missing: Option<Missing>,
     scrubs: Scrubs,
     time: ShardTime,
+    /// The administrative entry that was proposed here and is not applied yet.
+    order: Option<Order>,
+    /// The version of its bounds, as of what was looked at last.
+    version: u64,
+    /// The version of its bounds that is flushed, and all that came before it; 0 where none is.
+    held: u64,
+    /// Where its bounds changed last, as far as that was applied by this process.
+    split_at: Slot,
     /// Nothing is applied: what was is about to be durable, and the replica goes to another worker.
     still: bool,
     /// Inputs of the core and requests since they were last counted.
@@ -111,6 +125,7 @@ impl Shard {
     /// A replica that waits for the node's identity to be clear.
     pub(crate) fn new(id: ShardId, recovered: GroupRecovered, state: ShardState) -> Self {
         let applied = state.applied();
+        let version = state.descriptor().version;
         let GroupRecovered { genesis, hard, trimmed, runs, last, last_ts, sizes, .. } = recovered;
         // Where the whole log is trimmed, the state knows best how far its timestamps had come.
         let last_ts = if planted!(TimestampsForgotten) { last_ts } else { last_ts.max(state.last_ts()) };
@@ -141,6 +156,10 @@ impl Shard {
             missing: None,
             scrubs: Scrubs::behind(last.slot),
             time: ShardTime::default(),
+            order: None,
+            version,
+            held: version,
+            split_at: Slot(0),
             still: false,
             handled: 0,
         }
@@ -180,9 +199,10 @@ impl Shard {
         self.members.role_of(node).is_some()
     }
 
-    /// Whether something was applied that is not yet known to be on disk.
+    /// Whether something was applied that is not yet known to be on disk, or what it began with is not.
     pub(crate) fn unflushed(&self) -> bool {
-        self.state.applied() > self.durable_applied
+        let bounds = self.held < self.state.descriptor().version && !self.is_missing();
+        self.state.applied() > self.durable_applied || bounds
     }
 
     /// The members whose answers a waiting replica waits for; `None` once it runs.
@@ -262,9 +282,10 @@ impl Shard {
         }
     }
 
-    /// The state up to `slot` is on disk.
-    pub(crate) fn flushed(&mut self, slot: Slot) {
+    /// The state up to `slot` is on disk, and this version of its bounds.
+    pub(crate) fn flushed(&mut self, slot: Slot, version: u64) {
         self.durable_applied = self.durable_applied.max(slot);
+        self.held = self.held.max(version);
     }
 
     /// Trims the log where at least `step` slots, or many bytes, can go. An entry can go once it is flushed here and either every
@@ -311,6 +332,7 @@ impl Shard {
     /// Answers everything that waits: the replica goes, the node stops or is quarantined.
     pub(crate) fn answer_all<H: Host>(&mut self, node: &mut Node<H>, why: &Refusal) {
         self.proposals.refuse_all(node, why);
+        self.order_lost(None, None);
         self.reads.refuse_all(node, why);
         self.fetches.refuse_reads(node, why);
         if self.leading {
@@ -337,6 +359,12 @@ impl Shard {
             trimmed: self.trimmed,
             lag: Vec::new(),
             ahead_us: 0,
+            version: self.state.descriptor().version,
+            from: self.state.descriptor().from.clone(),
+            to: self.state.descriptor().to.clone(),
+            epoch: self.members.epoch,
+            unborn: self.is_unborn(),
+            hindrance: None,
             scrub: self.scrubs.report(&self.members),
         };
         match (&self.core, self.status()) {

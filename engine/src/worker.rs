@@ -8,6 +8,9 @@
 //! answer, (2) messages leave, (3) one batch is written and synced (or handed to the log writer's thread), (4) the cores
 //! learn what is durable; until nothing is left to do.
 
+mod births;
+mod bounds;
+mod custody;
 mod groups;
 mod hand_over;
 mod holds;
@@ -24,7 +27,6 @@ pub(crate) use spaces::own_space;
 pub use upkeep::AHEAD_US;
 
 use crate::StoreError;
-use crate::genesis::Genesis;
 use crate::host::Host;
 use crate::identity::{Identity, Mark};
 use crate::metrics::level;
@@ -33,13 +35,15 @@ use crate::round::Node;
 use crate::shard::Shard;
 use crate::wall::Reading;
 use crate::writer::Done;
+use births::Creating;
+use custody::Kept;
 use holds::Holds;
 use joining::Joining;
 use passage::Passage;
 use scrubs::Scrubs;
 use snapshots::Snapshots;
 use spaces::Owners;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_cluster::ids::{ClientId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::system::SystemState;
@@ -52,7 +56,7 @@ pub struct Worker<H: Host> {
     node: Node<H>,
     shards: BTreeMap<ShardId, Shard>,
     /// Groups whose first write is under way.
-    creating: BTreeMap<ShardId, Genesis>,
+    creating: BTreeMap<ShardId, Creating>,
     /// Groups that were here and are gone: no replica begins here in this epoch or an earlier one.
     removed: BTreeMap<ShardId, Epoch>,
     /// Groups whose members name this node, which has no replica yet.
@@ -70,6 +74,7 @@ pub struct Worker<H: Host> {
     upkeep: Upkeep,
     snapshots: Snapshots,
     holds: Holds,
+    custody: Kept,
     scrubs: Scrubs,
     passage: Passage,
     stopped: bool,
@@ -93,6 +98,9 @@ impl<H: Host> Worker<H> {
         let cluster = recovered.identity.as_ref().map(|identity| identity.cluster);
         let (groups, removed) = (recovered.groups.clone(), recovered.removed.clone());
         let spaces = recovered.spaces.clone();
+        let gone = || removed.iter().map(|(shard, _)| *shard);
+        let known: BTreeSet<ShardId> = groups.iter().copied().chain(gone()).collect();
+        setup.shared.roster.found(&groups, gone());
         let (me, workers) = (setup.worker, setup.shared.workers());
         let upkeep = Upkeep::new(&setup.options, workers);
         let snapshots = Snapshots::new(setup.options.snapshot_unused_us);
@@ -112,19 +120,25 @@ impl<H: Host> Worker<H> {
             upkeep,
             snapshots,
             holds: Holds::default(),
+            custody: Kept::default(),
             scrubs: Scrubs::default(),
             passage,
             stopped: false,
             done: Vec::new(),
             held_back: false,
         };
-        let owners = Owners::read(&mut *worker.node.store, &*worker.node.log, &groups, &spaces)?;
+        let mut owners = Owners::read(&mut *worker.node.store, &*worker.node.log, &groups, &spaces)?;
+        let me = worker.node.me;
+        let unlogged = owners.unlogged(&mut *worker.node.store, &*worker.node.log, me, &|id| known.contains(&id))?;
+        owners.include(&mut *worker.node.store, &unlogged)?;
+        worker.place_unborn(&groups, &owners)?;
         worker.sweep_removed(&owners)?;
         for shard in groups {
             if worker.node.has(shard) {
                 worker.recover(shard, &owners)?;
             }
         }
+        worker.begin_unlogged(unlogged)?;
         worker.sweep_spaces(&owners)?;
         if let Some(system) = worker.shards.get_mut(&SYSTEM_SHARD) {
             // Its metadata is known already: peers are found by it.
@@ -168,7 +182,10 @@ impl<H: Host> Worker<H> {
             self.settle(more);
             self.keep_scrubs();
             self.keep_snapshots();
+            self.keep_custody();
             self.keep_members();
+            self.keep_bounds();
+            self.keep_births();
             self.keep_hand_over();
         }
         self.send_parcels();
@@ -186,7 +203,15 @@ impl<H: Host> Worker<H> {
             return Some(Micros(0));
         }
         let timer = self.node.timers.first().map(|(at, _)| *at);
-        let due = [timer, Some(self.upkeep.due()), self.members_due(), self.node.pace.due(), parcels];
+        let due = [
+            timer,
+            Some(self.upkeep.due()),
+            self.members_due(),
+            self.bounds_due(),
+            self.custody_due(),
+            self.node.pace.due(),
+            parcels,
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -229,6 +254,7 @@ impl<H: Host> Worker<H> {
                         shard.advance(&mut self.node);
                     }
                 }
+                self.take_births();
                 if let Some(map) = self.node.published.take() {
                     self.adopt_map(map);
                 }
@@ -266,6 +292,11 @@ impl<H: Host> Worker<H> {
                 Done::Persisted(seq) => drop(persisted.insert(id, seq)),
                 Done::Created => self.created(id),
                 Done::Begun => self.begun(id),
+                Done::Born => {
+                    // As below.
+                    persisted.remove(&id);
+                    self.born(id);
+                }
                 Done::Removed(rows) => removed.extend(rows),
                 Done::Installed => {
                     // Writes before it were those of the replica that is gone.

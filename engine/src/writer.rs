@@ -14,6 +14,7 @@ pub use thread::spawn;
 
 use crate::StoreError;
 use crate::codec::keys::Bounds;
+use crate::command::is_admin;
 use crate::identity::{Mark, SeenTable};
 use crate::logstore::{GroupWrite, LogBatch, LogStore};
 use crate::metrics::{EngineMetrics, level, seconds};
@@ -130,6 +131,8 @@ pub(crate) enum Done {
     Installed,
     /// A replica began with a snapshot.
     Begun,
+    /// The child of a split, which began before, has got its first state.
+    Born,
 }
 
 /// What a synced write is measured by.
@@ -171,6 +174,9 @@ impl Gauges {
 /// The number of requests in a command, read from its head.
 fn requests_in(payload: &Payload) -> u64 {
     let Payload::Command(data) = payload else { return 0 };
+    if is_admin(data) {
+        return 0;
+    }
     let mut reader = Reader::new(data.clone());
     reader.u8().and_then(|_version| reader.var()).unwrap_or(0)
 }

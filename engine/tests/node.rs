@@ -31,6 +31,8 @@ mod scrub;
 mod silent;
 #[path = "node/snapshots.rs"]
 mod snapshots;
+#[path = "node/split.rs"]
+mod split;
 #[path = "node/stale.rs"]
 mod stale;
 #[path = "node/threads.rs"]

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 use synod_cluster::ids::*;
+use synod_cluster::system::Retention;
 use synod_engine::StoreError;
+use synod_engine::codec::bounds::BoundsRow;
 use synod_engine::snapshot::files::{FileStore, OsFiles, StoredFile};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::writer::SnapshotWriter;
@@ -26,7 +28,7 @@ fn header() -> Header {
         promised: ballot(7, 3, 1),
     };
     let genesis = Bytes::from_static(b"what the group was created with");
-    Header { cluster: CLUSTER, shard: ShardId(12), genesis, basis, ts: 1_790_000_000_000_123 }
+    Header { cluster: CLUSTER, shard: ShardId(12), genesis, basis, ts: 1_790_000_000_000_123, bounds: None }
 }
 
 fn rows(count: u32, value: usize) -> Vec<(Vec<u8>, Bytes)> {
@@ -139,6 +141,36 @@ fn the_fixture_is_read_and_written_as_ever() {
     assert!(!dir.path().join("s.unfinished").exists());
 }
 
+/// Binaries that know no splits refuse such a file by its version, and read all others.
+#[test]
+fn bounds_are_named_in_version_2_only() {
+    let bounds = BoundsRow {
+        version: 2,
+        from: Bytes::from_static(b"k"),
+        to: Bytes::from_static(b"m"),
+        retention: Retention::All,
+        children: vec![],
+    };
+    let (plain, named) = (header(), Header { bounds: Some(bounds), ..header() });
+    assert_eq!((plain.version(), named.version()), (1, 2));
+    let (short, long) = (plain.encode(), named.encode());
+    assert_eq!(long[..short.len()], short[..]);
+    assert_eq!(Header::decode(short), Ok(plain));
+    assert_eq!(Header::decode(long), Ok(named.clone()));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.snap");
+    let mut writer = SnapshotWriter::create(&path, &named).unwrap();
+    writer.row(b"row", &Bytes::from_static(b"value")).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(*whole(&path).unwrap().header(), named);
+    let mut bad = fs::read(&path).unwrap();
+    assert_eq!(bad[8], 2);
+    bad[8] = 1;
+    fs::write(&path, bad).unwrap();
+    let refused = whole(&path).unwrap_err();
+    assert!(refused.contains("its header is that of another format version"), "{refused}");
+}
+
 #[test]
 fn every_flipped_bit_and_every_cut_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -176,8 +208,10 @@ fn refusals_name_the_reason_and_the_byte() {
         whole(&path).unwrap_err()
     };
     assert!(refused(0, b'X').ends_with("not a snapshot, at byte 0"));
-    let newer = refused(8, 2);
-    assert!(newer.ends_with("written by a newer version (format 1 is the newest known here), at byte 8"), "{newer}");
+    let other = refused(8, 2);
+    assert!(other.contains("its header is that of another format version"), "{other}");
+    let newer = refused(8, 3);
+    assert!(newer.ends_with("written by a newer version (format 2 is the newest known here), at byte 8"), "{newer}");
     let damaged = refused(second + 500, good[second + 500] ^ 1);
     let at = second + file.chunks()[1].bytes as usize - 4;
     assert!(damaged.ends_with(&format!("checksum mismatch, at byte {at}")), "{damaged}");

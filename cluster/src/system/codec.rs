@@ -246,8 +246,11 @@ impl SystemState {
         Self::from_rows_for(rows, ClusterVersion::SPOKEN)
     }
 
-    /// The state from its rows, as a binary reads them that speaks up to `spoken`.
-    pub(super) fn from_rows_for(
+    /// The state from its rows, as a binary reads them that knows the versions up to `spoken`.
+    ///
+    /// # Errors
+    /// As [`Self::from_rows`].
+    pub fn from_rows_for(
         rows: impl IntoIterator<Item = (u8, u64, Bytes)>,
         spoken: ClusterVersion,
     ) -> Result<Self, MetadataError> {
@@ -338,8 +341,11 @@ impl SystemState {
         Self::decode_for(data, ClusterVersion::SPOKEN)
     }
 
-    /// Reads back what [`Self::encode`] wrote, as a binary does that speaks up to `spoken`.
-    pub(super) fn decode_for(data: Bytes, spoken: ClusterVersion) -> Result<Self, MetadataError> {
+    /// Reads back what [`Self::encode`] wrote, as a binary does that knows the versions up to `spoken`.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_for(data: Bytes, spoken: ClusterVersion) -> Result<Self, MetadataError> {
         let mut r = Reader::checked(data)?;
         let named = r.error("another cluster version than its rows'");
         let version = cluster_version(&mut r, state_format, spoken)?;

@@ -2,10 +2,27 @@
 //!
 //! Owns: orders, each with who is told whether it was taken. Must never: decide whether it is.
 
+use bytes::Bytes;
 use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_paxos::types::Epoch;
+
+/// Who waits for what becomes of an order.
+pub(crate) type Told = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
+
+/// A split that the leader is to propose. It counts only in this version of the bounds and this epoch of the members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitWanted {
+    /// The version of the shard's bounds that it was computed from.
+    pub version: u64,
+    /// The epoch of its members that it was computed from.
+    pub epoch: Epoch,
+    /// The new shard: an id that is reserved for it.
+    pub child: ShardId,
+    /// The new shard's first position.
+    pub at: Bytes,
+}
 
 /// An order about one shard.
 pub enum AdminInput {
@@ -27,6 +44,16 @@ pub enum AdminInput {
         /// What is wanted.
         change: MemberChange,
         /// Told `Ok` where the change is proposed, or in force already.
+        done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+    },
+    /// Split a shard; only its leader can propose that.
+    Split {
+        /// The shard.
+        shard: ShardId,
+        /// What is wanted.
+        split: SplitWanted,
+        /// Told `Ok` once the split is applied here and the new shard has begun here. A leadership that is lost meanwhile makes it
+        /// unknown: [`Refusal::NotLeader`] with `maybe: true`.
         done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
     },
     /// Make a snapshot of the applied state of a shard on this node.
@@ -51,6 +78,7 @@ impl AdminInput {
         match self {
             Self::Transfer { shard, .. }
             | Self::ChangeMembers { shard, .. }
+            | Self::Split { shard, .. }
             | Self::MakeSnapshot { shard, .. }
             | Self::Scrub { shard, .. } => *shard,
         }

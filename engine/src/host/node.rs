@@ -5,7 +5,7 @@
 use super::reports::NodeReport;
 use std::sync::Arc;
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
-use synod_cluster::system::SystemState;
+use synod_cluster::system::{ShardNews, SystemState};
 use synod_paxos::types::Membership;
 
 /// Something that happened to the node, or is asked of all of it.
@@ -69,6 +69,11 @@ pub trait ProcessHost {
     /// shard is to be told. Said again until the map knows.
     fn members_changed(&mut self, shard: ShardId, membership: Membership) {
         let _ = (shard, membership);
+    }
+    /// A replica here has applied bounds of its shard, or children of it, that the map does not know: the system shard is to be told.
+    /// Said again until the map knows.
+    fn bounds_changed(&mut self, news: ShardNews) {
+        let _ = news;
     }
     /// Every leadership was handed over, or could not be.
     fn drained(&mut self);

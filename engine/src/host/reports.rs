@@ -2,9 +2,10 @@
 //!
 //! Owns: the reports that status and metrics are made of. Must never: be what anything is decided by.
 
+use bytes::Bytes;
 use std::cmp::Reverse;
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, Slot, TableId};
-use synod_paxos::types::Ballot;
+use synod_paxos::types::{Ballot, Epoch};
 
 /// One replica, as shown by `synod status`.
 #[derive(Clone, Debug)]
@@ -31,6 +32,18 @@ pub struct ReplicaReport {
     pub lag: Vec<(NodeId, u64)>,
     /// A leader's view: by how much the shard's time is ahead of what a quorum's wall clocks have reached, µs.
     pub ahead_us: u64,
+    /// The version of its bounds.
+    pub version: u64,
+    /// Its lower bound, inclusive: a position.
+    pub from: Bytes,
+    /// Its upper bound, exclusive; empty: none.
+    pub to: Bytes,
+    /// The epoch of its members.
+    pub epoch: Epoch,
+    /// It began here as the child of a split and has no state yet.
+    pub unborn: bool,
+    /// A leader's view: why it takes no split on at the moment; `None` where it does.
+    pub hindrance: Option<String>,
     /// The last comparison of the replicas that this one took part in.
     pub scrub: Option<ScrubReport>,
 }

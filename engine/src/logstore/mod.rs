@@ -126,6 +126,11 @@ pub trait LogStore: Send + Sync {
     /// A gap, a CRC mismatch or an undecodable row is `StoreError::Corrupt`.
     fn recover_group(&self, shard: ShardId) -> Result<Option<GroupRecovered>, StoreError>;
 
+    /// What a group was created with; `None` for a group that does not exist.
+    fn genesis(&self, shard: ShardId) -> Result<Option<bytes::Bytes>, StoreError> {
+        Ok(self.recover_group(shard)?.map(|found| found.genesis))
+    }
+
     /// Entries of slots in `(from, upto]`, in order, without gap, stopping after the entry that passes `max_bytes` (so at
     /// least one). CRCs checked. A missing slot is `StoreError::Corrupt`.
     fn entries(&self, shard: ShardId, from: Slot, upto: Slot, max_bytes: usize) -> Result<Vec<Entry>, StoreError>;

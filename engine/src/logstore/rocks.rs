@@ -312,6 +312,14 @@ impl LogStore for RocksLog {
         Ok(found)
     }
 
+    fn genesis(&self, shard: ShardId) -> Result<Option<Bytes>, StoreError> {
+        if self.removed(shard)?.is_some() {
+            return Ok(None);
+        }
+        let name = || format!("row of the creation of shard {shard}");
+        self.decoded(&keys::group_genesis(shard), name, node::decode_genesis)
+    }
+
     fn recover_group(&self, shard: ShardId) -> Result<Option<GroupRecovered>, StoreError> {
         if self.removed(shard)?.is_some() {
             return Ok(None);

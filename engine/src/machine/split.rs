@@ -60,6 +60,12 @@ impl ShardState {
         }
     }
 
+    /// Why a split that a leader would propose now in this ballot would not count, as far as all before it is applied here.
+    #[must_use]
+    pub fn refuses(&self, split: &Split, ballot: Ballot) -> Option<Refusal> {
+        self.judge(split, ballot).err()
+    }
+
     /// Whether a split counts. That depends on the log alone: on the entry, and on what the entries before it have made of the shard.
     fn judge(&self, split: &Split, origin: Ballot) -> Result<Counts, Refusal> {
         let refused = |field, why| Err(Refusal::Invalid { field, why });
@@ -156,10 +162,21 @@ impl ShardState {
         Ok(Effects { child: Some(Box::new(Born { state, descriptor })), ..Effects::default() })
     }
 
+    fn bounds_now(&self) -> BoundsRow {
+        let Descriptor { version, from, to, retention, .. } = self.descriptor.clone();
+        BoundsRow { version, from, to, retention, children: self.children.clone() }
+    }
+
+    /// The row of its bounds, where it has one: a split changed them, or made the shard.
+    #[must_use]
+    pub fn bounds_row(&self) -> Option<BoundsRow> {
+        let split_off = matches!(self.descriptor.born, Birth::Child { .. });
+        (split_off || self.has_changed_bounds()).then(|| self.bounds_now())
+    }
+
     /// The rows of a shard whose bounds have changed, save records and sessions. That of a child's bounds says that it is here.
     fn own_rows(&self) -> [Change; 3] {
-        let Descriptor { version, from, to, retention, .. } = self.descriptor.clone();
-        let bounds = BoundsRow { version, from, to, retention, children: self.children.clone() };
+        let bounds = self.bounds_now();
         // None where all records are in the own space.
         let pieces = (!self.pieces.is_whole(self.space)).then(|| self.pieces.encode());
         [

@@ -8,6 +8,7 @@ use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::keys;
 use crate::command::Outcome;
+use crate::genesis::READABLE;
 use crate::state::StateStore;
 use bytes::Bytes;
 use std::ops::ControlFlow;
@@ -61,6 +62,6 @@ pub(super) fn load(store: &mut dyn StateStore, space: Space) -> Result<SystemSta
         Ok((kind, u64::from_be_bytes(id), value))
     };
     let rows: Result<Vec<_>, DecodeError> = rows.into_iter().map(parse).collect();
-    let state = rows.map_err(MetadataError::from).and_then(SystemState::from_rows);
+    let state = rows.map_err(MetadataError::from).and_then(|rows| SystemState::from_rows_for(rows, READABLE));
     state.map_err(|e| e.corrupt("metadata rows of the system shard"))
 }

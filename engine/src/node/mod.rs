@@ -7,6 +7,7 @@ pub(crate) mod balance;
 mod budget;
 mod parts;
 mod places;
+mod roster;
 mod route;
 
 pub use crate::worker_id::WorkerId;
@@ -14,6 +15,7 @@ use balance::Loads;
 pub(crate) use budget::Budget;
 pub(crate) use parts::Parts;
 pub use places::{Places, worker_of};
+use roster::Roster;
 pub use route::route;
 
 use crate::host::Input;
@@ -45,6 +47,8 @@ impl fmt::Debug for Posting {
 pub struct NodeShared {
     places: Arc<Places>,
     posting: Posting,
+    /// Which groups are here.
+    pub(crate) roster: Roster,
     /// A shard is on its way from one worker to another.
     handing: AtomicBool,
     next_space: AtomicU32,
@@ -93,6 +97,7 @@ impl NodeShared {
         Self {
             places,
             posting: Posting::default(),
+            roster: Roster::default(),
             handing: AtomicBool::new(false),
             next_space: AtomicU32::new(u32::MAX),
             last_read: AtomicU64::new(incarnation.0 << 32),

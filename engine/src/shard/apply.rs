@@ -75,10 +75,11 @@ impl Shard {
             self.position = Some((entry.id, entry.ts));
             self.sizes.applied(entry.id.slot, entry.size(), node.log_keep.step());
             let mine = self.proposals.applied(node, entry);
+            let told = self.order_applied(entry.id);
             let wanted = if mine.is_some() { Wanted::Results } else { Wanted::Nothing };
             let applied = self.state.apply(&mut *node.store, &mut node.overlay, entry, wanted);
             let effects = applied.unwrap_or_else(|error| node.state_failed(&error));
-            if self.follow(node, entry.id.slot, effects, mine) {
+            if self.follow(node, entry.id.slot, effects, (mine, told)) {
                 // The rest is applied once the state of this slot is frozen.
                 return false;
             }

@@ -4,21 +4,21 @@
 
 use super::propose::Pending;
 use super::{Shard, answer};
-use crate::host::Host;
+use crate::host::{Host, Told};
 use crate::machine::Effects;
 use crate::metrics::seconds;
 use crate::round::Node;
 use synod_cluster::ids::Slot;
 
 impl Shard {
-    /// Carries out what follows from the entry applied at `slot`; `mine` waits for it, where it was proposed here. Whether the
-    /// state must be frozen before more is applied.
+    /// Carries out what follows from the entry applied at `slot`; `mine` and `told` wait for it, where it was proposed here. Whether
+    /// the state must be frozen before more is applied.
     pub(super) fn follow<H: Host>(
         &mut self,
         node: &mut Node<H>,
         slot: Slot,
         effects: Effects,
-        mine: Option<Pending>,
+        (mine, told): (Option<Pending>, Option<Told>),
     ) -> bool {
         let Effects { results, metadata, marker, child, refused } = effects;
         if let Some(Pending { replies, proposed_at, .. }) = mine {
@@ -29,18 +29,17 @@ impl Shard {
                 None => Self::answer_writes(node, replies, results),
             }
         }
-        if let Some(why) = refused {
+        if let Some(why) = &refused {
             tracing::info!(shard = self.id.0, "the administrative entry in slot {slot} changes nothing: {why}");
         }
-        if let Some(child) = child {
-            // No version of the cluster that this binary speaks has splits, so whoever proposed this one is newer. What the entry
-            // changed is not on disk yet: a newer binary applies it again.
-            let child = child.descriptor.shard;
-            node.host.fatal(format!(
-                "shard {}: slot {slot} of its log splits it, and shard {child} begins. This binary does not split shards: start a \
-                 newer one",
-                self.id
-            ));
+        self.look_at_bounds(node, slot);
+        match child {
+            Some(born) => self.bear(node, slot, born, told),
+            None => {
+                if let Some(told) = told {
+                    told(refused.map_or(Ok(()), Err));
+                }
+            }
         }
         // Once for all entries of a round: the map is copied for it.
         self.unpublished |= metadata.is_some();

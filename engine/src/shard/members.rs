@@ -29,6 +29,9 @@ impl Shard {
         if current != expected {
             return Err(Refusal::WrongEpoch { current, expected });
         }
+        if self.order.is_some() {
+            return Err(Refusal::NotReady);
+        }
         let mut members = self.members.members.clone();
         match change {
             MemberChange::Learn(learner) => {

@@ -18,6 +18,8 @@ use synod_paxos::types::Micros;
 
 /// Time after which another member is asked, µs.
 const ASK_US: u64 = 2_000_000;
+/// Time for which an unborn replica waits for its parent's replay before it asks for a snapshot, µs.
+const REPLAY_US: u64 = 2_000_000;
 /// Interval between log lines that say that no snapshot came, µs.
 const SAY_US: u64 = 30_000_000;
 
@@ -30,6 +32,27 @@ pub(super) struct Missing {
     say_at: Option<Micros>,
     /// Whom, for the log.
     asked: Vec<NodeId>,
+    /// Where it never had a state: its parent's replay may bring it.
+    unborn: Option<Replay>,
+}
+
+/// A parent's replay that an unborn replica waits for.
+#[derive(Debug, Default)]
+struct Replay {
+    /// Not for longer; set with the first look.
+    until: Option<Micros>,
+}
+
+impl Missing {
+    /// Of a child that has begun here and never had a state.
+    pub(super) fn of_the_unborn() -> Self {
+        Self { unborn: Some(Replay::default()), ..Self::default() }
+    }
+
+    /// Whether the replica never had a state.
+    pub(super) fn is_unborn(&self) -> bool {
+        self.unborn.is_some()
+    }
 }
 
 impl Shard {
@@ -41,6 +64,7 @@ impl Shard {
             recovered.applied = trimmed;
         }
         shard.committed = trimmed;
+        shard.held = 0;
         shard.missing = Some(Missing::default());
         shard
     }
@@ -68,9 +92,15 @@ impl Shard {
     pub(crate) fn ask_for_state<H: Host>(&mut self, node: &mut Node<H>) -> bool {
         let (leader, trimmed) = (self.leader(), self.trimmed);
         let running = matches!(self.core, Core::Running(_));
+        let replays = self.parent().is_some_and(|parent| node.shared.roster.is_here(parent));
         let Some(missing) = self.missing.as_mut().filter(|missing| running && missing.ask_at <= node.now) else {
             return false;
         };
+        if let Some(replay) = missing.unborn.as_mut().filter(|_| replays)
+            && *replay.until.get_or_insert(node.now.plus(REPLAY_US)) > node.now
+        {
+            return false;
+        }
         missing.ask_at = node.now.plus(ASK_US);
         let say_at = *missing.say_at.get_or_insert(node.now.plus(SAY_US));
         if say_at <= node.now {

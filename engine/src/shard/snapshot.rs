@@ -85,11 +85,11 @@ impl LogSizes {
 
 /// A snapshot whose write is under way.
 pub(super) struct Install {
-    hard: HardState,
-    id: EntryId,
-    ts: u64,
-    space: Space,
-    keeps_log: bool,
+    pub(super) hard: HardState,
+    pub(super) id: EntryId,
+    pub(super) ts: u64,
+    pub(super) space: Space,
+    pub(super) keeps_log: bool,
 }
 
 impl Shard {
@@ -102,7 +102,9 @@ impl Shard {
         let applied = self.state.applied();
         let status = replica.status();
         // What governs behind `applied` is known only once the last stop-sign known chosen is applied.
-        if applied == Slot(0) || status.epoch_start > applied {
+        let bounds = self.state.bounds_row();
+        // A child of a split begins with a state; any other shard has nothing before its first entry.
+        if (applied == Slot(0) && bounds.is_none()) || status.epoch_start > applied {
             return None;
         }
         let (id, ts) = match self.position {
@@ -118,7 +120,7 @@ impl Shard {
         let promised = if planted!(SnapshotWithoutPromise) { Ballot::default() } else { replica.hard().promised };
         let basis = Basis { id, membership: status.membership, epoch_start, promised };
         let (genesis, space, rows) = (self.genesis.clone(), self.state.space(), self.state.replicated());
-        Some(SnapshotRequest { shard: self.id, genesis, basis, ts, space, rows })
+        Some(SnapshotRequest { shard: self.id, genesis, basis, ts, bounds, space, rows })
     }
 
     /// The log keeps what follows `slot`, whatever its size: a snapshot of that position is on its way.
@@ -154,7 +156,8 @@ impl Shard {
         } else {
             position.slot > self.state.applied() && !replica.holds(position)
         };
-        header.shard == self.id && header.genesis == self.genesis && position.slot > Slot(0) && further
+        let something = position.slot > Slot(0) || self.is_unborn();
+        header.shard == self.id && header.genesis == self.genesis && something && further
     }
 
     /// A snapshot that is not needed, since the log reaches it, tells that the log is chosen up to there. Nobody else may be
@@ -185,7 +188,7 @@ impl Shard {
             shard: self.id,
             hard: Some(hard.clone()),
             truncate_from: (!keeps_log).then_some(Slot(1)),
-            trim: Some(id),
+            trim: (id.slot > Slot(0)).then_some(id),
             space: Some(space),
             ..GroupWrite::default()
         };

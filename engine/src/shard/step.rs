@@ -154,6 +154,7 @@ impl Shard {
         }
         // What was proposed under another leadership may be chosen yet or not: the client asks again under the same id.
         self.proposals.lead_lost(node, leads.then_some(ballot), leader);
+        self.order_lost(leads.then_some(ballot), leader);
         node.host.role_changed(self.id, leader, leads);
     }
 

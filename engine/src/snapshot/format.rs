@@ -1,4 +1,4 @@
-//! The bytes of a snapshot file, version 1.
+//! The bytes of a snapshot file, versions 1 and 2.
 //!
 //! Owns: how header, chunks, index and footer are laid out. Must never: do IO, or return a block whose checksum does not
 //! match.
@@ -7,22 +7,29 @@
 //! prefix   "SYNODSNP" | version u8
 //! blocks   kind u8 | length u32 | body | CRC-32 of kind, length and body
 //!   'H'    once, first: cluster u128 | shard | genesis | position | its timestamp | membership | epoch start | promised
+//!          version 2: | bounds, the row as the state store has it
 //!   'C'    any number: (key | value)…, sorted; keys without the node-local space they stood in
 //!   'I'    once, last: count | (offset | length | rows | first key)… of the chunks
 //! footer   rows u64 | offset of 'I' u64 | XXH3-128 of everything before u128 | "SNAP" | CRC-32 of the footer's other bytes
 //! ```
 //!
+//! Version 2 is of a shard whose bounds are not those that a table's creation gave it. Of any other shard version 1 is written: all
+//! binaries read that.
+//!
 //! Fixed integers are little-endian, the others varints; genesis, keys and values have their length before them. A shard's
 //! sessions are rows of its state and stand among the others.
 
+use crate::codec::bounds::BoundsRow;
 use crate::codec::entry::{get_ballot, get_entry_id, get_membership, put_ballot, put_entry_id, put_membership};
 use bytes::Bytes;
 use synod_cluster::buf::{DecodeError, Put, Reader, Writer};
 use synod_cluster::ids::{ClientId, ShardId, Slot};
 use synod_paxos::types::Basis;
 
-/// The version this module writes.
+/// The version of a shard that never changed its bounds.
 pub const VERSION: u8 = 1;
+/// The version of one that has a row of its bounds.
+pub const NAMES_BOUNDS: u8 = 2;
 /// What a snapshot file begins with.
 pub const MAGIC: &[u8; 8] = b"SYNODSNP";
 /// Length of magic and version.
@@ -92,9 +99,17 @@ pub struct Header {
     pub basis: Basis,
     /// The timestamp of the entry at that position, µs.
     pub ts: u64,
+    /// Its bounds and children, where a split changed them or made it.
+    pub bounds: Option<BoundsRow>,
 }
 
 impl Header {
+    /// The version of the file.
+    #[must_use]
+    pub fn version(&self) -> u8 {
+        if self.bounds.is_some() { NAMES_BOUNDS } else { VERSION }
+    }
+
     /// The body of the header's block.
     #[must_use]
     pub fn encode(&self) -> Bytes {
@@ -107,6 +122,9 @@ impl Header {
         put_membership(&mut out, &self.basis.membership);
         out.var(self.basis.epoch_start.0);
         put_ballot(&mut out, self.basis.promised);
+        if let Some(bounds) = &self.bounds {
+            out.bytes(&bounds.encode());
+        }
         out.into_bytes()
     }
 
@@ -123,9 +141,10 @@ impl Header {
         synod_cluster::buf::counter(id.slot.0, beyond)?;
         let (membership, epoch_start) = (get_membership(&mut input)?, Slot(input.var()?));
         let promised = get_ballot(&mut input)?;
+        let bounds = if input.remaining() > 0 { Some(BoundsRow::decode(input.bytes()?)?) } else { None };
         input.finish()?;
         let basis = Basis { id, membership, epoch_start, promised };
-        Ok(Self { cluster, shard, genesis, basis, ts })
+        Ok(Self { cluster, shard, genesis, basis, ts, bounds })
     }
 }
 
@@ -221,24 +240,24 @@ impl Footer {
 
 /// Magic and version.
 #[must_use]
-pub fn prefix() -> [u8; PREFIX_BYTES] {
-    let mut out = [VERSION; PREFIX_BYTES];
+pub fn prefix(version: u8) -> [u8; PREFIX_BYTES] {
+    let mut out = [version; PREFIX_BYTES];
     out[..8].copy_from_slice(MAGIC);
     out
 }
 
-/// Checks magic and version.
+/// Checks magic and version; the version.
 ///
 /// # Errors
 /// What is wrong, and at which byte.
-pub fn check_prefix(bytes: &[u8]) -> Result<(), DecodeError> {
+pub fn check_prefix(bytes: &[u8]) -> Result<u8, DecodeError> {
     if !bytes.starts_with(MAGIC) {
         return Err(DecodeError { what: "not a snapshot", at: 0 });
     }
     match bytes.get(8) {
-        Some(&VERSION) => Ok(()),
-        Some(&version) if version > VERSION => {
-            Err(DecodeError { what: "written by a newer version (format 1 is the newest known here)", at: 8 })
+        Some(&version @ (VERSION | NAMES_BOUNDS)) => Ok(version),
+        Some(&version) if version > NAMES_BOUNDS => {
+            Err(DecodeError { what: "written by a newer version (format 2 is the newest known here)", at: 8 })
         }
         Some(_) => Err(DecodeError { what: "of a format version that never was", at: 8 }),
         None => Err(DecodeError { what: "cut before its version", at: 8 }),

@@ -31,6 +31,7 @@ pub use format::Header;
 pub use reader::SnapshotFile;
 pub use writer::Summary;
 
+use crate::codec::bounds::BoundsRow;
 use crate::codec::keys::Bounds;
 use bytes::Bytes;
 use std::io;
@@ -50,6 +51,8 @@ pub struct SnapshotRequest {
     pub basis: Basis,
     /// The timestamp of the entry at that position, µs.
     pub ts: u64,
+    /// The row of its bounds, where it has one.
+    pub bounds: Option<BoundsRow>,
     /// The shard's own space.
     pub space: Space,
     /// The rows, in the order of the file: as [`ShardState::replicated`](crate::machine::ShardState::replicated) has them.

@@ -50,7 +50,7 @@ impl SnapshotFile {
         let bytes = file.bytes().map_err(|e| SnapshotError::io(path, 0, "look at", &e))?;
         let least = (PREFIX_BYTES + BLOCK_EXTRA_BYTES * 2 + FOOTER_BYTES) as u64;
         let head = read(path, file, 0, PREFIX_BYTES.min(usize::try_from(bytes).unwrap_or(PREFIX_BYTES)))?;
-        format::check_prefix(&head).map_err(|e| refuse(path, 0, e))?;
+        let version = format::check_prefix(&head).map_err(|e| refuse(path, 0, e))?;
         if bytes < least {
             return Err(SnapshotError::new(path, bytes, "cut: it ends before any snapshot does"));
         }
@@ -60,6 +60,9 @@ impl SnapshotFile {
         }
         let body_at = PREFIX_BYTES as u64 + 5;
         let header = Header::decode(body).map_err(|e| refuse(path, body_at, e))?;
+        if header.version() != version {
+            return Err(SnapshotError::new(path, body_at, "its header is that of another format version"));
+        }
         if let Some(cluster) = cluster.filter(|cluster| *cluster != header.cluster) {
             let why = format!("of cluster {:032x}, not of cluster {:032x}", header.cluster.0, cluster.0);
             return Err(SnapshotError::new(path, body_at, why));

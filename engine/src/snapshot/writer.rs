@@ -82,7 +82,7 @@ impl SnapshotWriter {
             rows: 0,
             last: Vec::new(),
         };
-        writer.put(&format::prefix())?;
+        writer.put(&format::prefix(header.version()))?;
         writer.put(&format::block(Kind::Header, &header.encode()))?;
         Ok(writer)
     }
@@ -213,8 +213,8 @@ pub fn make(
     view: &mut dyn StateView,
     throttle: &mut Throttle,
 ) -> Result<SnapshotFile, String> {
-    let SnapshotRequest { shard, genesis, basis, ts, rows, .. } = request;
-    let header = Header { cluster, shard, genesis, basis, ts };
+    let SnapshotRequest { shard, genesis, basis, ts, rows, bounds, .. } = request;
+    let header = Header { cluster, shard, genesis, basis, ts, bounds };
     match write_rows(files, path, &header, view, &rows, throttle) {
         Ok(Ok(_)) => SnapshotFile::open_in(files, path, Some(cluster)).map_err(|e| e.to_string()),
         Ok(Err(error)) => Err(error.to_string()),

@@ -5,15 +5,17 @@
 //! removal is durable.
 
 use super::Worker;
+use super::births::Creating;
 use super::spaces::{Owners, own_space};
 use crate::StoreError;
 use crate::codec::Damage as _;
+use crate::codec::keys;
 use crate::genesis::Genesis;
 use crate::host::Host;
 use crate::logstore::{GONE, GroupRecovered, GroupWrite};
 use crate::machine::ShardState;
 use crate::machine::extent::Extent;
-use crate::shard::{FIRST_EPOCH, Shard};
+use crate::shard::{FIRST_EPOCH, Shard, TELL_US};
 use crate::writer::Done;
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
@@ -41,6 +43,10 @@ impl<H: Host> Worker<H> {
             // The log is whole. From its beginning it would write over rows that a shard split off since has newer.
             let why = "is gone, and its space has records of a shard that was split off";
             return self.recover_without_state(found, space, &genesis, owners, why);
+        }
+        let born = self.node.store.get(&keys::bounds_row(space))?.is_some();
+        if genesis.is_child() && !born && !planted!(UnbornBeginsEmpty) {
+            return self.recover_unborn(found, space, &genesis);
         }
         let state = ShardState::load(&mut *self.node.store, space, genesis)?;
         if let Some(system) = state.system() {
@@ -84,8 +90,25 @@ impl<H: Host> Worker<H> {
         Ok(())
     }
 
+    /// A child has begun here, and what it begins with is not on disk: its parent applies the split again, or a snapshot comes.
+    fn recover_unborn(&mut self, found: GroupRecovered, space: Space, genesis: &Genesis) -> Result<(), StoreError> {
+        let (Some(descriptor), Some(state)) = (genesis.descriptor(), ShardState::missing(space, genesis)) else {
+            let why = "it does not describe a shard".into();
+            return Err(StoreError::Corrupt { what: "genesis of a child".into(), why });
+        };
+        let id = descriptor.shard;
+        tracing::info!(shard = id.0, "shard {id} was split off and has no state here yet: it votes, and waits for one");
+        self.node.metrics.reinstalling.inc();
+        self.insert(id, Shard::unborn(id, found, state));
+        Ok(())
+    }
+
     pub(super) fn insert(&mut self, id: ShardId, mut shard: Shard) {
         shard.share(&self.node.memory);
+        self.node.shared.roster.hold(id, shard.held());
+        if shard.may_have_news() {
+            self.node.changed_bounds.insert(id, self.node.now.plus(TELL_US));
+        }
         self.node.metrics.replicas.inc();
         self.shards.insert(id, shard);
         self.upkeep.waiting = true;
@@ -153,11 +176,15 @@ impl<H: Host> Worker<H> {
             self.shards.iter().filter_map(|(id, shard)| Some((*id, shard.left(me, &map)?))).collect();
         self.map = Some(map);
         for id in gone {
-            self.remove(id, GONE);
+            self.give_up(id, GONE);
         }
         for (id, upto) in left {
-            tracing::info!(shard = id.0, epoch = upto.0, "this node is no longer a member: the replica is removed");
-            self.remove(id, upto);
+            tracing::info!(
+                shard = id.0,
+                epoch = upto.0,
+                "this node is no longer a member: the replica is to be removed"
+            );
+            self.give_up(id, upto);
         }
         self.join_groups();
     }
@@ -178,13 +205,15 @@ impl<H: Host> Worker<H> {
             genesis: Some(genesis.encode()),
             ..GroupWrite::default()
         };
+        self.node.shared.roster.begin(id);
         self.node.writer.add(write, Some(Done::Created));
-        self.creating.insert(id, genesis);
+        self.creating.insert(id, Creating::of(genesis));
     }
 
     /// A new group's first write is durable.
     pub(super) fn created(&mut self, id: ShardId) {
-        let Some(genesis) = self.creating.remove(&id) else { return };
+        let Some(mut creating) = self.creating.remove(&id) else { return };
+        let (genesis, base) = (creating.genesis.clone(), creating.base.take());
         let Some(membership) = genesis.descriptor().map(|d| d.membership.clone()) else { return };
         let found = GroupRecovered {
             genesis: genesis.encode(),
@@ -196,19 +225,32 @@ impl<H: Host> Worker<H> {
             last_ts: 0,
             sizes: Vec::new(),
         };
-        let state = match ShardState::beginning(own_space(id), &genesis) {
+        let child = genesis.is_child();
+        let held = base.as_ref().is_none_or(|base| base.held);
+        let begun = base.map(|base| base.state).or_else(|| ShardState::beginning(own_space(id), &genesis));
+        let state = match begun {
             Some(state) => state,
             None => {
                 let state = ShardState::load(&mut *self.node.store, own_space(id), genesis);
                 self.node.must(state)
             }
         };
-        self.insert(id, Shard::new(id, found, state));
+        let mut shard = Shard::new(id, found, state);
+        if !held {
+            shard.not_held();
+            self.upkeep.births = true;
+        }
+        self.insert(id, shard);
+        creating.tell(Ok(()));
         if self.map.as_ref().is_some_and(|map| map.vanished(id)) {
-            return self.remove(id, GONE);
+            return self.give_up(id, GONE);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
+        }
+        if child {
+            // It is not awaited any longer.
+            self.join_groups();
         }
     }
 
@@ -229,6 +271,8 @@ impl<H: Host> Worker<H> {
         }
         self.upkeep.forget(id);
         self.removed.insert(id, upto);
+        self.node.shared.roster.bury(id);
+        self.node.changed_bounds.remove(&id);
         let write = GroupWrite { shard: id, remove: Some(upto), ..GroupWrite::default() };
         self.node.writer.add(write, Some(Done::Removed(shard.rows_to_remove())));
     }

@@ -100,7 +100,8 @@ impl<H: Host> Worker<H> {
     }
 
     fn may_leave(&self, shard: ShardId) -> bool {
-        let bound = self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard);
+        let bound =
+            self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard) || self.bears(shard) || self.custody.has(shard);
         !bound && self.shards.get(&shard).is_some_and(Shard::may_leave)
     }
 
@@ -163,6 +164,7 @@ impl<H: Host> Worker<H> {
             seen: self.seen.clone(),
             heard: self.node.live.clone(),
             changed_members: self.node.changed_members.remove(&id),
+            changed_bounds: self.node.changed_bounds.remove(&id).is_some(),
             snapshots: self.snapshots.take_of(id),
             holds: self.holds.take_of(id),
         };
@@ -202,7 +204,7 @@ impl<H: Host> Worker<H> {
 
     /// A shard comes.
     fn arrives(&mut self, moving: Moving) {
-        let Moving { mut shard, durable, seen, heard, changed_members, snapshots, holds } = moving;
+        let Moving { mut shard, durable, seen, heard, changed_members, changed_bounds, snapshots, holds } = moving;
         let id = shard.id();
         // The front lets go of maps that are flushed. One may be from when the shard was here before: the rows in it are older than what
         // the other worker wrote since.
@@ -221,6 +223,9 @@ impl<H: Host> Worker<H> {
         self.node.tails += tails;
         if changed_members {
             self.node.changed_members.insert(id);
+        }
+        if changed_bounds {
+            self.node.changed_bounds.insert(id, self.node.now);
         }
         self.snapshots.put_of(id, snapshots);
         self.holds.put_of(id, holds);
@@ -243,7 +248,7 @@ impl<H: Host> Worker<H> {
         self.hold_log(id);
         // The map may have changed while it was on its way.
         if let Some(upto) = self.ended(id) {
-            return self.remove(id, upto);
+            return self.give_up(id, upto);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.arrive(&mut self.node, &heard);

@@ -102,6 +102,7 @@ impl<H: Host> Worker<H> {
             AdminInput::ChangeMembers { shard, expected, change, done } => {
                 done(self.change_members(shard, expected, change))
             }
+            AdminInput::Split { shard, split, done } => self.split(shard, split, done),
             AdminInput::MakeSnapshot { shard, done } => self.make_snapshot(shard, done),
             AdminInput::Scrub { shard, done } => {
                 let begun = if self.takes_part() { self.scrub(shard) } else { Err(Refusal::NotReady) };
@@ -213,6 +214,7 @@ impl<H: Host> Worker<H> {
             shard.answer_all(&mut self.node, &refusal);
         }
         self.quarantined = Some(why.into());
+        self.abandon_births();
         self.abandon_hand_over();
         self.node.host.quarantined(why);
     }
@@ -250,7 +252,12 @@ impl<H: Host> Worker<H> {
 
     fn report(&mut self) -> NodeReport {
         let node = &self.node;
-        let report = |shard: &mut Shard| ReplicaReport { ahead_us: shard.is_ahead_by(node), ..shard.report() };
+        let snapshots = &self.snapshots;
+        let report = |shard: &mut Shard| {
+            let (ahead_us, hindrance) = (shard.is_ahead_by(node), shard.hindrance(node));
+            let busy = || snapshots.hinder_splits(shard.id()).then(|| "a snapshot of it is under way".into());
+            ReplicaReport { ahead_us, hindrance: hindrance.or_else(busy), ..shard.report() }
+        };
         let mut replicas: Vec<_> = self.shards.values_mut().map(report).collect();
         if self.quarantined.is_some() {
             for replica in &mut replicas {
@@ -273,6 +280,7 @@ impl<H: Host> Worker<H> {
         for shard in self.shards.values_mut() {
             shard.answer_all(&mut self.node, &Refusal::NotReady);
         }
+        self.abandon_births();
         if self.quarantined.is_none() {
             self.store_sessions();
             let flushed = self.node.store.flush_and_wait();

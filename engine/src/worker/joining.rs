@@ -57,10 +57,12 @@ impl<H: Host> Worker<H> {
         let ours = map.shards.values().filter(|d| d.membership.role_of(me).is_some() && self.node.has(d.shard));
         for descriptor in ours {
             let (id, epoch) = (descriptor.shard, descriptor.membership.epoch);
-            let here = self.shards.contains_key(&id) || self.creating.contains_key(&id);
+            // On another worker, maybe.
+            let here = self.node.shared.roster.is_here(id) && !planted!(EveryWorkerHasAll);
+            let here = here || self.shards.contains_key(&id) || self.creating.contains_key(&id);
             let again = self.removed.get(&id).is_none_or(|upto| epoch > *upto);
-            // What begins now is begun from nothing, by whoever founds it.
-            let past = epoch > FIRST_EPOCH;
+            // What begins now is begun from nothing, by whoever founds it, or by the split of its parent.
+            let past = epoch > FIRST_EPOCH || self.lacks_child(descriptor);
             if here || self.joining.beginning.contains_key(&id) || !again || !past {
                 continue;
             }
@@ -116,7 +118,9 @@ impl<H: Host> Worker<H> {
         let Some(awaited) = self.joining.awaited.get(&header.shard) else { return false };
         let basis = &header.basis;
         let later = basis.membership.epoch >= awaited.epoch;
-        later && basis.membership.role_of(self.node.me).is_some() && basis.id.slot > Slot(0)
+        let something = basis.id.slot > Slot(0) || header.bounds.is_some();
+        let here = self.node.shared.roster.is_here(header.shard) && !planted!(EveryWorkerHasAll);
+        later && basis.membership.role_of(self.node.me).is_some() && something && !here
     }
 
     /// The snapshot's rows are durable in `space`: one write makes them a replica.
@@ -131,7 +135,8 @@ impl<H: Host> Worker<H> {
             shard: id,
             genesis: Some(header.genesis.clone()),
             hard: Some(hard.clone()),
-            trim: Some(header.basis.id),
+            // The state that a split gave a child is at slot 0.
+            trim: (header.basis.id.slot > Slot(0)).then_some(header.basis.id),
             space: Some(space),
             revive,
             ..GroupWrite::default()
@@ -146,6 +151,7 @@ impl<H: Host> Worker<H> {
             last_ts: header.ts,
             sizes: Vec::new(),
         };
+        self.node.shared.roster.begin(id);
         self.joining.beginning.insert(id, found);
         self.node.writer.add(write, Some(Done::Begun));
     }
@@ -170,7 +176,7 @@ impl<H: Host> Worker<H> {
         self.insert(id, Shard::new(id, found, state));
         // The map may have changed while the write was under way.
         if let Some(upto) = self.ended(id) {
-            return self.remove(id, upto);
+            return self.give_up(id, upto);
         }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);

@@ -123,6 +123,7 @@ pub(super) struct Moving {
     /// The peers that it heard.
     pub(super) heard: BTreeSet<NodeId>,
     pub(super) changed_members: bool,
+    pub(super) changed_bounds: bool,
     pub(super) snapshots: SnapshotsOf,
     pub(super) holds: HoldsOf,
 }

@@ -12,6 +12,7 @@ use crate::machine::ShardState;
 use crate::shard::Shard;
 use crate::snapshot::Header;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use synod_cluster::custody::Custody;
 use synod_cluster::ids::{NodeId, ShardId, Slot, Space};
 use synod_paxos::types::Micros;
 
@@ -113,6 +114,11 @@ impl Snapshots {
         self.building.is_some_and(|(id, _)| id == shard)
             || self.loading.contains_key(&shard)
             || self.asked.iter().any(|asked| asked.shard == shard)
+    }
+
+    /// Whether a snapshot of a shard is under way, or a member waits for one: a split would make it be of other bounds.
+    pub(super) fn hinder_splits(&self, shard: ShardId) -> bool {
+        self.is_busy(shard) || self.waiting.iter().any(|waiting| waiting.shard == shard)
     }
 
     /// A shard goes.
@@ -330,6 +336,9 @@ impl<H: Host> Worker<H> {
             }
             return self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
         }
+        if let Custody::Waits(wait) = self.may_replace(&header) {
+            return self.park(header, &wait);
+        }
         let loader = self.node.store.loader();
         let loader = self.node.must(loader);
         let space = self.node.shared.fresh_space();
@@ -358,7 +367,7 @@ impl<H: Host> Worker<H> {
             tracing::warn!(shard = id.0, "a snapshot could not be installed: {why}");
         }
         let header = loading.header.clone();
-        if result.is_err() || !self.is_wanted(&header) {
+        if result.is_err() || !self.is_wanted(&header) || self.may_replace(&header) != Custody::Allowed {
             self.snapshots.loading.remove(&id);
             self.remove_rows(&[(from, to)]);
             return self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
@@ -405,7 +414,7 @@ impl<H: Host> Worker<H> {
         if old.is_missing() {
             self.node.metrics.reinstalling.dec();
             self.node.metrics.states_reinstalled_total.inc();
-            tracing::info!(shard = id.0, slot = slot.0, "the damaged state is reinstalled");
+            tracing::info!(shard = id.0, slot = slot.0, "the state that was missing is installed");
         }
         self.insert(id, Shard::new(id, found, state));
         self.remove_rows(&old_rows);

@@ -8,19 +8,25 @@
 use super::Worker;
 use crate::StoreError;
 use crate::codec::Damage as _;
+use crate::codec::bounds::ChildMark;
 use crate::codec::keys::{self, Bounds};
+use crate::command::{Admin, decode_admin, is_admin};
 use crate::genesis::Genesis;
 use crate::host::Host;
 use crate::logstore::LogStore;
 use crate::machine::ShardState;
 use crate::machine::extent::{Extent, joined, without};
 use crate::node::WorkerId;
-use crate::shard::Shard;
+use crate::shard::{FIRST_EPOCH, Shard};
 use crate::state::StateStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use synod_cluster::ids::{ShardId, Space};
+use synod_cluster::ids::{NodeId, ShardId, Space};
+use synod_cluster::system::{Birth, Descriptor};
+use synod_paxos::types::{Member, MemberRole, Membership, Payload};
 
+/// Read of a parent's log at a time, bytes.
+const READ_BYTES: usize = 1 << 20;
 /// Spaces from here on are those of installed snapshots; those below are shards' own numbers.
 const FIRST_FRESH: u32 = 0x8000_0000;
 
@@ -72,9 +78,54 @@ impl Owners {
                 sharing.insert(*id, Extent::read(|row| store.get(row), space, descriptor)?);
             }
         }
-        let owned = joined(sharing.values().flat_map(Extent::owned).collect());
-        let spaces = sharing.values().flat_map(Extent::spaces).collect();
-        Ok(Self { sharing, owned, spaces, pointed: places.into_values().collect(), alone })
+        let (owned, spaces) = (Vec::new(), BTreeSet::new());
+        let mut owners = Self { sharing, owned, spaces, pointed: places.into_values().collect(), alone };
+        owners.add_up();
+        Ok(owners)
+    }
+
+    fn add_up(&mut self) {
+        self.owned = joined(self.sharing.values().flat_map(Extent::owned).collect());
+        self.spaces = self.sharing.values().flat_map(Extent::spaces).collect();
+    }
+
+    /// Whether the store has rows that say what a group's replica holds, or where.
+    pub(super) fn has_bounds(&self, id: ShardId) -> bool {
+        self.sharing.contains_key(&id)
+    }
+
+    /// Children of this node whose first rows are in the store and whose groups the log does not have, nor had and removed: a crash came
+    /// before their first write. `known` are the groups that it has or removed.
+    ///
+    /// # Errors
+    /// A store cannot be read, or the log of a parent lacks the split.
+    pub(super) fn unlogged(
+        &self,
+        store: &mut dyn StateStore,
+        log: &dyn LogStore,
+        me: NodeId,
+        known: &dyn Fn(ShardId) -> bool,
+    ) -> Result<Vec<Genesis>, StoreError> {
+        let mut found = Vec::new();
+        for (parent, extent) in &self.sharing {
+            for mark in extent.children.iter().filter(|mark| mark.voters.contains(&me) && !known(mark.shard)) {
+                // There are none where the parent came by a snapshot.
+                if store.get(&keys::bounds_row(own_space(mark.shard)))?.is_some() {
+                    found.push(split_in_log(log, *parent, &extent.descriptor, mark)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// These own what is theirs as well.
+    pub(super) fn include(&mut self, store: &mut dyn StateStore, unlogged: &[Genesis]) -> Result<(), StoreError> {
+        for descriptor in unlogged.iter().filter_map(Genesis::descriptor) {
+            let extent = Extent::read(|row| store.get(row), own_space(descriptor.shard), descriptor.clone())?;
+            self.sharing.insert(descriptor.shard, extent);
+        }
+        self.add_up();
+        Ok(())
     }
 
     fn others(&self, id: ShardId) -> impl Iterator<Item = &Extent> {
@@ -98,7 +149,9 @@ impl<H: Host> Worker<H> {
         let spaces: BTreeSet<Space> = rows.iter().filter_map(|(from, _)| keys::space_of(from)).collect();
         // A replica whose state is gone has no rows.
         let there = self.shards.values().filter(|shard| !shard.is_missing()).map(Shard::state);
-        let owners = there.filter(|state| state.uses(&spaces));
+        // Children that are about to begin have theirs already.
+        let begin = self.creating.values().filter_map(|creating| creating.base.as_ref()).map(|base| &base.state);
+        let owners = there.chain(begin).filter(|state| state.uses(&spaces));
         let kept = joined(owners.flat_map(ShardState::owned).collect());
         for (from, to) in without(rows, &kept) {
             let removed = self.node.store.remove_range(&from, &to);
@@ -143,6 +196,41 @@ impl<H: Host> Worker<H> {
         self.node.shared.spaces_from(Space(from.0.max(above)));
         Ok(())
     }
+}
+
+/// What a child's group begins with, as the split in its parent's log says.
+fn split_in_log(
+    log: &dyn LogStore,
+    parent: ShardId,
+    descriptor: &Descriptor,
+    mark: &ChildMark,
+) -> Result<Genesis, StoreError> {
+    let ChildMark { shard, from, to, version, voters } = mark.clone();
+    let found = log.recover_group(parent)?.map(|found| (found.trimmed.slot, found.last.slot));
+    let (mut at, last) = found.unwrap_or_default();
+    while at < last {
+        let entries = log.entries(parent, at, last, READ_BYTES)?;
+        for entry in &entries {
+            at = entry.id.slot;
+            let Payload::Command(data) = &entry.payload else { continue };
+            if !is_admin(data) {
+                continue;
+            }
+            let Admin::Split(split) = decode_admin(data.clone())
+                .map_err(|e| e.corrupt(format!("administrative entry in slot {at} of shard {parent}")))?;
+            let counts = split.epoch == entry.id.origin.epoch && split.version + 1 == version;
+            if !counts || split.child != shard || split.at != from {
+                continue;
+            }
+            let members = voters.iter().map(|node| Member { node: *node, role: MemberRole::Voter }).collect();
+            let membership = Membership { epoch: FIRST_EPOCH, members, first_leader: entry.id.origin.node };
+            let born = Birth::Child { parent, version };
+            let descriptor = Descriptor { shard, from, to, version, membership, born, ..descriptor.clone() };
+            return Ok(Genesis::Child { parent, slot: at, descriptor });
+        }
+    }
+    let why = format!("it lacks the split that made shard {shard}, whose first rows are in the state store");
+    Err(StoreError::Corrupt { what: format!("log of shard {parent}"), why })
 }
 
 /// Removes what nobody owns of the spaces that several share. Where the own shard of such a space does not say what it owns of it,

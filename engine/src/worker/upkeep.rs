@@ -31,8 +31,8 @@ const ROOM_US: u64 = 1_000_000;
 
 struct Freeze {
     id: FlushId,
-    /// What of each shard it makes durable.
-    applied: Vec<(ShardId, Slot)>,
+    /// What of each shard it makes durable, and which version of its bounds.
+    applied: Vec<(ShardId, Slot, u64)>,
 }
 
 struct Drain {
@@ -50,6 +50,8 @@ pub(super) struct Upkeep {
     health_at: Micros,
     poll_at: Micros,
     freezes: VecDeque<Freeze>,
+    /// Children have begun whose first rows are in no freeze.
+    pub(super) births: bool,
     drain: Option<Drain>,
     shed_at: Micros,
     room_at: Micros,
@@ -73,6 +75,7 @@ impl Upkeep {
             health_at: Micros(0),
             poll_at: Micros(0),
             freezes: VecDeque::new(),
+            births: false,
             drain: None,
             shed_at: Micros(0),
             room_at: Micros(0),
@@ -91,7 +94,7 @@ impl Upkeep {
 
     /// A replica is here no more: freezes under way tell the next one of its shard nothing.
     pub(super) fn forget(&mut self, shard: ShardId) {
-        self.freezes.iter_mut().for_each(|freeze| freeze.applied.retain(|(id, _)| *id != shard));
+        self.freezes.iter_mut().for_each(|freeze| freeze.applied.retain(|(id, ..)| *id != shard));
     }
 }
 
@@ -235,6 +238,11 @@ impl<H: Host> Worker<H> {
             let stored = shard.state_mut().store_sessions(&mut *self.node.store);
             self.node.must(stored);
         }
+        // Children that are about to begin: their other rows are in the store.
+        for base in self.creating.values_mut().filter_map(|creating| creating.base.as_mut()) {
+            let stored = base.state.store_sessions(&mut *self.node.store);
+            self.node.must(stored);
+        }
     }
 
     /// Whether a freeze is not yet known to be durable.
@@ -251,8 +259,9 @@ impl<H: Host> Worker<H> {
 
     pub(super) fn freeze(&mut self) {
         self.store_sessions();
-        let applied =
-            self.shards.iter().filter(|(_, s)| s.unflushed()).map(|(id, s)| (*id, s.state().applied())).collect();
+        let of = |(id, s): (&ShardId, &Shard)| (*id, s.state().applied(), s.state().descriptor().version);
+        let applied = self.shards.iter().filter(|(_, s)| s.unflushed()).map(of).collect();
+        self.upkeep.births = false;
         let id = self.node.store.freeze();
         let id = self.node.must(id);
         self.upkeep.freezes.push_back(Freeze { id, applied });
@@ -287,9 +296,10 @@ impl<H: Host> Worker<H> {
         };
         while self.upkeep.freezes.front().is_some_and(|freeze| freeze.id <= flushed) {
             let Some(freeze) = self.upkeep.freezes.pop_front() else { return };
-            for (id, slot) in freeze.applied {
+            for (id, slot, version) in freeze.applied {
                 if let Some(shard) = self.shards.get_mut(&id) {
-                    shard.flushed(slot);
+                    shard.flushed(slot, version);
+                    self.node.shared.roster.hold(id, shard.held());
                     shard.trim(&mut self.node, self.upkeep.trim_slots_flushed);
                 }
             }

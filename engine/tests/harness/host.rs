@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
-use synod_cluster::system::SystemState;
+use synod_cluster::system::{ShardNews, SystemState};
 use synod_engine::host::{
     FetchRequest, Input, Links, ProcessHost, ReadHost, ScrubHost, ScrubInput, SnapshotHost, SnapshotKind,
     SnapshotRequest,
@@ -40,6 +40,8 @@ pub struct Seen {
     pub asks: Vec<(NodeId, ShardId, Slot)>,
     /// Members to report to the system shard.
     pub(super) members: Vec<(ShardId, Membership)>,
+    /// Bounds to report to the system shard.
+    pub(super) bounds: Vec<ShardNews>,
     /// Whether it fetches rows.
     pub fetching: bool,
     /// Rows to be fetched.
@@ -83,6 +85,10 @@ impl ProcessHost for TestHost {
 
     fn members_changed(&mut self, shard: ShardId, membership: Membership) {
         self.seen.lock().unwrap().members.push((shard, membership));
+    }
+
+    fn bounds_changed(&mut self, news: ShardNews) {
+        self.seen.lock().unwrap().bounds.push(news);
     }
 
     fn drained(&mut self) {

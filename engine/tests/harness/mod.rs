@@ -5,6 +5,7 @@ mod client;
 mod host;
 mod members;
 pub mod snapshots;
+mod splits;
 
 pub use host::Seen;
 
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use synod_cluster::ids::{Incarnation, NodeId, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemState};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord};
@@ -167,6 +168,11 @@ pub fn expecting(expect: Expect, op: KeyOp) -> KeyOp {
 impl Cluster {
     /// Nodes 1, 2, … on these disks, the system shard created and led.
     pub fn new(disks: Vec<Disk>) -> Self {
+        Self::founded(disks, WorkerOptions::default(), ClusterVersion::FIRST)
+    }
+
+    /// The same with these limits, at this cluster version from the beginning.
+    pub fn founded(disks: Vec<Disk>, options: WorkerOptions, version: ClusterVersion) -> Self {
         let mut cluster = Self {
             nodes: BTreeMap::new(),
             now: Micros(1),
@@ -178,7 +184,7 @@ impl Cluster {
             loss: 0,
             random: 1,
             disturb: None,
-            options: WorkerOptions::default(),
+            options,
             memory_max: usize::MAX,
             deaf: false,
             hurried: false,
@@ -198,7 +204,7 @@ impl Cluster {
                 },
             );
         }
-        let founding = SystemState::found(77, &founders);
+        let founding = SystemState { version, ..SystemState::found(77, &founders) };
         for node in cluster.ids() {
             cluster.start(node);
             cluster.push(node, NodeInput::CreateSystemShard(Box::new(founding.clone())));
@@ -359,6 +365,8 @@ impl Cluster {
             };
             let members = std::mem::take(&mut sim.seen.lock().unwrap().members);
             self.tell_members(members);
+            let bounds = std::mem::take(&mut self.nodes[&node].seen.lock().unwrap().bounds);
+            self.tell_bounds(bounds);
             let told = std::mem::take(&mut self.nodes[&node].seen.lock().unwrap().scrubs);
             for (to, shard, slot, hash) in told {
                 self.push(to, ScrubInput::Told { from: node, shard, slot, hash });

@@ -29,7 +29,7 @@ pub fn snapshot_blocks(data: &[u8]) -> bool {
     decoded |= sealed(data, Footer::decode, Footer::encode);
     decoded |= canonical(data, format::rows, |rows| encode_rows(rows)).is_some_and(|rows| !rows.is_empty());
     if format::check_prefix(data).is_ok() {
-        assert!(data.starts_with(&format::prefix()));
+        assert!(data.starts_with(format::MAGIC));
     }
     decoded
 }
@@ -63,7 +63,7 @@ fn file_of(mode: u8, data: &[u8]) -> Vec<u8> {
     let mut sections = sections(data);
     let index = if mode & wrong::OWN_INDEX != 0 { sections.pop() } else { None };
     let mut bodies = sections.into_iter();
-    let mut file = format::prefix().to_vec();
+    let mut file = format::prefix(format::VERSION).to_vec();
     file.extend(format::block(Kind::Header, bodies.next().unwrap_or_default()));
     let (mut places, mut total) = (Vec::new(), 0);
     for body in bodies {
@@ -187,7 +187,7 @@ fn as_backup(file: SnapshotFile) {
 fn part_of(section: &[u8]) -> Vec<u8> {
     let Some((kind, body)) = section.split_first() else { return Vec::new() };
     match kind % 5 {
-        0 => [&format::prefix()[..], &format::block(Kind::Header, body)].concat(),
+        0 => [&format::prefix(format::VERSION)[..], &format::block(Kind::Header, body)].concat(),
         1 => format::block(Kind::Chunk, body),
         2 => {
             let footer = Footer { rows: 0, index: 0, digest: 0 };

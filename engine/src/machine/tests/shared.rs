@@ -345,7 +345,8 @@ fn installed(store: &mut MemState, state: &ShardState, created: &Descriptor, spa
         epoch_start: Slot(0),
         promised: Ballot::default(),
     };
-    let header = Header { cluster, shard: created.shard, genesis: genesis.encode(), basis, ts: state.last_ts() };
+    let (ts, bounds) = (state.last_ts(), None);
+    let header = Header { cluster, shard: created.shard, genesis: genesis.encode(), basis, ts, bounds };
     let (ranges, file) = (state.replicated(), path.clone());
     let job: ViewJob = Box::new(move |view| {
         let mut throttle = Throttle::new(0);

@@ -1,0 +1,103 @@
+//! Which groups have a replica on this node, or had one, whichever worker has it.
+//!
+//! Owns: that a group begins here once, and which version of its bounds is flushed. Must never: forget a group that was removed while
+//! the process runs, or say that something is held which is not on disk.
+//!
+//! A split makes the child on the parent's worker. A snapshot of the same child may begin it on another one. So what is here is known
+//! to all workers. Nothing of it is on disk: a process begins with what its log names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use synod_cluster::custody::Here;
+use synod_cluster::ids::ShardId;
+
+#[derive(Debug, Default)]
+struct Groups {
+    /// What is here or is about to begin, each with the version of its bounds that is flushed; 0 where none is.
+    here: BTreeMap<ShardId, u64>,
+    /// What was removed.
+    gone: BTreeSet<ShardId>,
+}
+
+/// The groups of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Roster(Mutex<Groups>);
+
+impl Roster {
+    fn groups(&self) -> MutexGuard<'_, Groups> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the log names, at a start. Each worker says it, before any of them has a round.
+    pub(crate) fn found(&self, here: &[ShardId], gone: impl Iterator<Item = ShardId>) {
+        let mut groups = self.groups();
+        for shard in here {
+            groups.here.entry(*shard).or_insert(0);
+        }
+        groups.gone.extend(gone);
+    }
+
+    /// A replica begins here; `false` where there is one already.
+    pub(crate) fn begin(&self, shard: ShardId) -> bool {
+        let mut groups = self.groups();
+        let new = !groups.here.contains_key(&shard);
+        groups.here.entry(shard).or_insert(0);
+        new
+    }
+
+    /// This version of a replica's bounds, and all that came before it, is flushed; 0: nothing is.
+    pub(crate) fn hold(&self, shard: ShardId, version: u64) {
+        if let Some(held) = self.groups().here.get_mut(&shard) {
+            *held = version;
+        }
+    }
+
+    /// A replica was removed.
+    pub(crate) fn bury(&self, shard: ShardId) {
+        let mut groups = self.groups();
+        groups.here.remove(&shard);
+        groups.gone.insert(shard);
+    }
+
+    /// What is here of a shard.
+    pub(crate) fn look(&self, shard: ShardId) -> Here {
+        match self.groups().here.get(&shard) {
+            None => Here::Absent,
+            Some(0) => Here::Unheld,
+            Some(version) => Here::Held(*version),
+        }
+    }
+
+    /// Whether a replica is here or is about to begin.
+    pub(crate) fn is_here(&self, shard: ShardId) -> bool {
+        self.groups().here.contains_key(&shard)
+    }
+
+    /// Whether a replica is here or was.
+    pub(crate) fn knows(&self, shard: ShardId) -> bool {
+        let groups = self.groups();
+        groups.here.contains_key(&shard) || groups.gone.contains(&shard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_begins_once_and_is_remembered_once_it_is_gone() {
+        let (roster, shard) = (Roster::default(), ShardId(9));
+        assert_eq!((roster.look(shard), roster.knows(shard)), (Here::Absent, false));
+        roster.hold(shard, 3);
+        assert_eq!(roster.look(shard), Here::Absent, "what is not here is not held");
+        assert!(roster.begin(shard) && !roster.begin(shard) && roster.is_here(shard));
+        assert_eq!(roster.look(shard), Here::Unheld);
+        roster.hold(shard, 3);
+        roster.found(&[shard, ShardId(2)], [ShardId(7)].into_iter());
+        assert_eq!((roster.look(shard), roster.look(ShardId(2))), (Here::Held(3), Here::Unheld));
+        roster.bury(shard);
+        assert!(roster.knows(shard) && !roster.is_here(shard) && roster.knows(ShardId(7)));
+        assert!(roster.begin(shard), "in a later epoch");
+        assert_eq!(roster.look(shard), Here::Unheld);
+    }
+}
