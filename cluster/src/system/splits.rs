@@ -31,7 +31,8 @@ impl SystemState {
     /// map hears of it.
     #[must_use]
     pub fn vanished(&self, id: ShardId) -> bool {
-        let known = self.shards.contains_key(&id) || self.reserved.contains_key(&id);
+        let reserved = self.reserved.contains_key(&id) && !planted!(VanishIgnoresReserved);
+        let known = self.shards.contains_key(&id) || reserved;
         id != SYSTEM_SHARD && id.0 < self.next_shard && !known
     }
 
@@ -93,7 +94,7 @@ impl SystemState {
             }
         }
         if let Some(descriptor) = self.shards.get_mut(&news.shard) {
-            if news.version > descriptor.version {
+            if news.version > descriptor.version || planted!(MapTakesOlder) {
                 (descriptor.from, descriptor.to) = (news.from.clone(), news.to.clone());
                 descriptor.version = news.version;
                 shards.insert(news.shard);
