@@ -166,7 +166,7 @@ impl World {
                 continue;
             }
             if self.nodes[node].logs.get(&shard).is_some_and(|log| log.end < chosen) {
-                self.catch_up(shard, node, false);
+                self.catch_up(shard, node, by.is_some());
             }
             if self.nodes[node].logs.get(&shard).is_some_and(|log| log.end == chosen) {
                 able.push(node);
@@ -175,8 +175,8 @@ impl World {
         if able.len() < quorum {
             return Ok(());
         }
-        let acceptors = match by {
-            Some(by) => by.to_vec(),
+        let acceptors: Vec<usize> = match by {
+            Some(by) => able.into_iter().filter(|node| by.contains(node)).collect(),
             None => {
                 for at in (1..able.len()).rev() {
                     able.swap(at, self.dice.index(at + 1));
@@ -185,6 +185,9 @@ impl World {
                 able
             }
         };
+        if acceptors.len() < quorum {
+            return Ok(());
+        }
         for node in acceptors {
             if let Some(log) = self.nodes[node].logs.get_mut(&shard) {
                 log.end = chosen + 1;

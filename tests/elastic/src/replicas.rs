@@ -191,8 +191,8 @@ impl World {
         for (shard, group) in &self.groups {
             // Its base was flushed before its first log write.
             let space = own_space(*shard);
-            let lost = parent_of(group).is_none() || node.logs.contains_key(shard) || node.removed.contains_key(shard);
-            if !lost && is_born(&mut node.store, &group.genesis, space)? {
+            let known = parent_of(group).is_none() || node.logs.contains_key(shard) || node.removed.contains_key(shard);
+            if !known && is_born(&mut node.store, &group.genesis, space)? {
                 let state = ShardState::load(&mut node.store, space, group.genesis.clone())?;
                 node.states.insert(*shard, state);
                 node.creating.insert(*shard, group.genesis.clone());

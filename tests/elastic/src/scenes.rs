@@ -2,6 +2,7 @@
 //!
 //! Owns: their steps. Must never: check anything of its own; the world does.
 
+use crate::dice::Dice;
 use crate::group::{What, members, value_of};
 use crate::plan::Planted;
 use crate::search::guarded;
@@ -9,6 +10,7 @@ use crate::violation::{Check, Violation};
 use crate::world::World;
 use std::sync::Arc;
 use synod_cluster::ids::{ClientId, ClientSeq, ShardId};
+use synod_cluster::system::Partitioning;
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest};
 
 /// The steps of a stage.
@@ -24,7 +26,7 @@ struct Stage {
 
 impl Stage {
     fn new(planted: Planted) -> Check<Self> {
-        let mut world = World::new(1, planted, false)?;
+        let mut world = World::of(Dice::new(1), Partitioning::Range, planted, false)?;
         world.skew.fill(0);
         world.slow = None;
         let shards = world.shards();

@@ -84,6 +84,11 @@ impl World {
     pub(crate) fn new(seed: u64, planted: Planted, traced: bool) -> Check<Self> {
         let mut dice = Dice::new(seed);
         let partitioning = if dice.chance(700) { Partitioning::Range } else { Partitioning::Hash };
+        Self::of(dice, partitioning, planted, traced)
+    }
+
+    /// The world of a table that is partitioned so.
+    pub(crate) fn of(mut dice: Dice, partitioning: Partitioning, planted: Planted, traced: bool) -> Check<Self> {
         let keys = Keys::new(partitioning);
         let middle = [2, 4, 6][dice.index(3)];
         let (map, table) = founded(partitioning, &keys, middle)?;
