@@ -24,6 +24,11 @@
 //! | the network, and what a node compares when a write comes | `writes` |
 //! | the second look at the version, when a read or a tail is answered | `reads` |
 //!
+//! Checked at every step: a key has one owner; its offsets have no gaps, and its timestamps rise; a write executes once, and never after
+//! it was reported as failed; all replicas at a slot have one hash, and so have all beginnings of a child; reads and scans show what
+//! was acknowledged; the tail gives each record once, in order; no revision of the map has a gap or a version that falls; chosen
+//! entries stay while a majority lives. Checked at the end: every record is served, and was tailed.
+//!
 //! Not here: merges, which do not exist yet; phase 1 and B0; clocks of leases; when a leader proposes a split; dropped tables;
 //! retention and trims of records; damage; backups; the replication of the system shard.
 
