@@ -27,7 +27,7 @@ const REMEMBERED: usize = 12;
 
 /// What a node says of all replicas that live there.
 pub(crate) fn hints(node: &Node) -> Vec<News> {
-    let living = node.states.iter().filter(|(shard, _)| node.logs.contains_key(shard));
+    let living = node.states.iter().filter(|(shard, _)| node.logs.contains_key(*shard));
     living.map(|(_, state)| news(state.descriptor())).collect()
 }
 
