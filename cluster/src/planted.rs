@@ -1,4 +1,5 @@
-//! Faults that the whole-node simulation must find. Compiled only in the package that declares the feature `planted`.
+//! Faults that the whole-node simulation or the explorer of splits must find. Compiled only in the package that declares the
+//! feature `planted`.
 //!
 //! Owns: the list, and which one is planted on this thread. Must never: exist in the shipped crate.
 
@@ -11,12 +12,22 @@ pub enum Fault {
     CancelForgotten,
     /// A move ends as done while its learner still catches up.
     JobEndsEarly,
-    /// A shard that is in no map, and whose id is reserved, is taken for one that was dropped.
+    /// A node gives up whatever it is asked to.
+    NoCustody,
+    /// An id that is reserved for a child counts as that of a shard that is gone.
     VanishIgnoresReserved,
+    /// The map takes bounds of whatever version.
+    MapTakesOlder,
+    /// A batch whose keys lie on two shards by now is reported as not written, though an attempt may have been executed.
+    CrossShardLies,
 }
 
 impl Fault {
-    /// Every fault that runs of jobs find.
+    /// Those of splits, which the explorer of splits finds: the simulation splits nothing.
+    pub const SPLITS: &[Self] =
+        &[Self::NoCustody, Self::VanishIgnoresReserved, Self::MapTakesOlder, Self::CrossShardLies];
+
+    /// Every fault of whole nodes.
     pub const ALL: &[Self] = &[Self::CancelForgotten, Self::JobEndsEarly];
 }
 

@@ -1,4 +1,5 @@
-//! Faults that the whole-node simulation must find. Compiled only in the package that declares the feature `planted`.
+//! Faults that the whole-node simulation or the explorer of splits must find. Compiled only in the package that declares the
+//! feature `planted`.
 //!
 //! Owns: the list, and which one is planted on this thread. Must never: exist in the shipped crate.
 
@@ -91,10 +92,29 @@ pub enum Fault {
     CreationResetsLog,
     /// A snapshot takes a replica's place, or a replica goes, whatever of its range is nowhere else on the node.
     NoCustody,
+    /// A child begins without the sessions of its parent.
+    SplitWithoutSessions,
+    /// The clock of a child's timestamps begins anew.
+    SplitResetsTime,
+    /// A parent executes a write of a key that it has given up.
+    LateParentExecutes,
+    /// The ring of a child claims a window of which it has nothing.
+    ChildRingClaimsAll,
+    /// A parent that applies its split again makes a child anew that is here already.
+    ReplayOverwritesChild,
 }
 
 impl Fault {
-    /// Every fault that breaks an invariant: what only makes members wait has a scenario of its own.
+    /// Those of splits, which the explorer of splits finds: the simulation splits nothing.
+    pub const SPLITS: &[Self] = &[
+        Self::SplitWithoutSessions,
+        Self::SplitResetsTime,
+        Self::LateParentExecutes,
+        Self::ChildRingClaimsAll,
+        Self::ReplayOverwritesChild,
+    ];
+
+    /// Every fault that breaks an invariant of whole nodes: what only makes members wait has a scenario of its own.
     pub const ALL: &[Self] = &[
         Self::SessionsLostAtRestart,
         Self::FreezeWithoutSessions,

@@ -16,6 +16,8 @@ use crate::codec::Damage as _;
 use crate::codec::bounds::{BoundsRow, ChildMark};
 use crate::codec::keys;
 use crate::command::{Admin, Split, decode_admin};
+use crate::ring::Ring;
+use crate::sessions::Sessions;
 use crate::state::{StateBatch, StateStore};
 use bytes::Bytes;
 use synod_cluster::ids::{Ballot, Entry, SYSTEM_SHARD, ShardId, Slot, Space};
@@ -137,7 +139,7 @@ impl ShardState {
         self.stored = self.applied;
         let mut rows: Vec<Change> = self.own_rows().into();
         let here = Extent::read(|row| store.get(row), space, descriptor.clone())?;
-        if !here.alone {
+        if !here.alone && !planted!(ReplayOverwritesChild) {
             // No freeze comes between: what is durable has both or neither.
             give_up(store, &descriptor, &pieces, &here)?;
             store.apply(StateBatch { rows })?;
@@ -151,9 +153,9 @@ impl ShardState {
             pieces,
             applied: Slot(0),
             stored: Slot(0),
-            last_ts: self.last_ts,
-            sessions: self.sessions.copy(),
-            ring,
+            last_ts: if planted!(SplitResetsTime) { 0 } else { self.last_ts },
+            sessions: if planted!(SplitWithoutSessions) { Sessions::default() } else { self.sessions.copy() },
+            ring: if planted!(ChildRingClaimsAll) { Ring::new(0) } else { ring },
             machine: Machine::Data,
             ahead: None,
         };

@@ -1,0 +1,186 @@
+//! Schedules that are written down: what random ones seldom meet.
+//!
+//! Owns: their steps. Must never: check anything of its own; the world does.
+
+use crate::dice::Dice;
+use crate::group::{What, members, value_of};
+use crate::plan::Planted;
+use crate::search::guarded;
+use crate::violation::{Check, Violation};
+use crate::world::World;
+use std::sync::Arc;
+use synod_cluster::ids::{ClientId, ClientSeq, ShardId};
+use synod_cluster::system::Partitioning;
+use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest};
+
+/// The steps of a stage.
+struct Stage {
+    world: World,
+    /// The shard with the lowest keys.
+    parent: ShardId,
+    /// The shard with the others.
+    other: ShardId,
+    /// The last key of the first.
+    last: usize,
+}
+
+impl Stage {
+    fn new(planted: Planted) -> Check<Self> {
+        let mut world = World::of(Dice::new(1), Partitioning::Range, planted, false)?;
+        world.skew.fill(0);
+        world.slow = None;
+        let shards = world.shards();
+        let (Some(parent), Some(other)) = (shards.first().copied(), shards.last().copied()) else {
+            return Err(Violation("no shard was founded".into()));
+        };
+        let inside = world.oracle.states.get(&parent).map(|state| world.keys.of(state.descriptor()));
+        let last = inside.map_or(0, |keys| keys.end.saturating_sub(1));
+        Ok(Self { world, parent, other, last })
+    }
+
+    fn lead(&mut self, shard: ShardId, node: usize) {
+        if let Some(group) = self.world.groups.get_mut(&shard) {
+            group.leader = Some(node);
+        }
+    }
+
+    /// All that is proposed is chosen, by these nodes.
+    fn choose(&mut self, shard: ShardId, by: &[usize]) -> Check {
+        while self.world.groups.get(&shard).is_some_and(|group| !group.pending.is_empty() && group.leader.is_some()) {
+            let before = self.world.groups.get(&shard).map(|group| group.chosen());
+            self.world.choose(shard, Some(by))?;
+            if self.world.groups.get(&shard).map(|group| group.chosen()) == before {
+                return Err(Violation(format!("nothing is chosen in shard {shard}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn noop(&mut self, shard: ShardId, by: &[usize]) -> Check {
+        self.world.propose(shard, What::Noop, None);
+        self.choose(shard, by)
+    }
+
+    fn write(&mut self, shard: ShardId, seq: u64, key: usize, by: &[usize]) -> Check {
+        let (client, seq_id) = (ClientId(0), ClientSeq(seq));
+        let id = WriteId { client, seq: seq_id, floor: ClientSeq(1), deadline_us: 9_999 };
+        let action = Action::Append(vec![NewRecord { headers: Vec::new(), value: value_of(0, seq) }]);
+        let ops = vec![KeyOp { key: self.world.keys.name(key), expect: Expect::Any, action }];
+        let op = Op::Write { table: self.world.table, ops };
+        self.world.propose(shard, What::Write(WriteRequest { id, op }), None);
+        self.choose(shard, by)
+    }
+
+    fn config(&mut self, shard: ShardId, learner: Option<usize>, by: &[usize]) -> Check {
+        let Some(group) = self.world.groups.get(&shard) else { return Ok(()) };
+        let next = members(group.membership.epoch.next(), &[0, 1, 2], learner, 0);
+        self.world.propose(shard, What::Config(next), None);
+        self.choose(shard, by)
+    }
+
+    /// A node hears of all that is chosen in a shard, and applies it.
+    fn applied(&mut self, shard: ShardId, node: usize) -> Check {
+        let chosen = self.world.groups.get(&shard).map_or(0, |group| group.chosen());
+        self.world.nodes[node].commit.insert(shard, chosen);
+        self.world.apply(shard, node, u64::MAX)?;
+        self.world.write_logs(node);
+        Ok(())
+    }
+
+    /// A node flushes, and lets go of what its logs have below.
+    fn kept(&mut self, node: usize) -> Check {
+        self.world.flush(node)?;
+        self.world.trim(node, true)
+    }
+
+    /// The map hears of a shard's bounds from whoever knows them.
+    fn told(&mut self, shard: ShardId) -> Check {
+        for _ in 0..40 {
+            self.world.report(shard);
+        }
+        while !self.world.reports.is_empty() {
+            self.world.index()?;
+        }
+        Ok(())
+    }
+
+    fn mapped(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            self.world.nodes[*node].map = Arc::clone(&self.world.map);
+        }
+    }
+
+    fn dies(&mut self, node: usize) {
+        self.world.crash(node);
+        self.world.nodes[node].dead = true;
+    }
+}
+
+/// Three nodes, two outages one after the other, and a death: what a snapshot of the parent behind a split takes with it.
+///
+/// # Errors
+/// What the world finds.
+pub fn two_outages_one_death(planted: Planted) -> Result<(), Violation> {
+    guarded(planted, || {
+        let mut stage = Stage::new(planted)?;
+        let (parent, last) = (stage.parent, stage.last);
+        stage.lead(parent, 0);
+        stage.write(parent, 1, 0, &[0, 1, 2])?;
+        stage.write(parent, 2, last, &[0, 1, 2])?;
+        stage.world.split_at(parent, last)?;
+        stage.choose(parent, &[0, 1, 2])?;
+        // Every log has the split. One node is down; another applies it, and loses that before it is flushed.
+        stage.world.crash(2);
+        stage.noop(parent, &[0, 1])?;
+        stage.applied(parent, 0)?;
+        stage.applied(parent, 1)?;
+        stage.world.crash(1);
+        stage.kept(0)?;
+        stage.world.restart(2)?;
+        stage.told(parent)?;
+        stage.mapped(&[0, 2]);
+        stage.world.snapshot(parent, 2)?;
+        let behind = stage.world.nodes[2].states.get(&parent).is_some_and(|state| state.descriptor().version > 1);
+        if behind {
+            stage.noop(parent, &[0, 2])?;
+            stage.applied(parent, 0)?;
+            stage.applied(parent, 2)?;
+            stage.kept(0)?;
+            stage.kept(2)?;
+        }
+        stage.world.restart(1)?;
+        stage.mapped(&[1]);
+        if behind {
+            stage.world.snapshot(parent, 1)?;
+        }
+        stage.dies(0);
+        stage.world.heal()
+    })
+}
+
+/// No leader of the new epoch can begin before the member that lags has what only the map can tell it of.
+///
+/// # Errors
+/// What the world finds.
+pub fn who_tells(planted: Planted) -> Result<(), Violation> {
+    guarded(planted, || {
+        let mut stage = Stage::new(planted)?;
+        let (parent, other, last) = (stage.parent, stage.other, stage.last);
+        stage.lead(parent, 0);
+        stage.lead(other, 0);
+        stage.write(parent, 1, last, &[0, 1, 2])?;
+        stage.noop(other, &[0, 1, 2])?;
+        stage.world.crash(2);
+        stage.config(parent, Some(3), &[0, 1])?;
+        stage.lead(parent, 0);
+        stage.world.split_at(parent, last)?;
+        stage.choose(parent, &[0, 1])?;
+        stage.applied(parent, 0)?;
+        stage.applied(parent, 1)?;
+        stage.config(parent, None, &[0, 1])?;
+        stage.applied(parent, 0)?;
+        stage.kept(0)?;
+        stage.dies(1);
+        stage.world.heal()
+    })
+}
