@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
-use synod_cluster::system::SystemState;
+use synod_cluster::system::{ShardNews, SystemState};
 use synod_engine::host::{
     FetchRequest, Links, ProcessHost, ReadHost, ScrubHost, SnapshotHost, SnapshotKind, SnapshotRequest,
 };
@@ -30,6 +30,8 @@ pub struct Signals {
     pub quarantined: watch::Sender<Option<String>>,
     /// Members of groups led here that the map does not know yet.
     pub members: watch::Sender<BTreeMap<ShardId, Membership>>,
+    /// Bounds that replicas here have applied and the map does not know yet, the newest of each shard.
+    pub bounds: watch::Sender<BTreeMap<ShardId, ShardNews>>,
     /// Why the node must go down, other than by order.
     pub failed: watch::Sender<Option<String>>,
     /// The system shard has a leader that this node knows.

@@ -27,6 +27,7 @@ mod team;
 mod term;
 pub mod threads;
 mod versions;
+mod whereabouts;
 
 use crate::config::ServerConfig;
 use anyhow::{Context, Result, bail};
