@@ -401,6 +401,13 @@ impl v1::admin_server::Admin for Node {
         Err(Status::unimplemented("members do not change here"))
     }
 
+    async fn propose_split(
+        &self,
+        _: Request<v1::ProposeSplitRequest>,
+    ) -> Result<Response<v1::ProposeSplitReply>, Status> {
+        Err(Status::unimplemented("shards are split by the tests here"))
+    }
+
     async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::RemoveNodeReply>, Status> {
         Err(Status::unimplemented("nodes do not go here"))
     }
