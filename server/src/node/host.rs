@@ -2,6 +2,7 @@
 //!
 //! Owns: the worker's end of the node. Must never: block the worker.
 
+use super::bounds::{self, Applied};
 use super::map::MapCache;
 use super::peer::Outbox;
 use super::readers::Readers;
@@ -31,7 +32,7 @@ pub struct Signals {
     /// Members of groups led here that the map does not know yet.
     pub members: watch::Sender<BTreeMap<ShardId, Membership>>,
     /// Bounds that replicas here have applied and the map does not know yet, the newest of each shard.
-    pub bounds: watch::Sender<BTreeMap<ShardId, ShardNews>>,
+    pub bounds: watch::Sender<Applied>,
     /// Why the node must go down, other than by order.
     pub failed: watch::Sender<Option<String>>,
     /// The system shard has a leader that this node knows.
@@ -91,6 +92,11 @@ impl ProcessHost for NodeHost {
     fn members_changed(&mut self, shard: ShardId, membership: Membership) {
         // Said again until the map knows, so that whoever tells the system shard tries again.
         self.signals.members.send_modify(|news| drop(news.insert(shard, membership)));
+    }
+
+    fn bounds_changed(&mut self, news: ShardNews) {
+        // Said again until the map knows, so that whoever tells the system shard looks again.
+        self.signals.bounds.send_modify(|applied| bounds::note(applied, news));
     }
 
     fn drained(&mut self) {

@@ -6,6 +6,7 @@
 //! What replicas here have applied and the map does not have yet is laid over the map, as clients do it: of two entries about one
 //! position the greater version counts.
 
+use super::bounds::Applied;
 use super::host::Signals;
 use super::map::MapCache;
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use synod_cluster::ids::{NodeId, ShardId, TableId};
 use synod_cluster::overlay::{News, Overlay};
 use synod_cluster::position::{after, below};
-use synod_cluster::system::{Descriptor, Partitioning, ShardNews, SystemState};
+use synod_cluster::system::{Descriptor, Partitioning, SystemState};
 use synod_paxos::types::Membership;
 use synod_proto::errors;
 use synod_proto::v1;
@@ -22,9 +23,6 @@ use tokio::sync::watch;
 
 /// Shards that a refusal names at most.
 const NOW_MAX: usize = 8;
-
-/// Bounds that replicas here have applied and the map does not have yet.
-pub type Applied = BTreeMap<ShardId, ShardNews>;
 
 /// Knows where keys are.
 pub struct Whereabouts {
@@ -187,7 +185,7 @@ fn to_wire(table: TableId, news: &News, leader: Option<NodeId>) -> v1::Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_cluster::system::{Child, Retention, SystemCommand};
+    use synod_cluster::system::{Child, Retention, ShardNews, SystemCommand};
 
     const TABLE: TableId = TableId(1);
 
