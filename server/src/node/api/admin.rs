@@ -366,6 +366,8 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
         from: r.from,
         to: r.to,
         unborn: r.unborn,
+        members_epoch: r.epoch.0,
+        hindrance: r.hindrance.unwrap_or_default(),
     }
 }
 

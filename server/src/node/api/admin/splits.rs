@@ -64,7 +64,8 @@ pub(super) fn led(replica: &v1::ReplicaStatus, descriptor: &Descriptor) -> Optio
         Partitioning::Range => None,
     };
     let bounds = Bounds { from, to, version: replica.version };
-    Some(Leader { bounds, epoch: Epoch(replica.epoch), middle, hindrance: None })
+    let hindrance = (!replica.hindrance.is_empty()).then(|| replica.hindrance.clone());
+    Some(Leader { bounds, epoch: Epoch(replica.members_epoch), middle, hindrance })
 }
 
 /// Has an id reserved for the child.
@@ -122,9 +123,12 @@ mod tests {
 
     #[test]
     fn a_leader_says_where_the_middle_of_a_ring_is_and_an_old_one_says_nothing() {
-        let replica = v1::ReplicaStatus { shard: 2, version: 3, epoch: 5, ..v1::ReplicaStatus::default() };
+        let hindrance = "a learner catches up".to_owned();
+        let replica =
+            v1::ReplicaStatus { shard: 2, version: 3, members_epoch: 5, hindrance, ..v1::ReplicaStatus::default() };
         let leader = led(&replica, &descriptor(Partitioning::Hash)).expect("it says");
         assert_eq!((leader.bounds.version, leader.epoch), (3, Epoch(5)));
+        assert_eq!(leader.hindrance.as_deref(), Some("a learner catches up"));
         assert_eq!(leader.middle.as_deref(), Some(&[0x80, 0, 0, 0, 0, 0, 0, 0][..]));
         assert_eq!(led(&replica, &descriptor(Partitioning::Range)).expect("it says").middle, None);
         let old = v1::ReplicaStatus { version: 0, ..replica };
