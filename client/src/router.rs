@@ -260,7 +260,7 @@ fn news_of_map(shard: &ShardInfo) -> News {
     }
 }
 
-/// The shard at the end of a route. Nothing is asked of learners, so that they are not named.
+/// The shard at the end of a route. Learners are not named: nothing is asked of them.
 fn shard_of_route(table_id: u32, route: &Route<'_>) -> ShardInfo {
     ShardInfo {
         id: route.owner.shard.0,

@@ -1,7 +1,8 @@
 //! The shard map, kept up to date.
 //!
-//! Owns: the newest map seen and the task that watches for the next one on whichever node answers. Must never: go back to
-//! an older revision, take the map of another cluster, forget what nodes said of their shards before a map has it, or connect to a node anew for each question.
+//! Owns: the newest map seen, what nodes said of their shards beyond it, and the task that watches for the next map on whichever
+//! node answers. Must never: go back to an older revision, take the map of another cluster, or connect to a node anew for each
+//! question.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
