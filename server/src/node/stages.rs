@@ -330,7 +330,7 @@ impl Running {
             started,
         });
         tokio::spawn(jobs.run(listening.admin_service));
-        let whereabouts = Arc::new(Whereabouts::new(Arc::clone(&map_cache), &signals));
+        let whereabouts = Arc::new(Whereabouts::new(Arc::clone(&map_cache), signals.bounds.subscribe()));
         listening.synod_service.started(synod::Running {
             cluster,
             worker: worker.clone(),

@@ -7,7 +7,6 @@
 //! position the greater version counts.
 
 use super::bounds::Applied;
-use super::host::Signals;
 use super::map::MapCache;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -41,8 +40,7 @@ struct Tables {
 impl Whereabouts {
     /// What the map and the replicas here know.
     #[must_use]
-    pub fn new(map_cache: Arc<MapCache>, signals: &Signals) -> Self {
-        let applied = signals.bounds.subscribe();
+    pub fn new(map_cache: Arc<MapCache>, applied: watch::Receiver<Applied>) -> Self {
         let tables = Tables { revision: 0, applied: applied.clone(), overlays: BTreeMap::new() };
         Self { map_cache, applied, tables: Mutex::new(tables) }
     }
@@ -185,7 +183,11 @@ fn to_wire(table: TableId, news: &News, leader: Option<NodeId>) -> v1::Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::peer::Local;
+    use synod_cluster::ids::{ClusterVersion, Incarnation, Nonce};
     use synod_cluster::system::{Child, Retention, ShardNews, SystemCommand};
+    use v1::error::Kind;
+    use v1::shard_request::Body;
 
     const TABLE: TableId = TableId(1);
 
@@ -234,6 +236,35 @@ mod tests {
     }
 
     #[test]
+    fn only_a_request_for_older_bounds_is_refused_and_it_is_told_where_its_keys_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (node, speaks) = (NodeId(1), ClusterVersion::SPOKEN);
+        let local = Local { cluster: 7, node, incarnation: Incarnation(1), nonce: Nonce(0), speaks };
+        let map_cache = MapCache::open(dir.path(), &local, Arc::default()).expect("there is none yet");
+        let bounds = watch::Sender::new(Applied::new());
+        let places = Whereabouts::new(Arc::clone(&map_cache), bounds.subscribe());
+        let get = |key| Body::Get(v1::Get { table_id: 1, key: bytes(key), ..v1::Get::default() });
+        let told = |shard, version, body| {
+            let error = places.moved(&v1::ShardRequest { id: 9, shard, version, body: Some(body) })?;
+            let Some(Kind::WrongShard(v1::WrongShard { now })) = error.kind else { panic!("{}", error.message) };
+            Some(now.iter().map(|s| (s.id, s.version, s.from.clone(), s.leader_hint)).collect::<Vec<_>>())
+        };
+        assert_eq!(told(2, 0, get("d")), None, "nothing is known");
+        let map = map();
+        assert!(map_cache.offer(&Arc::new(map.clone())));
+        let (parent, child) = ((2, 2, bytes(""), 1), (9, 2, bytes("c"), 5));
+        assert_eq!((told(2, 1, get("d")), told(9, 1, get("d"))), (None, None), "as new as what is known");
+        bounds.send_modify(|applied| *applied = self::applied(&map));
+        map_cache.set_leader(ShardId(9), Some(NodeId(5)));
+        assert_eq!(told(2, 1, get("d")), Some(vec![child.clone()]));
+        assert_eq!(told(2, 1, get("b")), Some(vec![parent.clone()]));
+        assert_eq!((told(2, 2, get("d")), told(3, 1, get("x"))), (None, None));
+        let scan = v1::Scan { table_id: 1, pos_to: bytes("m"), ..v1::Scan::default() };
+        assert_eq!(told(2, 1, Body::Scan(scan)), Some(vec![parent, child]));
+        assert_eq!(told(2, 1, Body::Clock(true)), None, "the time is nobody's");
+    }
+
+    #[test]
     fn a_refusal_names_few_shards_each_once() {
         let mut known = Overlay::default();
         let map = map();
@@ -247,7 +278,6 @@ mod tests {
 
     #[test]
     fn a_request_says_what_it_is_about() {
-        use v1::shard_request::Body;
         let map = map();
         let get = |table_id| Body::Get(v1::Get { table_id, key: bytes("k"), ..v1::Get::default() });
         assert_eq!(asked(&get(1), &map), Some((TABLE, vec![(bytes("k"), bytes("k\0"))])));

@@ -21,7 +21,7 @@ impl Executor {
         task.next = now + task.pause;
         task.saw_split(&look.seen, now);
         let step = split::next(goal, &look.seen);
-        task.progress.step = Some(JobStep::Split(step.clone()));
+        task.progress.step = Some(JobStep::Split(if back { going_back(&step) } else { step.clone() }));
         let finish = |end| Some(Action::Finish { job: id, seen: look.epoch, end });
         match step {
             split::Step::Done => finish(JobEnd::Done),
@@ -36,6 +36,16 @@ impl Executor {
                 Some(Action::Split { job: id, shard, version, epoch, child, at })
             }
         }
+    }
+}
+
+/// What is shown of a split that is cancelled.
+fn going_back(step: &split::Step) -> split::Step {
+    match step {
+        split::Step::Reserve { .. } | split::Step::Propose { .. } => {
+            split::Step::Wait("a split that was asked for before may come yet".into())
+        }
+        step => step.clone(),
     }
 }
 
@@ -135,6 +145,10 @@ mod tests {
         let looks = [(0, look(3, 3, true)), (9_000, look(3, 4, true)), (9_100, made())];
         assert_eq!(decided(&JobState::Cancelling, &looks), [None, None, finish(4, JobEnd::Done)]);
         assert_eq!(decided(&JobState::Cancelling, &[(0, SplitLook::default())]), [finish(0, JobEnd::Cancelled)]);
+        let mut executor = Executor::default();
+        executor.decide_split(JobId(1), &job(JobState::Cancelling), &look(3, 3, true), ms(0));
+        let step = executor.progress(JobId(1)).and_then(|progress| progress.step.clone());
+        assert!(matches!(step, Some(JobStep::Split(split::Step::Wait(_)))), "{step:?}");
     }
 
     #[test]
