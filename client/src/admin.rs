@@ -237,6 +237,9 @@ impl Client {
         let node = |id: u64| NodeInfo { id, addr: view.addr(id).unwrap_or_default().to_string() };
         let mut shard = shard.info.clone();
         shard.leader = leader;
+        // Routes do not name them.
+        let mapped = view.public.shards.iter().find(|mapped| mapped.id == shard.id);
+        shard.learners = mapped.map(|mapped| mapped.learners.clone()).unwrap_or_default();
         Ok(Explain {
             hash: (info.partitioning == PartitionKind::Hash).then(|| key_hash(&key)),
             voters: shard.voters.iter().copied().map(node).collect(),

@@ -13,11 +13,12 @@ use tokio::time::timeout;
 use crate::error::Result;
 use crate::frames::{Answer, Ask, was_sent};
 use crate::link::{Broken, Conn};
-use crate::retry::Progress;
+use crate::retry::{Progress, Tried};
 use crate::router::{MapView, ShardRoute, TableRoute};
 use crate::shared::{Core, Want};
-use synod_cluster::decide::Refused;
-use synod_cluster::decide::{Failure, Missing};
+use synod_cluster::decide::{Failure, Missing, Refused};
+use synod_proto::v1;
+use v1::error::Kind;
 
 /// An answer with where it came from.
 pub(crate) struct Got {
@@ -59,6 +60,10 @@ impl Core {
                 Some(conn) => Ok(conn),
                 None => Box::pin(timeout(limit, self.conn(node))).await.unwrap_or(Err(Failure::Silent(limit))),
             };
+            let crosses = want.crosses(&table, &shard);
+            if crosses {
+                progress.learnt.cross()?;
+            }
             let sent = Arc::new(AtomicBool::new(false));
             let failure = match conn {
                 Err(failure) => failure,
@@ -68,7 +73,10 @@ impl Core {
                     let limit = want.left().min(limit + 2 * conn.clock.round_trip());
                     let asked = conn.ask(shard.info.id, shard.info.version, ask, Some(sent.clone()));
                     match answered(&conn, asked, &sent, limit, &want).await {
-                        Ok(Answer::Error(error)) => Failure::Refused(Refused::from(error)),
+                        Ok(Answer::Error(error)) => {
+                            self.learn(&want, &error);
+                            Failure::Refused(Refused::from(error))
+                        }
                         Ok(answer) => {
                             if want.consistency.is_of_leader() {
                                 shard.set_leader(node);
@@ -79,8 +87,17 @@ impl Core {
                     }
                 }
             };
-            let may_have_left = want.write && was_sent(&sent);
-            Box::pin(self.failed(&mut progress, &want, &shard, node, failure, may_have_left)).await?;
+            let tried = Tried { shard, node, crosses, may_have_left: want.write && was_sent(&sent) };
+            Box::pin(self.failed(&mut progress, &want, &tried, failure)).await?;
+        }
+    }
+
+    /// Takes what a refusal says of the shards that own what was asked for.
+    fn learn(&self, want: &Want<'_>, error: &v1::Error) {
+        if let Some(Kind::WrongShard(v1::WrongShard { now })) = &error.kind
+            && !now.is_empty()
+        {
+            self.maps.hint(want.table, now);
         }
     }
 

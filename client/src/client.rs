@@ -311,8 +311,8 @@ impl Client {
         let mut shard_time_us = None;
         let mut renewals = 0;
         let got = loop {
-            let want = Want { place: Place::Key(&key), ..self.want_by(table, deadline) };
-            let called = self.call_write(want, &ops, name.as_ref(), shard_time_us).await;
+            let want = Want { place: Place::Key(&key), ops: &ops, ..self.want_by(table, deadline) };
+            let called = self.call_write(want, name.as_ref(), shard_time_us).await;
             // Under another name, and only what cannot have been executed; a name that the caller gave is the caller's.
             match called.as_ref().err().and_then(decide::renewal) {
                 Some(at_us) if name.is_none() && renewals < RENEWALS_MAX => {
@@ -340,14 +340,8 @@ impl Client {
 
     /// Makes the call of a write under one name: the caller's, or a new one of this client's. The deadline in that is counted
     /// from `shard_time_us` where it is known, else by the clock of the node that the first attempt goes to.
-    async fn call_write(
-        &self,
-        want: Want<'_>,
-        ops: &[v1::WriteOp],
-        name: Option<&WriteName>,
-        shard_time_us: Option<u64>,
-    ) -> Result<Got> {
-        let deadline = want.deadline;
+    async fn call_write(&self, want: Want<'_>, name: Option<&WriteName>, shard_time_us: Option<u64>) -> Result<Got> {
+        let Want { deadline, ops, .. } = want;
         let ticket = match name {
             Some(_) => None,
             None => {
@@ -359,12 +353,7 @@ impl Client {
         };
         // Fixed by the first attempt, kept by the others: the deadline is part of the write's name.
         let mut deadline_us = None;
-        let call = self.caller.core.call(want, |table, shard, conn| {
-            let elsewhere =
-                |op: &v1::WriteOp| table.locate(Place::Key(&op.key)).is_none_or(|s| s.info.id != shard.info.id);
-            if ops.len() > 1 && ops.iter().any(elsewhere) {
-                return Err(Error::CrossShard);
-            }
+        let call = self.caller.core.call(want, |table, _, conn| {
             let left = deadline.saturating_duration_since(Instant::now()).as_micros() as u64;
             let from = || shard_time_us.unwrap_or_else(|| conn.clock.now_us());
             let id = match (name, &ticket) {

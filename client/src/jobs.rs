@@ -74,11 +74,11 @@ impl Job {
 /// How far a job is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobProgress {
-    /// The step decided last: `learn`, `catch_up`, `promote`, `remove` or `end`.
+    /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`; `end` of both.
     pub step: String,
     /// What the learner lacks of the log, slots, while that is known.
     pub lag_slots: Option<u64>,
-    /// Why the last change that was asked for was not made yet.
+    /// Why the last change that was asked for was not made yet, or for what the job waits.
     pub trouble: Option<String>,
     /// Since something was last seen to change, milliseconds.
     pub idle_ms: u64,

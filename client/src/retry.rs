@@ -2,6 +2,8 @@
 //!
 //! Owns: the waiting. Must never: decide anything; `decide` does, so that the simulation runs the same decisions.
 
+use std::sync::Arc;
+
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{Error, Result};
@@ -16,6 +18,17 @@ pub(crate) struct Progress {
     began: Instant,
 }
 
+/// An attempt that failed.
+pub(crate) struct Tried {
+    pub(crate) shard: Arc<ShardRoute>,
+    /// The node that was asked.
+    pub(crate) node: u64,
+    /// It was a batch whose keys are of several shards.
+    pub(crate) crosses: bool,
+    /// It was a write that may have left.
+    pub(crate) may_have_left: bool,
+}
+
 impl Core {
     /// Waits for a map that has what is missing.
     pub(crate) async fn find(&self, progress: &mut Progress, want: &Want<'_>, missing: Missing) -> Result<()> {
@@ -28,18 +41,21 @@ impl Core {
         &self,
         progress: &mut Progress,
         want: &Want<'_>,
-        shard: &ShardRoute,
-        node: u64,
+        tried: &Tried,
         failure: Failure,
-        may_have_left: bool,
     ) -> Result<()> {
+        let Tried { shard, node, crosses, may_have_left } = tried;
+        let node = *node;
         let attempt = Attempt {
             table: want.table,
             shard: shard.info.id,
             voters: shard.info.voters.len(),
             node,
             write: want.write,
-            may_have_left,
+            may_have_left: *may_have_left,
+            // By this refusal, by the answer to another call, or by a newer map.
+            moved: self.locate(want).is_some_and(|now| !now.is_same(shard)),
+            crosses: *crosses,
         };
         if matches!(failure, Failure::Silent(_)) {
             // The node may be hung: without this, a call to each shard that it led would wait as long.
@@ -50,6 +66,11 @@ impl Core {
         let known = |node| self.maps.view().addr(node).is_some();
         let next = progress.learnt.failed(failure, &attempt, now, known);
         self.go_on(progress, want, Some(shard), next).await
+    }
+
+    /// The shard of what is asked for, as is known now.
+    fn locate(&self, want: &Want<'_>) -> Option<Arc<ShardRoute>> {
+        self.maps.view().table(want.table)?.locate(want.place).cloned()
     }
 
     async fn go_on(

@@ -1,7 +1,7 @@
 //! Where a key lives: positions, bounds, and the routing view of a shard map.
 //!
 //! Owns: the arithmetic of positions, the lookup of a position's shard, and the cached leader of each shard. Must never:
-//! talk to a node or wait; it is read on every call.
+//! talk to a node or wait; it is read on every call. Nor let a map or a hint take a position from a shard of a greater version.
 //!
 //! A position is the key on range tables, and the 8-byte big-endian XXH3-64 (seed 0) of the key, then the key, on hash
 //! tables. Bounds are `[from, to)`; an empty `to` means no bound.
@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use synod_cluster::ids::{Epoch, NodeId, ShardId};
+use synod_cluster::overlay::{News, Overlay, Route};
 use synod_cluster::position::{after, below, key_hash, prefix_end};
 use synod_cluster::system::Partitioning;
 use synod_proto::v1;
@@ -78,12 +80,14 @@ pub(crate) enum Place<'a> {
     Below(&'a [u8]),
 }
 
-/// A shard with its cached leader.
+/// Positions that one shard owns as far as is known, with its cached leader.
 #[derive(Debug)]
 pub(crate) struct ShardRoute {
+    /// The shard. Its bounds are those of the route: they may be narrower than what the shard last said of itself, where a shard of a
+    /// greater version lies within.
     pub(crate) info: ShardInfo,
-    /// 0 where unknown.
-    leader: AtomicU64,
+    /// 0 where unknown. All routes to the shard share it.
+    leader: Arc<AtomicU64>,
 }
 
 impl ShardRoute {
@@ -100,19 +104,55 @@ impl ShardRoute {
         let _ = self.leader.compare_exchange(node, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Whether requests by it are the same as by the other: to one shard with the same bounds and members.
+    pub(crate) fn is_same(&self, other: &ShardRoute) -> bool {
+        let what = |route: &ShardRoute| (route.info.id, route.info.version, route.info.epoch);
+        what(self) == what(other)
+    }
+
     fn holds(&self, pos: &[u8]) -> bool {
         self.info.from.as_ref() <= pos && below(pos, &self.info.to)
     }
 }
 
-/// A table with its shards in the order of their bounds.
+/// A table with its routes in the order of their bounds.
 #[derive(Debug)]
 pub(crate) struct TableRoute {
     pub(crate) info: TableInfo,
     pub(crate) shards: Vec<Arc<ShardRoute>>,
+    /// What the routes are made from: maps, and what nodes said of their shards.
+    overlay: Overlay,
 }
 
 impl TableRoute {
+    /// The routes of an overlay; what `previous` learnt of leaders is kept unless there is another hint than there was.
+    fn new(info: TableInfo, overlay: Overlay, previous: Option<&TableRoute>) -> TableRoute {
+        let known: HashMap<u64, &Arc<ShardRoute>> =
+            previous.iter().flat_map(|table| &table.shards).map(|route| (route.info.id, route)).collect();
+        let mut leaders: HashMap<u64, Arc<AtomicU64>> = HashMap::new();
+        let mut shards = Vec::new();
+        for route in overlay.routes() {
+            let info = shard_of_route(info.id, &route);
+            let known = known.get(&info.id).copied();
+            let leader =
+                leaders.entry(info.id).or_insert_with(|| Arc::new(AtomicU64::new(leader(&info, known)))).clone();
+            shards.push(Arc::new(ShardRoute { info, leader }));
+        }
+        TableRoute { info, shards, overlay }
+    }
+
+    /// The same with what nodes said of shards; `None` where all of that was known.
+    fn with_hints(&self, hints: &[News]) -> Option<TableRoute> {
+        if !hints.iter().any(|hint| self.overlay.is_news(hint)) {
+            return None;
+        }
+        let mut overlay = self.overlay.clone();
+        for hint in hints {
+            overlay.hint(hint.clone());
+        }
+        Some(TableRoute::new(self.info.clone(), overlay, Some(self)))
+    }
+
     pub(crate) fn locate(&self, place: Place<'_>) -> Option<&Arc<ShardRoute>> {
         match place {
             Place::Key(key) if self.info.partitioning == PartitionKind::Hash => self.at(&key_hash(key).to_be_bytes()),
@@ -149,7 +189,7 @@ impl MapView {
         self.tables.values().flat_map(|table| &table.shards).for_each(|shard| shard.clear_leader(node));
     }
 
-    /// Builds the view; what `previous` learnt of leaders is kept unless the new map has another hint than the old one.
+    /// Builds the view: the map laid over what `previous` knows. What is of a greater version there stays, whatever the map says.
     pub(crate) fn build(map: v1::ShardMap, previous: Option<&MapView>) -> MapView {
         let mut nodes: Vec<NodeInfo> = map.nodes.into_iter().map(|n| NodeInfo { id: n.id, addr: n.addr }).collect();
         nodes.sort_by_key(|n| n.id);
@@ -157,16 +197,17 @@ impl MapView {
         shards.sort_by(|a, b| (a.table_id, &a.from).cmp(&(b.table_id, &b.from)));
         let mut tables: Vec<TableInfo> = map.tables.iter().filter_map(table_info).collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
-        let known: HashMap<u64, &Arc<ShardRoute>> =
-            previous.iter().flat_map(|p| p.tables.values()).flat_map(|t| &t.shards).map(|s| (s.info.id, s)).collect();
+        let before: HashMap<u32, &Arc<TableRoute>> =
+            previous.iter().flat_map(|p| p.tables.values()).map(|table| (table.info.id, table)).collect();
         let mut routes = HashMap::new();
         for table in &mut tables {
             let first = shards.partition_point(|s| s.table_id < table.id);
             let end = shards.partition_point(|s| s.table_id <= table.id);
-            let own = shards[first..end].iter().map(|info| Arc::new(route(info, known.get(&info.id).copied())));
-            let own: Vec<Arc<ShardRoute>> = own.collect();
-            table.shards = own.len() as u32;
-            routes.insert(table.name.clone(), Arc::new(TableRoute { info: table.clone(), shards: own }));
+            table.shards = (end - first) as u32;
+            let before = before.get(&table.id).map(|table| &***table);
+            let mut overlay = before.map(|before| before.overlay.clone()).unwrap_or_default();
+            overlay.map(shards[first..end].iter().map(news_of_map));
+            routes.insert(table.name.clone(), Arc::new(TableRoute::new(table.clone(), overlay, before)));
         }
         let addrs = nodes.iter().map(|n| (n.id, n.addr.clone())).collect();
         let (cluster, revision) = (map.cluster, map.revision);
@@ -174,6 +215,19 @@ impl MapView {
         let version = map.cluster_version.max(1);
         let public = ClusterMap { cluster, revision, version, nodes, tables, shards };
         MapView { public: Arc::new(public), tables: routes, nodes: addrs }
+    }
+
+    /// The same with what a node said of shards of a table; `None` where nothing of it was news. What names shards of another table
+    /// than the one of that name, or shards without voters, is passed over.
+    pub(crate) fn with_hints(&self, name: &str, said: &[v1::Shard]) -> Option<MapView> {
+        let table = self.table(name)?;
+        let usable = |shard: &&v1::Shard| shard.table_id == table.info.id && !shard.voters.is_empty();
+        let hints: Vec<News> =
+            said.iter().filter(usable).map(|shard| news_of_map(&shard_info(shard.clone()))).collect();
+        let table = table.with_hints(&hints)?;
+        let mut tables = self.tables.clone();
+        tables.insert(name.to_owned(), Arc::new(table));
+        Some(MapView { public: self.public.clone(), tables, nodes: self.nodes.clone() })
     }
 
     pub(crate) fn table(&self, name: &str) -> Option<&Arc<TableRoute>> {
@@ -185,12 +239,40 @@ impl MapView {
     }
 }
 
-fn route(info: &ShardInfo, known: Option<&Arc<ShardRoute>>) -> ShardRoute {
+/// The leader to begin with, 0 where none is known.
+fn leader(info: &ShardInfo, known: Option<&Arc<ShardRoute>>) -> u64 {
     let leader = match (known, info.leader) {
         (Some(old), hint) if hint.is_none() || hint == old.info.leader => old.leader(),
         (_, hint) => hint,
     };
-    ShardRoute { info: info.clone(), leader: AtomicU64::new(leader.unwrap_or(0)) }
+    leader.unwrap_or(0)
+}
+
+fn news_of_map(shard: &ShardInfo) -> News {
+    News {
+        shard: ShardId(shard.id),
+        from: shard.from.clone(),
+        to: shard.to.clone(),
+        version: shard.version,
+        epoch: Epoch(shard.epoch),
+        voters: shard.voters.iter().copied().map(NodeId).collect(),
+        leader: shard.leader.map(NodeId),
+    }
+}
+
+/// The shard at the end of a route. Learners are not named: nothing is asked of them.
+fn shard_of_route(table_id: u32, route: &Route<'_>) -> ShardInfo {
+    ShardInfo {
+        id: route.owner.shard.0,
+        table_id,
+        from: route.from.clone(),
+        to: route.to.clone(),
+        version: route.owner.version,
+        epoch: route.owner.epoch.0,
+        voters: route.owner.voters.iter().map(|node| node.0).collect(),
+        learners: Vec::new(),
+        leader: route.owner.leader.map(|node| node.0),
+    }
 }
 
 fn shard_info(s: v1::Shard) -> ShardInfo {
@@ -324,6 +406,56 @@ pub(crate) mod tests {
         assert_eq!(third.table("r").unwrap().shards[0].leader(), Some(2));
         third.table("r").unwrap().shards[0].clear_leader(2);
         assert_eq!(third.table("r").unwrap().shards[0].leader(), None);
+    }
+
+    fn routes(view: &MapView) -> Vec<(Bytes, Bytes, u64, u64)> {
+        let parts = |s: &Arc<ShardRoute>| (s.info.from.clone(), s.info.to.clone(), s.info.id, s.info.version);
+        view.table("r").unwrap().shards.iter().map(parts).collect()
+    }
+
+    #[test]
+    fn a_hint_is_followed_until_the_map_has_it_and_an_older_map_changes_nothing() {
+        let first = MapView::build(map(), None);
+        first.table("r").unwrap().shards[1].set_leader(3);
+        let part = |id, from: &[u8], to: &[u8]| v1::Shard { version: 2, ..shard(id, 1, from, to) };
+        // Only the child is known.
+        let child = v1::Shard { leader_hint: 2, ..part(13, b"p", b"t") };
+        let second = first.with_hints("r", std::slice::from_ref(&child)).unwrap();
+        let b = Bytes::from_static;
+        let wanted =
+            [(b(b""), b(b"m"), 10, 1), (b(b"m"), b(b"p"), 11, 1), (b(b"p"), b(b"t"), 13, 2), (b(b"t"), b(b""), 12, 1)];
+        assert_eq!(routes(&second), wanted);
+        assert!(second.with_hints("r", std::slice::from_ref(&child)).is_none(), "it is known");
+        let t = second.table("r").unwrap();
+        assert_eq!((t.shards[1].leader(), t.shards[2].leader()), (Some(3), Some(2)));
+        let older = v1::ShardMap { revision: 9, ..map() };
+        assert_eq!(routes(&MapView::build(older, Some(&second))), wanted, "a newer map of before the split");
+        let mut told = map();
+        told.shards[0] = part(11, b"m", b"p");
+        told.shards.push(part(13, b"p", b"t"));
+        let third = MapView::build(told, Some(&second));
+        assert_eq!(routes(&third)[1..3], [(b(b"m"), b(b"p"), 11, 2), (b(b"p"), b(b"t"), 13, 2)]);
+        assert_eq!(third.table("r").unwrap().shards[2].leader(), Some(2));
+    }
+
+    #[test]
+    fn a_hint_between_keeps_both_ends_of_a_shard_and_one_leader_for_them() {
+        let first = MapView::build(map(), None);
+        let middle = v1::Shard { version: 2, ..shard(13, 1, b"n", b"p") };
+        let view = first.with_hints("r", &[middle]).unwrap();
+        let t = view.table("r").unwrap();
+        assert_eq!(["m", "n", "p"].map(|at| id(t, Place::At(at.as_bytes()))), [Some(11), Some(13), Some(11)]);
+        assert_eq!(id(t, Place::Below(b"p")), Some(13));
+        t.shards[1].set_leader(2);
+        assert_eq!(t.shards[3].leader(), Some(2));
+    }
+
+    #[test]
+    fn hints_of_another_table_or_without_voters_are_passed_over() {
+        let view = MapView::build(map(), None);
+        let other = v1::Shard { version: 2, ..shard(13, 9, b"n", b"p") };
+        let nobody = v1::Shard { version: 2, voters: vec![], ..shard(13, 1, b"n", b"p") };
+        assert!(view.with_hints("r", &[other, nobody]).is_none() && view.with_hints("none", &[]).is_none());
     }
 
     #[test]

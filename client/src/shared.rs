@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use synod_proto::v1;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::link::{Links, Task};
 use crate::options::Options;
-use crate::router::Place;
+use crate::router::{Place, ShardRoute, TableRoute};
 use crate::types::{Consistency, TableInfo};
 use crate::watch::Maps;
 
@@ -46,6 +47,8 @@ pub(crate) struct Want<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) consistency: Consistency,
     pub(crate) write: bool,
+    /// Operations that one shard must execute together.
+    pub(crate) ops: &'a [v1::WriteOp],
     /// How long the server may keep the request beyond what an ordinary one takes.
     pub(crate) wait: Duration,
     pub(crate) deadline: Instant,
@@ -71,7 +74,7 @@ impl Caller {
 
     /// What a read wants.
     pub(crate) fn want<'a>(&self, table: &'a str, place: Place<'a>, consistency: Consistency) -> Want<'a> {
-        Want { table, place, consistency, write: false, wait: Duration::ZERO, deadline: self.deadline() }
+        Want { table, place, consistency, write: false, ops: &[], wait: Duration::ZERO, deadline: self.deadline() }
     }
 
     /// One table of the map; asks the cluster before it says that there is none.
@@ -94,6 +97,12 @@ impl Caller {
 }
 
 impl Want<'_> {
+    /// Whether a key of the operations is of another shard than this one.
+    pub(crate) fn crosses(&self, table: &TableRoute, shard: &ShardRoute) -> bool {
+        let elsewhere = |op: &v1::WriteOp| table.locate(Place::Key(&op.key)).is_none_or(|s| s.info.id != shard.info.id);
+        self.ops.len() > 1 && self.ops.iter().any(elsewhere)
+    }
+
     /// The time left until the deadline.
     pub(crate) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())

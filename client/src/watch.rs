@@ -1,7 +1,8 @@
 //! The shard map, kept up to date.
 //!
-//! Owns: the newest map seen and the task that watches for the next one on whichever node answers. Must never: go back to
-//! an older revision, take the map of another cluster, or connect to a node anew for each question.
+//! Owns: the newest map seen, what nodes said of their shards beyond it, and the task that watches for the next map on whichever
+//! node answers. Must never: go back to an older revision, take the map of another cluster, or connect to a node anew for each
+//! question.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,6 +98,11 @@ impl Maps {
 
     pub(crate) fn view(&self) -> Arc<MapView> {
         self.view.load_full()
+    }
+
+    /// Takes what a node said of shards of a table: they count until a map has them, or something newer.
+    pub(crate) fn hint(&self, table: &str, said: &[v1::Shard]) {
+        self.view.rcu(|current| current.with_hints(table, said).map_or_else(|| current.clone(), Arc::new));
     }
 
     /// Asks for a newer map soon, without waiting.

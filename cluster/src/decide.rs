@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::refusal::{OVERLOADED, OVERLOADED_AGAIN, ROOM_AGAIN, Refusal};
 
-/// `NotLeader` hints followed without a pause before one is made.
+/// `NotLeader` and `WrongShard` hints followed without a pause before one is made.
 const MAX_HOPS: u32 = 3;
 /// How long a node that did not answer is passed over, and one whose connection broke.
 const SUSPECT_SILENT: Duration = Duration::from_millis(1000);
@@ -107,6 +107,10 @@ pub struct Attempt<'a> {
     pub write: bool,
     /// Whether the request may have left.
     pub may_have_left: bool,
+    /// Whether what is asked for is known by now to be of another shard, or of other bounds or members of this one.
+    pub moved: bool,
+    /// Whether it is a batch whose keys are of several shards. It is sent only to learn what became of an earlier attempt.
+    pub crosses: bool,
 }
 
 /// A retry is not begun with less time than this to be answered.
@@ -306,6 +310,16 @@ impl Progress {
                 let pause = (self.hops > MAX_HOPS).then(|| self.back_off(None));
                 Next::Again { leader: Leader::Is(leader), nudge: false, pause }
             }
+            // No shard executes it, and the one that was asked knows nothing of an earlier attempt.
+            Refused::WrongShard if attempt.crosses && !attempt.moved => {
+                Next::End(self.settle(write, Error::CrossShard))
+            }
+            Refused::WrongShard if attempt.moved => {
+                self.last = Some(Error::unavailable(format!("the bounds or replicas of shard {shard} are changing")));
+                self.hops += 1;
+                let pause = (self.hops > MAX_HOPS).then(|| self.back_off(None));
+                Next::Again { leader: Leader::AsBefore, nudge: false, pause }
+            }
             Refused::WrongShard => {
                 self.last = Some(Error::unavailable(format!("the bounds or replicas of shard {shard} are changing")));
                 // Its replica may be elsewhere by now, and who is asked again and again where it was learns nothing.
@@ -388,6 +402,15 @@ impl Progress {
         }
     }
 
+    /// Whether a batch whose keys are of several shards is sent all the same: an earlier attempt may have been executed, when its keys
+    /// were of one shard, and the shard of its first key knows. Otherwise the error that ends the call.
+    ///
+    /// # Errors
+    /// [`Error::CrossShard`]: nothing was sent that may have been executed.
+    pub fn cross(&self) -> Result<()> {
+        if self.maybe { Ok(()) } else { Err(Error::CrossShard) }
+    }
+
     /// The error of a call that cannot go on: for a write that was possibly delivered before, its outcome is unknown, whatever
     /// a later attempt was refused for. What the client itself checks of a request it checks before the first attempt.
     pub fn settle(&self, write: bool, error: Error) -> Error {
@@ -423,7 +446,16 @@ mod tests {
     }
 
     fn at(node: u64) -> Attempt<'static> {
-        Attempt { table: "t", shard: 7, voters: 3, node, write: true, may_have_left: true }
+        Attempt {
+            table: "t",
+            shard: 7,
+            voters: 3,
+            node,
+            write: true,
+            may_have_left: true,
+            moved: false,
+            crosses: false,
+        }
     }
 
     fn fail(progress: &mut Progress, failure: Failure, node: u64) -> Next {
@@ -501,6 +533,42 @@ mod tests {
         let next = fail(&mut progress, Failure::Refused(Refused::WrongShard), 1);
         assert!(matches!(next, Next::Again { leader: Leader::IsNot(1), nudge: true, pause: Some(_) }), "{next:?}");
         assert_eq!(progress.choose(None, &VOTERS, NOW), Some(2));
+    }
+
+    #[test]
+    fn news_of_a_shard_is_followed_at_once_but_not_for_ever_and_says_nothing_of_the_write() {
+        let mut progress = progress();
+        let moved = Attempt { moved: true, ..at(1) };
+        let mut refuse =
+            |attempt: &Attempt<'_>| progress.failed(Failure::Refused(Refused::WrongShard), attempt, NOW, |_| true);
+        for hop in 1..=4 {
+            let next = refuse(&moved);
+            let Next::Again { leader: Leader::AsBefore, nudge: false, pause } = next else { panic!("{next:?}") };
+            assert_eq!(pause.is_some(), hop == 4, "{hop}");
+        }
+        let next = refuse(&at(1));
+        assert!(matches!(next, Next::Again { nudge: true, pause: Some(_), .. }), "{next:?}");
+        assert!(matches!(progress.out_of_time(true), Error::Unavailable { .. }));
+    }
+
+    #[test]
+    fn a_batch_over_two_shards_is_sent_only_to_learn_what_became_of_an_earlier_attempt() {
+        let mut progress = progress();
+        assert_eq!(progress.cross(), Err(Error::CrossShard));
+        fail(&mut progress, Failure::Refused(Refused::WrongShard), 1);
+        assert_eq!(progress.cross(), Err(Error::CrossShard), "what was refused was not executed");
+        fail(&mut progress, Failure::Broken("reset".into()), 1);
+        assert_eq!(progress.cross(), Ok(()));
+        let mut refuse = |moved| {
+            let attempt = Attempt { crosses: true, moved, ..at(1) };
+            progress.failed(Failure::Refused(Refused::WrongShard), &attempt, NOW, |_| true)
+        };
+        assert!(
+            matches!(refuse(true), Next::Again { pause: None, .. }),
+            "the shard of its first key is another by now"
+        );
+        let next = refuse(false);
+        assert!(matches!(next, Next::End(Error::OutcomeUnknown { .. })), "{next:?}");
     }
 
     #[test]

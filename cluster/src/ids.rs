@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-pub use synod_paxos::types::{Ballot, Entry, EntryId, HardState, NodeId, Run, Slot};
+pub use synod_paxos::types::{Ballot, Entry, EntryId, Epoch, HardState, NodeId, Run, Slot};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {

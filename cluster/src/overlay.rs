@@ -77,6 +77,13 @@ impl Overlay {
         self.tiles.len() + 2 <= self.mapped + HINTS_MAX && self.lay(news)
     }
 
+    /// Whether this says of a position what is not known yet.
+    #[must_use]
+    pub fn is_news(&self, news: &News) -> bool {
+        let rank = news.rank();
+        self.tiles.is_news(&news.from, &news.to, |before| rank > before.rank())
+    }
+
     /// The way to a position.
     #[must_use]
     pub fn route(&self, position: &[u8]) -> Option<Route<'_>> {
@@ -90,8 +97,8 @@ impl Overlay {
     }
 
     fn lay(&mut self, news: News) -> bool {
+        let changes = self.is_news(&news);
         let (rank, news) = (news.rank(), Arc::new(news));
-        let changes = self.tiles.is_news(&news.from, &news.to, |before| rank > before.rank());
         // Of what is equal the last word counts: who leads changes while nothing else does.
         self.tiles.lay(&news.from, &news.to, &news, |before| rank >= before.rank());
         changes

@@ -216,6 +216,33 @@ fn requests_that_do_not_belong_are_refused() {
 }
 
 #[test]
+fn a_batch_over_two_shards_is_answered_where_its_name_is_known_and_refused_elsewhere() {
+    let mut c = Cluster::mem(3);
+    let table = c.create_table("t", Partitioning::Range, Retention::All, 2);
+    let shard = c.shards_of(table)[1];
+    let leader = c.leader(shard).unwrap();
+    let mut write = |seq, ops| {
+        let id = synod_engine::command::WriteId {
+            client: synod_cluster::ids::ClientId(9),
+            seq: synod_cluster::ids::ClientSeq(seq),
+            floor: synod_cluster::ids::ClientSeq(0),
+            deadline_us: u64::MAX,
+        };
+        let sent = c.send(leader, shard, Body::Write(WriteRequest { id, op: Op::Write { table, ops } }));
+        c.await_answer(sent)
+    };
+    let Ok(Answer::Outcome(executed)) = write(1, vec![append("z", "1")]) else { panic!("it is refused") };
+    // Its keys are of two shards by now.
+    let both = || vec![append("a", "1"), append("z", "1")];
+    match write(1, both()) {
+        Ok(Answer::Outcome(known)) => assert_eq!(known, executed),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(write(2, both()).unwrap_err(), Refusal::WrongShard);
+    assert_eq!(c.range(table, "z").len(), 1);
+}
+
+#[test]
 fn a_tail_waits_for_what_is_committed_or_for_its_time() {
     let mut c = Cluster::mem(3);
     let table = c.create_table("t", Partitioning::Hash, Retention::Latest, 1);

@@ -34,6 +34,12 @@ fn ms(pause: Duration) -> u32 {
     u32::try_from(pause.as_millis()).unwrap_or(u32::MAX)
 }
 
+/// The refusal of a request that was made for older bounds than are known, with the shards that own what it asks for by now.
+#[must_use]
+pub fn moved(now: Vec<v1::Shard>) -> v1::Error {
+    error(Kind::WrongShard(v1::WrongShard { now }), true, Refusal::WrongShard.to_string())
+}
+
 /// The wire's error of a refusal.
 #[must_use]
 pub fn refusal_error(refusal: &Refusal) -> v1::Error {
@@ -43,7 +49,7 @@ pub fn refusal_error(refusal: &Refusal) -> v1::Error {
             let leader = leader.map_or(0, |n| n.0);
             error(Kind::NotLeader(v1::NotLeader { leader, maybe: *maybe }), true, message)
         }
-        Refusal::WrongShard => error(Kind::WrongShard(v1::WrongShard {}), true, message),
+        Refusal::WrongShard => error(Kind::WrongShard(v1::WrongShard::default()), true, message),
         Refusal::Overloaded => overloaded(ms(OVERLOADED_AGAIN)),
         // Not `Unavailable`: that may be said after a write was proposed, so that clients take it for possibly executed.
         Refusal::NoMemory(_) => {

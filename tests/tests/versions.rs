@@ -73,6 +73,21 @@ fn a_refused_upgrade_leaves_every_node_its_way_back() {
     assert_eq!(version(&cluster.wait_up()), 1);
 }
 
+#[test]
+fn a_split_is_refused_by_name_where_the_cluster_knows_none() {
+    let _alone = alone();
+    let cluster = Cluster::start();
+    cluster.cli(&["table", "create", "t", "--partition", "hash", "--shards", "1"]).ok();
+    let newest = |status: &Status| status.is_led() && version(status) == NEWEST;
+    let status = cluster.wait_status("the cluster is at the newest version", newest);
+    let shard = status.shards_of("t")[0]["id"].to_string();
+    let at = format!("the cluster is at version {NEWEST}, splits need 4");
+    cluster.cli(&["shard", "split", &shard]).refused(1, &[&at, "synod cluster upgrade"]);
+    let error = cluster.cli(&["-o", "json", "shard", "split", &shard]).error();
+    assert_eq!((&error["error"], &error["version"]), (&"cluster_version".into(), &NEWEST.into()), "{error}");
+    assert!(cluster.cli(&["-o", "json", "job", "list"]).ok().json_lines().is_empty());
+}
+
 /// A node whose map is not the newest yet says for a moment that the cluster is at the first version.
 fn lowering_is_refused(cluster: &Cluster, words: &[&str]) {
     let lowered = until(PATIENCE, "a lower version is refused", || {

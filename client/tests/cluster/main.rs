@@ -3,6 +3,7 @@
 mod fake;
 mod reads;
 mod retries;
+mod splits;
 mod tails;
 mod writes;
 

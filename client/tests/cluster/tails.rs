@@ -13,7 +13,7 @@ use crate::cluster;
 use crate::fake::{Action, World, error};
 
 /// Single appends, appends of several records, and batches over several keys of one shard.
-async fn write(client: &Client, table: &str, rounds: std::ops::Range<usize>) {
+pub async fn write(client: &Client, table: &str, rounds: std::ops::Range<usize>) {
     for i in rounds {
         let key = |n: usize| format!("{}-key", (b'a' + ((i * 7 + n) % 26) as u8) as char);
         let records = (0..1 + i % 4).map(|n| NewRecord::new(format!("{i}.{n}"))).collect();
@@ -25,9 +25,9 @@ async fn write(client: &Client, table: &str, rounds: std::ops::Range<usize>) {
     }
 }
 
-type Place = (String, u64);
+pub type Place = (String, u64);
 
-fn place(item: &TailItem) -> Place {
+pub fn place(item: &TailItem) -> Place {
     (String::from_utf8(item.record.key.to_vec()).unwrap(), item.record.offset)
 }
 
@@ -37,7 +37,7 @@ async fn read_all(client: &Client, table: &str, keys: Keys, start: TailStart) ->
 }
 
 /// Every key from `offset` 0 (or where `seen` ended) in order without gaps; as many as there are.
-fn check(world: &World, items: &[Place], seen: &[Place], wanted: impl Fn(&str) -> bool, table_id: u32) {
+pub fn check(world: &World, items: &[Place], seen: &[Place], wanted: impl Fn(&str) -> bool, table_id: u32) {
     let mut next: HashMap<String, u64> = HashMap::new();
     for (key, offset) in seen.iter().chain(items) {
         let expected = next.entry(key.clone()).or_default();

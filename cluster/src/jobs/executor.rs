@@ -7,10 +7,14 @@
 //!
 //! Times are relative to an origin that the caller chooses.
 
+mod splits;
+
 use super::job::{Job, JobEnd, JobState};
 use super::move_replica::{self, MoveReplica, Seen, Step};
+use super::split;
 use crate::ids::{JobId, NodeId, ShardId};
 use crate::members::MemberChange;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::types::{Epoch, MemberRole};
@@ -37,6 +41,15 @@ pub struct Look {
     pub stranger: Option<NodeId>,
 }
 
+/// What is seen of a split's shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SplitLook {
+    /// Its bounds and children, and what its leader says.
+    pub seen: split::Seen,
+    /// Its epoch in the map; none (0) where the shard exists no more.
+    pub epoch: Epoch,
+}
+
 /// What is to be done for a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -51,6 +64,30 @@ pub enum Action {
         /// The change.
         change: MemberChange,
     },
+    /// The system shard is asked for the id of a split's child.
+    Reserve {
+        /// For this job.
+        job: JobId,
+        /// The shard that is to be split.
+        parent: ShardId,
+        /// The version of its bounds that it was decided for.
+        version: u64,
+    },
+    /// The shard's leader is asked to propose a split.
+    Split {
+        /// For this job.
+        job: JobId,
+        /// The shard.
+        shard: ShardId,
+        /// The version of its bounds that it was decided for.
+        version: u64,
+        /// The epoch of its members that it was decided for.
+        epoch: Epoch,
+        /// The child.
+        child: ShardId,
+        /// Where the child begins.
+        at: Bytes,
+    },
     /// The system shard is told that the job has ended.
     Finish {
         /// The job.
@@ -62,11 +99,20 @@ pub enum Action {
     },
 }
 
+/// The step of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobStep {
+    /// Of a move.
+    Move(Step),
+    /// Of a split.
+    Split(split::Step),
+}
+
 /// How far a job is, for who watches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The step decided last; `None` while it waits for its turn.
-    pub step: Option<Step>,
+    pub step: Option<JobStep>,
     /// Changes that were seen to be made, in order, the last few.
     pub changes: Vec<MemberChange>,
     /// Why the last change that was asked for was not made.
@@ -79,6 +125,8 @@ pub struct Progress {
 struct Task {
     progress: Progress,
     seen: Option<(Epoch, Seen)>,
+    /// Of a split's shard: its version and the id that is reserved.
+    seen_split: Option<(u64, Option<ShardId>)>,
     /// When a change may last have been asked for.
     asked: Duration,
     /// The epoch in which it was first seen to go back. Whoever knows a later one knows that too, and asks for no step forward in it.
@@ -94,14 +142,13 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// The moves to be looked at now, of all jobs that are kept. Those that go back are always among them.
+    /// The jobs to be looked at now, of all that are kept. Those that go back are always among them.
     pub fn due<'a>(&mut self, jobs: &'a BTreeMap<JobId, Job>, now: Duration) -> Vec<(JobId, &'a Job)> {
         self.tasks.retain(|id, _| jobs.contains_key(id));
         let mut due = Vec::new();
         let mut forward = 0;
         for (id, job) in jobs {
-            // What is no move has no steps here: it must not take the place of one.
-            if job.end().is_some() || job.goal.as_move().is_none() {
+            if job.end().is_some() {
                 continue;
             }
             let stalled = self.tasks.get(id).is_some_and(|task| now.saturating_sub(task.progress.moved) > STALLED);
@@ -135,7 +182,7 @@ impl Executor {
             return finish(epoch, JobEnd::Failed(format!("node {gone} was removed from the cluster")));
         }
         let step = if back { move_replica::back(replica, seen) } else { move_replica::next(replica, seen) };
-        task.progress.step = Some(step);
+        task.progress.step = Some(JobStep::Move(step));
         match step {
             Step::Done => finish(epoch, JobEnd::Done),
             Step::Overtaken => {
@@ -173,7 +220,7 @@ impl Task {
     fn begin(now: Duration) -> Self {
         let progress = Progress { moved: now, ..Progress::default() };
         // The executor before this one may have asked for a change just now.
-        Self { progress, seen: None, asked: now, back_in: None, next: now, pause: PACE }
+        Self { progress, seen: None, seen_split: None, asked: now, back_in: None, next: now, pause: PACE }
     }
 
     fn saw(&mut self, replica: MoveReplica, epoch: Epoch, seen: Seen, now: Duration) {
@@ -189,6 +236,10 @@ impl Task {
             }
             self.progress.changes.push(change);
         }
+        self.moved(now);
+    }
+
+    fn moved(&mut self, now: Duration) {
         self.progress.moved = now;
         self.progress.trouble = None;
         self.pause = PACE;

@@ -12,6 +12,16 @@ use crate::position::within;
 use bytes::Bytes;
 use synod_paxos::types::Epoch;
 
+/// The middle of a hash table's bounds, 8 bytes each; `None` where nothing lies between them.
+#[must_use]
+pub fn middle_of_ring(from: &[u8], to: &[u8]) -> Option<Bytes> {
+    let bound = |bytes: &[u8]| <[u8; 8]>::try_from(bytes).ok().map(u64::from_be_bytes).map(u128::from);
+    let from = if from.is_empty() { 0 } else { bound(from)? };
+    let to = if to.is_empty() { 1 << 64 } else { bound(to)? };
+    let middle = u64::try_from((from + to) / 2).ok()?;
+    (u128::from(middle) > from).then(|| Bytes::copy_from_slice(&middle.to_be_bytes()))
+}
+
 /// What is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Goal<'a> {

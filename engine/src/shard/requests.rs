@@ -4,12 +4,12 @@
 //! request pass that nobody answers, or refuse one of which a part was proposed.
 
 use super::{Shard, answer};
-use crate::command::{Action, KeyOp, Op, WriteRequest};
+use crate::command::{Action, KeyOp, Op, WriteId, WriteRequest};
 use crate::host::{Body, Freshness, Host, Reply, Request};
 use crate::machine::Machine;
 use crate::memory::Holder;
 use crate::round::Node;
-use crate::sessions::OUTCOMES_BYTES_MAX;
+use crate::sessions::{OUTCOMES_BYTES_MAX, Verdict};
 use std::sync::Arc;
 use synod_cluster::ids::NodeId;
 use synod_cluster::position::KEY_BYTES_MAX;
@@ -113,7 +113,8 @@ impl Shard {
                 }
                 for op in ops {
                     check_op(op)?;
-                    if !descriptor.contains(&op.key) {
+                    // A batch whose keys went apart asks what became of an earlier attempt.
+                    if !descriptor.contains(&op.key) && !self.knows(&request.id) {
                         return Err(Refusal::WrongShard);
                     }
                 }
@@ -121,6 +122,11 @@ impl Shard {
             _ => return Err(Refusal::WrongShard),
         }
         if self.leading { Ok(()) } else { Err(Refusal::NotLeader { leader: self.leader(), maybe: false }) }
+    }
+
+    /// Whether a write of this name was executed here, or by the shard that this one was born of. It is not executed again.
+    fn knows(&self, id: &WriteId) -> bool {
+        matches!(self.state.sessions().judge(id, 0), Verdict::Known(_))
     }
 
     /// A client's session is kept until its last deadline: one that lies too far ahead is refused.

@@ -155,16 +155,27 @@ fn goes_on(error: CliError, id: u64) -> CliError {
 
 /// A job goes on, whoever watches.
 fn stuck(job: &Job, patience: Duration) -> CliError {
-    let JobGoal::MoveReplica { shard, from, to } = job.goal else { return unknown_goal() };
-    let (id, node) = (job.id, to.unwrap_or(from));
+    let (shard, kind, what, to) = match job.goal {
+        JobGoal::MoveReplica { shard, from, to } => {
+            let node = to.unwrap_or(from);
+            (shard, "not_moved", format!("node {node}"), Some(node))
+        }
+        JobGoal::SplitShard { shard, .. } => (shard, "not_split", "its split".to_owned(), None),
+        _ => return unknown_goal(),
+    };
+    let id = job.id;
     let trouble = job.progress.as_ref().and_then(|progress| progress.trouble.as_ref());
     let why = trouble.map(|why| format!(": {why}")).unwrap_or_default();
     let message = format!(
-        "shard {shard}: node {node} made no progress for {}{why}; nothing is lost: job {id} goes on by itself, `synod job watch {id}` \
+        "shard {shard}: {what} made no progress for {}{why}; nothing is lost: job {id} goes on by itself, `synod job watch {id}` \
          shows how, and `synod job cancel {id}` ends it",
         humantime::format_duration(patience)
     );
-    CliError::unknown("not_moved", message).with("job", id).with("shard", shard).with("to", node).retryable()
+    let error = CliError::unknown(kind, message).with("job", id).with("shard", shard).retryable();
+    match to {
+        Some(node) => error.with("to", node),
+        None => error,
+    }
 }
 
 fn unknown_goal() -> CliError {
@@ -211,7 +222,7 @@ fn line(job: &Job) -> String {
 
 /// What there is to be told of a job, in order.
 fn news(job: &Job) -> Vec<String> {
-    let JobGoal::MoveReplica { shard, .. } = job.goal else { return Vec::new() };
+    let (JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. }) = job.goal else { return Vec::new() };
     let changes = job.progress.iter().flat_map(|progress| &progress.changes);
     let now = progress_in_words(job).filter(|_| !job.has_ended());
     changes.chain(&now).map(|what| format!("shard {shard}: {what}")).collect()
@@ -219,13 +230,27 @@ fn news(job: &Job) -> Vec<String> {
 
 /// What a job does at the moment, where that takes time.
 fn progress_in_words(job: &Job) -> Option<String> {
-    let JobGoal::MoveReplica { from, to, .. } = job.goal else { return None };
-    let JobProgress { step, lag_slots, .. } = job.progress.as_ref()?;
+    let JobProgress { step, lag_slots, trouble, .. } = job.progress.as_ref()?;
+    let (from, to) = match job.goal {
+        JobGoal::MoveReplica { from, to, .. } => (from, to),
+        JobGoal::SplitShard { .. } => return split_in_words(step, trouble.as_deref()),
+        _ => return None,
+    };
     let node = to.unwrap_or(from);
     (step == "catch_up").then(|| match lag_slots {
         Some(lag) => format!("node {node} lacks {lag} slots"),
         None => format!("node {node} waits for a snapshot"),
     })
+}
+
+/// What a split does at the moment.
+fn split_in_words(step: &str, trouble: Option<&str>) -> Option<String> {
+    match step {
+        "reserve" => Some("an id is reserved for the second shard".to_owned()),
+        "split" => Some("its leader is asked to split it".to_owned()),
+        "wait" => Some(trouble.map_or_else(|| "waits".to_owned(), |why| format!("waits: {}", text::harmless(why)))),
+        _ => None,
+    }
 }
 
 /// The job as JSON shows it.
@@ -252,6 +277,9 @@ pub fn lines(jobs: &[json::Job]) -> Vec<String> {
         let from = text::or_dash(job.from);
         let to = job.to.map(|to| format!(" to node {to}")).unwrap_or_default();
         let shard = text::or_dash(job.shard);
+        if job.kind == "split_shard" {
+            return format!("job {} {}: shard {shard} is split{trouble}", job.id, job.state);
+        }
         format!("job {} {}: the replica of shard {shard} from node {from}{to}{trouble}", job.id, job.state)
     };
     jobs.iter().map(told).collect()
@@ -279,6 +307,27 @@ mod tests {
             line(&job("done", "end", &[])),
             "job 9 is done: it moves the replica of shard 5 from node 3 to node 4"
         );
+    }
+
+    #[test]
+    fn a_split_is_told_and_shown_in_words() {
+        let goal = JobGoal::SplitShard { shard: 5, version: 3, at: Some("k".into()) };
+        let job = |step: &str, trouble: Option<&str>| {
+            let progress = JobProgress { trouble: trouble.map(str::to_owned), ..JobProgress::default() };
+            Job {
+                goal: goal.clone(),
+                progress: Some(JobProgress { step: step.to_owned(), ..progress }),
+                ..job("running", "", &[])
+            }
+        };
+        assert_eq!(news(&job("reserve", None)), ["shard 5: an id is reserved for the second shard"]);
+        assert_eq!(news(&job("wait", Some("no leader"))), ["shard 5: waits: no leader"]);
+        assert_eq!(line(&job("split", None)), "job 9 is running: it splits shard 5 at \"k\"");
+        let told = lines(&[shown(&job("split", Some("a learner catches up")))]);
+        assert_eq!(told, ["job 9 running: shard 5 is split (a learner catches up)"]);
+        let error = stuck(&job("split", Some("a learner catches up")), Duration::from_secs(60));
+        assert_eq!(error.kind(), "not_split");
+        assert!(error.message().contains("its split made no progress for 1m: a learner"), "{error}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod output;
 mod restore;
 mod server;
 mod shard;
+mod splits;
 mod status;
 mod table;
 mod tail;
@@ -241,6 +242,12 @@ mod tests {
     }
 
     #[test]
+    fn what_no_cluster_can_do_yet_is_not_in_the_help() {
+        let help = parse("synod shard --help").err().unwrap().to_string();
+        assert!(help.contains("transfer-leader") && !help.contains("split"), "{help}");
+    }
+
+    #[test]
     fn commands_of_the_readme_parse() {
         for line in [
             "synod dev --nodes 3 --data-dir d --base-port 7400",
@@ -265,6 +272,8 @@ mod tests {
             "synod shard transfer-leader 2 --to 3",
             "synod shard move 2 --from 3 --to 4",
             "synod shard move 2 --from 3 --to 4 --detach",
+            "synod shard split 2",
+            "synod shard split 2 --at k --detach",
             "synod job list",
             "synod job watch 7",
             "synod job cancel 7 --no-wait",
@@ -290,6 +299,7 @@ mod tests {
             "synod put t k",
             "synod cluster upgrade --to 0",
             "synod put t k v --value-file f",
+            "synod shard split --at k",
             "synod backup d --resume --replace",
             "synod load t f --format lines",
             "synod load t f --format csv --key a --key-regex b",

@@ -182,7 +182,14 @@ mod tests {
             bounds: json::Bounds::Keys { from: vec![], to: vec![] },
             changes: json::Changes { epoch: 1, version: 1 },
             leader: Some(1),
-            replicas: vec![json::Replica { node: 4, role: role.into(), lag_slots: lag, commit: None, applied: None }],
+            replicas: vec![json::Replica {
+                node: 4,
+                role: role.into(),
+                lag_slots: lag,
+                commit: None,
+                applied: None,
+                unborn: false,
+            }],
             scrub: None,
         }
     }

@@ -1,4 +1,5 @@
-//! `synod shard`: list and describe shards, compare their replicas, hand leadership over, move replicas (`members`).
+//! `synod shard`: list and describe shards, compare their replicas, hand leadership over, move replicas (`members`), split
+//! shards (`splits`).
 //!
 //! Owns the choice of the next leader where none is named. Must never call a transfer done before the new leader says
 //! so itself.
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::context::Context;
 use super::error::{CliError, Result};
 use super::output::{json, text};
-use super::{members, status};
+use super::{members, splits, status};
 
 /// Time after which an incomplete comparison is asked for again. One that is under way is not begun anew.
 const SCRUB_AGAIN: Duration = Duration::from_secs(10);
@@ -64,6 +65,10 @@ enum ShardCommand {
         #[arg(long, visible_alias = "no-wait")]
         detach: bool,
     },
+    /// Make two shards of one; the split goes on where the command is interrupted
+    // It needs a cluster version that no binary raises a cluster to yet.
+    #[command(hide = true)]
+    Split(splits::SplitArgs),
 }
 
 /// Runs `shard`.
@@ -77,6 +82,7 @@ pub async fn run(context: &mut Context, args: ShardArgs) -> Result<()> {
         ShardCommand::Scrub { shards } => scrub(context, shards).await,
         ShardCommand::TransferLeader { shard, to } => transfer(context, shard, to).await,
         ShardCommand::Move { shard, from, to, detach } => members::move_shard(context, shard, from, to, detach).await,
+        ShardCommand::Split(args) => splits::split_shard(context, args).await,
     }
 }
 
@@ -259,6 +265,7 @@ mod tests {
             lag_slots: None,
             commit: None,
             applied: None,
+            unborn: false,
         };
         json::Shard {
             id: 2,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_client::proto::{NodeStatusReply, ReplicaStatus};
-use synod_client::{ClusterMap, Job, NodeReport};
+use synod_client::{ClusterMap, Job, NodeReport, PartitionKind};
 
 use super::context::Context;
 use super::error::Result;
@@ -51,8 +51,8 @@ pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
     let mut ranks = BTreeMap::new();
     for (node, answer) in &answers {
         for replica in &answer.replicas {
-            // The cluster's own shard is in no table and may not be in the map.
-            let shard = shards.entry(replica.shard).or_insert_with(|| unmapped(replica));
+            // The cluster's own shard is in no table and may not be in the map, nor may one that a split made just now.
+            let shard = shards.entry(replica.shard).or_insert_with(|| unmapped(map, replica));
             add(shard, *node, replica, &mut ranks);
         }
     }
@@ -74,14 +74,20 @@ fn jobs(answers: &BTreeMap<u64, &NodeStatusReply>) -> Vec<json::Job> {
 }
 
 fn unknown(node: u64) -> json::Replica {
-    json::Replica { node, role: "unknown".to_owned(), lag_slots: None, commit: None, applied: None }
+    json::Replica { node, role: "unknown".to_owned(), lag_slots: None, commit: None, applied: None, unborn: false }
 }
 
-fn unmapped(replica: &ReplicaStatus) -> json::Shard {
+fn unmapped(map: &ClusterMap, replica: &ReplicaStatus) -> json::Shard {
+    let table = map.tables.iter().find(|table| table.id == replica.table_id);
+    let (from, to) = (Vec::new(), Vec::new());
+    let bounds = match table.map(|table| table.partitioning) {
+        Some(PartitionKind::Hash) => json::Bounds::Ring { from, to },
+        Some(PartitionKind::Range) | None => json::Bounds::Keys { from, to },
+    };
     json::Shard {
         id: replica.shard,
-        table: None,
-        bounds: json::Bounds::Keys { from: Vec::new(), to: Vec::new() },
+        table: table.map(|table| table.name.clone()),
+        bounds,
         changes: json::Changes { epoch: replica.epoch, version: 0 },
         leader: None,
         replicas: Vec::new(),
@@ -103,6 +109,16 @@ fn add(shard: &mut json::Shard, node: u64, said: &ReplicaStatus, ranks: &mut BTr
     said.role.clone_into(&mut replica.role);
     replica.commit = Some(said.commit);
     replica.applied = Some(said.applied);
+    replica.unborn = said.unborn;
+    if said.version > shard.changes.version {
+        // It has applied what the map is yet to hear of.
+        shard.changes.version = said.version;
+        match &mut shard.bounds {
+            json::Bounds::Keys { from, to } | json::Bounds::Ring { from, to } => {
+                (*from, *to) = (said.from.to_vec(), said.to.to_vec());
+            }
+        }
+    }
     if let Some(scrub) = &said.scrub {
         // Of two that tell of it, the one that compared more of the latest slot.
         let known = shard.scrub.as_ref().map(|known| (known.slot, known.compared.len()));
@@ -224,6 +240,11 @@ pub fn divergence(shard: &json::Shard) -> Option<String> {
     })
 }
 
+/// What a replica does, in one word: one that does not have yet what its shard begins with does nothing.
+fn shown_role(replica: &json::Replica) -> &str {
+    if replica.unborn { "unborn" } else { &replica.role }
+}
+
 /// Shards as a table for people.
 pub fn shard_lines(shards: &[json::Shard]) -> Vec<String> {
     let mut rows = text::table(&["shard", "table", "bounds", "epoch.version", "leader", "replicas (lag)"]);
@@ -231,7 +252,7 @@ pub fn shard_lines(shards: &[json::Shard]) -> Vec<String> {
         let replicas: Vec<String> = shard
             .replicas
             .iter()
-            .map(|replica| match (replica.role.as_str(), replica.lag_slots) {
+            .map(|replica| match (shown_role(replica), replica.lag_slots) {
                 ("leader", _) => format!("{}*", replica.node),
                 ("follower", Some(lag)) => format!("{} ({lag})", replica.node),
                 (role, Some(lag)) => format!("{} {role} ({lag})", replica.node),
@@ -255,7 +276,7 @@ pub fn shard_lines(shards: &[json::Shard]) -> Vec<String> {
 mod tests {
     use super::*;
     use synod_client::proto::ReplicaLag;
-    use synod_client::{Error, NodeInfo, PartitionKind, Retention, ShardInfo, TableInfo};
+    use synod_client::{Error, NodeInfo, Retention, ShardInfo, TableInfo};
 
     fn map() -> ClusterMap {
         ClusterMap {
@@ -307,6 +328,21 @@ mod tests {
         assert_eq!((status.nodes[0].state, status.nodes[0].leaders, status.nodes[0].replicas), ("up", 1, 2));
         assert_eq!((status.nodes[1].state, status.nodes[1].replicas), ("down", 1));
         assert!(as_text(&status).iter().any(|line| line.contains("2 unknown (3)")));
+    }
+
+    #[test]
+    fn bounds_are_those_that_a_replica_has_applied_and_a_child_is_shown_before_the_map_has_it() {
+        let split = ReplicaStatus { version: 2, to: "m".into(), ..replica(5, "leader", 9) };
+        let behind = ReplicaStatus { version: 1, ..replica(5, "follower", 7) };
+        let child = |role| ReplicaStatus { table_id: 7, version: 2, from: "m".into(), ..replica(6, role, 1) };
+        let unborn = ReplicaStatus { unborn: true, ..child("follower") };
+        let status = combine(&map(), &[up(1, vec![split, child("leader")]), up(2, vec![behind, unborn])]);
+        let [parent, child] = &status.shards[..] else { panic!("{:?}", status.shards) };
+        assert_eq!(parent.changes, json::Changes { epoch: 1, version: 2 });
+        assert_eq!(parent.bounds, json::Bounds::Keys { from: vec![], to: b"m".to_vec() });
+        assert_eq!((child.table.as_deref(), child.changes.version), (Some("t"), 2));
+        assert_eq!(child.bounds, json::Bounds::Keys { from: b"m".to_vec(), to: vec![] });
+        assert!(as_text(&status).iter().any(|line| line.contains("1*, 2 unborn")));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! older map than the one in force.
 
 use super::api::cluster;
+use super::bounds;
 use super::dial;
 use super::host::Signals;
 use super::map::{self, MapCache};
@@ -12,7 +13,7 @@ use super::system::SystemProposer;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
-use synod_cluster::system::{SystemCommand, SystemState, TooNew};
+use synod_cluster::system::{ShardNews, SystemCommand, SystemOutcome, SystemState, TooNew};
 use synod_engine::host::{Input, NodeInput};
 use synod_engine::runner::WorkerHandle;
 use synod_proto::v1;
@@ -25,6 +26,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is said of a node of another cluster, by itself or here.
 const ANOTHER: &str = "another cluster";
+
+/// Pause after the system shard did not take bounds, before it is told again.
+const BOUNDS_AGAIN: Duration = Duration::from_secs(1);
 
 /// Interval at which a node that follows its own replica of the system shard asks peers for newer maps.
 const BEHIND: Duration = Duration::from_secs(1);
@@ -67,6 +71,7 @@ impl Follower {
         tokio::spawn(self.clone().follow_here());
         tokio::spawn(self.clone().follow_others());
         tokio::spawn(self.clone().tell_members());
+        tokio::spawn(self.clone().tell_bounds());
         tokio::spawn(self.clone().correct_address());
         tokio::spawn(self.leave_when_quarantined());
     }
@@ -219,6 +224,49 @@ impl Follower {
                 if let Err(status) = self.system.execute(&command).await {
                     tracing::warn!(%shard, %status, "could not report the shard's members to the system shard");
                 }
+            }
+        }
+    }
+
+    /// Tells the system shard of bounds that replicas here have applied, until this node's map has them.
+    async fn tell_bounds(self) {
+        let (mut applied, mut maps) = (self.signals.bounds.subscribe(), self.map_cache.watch());
+        loop {
+            let _ = *maps.borrow_and_update();
+            if let Some(map) = self.map_cache.get() {
+                self.signals.bounds.send_if_modified(|applied| bounds::prune(applied, &map));
+            }
+            let untold: Vec<ShardNews> = applied.borrow_and_update().values().cloned().collect();
+            let mut refused = false;
+            for news in untold {
+                refused |= !self.tell_of(news).await;
+            }
+            if refused {
+                sleep(BOUNDS_AGAIN).await;
+                continue;
+            }
+            let open = tokio::select! {
+                changed = applied.changed() => changed.is_ok(),
+                changed = maps.changed() => changed.is_ok(),
+            };
+            if !open {
+                return;
+            }
+        }
+    }
+
+    /// Whether the system shard has taken it.
+    async fn tell_of(&self, news: ShardNews) -> bool {
+        let (shard, version) = (news.shard, news.version);
+        match self.system.execute(&SystemCommand::ShardNews(news)).await {
+            Ok(SystemOutcome::Done) => true,
+            Ok(other) => {
+                tracing::warn!(%shard, version, ?other, "the system shard did not take the shard's bounds");
+                false
+            }
+            Err(status) => {
+                tracing::warn!(%shard, version, %status, "could not report the shard's bounds to the system shard");
+                false
             }
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns: the worker's end of the node. Must never: block the worker.
 
+use super::bounds::{self, Applied};
 use super::map::MapCache;
 use super::peer::Outbox;
 use super::readers::Readers;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
-use synod_cluster::system::SystemState;
+use synod_cluster::system::{ShardNews, SystemState};
 use synod_engine::host::{
     FetchRequest, Links, ProcessHost, ReadHost, ScrubHost, SnapshotHost, SnapshotKind, SnapshotRequest,
 };
@@ -30,6 +31,8 @@ pub struct Signals {
     pub quarantined: watch::Sender<Option<String>>,
     /// Members of groups led here that the map does not know yet.
     pub members: watch::Sender<BTreeMap<ShardId, Membership>>,
+    /// Bounds that replicas here have applied and the map does not know yet, the newest of each shard.
+    pub bounds: watch::Sender<Applied>,
     /// Why the node must go down, other than by order.
     pub failed: watch::Sender<Option<String>>,
     /// The system shard has a leader that this node knows.
@@ -89,6 +92,11 @@ impl ProcessHost for NodeHost {
     fn members_changed(&mut self, shard: ShardId, membership: Membership) {
         // Said again until the map knows, so that whoever tells the system shard tries again.
         self.signals.members.send_modify(|news| drop(news.insert(shard, membership)));
+    }
+
+    fn bounds_changed(&mut self, news: ShardNews) {
+        // Said again until the map knows, so that whoever tells the system shard looks again.
+        self.signals.bounds.send_modify(|applied| bounds::note(applied, news));
     }
 
     fn drained(&mut self) {

@@ -4,6 +4,7 @@
 //! exit code 0 before its leaderships were handed over (or could not be) and its state was flushed.
 
 pub mod api;
+mod bounds;
 mod complaints;
 pub mod data_dir;
 mod descriptors;
@@ -27,6 +28,7 @@ mod team;
 mod term;
 pub mod threads;
 mod versions;
+mod whereabouts;
 
 use crate::config::ServerConfig;
 use anyhow::{Context, Result, bail};

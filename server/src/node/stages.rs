@@ -22,6 +22,7 @@ use super::system::SystemProposer;
 use super::team::Team;
 use super::term::Term;
 use super::versions::VersionManager;
+use super::whereabouts::Whereabouts;
 use super::{Node, data_dir, metrics};
 use crate::config::{Lease, ServerConfig};
 use anyhow::Result;
@@ -329,6 +330,7 @@ impl Running {
             started,
         });
         tokio::spawn(jobs.run(listening.admin_service));
+        let whereabouts = Arc::new(Whereabouts::new(Arc::clone(&map_cache), signals.bounds.subscribe()));
         listening.synod_service.started(synod::Running {
             cluster,
             worker: worker.clone(),
@@ -337,6 +339,7 @@ impl Running {
             peers: Arc::clone(&peers),
             limits: config.settings.limits.clone(),
             memory,
+            whereabouts,
             gateway: OnceCell::new(),
             endpoint: config.advertised(),
         });
@@ -366,6 +369,7 @@ fn no_signals() -> Signals {
         drained: Notify::new(),
         quarantined: watch::Sender::new(None),
         members: watch::Sender::default(),
+        bounds: watch::Sender::default(),
         failed: watch::Sender::new(None),
         system_led: AtomicBool::new(false),
     }

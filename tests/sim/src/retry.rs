@@ -111,6 +111,9 @@ impl Retry {
             node: failed.node.0,
             write: failed.write,
             may_have_left,
+            // A simulated client has no map that a refusal could add to, and its writes have keys of one shard.
+            moved: false,
+            crosses: false,
         };
         match self.learnt.failed(failure, &attempt, time(now), |_| true) {
             decide::Next::Again { leader: learnt, pause, .. } => {

@@ -38,6 +38,8 @@ pub type Hook = Box<dyn FnMut(u64, &v1::ShardRequest) -> Action + Send>;
 pub struct World {
     pub state: Mutex<State>,
     pub map: watch::Sender<v1::ShardMap>,
+    /// What the nodes know already and the map does not.
+    ahead: Mutex<Option<v1::ShardMap>>,
     hook: Mutex<Option<Hook>>,
     /// Requests seen, with the node; clock requests left out.
     pub seen: Mutex<Vec<(u64, v1::ShardRequest)>>,
@@ -92,6 +94,17 @@ fn table(id: u32, name: &str, partitioning: v1::Partitioning, kind: v1::retentio
     v1::Table { id, name: name.into(), partitioning: partitioning.into(), retention, replicas: 3 }
 }
 
+fn split(map: &mut v1::ShardMap, at: &'static str) {
+    let parent = map.shards.iter_mut().find(|s| s.id == 11).unwrap();
+    let mut child = parent.clone();
+    parent.to = Bytes::from_static(at.as_bytes());
+    parent.version += 1;
+    child.from = Bytes::from_static(at.as_bytes());
+    child.id = 13;
+    child.version = parent.version;
+    map.shards.push(child);
+}
+
 impl World {
     /// Three nodes; table `r` (range, all, split at `g` and `p`), table `h` (hash, all, 4 shards), table `kv` (hash,
     /// latest, 1 shard). Node 1 leads every shard.
@@ -123,6 +136,7 @@ impl World {
         let world = Arc::new(World {
             state: Mutex::new(State::new()),
             map: watch::Sender::new(map),
+            ahead: Mutex::default(),
             hook: Mutex::new(None),
             seen: Mutex::default(),
             frames: Mutex::default(),
@@ -175,16 +189,23 @@ impl World {
 
     /// Splits range shard 11 (`g`..`p`) at `at`: the new shard is 13.
     pub fn split(&self, at: &'static str) {
-        self.change_map(|map| {
-            let parent = map.shards.iter_mut().find(|s| s.id == 11).unwrap();
-            let mut child = parent.clone();
-            parent.to = Bytes::from_static(at.as_bytes());
-            parent.version += 1;
-            child.from = Bytes::from_static(at.as_bytes());
-            child.id = 13;
-            child.version = parent.version;
-            map.shards.push(child);
-        });
+        self.change_map(|map| split(map, at));
+    }
+
+    /// The same, and the map does not hear of it before it is told.
+    pub fn split_untold(&self, at: &'static str) {
+        let mut map = self.map.borrow().clone();
+        split(&mut map, at);
+        *self.ahead.lock().unwrap() = Some(map);
+    }
+
+    /// The map hears of what the nodes know.
+    pub fn tell(&self) {
+        let known = self.ahead.lock().unwrap().clone();
+        if let Some(known) = known {
+            self.change_map(|map| map.shards = known.shards);
+        }
+        *self.ahead.lock().unwrap() = None;
     }
 
     async fn answer(&self, node: u64, request: v1::ShardRequest) -> Answer {
@@ -196,10 +217,11 @@ impl World {
         }
         loop {
             let answer = {
-                let map = self.map.borrow();
+                let (told, ahead) = (self.map.borrow(), self.ahead.lock().unwrap());
+                let map = ahead.as_ref().unwrap_or(&told);
                 let mut state = self.state.lock().unwrap();
-                match state.admit(&map, node, request.shard, request.version) {
-                    Ok(shard) => state.answer(&map, &shard, &ask),
+                match state.admit(map, node, request.shard, request.version) {
+                    Ok(shard) => state.answer(map, &shard, &ask),
                     Err(kind) => error(kind),
                 }
             };
@@ -377,6 +399,13 @@ impl v1::admin_server::Admin for Node {
         _: Request<v1::ChangeMembersRequest>,
     ) -> Result<Response<v1::ChangeMembersReply>, Status> {
         Err(Status::unimplemented("members do not change here"))
+    }
+
+    async fn propose_split(
+        &self,
+        _: Request<v1::ProposeSplitRequest>,
+    ) -> Result<Response<v1::ProposeSplitReply>, Status> {
+        Err(Status::unimplemented("shards are split by the tests here"))
     }
 
     async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::RemoveNodeReply>, Status> {

@@ -237,3 +237,14 @@ fn every_split_ends_no_id_is_used_twice_and_done_means_done() {
     }
     assert!(done > 500 && overtaken > 50, "{done} done, {overtaken} overtaken");
 }
+
+#[test]
+fn the_middle_of_a_ring_lies_between_its_bounds() {
+    let bound = |at: u64| at.to_be_bytes();
+    let middle = |from: &[u8], to: &[u8]| super::middle_of_ring(from, to).map(|at| at.to_vec());
+    assert_eq!(middle(b"", b""), Some(bound(1 << 63).to_vec()));
+    assert_eq!(middle(&bound(1 << 63), b""), Some(bound(3 << 62).to_vec()));
+    assert_eq!(middle(b"", &bound(2)), Some(bound(1).to_vec()));
+    assert_eq!(middle(&bound(u64::MAX), b""), None);
+    assert_eq!((middle(&bound(7), &bound(8)), middle(&bound(8), &bound(7)), middle(b"k", b"")), (None, None, None));
+}

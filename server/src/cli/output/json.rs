@@ -190,9 +190,9 @@ pub struct Status {
 pub struct Job {
     /// Its number, never given twice.
     pub id: u64,
-    /// `move_replica`.
+    /// `move_replica` or `split_shard`.
     pub kind: &'static str,
-    /// The shard whose replica moves.
+    /// The shard whose replica moves, or that is split.
     pub shard: Option<u64>,
     /// The node whose replica goes.
     pub from: Option<u64>,
@@ -210,11 +210,12 @@ pub struct Job {
 /// How far a job is.
 #[derive(Clone, Debug, Serialize)]
 pub struct JobProgress {
-    /// The step decided last: `learn`, `catch_up`, `promote`, `remove` or `end`; none while it waits for its turn.
+    /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`, `end` of both;
+    /// none while it waits for its turn.
     pub step: Option<String>,
     /// Slots of the log that the learner lacks, while that is known.
     pub lag_slots: Option<u64>,
-    /// Why the last change that was asked for was not made yet.
+    /// Why the last change that was asked for was not made yet, or for what the job waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// Since something was last seen to change.
@@ -322,6 +323,9 @@ pub struct Replica {
     pub commit: Option<u64>,
     /// Last slot applied.
     pub applied: Option<u64>,
+    /// A split made the shard, and the replica does not have yet what it begins with; only then is it shown.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unborn: bool,
 }
 
 /// What `explain` prints: where a key lives, and why.
@@ -376,6 +380,7 @@ mod tests {
                 lag_slots: Some(0),
                 commit: Some(9),
                 applied: Some(9),
+                unborn: false,
             }],
             scrub: None,
         };

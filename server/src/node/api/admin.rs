@@ -4,6 +4,7 @@
 
 pub mod job_manager;
 mod jobs;
+mod splits;
 
 use super::{cluster, convert};
 use crate::node::dial;
@@ -232,6 +233,13 @@ impl Admin for AdminService {
         }
     }
 
+    async fn propose_split(
+        &self,
+        request: Request<v1::ProposeSplitRequest>,
+    ) -> Result<Response<v1::ProposeSplitReply>, Status> {
+        splits::propose(self.get()?, request).await
+    }
+
     async fn remove_node(
         &self,
         request: Request<v1::RemoveNodeRequest>,
@@ -354,6 +362,12 @@ fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
             equal: scrub.equal,
             diverged: scrub.diverged.iter().map(|node| node.0).collect(),
         }),
+        version: r.version,
+        from: r.from,
+        to: r.to,
+        unborn: r.unborn,
+        members_epoch: r.epoch.0,
+        hindrance: r.hindrance.unwrap_or_default(),
     }
 }
 

@@ -7,6 +7,7 @@ use super::admission::{self, AdmissionQueue, AdmissionQueues, Client, StreamHand
 use super::convert;
 use crate::config::Limits;
 use crate::node::peer::Peers;
+use crate::node::whereabouts::Whereabouts;
 use futures::Stream;
 use futures::task::AtomicWaker;
 use prost::Message as _;
@@ -242,28 +243,33 @@ impl WayIn {
     }
 }
 
+/// What requests of a stream pass on their way in.
+pub struct Desk {
+    /// The engine.
+    pub worker: WorkerHandle,
+    /// The way into it.
+    pub admissions: Arc<AdmissionQueues>,
+    /// Sizes above which a request is refused.
+    pub limits: Limits,
+    /// The peers, and with them the cluster's time.
+    pub peers: Arc<Peers>,
+    /// Where keys are whose shard has other bounds by now.
+    pub whereabouts: Arc<Whereabouts>,
+}
+
 /// Serves one stream: reads requests in a task of its own, and is itself the stream of replies.
 pub fn serve(
     requests: Streaming<v1::ClientFrame>,
-    worker: WorkerHandle,
-    admissions: Arc<AdmissionQueues>,
-    limits: Limits,
-    peers: Arc<Peers>,
+    desk: Desk,
     memory: Memory,
 ) -> impl Stream<Item = Result<v1::ServerFrame, Status>> {
     let shared = Arc::new(Shared::new(memory));
-    let reader = tokio::spawn(read(requests, worker, admissions, limits, peers, shared.clone()));
+    let reader = tokio::spawn(read(requests, desk, shared.clone()));
     Replies { shared, reader }
 }
 
-async fn read(
-    mut requests: Streaming<v1::ClientFrame>,
-    worker: WorkerHandle,
-    admissions: Arc<AdmissionQueues>,
-    limits: Limits,
-    peers: Arc<Peers>,
-    shared: Arc<Shared>,
-) {
+async fn read(mut requests: Streaming<v1::ClientFrame>, desk: Desk, shared: Arc<Shared>) {
+    let Desk { worker, admissions, limits, .. } = &desk;
     let most = limits.session_requests_max as usize;
     let mut ways: Vec<WayIn> = admissions.all().iter().map(|admission| WayIn::through(admission, &shared)).collect();
     loop {
@@ -274,9 +280,9 @@ async fn read(
         let Ok(Some(frame)) = requests.message().await else { break };
         shared.begun(frame.requests.len(), frame.encoded_len());
         let mut batch: Vec<Request> =
-            frame.requests.into_iter().filter_map(|request| admit(request, &limits, &peers, &shared)).collect();
+            frame.requests.into_iter().filter_map(|request| admit(request, &desk, &shared)).collect();
         let polls = batch.extract_if(.., |request| admission::waits(request)).collect();
-        let polls = let_wait(polls, &limits, &shared);
+        let polls = let_wait(polls, limits, &shared);
         if !polls.is_empty()
             && let Err(Input::Requests(refused)) = worker.try_push(Input::Requests(polls))
         {
@@ -311,12 +317,16 @@ fn let_wait(polls: Vec<Request>, limits: &Limits, shared: &Arc<Shared>) -> Vec<R
 }
 
 /// Turns a wire request into the worker's, or answers it here.
-fn admit(request: v1::ShardRequest, limits: &Limits, peers: &Peers, shared: &Arc<Shared>) -> Option<Request> {
+fn admit(request: v1::ShardRequest, desk: &Desk, shared: &Arc<Shared>) -> Option<Request> {
+    let Desk { limits, peers, whereabouts, .. } = desk;
     let id = request.id;
     let answer = |body| {
         shared.push(v1::ShardReply { id, body: Some(body) });
         None
     };
+    if let Some(moved) = whereabouts.moved(&request) {
+        return answer(v1::shard_reply::Body::Error(moved));
+    }
     match request.body {
         None => answer(v1::shard_reply::Body::Error(convert::invalid("body", "is missing"))),
         Some(v1::shard_request::Body::Clock(_)) => answer(v1::shard_reply::Body::ClockUs(peers.cluster_time_us())),

@@ -8,6 +8,7 @@ use crate::config::Limits;
 use crate::node::map::MapCache;
 use crate::node::peer::Peers;
 use crate::node::status::status;
+use crate::node::whereabouts::Whereabouts;
 use futures::{Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -43,6 +44,8 @@ pub struct Running {
     pub limits: Limits,
     /// What all streams may hold.
     pub memory: Memory,
+    /// Where keys are whose shard has other bounds by now.
+    pub whereabouts: Arc<Whereabouts>,
     /// This node as a client of its cluster, for unary calls.
     pub gateway: tokio::sync::OnceCell<Client>,
     /// Where the gateway connects.
@@ -177,7 +180,8 @@ impl Synod for SynodService {
         let running = self.get()?;
         let (worker, admissions, limits) = (running.worker.clone(), running.admissions.clone(), running.limits.clone());
         let (peers, memory) = (running.peers.clone(), running.memory.clone());
-        let replies = session::serve(request.into_inner(), worker, admissions, limits, peers, memory);
+        let desk = session::Desk { worker, admissions, limits, peers, whereabouts: running.whereabouts.clone() };
+        let replies = session::serve(request.into_inner(), desk, memory);
         let mut answer: Response<Self::SessionStream> = Response::new(Box::pin(replies));
         cluster::stamp(answer.metadata_mut(), running.cluster);
         Ok(answer)

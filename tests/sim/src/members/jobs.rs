@@ -106,6 +106,8 @@ impl World {
                 let delay = self.jobs.dice.between(if late { LATE } else { PROMPT });
                 self.at(self.now + delay, Event::Propose { shard, expected, change });
             }
+            // No split is begun here.
+            Action::Reserve { .. } | Action::Split { .. } => {}
             Action::Finish { job, seen, end } => {
                 if !self.is_told(job) {
                     self.tell_of_job(Some(job), &SystemCommand::FinishJob { job, seen, end });

@@ -4,7 +4,7 @@
 //! a step (`synod_cluster::jobs` does), change members but through the shard's leader and under the epoch that the change was decided in,
 //! or be missed: another node's executor goes on from what it sees.
 
-use super::AdminService;
+use super::{AdminService, splits};
 use crate::node::host::Signals;
 use crate::node::map::MapCache;
 use crate::node::system::{SystemProposer, ask};
@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
-use synod_cluster::jobs::executor::{Action, Executor, Look, Progress};
+use synod_cluster::jobs::executor::{Action, Executor, Look, Progress, SplitLook};
 use synod_cluster::jobs::job::{Job, JobEnd};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, bounded_why};
-use synod_engine::host::{Body, Freshness, Read, TailPoll};
+use synod_engine::host::{Body, Freshness, Read, SplitWanted, TailPoll};
 use synod_engine::runner::WorkerHandle;
 use synod_paxos::types::{Epoch, MemberRole};
 use synod_proto::v1;
@@ -150,15 +150,25 @@ impl JobManager {
         let now = self.origin.elapsed();
         let due = self.executor().due(&state.jobs, now);
         let mut looks: Vec<(JobId, &Job, Look)> =
-            due.into_iter().filter_map(|(id, job)| Some((id, job, state.look_at(&job.goal)?))).collect();
+            due.iter().filter_map(|(id, job)| Some((*id, *job, state.look_at(&job.goal)?))).collect();
+        let mut split_looks: Vec<(JobId, &Job, SplitLook)> =
+            due.iter().filter_map(|(id, job)| Some((*id, *job, look_at_split(state, job)?))).collect();
         let shards = looks.iter().filter(|(_, _, look)| learns(look)).map(|(_, job, _)| job.goal.shard());
-        let replicas = leading(state, admin, shards.collect(), leaders).await;
+        let shards = shards.chain(split_looks.iter().map(|(_, job, _)| job.goal.shard())).collect();
+        let replicas = leading(state, admin, shards, leaders).await;
         for (_, job, look) in &mut looks {
             add_lag(job, look, &replicas);
         }
+        for (_, job, look) in &mut split_looks {
+            let shard = job.goal.shard();
+            look.seen.leader = replicas.get(&shard).zip(state.shards.get(&shard)).and_then(|(r, d)| splits::led(r, d));
+        }
         let actions: Vec<Action> = {
             let mut executor = self.executor();
-            looks.into_iter().filter_map(|(id, job, look)| executor.decide(id, job, look, now)).collect()
+            let moves: Vec<Action> =
+                looks.into_iter().filter_map(|(id, job, look)| executor.decide(id, job, look, now)).collect();
+            let split = |(id, job, look): (JobId, &Job, SplitLook)| executor.decide_split(id, job, &look, now);
+            moves.into_iter().chain(split_looks.into_iter().filter_map(split)).collect()
         };
         futures::future::join_all(actions.into_iter().map(|action| self.act(action, admin))).await;
     }
@@ -167,6 +177,12 @@ impl JobManager {
         let (job, refused) = match action {
             Action::Change { job, shard, expected, change } => {
                 (job, change_members(admin, shard, expected, change).await.err())
+            }
+            Action::Reserve { job, parent, version } => {
+                (job, splits::reserve(&self.system, parent, version).await.err())
+            }
+            Action::Split { job, shard, version, epoch, child, at } => {
+                (job, splits::split(admin, shard, SplitWanted { version, epoch, child, at }).await.err())
             }
             Action::Finish { job, seen, end } => (job, self.finish(job, seen, end).await.err()),
         };
@@ -194,6 +210,13 @@ impl JobManager {
             other => Err(format!("the outcome of a job's end was {other:?}")),
         }
     }
+}
+
+/// What the map says of a split.
+fn look_at_split(state: &SystemState, job: &Job) -> Option<SplitLook> {
+    let goal = job.goal.as_split()?;
+    let epoch = state.shards.get(&goal.shard).map_or(Epoch::default(), |d| d.membership.epoch);
+    Some(SplitLook { seen: state.look_at_split(goal), epoch })
 }
 
 /// Whether what is to be done depends on what a learner lacks.

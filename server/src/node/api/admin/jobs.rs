@@ -3,13 +3,14 @@
 //! Owns: a job as clients see it. Must never: answer from what this node knows while another may lead the system shard.
 
 use super::job_manager::JobReport;
-use super::{FORWARDED, Running};
+use super::{FORWARDED, Running, splits};
 use crate::node::api::convert;
 use crate::node::status::status;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
-use synod_cluster::jobs::executor::Progress;
+use synod_cluster::jobs::executor::{JobStep, Progress};
 use synod_cluster::jobs::job::JobGoal;
 use synod_cluster::jobs::move_replica::{MoveReplica, Step};
+use synod_cluster::jobs::split;
 use synod_cluster::members::MemberChange;
 use synod_cluster::system::{SystemCommand, SystemOutcome};
 use synod_proto::v1;
@@ -19,7 +20,11 @@ use v1::job_goal::Kind as GoalKind;
 
 /// Begins a job.
 pub(super) async fn start(running: &Running, request: v1::StartJobRequest) -> Result<v1::StartJobReply, Status> {
-    let command = SystemCommand::StartJob { goal: goal(request.goal)? };
+    let goal = goal(request.goal)?;
+    if let JobGoal::Split { shard, at, .. } = &goal {
+        splits::check_at(running, *shard, at.as_ref())?;
+    }
+    let command = SystemCommand::StartJob { goal };
     match running.change(request.id.as_ref(), &command).await? {
         SystemOutcome::Job(JobId(job)) => Ok(v1::StartJobReply { job }),
         other => Err(refused(other)),
@@ -123,18 +128,26 @@ pub(super) fn to_wire(JobReport { id, job, progress, idle }: JobReport, changes:
 }
 
 fn progress_to_wire(progress: &Progress, idle_ms: u64, changes: bool) -> v1::JobProgress {
-    let lag_slots = if let Some(Step::Wait(lag)) = progress.step { lag } else { None };
+    let lag_slots = if let Some(JobStep::Move(Step::Wait(lag))) = progress.step { lag } else { None };
+    let waits = if let Some(JobStep::Split(split::Step::Wait(why))) = &progress.step { Some(why) } else { None };
     let told = progress.changes.iter().filter(|_| changes);
     v1::JobProgress {
-        step: progress.step.map(step_word).unwrap_or_default().into(),
+        step: progress.step.as_ref().map(step_word).unwrap_or_default().into(),
         lag_slots,
-        trouble: progress.trouble.clone().unwrap_or_default(),
+        trouble: progress.trouble.as_ref().or(waits).cloned().unwrap_or_default(),
         idle_ms,
         changes: told.map(MemberChange::to_string).collect(),
     }
 }
 
-fn step_word(step: Step) -> &'static str {
+fn step_word(step: &JobStep) -> &'static str {
+    let step = match step {
+        JobStep::Move(step) => step,
+        JobStep::Split(split::Step::Reserve { .. }) => return "reserve",
+        JobStep::Split(split::Step::Propose { .. }) => return "split",
+        JobStep::Split(split::Step::Wait(_)) => return "wait",
+        JobStep::Split(split::Step::Done | split::Step::Overtaken(_)) => return "end",
+    };
     match step {
         Step::Change(MemberChange::Learn(_)) => "learn",
         Step::Wait(_) => "catch_up",
