@@ -112,7 +112,7 @@ pub(crate) struct Shard {
     /// The version of its bounds, as of what was looked at last.
     version: u64,
     /// The version of its bounds that is flushed, and all that came before it; 0 where none is.
-    held: u64,
+    held_version: u64,
     /// Where its bounds changed last, as far as that was applied by this process.
     split_at: Slot,
     /// Nothing is applied: what was is about to be durable, and the replica goes to another worker.
@@ -158,7 +158,7 @@ impl Shard {
             time: ShardTime::default(),
             order: None,
             version,
-            held: version,
+            held_version: version,
             split_at: Slot(0),
             still: false,
             handled: 0,
@@ -201,7 +201,7 @@ impl Shard {
 
     /// Whether something was applied that is not yet known to be on disk, or what it began with is not.
     pub(crate) fn unflushed(&self) -> bool {
-        let bounds = self.held < self.state.descriptor().version && !self.is_missing();
+        let bounds = self.held_version < self.state.descriptor().version && !self.is_missing();
         self.state.applied() > self.durable_applied || bounds
     }
 
@@ -285,7 +285,7 @@ impl Shard {
     /// The state up to `slot` is on disk, and this version of its bounds.
     pub(crate) fn flushed(&mut self, slot: Slot, version: u64) {
         self.durable_applied = self.durable_applied.max(slot);
-        self.held = self.held.max(version);
+        self.held_version = self.held_version.max(version);
     }
 
     /// Trims the log where at least `step` slots, or many bytes, can go. An entry can go once it is flushed here and either every

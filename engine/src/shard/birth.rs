@@ -84,11 +84,11 @@ impl Shard {
 
     /// The version of its bounds that is flushed, and all that came before it; 0 where none is.
     pub(crate) fn held(&self) -> u64 {
-        self.held
+        self.held_version
     }
 
     /// Its first rows are not flushed yet.
     pub(crate) fn not_held(&mut self) {
-        self.held = 0;
+        self.held_version = 0;
     }
 }

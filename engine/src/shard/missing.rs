@@ -64,7 +64,7 @@ impl Shard {
             recovered.applied = trimmed;
         }
         shard.committed = trimmed;
-        shard.held = 0;
+        shard.held_version = 0;
         shard.missing = Some(Missing::default());
         shard
     }

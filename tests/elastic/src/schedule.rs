@@ -257,7 +257,7 @@ impl World {
         }
         self.map_for_follower();
         self.map_for_reader();
-        if round % 7 == 0 {
+        if round.is_multiple_of(7) {
             self.one_lane();
         }
         for lane in 0..self.follower.lanes.len() {

@@ -180,7 +180,9 @@ impl World {
         call.waits = None;
         let (_, shard, node) = waited;
         let (shard, node) = (shard.0, id_of(node).0);
-        let attempt = Attempt { table: "t", shard, voters: 3, node, write: true, may_have_left: true };
+        // Where a retry goes, and when, is a schedule's choice; a batch that has come to lie on two shards is not sent.
+        let (moved, crosses) = (false, false);
+        let attempt = Attempt { table: "t", shard, voters: 3, node, write: true, may_have_left: true, moved, crosses };
         match call.progress.failed(failure, &attempt, now, |_| true) {
             Next::Again { .. } | Next::LookUp => Ok(()),
             Next::End(error) => self.close(at, seq, &error),

@@ -291,6 +291,7 @@ mod tests {
                 lag_slots: None,
                 commit: Some(commit),
                 applied: None,
+                unborn: false,
             }],
             scrub: None,
         }
