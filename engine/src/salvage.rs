@@ -16,7 +16,7 @@ use crate::codec::keys::{self, Bounds};
 use crate::codec::pieces;
 use crate::genesis::Genesis;
 use crate::logstore::LogStore;
-use crate::machine::extent::{Extent, owned_by_each};
+use crate::machine::extent::{Extent, joined, owned_by_each};
 use crate::state::BulkLoad;
 use crate::state::rocks::{RocksShared, StateOptions};
 use bytes::Bytes;
@@ -234,7 +234,8 @@ fn copy(
         Ok(())
     };
     let mut copied = Ok(Ok(()));
-    for (from, to) in owned {
+    // In order of the rows, as a file wants them: records may be in a lower space than the shard's own rows.
+    for (from, to) in &joined(owned.to_vec()) {
         copied = each(old, from, to, &mut take);
         if !matches!(copied, Ok(Ok(()))) {
             break;

@@ -92,6 +92,17 @@ impl Table {
     }
 }
 
+/// Logs are trimmed as soon as they can be, whoever sleeps.
+fn keeping_little() -> WorkerOptions {
+    WorkerOptions {
+        log_keep_bytes: 2 << 10,
+        trim_slots: 1,
+        trim_slots_flushed: 1,
+        snapshot_unused_us: 2_000_000,
+        ..WorkerOptions::default()
+    }
+}
+
 /// Three nodes with a table of one shard.
 fn one_shard(partitioning: Partitioning, options: WorkerOptions) -> (Cluster, Table, ShardId) {
     let mut c = Cluster::that_splits(3, options);
@@ -179,14 +190,17 @@ fn a_shard_is_split_under_writes_and_loses_and_repeats_none() {
     for partitioning in [Partitioning::Range, Partitioning::Hash] {
         let (mut c, mut t, parent) = one_shard(partitioning, WorkerOptions::default());
         t.write(&mut c, 2 * KEYS);
+        c.run_until("each node has its log", |c| {
+            let leader = c.leader(parent).unwrap();
+            c.replica(leader, parent).unwrap().hindrance.is_none()
+        });
         let child = c.reserve(parent);
         let wanted = c.wanted(parent, child, &middle(partitioning));
         let told = c.ask_split(parent, wanted);
         t.write(&mut c, 2 * KEYS);
-        c.run_until("it is done, and the map knows", |c| {
-            told.lock().unwrap().is_some() && c.map().shards.contains_key(&child)
-        });
+        c.run_until("it is done", |_| told.lock().unwrap().is_some());
         assert_eq!(told.lock().unwrap().take(), Some(Ok(())));
+        c.run_until("the map knows", |c| c.map().shards.contains_key(&child));
         t.write(&mut c, 2 * KEYS);
         assert_eq!(c.shards_of(t.table), [parent, child]);
         for shard in [parent, child] {
@@ -278,7 +292,7 @@ fn a_node_that_sleeps_through_a_split_makes_the_child_from_the_log() {
 /// The parent's snapshot gives up the range of the child, so the child must be there first.
 #[test]
 fn a_node_that_sleeps_until_the_log_is_trimmed_gets_both_by_snapshots() {
-    let options = WorkerOptions { log_keep_bytes: 2 << 10, ..WorkerOptions::default() };
+    let options = keeping_little();
     let (mut c, mut t, parent) = one_shard(Partitioning::Range, options);
     t.write(&mut c, 2 * KEYS);
     c.run_for(500_000);
@@ -288,9 +302,10 @@ fn a_node_that_sleeps_until_the_log_is_trimmed_gets_both_by_snapshots() {
     c.run_for(500_000);
     let child = c.split(parent, &middle(Partitioning::Range));
     t.write(&mut c, 8 * KEYS);
-    c.run_for(3_000_000);
-    let leader = c.leader(parent).unwrap();
-    assert!(c.replica(leader, parent).unwrap().trimmed > had.max(Slot(2 * KEYS as u64 + 2)));
+    let behind = had.max(Slot(2 * KEYS as u64 + 2));
+    c.run_until("nobody has what it lacks", |c| {
+        NODES.into_iter().filter(|node| *node != victim).all(|n| c.replica(n, parent).unwrap().trimmed > behind)
+    });
     c.start(victim);
     c.run_until("it has the child", |c| has(c, victim, child));
     t.write(&mut c, KEYS);
@@ -304,7 +319,7 @@ fn a_node_that_sleeps_until_the_log_is_trimmed_gets_both_by_snapshots() {
 /// Its state is behind what it has promised and accepted for the child, and the others' logs begin later than its own ends.
 #[test]
 fn a_node_that_lost_its_last_flush_and_falls_behind_gets_both_by_snapshots() {
-    let options = WorkerOptions { log_keep_bytes: 2 << 10, ..WorkerOptions::default() };
+    let options = keeping_little();
     let (mut c, mut t, parent) = one_shard(Partitioning::Range, options);
     t.write(&mut c, KEYS);
     c.run_for(500_000);

@@ -5,6 +5,7 @@
 use crate::group::id_of;
 use crate::violation::Check;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use synod_cluster::custody::Here;
 use synod_cluster::ids::{NodeId, ShardId, Slot, Space};
@@ -190,9 +191,16 @@ impl Node {
         Ok(())
     }
 
-    /// Removes what no replica here owns. The worker's step at a start.
+    /// Removes what no replica here owns. The worker's step at a start. Only spaces that have rows: a removal that is not flushed yet
+    /// must not cover what a snapshot loads later.
     pub(crate) fn sweep(&mut self) -> Result<(), StoreError> {
-        self.remove_rows(&[(Vec::new(), vec![0xff; 5])])
+        let mut spaces: BTreeSet<Space> = BTreeSet::new();
+        self.store.scan(&[], &[0xff; 5], false, &mut |key, _| {
+            spaces.extend(keys::space_of(key));
+            ControlFlow::Continue(())
+        })?;
+        let spaces: Vec<Bounds> = spaces.into_iter().map(keys::space_bounds).collect();
+        self.remove_rows(&spaces)
     }
 
     /// Makes all that is applied durable, in one piece.

@@ -257,7 +257,8 @@ impl World {
         }
         self.map_for_follower();
         self.map_for_reader();
-        if round.is_multiple_of(7) {
+        // Each round cuts off one shard more: the last one must have its turn before the lanes are joined again.
+        if round.is_multiple_of(2 * KEYS as u64) {
             self.one_lane();
         }
         for lane in 0..self.follower.lanes.len() {
