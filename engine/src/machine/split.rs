@@ -139,7 +139,7 @@ impl ShardState {
         self.stored = self.applied;
         let mut rows: Vec<Change> = self.own_rows().into();
         let here = Extent::read(|row| store.get(row), space, descriptor.clone())?;
-        if !here.alone && !planted!(ReplayOverwritesChild) {
+        if !here.alone {
             // No freeze comes between: what is durable has both or neither.
             give_up(store, &descriptor, &pieces, &here)?;
             store.apply(StateBatch { rows })?;
