@@ -21,7 +21,7 @@ use crate::call::leader_of;
 use crate::client::Client;
 use crate::error::{Error, Result, of_status, unexpected};
 use crate::limits::{check_key, check_table, check_table_name};
-use crate::link::{Broken, channel, jitter};
+use crate::link::{Broken, MAX_MESSAGE_BYTES, channel, jitter};
 use crate::meant::Meant;
 use crate::router::{Place, table_info};
 use crate::types::{Explain, MemberChange, NodeInfo, NodeReport, PartitionKind, TableInfo, TableSpec};
@@ -106,6 +106,7 @@ impl Client {
                 let answer = async {
                     let channel = channel(&addr, &self.caller.core.options).await?;
                     let reply = AdminClient::new(self.caller.core.links.stamp().on(channel))
+                        .max_decoding_message_size(MAX_MESSAGE_BYTES)
                         .node_status(v1::NodeStatusRequest {})
                         .await;
                     reply.map(tonic::Response::into_inner).map_err(|s| of_status(&s))

@@ -25,7 +25,7 @@ use crate::meant::{Meant, Stamp};
 use crate::options::Options;
 
 /// Largest message taken from or given to a node.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Bytes a node may send on a stream before it must wait, and on all of a connection's streams.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;

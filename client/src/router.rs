@@ -197,6 +197,8 @@ impl MapView {
         shards.sort_by(|a, b| (a.table_id, &a.from).cmp(&(b.table_id, &b.from)));
         let mut tables: Vec<TableInfo> = map.tables.iter().filter_map(table_info).collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
+        // What was known of a cluster that has been set back since would outrank this map for ever.
+        let previous = previous.filter(|previous| follows(&previous.public, &shards));
         let before: HashMap<u32, &Arc<TableRoute>> =
             previous.iter().flat_map(|p| p.tables.values()).map(|table| (table.info.id, table)).collect();
         let mut routes = HashMap::new();
@@ -237,6 +239,19 @@ impl MapView {
     pub(crate) fn addr(&self, node: u64) -> Option<&str> {
         self.nodes.get(&node).map(String::as_str)
     }
+}
+
+/// Whether these shards can have come of those of an earlier map: bounds change only with the version, and neither version nor epoch
+/// falls. They do where a cluster was restored or set back under its old name.
+fn follows(before: &ClusterMap, shards: &[ShardInfo]) -> bool {
+    let before: HashMap<u64, &ShardInfo> = before.shards.iter().map(|shard| (shard.id, shard)).collect();
+    shards.iter().all(|now| {
+        before.get(&now.id).is_none_or(|old| {
+            let bounds = |shard: &ShardInfo| (shard.from.clone(), shard.to.clone());
+            let same_bounds = now.version > old.version || bounds(now) == bounds(old);
+            now.table_id == old.table_id && now.version >= old.version && now.epoch >= old.epoch && same_bounds
+        })
+    })
 }
 
 /// The leader to begin with, 0 where none is known.
@@ -361,6 +376,30 @@ pub(crate) mod tests {
             assert_eq!(id(t, Place::Below(pos.as_bytes())), Some(shard), "below {pos}");
         }
         assert_eq!(id(t, Place::At(b"")), Some(10));
+    }
+
+    /// A cluster that was restored under its old name: its shards are of earlier epochs, and its ids of other tables.
+    #[test]
+    fn a_map_of_a_cluster_that_was_set_back_is_taken_whole() {
+        let mut later = map();
+        later.shards.iter_mut().for_each(|shard| shard.epoch = 5);
+        later.shards.iter_mut().for_each(|shard| shard.voters = vec![4, 5, 6]);
+        let before = MapView::build(later, None);
+        let mut again = map();
+        again.revision = 4;
+        again.shards.iter_mut().for_each(|shard| shard.epoch = 2);
+        let view = MapView::build(again, Some(&before));
+        let route = view.table("r").unwrap().locate(Place::Key(b"a")).unwrap();
+        assert_eq!((route.info.epoch, &route.info.voters), (2, &vec![1, 2, 3]));
+
+        let mut fewer = map();
+        fewer.revision = 4;
+        fewer.shards.retain(|shard| shard.table_id == 1);
+        fewer.shards.push(shard(20, 2, b"", b""));
+        fewer.shards.extend((21..24).map(|id| shard(id, 3, b"", b"")));
+        let view = MapView::build(fewer, Some(&MapView::build(map(), None)));
+        let table = view.table("h").unwrap();
+        assert!(["a", "b", "c", "d", "e"].iter().all(|key| id(table, Place::Key(key.as_bytes())) == Some(20)));
     }
 
     #[test]

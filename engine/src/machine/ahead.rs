@@ -20,6 +20,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Known;
 use synod_cluster::ids::{Entry, Offset, Slot};
+use synod_cluster::system::Birth;
 use synod_paxos::types::Payload;
 
 /// Rows that are named as lacked at once.
@@ -142,12 +143,19 @@ impl ShardState {
         self.ahead.as_ref().is_some_and(|ahead| ahead.tries >= TRIES_MAX)
     }
 
+    /// Whether a key that a request names is to be looked up: where its rows would be is known of keys within the bounds. All records
+    /// of a shard that splits have nothing to do with are in one space.
+    fn may_have(&self, key: &[u8]) -> bool {
+        let unsplit = self.descriptor.born == Birth::Founded && !self.has_changed_bounds();
+        unsplit || self.descriptor.contains(key)
+    }
+
     fn begin(&self, slot: Slot, data: Bytes) -> Result<Ahead, StoreError> {
         let (format, requests) = self.decode(slot, data)?;
         let ops = requests.iter().enumerate().flat_map(|(at, request)| {
             self.ops_here(request).iter().enumerate().map(move |(op, found)| (at, op, &found.key))
         });
-        let here = ops.filter(|(_, _, key)| self.descriptor.contains(key));
+        let here = ops.filter(|(_, _, key)| self.may_have(key));
         let wanted: Vec<(usize, usize)> = here.map(|(at, op, _)| (at, op)).collect();
         Ok(Ahead {
             slot,
@@ -262,7 +270,7 @@ impl ShardState {
                     break;
                 }
                 looks += 1;
-                if !self.descriptor.contains(&op.key) {
+                if !self.may_have(&op.key) {
                     continue;
                 }
                 let hash = self.descriptor.partitioning.hash_of(&op.key);
@@ -283,7 +291,7 @@ impl ShardState {
         let mut firsts: BTreeMap<&Bytes, (Offset, Offset)> = BTreeMap::new();
         for op in ahead.requests.iter().flat_map(|request| self.ops_here(request)) {
             let Action::Trim(before) = op.action else { continue };
-            if !self.descriptor.contains(&op.key) {
+            if !self.may_have(&op.key) {
                 continue;
             }
             let (first, end) = match firsts.entry(&op.key) {

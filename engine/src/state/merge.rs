@@ -31,8 +31,9 @@ struct RunCursor<'a> {
 
 impl<'a> RunCursor<'a> {
     fn new(map: &'a RowMap, run: &'a [u32], range: Range<'_>) -> Self {
-        let below = |end: &[u8]| run.partition_point(|&row| *map.rows()[row as usize].key < *end);
-        let mut cursor = Self { map, rest: &run[below(range.from)..below(range.to)], reverse: range.reverse };
+        let below = |run: &[u32], end: &[u8]| run.partition_point(|&row| *map.rows()[row as usize].key < *end);
+        let rest = &run[below(run, range.from)..];
+        let mut cursor = Self { map, rest: &rest[..below(rest, range.to)], reverse: range.reverse };
         cursor.pass_removed();
         cursor
     }
@@ -194,14 +195,14 @@ pub(super) fn scan(
             sources.put(source)?;
             continue;
         }
-        while let Some(mut older) = sources.older(key) {
-            older.cursor.advance();
-            sources.put(older)?;
-        }
         if let Some(value) = source.cursor.value()
             && visit(key, value).is_break()
         {
             return Ok(());
+        }
+        while let Some(mut older) = sources.older(key) {
+            older.cursor.advance();
+            sources.put(older)?;
         }
         source.cursor.advance();
         sources.put(source)?;

@@ -47,12 +47,12 @@ fn round(shared: &RocksShared, stop: &AtomicBool) {
         let mut trash = shared.trash(&range);
         while let Some(Done { last, took }) = compact_next(shared, &range, behind.as_deref()) {
             trash.empty(stop);
+            std::thread::sleep(took * RESTS);
             if stop.load(Ordering::Relaxed) {
                 return;
             }
             let Some(last) = last else { break };
             behind = Some(last);
-            std::thread::sleep(took * RESTS);
         }
         shared.removed_ranges().done(&range, |range| shared.size_of(range));
     }

@@ -44,8 +44,8 @@ impl<H: Host> Worker<H> {
             let why = "is gone, and its space has records of a shard that was split off";
             return self.recover_without_state(found, space, &genesis, owners, why);
         }
-        let born = self.node.store.get(&keys::bounds_row(space))?.is_some();
-        if genesis.is_child() && !born && !planted!(UnbornBeginsEmpty) {
+        let unborn = genesis.is_child() && self.node.store.get(&keys::bounds_row(space))?.is_none();
+        if unborn && !planted!(UnbornBeginsEmpty) {
             return self.recover_unborn(found, space, &genesis);
         }
         let state = ShardState::load(&mut *self.node.store, space, genesis)?;

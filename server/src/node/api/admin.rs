@@ -38,6 +38,8 @@ use v1::error::Kind;
 
 /// How long a node waits for its own worker.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest status of a node that is taken: it names the bounds of each of its replicas.
+const STATUS_BYTES_MAX: usize = 64 << 20;
 /// Marks a call that another node forwarded: it is not forwarded again.
 const FORWARDED: &str = "synod-forwarded";
 
@@ -440,7 +442,8 @@ impl Running {
         let node = map.nodes.get(&leader).ok_or_else(|| unavailable("the leader is not in the map"))?;
         let failed = |why: String| unavailable(format!("node {leader} at {}: {why}", node.addr));
         let endpoint = dial::endpoint(&node.addr).map_err(failed)?;
-        Ok(AdminClient::new(endpoint.connect().await.map_err(|e| failed(dial::chain(&e)))?))
+        let channel = endpoint.connect().await.map_err(|e| failed(dial::chain(&e)))?;
+        Ok(AdminClient::new(channel).max_decoding_message_size(STATUS_BYTES_MAX))
     }
 
     /// A client of the node where a request that this node's worker refused is to go.
