@@ -73,7 +73,7 @@ impl Overlay {
     /// Takes what a node says of a shard; whether anything is known by it that was not known before, so that it is worth trying again
     /// at once.
     pub fn hint(&mut self, news: News) -> bool {
-        // It adds two tiles at most: itself, and what is left beyond it of the one that it divides.
+        // A hint adds at most two tiles: its own, and the upper rest of a tile that it falls into.
         self.tiles.len() + 2 <= self.mapped + HINTS_MAX && self.lay(news)
     }
 

@@ -165,7 +165,7 @@ fn copy_sound(path: &Path, sizes: StateOptions, log: &dyn LogStore) -> Result<Sp
     Ok((kept, lost))
 }
 
-/// Where a shard's rows are; `Ok(Err)` says what is damaged of the rows that tell.
+/// Where a shard's rows are. `Ok(Err)`: its bounds row or its pieces row is damaged, and how.
 fn extent(old: &RocksShared, owner: &Owner) -> Result<Result<Extent, String>, StoreError> {
     match Extent::read(|row| old.get(row), owner.space, owner.descriptor.clone()) {
         Err(StoreError::Corrupt { what, why }) => Ok(Err(format!("{what}: {why}"))),

@@ -143,8 +143,8 @@ impl ShardState {
         self.ahead.as_ref().is_some_and(|ahead| ahead.tries >= TRIES_MAX)
     }
 
-    /// Whether a key that a request names is to be looked up: where its rows would be is known of keys within the bounds. All records
-    /// of a shard that splits have nothing to do with are in one space.
+    /// Whether a key of a request is looked up here. A key outside the bounds is not: its rows are in no known space. A shard that was
+    /// never split has all of its records in one space, so the bounds need not be asked.
     fn may_have(&self, key: &[u8]) -> bool {
         let unsplit = self.descriptor.born == Birth::Founded && !self.has_changed_bounds();
         unsplit || self.descriptor.contains(key)

@@ -81,8 +81,8 @@ impl Extent {
     }
 }
 
-/// What each of these is to be looked through for: what it owns. One that is alone has all of its space, but for what others own:
-/// its state may be lost.
+/// The rows that each of these owns. A replica that never shared its space owns all of it, less what the others own there: it may have
+/// lost the rows that say more.
 #[must_use]
 pub fn owned_by_each(extents: &[Extent]) -> Vec<Vec<Bounds>> {
     let shared = joined(extents.iter().filter(|extent| !extent.alone).flat_map(Extent::owned).collect());

@@ -195,8 +195,8 @@ impl RowMap {
         }
     }
 
-    /// Sorts what is new, and merges runs of similar length, so that a row is merged a logarithmic number of times. What is too much
-    /// for one call is left to the next.
+    /// Sorts the new rows into a run, and merges runs of similar length: a row is merged a logarithmic number of times. One call merges
+    /// about [`MERGED_ROWS_MAX`] rows; the next call goes on.
     pub(super) fn settle(&mut self) {
         self.sort_new();
         let mut left = MERGED_ROWS_MAX;

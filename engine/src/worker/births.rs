@@ -1,7 +1,7 @@
 //! Children of splits: their beginning on this node.
 //!
-//! Owns: what becomes of a child when its parent has applied the split here. Must never: begin a child twice, where it was removed, or
-//! over what is here of it; or let a freeze leave out the sessions of one that begins.
+//! Owns: what becomes of a child when its parent has applied the split here. Must never: begin a child twice, begin one that was removed,
+//! begin one over rows or a log of it that are here, or freeze the state without the sessions of a child that is beginning.
 //!
 //! A child begins on the worker of its parent, in the round in which the parent applies the split. Its first rows are in the store by
 //! then, in one batch with the parent's new bounds. So one freeze has both or neither. Its first write in the log is its group's
