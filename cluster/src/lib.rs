@@ -28,6 +28,7 @@ mod keys;
 pub mod members;
 pub mod outcomes;
 pub mod overlay;
+pub mod planner;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod position;

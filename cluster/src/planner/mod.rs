@@ -1,0 +1,65 @@
+//! The planner: what should be done to a cluster, as a function of a picture of it.
+//!
+//! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
+//! shard less available. Nothing but tests uses it yet: no node takes a picture, and no executor carries a plan out.
+//!
+//! | order | rule | in |
+//! | --- | --- | --- |
+//! | 1 | repair | `repair` |
+//! | 2 | zones | `zones` |
+//! | 3 | drain | `drain` |
+//! | 4 | split by size, split by load | `divide` |
+//! | 5 | balance of bytes and replicas | `balance` |
+//! | 6 | balance of leaderships and load | `balance` |
+//! | 7 | merge | `merge` |
+//!
+//! Each rule lowers something that no later one raises: the voters that are lost, the pairs that share a zone, the replicas on nodes that
+//! are being emptied, and the sum of squares in `weigh`. Splits and merges have marks that are far apart. So a cluster whose load is
+//! steady comes to rest.
+
+mod balance;
+mod divide;
+mod draft;
+mod drain;
+mod ground;
+mod measure;
+mod merge;
+pub mod operation;
+pub mod picture;
+mod predict;
+mod repair;
+pub mod settings;
+mod stale;
+mod weigh;
+mod zones;
+
+pub use measure::Measure;
+pub use operation::{Change, Operation, Plan, Refusal, Rule};
+pub use picture::Picture;
+pub use predict::apply;
+pub use settings::{Balance, Settings};
+pub use stale::{Stale, stale};
+
+use draft::Draft;
+
+/// What should be done. The same picture gives the same plan.
+#[must_use]
+pub fn plan(picture: &Picture) -> Plan {
+    let mut draft = Draft::of(picture);
+    let auto = picture.settings.balance == Balance::Auto;
+    repair::run(&mut draft);
+    if auto {
+        zones::run(&mut draft);
+    }
+    drain::run(&mut draft);
+    if auto {
+        divide::run(&mut draft);
+        balance::size(&mut draft);
+        balance::load(&mut draft);
+        merge::run(&mut draft);
+    }
+    draft.plan
+}
+
+#[cfg(test)]
+mod tests;
