@@ -85,7 +85,7 @@ fn point(picture: &Picture, view: &ShardView) -> Point {
         let percent = u64::try_from(cost(hottest) * 100 / total).unwrap_or(100);
         return Point::Hot { at: hottest.at.clone(), percent };
     }
-    let mut below = 0;
+    let mut below: u128 = 0;
     let mut best: Option<(u128, &Bytes)> = None;
     for sample in &view.samples {
         let greater = below.max(total - below);

@@ -24,7 +24,7 @@ const STILL: u64 = 11;
 /// Rounds after which a run that is not settled ends.
 const ROUNDS_MAX: u32 = 300;
 /// Samples of a busy shard.
-const SAMPLES: u128 = 32;
+const SAMPLES: u128 = 64;
 
 /// How large a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,7 +52,7 @@ fn random_node(dice: &mut Dice, zones: u64) -> NodeView {
 }
 
 fn random_shard(dice: &mut Dice, nodes: u64, part: (u64, u64)) -> ShardView {
-    let wanted = [1, 3, 3, 3, 5][usize::try_from(dice.below(5)).unwrap()].min(nodes);
+    let wanted = [1u64, 3, 3, 3, 5][usize::try_from(dice.below(5)).unwrap()].min(nodes);
     let first = dice.below(nodes);
     let voters: Vec<u64> = (0..wanted).map(|at| (first + at) % nodes + 1).collect();
     let mut view = shard(TableId(1 + u32::try_from(dice.below(2)).unwrap()), part, &voters);
@@ -172,7 +172,7 @@ fn every_plan_keeps_every_shard_available_and_ends() {
             *rules.entry(operation.rule).or_insert(0) += 1;
         }
         let mut done = round(&mut picture, seed);
-        if seed % SETTLED != 0 {
+        if !seed.is_multiple_of(SETTLED) {
             continue;
         }
         let mut rounds = 0;
