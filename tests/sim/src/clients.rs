@@ -8,12 +8,14 @@
 use crate::dice::Dice;
 use crate::plan::Plan;
 use crate::retry::Retry;
+use crate::routes::Routes;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::ids::{ClientId, ClientSeq, NodeId, Offset, ShardId, TableId};
 use synod_cluster::system::{Descriptor, SystemState};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest};
 use synod_engine::host::{At, Body, Freshness, Read};
+use synod_paxos::types::Epoch;
 
 /// Hot keys of a shard.
 const KEYS: usize = 16;
@@ -38,6 +40,9 @@ impl KnownShard {
             known.push((Self { shard, table, version, voters, keys: Vec::new() }, d));
         }
         for n in 0..10_000u32 {
+            if known.iter().all(|(shard, _)| shard.keys.len() == KEYS) {
+                break;
+            }
             let key = Bytes::from(format!("{}{n}", char::from(b'a' + (n % 26) as u8)));
             for (shard, descriptor) in &mut known {
                 if shard.keys.len() < KEYS && descriptor.contains(&key) {
@@ -56,6 +61,8 @@ pub(crate) struct Client {
     outstanding: BTreeSet<u64>,
     /// Whom it believes to lead.
     pub(crate) leaders: BTreeMap<ShardId, NodeId>,
+    /// Where it believes keys to be, in a run that splits shards.
+    pub(crate) routes: Routes,
     /// Error of its estimate of the cluster's time, µs.
     clock_offset: i64,
 }
@@ -108,8 +115,13 @@ impl Kind {
 pub(crate) struct Operation {
     pub(crate) client: usize,
     pub(crate) kind: Kind,
+    /// The table; 0 for the metadata.
+    pub(crate) table: TableId,
+    /// The shard that is asked next, or was asked last.
     pub(crate) shard: ShardId,
     pub(crate) version: Option<u64>,
+    /// Of that shard's members, as the client knows them.
+    pub(crate) epoch: Epoch,
     pub(crate) voters: Vec<NodeId>,
     pub(crate) deadline: u64,
     pub(crate) retry: Retry,
@@ -124,6 +136,12 @@ pub(crate) struct Operation {
 /// One attempt.
 pub(crate) struct Attempt {
     pub(crate) op: u64,
+    /// The shard that it asks, and what the client knows of its bounds and members.
+    pub(crate) shard: ShardId,
+    pub(crate) version: Option<u64>,
+    pub(crate) epoch: Epoch,
+    /// By that its keys are of several shards.
+    pub(crate) crosses: bool,
     pub(crate) node: NodeId,
     pub(crate) process: u64,
     /// The name that this attempt's write went under.
@@ -138,6 +156,7 @@ impl Client {
             next_seq: 0,
             outstanding: BTreeSet::new(),
             leaders: BTreeMap::new(),
+            routes: Routes::default(),
             clock_offset,
         }
     }

@@ -121,6 +121,9 @@ impl World {
                 ("write expired", c.expired),
                 ("expectation failed", c.mismatched),
                 ("entry of several writes", c.batched),
+                ("write of a key that a split gave away", c.elsewhere),
+                ("splits", c.splits),
+                ("splits that do not count", c.splits_refused),
             ] {
                 self.coverage.add("committed", what, by);
             }

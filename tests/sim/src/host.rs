@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use synod_cluster::ids::{ClientId, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::SystemState;
+use synod_cluster::system::{ShardNews, SystemState};
 use synod_engine::codec::message;
 use synod_engine::host::{
     Answer, FetchRequest, Links, ProcessHost, ReadHost, ReplySink, ScrubHost, SnapshotHost, SnapshotKind,
@@ -161,6 +161,8 @@ pub(crate) struct Tap {
     pub(crate) returned: u64,
     /// What leaders have to tell the system shard of members.
     pub(crate) members: Vec<(ShardId, Membership)>,
+    /// What replicas have to tell it of bounds.
+    pub(crate) bounds: Vec<ShardNews>,
     /// Snapshots made here begin at these slots: the log behind them is kept.
     held: BTreeMap<ShardId, Slot>,
     asked: Option<SnapshotRequest>,
@@ -438,6 +440,10 @@ impl ProcessHost for SimHost {
 
     fn members_changed(&mut self, shard: ShardId, membership: Membership) {
         self.taps.lock().members.push((shard, membership));
+    }
+
+    fn bounds_changed(&mut self, news: ShardNews) {
+        self.taps.lock().bounds.push(news);
     }
 
     fn drained(&mut self) {

@@ -4,13 +4,16 @@
 //! outcome of every write, every record of every key, a hash of the state at each slot. It forgets nothing, so that a
 //! production state machine that forgets too much is found out. Must never: call the production state machine.
 
+mod splits;
+
 use crate::trace::hash_bytes;
 use crate::violation::{Checked, Violation, check};
 use bytes::Bytes;
+use splits::Extent;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::ids::{ClientId, ClientSeq, Entry, EntryId, NodeId, Offset, ShardId, Slot};
 use synod_cluster::system::{Descriptor, Retention};
-use synod_engine::command::{Action, Expect, KeyOp, Op, OpResult, Outcome, WriteRequest, decode_requests};
+use synod_engine::command::{Action, Expect, KeyOp, Op, OpResult, Outcome, WriteRequest, decode_requests, is_admin};
 use synod_paxos::types::{Epoch, Membership, Payload};
 
 const AGREEMENT: &str = "1: at most one value is chosen per slot, and slots chosen never change";
@@ -65,7 +68,16 @@ pub(crate) fn record_hash(key: &[u8], offset: u64, ts_us: u64, tombstone: bool, 
 /// The log of one shard, and what it means.
 pub(crate) struct ShardModel {
     shard: ShardId,
+    /// With the bounds after the last entry.
     descriptor: Option<Descriptor>,
+    /// From which slot on it has had which bounds, the first ones first; none of the system shard.
+    extents: Vec<(Slot, Extent)>,
+    /// Every child that a split of this shard has made.
+    children: Vec<ShardId>,
+    /// Those of them that no later split has named as known to the map.
+    unconfirmed: Vec<ShardId>,
+    /// Those that the last entries made, until the world takes them.
+    pub(crate) born: Vec<Self>,
     /// Of the epoch in force behind the last entry; `None` where that is not known.
     members: Option<Membership>,
     /// The epoch that the map knows.
@@ -107,6 +119,9 @@ pub(crate) struct Counts {
     pub(crate) expired: u64,
     pub(crate) mismatched: u64,
     pub(crate) batched: u64,
+    pub(crate) elsewhere: u64,
+    pub(crate) splits: u64,
+    pub(crate) splits_refused: u64,
 }
 
 impl ShardModel {
@@ -114,9 +129,14 @@ impl ShardModel {
     pub(crate) fn new(shard: ShardId, members: Membership, descriptor: Option<Descriptor>) -> Self {
         // A descriptor that was not seen at once may be of a later epoch than the log begins in.
         let members = Some(members).filter(|members| members.epoch == Epoch(1));
+        let extents = descriptor.iter().map(|d| (Slot(0), Extent::of(d))).collect();
         Self {
             shard,
             descriptor,
+            extents,
+            children: Vec::new(),
+            unconfirmed: Vec::new(),
+            born: Vec::new(),
             members,
             told: Epoch(0),
             chosen: Vec::new(),
@@ -181,6 +201,7 @@ impl ShardModel {
         self.crcs.push(entry.crc);
         self.counts.entries += 1;
         match &entry.payload {
+            Payload::Command(data) if is_admin(data) => self.administer(entry, data.clone())?,
             Payload::Command(data) => {
                 self.last_command = slot;
                 let requests = decode_requests(data.clone())
@@ -245,6 +266,13 @@ impl ShardModel {
         if ts > id.deadline_us {
             self.counts.expired += 1;
             self.expired.insert(name);
+            return Ok(());
+        }
+        if let (Some(descriptor), Op::Write { table, ops }) = (&self.descriptor, &request.op)
+            && (*table != descriptor.table || !ops.iter().all(|op| descriptor.contains(&op.key)))
+        {
+            // It leaves no outcome: the client sends it to the shard that has the keys.
+            self.counts.elsewhere += 1;
             return Ok(());
         }
         check(!self.expired.contains(&name), "20: no write executes after it was called expired", || {

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use synod_cluster::detector::Detector;
 use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, ShardId, Slot};
-use synod_cluster::system::SystemState;
+use synod_cluster::system::{ShardNews, SystemState};
 use synod_engine::StoreError;
 use synod_engine::host::{HandOverInput, Input, NodeInput, PeerInput};
 use synod_engine::identity::SeenTable;
@@ -90,6 +90,8 @@ pub(crate) struct Process {
     pub(crate) round_at: Option<u64>,
     /// Applied and observed, by shard.
     pub(crate) observed: BTreeMap<ShardId, Slot>,
+    /// What its replicas have applied of bounds and the map may not have: the newest word of each shard.
+    pub(crate) bounds: BTreeMap<ShardId, ShardNews>,
     /// Told to stop once drained.
     pub(crate) leaving: bool,
     /// Whether more inputs are said to wait, whatever does; and which worker's round comes next.
@@ -309,6 +311,7 @@ impl SimNode {
             ended: cursor.get(),
             round_at: None,
             observed: BTreeMap::new(),
+            bounds: BTreeMap::new(),
             leaving: false,
             dice: Dice::new(seed),
         })
@@ -356,6 +359,13 @@ impl Process {
         if let Some(shard) = self.hands.pick(&shards) {
             let to = WorkerId(self.hands.below(count.into()) as u16);
             self.push(HandOverInput::Begin { shard, to });
+        }
+    }
+
+    /// A replica says what it has applied of its bounds; an older word changes nothing.
+    pub(crate) fn note_bounds(&mut self, news: &ShardNews) {
+        if self.bounds.get(&news.shard).is_none_or(|before| before.version <= news.version) {
+            self.bounds.insert(news.shard, news.clone());
         }
     }
 

@@ -27,16 +27,15 @@ impl World {
         if !self.nodes[&from.node].has_left(from.process, from.stamp) {
             return Ok(());
         }
-        let Some(Attempt { op, node, id, .. }) = self.attempts.get(&attempt) else { return Ok(()) };
-        let (op, node, id) = (*op, *node, *id);
+        let Some(Attempt { op, shard, node, id, .. }) = self.attempts.get(&attempt) else { return Ok(()) };
+        let (op, shard, node, id) = (*op, *shard, *node, *id);
         let operation = &self.ops[&op];
-        let shard = operation.shard;
         let current = !operation.done && operation.attempt == Some(attempt);
         let ok = u64::from(answer.is_ok());
         self.trace.note(self.now, "answer", &[attempt, node.0, ok], || format!("{attempt} by {node}: {answer:?}"));
         match answer {
             Ok(answer) => {
-                self.told(op, id.map(|id| (id.client, id.seq)), &answer)?;
+                self.told(op, shard, id.map(|id| (id.client, id.seq)), &answer)?;
                 if !current {
                     self.coverage.count("answer", "too late");
                     return Ok(());
@@ -66,9 +65,8 @@ impl World {
     }
 
     /// Checks an answer, and notes what it has shown.
-    fn told(&mut self, op: u64, name: Option<crate::model::WriteName>, answer: &Answer) -> Checked {
+    fn told(&mut self, op: u64, shard: ShardId, name: Option<crate::model::WriteName>, answer: &Answer) -> Checked {
         let operation = &self.ops[&op];
-        let shard = operation.shard;
         let Some(model) = self.models.get(&shard) else { return Ok(()) };
         match (&operation.kind, answer) {
             (Kind::Write(request), Answer::Outcome(outcome)) => {
@@ -117,11 +115,11 @@ impl World {
                 let (read, freshness) = (read.clone(), *freshness);
                 let (key, first, next) = match (&read, answer) {
                     (Read::Get { key, at }, Answer::Record { record, first, next }) => {
-                        check_get(model, key, *at, record.as_ref(), first.0, next.0)?;
+                        check_get(self.holder(model, key), key, *at, record.as_ref(), first.0, next.0)?;
                         (key.clone(), first.0, next.0)
                     }
                     (Read::Range { key, from, .. }, Answer::Page { records, first, next, .. }) => {
-                        check_range(model, key, from.0, records, next.0)?;
+                        check_range(self.holder(model, key), key, from.0, records, next.0)?;
                         (key.clone(), first.0, next.0)
                     }
                     _ => return Err(Violation::new("answers fit their questions", format!("{read:?}: {answer:?}"))),
@@ -146,8 +144,21 @@ impl World {
         }
     }
 
+    /// The model that has a key's records by now: that of the shard that was asked, or of a child of it.
+    fn holder<'a>(&'a self, asked: &'a ShardModel, key: &[u8]) -> &'a ShardModel {
+        let mut model = asked;
+        while !model.has(key)
+            && let Some(child) =
+                model.children().iter().rev().filter_map(|id| self.models.get(id)).find(|c| c.began_with(key))
+        {
+            model = child;
+        }
+        model
+    }
+
     fn committed(&self, shard: ShardId, key: &Bytes, next: u64) -> Checked {
-        let held = self.models.get(&shard).and_then(|m| m.keys.get(key)).map_or(0, crate::model::ModelKey::next);
+        let holder = self.models.get(&shard).map(|model| self.holder(model, key));
+        let held = holder.and_then(|m| m.keys.get(key)).map_or(0, crate::model::ModelKey::next);
         check(next <= held, FUTURE, || format!("shard {shard} key {key:?}: next {next} was told, committed is {held}"))
     }
 
@@ -155,7 +166,8 @@ impl World {
     fn show(&mut self, shard: ShardId, key: &Bytes, first: u64, next: u64) -> Checked {
         self.committed(shard, key, next)?;
         let now = self.now;
-        self.shown.entry((shard, key.clone())).or_default().show(now, first, next);
+        let table = self.table_of(shard);
+        self.shown.entry((table, key.clone())).or_default().show(now, first, next);
         Ok(())
     }
 }

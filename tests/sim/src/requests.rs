@@ -15,6 +15,7 @@ use synod_cluster::ids::{ClientSeq, NodeId, ShardId};
 use synod_cluster::refusal::Refusal;
 use synod_engine::command::{WriteId, WriteRequest};
 use synod_engine::host::{Answer, Body, Freshness, Input, Reply, ReplySink, Request};
+use synod_paxos::types::Epoch;
 
 /// What a client gives an operation in the calm, µs: more than every wall clock's error.
 const CALM_PATIENCE: u64 = 25_000_000;
@@ -47,7 +48,8 @@ impl World {
             }
             _ => self.now,
         };
-        let known = |key| self.shown.get(&(shard, key)).map(|shown| shown.at(since)).unwrap_or_default();
+        let table = self.table_of(shard);
+        let known = |key| self.shown.get(&(table, key)).map(|shown| shown.at(since)).unwrap_or_default();
         let known: BTreeMap<_, _> = keys_of(&kind).into_iter().map(|key| (key.clone(), known(key))).collect();
         self.coverage.count("asked", kind.name());
         let retry = Retry::new(client);
@@ -55,8 +57,10 @@ impl World {
         let operation = Operation {
             client,
             kind,
+            table,
             shard,
             version,
+            epoch: Epoch(0),
             voters,
             deadline,
             retry,
@@ -85,7 +89,7 @@ impl World {
         if calm && let Some(unserved) = shards.iter().find(|s| !self.calm_shards.contains(&s.shard)) {
             shard = unserved.clone();
         }
-        let next = |key: &bytes::Bytes| shown.get(&(shard.shard, key.clone())).map_or(0, |shown| shown.last().1);
+        let next = |key: &bytes::Bytes| shown.get(&(shard.table, key.clone())).map_or(0, |shown| shown.last().1);
         let kind = choose(&mut clients[client], &shard, WALL_US + deadline, plan, dice, next);
         self.begin(client, kind, shard.shard, Some(shard.version), shard.voters, deadline);
     }
@@ -106,6 +110,12 @@ impl World {
         if let Some(known) = self.shards.iter().find(|known| known.shard == operation.shard) {
             operation.voters.clone_from(&known.voters);
         }
+        let crosses = self.aim(op);
+        let Some(operation) = self.ops.get_mut(&op) else { return Ok(()) };
+        if crosses && !operation.retry.may_cross() {
+            self.coverage.count("routes", "batch of several shards refused");
+            return self.end(op, Ending::Failed);
+        }
         let client = &mut self.clients[operation.client];
         let leader = client.leaders.get(&operation.shard).copied();
         let leader = leader.filter(|_| operation.kind.is_of_leader());
@@ -122,7 +132,9 @@ impl World {
         if self.plan.planted.forgetful_clients {
             id = id.map(|id| WriteId { seq: ClientSeq(id.seq.0 << 32 | attempt), floor: ClientSeq(0), ..id });
         }
-        self.attempts.insert(attempt, Attempt { op, node, process: self.nodes[&node].process, id });
+        let (shard, version, epoch) = (operation.shard, operation.version, operation.epoch);
+        let process = self.nodes[&node].process;
+        self.attempts.insert(attempt, Attempt { op, shard, version, epoch, crosses, node, process, id });
         self.at(now + limit, Event::Failed { attempt, failure: Failure::Silent });
         let delay = self.dice.between(self.plan.delay);
         if self.dice.chance(self.plan.client_loss) {
@@ -135,13 +147,15 @@ impl World {
 
     /// A request arrives at its node.
     pub(crate) fn request_arrives(&mut self, attempt: u64) {
-        let Some(Attempt { op, node: id, id: name, .. }) = self.attempts.get(&attempt) else { return };
-        let (id, name, operation) = (*id, *name, &self.ops[op]);
+        let Some(Attempt { op, shard, version, node: id, id: name, .. }) = self.attempts.get(&attempt) else { return };
+        let (id, shard, version, name, operation) = (*id, *shard, *version, *name, &self.ops[op]);
         let body = match (operation.kind.body(), name) {
             (Body::Write(request), Some(id)) => Body::Write(WriteRequest { id, ..request }),
             (body, _) => body,
         };
-        let (shard, version) = (operation.shard, operation.version);
+        if let Some(news) = self.outdated(id, shard, version, operation) {
+            return self.refuse_outdated(attempt, news);
+        }
         let node = self.node(id);
         let process = node.process;
         match &mut node.up {
@@ -178,19 +192,21 @@ impl World {
     /// An attempt failed at its client.
     pub(crate) fn attempt_failed(&mut self, attempt: u64, failure: Failure) -> Checked {
         let now = self.now;
-        let Some(Attempt { op, node, .. }) = self.attempts.get(&attempt) else { return Ok(()) };
-        let (op, node) = (*op, *node);
+        let Some(Attempt { op, node, crosses, .. }) = self.attempts.get(&attempt) else { return Ok(()) };
+        let (op, node, crosses) = (*op, *node, *crosses);
         let Some(operation) = self.ops.get_mut(&op) else { return Ok(()) };
         if operation.done || operation.attempt != Some(attempt) {
             return Ok(());
         }
         operation.attempt = None;
         self.coverage.count("attempt failed", failure.name());
+        let moved = self.learn_of(attempt, &failure);
+        let Some(operation) = self.ops.get_mut(&op) else { return Ok(()) };
         let client = &mut self.clients[operation.client];
         let mut leader = client.leaders.get(&operation.shard).copied();
         let (shard, voters, write) = (operation.shard, operation.voters.len(), operation.kind.is_write());
         let renews = self.plan.planted.renewing_clients;
-        let failed = Failed { node, shard, voters, write, renews };
+        let failed = Failed { node, shard, voters, write, moved, crosses, renews };
         let next = operation.retry.failed(now, &failed, failure, &mut leader, &mut self.dice);
         match leader {
             Some(leader) => drop(client.leaders.insert(operation.shard, leader)),
@@ -212,12 +228,13 @@ impl World {
     fn start_anew(&mut self, op: u64, shard_us: u64) -> Checked {
         let now = self.now;
         let Some(operation) = self.ops.get_mut(&op) else { return Ok(()) };
-        let (left, shard, client) = (operation.deadline.saturating_sub(now), operation.shard, operation.client);
+        let (left, table, client) = (operation.deadline.saturating_sub(now), operation.table, operation.client);
         let Kind::Write(request) = &mut operation.kind else { return self.end(op, Ending::Failed) };
         let old = request.id;
         request.id = self.clients[client].rename(old.seq, shard_us.saturating_add(left));
         operation.retry = Retry::new(client);
-        if let Some(model) = self.models.get_mut(&shard) {
+        // Whichever shard of the table was asked.
+        for model in self.models.values_mut().filter(|model| model.table() == table) {
             model.started_anew((old.client, old.seq))?;
         }
         self.coverage.count("operation", "started anew");
@@ -232,13 +249,14 @@ impl World {
         operation.attempt = None;
         operation.retry.succeeded = ending == Ending::Answered;
         let (client, shard, attempts) = (operation.client, operation.shard, operation.attempts);
+        let table = operation.table;
         let is_write = operation.kind.is_write();
         if let Kind::Write(request) = &operation.kind {
             self.clients[client].finished(request.id.seq);
-            if ending == Ending::Failed
-                && let Some(model) = self.models.get_mut(&shard)
-            {
-                model.told_failed((request.id.client, request.id.seq))?;
+            if ending == Ending::Failed {
+                for model in self.models.values_mut().filter(|model| model.table() == table) {
+                    model.told_failed((request.id.client, request.id.seq))?;
+                }
             }
         }
         self.trace.note(self.now, "end", &[op, ending as u64, attempts], || format!("{op} {ending:?}"));

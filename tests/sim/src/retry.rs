@@ -7,6 +7,7 @@ use std::time::Duration;
 use synod_cluster::decide::{self, Attempt, Leader, Progress};
 use synod_cluster::error::Error;
 use synod_cluster::ids::{NodeId, ShardId};
+use synod_cluster::overlay::News;
 use synod_cluster::refusal::Refusal;
 
 /// The production client's defaults: an attempt's patience, and the bounds of its pauses.
@@ -17,6 +18,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 #[derive(Clone, Debug)]
 pub(crate) enum Failure {
     Refused(Refusal),
+    /// The request was made for older bounds than the node knows; it says who has the keys.
+    Moved(Vec<News>),
     /// No connection: nothing left.
     Unreached,
     Broken,
@@ -42,6 +45,10 @@ pub(crate) struct Failed {
     pub(crate) shard: ShardId,
     pub(crate) voters: usize,
     pub(crate) write: bool,
+    /// The client knows by now of another shard that has the keys, or of other bounds or members of this one.
+    pub(crate) moved: bool,
+    /// The keys are of several shards.
+    pub(crate) crosses: bool,
     /// The planted fault: it starts anew whatever may have become of an earlier attempt.
     pub(crate) renews: bool,
 }
@@ -49,6 +56,8 @@ pub(crate) struct Failed {
 /// What an operation has learnt from its attempts.
 pub(crate) struct Retry {
     learnt: Progress,
+    /// A newer map is to be fetched.
+    nudged: bool,
     /// It was answered.
     pub(crate) succeeded: bool,
 }
@@ -66,7 +75,17 @@ fn verdict(error: &Error) -> Next {
 
 impl Retry {
     pub(crate) fn new(turn: usize) -> Self {
-        Self { learnt: Progress::new(ATTEMPT, PAUSE, turn), succeeded: false }
+        Self { learnt: Progress::new(ATTEMPT, PAUSE, turn), nudged: false, succeeded: false }
+    }
+
+    /// Whether a newer map is to be fetched before the next attempt.
+    pub(crate) fn take_nudge(&mut self) -> bool {
+        std::mem::take(&mut self.nudged)
+    }
+
+    /// Whether a batch whose keys are of several shards is sent all the same.
+    pub(crate) fn may_cross(&self) -> bool {
+        self.learnt.cross().is_ok()
     }
 
     /// How long an attempt may take, µs.
@@ -100,6 +119,7 @@ impl Retry {
         let may_have_left = !matches!(failure, Failure::Unreached);
         let failure = match failure {
             Failure::Refused(why) => decide::Failure::Refused(decide::Refused::from(&why)),
+            Failure::Moved(_) => decide::Failure::Refused(decide::Refused::WrongShard),
             Failure::Unreached => decide::Failure::Broken("no connection".into()),
             Failure::Broken => decide::Failure::Broken("reset".into()),
             Failure::Silent => decide::Failure::Silent(self.learnt.attempt_timeout()),
@@ -111,12 +131,12 @@ impl Retry {
             node: failed.node.0,
             write: failed.write,
             may_have_left,
-            // A simulated client has no map that a refusal could add to, and its writes have keys of one shard.
-            moved: false,
-            crosses: false,
+            moved: failed.moved,
+            crosses: failed.crosses,
         };
         match self.learnt.failed(failure, &attempt, time(now), |_| true) {
-            decide::Next::Again { leader: learnt, pause, .. } => {
+            decide::Next::Again { leader: learnt, pause, nudge } => {
+                self.nudged |= nudge;
                 match learnt {
                     Leader::AsBefore => {}
                     Leader::Is(node) => *leader = Some(NodeId(node)),
@@ -128,7 +148,10 @@ impl Retry {
                 };
                 Next::Again(pause.map_or(0, |pause| pause.length(Duration::MAX, jitter).as_micros() as u64))
             }
-            decide::Next::LookUp => Next::Again(0),
+            decide::Next::LookUp => {
+                self.nudged = true;
+                Next::Again(0)
+            }
             decide::Next::End(error) => verdict(&error),
         }
     }
@@ -141,6 +164,7 @@ impl Failure {
             Self::Unreached => "no connection",
             Self::Broken => "connection broke",
             Self::Silent => "no answer in time",
+            Self::Moved(_) => "made for older bounds",
             Self::Refused(Refusal::NotLeader { maybe: true, .. }) => "not leader any more",
             Self::Refused(Refusal::NotLeader { .. }) => "not leader",
             Self::Refused(Refusal::WrongShard) => "wrong shard",

@@ -32,6 +32,7 @@ fn calm_world_of(seed: u64, change: impl FnOnce(&mut World)) -> Checked<World> {
     let trace = if std::env::var("SYNOD_SIM_SEED").is_ok() { Trace::kept() } else { Trace::default() };
     let mut w = World::new(seed, Planted::default(), trace, Arc::new(EngineMetrics::detached()));
     w.versions.settle();
+    w.splits.on = false;
     // Their bounds are those of the usual options and of small commands, on links that carry all at once.
     (w.plan.mixed, w.plan.bandwidth, w.plan.value_bytes) = (false, None, w.plan.value_bytes.min(300));
     change(&mut w);

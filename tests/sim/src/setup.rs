@@ -7,7 +7,7 @@ use crate::clock::WALL_US;
 use crate::model::ShardModel;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
-use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
 use synod_engine::host::NodeInput;
@@ -32,7 +32,8 @@ impl World {
         let (founders, joiners) = self.ids.split_at(self.plan.nodes as usize);
         let (founders, joiners) = (founders.to_vec(), joiners.to_vec());
         let address = |id: &NodeId| format!("host{id}:1");
-        let state = SystemState::found(77, &founders.iter().map(address).collect::<Vec<_>>());
+        let addresses: Vec<String> = founders.iter().map(address).collect();
+        let state = SystemState { version: self.versions.founded_at(), ..SystemState::found(77, &addresses) };
         let first = state.shards[&SYSTEM_SHARD].membership.clone();
         self.models.insert(SYSTEM_SHARD, ShardModel::new(SYSTEM_SHARD, first, None));
         for id in founders {
@@ -47,8 +48,7 @@ impl World {
             self.command(&self.upgrade(self.ids[..self.plan.nodes as usize].to_vec()))?;
         }
         for id in joiners {
-            let raised = self.versions.begins_raised();
-            let speaks = if raised { ClusterVersion::SPOKEN } else { ClusterVersion::FIRST };
+            let speaks = self.versions.of_a_joiner();
             self.command(&SystemCommand::AddNode { addr: address(&id), nonce: id.0.into(), speaks })?;
             self.restart(id)?;
         }

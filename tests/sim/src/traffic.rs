@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::detector::Sign;
 use synod_cluster::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId};
-use synod_cluster::system::SystemState;
+use synod_cluster::system::{Birth, SystemState};
 use synod_engine::codec::message;
 use synod_engine::host::{NodeInput, PeerInput};
 use synod_engine::identity::Mark;
@@ -295,6 +295,12 @@ impl World {
         let Some(model) = self.models.get_mut(&shard) else { return Ok(()) };
         let members = model.members().cloned().filter(|_| entry.id.slot > model.last());
         model.applied(from.node, entry)?;
+        for child in std::mem::take(&mut model.born) {
+            let id = child.id();
+            self.coverage.count("splits", "child made");
+            let before = self.models.insert(id, child);
+            check(before.is_none(), "a child is made by one split", || format!("shard {id}, by shard {shard}"))?;
+        }
         self.check_time(shard, entry, from.stamp)?;
         match members {
             Some(members) => self.check_chosen(&members, shard, entry, from.stamp),
@@ -325,6 +331,11 @@ impl World {
             let (shard, members) = (descriptor.shard, &descriptor.membership);
             let is_system = shard == synod_cluster::ids::SYSTEM_SHARD;
             let own = (!is_system).then(|| descriptor.clone());
+            // A child begins with what its parent has: that is seen in the parent's log alone.
+            if matches!(descriptor.born, Birth::Child { .. }) && !self.models.contains_key(&shard) {
+                self.coverage.count("splits", "child in the map and unseen");
+                continue;
+            }
             let new = || crate::model::ShardModel::new(shard, members.clone(), own);
             let model = self.models.entry(shard).or_insert_with(new);
             let epoch = model.told.max(members.epoch);

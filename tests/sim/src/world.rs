@@ -14,13 +14,14 @@ use crate::plan::{Plan, Planted};
 use crate::retry::Failure;
 use crate::shown::Shown;
 use crate::snapshot_files::{Step, Transfer};
+use crate::splits::Splits;
 use crate::trace::Trace;
 use crate::versions::Versions;
 use crate::violation::{Checked, Violation};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use synod_cluster::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot};
+use synod_cluster::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot, TableId};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
@@ -148,8 +149,8 @@ pub(crate) struct World {
     pub(crate) attempts: BTreeMap<u64, Attempt>,
     pub(crate) last_op: u64,
     pub(crate) last_attempt: u64,
-    /// Of each shard's key: what answers have shown (first, next).
-    pub(crate) shown: BTreeMap<(ShardId, Bytes), Shown>,
+    /// Of each table's key: what answers have shown (first, next).
+    pub(crate) shown: BTreeMap<(TableId, Bytes), Shown>,
     /// Operations each lane has finished in the calm, by client.
     pub(crate) calm_done: BTreeMap<usize, u64>,
     /// Shards written to in the calm, with success.
@@ -174,6 +175,8 @@ pub(crate) struct World {
     pub(crate) moves: Moves,
     /// Those that the cluster moves by itself.
     pub(crate) jobs: Jobs,
+    /// Shards that are split.
+    pub(crate) splits: Splits,
     /// Who acted in which epoch, and led which ballot.
     pub(crate) epochs: Epochs,
     /// What each process speaks.
@@ -200,6 +203,8 @@ impl World {
             node.wall_ppm = sign(&mut dice, plan.wall_ppm);
             nodes.insert(*id, node);
         }
+        let splits = Splits::choose(seed);
+        let splits_on = splits.on;
         let clients = (0..=plan.clients).map(|n| Client::new(n + 1, &mut dice)).collect();
         Self {
             seed,
@@ -237,8 +242,9 @@ impl World {
             last_transfer: 0,
             moves: Moves::default(),
             jobs: Jobs::choose(seed),
+            splits,
             epochs: Epochs::default(),
-            versions: Versions::choose(seed),
+            versions: Versions::choose(seed, splits_on),
             frames: 0,
             hand_overs: 0,
         }

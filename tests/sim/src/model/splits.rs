@@ -1,0 +1,165 @@
+//! Splits, as the committed log of the parent says them.
+//!
+//! Owns: whether a split counts, in a few lines of its own, and what the child begins with. Must never: ask the production state machine
+//! about either. The bytes of the entry are read by production code: there is one format.
+
+use super::ShardModel;
+use crate::violation::{Checked, Violation, check};
+use bytes::Bytes;
+use synod_cluster::ids::{Entry, SYSTEM_SHARD, ShardId, Slot, TableId};
+use synod_cluster::position::{KEY_BYTES_MAX, below, within};
+use synod_cluster::system::{Birth, Descriptor, Partitioning};
+use synod_engine::command::{Admin, Split, decode_admin};
+use synod_paxos::types::{Ballot, Epoch, Member, MemberRole, Membership};
+
+/// A shard of whose children the map may not know so many is not split: the production's own number.
+const CHILDREN_MAX: usize = 16;
+/// No shard has such an id: spaces from here on are those of snapshots.
+const IDS_END: u64 = 1 << 31;
+
+/// What a shard has of its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) version: u64,
+    pub(crate) from: Bytes,
+    pub(crate) to: Bytes,
+}
+
+impl Extent {
+    pub(crate) fn of(descriptor: &Descriptor) -> Self {
+        Self { version: descriptor.version, from: descriptor.from.clone(), to: descriptor.to.clone() }
+    }
+}
+
+impl ShardModel {
+    pub(crate) fn id(&self) -> ShardId {
+        self.shard
+    }
+
+    /// The shard, with the bounds after the last entry; `None` for the system shard.
+    pub(crate) fn descriptor(&self) -> Option<&Descriptor> {
+        self.descriptor.as_ref()
+    }
+
+    /// The table; 0 for the system shard.
+    pub(crate) fn table(&self) -> TableId {
+        self.descriptor.as_ref().map_or(TableId(0), |descriptor| descriptor.table)
+    }
+
+    /// Whether a split made it.
+    pub(crate) fn is_child(&self) -> bool {
+        self.descriptor.as_ref().is_some_and(|descriptor| matches!(descriptor.born, Birth::Child { .. }))
+    }
+
+    /// Whether a split made it or changed it.
+    pub(crate) fn was_split(&self) -> bool {
+        self.is_child() || !self.children.is_empty()
+    }
+
+    /// The children that splits of this shard have made.
+    pub(crate) fn children(&self) -> &[ShardId] {
+        &self.children
+    }
+
+    /// Whether a key is this shard's, after the last entry.
+    pub(crate) fn has(&self, key: &[u8]) -> bool {
+        self.descriptor.as_ref().is_some_and(|descriptor| descriptor.contains(key))
+    }
+
+    /// Whether a key was this shard's when it began.
+    pub(crate) fn began_with(&self, key: &[u8]) -> bool {
+        let (Some(now), Some((_, first))) = (&self.descriptor, self.extents.first()) else { return false };
+        within(&now.partitioning.position(key), &first.from, &first.to)
+    }
+
+    /// What it had after `slot`.
+    pub(crate) fn extent_at(&self, slot: Slot) -> Option<&Extent> {
+        self.extents.iter().rev().find(|(since, _)| *since <= slot).map(|(_, extent)| extent)
+    }
+
+    /// What it had at a version of its bounds, where it had that.
+    pub(crate) fn extent_of(&self, version: u64) -> Option<&Extent> {
+        self.extents.iter().map(|(_, extent)| extent).find(|extent| extent.version == version)
+    }
+
+    /// An administrative entry.
+    pub(super) fn administer(&mut self, entry: &Entry, data: Bytes) -> Checked {
+        let (shard, slot) = (self.shard, entry.id.slot);
+        let Admin::Split(split) = decode_admin(data)
+            .map_err(|e| Violation::new("entries can be read", format!("shard {shard} slot {slot}: {e}")))?;
+        if !self.counts_here(&split, entry.id.origin) {
+            self.counts.splits_refused += 1;
+            return Ok(());
+        }
+        let voters = self.members.as_ref().map(|members| members.voters().collect::<Vec<_>>());
+        check(
+            voters.as_ref().is_none_or(|voters| *voters == split.voters),
+            "a split names the voters of its epoch",
+            || format!("shard {shard} slot {slot}: {split:?}, voters are {voters:?}"),
+        )?;
+        self.counts.splits += 1;
+        self.last_command = slot;
+        self.split(split, entry);
+        Ok(())
+    }
+
+    /// The rule: all of it depends on the log alone.
+    fn counts_here(&self, split: &Split, origin: Ballot) -> bool {
+        let Some(Descriptor { partitioning, from, to, version, .. }) = &self.descriptor else { return false };
+        let (at, child) = (&split.at, split.child);
+        let is_position = match partitioning {
+            Partitioning::Range => !at.is_empty() && at.len() <= KEY_BYTES_MAX,
+            Partitioning::Hash => at.len() == 8 && at.iter().any(|byte| *byte != 0),
+        };
+        let divides = is_position && at > from && below(at, to);
+        let votes = split.voters.windows(2).all(|two| two[0] < two[1]) && split.voters.contains(&origin.node);
+        let used = child == self.shard || self.unconfirmed.contains(&child) || split.confirmed.contains(&child);
+        let is_new = child > SYSTEM_SHARD && child.0 < IDS_END && !used;
+        let waiting = self.unconfirmed.iter().filter(|child| !split.confirmed.contains(child)).count();
+        let same = split.version == *version && split.epoch == origin.epoch;
+        same && divides && votes && is_new && waiting < CHILDREN_MAX
+    }
+
+    /// The child begins as a copy of what the parent has of its range, and of all sessions.
+    fn split(&mut self, split: Split, entry: &Entry) {
+        let Split { child, at, voters, confirmed, .. } = split;
+        let Some(descriptor) = &mut self.descriptor else { return };
+        self.last_ts = self.last_ts.max(entry.ts);
+        let version = descriptor.version + 1;
+        let to = std::mem::replace(&mut descriptor.to, at.clone());
+        descriptor.version = version;
+        self.extents.push((entry.id.slot, Extent::of(descriptor)));
+        self.unconfirmed.retain(|known| !confirmed.contains(known));
+        self.unconfirmed.push(child);
+        self.children.push(child);
+        let members = voters.into_iter().map(|node| Member { node, role: MemberRole::Voter }).collect();
+        let membership = Membership { epoch: Epoch(1), members, first_leader: entry.id.origin.node };
+        let born = Birth::Child { parent: self.shard, version };
+        let own = Descriptor {
+            shard: child,
+            from: at,
+            to,
+            version,
+            membership: membership.clone(),
+            born,
+            ..descriptor.clone()
+        };
+        let moved: Vec<Bytes> = self.keys.keys().filter(|key| own.contains(key)).cloned().collect();
+        let mut model = Self::new(child, membership, Some(own));
+        for name in moved {
+            let Some(key) = self.keys.remove(&name) else { continue };
+            let hash = key.hash(&name);
+            self.hash ^= hash;
+            model.hash ^= hash;
+            model.keys.insert(name, key);
+        }
+        model.hashes = vec![model.hash];
+        model.last_ts = self.last_ts;
+        // What was executed before the child's log begins was executed in no slot of it.
+        model.executed = self.executed.iter().map(|(name, (_, done))| (*name, (Slot(0), done.clone()))).collect();
+        model.forgotten = self.forgotten.keys().map(|client| (*client, Slot(0))).collect();
+        (model.floors, model.deadlines) = (self.floors.clone(), self.deadlines.clone());
+        (model.expired, model.failed) = (self.expired.clone(), self.failed.clone());
+        self.born.push(model);
+    }
+}
