@@ -3,6 +3,7 @@
 //! Owns: those bounds. Must never: wait longer because something is slow.
 
 use crate::lifecycle::End;
+use crate::model::ShardModel;
 use crate::violation::{Checked, check};
 use crate::world::{Event, Phase, World};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,17 +38,17 @@ impl World {
         self.restart_all()?;
         self.lose_one();
         let clients: Vec<usize> = (1..=self.plan.clients as usize).collect();
-        let shards: Vec<ShardId> = self.shards.iter().map(|s| s.shard).collect();
         let served = |w: &World| {
             let fed = clients.iter().all(|c| w.calm_done.get(c).copied().unwrap_or(0) >= EACH);
-            fed && shards.iter().all(|s| w.calm_shards.contains(s))
+            fed && w.shards.iter().all(|s| w.calm_shards.contains(&s.shard))
         };
         let began = self.now;
         let done = self.run_until(began + FINISH, |w| served(w))?;
         check(done, "every client finishes once faults have stopped", || {
             let starved: Vec<_> =
                 clients.iter().filter(|c| self.calm_done.get(c).copied().unwrap_or(0) < EACH).collect();
-            let unserved: Vec<_> = shards.iter().filter(|s| !self.calm_shards.contains(s)).collect();
+            let shards = self.shards.iter().map(|s| s.shard);
+            let unserved: Vec<_> = shards.filter(|s| !self.calm_shards.contains(s)).collect();
             format!("after {FINISH} µs: clients {starved:?} starve, shards {unserved:?} took no write")
         })?;
         self.coverage.add("liveness", "ms until all clients were served", (self.now - began) / 1000);
@@ -133,15 +134,16 @@ impl World {
 
     /// Whatever its attempts were called, an operation was executed once at most.
     fn executed_once(&self) -> Checked {
-        let mut names: BTreeMap<u64, BTreeSet<_>> = BTreeMap::new();
+        let mut done: BTreeMap<u64, BTreeSet<_>> = BTreeMap::new();
         for attempt in self.attempts.values() {
             let Some(name) = attempt.id.map(|id| (id.client, id.seq)) else { continue };
-            let shard = self.ops[&attempt.op].shard;
-            if self.models.get(&shard).is_some_and(|model| model.executed.contains_key(&name)) {
-                names.entry(attempt.op).or_default().insert(name);
-            }
+            let table = self.ops[&attempt.op].table;
+            // A child begins with what its parent had executed: that was in no slot of its own.
+            let here = |model: &ShardModel| model.executed.get(&name).is_some_and(|(slot, _)| *slot > Slot(0));
+            let of_table = self.models.iter().filter(|(_, model)| model.table() == table && here(model));
+            done.entry(attempt.op).or_default().extend(of_table.map(|(shard, _)| (name, *shard)));
         }
-        let twice = names.iter().find(|(_, names)| names.len() > 1);
+        let twice = done.iter().find(|(_, executions)| executions.len() > 1);
         check(twice.is_none(), "20: an operation executes once at most", || format!("{twice:?}"))
     }
 
@@ -171,6 +173,10 @@ impl World {
                 return Some(format!("node {id} has a replica of shard {}, which was dropped", r.shard));
             }
         }
+        let reserved = |shard: &ShardId| self.map.as_ref().is_some_and(|map| map.reserved.contains_key(shard));
+        if let Some(shard) = self.models.keys().find(|shard| reserved(shard)) {
+            return Some(format!("the map has not heard of shard {shard}, which a split made"));
+        }
         for (shard, model) in self.models.iter().filter(|(shard, _)| known(shard)) {
             for (id, report) in reports {
                 let found = report.replicas.iter().find(|r| r.shard == *shard);
@@ -183,6 +189,9 @@ impl World {
                         None => continue,
                     }
                 };
+                if r.unborn {
+                    return Some(format!("node {id} has no state of shard {shard}, which a split made"));
+                }
                 if r.applied < model.last() || r.applied != r.last || r.commit != r.last {
                     return Some(format!(
                         "node {id} shard {shard} {}: applied {}, commit {}, last {}, known {}",

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use synod_cluster::ids::{ClientId, NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{ShardNews, SystemState};
+use synod_engine::codec::keys::Bounds;
 use synod_engine::codec::message;
+use synod_engine::genesis::Genesis;
 use synod_engine::host::{
     Answer, FetchRequest, Links, ProcessHost, ReadHost, ReplySink, ScrubHost, SnapshotHost, SnapshotKind,
     SnapshotRequest,
@@ -69,8 +71,8 @@ pub(crate) trait Viewed: StateView + Send {
     /// All of it.
     fn rows(&self) -> &BTreeMap<Vec<u8>, Bytes>;
 
-    /// A hash of a space's rows, sessions and all; none where some are damaged.
-    fn hash(&self, space: Space) -> Option<u64>;
+    /// A hash of the rows of these ranges; none where some are damaged.
+    fn hash(&self, ranges: &[Bounds]) -> Option<u64>;
 }
 
 /// A view of the state, and what is to be done with it.
@@ -159,6 +161,8 @@ pub(crate) struct Tap {
     /// Replicas that began with a snapshot, and of these the ones of groups that had one here before.
     pub(crate) begun: u64,
     pub(crate) returned: u64,
+    /// Children that began by the entry of their parent.
+    pub(crate) births: u64,
     /// What leaders have to tell the system shard of members.
     pub(crate) members: Vec<(ShardId, Membership)>,
     /// What replicas have to tell it of bounds.
@@ -295,6 +299,9 @@ impl Tap {
         let (shard, Some(hard)) = (write.shard, &write.hard) else { return };
         let first = write.genesis.is_some() && !self.marks.contains_key(&shard);
         self.begun += u64::from(first && write.space.is_some());
+        let genesis = write.genesis.clone().filter(|_| first && write.space.is_none());
+        let genesis = genesis.and_then(|genesis| Genesis::decode(genesis, shard).ok());
+        self.births += u64::from(genesis.is_some_and(|genesis| genesis.is_child()));
         let Some(upto) = self.tombs.get(&shard).copied().filter(|_| first) else { return };
         self.returned += 1;
         if hard.membership.epoch <= upto {
@@ -316,7 +323,7 @@ impl Tap {
     pub(crate) fn viewed(&mut self, view: View) {
         let Some(asked) = self.asked.take() else { return };
         let (shard, slot, space) = (asked.shard, asked.basis.id.slot, asked.space);
-        let hash = view.rows.hash(space);
+        let hash = view.rows.hash(&asked.rows);
         self.making.push(Making { view, shard, slot, space, hash });
     }
 

@@ -101,9 +101,12 @@ impl World {
         let (making, installed) = (std::mem::take(&mut tap.making), std::mem::take(&mut tap.installed));
         let snapshots = (making, installed, std::mem::take(&mut tap.wishes));
         let (removed, members) = (std::mem::take(&mut tap.removed), std::mem::take(&mut tap.members));
+        let bounds = std::mem::take(&mut tap.bounds);
+        let births = std::mem::take(&mut tap.births);
         let (begun, returned) = (std::mem::take(&mut tap.begun), std::mem::take(&mut tap.returned));
         let quarantined = tap.quarantined.take();
         drop(tap);
+        let several = up.several();
         let mut chosen: Vec<(u64, ShardId, Vec<Entry>)> = Vec::new();
         for (stamp, shard, slot) in applied {
             let seen = up.observed.entry(shard).or_default();
@@ -118,6 +121,8 @@ impl World {
         self.coverage.add("recovery", "log trimmed", trims);
         self.coverage.add("members", "replica begun with a snapshot", begun);
         self.coverage.add("members", "replica came back", returned);
+        self.coverage.add("splits", "child begun", births);
+        self.coverage.add("splits", "child begun beside several workers", if several { births } else { 0 });
         for (stamp, shard, entries) in chosen {
             self.at(stamp, Event::Applied { from: Origin { node: id, process, stamp }, shard, entries });
         }
@@ -125,6 +130,7 @@ impl World {
             self.at(stamp + 1, Event::Removed { from: Origin { node: id, process, stamp }, shard, upto });
         }
         self.tell_members(members);
+        self.tell_bounds(id, bounds);
         self.take_wishes(id, process, snapshots)?;
         for (stamp, map) in maps {
             self.at(stamp, Event::Map { from: Origin { node: id, process, stamp }, map });
@@ -246,6 +252,8 @@ impl World {
         self.coverage.add("workers", "process with several", u64::from(workers > 1));
         self.node(id).speaks = self.versions.next();
         self.check_readable(id)?;
+        let unborn = self.unborn_on_disk(id);
+        self.coverage.add("splits", "restart with an unborn child", unborn);
         let first = self.nodes[&id].speaks == ClusterVersion::FIRST;
         self.coverage.count("versions", if first { "older process started" } else { "newer process started" });
         let Self { nodes, now, seed, plan, metrics, ids, .. } = self;

@@ -9,12 +9,13 @@ mod splits;
 use crate::trace::hash_bytes;
 use crate::violation::{Checked, Violation, check};
 use bytes::Bytes;
-use splits::Extent;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::ids::{ClientId, ClientSeq, Entry, EntryId, NodeId, Offset, ShardId, Slot};
 use synod_cluster::system::{Descriptor, Retention};
 use synod_engine::command::{Action, Expect, KeyOp, Op, OpResult, Outcome, WriteRequest, decode_requests, is_admin};
 use synod_paxos::types::{Epoch, Membership, Payload};
+
+pub(crate) use splits::Extent;
 
 const AGREEMENT: &str = "1: at most one value is chosen per slot, and slots chosen never change";
 

@@ -362,6 +362,11 @@ impl Process {
         }
     }
 
+    /// Whether it has more than one worker.
+    pub(crate) fn several(&self) -> bool {
+        self.workers.len() > 1
+    }
+
     /// A replica says what it has applied of its bounds; an older word changes nothing.
     pub(crate) fn note_bounds(&mut self, news: &ShardNews) {
         if self.bounds.get(&news.shard).is_none_or(|before| before.version <= news.version) {

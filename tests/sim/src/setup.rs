@@ -91,6 +91,11 @@ impl World {
         if self.plan.moves.1 > 0 {
             self.at(self.now + self.plan.moves.0, Event::Move);
             self.at(self.now + self.plan.moves.0, Event::Jobs);
+        } else if self.splits.on {
+            self.at(self.now, Event::Jobs);
+        }
+        if self.splits.on {
+            self.at(self.now, Event::Splits);
         }
         if let Some(after) = self.versions.rises_after() {
             self.at(self.now + after, Event::Raise);

@@ -52,6 +52,8 @@ pub(crate) struct SnapshotFiles {
     /// Files being written.
     pub(crate) making: BTreeSet<ShardId>,
     pub(crate) streams: BTreeMap<u64, Stream>,
+    /// Files that were received and that the worker has not asked for yet, since when.
+    pub(crate) fetched: BTreeMap<ShardId, u64>,
     /// Spaces being filled.
     pub(crate) loading: BTreeSet<ShardId>,
     pub(crate) installed: BTreeSet<ShardId>,
@@ -67,6 +69,7 @@ impl SnapshotFiles {
             last_job: 0,
             making: BTreeSet::new(),
             streams: BTreeMap::new(),
+            fetched: BTreeMap::new(),
             loading: BTreeSet::new(),
             installed: BTreeSet::new(),
         }

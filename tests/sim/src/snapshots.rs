@@ -41,6 +41,8 @@ impl World {
     ) -> Checked {
         for made in making {
             let (shard, slot) = (made.shard, made.slot);
+            let is_child = self.models.get(&shard).is_some_and(|model| model.is_child());
+            self.coverage.add("splits", "snapshot of a child made", u64::from(is_child));
             if let Some(hash) = made.hash {
                 let known = *self.made.entry((shard, slot)).or_insert(hash);
                 check(known == hash, "25: snapshots of equal slots are equal, sessions and all", || {
@@ -72,6 +74,8 @@ impl World {
             format!("node {id} shard {shard} slot {slot}: {hash:x} on disk, made was {made:x?}")
         })?;
         self.coverage.count("snapshot", "installed");
+        let model = self.models.get(&shard);
+        self.coverage.add("splits", "snapshot of a child installed", u64::from(model.is_some_and(|m| m.is_child())));
         *self.installs.entry((id, shard)).or_default() += 1;
         if let Some(up) = self.process(id) {
             up.observed.insert(shard, slot);
@@ -118,7 +122,12 @@ impl World {
                 self.tell(id, SnapshotInput::Asked { by, shard, least }, "asked for a state that is gone");
             }
             Step::Offered(offer) => self.offered(id, process, offer),
-            Step::Fetched(header) => self.tell(id, SnapshotInput::Fetched(header), "received"),
+            Step::Fetched(header) => {
+                if let Some(up) = self.process(id) {
+                    up.snapshot_files.fetched.insert(header.shard, now);
+                }
+                self.tell(id, SnapshotInput::Fetched(header), "received");
+            }
             Step::Loaded { shard, space, result } => {
                 let what = if result.is_ok() { "loaded" } else { "refused as it was loaded" };
                 self.tell(id, SnapshotInput::Loaded { shard, space, result }, what);
@@ -223,6 +232,7 @@ impl World {
         let path = snapshot_path(shard, SnapshotKind::Fetched);
         self.spoil(id, &path);
         let Some(up) = self.process(id) else { return Ok(()) };
+        up.snapshot_files.fetched.remove(&shard);
         up.snapshot_files.loading.insert(shard);
         let loaded = install::load_from(&up.snapshot_files.files, &path, CLUSTER, space, loader, &mut Throttle::new(0));
         let ends = up.job_clock.get();
@@ -250,6 +260,7 @@ impl World {
                 "of no more use"
             }
             SnapshotKind::Fetched => {
+                up.snapshot_files.fetched.remove(&shard);
                 up.snapshot_files.fetches.done_with(shard, local);
                 let (loaded, installed) =
                     (up.snapshot_files.loading.remove(&shard), up.snapshot_files.installed.remove(&shard));

@@ -347,6 +347,8 @@ impl World {
                 known.voters = members.voters().collect();
             }
         }
+        self.use_shards_of(&map);
+        self.check_bounds(before.as_deref(), &map)?;
         self.map = Some(map);
         Ok(())
     }

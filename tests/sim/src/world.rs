@@ -25,7 +25,7 @@ use synod_cluster::ids::{Entry, Incarnation, NodeId, NodeWriteSeq, ShardId, Slot
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::SystemState;
-use synod_engine::host::Answer;
+use synod_engine::host::{Answer, SplitWanted};
 use synod_engine::identity::Mark;
 use synod_engine::metrics::EngineMetrics;
 use synod_paxos::types::{Ballot, Epoch, Membership};
@@ -88,6 +88,10 @@ pub(crate) enum Event {
     Jobs,
     /// A change of members arrives at whoever leads.
     Propose { shard: ShardId, expected: Epoch, change: MemberChange },
+    /// The operator looks for a shard to split.
+    Splits,
+    /// A split arrives at whoever leads.
+    Split { shard: ShardId, wanted: SplitWanted },
     /// The operator looks at a cluster whose version he wants to raise.
     Raise,
     /// A map arrives from another node.
@@ -332,6 +336,14 @@ impl World {
             Event::Jobs => self.look_at_jobs(),
             Event::Propose { shard, expected, change } => {
                 self.propose_change(shard, expected, change);
+                Ok(())
+            }
+            Event::Splits => {
+                self.look_at_splits();
+                Ok(())
+            }
+            Event::Split { shard, wanted } => {
+                self.propose_split(shard, wanted);
                 Ok(())
             }
             Event::Raise => {

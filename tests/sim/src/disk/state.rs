@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{Slot, Space};
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
-use synod_engine::codec::keys;
+use synod_engine::codec::keys::{self, Bounds};
 use synod_engine::node::WorkerId;
 use synod_engine::state::{BulkLoad, Fetch, FlushId, Lacked, StateBatch, StateStore, StateView, ViewJob, Visit};
 
@@ -375,10 +375,9 @@ struct ViewRows {
 }
 
 impl ViewRows {
-    /// Whether a space can be read.
-    fn is_sound(&self, space: Space) -> bool {
-        let (from, to) = keys::space_bounds(space);
-        self.flipped.range(from..to).all(|(key, value)| self.rows.get(key) != Some(value))
+    /// Whether a range can be read.
+    fn is_sound(&self, (from, to): &Bounds) -> bool {
+        self.flipped.range(from.clone()..to.clone()).all(|(key, value)| self.rows.get(key) != Some(value))
     }
 }
 
@@ -402,8 +401,9 @@ impl Viewed for ViewRows {
         &self.rows
     }
 
-    fn hash(&self, space: Space) -> Option<u64> {
-        self.is_sound(space).then(|| space_hash(&self.rows, space))
+    fn hash(&self, ranges: &[Bounds]) -> Option<u64> {
+        let sound = ranges.iter().all(|range| self.is_sound(range));
+        sound.then(|| ranges.iter().fold(0, |sum, range| sum ^ range_hash(&self.rows, range)))
     }
 }
 
@@ -421,16 +421,15 @@ impl BulkLoad for SimLoader {
     }
 }
 
-/// A hash of all rows of a space, wherever it stands: sessions and position too.
-fn space_hash(rows: &Rows, space: Space) -> u64 {
-    let (from, to) = keys::space_bounds(space);
+/// A hash of the rows of a range, in whatever space they are.
+fn range_hash(rows: &Rows, (from, to): &Bounds) -> u64 {
     let hashed = |(key, value): (&Vec<u8>, &Bytes)| hash_bytes(&[&key[4..], value]);
-    rows.range(from..to).map(hashed).fold(0, |sum, hash| sum ^ hash)
+    rows.range(from.clone()..to.clone()).map(hashed).fold(0, |sum, hash| sum ^ hash)
 }
 
 impl super::Inner {
-    /// The same of what is on disk.
+    /// A hash of all rows on disk of a space that one replica has for itself: sessions and position too.
     pub(crate) fn rows_hash(&self, space: Space) -> u64 {
-        space_hash(&self.state, space)
+        range_hash(&self.state, &keys::space_bounds(space))
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs: moves that the cluster carries out by itself, at the node where the system shard is led.
+//! Jobs: moves and splits that the cluster carries out by itself, at the node where the system shard is led.
 //!
 //! Owns: the operator who begins and cancels some, an executor for each process that leads, and what must hold of jobs in every map. Must
 //! never: decide a step: `synod_cluster::jobs` does, as in the server.
@@ -22,6 +22,7 @@ use synod_cluster::jobs::move_replica::MoveReplica;
 use synod_cluster::members::MemberChange;
 use synod_cluster::system::{SystemCommand, SystemState};
 use synod_engine::command::{Op, WriteRequest};
+use synod_engine::host::SplitWanted;
 use synod_paxos::types::MemberRole;
 
 /// Pause between two turns of the executors, µs.
@@ -40,7 +41,7 @@ pub(crate) fn without_jobs(map: &SystemState) -> Arc<SystemState> {
 }
 
 impl World {
-    fn running_jobs(&self) -> Vec<(JobId, Job)> {
+    pub(crate) fn running_jobs(&self) -> Vec<(JobId, Job)> {
         let jobs = self.map.iter().flat_map(|map| &map.jobs);
         jobs.filter(|(_, job)| job.end().is_none()).map(|(id, job)| (*id, job.clone())).collect()
     }
@@ -77,15 +78,21 @@ impl World {
         let (state, now) = (Arc::clone(state), Duration::from_micros(self.now));
         let mut executor = self.jobs.executors.remove(&carrier).unwrap_or_default();
         for (id, job) in executor.due(&state.jobs, now) {
-            let Some(mut look) = state.look_at(&job.goal) else { continue };
-            if let Some((_, seen)) = &mut look.members {
-                // What a learner lacks is known or not; one that is taken for caught up is asked for until its leader agrees.
-                seen.lag = self.jobs.dice.chance(600).then_some(0);
-            }
             if self.jobs.carriers.insert(id, carrier).is_some_and(|before| before != carrier) {
                 self.coverage.count("jobs", "taken over by another executor");
             }
-            if let Some(action) = executor.decide(id, job, look, now) {
+            let action = if let Some(goal) = job.goal.as_split() {
+                let look = self.look_at_split(&state, goal);
+                executor.decide_split(id, job, &look, now)
+            } else {
+                let Some(mut look) = state.look_at(&job.goal) else { continue };
+                if let Some((_, seen)) = &mut look.members {
+                    // What a learner lacks is known or not; one that is taken for caught up is asked for until its leader agrees.
+                    seen.lag = self.jobs.dice.chance(600).then_some(0);
+                }
+                executor.decide(id, job, look, now)
+            };
+            if let Some(action) = action {
                 self.do_for_job(job, action)?;
             }
         }
@@ -106,8 +113,20 @@ impl World {
                 let delay = self.jobs.dice.between(if late { LATE } else { PROMPT });
                 self.at(self.now + delay, Event::Propose { shard, expected, change });
             }
-            // No split is begun here.
-            Action::Reserve { .. } | Action::Split { .. } => {}
+            Action::Reserve { job, parent, version } => {
+                if !self.is_told(job) {
+                    self.tell_of_job(Some(job), &SystemCommand::ReserveChild { parent, version });
+                }
+            }
+            Action::Split { job: id, shard, version, epoch, child, at } => {
+                check(job.state != JobState::Cancelling, "a job that is cancelled takes no step forward", || {
+                    format!("job {id}: a split of shard {shard}")
+                })?;
+                let (delay, late) = self.splits.way();
+                self.coverage.count("splits", if late { "asked for by a job late" } else { "asked for by a job" });
+                let wanted = SplitWanted { version, epoch, child, at };
+                self.at(self.now + delay, Event::Split { shard, wanted });
+            }
             Action::Finish { job, seen, end } => {
                 if !self.is_told(job) {
                     self.tell_of_job(Some(job), &SystemCommand::FinishJob { job, seen, end });
@@ -123,7 +142,7 @@ impl World {
         ops.any(|(_, op)| self.ops.get(op).is_some_and(|op| !op.done))
     }
 
-    fn tell_of_job(&mut self, job: Option<JobId>, command: &SystemCommand) {
+    pub(crate) fn tell_of_job(&mut self, job: Option<JobId>, command: &SystemCommand) {
         let deadline = self.now + PATIENCE;
         let id = self.clients[ADMIN].name(WALL_US + deadline);
         let request = WriteRequest { id, op: Op::System(command.encode()) };
@@ -147,9 +166,14 @@ impl World {
             }
         }
         for (id, job) in running {
-            let Some((_, replica)) = job.goal.as_move() else { continue };
-            let lost = replica.to.is_some_and(|to| self.nodes[&to].out.is_some() || self.nodes[&to].damaged);
-            let cancels = lost || (storm && self.jobs.dice.chance(15));
+            let cancels = match job.goal.as_move() {
+                Some((_, replica)) => {
+                    let lost = replica.to.is_some_and(|to| self.nodes[&to].out.is_some() || self.nodes[&to].damaged);
+                    lost || (storm && self.jobs.dice.chance(15))
+                }
+                // In the calm none is left to wait for members that nobody completes.
+                None => self.jobs.dice.chance(if storm { 15 } else { 100 }),
+            };
             if cancels && job.state == JobState::Running && !self.is_told(id) {
                 self.tell_of_job(Some(id), &SystemCommand::CancelJob { job: id });
             }
@@ -174,6 +198,10 @@ impl World {
             let Some(end) = ended else { continue };
             self.coverage.count("jobs", end.word());
             self.trace.note(self.now, "job ended", &[id.0], || format!("job {id}: {end:?}"));
+            if let Some(split) = job.goal.as_split().filter(|_| *end == JobEnd::Done) {
+                let made = map.look_at_split(split).made.is_some() || !map.shards.contains_key(&split.shard);
+                check(made, "a split that is done has its child in the map", || format!("job {id} of {:?}", job.goal))?;
+            }
             let Some((shard, MoveReplica { from, to })) = job.goal.as_move() else { continue };
             let (Some(old), Some(new)) = (before.shards.get(&shard), map.shards.get(&shard)) else { continue };
             let votes = |node| new.membership.role_of(node) == Some(MemberRole::Voter);
