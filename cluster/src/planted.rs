@@ -23,12 +23,12 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Those of splits, which the explorer of splits finds: the simulation splits nothing.
+    /// Those of splits that the explorer of splits finds.
     pub const SPLITS: &[Self] =
         &[Self::NoCustody, Self::VanishIgnoresReserved, Self::MapTakesOlder, Self::CrossShardLies];
 
     /// Every fault of whole nodes.
-    pub const ALL: &[Self] = &[Self::CancelForgotten, Self::JobEndsEarly];
+    pub const ALL: &[Self] = &[Self::CancelForgotten, Self::JobEndsEarly, Self::VanishIgnoresReserved];
 }
 
 thread_local! {

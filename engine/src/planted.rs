@@ -103,7 +103,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Those of splits, which the explorer of splits finds: the simulation splits nothing.
+    /// Those of splits that the explorer of splits finds.
     pub const SPLITS: &[Self] =
         &[Self::SplitWithoutSessions, Self::SplitResetsTime, Self::LateParentExecutes, Self::ChildRingClaimsAll];
 
@@ -147,6 +147,12 @@ impl Fault {
         Self::HandedOverMidWrite,
         Self::HandedOverUnflushed,
         Self::HandedOverApplies,
+        Self::UnbornBeginsEmpty,
+        Self::CreationResetsLog,
+        Self::NoCustody,
+        Self::SplitWithoutSessions,
+        Self::SplitResetsTime,
+        Self::LateParentExecutes,
     ];
 }
 

@@ -8,7 +8,7 @@
 use crate::finish::GONE;
 use crate::violation::{Checked, check};
 use crate::world::{Origin, World};
-use synod_cluster::ids::{Entry, NodeId, ShardId};
+use synod_cluster::ids::{Entry, NodeId, ShardId, Slot};
 use synod_paxos::message::Message;
 use synod_paxos::types::{Epoch, Membership};
 
@@ -86,6 +86,7 @@ impl World {
             return Ok(());
         }
         self.coverage.count("members", "replica removed");
+        self.check_custody(id, shard, Slot(u64::MAX), at)?;
         let Some(model) = self.models.get(&shard) else { return Ok(()) };
         if model.chosen_in() >= upto || model.members().is_none() {
             return Ok(());

@@ -24,6 +24,7 @@ pub mod violation;
 mod audit;
 mod clients;
 mod clock;
+mod custody;
 mod dice;
 mod disk;
 mod epochs;

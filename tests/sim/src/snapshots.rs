@@ -77,6 +77,7 @@ impl World {
         let model = self.models.get(&shard);
         self.coverage.add("splits", "snapshot of a child installed", u64::from(model.is_some_and(|m| m.is_child())));
         *self.installs.entry((id, shard)).or_default() += 1;
+        self.check_custody(id, shard, slot, at)?;
         if let Some(up) = self.process(id) {
             up.observed.insert(shard, slot);
             up.snapshot_files.installed.insert(shard);

@@ -61,6 +61,13 @@ impl ShardModel {
         &self.children
     }
 
+    /// Those of them that were made by `slot`.
+    pub(crate) fn children_upto(&self, slot: Slot) -> impl Iterator<Item = ShardId> {
+        // Each split has changed the bounds once.
+        let made = self.extents.iter().skip(1).map(|(slot, _)| *slot);
+        self.children.iter().copied().zip(made).filter(move |(_, made)| *made <= slot).map(|(child, _)| child)
+    }
+
     /// Whether a key is this shard's, after the last entry.
     pub(crate) fn has(&self, key: &[u8]) -> bool {
         self.descriptor.as_ref().is_some_and(|descriptor| descriptor.contains(key))
