@@ -170,3 +170,97 @@ impl ShardModel {
         self.born.push(model);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_cluster::ids::{ClientId, ClientSeq, EntryId, NodeId};
+    use synod_cluster::system::Retention;
+    use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, WriteId, WriteRequest};
+    use synod_engine::command::{encode_admin, encode_requests};
+    use synod_paxos::types::Payload;
+
+    const PARENT: ShardId = ShardId(2);
+    const CHILD: ShardId = ShardId(9);
+    const CLIENT: ClientId = ClientId(5);
+
+    fn members() -> Membership {
+        let members = (1..=3).map(|n| Member { node: NodeId(n), role: MemberRole::Voter }).collect();
+        Membership { epoch: Epoch(1), members, first_leader: NodeId(1) }
+    }
+
+    fn parent() -> ShardModel {
+        let descriptor = Descriptor {
+            shard: PARENT,
+            table: TableId(1),
+            partitioning: Partitioning::Range,
+            retention: Retention::All,
+            from: Bytes::new(),
+            to: Bytes::new(),
+            version: 1,
+            membership: members(),
+            born: Birth::Founded,
+        };
+        ShardModel::new(PARENT, members(), Some(descriptor))
+    }
+
+    fn apply(model: &mut ShardModel, data: Bytes) {
+        let slot = model.last().next();
+        let origin = Ballot::first(Epoch(1), NodeId(1));
+        let entry = Entry::new(EntryId { slot, origin }, 100 * slot.0, 0, Payload::Command(data));
+        assert!(model.applied(NodeId(1), &entry).is_ok(), "slot {slot}");
+    }
+
+    fn write(seq: u64, key: &'static [u8]) -> Bytes {
+        let record = NewRecord { headers: Vec::new(), value: Bytes::from_static(b"v") };
+        let op = KeyOp { key: key.into(), expect: Expect::Any, action: Action::Append(vec![record]) };
+        let id = WriteId { client: CLIENT, seq: ClientSeq(seq), floor: ClientSeq(0), deadline_us: u64::MAX };
+        let request = WriteRequest { id, op: Op::Write { table: TableId(1), ops: vec![op] } };
+        encode_requests([request].iter(), 0)
+    }
+
+    fn split(version: u64) -> Split {
+        let voters = (1..=3).map(NodeId).collect();
+        Split { child: CHILD, at: Bytes::from_static(b"m"), version, epoch: Epoch(1), voters, confirmed: Vec::new() }
+    }
+
+    #[test]
+    fn a_child_has_its_range_and_all_sessions_and_the_parent_the_rest() {
+        let mut model = parent();
+        apply(&mut model, write(1, b"a"));
+        apply(&mut model, write(2, b"x"));
+        let whole = model.hash;
+        apply(&mut model, encode_admin(&Admin::Split(split(1))));
+        let mut child = model.born.pop().expect("it counts");
+        assert_eq!((child.id(), child.hash ^ model.hash, child.hash_at(Slot(0))), (CHILD, whole, Some(child.hash)));
+        assert!(child.is_child() && child.has(b"x") && !child.has(b"a") && !model.has(b"x") && child.began_with(b"m"));
+        assert_eq!(model.children_upto(Slot(2)).count(), 0);
+        assert_eq!(model.children_upto(Slot(3)).collect::<Vec<_>>(), [CHILD]);
+        assert_eq!(model.extent_at(Slot(2)).map(|extent| extent.version), Some(1));
+        assert_eq!(model.extent_of(2).map(|extent| extent.to.clone()), Some(Bytes::from_static(b"m")));
+        // Met again at the child, it has no effect; what came to the parent too late has none there.
+        let before = child.hash;
+        apply(&mut child, write(2, b"x"));
+        assert_eq!((child.hash, child.counts.repeated), (before, 1));
+        apply(&mut model, write(3, b"y"));
+        assert_eq!((model.counts.elsewhere, model.executed.len()), (1, 2));
+        apply(&mut child, write(3, b"y"));
+        assert_eq!(child.counts.executed, 1);
+    }
+
+    #[test]
+    fn what_was_made_for_another_version_or_lies_at_an_edge_does_not_count() {
+        let mut model = parent();
+        let stranger = Split { voters: vec![NodeId(2), NodeId(3)], ..split(1) };
+        let edge = Split { at: Bytes::new(), ..split(1) };
+        let late = Split { epoch: Epoch(2), ..split(1) };
+        for other in [split(2), stranger, edge, late, Split { child: PARENT, ..split(1) }] {
+            apply(&mut model, encode_admin(&Admin::Split(other)));
+        }
+        assert_eq!((model.counts.splits_refused, model.counts.splits, model.born.len()), (5, 0, 0));
+        assert_eq!(model.last_command, Slot(0));
+        apply(&mut model, encode_admin(&Admin::Split(split(1))));
+        apply(&mut model, encode_admin(&Admin::Split(split(1))));
+        assert_eq!((model.counts.splits_refused, model.counts.splits, model.born.len()), (6, 1, 1));
+    }
+}
