@@ -35,7 +35,6 @@ pub const EXPECTED: &[(&str, &str)] = &[
     ("committed", "expectation failed"),
     ("committed", "noops"),
     ("committed", "splits"),
-    ("committed", "splits that do not count"),
     ("committed", "stop-signs"),
     ("committed", "write expired"),
     ("committed", "write met again"),

@@ -47,10 +47,12 @@ mod shown;
 mod snapshot_files;
 mod snapshots;
 mod splits;
+mod splitting;
 mod traffic;
 mod transfers;
 mod upgrades;
 mod versions;
+mod whereabouts;
 mod world;
 
 pub use plan::{DiskFault, Planted};
