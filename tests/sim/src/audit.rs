@@ -39,14 +39,17 @@ fn rows_between(space: Space, descriptor: &Descriptor, from: &[u8], to: &[u8]) -
     }
 }
 
-/// What is there of a shard whose own space this is; `None` of a child that has no state here.
+/// What is there of a shard whose own space this is; `None` where a shard that a split made or changed has no state here.
 fn find(rows: &Rows, model: &ShardModel, space: Space) -> Result<Option<Found>, DecodeError> {
     let Some(descriptor) = model.descriptor() else { return Ok(None) };
     let bounds = rows.get(&keys::bounds_row(space)).cloned().map(BoundsRow::decode).transpose()?;
     let pieces = rows.get(&keys::pieces_row(space)).cloned().map(pieces::decode).transpose()?;
+    let position = rows.get(&keys::applied(space)).cloned().map(AppliedRow::decode).transpose()?;
+    // What is in the own space of a parent that is not here may be its child's.
+    let absent = model.is_child() || (model.was_split() && position.is_none());
     let (extent, ranges) = match (bounds, model.extent_at(Slot(0))) {
         (None, None) => return Ok(None),
-        (None, Some(_)) if model.is_child() => return Ok(None),
+        (None, Some(_)) if absent => return Ok(None),
         // It shares its space with nobody.
         (None, Some(first)) => (first.clone(), vec![keys::table_bounds(space, descriptor.table)]),
         (Some(BoundsRow { version, from, to, .. }), _) => {
@@ -56,8 +59,7 @@ fn find(rows: &Rows, model: &ShardModel, space: Space) -> Result<Option<Found>, 
             (Extent { version, from, to }, ranges)
         }
     };
-    let row = rows.get(&keys::applied(space)).cloned();
-    let slot = row.map(AppliedRow::decode).transpose()?.map_or(Slot(0), |row| row.slot);
+    let slot = position.map_or(Slot(0), |row| row.slot);
     let is_hashed = descriptor.partitioning == Partitioning::Hash;
     let mut hash = 0;
     for (from, to) in ranges {
