@@ -45,8 +45,8 @@ fn find(rows: &Rows, model: &ShardModel, space: Space) -> Result<Option<Found>, 
     let bounds = rows.get(&keys::bounds_row(space)).cloned().map(BoundsRow::decode).transpose()?;
     let pieces = rows.get(&keys::pieces_row(space)).cloned().map(pieces::decode).transpose()?;
     let position = rows.get(&keys::applied(space)).cloned().map(AppliedRow::decode).transpose()?;
-    // What is in the own space of a parent that is not here may be its child's.
-    let absent = model.is_child() || (model.was_split() && position.is_none());
+    // A child has both rows from its beginning on. What is in the own space of a parent that is not here may be its child's.
+    let absent = model.was_split() && position.is_none();
     let (extent, ranges) = match (bounds, model.extent_at(Slot(0))) {
         (None, None) => return Ok(None),
         (None, Some(_)) if absent => return Ok(None),
