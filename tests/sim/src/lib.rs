@@ -6,8 +6,8 @@
 //!
 //! Production code that runs here: worker, shards, log writer (inline, or handing its batches over), sessions, identity,
 //! state machine, queries, the consensus core, the codec of messages and of all rows, snapshot files (made, verified, received
-//! in parts, loaded) and the decisions about those that are offered, the failure detector, the steps of moves and the executor of jobs, what nodes refuse, and
-//! the client's decisions what to do next. Simulated: sockets (every message is encoded and decoded), the
+//! in parts, loaded) and the decisions about those that are offered, the failure detector, the steps of moves and of splits and the executor of jobs, what nodes refuse, and
+//! the client's decisions what to do next and which shard has its keys. Simulated: sockets (every message is encoded and decoded), the
 //! log DB, the state DB and the file system under their traits, clocks, and what of a client is not a decision.
 //!
 //! A run is a pure function of its seed: [`run`] with the same seed and the same [`Planted`] gives the same trace. It has
