@@ -265,6 +265,16 @@ impl Replica {
         }
     }
 
+    /// This replica has just begun, and what was said to it before is lost. It gives its first leader the answer that it owes to
+    /// an empty `Accept`: the log here is empty.
+    pub(crate) fn on_begun(&mut self) {
+        let b0 = self.hard.membership.b0();
+        let new = (self.hard.promised, self.hard.accepted) == (b0, b0) && self.log.last().slot == Slot(0);
+        if new && b0.node != self.me {
+            self.send_behind(b0.node, b0);
+        }
+    }
+
     /// The reply to phase 2, after its write; the planted fault sends it before.
     pub(crate) fn reply_accepted(&mut self, to: NodeId, ballot: Ballot, upto: Slot, io: &mut Io<'_>) {
         let accepted = Message::Accepted { ballot, upto, commit: self.commit };

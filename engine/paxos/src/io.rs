@@ -190,6 +190,12 @@ pub enum Input {
     Campaign,
     /// Give leadership up and say so to the members; done by a node that must not lead (low disk, shutdown).
     Release,
+    /// Tell members now what is chosen, where this replica leads: something waits until they have applied it. Without this they
+    /// hear of it with the next `Accept`, or after `notice_us`.
+    Tell,
+    /// The driver has just created this replica, and its log is empty. Messages that came for it earlier found no replica, and no
+    /// connection ended that would tell their senders.
+    Begun,
 }
 
 /// Why a proposal, transfer, change of members or read was refused. Nothing was changed.

@@ -291,7 +291,8 @@ impl Replica {
         self.expire_reads(io);
     }
 
-    fn notify_commit(&mut self, io: &mut Io<'_>) {
+    /// Tells each idle member the chosen prefix that it was not told.
+    pub(crate) fn notify_commit(&mut self, io: &mut Io<'_>) {
         for node in self.peers() {
             if self.is_uninformed(node, self.commit) {
                 self.probe(node, io);

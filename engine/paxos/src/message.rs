@@ -124,7 +124,8 @@ pub enum Message {
         /// The sender's chosen prefix.
         commit: Slot,
     },
-    /// The receiver of `Accept` lacks something: its accepted ballot is older, or `prev` is beyond its log.
+    /// The receiver of `Accept` lacks something: its accepted ballot is older, or `prev` is beyond its log. A replica that has
+    /// just begun says it unasked: an earlier `Accept` may have found nobody.
     Behind {
         /// The leadership answered.
         ballot: Ballot,

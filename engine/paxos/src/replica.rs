@@ -146,6 +146,8 @@ impl Replica {
             Input::ReadIndex(id) => self.on_read_index(id, &mut io),
             Input::Campaign => self.on_campaign(&mut io),
             Input::Release => self.on_release(&mut io),
+            Input::Tell => self.notify_commit(&mut io),
+            Input::Begun => self.on_begun(),
         }
         self.finish(&mut io);
     }

@@ -14,7 +14,7 @@
 //! | `forget 1` | what node 1, which is down, has applied was not flushed |
 //! | `dropped 1 to=2` | node 1 learns that the way to node 2 had no room |
 //! | `speak 1 2` | node 1 learns that all understand cluster version 2 |
-//! | `propose 1 a b`, `read 1 7`, `transfer 1 2`, `campaign 1`, `release 1`, `config 1 members=… first=…` | the driver |
+//! | `propose 1 a b`, `read 1 7`, `transfer 1 2`, `campaign 1`, `release 1`, `tell 1`, `begun 1`, `config 1 members=… first=…` | the driver |
 //! | `inject 2 from=1 Accept ballot=… …` | a message out of nowhere |
 //! | `status 1`, `log 1`, `deadline 1` | shows |
 
@@ -59,9 +59,8 @@ pub fn run(world: &mut World, name: &str, mut w: Words) -> Result<()> {
             let message = w.message()?;
             world.step(to, Input::Message { from, message })?;
         }
-        "propose" | "read" | "transfer" | "campaign" | "release" | "config" | "applied" | "persisted" => {
-            driver(world, name, &mut w)?;
-        }
+        "propose" | "read" | "transfer" | "campaign" | "release" | "tell" | "begun" | "config" | "applied"
+        | "persisted" => driver(world, name, &mut w)?,
         "trim" | "entries" | "status" | "log" | "deadline" => show(world, name, &mut w)?,
         _ => return Err(format!("no command is called {name}").into()),
     }
@@ -255,6 +254,8 @@ fn driver(world: &mut World, name: &str, w: &mut Words) -> Result<()> {
         "transfer" => Input::TransferTo(w.next_node()?),
         "campaign" => Input::Campaign,
         "release" => Input::Release,
+        "tell" => Input::Tell,
+        "begun" => Input::Begun,
         "applied" => Input::Applied(Slot(w.next("a slot")?)),
         "persisted" => Input::Persisted(WriteSeq(w.next("a write")?)),
         _ => {
