@@ -39,6 +39,8 @@ pub struct EngineMetrics {
     pub elections_total: IntCounter,
     /// Consensus messages received.
     pub messages_received_total: IntCounter,
+    /// Those of them that were for shards of which no replica is here.
+    pub messages_unknown_total: IntCounter,
     /// Consensus messages sent.
     pub messages_sent_total: IntCounter,
     /// Shards handed from one worker of the node to another.
@@ -130,6 +132,10 @@ impl EngineMetrics {
             overloaded_total: counter("overloaded_total", "Requests refused because too much was waiting")?,
             elections_total: counter("elections_total", "Leaderships won by this node")?,
             messages_received_total: counter("messages_received_total", "Consensus messages received")?,
+            messages_unknown_total: counter(
+                "messages_unknown_total",
+                "Consensus messages received for shards that are not here",
+            )?,
             messages_sent_total: counter("messages_sent_total", "Consensus messages sent")?,
             shards_handed_over_total: counter(
                 "shards_handed_over_total",

@@ -94,6 +94,8 @@ pub(crate) struct Shard {
     unpublished: bool,
     /// The core has not heard yet which of the epoch's members are alive.
     meet_members: bool,
+    /// It begins in this process, and its core has not heard that yet.
+    begins: bool,
     /// What the group was created with.
     genesis: bytes::Bytes,
     /// The last entry applied and its timestamp, once known.
@@ -148,6 +150,7 @@ impl Shard {
             timer: None,
             scheduled: false,
             meet_members: false,
+            begins: false,
             genesis,
             position,
             sizes: LogSizes::recovered(sizes, applied),
@@ -211,6 +214,11 @@ impl Shard {
             Core::Waiting(_) => Some(&self.members),
             Core::Running(_) | Core::Installing(_) => None,
         }
+    }
+
+    /// The replica has just been created, on a node to which others may have spoken of it before.
+    pub(crate) fn begins(&mut self) {
+        self.begins = true;
     }
 
     /// The replica can go on in this round.

@@ -36,6 +36,7 @@ impl Shard {
         }
         let began = (node.clock)();
         let (before, mut bytes) = (self.state.applied(), 0);
+        let split_at = self.split_at;
         let mut goes_on = true;
         while goes_on && self.state.applied() < self.committed && bytes < APPLY_BYTES {
             goes_on = self.apply_some(node, &mut bytes);
@@ -46,6 +47,10 @@ impl Shard {
         if self.state.applied() > before {
             self.step(node, Input::Applied(self.state.applied()));
             self.reads.state_moved();
+        }
+        if self.split_at != split_at {
+            // The child chooses nothing before other members have applied the split too.
+            self.step(node, Input::Tell);
         }
         // What waits for rows comes again when they are there.
         let more = self.state.applied() < self.committed && !self.fetches.hold_entries_back();

@@ -39,6 +39,9 @@ impl Shard {
         replica.speak(node.consensus_version());
         self.core = Core::Running(Box::new(replica));
         self.step(node, Input::Tick);
+        if std::mem::take(&mut self.begins) {
+            self.step(node, Input::Begun);
+        }
     }
 
     /// Every node understands this cluster version from now on.

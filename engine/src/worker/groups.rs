@@ -236,6 +236,9 @@ impl<H: Host> Worker<H> {
             }
         };
         let mut shard = Shard::new(id, found, state);
+        if child {
+            shard.begins();
+        }
         if !held {
             shard.not_held();
             self.upkeep.births = true;

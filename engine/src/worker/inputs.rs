@@ -142,8 +142,9 @@ impl<H: Host> Worker<H> {
         self.note_mark(from, mark);
         self.node.metrics.messages_received_total.inc_by(messages.len() as u64);
         for (id, message) in messages {
-            if let Some(shard) = self.shards.get_mut(&id) {
-                shard.step(&mut self.node, Step::Message { from, message });
+            match self.shards.get_mut(&id) {
+                Some(shard) => shard.step(&mut self.node, Step::Message { from, message }),
+                None => self.node.metrics.messages_unknown_total.inc(),
             }
         }
     }
