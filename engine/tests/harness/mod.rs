@@ -11,7 +11,7 @@ pub use host::Seen;
 
 use bytes::Bytes;
 use host::TestHost;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -137,6 +137,10 @@ pub struct Cluster {
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// Of a hundred frames so many are lost.
     pub loss: u64,
+    /// How long each frame is on its way, µs.
+    pub delay_us: u64,
+    /// When each frame arrives, where, and what it is; the first to arrive is the first.
+    under_way: VecDeque<(Micros, NodeId, PeerInput)>,
     random: u64,
     /// Called while a request is on its way.
     pub disturb: Option<fn(&mut Cluster)>,
@@ -182,6 +186,8 @@ impl Cluster {
             map: None,
             cut: BTreeSet::new(),
             loss: 0,
+            delay_us: 0,
+            under_way: VecDeque::new(),
             random: 1,
             disturb: None,
             options,
@@ -342,8 +348,26 @@ impl Cluster {
         (self.random >> 33) % end
     }
 
-    /// One round of every node that has something to do, then all frames arrive. Whether anything was done.
+    /// A frame leaves.
+    fn send_frame(&mut self, to: NodeId, frame: PeerInput) {
+        if self.delay_us == 0 && self.under_way.is_empty() {
+            self.push(to, frame);
+        } else {
+            self.under_way.push_back((self.now.plus(self.delay_us), to, frame));
+        }
+    }
+
+    /// Frames whose time has come arrive, in the order in which they left.
+    fn receive_frames(&mut self) {
+        while self.under_way.front().is_some_and(|(at, ..)| *at <= self.now) {
+            let (_, to, frame) = self.under_way.pop_front().unwrap();
+            self.push(to, frame);
+        }
+    }
+
+    /// One round of every node that has something to do, then all frames arrive that are not slow. Whether anything was done.
     pub fn step(&mut self) -> bool {
+        self.receive_frames();
         let mut busy = false;
         for node in self.ids() {
             let (now, wall_us) = (self.now, self.wall_us(node));
@@ -381,7 +405,7 @@ impl Cluster {
             for (to, write_seq, messages) in frames {
                 let linked = self.nodes[&node].up.as_ref().is_some_and(|up| up.told_by.contains(&to));
                 if linked && !self.cut.contains(&(node, to)) && self.chance() >= self.loss {
-                    self.push(to, PeerInput::Messages { from: node, incarnation, write_seq, messages });
+                    self.send_frame(to, PeerInput::Messages { from: node, incarnation, write_seq, messages });
                 }
             }
             for map in maps {
@@ -418,7 +442,8 @@ impl Cluster {
             }
             if !self.step() {
                 let deadlines = self.nodes.values().filter_map(|sim| sim.up.as_ref()?.worker.next_deadline());
-                let next = deadlines.fold(pulse_at, Micros::min);
+                let arrival = self.under_way.front().map(|(at, ..)| *at);
+                let next = deadlines.chain(arrival).fold(pulse_at, Micros::min);
                 self.now = Micros(next.0.clamp(self.now.0 + 1, self.now.0 + 50_000));
             } else {
                 self.now = self.now.plus(100);

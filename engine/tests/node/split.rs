@@ -1,5 +1,8 @@
 //! Shards that are split on whole nodes: nothing is lost, and nothing happens twice, whoever dies meanwhile.
 
+#[path = "split_speed.rs"]
+mod speed;
+
 use super::harness::{Cluster, Disk, N1, N2, N3, append};
 use super::scrub::equal;
 use super::snapshots::installed;
