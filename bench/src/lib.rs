@@ -27,6 +27,7 @@
 //!
 //! Owns: the making and measuring of load. Must never: reach past the client library of what is measured, or leave out what was slow.
 
+mod gaps;
 mod halt;
 mod moment;
 mod ops;
@@ -40,7 +41,7 @@ mod threads;
 
 pub use halt::Halt;
 pub use moment::Moment;
-pub use report::{Latency, OpenLoop, Report, Second, ThreadLoad};
+pub use report::{Gap, Latency, OpenLoop, Report, Second, ThreadLoad};
 pub use run::{BenchError, run, run_on, run_until};
 pub use spec::{BenchSpec, Distribution, Pace, SpecError, Stop, Workload};
 pub use target::{Table, Target};

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use crate::gaps::{self, Successes};
 use crate::ops::Outcome;
-use crate::report::{Latency, Second};
+use crate::report::{Gap, Latency, Second};
 
 /// Three significant digits, from 1 µs up, growing as needed.
 const DIGITS: u8 = 3;
@@ -69,6 +70,7 @@ struct Tick {
     max_us: u64,
     /// One significant digit, so that thousands of callers can keep every second: within a tenth of the truth.
     times: Histogram<u32>,
+    successes: Successes,
 }
 
 impl Tick {
@@ -76,10 +78,12 @@ impl Tick {
         // One digit is a size the histogram always takes.
         #[allow(clippy::expect_used)]
         let times = Histogram::new(1).expect("one digit is valid");
-        Tick { ops: 0, errors: 0, max_us: 0, times }
+        Tick { ops: 0, errors: 0, max_us: 0, times, successes: Successes::default() }
     }
 
-    fn done(&mut self, time: Duration) {
+    /// One that took `time` succeeded, at this microsecond of the second.
+    fn done(&mut self, time: Duration, at_us: u32) {
+        self.successes.add(at_us);
         let us = (time.as_micros() as u64).clamp(1, LONGEST_US);
         self.ops += 1;
         self.max_us = self.max_us.max(us);
@@ -92,6 +96,7 @@ impl Tick {
         self.errors += other.errors;
         self.max_us = self.max_us.max(other.max_us);
         let _ = self.times.add(&other.times);
+        self.successes.merge(&other.successes);
     }
 }
 
@@ -153,7 +158,7 @@ impl Recorder {
                 } else {
                     self.writes.add(time)
                 }
-                tick.done(time);
+                tick.done(time, since_start.subsec_micros());
             }
         }
     }
@@ -185,6 +190,11 @@ impl Recorder {
             Second { second: n as u64, ops: tick.ops, errors: tick.errors, p99_us, max_us: tick.max_us }
         };
         self.ticks.iter().enumerate().map(second).collect()
+    }
+
+    /// The longest time without a success.
+    pub(crate) fn gap(&self) -> Option<Gap> {
+        gaps::longest(self.ticks.iter().map(|tick| &tick.successes))
     }
 
     /// Reads and writes together.
@@ -221,6 +231,8 @@ mod tests {
             b.seconds().iter().map(|s| (s.second, s.ops, s.errors)).collect::<Vec<_>>(),
             [(0, 1, 0), (1, 1, 0), (2, 0, 1)]
         );
+        let gap = b.gap().map(|gap| (gap.longest_gap_us, gap.longest_gap_second));
+        assert_eq!(gap, Some((1_002_000, 0)), "from 5 ms to 1007 ms; a failure ends none");
         assert!((6_500..=7_000).contains(&b.seconds()[1].p99_us), "{:?}", b.seconds());
         let latency = b.all().latency().unwrap();
         assert!((4_990..=5_010).contains(&latency.p50_us) && (6_990..=7_010).contains(&latency.max_us), "{latency:?}");

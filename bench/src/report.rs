@@ -31,6 +31,15 @@ pub struct Latency {
     pub max_us: u64,
 }
 
+/// The longest time without a success, from one to the next, whichever callers they are of. It is exact from 10 ms on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// How long, µs.
+    pub longest_gap_us: u64,
+    /// The second in which it began, from 0.
+    pub longest_gap_second: u64,
+}
+
 /// One second of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Second {
@@ -116,6 +125,9 @@ pub struct Report {
     /// Of all that succeeded; unset where nothing did.
     #[serde(flatten)]
     pub latency: Option<Latency>,
+    /// Between successes; unset where there are none, or all are of one moment.
+    #[serde(flatten)]
+    pub gap: Option<Gap>,
     /// Of gets, in a mixed run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reads: Option<Latency>,
@@ -177,6 +189,13 @@ impl fmt::Display for Report {
         }
         writeln!(f, "  {:<12} {:>14}", "values", format!("{:.2} MB/s", self.value_bytes_per_s / 1e6))?;
         self.percentiles(f)?;
+        if let Some(Gap { longest_gap_us, longest_gap_second }) = self.gap {
+            writeln!(f)?;
+            writeln!(
+                f,
+                "  longest gap  {longest_gap_us:>14} us between successes, from second {longest_gap_second} on"
+            )?;
+        }
         if let Some(open) = &self.open {
             writeln!(f)?;
             writeln!(
@@ -271,6 +290,7 @@ mod tests {
             records_per_s: 2.0,
             value_bytes_per_s: 512.0,
             latency: Some(latency),
+            gap: Some(Gap { longest_gap_us: 215_000, longest_gap_second: 3 }),
             reads: None,
             writes: None,
             errors: BTreeMap::from([("overloaded", 2)]),
@@ -298,17 +318,21 @@ mod tests {
         assert_eq!(json["errors"]["overloaded"], 2);
         assert_eq!(json["open"]["missed"], 1);
         assert_eq!(json["timeline"][0]["max_us"], 7);
+        assert_eq!(json["longest_gap_us"], 215_000);
+        assert_eq!(json["longest_gap_second"], 3);
         assert!(json.get("reads").is_none());
     }
 
     #[test]
     fn the_table_says_what_went_wrong() {
         let text = report().to_string();
+        assert!(text.contains("215000 us between successes, from second 3 on"), "{text}");
         for part in ["put (open loop)", "p99.99", "DID NOT KEEP UP: 1 arrivals never sent, 2 failed", "overloaded"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        let silent = Report { latency: None, ..report() };
+        let silent = Report { latency: None, gap: None, ..report() };
         assert!(silent.to_string().contains("no operation succeeded"));
-        assert!(serde_json::to_value(silent).unwrap().get("p50_us").is_none());
+        let json = serde_json::to_value(silent).unwrap();
+        assert!(json.get("p50_us").is_none() && json.get("longest_gap_us").is_none());
     }
 }

@@ -307,6 +307,7 @@ fn report(spec: &BenchSpec, sum: &Recorder, open: Option<OpenLoop>, interrupted:
         records_per_s: sum.records as f64 / elapsed_s,
         value_bytes_per_s: sum.bytes as f64 / elapsed_s,
         latency: sum.all().latency(),
+        gap: sum.gap(),
         reads: sum.reads.latency().filter(|_| mixed),
         writes: sum.writes.latency().filter(|_| mixed),
         errors: sum.errors.clone(),

@@ -15,6 +15,8 @@ const AFTER_HELP: &str = "\
 Closed loop (the default): each client keeps --outstanding requests under way and sends the next when one is answered. \
 Open loop (--rate): requests are sent at random times of that rate, whether or not earlier ones are answered, and \
 latency counts from the time a request was meant to be sent, so that a stall shows in all requests it held up.
+The report names the longest time in which no request succeeded, and the second in which that began \
+(longest_gap_us and longest_gap_second in -o json; exact from 10 ms on).
 
 Examples:
   synod bench put --clients 64
