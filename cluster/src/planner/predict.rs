@@ -85,7 +85,7 @@ fn divide(view: &mut ShardView, at: &Bytes, now: Duration, weights: &Weights) ->
     let (below, above): (Vec<Sample>, Vec<Sample>) = view.samples.drain(..).partition(|sample| sample.at < *at);
     let sum = |samples: &[Sample]| samples.iter().map(|s| u128::from(weights.cost(s.rate))).sum::<u128>();
     let (low, high) = (sum(&below), sum(&above));
-    let permille = if low + high == 0 { 500 } else { high * 1000 / (low + high) };
+    let permille = (high * 1000).checked_div(low + high).unwrap_or(500);
     let part = |of: u64| u64::try_from(u128::from(of) * permille / 1000).unwrap_or(of);
     let upper = |rate: Rate| Rate { ops: part(rate.ops), bytes: part(rate.bytes) };
     let lower = |rate: Rate| Rate { ops: rate.ops - part(rate.ops), bytes: rate.bytes - part(rate.bytes) };

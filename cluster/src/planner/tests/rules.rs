@@ -177,7 +177,7 @@ fn a_drain_that_leaves_too_few_nodes_says_how_many_are_missing() {
     let plan = plan(&picture);
     assert_eq!(plan.operations, []);
     let refusal = Refusal::DrainLeavesTooFew { node: NodeId(3), shard: ShardId(2), wanted: 3, takers: 2 };
-    assert_eq!(plan.refusals, [refusal.clone()]);
+    assert_eq!(plan.refusals, std::slice::from_ref(&refusal));
     assert!(refusal.to_string().contains("needs 3 nodes, 2 take replicas; add 1 nodes"), "{refusal}");
 }
 
