@@ -108,6 +108,7 @@ impl<H: Host> Worker<H> {
                 let begun = if self.takes_part() { self.scrub(shard) } else { Err(Refusal::NotReady) };
                 done(begun);
             }
+            AdminInput::Divide { shard, done } => self.divide(shard, done),
         }
     }
 
@@ -256,7 +257,8 @@ impl<H: Host> Worker<H> {
         let report = |shard: &mut Shard| {
             let (ahead_us, hindrance) = (shard.is_ahead_by(node), shard.hindrance(node));
             let busy = || snapshots.hinder_splits(shard.id()).then(|| "a snapshot of it is under way".into());
-            ReplicaReport { ahead_us, hindrance: hindrance.or_else(busy), ..shard.report() }
+            let (load, size) = (shard.load_report(node.now), shard.size(&*node.store));
+            ReplicaReport { ahead_us, hindrance: hindrance.or_else(busy), load, size, ..shard.report() }
         };
         let mut replicas: Vec<_> = self.shards.values_mut().map(report).collect();
         if self.quarantined.is_some() {
