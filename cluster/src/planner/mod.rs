@@ -33,6 +33,7 @@ mod stale;
 mod weigh;
 mod zones;
 
+pub use divide::{Point, halve};
 pub use measure::Measure;
 pub use operation::{Change, Operation, Plan, Refusal, Rule};
 pub use picture::Picture;

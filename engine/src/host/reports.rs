@@ -12,6 +12,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, Slot, TableId};
+use synod_cluster::system::Partitioning;
 use synod_paxos::types::{Ballot, Epoch};
 
 /// One replica, as shown by `synod status`.
@@ -90,6 +91,8 @@ impl fmt::Debug for Size {
 pub struct Division {
     /// The version of its bounds that this is of.
     pub version: u64,
+    /// How the keys of its table are spread.
+    pub partitioning: Partitioning,
     /// Its lower bound.
     pub from: Bytes,
     /// Its upper bound; empty: none.

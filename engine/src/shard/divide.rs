@@ -27,8 +27,8 @@ impl DivideRequest {
             tracing::error!(shard = descriptor.shard.0, "the middle of a shard was not found: {error}");
             Refusal::NotReady
         })?;
-        let Descriptor { version, from, to, .. } = descriptor;
-        Ok(Division { version, from, to, bytes: found.bytes, middle: found.middle, load })
+        let Descriptor { version, partitioning, from, to, .. } = descriptor;
+        Ok(Division { version, partitioning, from, to, bytes: found.bytes, middle: found.middle, load })
     }
 }
 

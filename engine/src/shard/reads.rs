@@ -198,13 +198,7 @@ impl Reads {
 
     /// Gives waiting tails what was applied since they last looked. One whose rows are in no memory waits on, and looks again once
     /// they were fetched.
-    fn feed_tails<H: Host>(
-        &mut self,
-        node: &mut Node<H>,
-        state: &ShardState,
-        fetches: &mut Fetches,
-        load: &mut Load,
-    ) {
+    fn feed_tails<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, fetches: &mut Fetches, load: &mut Load) {
         if !std::mem::take(&mut self.moved) || self.tails.is_empty() {
             return;
         }
