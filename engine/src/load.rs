@@ -213,7 +213,6 @@ impl Load {
         if second - self.second > IDLE_SECONDS {
             // What was done in the last second before is as long ago.
             (self.fresh, self.averaged, self.peaks) = Default::default();
-            self.samples = Vec::new();
             self.second = second;
         }
         while self.second < second {
@@ -228,6 +227,9 @@ impl Load {
                 self.peaks[0] = Work::default();
             }
             self.peaks[0] = self.peaks[0].each(self.averaged, u64::max);
+        }
+        if self.averaged == Work::default() {
+            self.samples = Vec::new();
         }
         self.ends = (second + 1).saturating_mul(SECOND_US);
         self.taken = 0;
@@ -306,6 +308,7 @@ mod tests {
         let later = load.rates(at(210)).0;
         assert!((495..=505).contains(&later.writes), "{later:?}");
         assert_eq!(load.rates(at(480)).0, Work::default(), "nothing is left of it by and by");
+        assert_eq!(load.report_all(at(480)).samples, 0, "an idle shard keeps no samples");
         load.read(at(480), 5, Bytes::new);
         load.read_many(at(480), 10);
         assert_eq!(load.rates(at(480)).0, Work::default(), "a second that runs counts once it is over");

@@ -2,7 +2,7 @@
 //!
 //! Owns: the search for the key, or on a hash table the hash, that leaves about as many bytes below it as from it on. Must never: name a
 //! position inside a key's records, one that leaves nothing on a side, or read rows in proportion to what there is: above
-//! [`EXACT_BYTES`] it goes by sizes that the store knows, and each step reads one row.
+//! a mebibyte it goes by sizes that the store knows, and each step reads one row.
 
 use crate::StoreError;
 use crate::codec::Damage as _;

@@ -47,7 +47,7 @@ fn a_shard_knows_its_middle_its_load_and_its_hot_key() {
     assert!(bytes > 40_000 && (bytes * 4 / 10..bytes * 6 / 10).contains(&below), "{would}");
     let words = cluster.cli(&["shard", "split", &full, "--dry-run"]).ok().stdout;
     assert!(words.contains(&format!("shard {full} would be split at 'a")) && words.contains("from it on"), "{words}");
-    assert_eq!(error(&cluster, &[&empty])["error"], "indivisible");
+    assert_eq!(error(&cluster, &[empty.as_str()])["error"], "indivisible");
     // A hash table without records is halved by its ring.
     let first = shards(&cluster, "h")[0].clone();
     assert_eq!(cluster.json(&["shard", "split", &first, "--dry-run"])["at"], "4000000000000000");
