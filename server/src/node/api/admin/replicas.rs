@@ -3,7 +3,7 @@
 //! Owns: the wire form of their reports, and how many bytes the shards led here were found to have. Must never: look at files on a thread
 //! of the network, or for longer than a status may take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::ShardId;
@@ -42,10 +42,9 @@ impl Sizes {
     fn note(&self, found: Vec<(ShardId, u64)>, replicas: &[ReplicaReport], now: Instant) {
         let mut known = self.lock();
         known.extend(found.into_iter().map(|(shard, bytes)| (shard, (now, bytes))));
-        let led = |shard: &ShardId| replicas.iter().any(|replica| replica.shard == *shard && replica.size.is_some());
-        if known.len() > replicas.len() {
-            known.retain(|shard, _| led(shard));
-        }
+        // What is not led here any longer is looked at anew should it come back.
+        let led: BTreeSet<ShardId> = replicas.iter().filter(|r| r.size.is_some()).map(|r| r.shard).collect();
+        known.retain(|shard, _| led.contains(shard));
     }
 
     /// Of a replica, where it leads and was looked at.
