@@ -87,7 +87,7 @@ fn exactly(view: &mut dyn StateView, of: &Descriptor, pieces: &[Bounds]) -> Resu
         return Ok(None);
     }
     let mut search = Search { of, total, best: None };
-    let (mut below, mut ends) = (0, Vec::new());
+    let (mut below, mut ends) = (0, Vec::<u8>::new());
     each(view, pieces, &mut |key, value| {
         // A key of another space may be lower: it is another one in any case.
         let same = *key < ends[..] && key.get(..keys::SPACE_BYTES) == ends.get(..keys::SPACE_BYTES);
