@@ -77,6 +77,13 @@ impl<H: Host> Worker<H> {
         }
     }
 
+    /// The node stops or takes no part any longer.
+    pub(super) fn abandon_divisions(&mut self) {
+        for asked in std::mem::take(&mut self.divisions.asked) {
+            (asked.done)(Err(Refusal::NotReady));
+        }
+    }
+
     /// When those that asked are looked after next.
     pub(super) fn divisions_due(&self) -> Option<Micros> {
         let first = self.divisions.asked.front()?;

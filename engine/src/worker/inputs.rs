@@ -216,6 +216,7 @@ impl<H: Host> Worker<H> {
         }
         self.quarantined = Some(why.into());
         self.abandon_births();
+        self.abandon_divisions();
         self.abandon_hand_over();
         self.node.host.quarantined(why);
     }
@@ -283,6 +284,7 @@ impl<H: Host> Worker<H> {
             shard.answer_all(&mut self.node, &Refusal::NotReady);
         }
         self.abandon_births();
+        self.abandon_divisions();
         if self.quarantined.is_none() {
             self.store_sessions();
             let flushed = self.node.store.flush_and_wait();
