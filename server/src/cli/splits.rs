@@ -1,12 +1,12 @@
 //! `synod shard split`: one shard becomes two.
 //!
-//! Owns: where a shard is divided, by the command line or by what its leader finds, and the words for what came of it. Must never: carry a step of it
-//! out: the cluster does, as a job. Interrupted anywhere, the job goes on, and the same command watches it.
+//! Owns: where a shard is divided, by the command line or by what its leader finds, and the words for what came of it. Must never: carry a
+//! step of it out: the cluster does, as a job. Interrupted anywhere, the job goes on, and the same command watches it.
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use synod_client::proto::DivideShardReply;
-use synod_client::{Client, ClusterMap, Error, JobGoal, PartitionKind, ShardInfo};
+use synod_client::{Client, ClusterMap, Error, Job, JobGoal, PartitionKind, ShardInfo};
 use synod_cluster::ids::ClusterVersion;
 use synod_cluster::jobs::split::{Bounds, middle_of_ring};
 use synod_cluster::system::{CLUSTER_VERSION, JOBS};
@@ -82,7 +82,12 @@ pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
     }
     let info = find(&map, args.shard)?;
     let kind = partitioning(&map, info)?;
-    let chosen = match named(&args, info, kind)? {
+    let mut at = named(&args, info, kind)?;
+    if at.is_none() && !args.dry_run {
+        // The middle may be another one by now: what was begun goes on where it was begun.
+        at = begun(&client.jobs().await?, info);
+    }
+    let chosen = match at {
         Some(at) => Chosen { at, below: Below::Unknown },
         None => choose(args.by, info, kind, &client.divide(info.id).await?)?,
     };
@@ -140,6 +145,14 @@ fn named(args: &SplitArgs, shard: &ShardInfo, kind: PartitionKind) -> Result<Opt
         return Err(CliError::usage("--at", why).with("shard", id));
     }
     Ok(Some(at))
+}
+
+/// Where a split that runs divides the shard as it is.
+fn begun(jobs: &[Job], of: &ShardInfo) -> Option<Bytes> {
+    jobs.iter().filter(|job| job.state == "running").find_map(|job| match &job.goal {
+        JobGoal::SplitShard { shard, version, at } if (*shard, *version) == (of.id, of.version) => at.clone(),
+        _ => None,
+    })
 }
 
 fn divides(shard: &ShardInfo, at: &Bytes) -> bool {
@@ -391,6 +404,21 @@ mod tests {
         let none = DivideShardReply { load, ..found(100, b"k", 40) };
         let error = by_load(PartitionKind::Range, &none).unwrap_err();
         assert!(error.kind() == "indivisible" && error.message().contains("64 operations were sampled"), "{error}");
+    }
+
+    #[test]
+    fn a_split_that_was_begun_goes_on_where_it_was_begun() {
+        let job = |state: &str, shard, version, at: Option<&'static str>| Job {
+            id: 7,
+            goal: JobGoal::SplitShard { shard, version, at: at.map(Bytes::from) },
+            state: state.to_owned(),
+            why: None,
+            progress: None,
+        };
+        let of = shard(b"d", b"m");
+        let others = [job("done", 5, 3, Some("a")), job("running", 6, 3, Some("b")), job("running", 5, 2, Some("c"))];
+        assert_eq!(begun(&others, &of), None);
+        assert_eq!(begun(&[job("running", 5, 3, None), job("running", 5, 3, Some("g"))], &of).unwrap(), "g");
     }
 
     #[test]
