@@ -226,6 +226,19 @@ impl Client {
         Ok(reply.await?.slot)
     }
 
+    /// Where a shard's bytes and its load could be divided, as its leader finds it. Nothing is changed.
+    pub async fn divide(&self, shard: u64) -> Result<v1::DivideShardReply> {
+        // It may be asked as often as it takes: no failure leaves an unknown outcome.
+        let found = self.any_node(self.caller.deadline(), &mut false, |channel, _| {
+            let request = v1::DivideShardRequest { shard };
+            async move { AdminClient::new(channel).divide_shard(request).await }
+        });
+        match found.await {
+            Err(Error::OutcomeUnknown { cause }) => Err(Error::unavailable(cause)),
+            found => found,
+        }
+    }
+
     /// Where a key lives, and why.
     pub async fn explain(&self, table: &str, key: impl Into<Bytes>) -> Result<Explain> {
         let key = key.into();

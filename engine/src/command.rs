@@ -309,7 +309,8 @@ impl WriteRequest {
 }
 
 impl KeyOp {
-    fn size(&self) -> usize {
+    /// Its part of [`WriteRequest::size`], bytes.
+    pub(crate) fn size(&self) -> usize {
         let action = match &self.action {
             Action::Append(records) => records.iter().map(|r| r.size() + 8 + 8 * r.headers.len()).sum(),
             Action::Delete | Action::Trim(_) => 10,

@@ -15,15 +15,15 @@ mod requests;
 mod scrubs;
 mod snapshots;
 
-pub(crate) use admin::Told;
 pub use admin::{AdminInput, SplitWanted};
+pub(crate) use admin::{Divided, Told};
 pub use answers::{Answer, KeyedRecord, Reply, ReplySink};
 pub use hand_over::HandOverInput;
 pub use inputs::Input;
 pub use node::{NodeInput, ProcessHost};
 pub use peers::{Links, PeerInput};
 pub use reads::{FetchRequest, ReadHost, RowsFetched};
-pub use reports::{NodeReport, ReplicaReport, ScrubReport};
+pub use reports::{Division, LoadReport, Middle, NodeReport, ReplicaReport, Sampled, ScrubReport, Size, Work};
 pub use requests::{At, Body, Freshness, Read, Request, Scan, TailPoll};
 pub use scrubs::{ScrubHost, ScrubInput};
 pub use snapshots::{SnapshotHost, SnapshotInput, SnapshotKind};

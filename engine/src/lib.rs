@@ -25,10 +25,12 @@ pub mod command;
 pub mod genesis;
 pub mod host;
 pub mod identity;
+pub mod load;
 pub mod logstore;
 pub mod machine;
 pub mod memory;
 pub mod metrics;
+pub mod middle;
 pub mod node;
 #[cfg(feature = "planted")]
 pub mod planted;

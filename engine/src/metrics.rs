@@ -89,6 +89,10 @@ pub struct EngineMetrics {
     pub disk_refused_total: IntCounter,
     /// By how much the time of a shard led here is ahead of what a quorum's wall clocks show, the greatest, s.
     pub shard_time_ahead_seconds: IntGauge,
+    /// Operations a second of the replica here that has most, averaged.
+    pub busiest_shard_operations: IntGauge,
+    /// Bytes read and written a second of the replica here that has most, averaged.
+    pub busiest_shard_bytes: IntGauge,
 }
 
 impl EngineMetrics {
@@ -177,6 +181,14 @@ impl EngineMetrics {
             shard_time_ahead_seconds: gauge(
                 "shard_time_ahead_seconds",
                 "By how much the time of a shard led here is ahead of a quorum's wall clocks, the greatest, in seconds",
+            )?,
+            busiest_shard_operations: gauge(
+                "busiest_shard_operations",
+                "Operations a second of the shard with most here, averaged (synod hot shards)",
+            )?,
+            busiest_shard_bytes: gauge(
+                "busiest_shard_bytes",
+                "Bytes read and written a second of the shard with most here, averaged (synod hot shards)",
             )?,
         })
     }

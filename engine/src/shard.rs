@@ -9,8 +9,10 @@ mod apply;
 mod birth;
 mod bounds;
 mod cold;
+mod divide;
 mod effects;
 mod hand_over;
+mod load;
 mod members;
 mod missing;
 mod propose;
@@ -22,7 +24,8 @@ mod step;
 
 pub(crate) use bounds::TELL_US;
 
-use crate::host::{Host, Read, ReplicaReport, Reply};
+use crate::host::{Host, LoadReport, Read, ReplicaReport, Reply};
+use crate::load::Load;
 use crate::logstore::{GroupRecovered, GroupWrite, LogStore};
 use crate::machine::ShardState;
 use crate::memory::{Held, Holder, Memory};
@@ -121,6 +124,7 @@ pub(crate) struct Shard {
     still: bool,
     /// Inputs of the core and requests since they were last counted.
     handled: u64,
+    load: Load,
 }
 
 impl Shard {
@@ -165,6 +169,7 @@ impl Shard {
             split_at: Slot(0),
             still: false,
             handled: 0,
+            load: Load::new(id.0),
         }
     }
 
@@ -374,6 +379,8 @@ impl Shard {
             unborn: self.is_unborn(),
             hindrance: None,
             scrub: self.scrubs.report(&self.members),
+            load: LoadReport::default(),
+            size: None,
         };
         match (&self.core, self.status()) {
             (Core::Waiting(recovered), _) => {

@@ -11,6 +11,7 @@
 mod births;
 mod bounds;
 mod custody;
+mod divide;
 mod groups;
 mod hand_over;
 mod holds;
@@ -37,6 +38,7 @@ use crate::wall::Reading;
 use crate::writer::Done;
 use births::Creating;
 use custody::Kept;
+use divide::Divisions;
 use holds::Holds;
 use joining::Joining;
 use passage::Passage;
@@ -76,6 +78,7 @@ pub struct Worker<H: Host> {
     holds: Holds,
     custody: Kept,
     scrubs: Scrubs,
+    divisions: Divisions,
     passage: Passage,
     stopped: bool,
     /// Of the write just synced; a buffer.
@@ -122,6 +125,7 @@ impl<H: Host> Worker<H> {
             holds: Holds::default(),
             custody: Kept::default(),
             scrubs: Scrubs::default(),
+            divisions: Divisions::default(),
             passage,
             stopped: false,
             done: Vec::new(),
@@ -182,6 +186,7 @@ impl<H: Host> Worker<H> {
             self.settle(more);
             self.keep_scrubs();
             self.keep_snapshots();
+            self.keep_divisions();
             self.keep_custody();
             self.keep_members();
             self.keep_bounds();
@@ -209,6 +214,7 @@ impl<H: Host> Worker<H> {
             self.members_due(),
             self.bounds_due(),
             self.custody_due(),
+            self.divisions_due(),
             self.node.pace.due(),
             parcels,
         ];

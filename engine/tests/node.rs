@@ -8,6 +8,8 @@ mod clocks;
 mod cold;
 #[path = "node/disk.rs"]
 mod disk;
+#[path = "node/divide.rs"]
+mod divide;
 #[path = "node/faults.rs"]
 mod faults;
 #[path = "node/hand_over.rs"]

@@ -1,7 +1,8 @@
 //! The planner: what should be done to a cluster, as a function of a picture of it.
 //!
 //! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
-//! shard less available. Nothing but tests uses it yet: no node takes a picture, and no executor carries a plan out.
+//! shard less available. No node takes a picture yet, and no executor carries a plan out; the rule by which a load is halved ([`halve`])
+//! serves `synod shard split --by load`.
 //!
 //! | order | rule | in |
 //! | --- | --- | --- |
@@ -33,6 +34,7 @@ mod stale;
 mod weigh;
 mod zones;
 
+pub use divide::{Point, halve};
 pub use measure::Measure;
 pub use operation::{Change, Operation, Plan, Refusal, Rule};
 pub use picture::Picture;

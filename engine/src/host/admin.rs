@@ -2,6 +2,7 @@
 //!
 //! Owns: orders, each with who is told whether it was taken. Must never: decide whether it is.
 
+use super::reports::Division;
 use bytes::Bytes;
 use synod_cluster::ids::{NodeId, ShardId, Slot};
 use synod_cluster::members::MemberChange;
@@ -10,6 +11,8 @@ use synod_paxos::types::Epoch;
 
 /// Who waits for what becomes of an order.
 pub(crate) type Told = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
+/// Who waits for where a shard could be divided.
+pub(crate) type Divided = Box<dyn FnOnce(Result<Division, Refusal>) + Send>;
 
 /// A split that the leader is to propose. It counts only in this version of the bounds and this epoch of the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +73,13 @@ pub enum AdminInput {
         /// Told `Ok` with the slot at which they will be compared.
         done: Box<dyn FnOnce(Result<Slot, Refusal>) + Send>,
     },
+    /// Find where a shard could be divided; only its leader looks for that. Nothing is changed, but the state is frozen for it.
+    Divide {
+        /// The shard.
+        shard: ShardId,
+        /// Told on the thread that has looked; dropped untold where none can.
+        done: Box<dyn FnOnce(Result<Division, Refusal>) + Send>,
+    },
 }
 
 impl AdminInput {
@@ -80,7 +90,8 @@ impl AdminInput {
             | Self::ChangeMembers { shard, .. }
             | Self::Split { shard, .. }
             | Self::MakeSnapshot { shard, .. }
-            | Self::Scrub { shard, .. } => *shard,
+            | Self::Scrub { shard, .. }
+            | Self::Divide { shard, .. } => *shard,
         }
     }
 }

@@ -2,9 +2,17 @@
 //!
 //! Owns: the reports that status and metrics are made of. Must never: be what anything is decided by.
 
+pub use crate::load::{LoadReport, Sampled, Work};
+pub use crate::middle::Middle;
+
+use crate::codec::keys::Bounds;
+use crate::state::Measure;
 use bytes::Bytes;
 use std::cmp::Reverse;
+use std::fmt;
+use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, Slot, TableId};
+use synod_cluster::system::Partitioning;
 use synod_paxos::types::{Ballot, Epoch};
 
 /// One replica, as shown by `synod status`.
@@ -46,6 +54,55 @@ pub struct ReplicaReport {
     pub hindrance: Option<String>,
     /// The last comparison of the replicas that this one took part in.
     pub scrub: Option<ScrubReport>,
+    /// What it has to do.
+    pub load: LoadReport,
+    /// A leader's: what tells its bytes, where its store does.
+    pub size: Option<Size>,
+}
+
+/// What tells how many bytes a replica has, on any thread.
+#[derive(Clone)]
+pub struct Size {
+    rows: Vec<Bounds>,
+    measure: Arc<dyn Measure>,
+}
+
+impl Size {
+    /// Of these rows.
+    pub(crate) fn new(rows: Vec<Bounds>, measure: Arc<dyn Measure>) -> Self {
+        Self { rows, measure }
+    }
+
+    /// What it has flushed, bytes, about. It may read a block of each file.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.rows.iter().fold(0, |sum: u64, (from, to)| sum.saturating_add(self.measure.size(from, to)))
+    }
+}
+
+impl fmt::Debug for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ranges", self.rows.len())
+    }
+}
+
+/// Where a shard could be divided, as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// The version of its bounds that this is of.
+    pub version: u64,
+    /// How the keys of its table are spread.
+    pub partitioning: Partitioning,
+    /// Its lower bound.
+    pub from: Bytes,
+    /// Its upper bound; empty: none.
+    pub to: Bytes,
+    /// Bytes of its records, about.
+    pub bytes: u64,
+    /// What divides them; `None` where it has none, or one key has nearly all.
+    pub middle: Option<Middle>,
+    /// What it has to do, with all positions that were sampled.
+    pub load: LoadReport,
 }
 
 /// What a replica knows of a comparison of all replicas at one slot.

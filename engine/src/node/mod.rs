@@ -80,6 +80,8 @@ pub(crate) struct Levels {
     pub(crate) state_removed_bytes: Parts,
     pub(crate) scrub_diverged: Parts,
     pub(crate) shard_time_ahead_seconds: Parts,
+    pub(crate) busiest_shard_operations: Parts,
+    pub(crate) busiest_shard_bytes: Parts,
 }
 
 impl NodeShared {
@@ -116,6 +118,8 @@ impl NodeShared {
                 state_removed_bytes: parts(),
                 scrub_diverged: parts(),
                 shard_time_ahead_seconds: parts(),
+                busiest_shard_operations: parts(),
+                busiest_shard_bytes: parts(),
             },
         }
     }

@@ -3,6 +3,7 @@
 //! Owns: the fetches of one shard under way, and the reads that wait for them. Must never: wait for a file where somebody fetches,
 //! leave what waits without word, or let what is applied depend on what was fetched: it is only in memory then.
 
+use super::load::count_read;
 use super::{Asked, Shard, answer};
 use crate::StoreError;
 use crate::host::{FetchRequest, Host, Read, Reply};
@@ -165,7 +166,12 @@ impl Shard {
         node.store.stay_in_memory(false);
         let ColdRead { asked: Asked { read, version, reply }, fetches } = cold;
         match (found, read) {
-            (Ok(Some(found)), _) => answer(node, reply, found),
+            (Ok(Some(found)), read) => {
+                if let Ok(found) = &found {
+                    count_read(&mut self.load, node.now, self.state.descriptor(), &read, found);
+                }
+                answer(node, reply, found);
+            }
             (Ok(None), Read::Tail(poll)) if poll.wait_us > 0 => {
                 self.reads.wait(node, &self.state, poll, reply);
                 // The end of its time joins the node's timers.

@@ -16,9 +16,11 @@
 //! each read keeps the version of the bounds that it was asked of, and is refused in any other.
 
 use super::cold::{Fetches, refuse_full};
+use super::load::count_tail;
 use super::{Asked, Shard, answer};
 use crate::StoreError;
 use crate::host::{Freshness, Host, Read, Reply, TailPoll};
+use crate::load::Load;
 use crate::machine::ShardState;
 use crate::query;
 use crate::round::Node;
@@ -196,7 +198,7 @@ impl Reads {
 
     /// Gives waiting tails what was applied since they last looked. One whose rows are in no memory waits on, and looks again once
     /// they were fetched.
-    fn feed_tails<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, fetches: &mut Fetches) {
+    fn feed_tails<H: Host>(&mut self, node: &mut Node<H>, state: &ShardState, fetches: &mut Fetches, load: &mut Load) {
         if !std::mem::take(&mut self.moved) || self.tails.is_empty() {
             return;
         }
@@ -216,6 +218,9 @@ impl Reads {
             let found = query::tail(state, &mut *node.store, &mut firsts, &tail.poll);
             match found {
                 Ok(Some(found)) => {
+                    if let Ok(found) = &found {
+                        count_tail(load, node.now, found);
+                    }
                     let tail = tail.ends(node);
                     answer(node, tail.reply, found);
                 }
@@ -232,7 +237,7 @@ impl Reads {
         if !fetches.bring_for_tails(node, state.descriptor().shard, &firsts.take_lacked()) {
             // Once more, and not again: nothing is lacked then.
             self.moved = true;
-            self.feed_tails(node, state, fetches);
+            self.feed_tails(node, state, fetches, load);
         }
     }
 
@@ -312,7 +317,7 @@ impl Shard {
                 self.execute(node, asked);
             }
         }
-        self.reads.feed_tails(node, &self.state, &mut self.fetches);
+        self.reads.feed_tails(node, &self.state, &mut self.fetches, &mut self.load);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns: which requests are refused at once, and why; the others it gives to the shard's reads or writes. Must never: let a
 //! request pass that nobody answers, or refuse one of which a part was proposed.
 
+use super::load::count_write;
 use super::{Shard, answer};
 use crate::command::{Action, KeyOp, Op, WriteId, WriteRequest};
 use crate::host::{Body, Freshness, Host, Reply, Request};
@@ -28,6 +29,7 @@ impl Shard {
         match body {
             Body::Write(write) => match self.check(node, &write) {
                 Ok(()) => {
+                    count_write(&mut self.load, node.now, self.state.descriptor(), &write);
                     self.proposals.queue(write, reply);
                     self.schedule(node);
                 }

@@ -16,7 +16,7 @@ use super::removed::LARGE_BYTES;
 use super::rocks::RocksShared;
 use super::rows::{Found, RowMap, Span};
 use super::tidy::Tidier;
-use super::{BulkLoad, Fetch, FlushId, Lacked, StateBatch, StateStore, ViewJob, Visit};
+use super::{BulkLoad, Fetch, FlushId, Lacked, Measure, StateBatch, StateStore, ViewJob, Visit};
 use crate::StoreError;
 use bytes::Bytes;
 use rocksdb::ErrorKind;
@@ -283,6 +283,10 @@ impl StateStore for FrontState {
         // Behind the last freeze and before the next, RocksDB holds exactly what that freeze froze.
         let shared = Arc::clone(&self.shared);
         self.flusher.between(Box::new(move || shared.view(job)))
+    }
+
+    fn measure(&self) -> Option<Arc<dyn Measure>> {
+        Some(Arc::clone(&self.shared) as Arc<dyn Measure>)
     }
 
     fn loader(&self) -> Result<Arc<dyn BulkLoad>, StoreError> {

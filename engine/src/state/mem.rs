@@ -103,6 +103,14 @@ impl StateView for Rows {
         }
         Ok(())
     }
+
+    fn size(&mut self, from: &[u8], to: &[u8]) -> u64 {
+        if from >= to {
+            return 0;
+        }
+        let rows = self.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        rows.map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
 }
 
 enum Change {

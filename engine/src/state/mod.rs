@@ -42,6 +42,16 @@ pub struct FlushId(pub u64);
 pub trait StateView {
     /// Visits the rows of `[from, to)` in key order until the visitor breaks.
     fn scan(&mut self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+
+    /// How many bytes the rows of `[from, to)` take, about, without reading them: to a block of the files that hold them, and with rows
+    /// that were removed and not yet compacted.
+    fn size(&mut self, from: &[u8], to: &[u8]) -> u64;
+}
+
+/// Says how much rows take, on any thread.
+pub trait Measure: Send + Sync {
+    /// How many bytes the rows of `[from, to)` take that are flushed, about, as [`StateView::size`] says it.
+    fn size(&self, from: &[u8], to: &[u8]) -> u64;
 }
 
 /// What is done with a view. It is dropped unrun where the view cannot be had.
@@ -134,6 +144,11 @@ pub trait StateStore: Send {
     fn view(&mut self, job: ViewJob) -> Result<(), StoreError> {
         drop(job);
         makes_no_snapshots()
+    }
+
+    /// What other threads learn sizes from; `None` where this store does not say.
+    fn measure(&self) -> Option<Arc<dyn Measure>> {
+        None
     }
 
     /// What other threads load rows through.

@@ -10,7 +10,7 @@ use super::pieces;
 use super::removed::Removed;
 use super::rows::Span;
 use super::trash::Trash;
-use super::{BulkLoad, Fetch, Lacked, StateView, ViewJob, Visit};
+use super::{BulkLoad, Fetch, Lacked, Measure, StateView, ViewJob, Visit};
 use crate::StoreError;
 use crate::background::lower_priority;
 use crate::codec::Damage as _;
@@ -438,6 +438,16 @@ impl StateView for RocksView<'_> {
             rows.next();
         }
         rows.status().map_err(|e| self.shared.error("read", &e))
+    }
+
+    fn size(&mut self, from: &[u8], to: &[u8]) -> u64 {
+        Measure::size(self.shared, from, to)
+    }
+}
+
+impl Measure for RocksShared {
+    fn size(&self, from: &[u8], to: &[u8]) -> u64 {
+        if from < to { self.size_of(&(from.into(), to.into())) } else { 0 }
     }
 }
 

@@ -108,6 +108,7 @@ impl<H: Host> Worker<H> {
                 let begun = if self.takes_part() { self.scrub(shard) } else { Err(Refusal::NotReady) };
                 done(begun);
             }
+            AdminInput::Divide { shard, done } => self.divide(shard, done),
         }
     }
 
@@ -216,6 +217,7 @@ impl<H: Host> Worker<H> {
         }
         self.quarantined = Some(why.into());
         self.abandon_births();
+        self.abandon_divisions();
         self.abandon_hand_over();
         self.node.host.quarantined(why);
     }
@@ -257,7 +259,8 @@ impl<H: Host> Worker<H> {
         let report = |shard: &mut Shard| {
             let (ahead_us, hindrance) = (shard.is_ahead_by(node), shard.hindrance(node));
             let busy = || snapshots.hinder_splits(shard.id()).then(|| "a snapshot of it is under way".into());
-            ReplicaReport { ahead_us, hindrance: hindrance.or_else(busy), ..shard.report() }
+            let (load, size) = (shard.load_report(node.now), shard.size(&*node.store));
+            ReplicaReport { ahead_us, hindrance: hindrance.or_else(busy), load, size, ..shard.report() }
         };
         let mut replicas: Vec<_> = self.shards.values_mut().map(report).collect();
         if self.quarantined.is_some() {
@@ -282,6 +285,7 @@ impl<H: Host> Worker<H> {
             shard.answer_all(&mut self.node, &Refusal::NotReady);
         }
         self.abandon_births();
+        self.abandon_divisions();
         if self.quarantined.is_none() {
             self.store_sessions();
             let flushed = self.node.store.flush_and_wait();

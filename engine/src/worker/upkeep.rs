@@ -131,6 +131,7 @@ impl<H: Host> Worker<H> {
             }
             self.propose_scrubs();
             self.look_at_times();
+            self.look_at_loads();
             let bytes = level(self.node.store.memory_bytes());
             let bytes = self.node.shared.levels.state_memory_bytes.set(self.node.worker, bytes);
             self.node.metrics.state_memory_bytes.set(bytes);
@@ -194,6 +195,19 @@ impl<H: Host> Worker<H> {
             (true, false) => tracing::info!("the times of all shards led here are what the clocks show"),
             _ => {}
         }
+    }
+
+    /// Tells how much the busiest shards here have to do. Shards are not told apart: there may be thousands.
+    fn look_at_loads(&mut self) {
+        let now = self.node.now;
+        let rates = self.shards.values_mut().map(|shard| shard.rates(now).0);
+        let (ops, bytes) = rates.fold((0, 0), |most, rate| (rate.ops().max(most.0), rate.bytes().max(most.1)));
+        let gauge = |most: u64| i64::try_from(most).unwrap_or(i64::MAX);
+        let (levels, worker) = (&self.node.shared.levels, self.node.worker);
+        let ops = levels.busiest_shard_operations.set_of_most(worker, gauge(ops));
+        let bytes = levels.busiest_shard_bytes.set_of_most(worker, gauge(bytes));
+        self.node.metrics.busiest_shard_operations.set(ops);
+        self.node.metrics.busiest_shard_bytes.set(bytes);
     }
 
     /// What was deleted and trimmed takes its room until it is flushed, the log trimmed behind that, and both compacted: few

@@ -12,8 +12,8 @@ use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, expect_argument, header_arg, raw_arg};
 use super::context::Global;
 use super::{
-    backup, batch, bench, check, cluster, config, dev, explain, jobs, load, members, restore, server, shard, table,
-    time,
+    backup, batch, bench, check, cluster, config, dev, explain, hot, jobs, load, members, restore, server, shard,
+    table, time,
 };
 
 const ABOUT: &str = "A partitioned, replicated log store: every key is a log";
@@ -90,6 +90,8 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// List and describe shards, hand leadership over, move replicas
     Shard(shard::ShardArgs),
+    /// Show the busiest shards and keys
+    Hot(hot::HotArgs),
     /// Replace a node by another, take one out of the cluster
     Node(members::NodeArgs),
     /// List, watch and cancel jobs: moves of replicas, which the cluster carries out by itself

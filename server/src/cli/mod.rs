@@ -22,6 +22,7 @@ mod dev;
 mod error;
 mod escape;
 mod explain;
+mod hot;
 mod jobs;
 mod load;
 mod members;
@@ -79,8 +80,8 @@ fn execute(cli: Cli) -> Result<()> {
 
 /// Whether a command is for who keeps the cluster running: nodes have places for those when clients hold all others.
 fn is_operators(command: &Command) -> bool {
-    use Command::{Backup, Cluster, Job, Node, Shard, Status, Table};
-    matches!(command, Status | Table(_) | Shard(_) | Cluster(_) | Job(_) | Node(_) | Backup(_))
+    use Command::{Backup, Cluster, Hot, Job, Node, Shard, Status, Table};
+    matches!(command, Status | Table(_) | Shard(_) | Hot(_) | Cluster(_) | Job(_) | Node(_) | Backup(_))
 }
 
 async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
@@ -99,6 +100,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Status => status::run(context).await,
         Command::Explain(args) => explain::run(context, args).await,
         Command::Shard(args) => shard::run(context, args).await,
+        Command::Hot(args) => hot::run(context, args).await,
         Command::Cluster(args) => cluster::run(context, args).await,
         Command::Node(args) => members::run(context, args).await,
         Command::Job(args) => jobs::run(context, args).await,
@@ -274,6 +276,9 @@ mod tests {
             "synod shard move 2 --from 3 --to 4 --detach",
             "synod shard split 2",
             "synod shard split 2 --at k --detach",
+            "synod shard split 2 --by load --dry-run",
+            "synod hot shards",
+            "synod hot keys t --limit 5",
             "synod job list",
             "synod job watch 7",
             "synod job cancel 7 --no-wait",

@@ -191,6 +191,8 @@ mod tests {
                 unborn: false,
             }],
             scrub: None,
+            bytes: None,
+            load: None,
         }
     }
 

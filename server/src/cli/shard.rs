@@ -275,6 +275,8 @@ mod tests {
             leader: Some(leader),
             replicas: roles.iter().map(replica).collect(),
             scrub: None,
+            bytes: None,
+            load: None,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use synod_client::proto::{NodeStatusReply, ReplicaStatus};
+use synod_client::proto::{NodeStatusReply, ReplicaStatus, ShardLoad};
 use synod_client::{ClusterMap, Job, NodeReport, PartitionKind};
 
 use super::context::Context;
@@ -45,6 +45,8 @@ pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
             leader: None,
             replicas: info.voters.iter().chain(&info.learners).map(|node| unknown(*node)).collect(),
             scrub: None,
+            bytes: None,
+            load: None,
         };
         shards.insert(info.id, shard);
     }
@@ -92,6 +94,8 @@ fn unmapped(map: &ClusterMap, replica: &ReplicaStatus) -> json::Shard {
         leader: None,
         replicas: Vec::new(),
         scrub: None,
+        bytes: None,
+        load: None,
     }
 }
 
@@ -137,9 +141,32 @@ fn add(shard: &mut json::Shard, node: u64, said: &ReplicaStatus, ranks: &mut BTr
     }
     ranks.insert(shard.id, rank);
     shard.leader = Some(node);
+    shard.bytes = said.bytes;
+    shard.load = said.load.as_ref().map(load);
     slot(shard, node).lag_slots = Some(0);
     for lag in &said.lag {
         slot(shard, lag.node).lag_slots = Some(lag.slots);
+    }
+}
+
+fn load(said: &ShardLoad) -> json::Load {
+    let sampled = said.sampled.iter().map(|sampled| json::Sampled {
+        position: sampled.position.to_vec(),
+        count: sampled.count,
+        ops: sampled.ops,
+        bytes: sampled.bytes,
+    });
+    json::Load {
+        ops_per_s: said.reads.saturating_add(said.writes),
+        bytes_per_s: said.read_bytes.saturating_add(said.write_bytes),
+        reads_per_s: said.reads,
+        writes_per_s: said.writes,
+        read_bytes_per_s: said.read_bytes,
+        write_bytes_per_s: said.write_bytes,
+        ops_per_s_max: said.reads_max.saturating_add(said.writes_max),
+        bytes_per_s_max: said.read_bytes_max.saturating_add(said.write_bytes_max),
+        samples: said.samples,
+        sampled: sampled.collect(),
     }
 }
 

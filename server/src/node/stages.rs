@@ -327,6 +327,7 @@ impl Running {
             jobs: Arc::clone(&jobs),
             signals: Arc::clone(&signals),
             snapshots,
+            sizes: admin::Sizes::default(),
             started,
         });
         tokio::spawn(jobs.run(listening.admin_service));

@@ -408,6 +408,10 @@ impl v1::admin_server::Admin for Node {
         Err(Status::unimplemented("shards are split by the tests here"))
     }
 
+    async fn divide_shard(&self, _: Request<v1::DivideShardRequest>) -> Result<Response<v1::DivideShardReply>, Status> {
+        Err(Status::unimplemented("shards have no load here"))
+    }
+
     async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::RemoveNodeReply>, Status> {
         Err(Status::unimplemented("nodes do not go here"))
     }

@@ -294,6 +294,8 @@ mod tests {
                 unborn: false,
             }],
             scrub: None,
+            bytes: None,
+            load: None,
         }
     }
 

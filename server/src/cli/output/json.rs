@@ -276,6 +276,99 @@ pub struct Shard {
     pub replicas: Vec<Replica>,
     /// The last comparison of its replicas, where there was one.
     pub scrub: Option<Scrub>,
+    /// Bytes that its leader has flushed, about; none where no leader says so.
+    pub bytes: Option<u64>,
+    /// What its leader has to do; none where no leader says so.
+    pub load: Option<Load>,
+}
+
+/// What a shard's leader has to do: averages with a half-life of ten seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Load {
+    /// Reads and writes a second.
+    pub ops_per_s: u64,
+    /// Bytes read and written a second.
+    pub bytes_per_s: u64,
+    /// Reads a second.
+    pub reads_per_s: u64,
+    /// Writes a second; each operation of a batch is one.
+    pub writes_per_s: u64,
+    /// Bytes read a second.
+    pub read_bytes_per_s: u64,
+    /// Bytes written a second.
+    pub write_bytes_per_s: u64,
+    /// The greatest averages of reads and of writes in the last five minutes, together.
+    pub ops_per_s_max: u64,
+    /// The same of bytes.
+    pub bytes_per_s_max: u64,
+    /// Operations that were sampled.
+    #[serde(skip)]
+    pub samples: u32,
+    /// The positions that were sampled most.
+    #[serde(skip)]
+    pub sampled: Vec<Sampled>,
+}
+
+/// A position that was sampled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    /// The key, after its hash on a hash table.
+    pub position: Vec<u8>,
+    /// How many of the samples are of it.
+    pub count: u32,
+    /// Its operations a second, about.
+    pub ops: u64,
+    /// Its bytes a second, about.
+    pub bytes: u64,
+}
+
+/// What `hot shards` prints of a shard.
+#[derive(Clone, Debug, Serialize)]
+pub struct HotShard {
+    /// Its number.
+    pub shard: u64,
+    /// Its table's name; none for the cluster's own shard.
+    pub table: Option<String>,
+    /// The node that leads it.
+    pub leader: Option<u64>,
+    /// Bytes that its leader has flushed, about.
+    pub bytes: Option<u64>,
+    /// What its leader has to do.
+    #[serde(flatten)]
+    pub load: Load,
+}
+
+/// What `hot keys` prints of a key.
+#[derive(Clone, Debug)]
+pub struct HotKey {
+    /// The key; of a long one the beginning.
+    pub key: Bytes,
+    /// Its shard.
+    pub shard: u64,
+    /// Its table's name.
+    pub table: Option<String>,
+    /// The node that leads the shard.
+    pub leader: Option<u64>,
+    /// Its part of the shard's operations, percent, as far as the samples say.
+    pub share_percent: u64,
+    /// Its operations a second, about.
+    pub ops_per_s: u64,
+    /// Its bytes a second, about.
+    pub bytes_per_s: u64,
+}
+
+impl Serialize for HotKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.key.entry(&mut map, "key", "key_base64")?;
+        map.serialize_entry("shard", &self.shard)?;
+        map.serialize_entry("table", &self.table)?;
+        map.serialize_entry("leader", &self.leader)?;
+        map.serialize_entry("share_percent", &self.share_percent)?;
+        map.serialize_entry("ops_per_s", &self.ops_per_s)?;
+        map.serialize_entry("bytes_per_s", &self.bytes_per_s)?;
+        map.end()
+    }
 }
 
 /// A comparison of a shard's replicas.
@@ -305,6 +398,12 @@ impl Serialize for Shard {
         map.serialize_entry("replicas", &self.replicas)?;
         if let Some(scrub) = &self.scrub {
             map.serialize_entry("scrub", scrub)?;
+        }
+        if let Some(bytes) = &self.bytes {
+            map.serialize_entry("bytes", bytes)?;
+        }
+        if let Some(load) = &self.load {
+            map.serialize_entry("load", load)?;
         }
         map.end()
     }
@@ -383,6 +482,8 @@ mod tests {
                 unborn: false,
             }],
             scrub: None,
+            bytes: None,
+            load: None,
         };
         let node = Node {
             id: 1,
@@ -407,6 +508,31 @@ mod tests {
                     "epoch": {"config": 1, "version": 2},
                     "membership_epoch": 1, "bounds_version": 2, "leader": 1,
                     "replicas": [{"node": 1, "role": "leader", "lag_slots": 0, "commit": 9, "applied": 9}]}]})
+        );
+    }
+
+    #[test]
+    fn loads_are_as_documented() {
+        let load = Load { ops_per_s: 3, reads_per_s: 1, writes_per_s: 2, samples: 9, ..Load::default() };
+        let shard = HotShard { shard: 2, table: Some("t".to_owned()), leader: Some(1), bytes: None, load };
+        assert_eq!(
+            to_value(shard).unwrap(),
+            json!({"shard": 2, "table": "t", "leader": 1, "bytes": null, "ops_per_s": 3, "bytes_per_s": 0, "reads_per_s": 1,
+                "writes_per_s": 2, "read_bytes_per_s": 0, "write_bytes_per_s": 0, "ops_per_s_max": 0, "bytes_per_s_max": 0})
+        );
+        let key = HotKey {
+            key: Bytes(b"\xff".to_vec()),
+            shard: 2,
+            table: None,
+            leader: None,
+            share_percent: 50,
+            ops_per_s: 7,
+            bytes_per_s: 8,
+        };
+        assert_eq!(
+            to_value(key).unwrap(),
+            json!({"key_base64": "/w==", "shard": 2, "table": null, "leader": null, "share_percent": 50, "ops_per_s": 7,
+                "bytes_per_s": 8})
         );
     }
 

@@ -2,8 +2,10 @@
 //!
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
+mod divide;
 pub mod job_manager;
 mod jobs;
+mod replicas;
 mod splits;
 
 use super::{cluster, convert};
@@ -17,6 +19,7 @@ use crate::node::system::SystemProposer;
 use crate::node::threads::processor_us;
 use crate::node::versions::{NodeVersion, VersionManager};
 use bytes::Bytes;
+pub use replicas::Sizes;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, TableId};
@@ -67,6 +70,8 @@ pub struct Running {
     pub signals: Arc<Signals>,
     /// Snapshot files.
     pub snapshots: Arc<SnapshotManager>,
+    /// Bytes of the shards led here.
+    pub sizes: Sizes,
     /// When this process began.
     pub started: Instant,
 }
@@ -140,9 +145,10 @@ impl Admin for AdminService {
         let running = self.get()?;
         let report = running.report().await?;
         let map = running.map_cache.get();
-        let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != running.node);
         let mut clock_alarms = running.peers.alarms();
         clock_alarms.extend(report.replicas.iter().filter_map(ahead));
+        let replicas = replicas::to_wire(&running.sizes, report.replicas).await;
+        let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != running.node);
         let quarantined = running.signals.quarantined.borrow().clone().or(report.quarantined);
         let quarantined = quarantined.or_else(|| running.map_cache.removed()).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusReply {
@@ -151,7 +157,7 @@ impl Admin for AdminService {
             addr: running.addr.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             map_revision: map.as_ref().map_or(report.map_revision, |m| m.revision),
-            replicas: report.replicas.into_iter().map(replica_to_wire).collect(),
+            replicas,
             peers: peers.map(|n| v1::PeerStatus { node: n.0, alive: running.peers.is_alive(*n) }).collect(),
             quarantined,
             disk_low: report.disk_low.unwrap_or_default(),
@@ -281,6 +287,13 @@ impl Admin for AdminService {
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::CancelJobReply>, Status> {
         jobs::cancel(self.get()?, request.into_inner()).await.map(Response::new)
     }
+
+    async fn divide_shard(
+        &self,
+        request: Request<v1::DivideShardRequest>,
+    ) -> Result<Response<v1::DivideShardReply>, Status> {
+        divide::divide(self.get()?, request).await
+    }
 }
 
 fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVersion {
@@ -343,34 +356,6 @@ fn ahead(replica: &ReplicaReport) -> Option<String> {
         let (shard, ahead) = (replica.shard, humantime::format_duration(ahead));
         format!("the time of shard {shard} is {ahead} ahead of what most nodes' clocks show: its timestamps go on from there")
     })
-}
-
-fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
-    v1::ReplicaStatus {
-        shard: r.shard.0,
-        table_id: r.table.0,
-        role: r.role.into(),
-        leader: r.leader.map_or(0, |n| n.0),
-        ballot: format!("{:?}", r.ballot),
-        epoch: r.ballot.epoch.0,
-        commit: r.commit.0,
-        applied: r.applied.0,
-        last: r.last.0,
-        trimmed: r.trimmed.0,
-        lag: r.lag.into_iter().map(|(node, slots)| v1::ReplicaLag { node: node.0, slots }).collect(),
-        scrub: r.scrub.map(|scrub| v1::ScrubStatus {
-            slot: scrub.slot.0,
-            compared: scrub.compared.iter().map(|node| node.0).collect(),
-            equal: scrub.equal,
-            diverged: scrub.diverged.iter().map(|node| node.0).collect(),
-        }),
-        version: r.version,
-        from: r.from,
-        to: r.to,
-        unborn: r.unborn,
-        members_epoch: r.epoch.0,
-        hindrance: r.hindrance.unwrap_or_default(),
-    }
 }
 
 impl Running {

@@ -394,6 +394,14 @@ impl StateView for ViewRows {
         }
         Ok(())
     }
+
+    fn size(&mut self, from: &[u8], to: &[u8]) -> u64 {
+        if from >= to {
+            return 0;
+        }
+        let rows = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        rows.map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
 }
 
 impl Viewed for ViewRows {
