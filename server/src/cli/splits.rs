@@ -3,12 +3,15 @@
 //! Owns: where a shard is divided that is named on the command line, and the words for what came of it. Must never: carry a step of it
 //! out: the cluster does, as a job. Interrupted anywhere, the job goes on, and the same command watches it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use clap::Args;
 use synod_client::{Client, ClusterMap, Error, JobGoal, PartitionKind, ShardInfo};
 use synod_cluster::ids::ClusterVersion;
 use synod_cluster::jobs::split::{Bounds, middle_of_ring};
 use synod_cluster::system::{CLUSTER_VERSION, JOBS};
+use tokio::time::{Instant, sleep};
 
 use super::bytes::{KeyEncoding, RawArg, raw_arg};
 use super::context::{Context, to_be_repeated};
@@ -18,6 +21,11 @@ use super::jobs;
 use super::moves::find;
 use super::output::{json, text};
 use super::table::bounds;
+
+/// How long a node may take to hear of a split that the system shard knows.
+const NEWS: Duration = Duration::from_secs(5);
+/// Pause between two looks at the map.
+const PACE: Duration = Duration::from_millis(50);
 
 /// `shard split`.
 #[derive(Args, Debug)]
@@ -53,10 +61,7 @@ pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
     let mut child = None;
     if !args.detach {
         jobs::until_done(context, &client, job).await?;
-        // The job is done once the map has the child. One that was split or moved on since is there all the same, or its place is.
-        let map = client.refresh_map().await?;
-        child =
-            map.shards.iter().find(|shard| shard.table_id == info.table_id && shard.from == at).map(|shard| shard.id);
+        child = made(&client, info, &at).await?;
     }
     let id = info.id;
     let done = shown(id, child, kind, &at, job);
@@ -67,6 +72,22 @@ pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
             Some(child) => format!("shard {id} ends at {at} now, shard {child} begins there"),
         }]
     })
+}
+
+/// The shard that a split has made, which the map of the node that is asked may be yet to hear of. `None` where it does not come to be
+/// there: the table was dropped meanwhile.
+async fn made(client: &Client, parent: &ShardInfo, at: &Bytes) -> Result<Option<u64>> {
+    let began = Instant::now();
+    loop {
+        // One that was split or moved since begins at the same place.
+        let map = client.refresh_map().await?;
+        let child = map.shards.iter().find(|shard| shard.table_id == parent.table_id && shard.from == *at);
+        let dropped = map.tables.iter().all(|table| table.id != parent.table_id);
+        if child.is_some() || dropped || began.elapsed() > NEWS {
+            return Ok(child.map(|shard| shard.id));
+        }
+        sleep(PACE).await;
+    }
 }
 
 /// How the keys of the shard's table are spread.
