@@ -329,7 +329,8 @@ fn one_job_at_a_time_works_on_a_shard_and_a_split_can_be_cancelled_until_it_is_d
     let same = cluster.json(&["shard", "split", &shard, "--at", at, "--no-wait"]);
     assert_eq!(same["job"].to_string(), job);
     let doing = format!("it splits shard {shard} at \"{at}\" already");
-    let words = [&format!("job {job}")[..], &doing, "cancel it"];
+    let named = format!("job {job}");
+    let words = [&named[..], &doing[..], "cancel it"];
     cluster.cli(&["shard", "split", &shard, "--at", other, "--detach"]).refused(1, &words);
     let error = cluster.cli(&["-o", "json", "shard", "split", &shard, "--at", other, "--detach"]).error();
     assert_eq!((error["error"].as_str(), error["job"].to_string()), (Some("job_conflict"), job.clone()), "{error}");
