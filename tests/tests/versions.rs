@@ -9,12 +9,15 @@ use nix::sys::signal::Signal;
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
 use synod_tests::run::{command, finish, until};
+use synod_tests::splits::{wait_shards, wait_splits};
 
 /// The greatest version that the binary speaks.
 const NEWEST: u64 = 4;
 
 /// What keeps nodes as a binary of the first version is.
 const HELD_BACK: &str = "[cluster]\nversion_max = 1\n";
+/// What keeps them as one that knows jobs and no splits.
+const WITHOUT_SPLITS: &str = "[cluster]\nversion_max = 3\n";
 
 fn version(status: &Status) -> u64 {
     status.value["version"].as_u64().expect("a status names the cluster's version")
@@ -74,9 +77,9 @@ fn a_refused_upgrade_leaves_every_node_its_way_back() {
 }
 
 #[test]
-fn a_split_is_refused_by_name_where_the_cluster_knows_none() {
+fn a_split_is_refused_by_name_until_the_cluster_is_raised_to_the_version_that_knows_it() {
     let _alone = alone();
-    let cluster = Cluster::start_with("[cluster]\nversion_max = 3\n");
+    let mut cluster = Cluster::start_with(WITHOUT_SPLITS);
     cluster.cli(&["table", "create", "t", "--partition", "hash", "--shards", "1"]).ok();
     let third = |status: &Status| status.is_led() && version(status) == 3;
     let status = cluster.wait_status("the cluster is at the third version", third);
@@ -86,6 +89,25 @@ fn a_split_is_refused_by_name_where_the_cluster_knows_none() {
     let error = cluster.cli(&["-o", "json", "shard", "split", &shard]).error();
     assert_eq!((&error["error"], &error["version"]), (&"cluster_version".into(), &3.into()), "{error}");
     assert!(cluster.cli(&["-o", "json", "job", "list"]).ok().json_lines().is_empty());
+    // Nodes that speak the next version are not enough.
+    (1..=3).for_each(|number| restart_with(&mut cluster, number, ""));
+    cluster.wait_up();
+    cluster.cli(&["shard", "split", &shard]).refused(1, &[at, "synod cluster upgrade"]);
+    let raised = until(PATIENCE, "the version is raised", || {
+        let ran = cluster.cli(&["-o", "json", "cluster", "upgrade"]);
+        (ran.code == 0).then(|| ran.json())
+    });
+    assert_eq!(raised.unwrap()["to"], NEWEST);
+    wait_splits(&cluster, 3);
+    assert_eq!(cluster.json(&["shard", "split", &shard])["shard"].to_string(), shard);
+    wait_shards(&cluster, 3, "t", 2);
+    // There is no way back.
+    assert_eq!(cluster.stop(3).code(), Some(0));
+    settings(&cluster, WITHOUT_SPLITS);
+    cluster.restart(3);
+    assert_eq!(cluster.wait_end(3).code(), Some(1));
+    let (log, words) = (cluster.log(3), "the cluster is at version 4, this node speaks versions 1 to 3");
+    assert!(log.lines().any(|line| line.contains(words)), "{log}");
 }
 
 /// A node whose map is not the newest yet says for a moment that the cluster is at the first version.
