@@ -148,6 +148,8 @@ fn a_hash_table_is_split_in_the_middle_and_at_a_hash() {
     let top = own[2].0;
     let places = [("", parent.parse().unwrap()), ("8000000000000000", upper), ("e000000000000000", top)];
     assert_eq!(own, places.map(|(from, shard)| (shard, from.to_owned())));
+    let text = cluster.cli(&["job", "list"]).ok().stdout;
+    assert!(text.contains(&format!("splits shard {parent} at 0x8000000000000000")), "{text}");
     let words = format!("shard {upper} ends at e000000000000000 now, shard {top} begins there");
     assert_eq!(said.trim_end(), words);
     for key in &keys {
