@@ -61,7 +61,7 @@ pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
     let mut child = None;
     if !args.detach {
         jobs::until_done(context, &client, job).await?;
-        child = made(&client, info, &at).await?;
+        child = made(&client, info, &at).await;
     }
     let id = info.id;
     let done = shown(id, child, kind, &at, job);
@@ -74,17 +74,22 @@ pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
     })
 }
 
-/// The shard that a split has made, which the map of the node that is asked may be yet to hear of. `None` where it does not come to be
-/// there: the table was dropped meanwhile.
-async fn made(client: &Client, parent: &ShardInfo, at: &Bytes) -> Result<Option<u64>> {
+/// The shard that a split has made, which the map of the node that is asked may be yet to hear of. `None` where it is not seen: the
+/// table was dropped meanwhile, or no node answers.
+async fn made(client: &Client, parent: &ShardInfo, at: &Bytes) -> Option<u64> {
     let began = Instant::now();
     loop {
-        // One that was split or moved since begins at the same place.
-        let map = client.refresh_map().await?;
-        let child = map.shards.iter().find(|shard| shard.table_id == parent.table_id && shard.from == *at);
-        let dropped = map.tables.iter().all(|table| table.id != parent.table_id);
-        if child.is_some() || dropped || began.elapsed() > NEWS {
-            return Ok(child.map(|shard| shard.id));
+        // A look that fails says nothing of the split, which is done.
+        if let Ok(map) = client.refresh_map().await {
+            // One that was split or moved since begins at the same place.
+            let child = map.shards.iter().find(|shard| shard.table_id == parent.table_id && shard.from == *at);
+            let dropped = map.tables.iter().all(|table| table.id != parent.table_id);
+            if child.is_some() || dropped {
+                return child.map(|shard| shard.id);
+            }
+        }
+        if began.elapsed() > NEWS {
+            return None;
         }
         sleep(PACE).await;
     }
