@@ -77,10 +77,10 @@ impl ClusterVersion {
     pub const SECOND: Self = Self(2);
     /// The third version: the system shard keeps jobs.
     pub const THIRD: Self = Self(3);
-    /// The fourth version: shards are split. No binary speaks it yet.
+    /// The fourth version: shards are split.
     pub const FOURTH: Self = Self(4);
     /// The greatest version that this binary speaks.
-    pub const SPOKEN: Self = Self::THIRD;
+    pub const SPOKEN: Self = Self::FOURTH;
 
     /// The version that a message names; 0 is silence, and silence is the first.
     #[must_use]

@@ -14,8 +14,8 @@ use synod_cluster::jobs::job::{JobEnd, JobGoal, JobState};
 use synod_cluster::jobs::move_replica::MoveReplica;
 use synod_cluster::position;
 use synod_cluster::system::{
-    Birth, Descriptor, MetadataError, Partitioning, Retention, SystemCommand, SystemOutcome, SystemState,
-    decode_descriptor, encode_descriptor,
+    Birth, Child, Descriptor, MetadataError, Partitioning, Retention, ShardNews, SystemCommand, SystemOutcome,
+    SystemState, decode_descriptor, encode_descriptor,
 };
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::bounds::{BoundsRow, ChildMark};
@@ -161,6 +161,9 @@ fn system(version: ClusterVersion) -> SystemState {
     if version >= ClusterVersion::THIRD {
         add_jobs(&mut state);
     }
+    if version >= ClusterVersion::FOURTH {
+        add_splits(&mut state);
+    }
     state
 }
 
@@ -191,6 +194,24 @@ fn add_jobs(state: &mut SystemState) {
         // The last two kinds of ends.
         let job = state.jobs.get_mut(&JobId(id)).expect("it was started");
         job.state = JobState::Ended { end, order: id };
+    }
+}
+
+/// A shard that was split, its child, an id that is reserved, and a job for each kind of split.
+fn add_splits(state: &mut SystemState) {
+    let key = Bytes::from_static;
+    let (parent, child) = (ShardId(4), ShardId(6));
+    let reserve = |parent| SystemCommand::ReserveChild { parent, version: 1 };
+    assert_eq!(state.execute(&reserve(parent)).0, SystemOutcome::Shard(child));
+    let membership = state.shards[&parent].membership.clone();
+    let born = Child { shard: child, from: key(b"f"), to: key(b"m"), version: 2, membership };
+    let news =
+        ShardNews { shard: parent, from: key(b""), to: key(b"f"), version: 2, children: vec![born], absorbed: vec![] };
+    assert_eq!(state.execute(&SystemCommand::ShardNews(news)).0, SystemOutcome::Done);
+    assert_eq!(state.execute(&reserve(ShardId(5))).0, SystemOutcome::Shard(ShardId(7)));
+    for (job, shard, at) in [(6, 5, Some(key(b"t"))), (7, 2, None)] {
+        let goal = JobGoal::Split { shard: ShardId(shard), version: 1, at };
+        assert_eq!(state.execute(&SystemCommand::StartJob { goal }).0, SystemOutcome::Job(JobId(job)));
     }
 }
 
@@ -247,6 +268,7 @@ fn formats() -> Vec<Format> {
         format("system-v1", system(ClusterVersion::FIRST), SystemState::encode, decode_system),
         format("system-v2", system(ClusterVersion::SECOND), SystemState::encode, decode_system),
         format("system-v3", system(ClusterVersion::THIRD), SystemState::encode, decode_system),
+        format("system-v4", system(ClusterVersion::FOURTH), SystemState::encode, decode_system),
         format("descriptor-child-v2", child(), encode_descriptor, decode_descriptor),
         format("bounds-v1", bounds(), BoundsRow::encode, BoundsRow::decode),
         format("pieces-v1", places(), |v| pieces::encode(v), pieces::decode),

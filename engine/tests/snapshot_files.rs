@@ -7,7 +7,7 @@ use std::{fs, io};
 use synod_cluster::ids::*;
 use synod_cluster::system::Retention;
 use synod_engine::StoreError;
-use synod_engine::codec::bounds::BoundsRow;
+use synod_engine::codec::bounds::{BoundsRow, ChildMark};
 use synod_engine::snapshot::files::{FileStore, OsFiles, StoredFile};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::writer::SnapshotWriter;
@@ -35,8 +35,25 @@ fn rows(count: u32, value: usize) -> Vec<(Vec<u8>, Bytes)> {
     (0..count).map(|n| (n.to_be_bytes().to_vec(), Bytes::from(vec![n as u8; value]))).collect()
 }
 
+/// Of a shard that was split twice.
+fn header_with_bounds() -> Header {
+    let key = Bytes::from_static;
+    let child = |shard, from, to, version, voters: &[u64]| {
+        let voters = voters.iter().copied().map(NodeId).collect();
+        ChildMark { shard: ShardId(shard), from, to, version, voters }
+    };
+    let children =
+        vec![child(77, key(b"m"), key(b"t"), 299, &[1, 2, 1_000_000]), child(1 << 40, key(b"t"), key(b""), 300, &[3])];
+    let bounds = BoundsRow { version: 300, from: key(b"\0a"), to: key(b"m"), retention: Retention::All, children };
+    Header { bounds: Some(bounds), ..header() }
+}
+
 fn write(path: &Path, rows: &[(Vec<u8>, Bytes)]) -> SnapshotFile {
-    let mut writer = SnapshotWriter::create(path, &header()).unwrap();
+    write_of(path, &header(), rows)
+}
+
+fn write_of(path: &Path, header: &Header, rows: &[(Vec<u8>, Bytes)]) -> SnapshotFile {
+    let mut writer = SnapshotWriter::create(path, header).unwrap();
     for (key, value) in rows {
         writer.row(key, value).unwrap();
     }
@@ -126,19 +143,21 @@ fn a_file_damaged_since_it_was_opened_is_not_sent() {
 }
 
 #[test]
-fn the_fixture_is_read_and_written_as_ever() {
-    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/snapshot-v1.snap");
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s.snap");
-    write(&path, &rows(3, 5));
-    if std::env::var_os("UPDATE_FIXTURES").is_some() && !fixture.exists() {
-        fs::copy(&path, &fixture).unwrap();
+fn the_fixtures_are_read_and_written_as_ever() {
+    for (name, header) in [("snapshot-v1.snap", header()), ("snapshot-v2.snap", header_with_bounds())] {
+        let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.snap");
+        write_of(&path, &header, &rows(3, 5));
+        if std::env::var_os("UPDATE_FIXTURES").is_some() && !fixture.exists() {
+            fs::copy(&path, &fixture).unwrap();
+        }
+        let file = whole(&fixture).unwrap_or_else(|why| panic!("{name}: {why}"));
+        assert_eq!(*file.header(), header, "{name}");
+        assert_eq!(file.rows_of(0).unwrap().len(), 3, "{name}");
+        assert_eq!(fs::read(&fixture).unwrap(), fs::read(&path).unwrap(), "{name}: same version, other bytes");
+        assert!(!dir.path().join("s.unfinished").exists());
     }
-    let file = whole(&fixture).unwrap();
-    assert_eq!(*file.header(), header());
-    assert_eq!(file.rows_of(0).unwrap().len(), 3);
-    assert_eq!(fs::read(&fixture).unwrap(), fs::read(&path).unwrap(), "same version, other bytes");
-    assert!(!dir.path().join("s.unfinished").exists());
 }
 
 /// Binaries that know no splits refuse such a file by its version, and read all others.

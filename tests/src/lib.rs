@@ -14,6 +14,7 @@ pub mod http;
 pub mod load;
 pub mod run;
 pub mod shim;
+pub mod splits;
 pub mod status;
 
 use std::fs;

@@ -6,18 +6,26 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use synod_tests::alone;
-use synod_tests::campaign::run;
+use synod_tests::campaign::{Report, run};
 use synod_tests::run::binary;
 
 fn artefacts() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("campaign-artefacts")
 }
 
-fn passes(name: &str, repeats: usize) {
+fn passes(name: &str, repeats: usize) -> Report {
     let _turn = alone();
     let report = run(name, repeats, &artefacts(), |line| println!("{line}")).expect("it can be run");
     println!("{report}");
     assert!(report.failures.is_empty(), "{report}\nkept under {}", artefacts().display());
+    report
+}
+
+/// The same, and so many of its turns at least have split a shard.
+fn passes_with_splits(name: &str, repeats: usize, least: usize) {
+    let report = passes(name, repeats);
+    let splits = report.turns.iter().filter(|turn| turn.note.contains(" begins at ")).count();
+    assert!(splits >= least, "{splits} turns split a shard: {report}");
 }
 
 /// The same in a process of its own, which goes into namespaces of its own where that is allowed.
@@ -36,12 +44,12 @@ fn passes_apart(name: &str, repeats: usize) {
 
 #[test]
 fn kill() {
-    passes("kill", 4);
+    passes_with_splits("kill", 4, 3);
 }
 
 #[test]
 fn plain_kill() {
-    passes("plain-kill", 4);
+    passes_with_splits("plain-kill", 4, 3);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use synod_tests::cluster::{Cluster, PATIENCE, Status};
 use synod_tests::run::until;
 
 const TABLE: &str = "t";
+/// The greatest version that the binary speaks.
+const NEWEST: u64 = 4;
 
 /// Three nodes and a fourth that has joined, at this cluster version, a table of one shard with some records; the shard.
 fn prepared(settings: &str, version: u64) -> (Cluster, String) {
@@ -75,7 +77,7 @@ fn begin(cluster: &Cluster, shard: &str, from: &str) -> String {
 #[test]
 fn a_move_goes_on_after_its_command_is_killed() {
     let _alone = alone();
-    let (cluster, shard) = prepared("", 3);
+    let (cluster, shard) = prepared("", NEWEST);
     cluster.signal(4, Signal::SIGSTOP);
     let mut command = cluster.command(&["shard", "move", &shard, "--from", "3", "--to", "4"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
@@ -108,7 +110,7 @@ fn a_move_goes_on_after_its_command_is_killed() {
 #[test]
 fn a_move_goes_on_after_the_leader_that_carried_it_out_is_killed() {
     let _alone = alone();
-    let (mut cluster, shard) = prepared("", 3);
+    let (mut cluster, shard) = prepared("", NEWEST);
     let status = cluster.wait_status("the system shard is led", |status| leader(status, 1).is_some());
     let carrier = leader(&status, 1).expect("it is led");
     // First from the node that is lost, then from one that lives.
@@ -149,7 +151,7 @@ fn a_move_goes_on_after_the_leader_that_carried_it_out_is_killed() {
 #[test]
 fn a_cancelled_move_leaves_the_old_members() {
     let _alone = alone();
-    let (cluster, shard) = prepared("", 3);
+    let (cluster, shard) = prepared("", NEWEST);
     let job = begin(&cluster, &shard, "3");
     // The same again is the same job; another on the shard is refused, and so is the end of the node that is to get it.
     let same = cluster.json(&["shard", "move", &shard, "--from", "3", "--to", "4", "--no-wait"]);
@@ -192,7 +194,7 @@ fn a_cancelled_move_leaves_the_old_members() {
 #[test]
 fn jobs_that_there_are_not_and_moves_that_make_no_sense_are_named() {
     let _alone = alone();
-    let (cluster, shard) = prepared("", 3);
+    let (cluster, shard) = prepared("", NEWEST);
     assert!(list(&cluster).is_empty());
     for command in ["watch", "cancel"] {
         cluster.cli(&["job", command, "99"]).refused(1, &["job 99 does not exist", "synod job list"]);
@@ -253,9 +255,9 @@ fn below_the_third_version_the_command_carries_the_move_out() {
             let mut status = cluster.command(&["-o", "json", "status"]);
             let ran = status.env("SYNOD_ENDPOINTS", cluster.addr(number)).output().ok()?;
             let status: Value = serde_json::from_slice(&ran.stdout).ok()?;
-            (status["version"] == 3).then_some(())
+            (status["version"] == NEWEST).then_some(())
         };
-        until(PATIENCE, "the node knows the third version", knows).unwrap();
+        until(PATIENCE, "the node knows the newest version", knows).unwrap();
     }
     let moved = cluster.json(&["--timeout", "60s", "shard", "move", &shard, "--from", "4", "--to", "3"]);
     assert_eq!(moved["job"], 1, "{moved}");

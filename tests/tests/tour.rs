@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use serde_json::{Value, json};
 use synod_tests::cluster::{Cluster, PATIENCE, Status, free_ports};
 use synod_tests::run::{command, run, until};
+use synod_tests::splits::wait_splits;
 use synod_tests::{alone, repository};
 
 /// The mark before each block of commands.
@@ -59,6 +60,8 @@ fn every_command_of_the_tour_works() {
     let tour = block(TOUR);
     assert!(tour.len() >= 15, "{} commands", tour.len());
     let cluster = Cluster::start();
+    // As in a cluster that has run for a moment: a new one is raised to its founders' version within a second.
+    wait_splits(&cluster, 3);
     for command in &tour {
         assert_eq!(command[0], "synod", "{command:?}");
         let args: Vec<&str> = command[1..].iter().map(String::as_str).collect();
@@ -73,6 +76,8 @@ fn every_command_of_the_tour_works() {
             ["read", "orders", "order-17"] => said(&["created", "paid", "shipped"]),
             ["read", "orders", "order-17", ..] => said(&["paid"]),
             ["scan", "orders"] => said(&["order-17", "order-93", "shipped"]),
+            ["shard", "split", ..] => said(&["shard 7 ends at 'order-7' now, shard 8 begins there"]),
+            ["job", "list"] => said(&["splits shard 7 at \"order-7\"", "done"]),
             ["tail", "orders", ..] => said(&["created", "paid", "shipped", "order-93"]),
             ["-o", "json", "get", "kv", "greeting"] => assert_eq!(ran.json()["value"], "hello again"),
             _ => {}

@@ -9,12 +9,15 @@ use nix::sys::signal::Signal;
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
 use synod_tests::run::{command, finish, until};
+use synod_tests::splits::{wait_shards, wait_splits};
 
 /// The greatest version that the binary speaks.
-const NEWEST: u64 = 3;
+const NEWEST: u64 = 4;
 
 /// What keeps nodes as a binary of the first version is.
 const HELD_BACK: &str = "[cluster]\nversion_max = 1\n";
+/// What keeps them as one that knows jobs and no splits.
+const WITHOUT_SPLITS: &str = "[cluster]\nversion_max = 3\n";
 
 fn version(status: &Status) -> u64 {
     status.value["version"].as_u64().expect("a status names the cluster's version")
@@ -50,7 +53,7 @@ fn a_refused_upgrade_leaves_every_node_its_way_back() {
     cluster.wait_up();
     // Two nodes speak the newest version, one does not: it is named, though no version was asked for.
     for args in [&["cluster", "upgrade"][..], &["cluster", "upgrade", "--dry-run"]] {
-        let why = cluster.cli(args).refused(1, &["version 3", "node 3 at", "speaks versions up to 1"]);
+        let why = cluster.cli(args).refused(1, &["version 4", "node 3 at", "speaks versions up to 1"]);
         assert!(!why.contains("node 1 at") && !why.contains("node 2 at"), "{why}");
     }
     restart_with(&mut cluster, 3, "");
@@ -74,18 +77,37 @@ fn a_refused_upgrade_leaves_every_node_its_way_back() {
 }
 
 #[test]
-fn a_split_is_refused_by_name_where_the_cluster_knows_none() {
+fn a_split_is_refused_by_name_until_the_cluster_is_raised_to_the_version_that_knows_it() {
     let _alone = alone();
-    let cluster = Cluster::start();
+    let mut cluster = Cluster::start_with(WITHOUT_SPLITS);
     cluster.cli(&["table", "create", "t", "--partition", "hash", "--shards", "1"]).ok();
-    let newest = |status: &Status| status.is_led() && version(status) == NEWEST;
-    let status = cluster.wait_status("the cluster is at the newest version", newest);
+    let third = |status: &Status| status.is_led() && version(status) == 3;
+    let status = cluster.wait_status("the cluster is at the third version", third);
     let shard = status.shards_of("t")[0]["id"].to_string();
-    let at = format!("the cluster is at version {NEWEST}, splits need 4");
-    cluster.cli(&["shard", "split", &shard]).refused(1, &[&at, "synod cluster upgrade"]);
+    let at = "the cluster is at version 3, splits need 4";
+    cluster.cli(&["shard", "split", &shard]).refused(1, &[at, "synod cluster upgrade"]);
     let error = cluster.cli(&["-o", "json", "shard", "split", &shard]).error();
-    assert_eq!((&error["error"], &error["version"]), (&"cluster_version".into(), &NEWEST.into()), "{error}");
+    assert_eq!((&error["error"], &error["version"]), (&"cluster_version".into(), &3.into()), "{error}");
     assert!(cluster.cli(&["-o", "json", "job", "list"]).ok().json_lines().is_empty());
+    // Nodes that speak the next version are not enough.
+    (1..=3).for_each(|number| restart_with(&mut cluster, number, ""));
+    cluster.wait_up();
+    cluster.cli(&["shard", "split", &shard]).refused(1, &[at, "synod cluster upgrade"]);
+    let raised = until(PATIENCE, "the version is raised", || {
+        let ran = cluster.cli(&["-o", "json", "cluster", "upgrade"]);
+        (ran.code == 0).then(|| ran.json())
+    });
+    assert_eq!(raised.unwrap()["to"], NEWEST);
+    wait_splits(&cluster, 3);
+    assert_eq!(cluster.json(&["shard", "split", &shard])["shard"].to_string(), shard);
+    wait_shards(&cluster, 3, "t", 2);
+    // There is no way back.
+    assert_eq!(cluster.stop(3).code(), Some(0));
+    settings(&cluster, WITHOUT_SPLITS);
+    cluster.restart(3);
+    assert_eq!(cluster.wait_end(3).code(), Some(1));
+    let (log, words) = (cluster.log(3), "the cluster is at version 4, this node speaks versions 1 to 3");
+    assert!(log.lines().any(|line| line.contains(words)), "{log}");
 }
 
 /// A node whose map is not the newest yet says for a moment that the cluster is at the first version.
@@ -103,8 +125,8 @@ fn a_new_cluster_begins_at_the_greatest_version_that_all_founders_speak() {
     let cluster = Cluster::start();
     let status = cluster.wait_status("the newest version", |status| version(status) == NEWEST);
     assert_eq!([1, 2, 3].map(|number| speaks(&cluster, &status, number)), [Some(NEWEST); 3]);
-    assert!(cluster.cli(&["status"]).ok().stdout.contains("\nversion 3\n"));
-    lowering_is_refused(&cluster, &["at version 3", "never lowered to 1"]);
+    assert!(cluster.cli(&["status"]).ok().stdout.contains("\nversion 4\n"));
+    lowering_is_refused(&cluster, &["at version 4", "never lowered to 1"]);
 
     // One that would not know what the others say.
     let old = cluster.dir().join("old.toml");
@@ -114,7 +136,7 @@ fn a_new_cluster_begins_at_the_greatest_version_that_all_founders_speak() {
     let args = ["server", "--data-dir", &data, "--listen", &listen, "--join", &join, "--config", &old];
     let mut joiner = command(&args);
     joiner.env("SYNOD_LOG", "error");
-    let line = finish(joiner, None).refused(1, &["refused the join", "cluster versions up to 1", "at version 3"]);
+    let line = finish(joiner, None).refused(1, &["refused the join", "cluster versions up to 1", "at version 4"]);
     println!("a joiner that is too old: {line}");
 }
 
@@ -146,8 +168,8 @@ fn the_version_rises_once_every_node_speaks_the_next_and_never_falls() {
     }
     cluster.wait_up();
     let text = cluster.cli(&["status"]).ok().stdout;
-    assert!(text.contains("version 1; every node speaks 3: `synod cluster upgrade` raises it"), "{text}");
-    assert!(cluster.cli(&["cluster", "upgrade", "--dry-run"]).ok().stdout.contains("could be raised to 3"));
+    assert!(text.contains("version 1; every node speaks 4: `synod cluster upgrade` raises it"), "{text}");
+    assert!(cluster.cli(&["cluster", "upgrade", "--dry-run"]).ok().stdout.contains("could be raised to 4"));
     assert_eq!(version(&cluster.wait_up()), 1, "a dry run changes nothing");
 
     // Without every node nothing is done: each is asked to keep older binaries from its data first. Said again, it is done.
@@ -168,7 +190,7 @@ fn the_version_rises_once_every_node_speaks_the_next_and_never_falls() {
     assert_eq!(again["to"], 2, "it may be said again");
     assert_eq!([1, 2, 3].map(|number| speaks(&cluster, &status, number)), [Some(NEWEST); 3]);
     lowering_is_refused(&cluster, &["never lowered"]);
-    cluster.cli(&["cluster", "upgrade", "--to", "9"]).refused(1, &["1 to 3"]);
+    cluster.cli(&["cluster", "upgrade", "--to", "9"]).refused(1, &["1 to 4"]);
     cluster.cli(&["append", "t", "k", "at the second"]).ok();
 
     // There is no way back: the node says so and ends.

@@ -77,10 +77,18 @@ impl fmt::Display for JobGoal {
             Self::Move { shard, replica: MoveReplica { from, to: None } } => {
                 write!(f, "removes the learner of shard {shard} from node {from}")
             }
-            Self::Split { shard, at: Some(at), .. } => write!(f, "splits shard {shard} at \"{}\"", at.escape_ascii()),
+            Self::Split { shard, at: Some(at), .. } => write!(f, "splits shard {shard} at {}", position_in_words(at)),
             Self::Split { shard, at: None, .. } => write!(f, "splits shard {shard} in the middle"),
         }
     }
+}
+
+/// A key of printable ASCII in quotes, anything else as hexadecimal digits: a hash, for one.
+fn position_in_words(at: &[u8]) -> String {
+    if at.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        return format!("\"{}\"", at.escape_ascii());
+    }
+    at.iter().fold("0x".to_owned(), |digits, byte| digits + &format!("{byte:02x}"))
 }
 
 /// How a job ended.
@@ -161,5 +169,22 @@ impl Job {
             JobState::Cancelling => "cancelling",
             JobState::Ended { end, .. } => end.word(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_names_its_place_as_a_key_or_as_a_hash() {
+        let words = |at: &'static [u8]| {
+            JobGoal::Split { shard: ShardId(2), version: 1, at: Some(Bytes::from_static(at)) }.to_string()
+        };
+        assert_eq!(words(b"order 7\"x"), r#"splits shard 2 at "order 7\"x""#);
+        assert_eq!(words(&[0x80, 0, 0, 0, 0, 0, 0, 0x1f]), "splits shard 2 at 0x800000000000001f");
+        assert_eq!(words("ü".as_bytes()), "splits shard 2 at 0xc3bc");
+        let middle = JobGoal::Split { shard: ShardId(2), version: 1, at: None };
+        assert_eq!(middle.to_string(), "splits shard 2 in the middle");
     }
 }

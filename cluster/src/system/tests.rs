@@ -215,7 +215,7 @@ fn the_version_rises_once_every_node_speaks_the_next_and_never_falls() {
     for (command, part, words) in [
         (upgrade(2, &[1, 3]), "speaks", "nodes 2"),
         (upgrade(2, &[]), "speaks", "nodes 1, 2, 3"),
-        (upgrade(99, &[1, 2, 3]), "to", "speaks versions 1 to 3"),
+        (upgrade(99, &[1, 2, 3]), "to", "speaks versions 1 to 4"),
     ] {
         let (outcome, rows) = state.execute(&command);
         let SystemOutcome::Invalid { field, why } = &outcome else { panic!("{command:?}: {outcome:?}") };
@@ -256,7 +256,7 @@ fn a_version_that_is_not_spoken_is_named() {
     let named = |error: MetadataError| {
         assert_eq!(error, TooNew { found: ClusterVersion(7), spoken: ClusterVersion::SPOKEN }.into());
         let text = error.to_string();
-        assert!(text.contains("the cluster is at version 7, this node speaks versions 1 to 3"), "{text}");
+        assert!(text.contains("the cluster is at version 7, this node speaks versions 1 to 4"), "{text}");
     };
     for format in [2, 3, 255] {
         named(SystemState::decode(beyond(format, b"of some later format").into_checked()).unwrap_err());

@@ -16,7 +16,8 @@ use synod_cluster::buf::{DecodeError, Put, Writer};
 use synod_cluster::ids::{
     ClientId, ClusterVersion, HardState, NodeId, NodeWriteSeq, SYSTEM_SHARD, ShardId, Space, TableId,
 };
-use synod_cluster::system::{MetadataError, SystemState, row_kinds};
+use synod_cluster::jobs::split::Bounds;
+use synod_cluster::system::{Descriptor, MetadataError, SystemState, row_kinds};
 use synod_paxos::types::Slot;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -83,12 +84,76 @@ pub fn content(file: &SnapshotFile) -> Result<u128, SnapshotError> {
     Ok(digest.digest128())
 }
 
-/// The cluster version that a node must speak to read a shard's records; at least `known`, behind which nothing is looked for.
+/// The positions that a shard's file is of, and their version: those of its row of bounds, else those that its group was created
+/// with.
+///
+/// # Errors
+/// What its group was created with cannot be read.
+pub fn bounds(file: &SnapshotFile) -> Result<Bounds, RestoreError> {
+    let header = file.header();
+    if let Some(row) = &header.bounds {
+        return Ok(Bounds { from: row.from.clone(), to: row.to.clone(), version: row.version });
+    }
+    let unfit = |why: String| RestoreError::Unfit(format!("{}: its beginning: {why}", file.path().display()));
+    let genesis = Genesis::decode(header.genesis.clone(), header.shard).map_err(|e| unfit(e.to_string()))?;
+    let descriptor = genesis.descriptor().cloned().ok_or_else(|| unfit("it names no bounds".into()))?;
+    let Descriptor { from, to, version, .. } = descriptor;
+    Ok(Bounds { from, to, version })
+}
+
+/// Takes tables and their shards out of the metadata.
+pub fn leave_out(metadata: &mut SystemState, tables: &[TableId]) {
+    metadata.tables.retain(|table, _| !tables.contains(table));
+    metadata.shards.retain(|shard, descriptor| *shard == SYSTEM_SHARD || !tables.contains(&descriptor.table));
+}
+
+/// Whether files of these bounds are all of the metadata's tables: each shard has a file, of the very bounds that the metadata says,
+/// and those of a table lie side by side from its first position to its last.
+///
+/// # Errors
+/// They are not; the error names a shard or a table of which something is missing or there twice.
+pub fn check_whole(metadata: &SystemState, files: &BTreeMap<ShardId, Bounds>) -> Result<(), RestoreError> {
+    let mut tables: BTreeMap<TableId, Vec<(&Bytes, &Bytes)>> = BTreeMap::new();
+    tables.extend(metadata.tables.keys().map(|table| (*table, Vec::new())));
+    for (shard, known) in metadata.shards.iter().filter(|(shard, _)| **shard != SYSTEM_SHARD) {
+        let Some(found) = files.get(shard) else {
+            return Err(RestoreError::Unfit(format!("the backup has no file of shard {shard}")));
+        };
+        if (found.version, &found.from, &found.to) != (known.version, &known.from, &known.to) {
+            return Err(RestoreError::Unfit(format!(
+                "the file of shard {shard} has its bounds of version {}, the metadata those of version {}: the shard was split \
+                 between the two",
+                found.version, known.version
+            )));
+        }
+        tables.entry(known.table).or_default().push((&found.from, &found.to));
+    }
+    for (table, mut shards) in tables {
+        shards.sort_unstable();
+        // Where the next shard has to begin; `None` once one has no upper bound.
+        let mut open = Some(Bytes::new());
+        for (from, to) in shards {
+            if open.as_ref() != Some(from) {
+                let why =
+                    format!("the shards of table {table} do not lie side by side: one is missing, or there twice");
+                return Err(RestoreError::Unfit(why));
+            }
+            open = (!to.is_empty()).then(|| to.clone());
+        }
+        if open.is_some() {
+            return Err(RestoreError::Unfit(format!("the last shard of table {table} is missing")));
+        }
+    }
+    Ok(())
+}
+
+/// The cluster version that a node must speak to read a shard's file; at least `known`, behind which nothing is looked for.
 ///
 /// # Errors
 /// The file is damaged.
 pub fn needs(file: &SnapshotFile, known: ClusterVersion) -> Result<ClusterVersion, SnapshotError> {
-    let mut needed = known;
+    // A row of bounds is among its rows.
+    let mut needed = if file.header().bounds.is_some() { known.max(ClusterVersion::FOURTH) } else { known };
     for chunk in 0..file.chunks().len() {
         // No record that this binary knows needs more.
         if needed >= record::NEEDS_MOST {
@@ -117,7 +182,7 @@ pub fn name_of<'a>(parts: impl Iterator<Item = &'a str>) -> u128 {
 /// others after.
 ///
 /// # Errors
-/// A shard has no file, or a file is damaged.
+/// A shard has no file, the files do not cover each table, or a file is damaged.
 pub fn plan(
     files: &Files,
     dropped: &[TableId],
@@ -127,11 +192,11 @@ pub fn plan(
     let system = files.get(&SYSTEM_SHARD);
     let system = system.ok_or_else(|| RestoreError::Unfit("the backup has no file of the system shard".into()))?;
     let mut old = metadata(system)?;
-    old.tables.retain(|table, _| !dropped.contains(table));
-    old.shards.retain(|shard, descriptor| *shard == SYSTEM_SHARD || !dropped.contains(&descriptor.table));
-    if let Some(missing) = old.shards.keys().find(|shard| !files.contains_key(shard)) {
-        return Err(RestoreError::Unfit(format!("the backup has no file of shard {missing}")));
-    }
+    leave_out(&mut old, dropped);
+    let of_tables = files.iter().filter(|(shard, _)| **shard != SYSTEM_SHARD);
+    let found = of_tables.map(|(shard, file)| Ok((*shard, bounds(file)?)));
+    let found: BTreeMap<ShardId, Bounds> = found.collect::<Result<_, RestoreError>>()?;
+    check_whole(&old, &found)?;
     for file in files.values() {
         old.version = needs(file, old.version)?;
     }
@@ -219,4 +284,97 @@ fn in_space(space: Space, key: &Bytes) -> Vec<u8> {
 fn is_metadata(row: &[u8]) -> bool {
     let space = row.first_chunk::<4>().map_or(Space(0), |space| Space(u32::from_be_bytes(*space)));
     row_kinds().any(|kind| row.starts_with(&keys::system_bounds(space, kind).0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_cluster::system::{Child, Partitioning, Retention, ShardNews, SystemCommand, SystemOutcome};
+
+    fn key(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    /// A range table whose shards are 2, `[, m)`, and 3, `[m, )`.
+    fn metadata() -> SystemState {
+        let mut state = SystemState::found(7, &["a:1".into()]);
+        state.execute(&SystemCommand::Upgrade { to: ClusterVersion::FOURTH, spoken_by: vec![NodeId(1)] });
+        let create = SystemCommand::CreateTable {
+            name: "t".into(),
+            partitioning: Partitioning::Range,
+            retention: Retention::All,
+            shards: 0,
+            splits: vec![key("m")],
+            replicas: 1,
+        };
+        assert_eq!(state.execute(&create).0, SystemOutcome::Table(TableId(1)));
+        state
+    }
+
+    /// Shard 2 gives `[f, m)` to shard 4.
+    fn split(state: &mut SystemState) {
+        let reserve = SystemCommand::ReserveChild { parent: ShardId(2), version: 1 };
+        assert_eq!(state.execute(&reserve).0, SystemOutcome::Shard(ShardId(4)));
+        let membership = state.shards[&ShardId(2)].membership.clone();
+        let child = Child { shard: ShardId(4), from: key("f"), to: key("m"), version: 2, membership };
+        let news = ShardNews {
+            shard: ShardId(2),
+            from: key(""),
+            to: key("f"),
+            version: 2,
+            children: vec![child],
+            absorbed: vec![],
+        };
+        assert_eq!(state.execute(&SystemCommand::ShardNews(news)).0, SystemOutcome::Done);
+    }
+
+    /// Files with these bounds: shard, from, to, version.
+    fn files(of: &[(u64, &str, &str, u64)]) -> BTreeMap<ShardId, Bounds> {
+        let bounds = |&(shard, from, to, version): &(u64, &str, &str, u64)| {
+            (ShardId(shard), Bounds { from: key(from), to: key(to), version })
+        };
+        of.iter().map(bounds).collect()
+    }
+
+    fn refused(state: &SystemState, of: &[(u64, &str, &str, u64)]) -> String {
+        check_whole(state, &files(of)).expect_err("something is missing").to_string()
+    }
+
+    #[test]
+    fn files_of_before_and_of_after_a_split_are_no_whole_backup() {
+        let (before, mut after) = (metadata(), metadata());
+        split(&mut after);
+        let (all, halves) = ([(2, "", "m", 1), (3, "m", "", 1)], [(2, "", "f", 2), (4, "f", "m", 2), (3, "m", "", 1)]);
+        check_whole(&before, &files(&all)).unwrap();
+        check_whole(&after, &files(&halves)).unwrap();
+        // The metadata is from before the split, a file from after it, and the other way round.
+        for (state, of) in [(&before, &halves[..]), (&after, &[all[0], halves[1], all[1]][..])] {
+            let why = refused(state, of);
+            assert!(why.contains("shard 2") && why.contains("version 1") && why.contains("version 2"), "{why}");
+        }
+        let why = refused(&after, &[halves[0], halves[2]]);
+        assert!(why.contains("no file of shard 4"), "{why}");
+    }
+
+    #[test]
+    fn a_table_is_covered_once() {
+        let (mut state, mut of) = (metadata(), [(2, "", "m", 1), (3, "m", "", 1)]);
+        let mut with = |shard: u64, from: &'static str, to: &'static str| {
+            let place = state.shards.get_mut(&ShardId(shard)).unwrap();
+            (place.from, place.to) = (key(from), key(to));
+            of[usize::try_from(shard).unwrap() - 2] = (shard, from, to, 1);
+            check_whole(&state, &files(&of)).err().map(|why| why.to_string())
+        };
+        assert!(with(3, "n", "").unwrap().contains("side by side"));
+        assert!(with(3, "l", "").unwrap().contains("side by side"));
+        assert!(with(3, "m", "z").unwrap().contains("the last shard of table 1 is missing"));
+        assert!(with(2, "", "").unwrap().contains("side by side"));
+        assert!(with(3, "m", "").unwrap().contains("side by side"));
+        assert!(with(2, "a", "m").unwrap().contains("side by side"));
+        assert_eq!(with(2, "", "m"), None);
+        state.shards.retain(|shard, _| *shard == SYSTEM_SHARD);
+        assert!(check_whole(&state, &BTreeMap::new()).is_err(), "a table without a shard");
+        leave_out(&mut state, &[TableId(1)]);
+        check_whole(&state, &BTreeMap::new()).unwrap();
+    }
 }

@@ -1,7 +1,11 @@
 //! `synod backup`: a cluster's state as snapshot files, one of each shard.
 //!
-//! Owns: who is asked for which shard, and what becomes of tables that are made and dropped meanwhile. Must never: call a
-//! backup done before every file of it was verified, or leave a shard out whose table is there.
+//! Owns: who is asked for which shard, and what becomes of tables that are made and dropped and of shards that are split meanwhile.
+//! Must never: call a backup done before every file of it was verified, or leave a shard out whose table is there.
+//!
+//! The metadata is read first and says which shards there are. A shard that is split after that lacks a part that no file has. So the
+//! files' bounds are compared with the metadata in the end. Where they differ, the metadata is read again, and what it says is missing or
+//! has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,10 +13,12 @@ use std::time::Duration;
 
 use clap::Args;
 use synod_client::{Client, ClusterMap};
-use synod_cluster::ids::{ClientId, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::ids::{ClientId, ClusterVersion, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::jobs::split::Bounds;
+use synod_cluster::system::SystemState;
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::partial::Partial;
-use synod_engine::snapshot::restore::{content, metadata, needs};
+use synod_engine::snapshot::restore::{bounds, check_whole, content, leave_out, metadata, needs};
 use synod_engine::snapshot::{SnapshotFile, Throttle, file_name};
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
@@ -31,6 +37,10 @@ use crate::node::dial;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often the metadata is read, at most.
+const ROUNDS: u32 = 10;
+/// How long newer metadata is waited for where a shard has changed that it has as before.
+const NEWS: Duration = Duration::from_secs(5);
 /// How long a node may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -73,41 +83,56 @@ pub async fn backup(context: &mut Context, args: BackupArgs) -> Result<()> {
 /// Every shard of the metadata, as of when it is read. A table that is dropped before the last of its shards was read is left
 /// out; one that is made after the metadata was read is not in it.
 async fn make(mut source: Source, folder: &Folder) -> Result<Manifest> {
-    let cluster = source.cluster;
-    let system = match folder.kept(SYSTEM_SHARD, cluster)? {
+    let mut system = match folder.kept(SYSTEM_SHARD, source.cluster)? {
         Some(file) => file,
-        None => {
-            let file = source.shard(folder, SYSTEM_SHARD, None).await?;
-            file.ok_or_else(|| failed("the system shard is not there").retryable())?
-        }
+        None => source.system(folder).await?,
     };
-    let metadata = metadata(&system).map_err(failed)?;
-    let (mut entries, mut dropped) = (BTreeMap::from([(SYSTEM_SHARD, entry(&system)?)]), BTreeSet::new());
-    let mut needed = BTreeMap::new();
-    for (shard, descriptor) in metadata.shards.iter().filter(|(shard, _)| **shard != SYSTEM_SHARD) {
-        if dropped.contains(&descriptor.table) {
-            continue;
-        }
-        let file = match folder.kept(*shard, cluster)? {
-            Some(file) => Some(file),
-            None => source.shard(folder, *shard, Some((descriptor.table, metadata.revision))).await?,
-        };
-        match file {
-            Some(file) => {
-                entries.insert(*shard, entry(&file)?);
-                needed.insert(*shard, needs(&file, metadata.version).map_err(failed)?);
+    let mut files = BTreeMap::new();
+    let mut left = ROUNDS;
+    loop {
+        left -= 1;
+        let mut metadata = metadata(&system).map_err(failed)?;
+        let dropped = source.shards(folder, &metadata, &mut files).await?;
+        leave_out(&mut metadata, &dropped);
+        let found: BTreeMap<ShardId, Bounds> =
+            files.iter().map(|(shard, taken)| (*shard, taken.bounds.clone())).collect();
+        match check_whole(&metadata, &found) {
+            Ok(()) => return manifest(source.cluster, &system, metadata.version, files, &dropped),
+            Err(why) if left == 0 => {
+                let why = format!("shards were split again and again while they were read, {ROUNDS} times: {why}");
+                return Err(failed(why).retryable());
             }
-            None => drop(dropped.insert(descriptor.table)),
+            Err(_) => system = source.newer(folder, metadata.revision).await?,
         }
     }
-    for (shard, _) in metadata.shards.iter().filter(|(_, descriptor)| dropped.contains(&descriptor.table)) {
-        entries.remove(shard);
-        needed.remove(shard);
-        folder.remove(*shard)?;
+}
+
+/// What is known of a shard's file.
+struct Taken {
+    entry: Entry,
+    /// What a node must speak to read it.
+    needs: ClusterVersion,
+    bounds: Bounds,
+}
+
+impl Taken {
+    fn of(file: &SnapshotFile, known: ClusterVersion) -> Result<Taken> {
+        let needs = needs(file, known).map_err(failed)?;
+        Ok(Taken { entry: entry(file)?, needs, bounds: bounds(file).map_err(failed)? })
     }
-    let later = needed.into_values().max().filter(|version| *version > metadata.version);
-    let dropped = dropped.into_iter().map(|table| table.0).collect();
-    Ok(Manifest::new(cluster, entries.into_values().collect(), dropped, later))
+}
+
+fn manifest(
+    cluster: ClientId,
+    system: &SnapshotFile,
+    version: ClusterVersion,
+    files: BTreeMap<ShardId, Taken>,
+    dropped: &[TableId],
+) -> Result<Manifest> {
+    let later = files.values().map(|taken| taken.needs).max().filter(|needed| *needed > version);
+    let mut entries = vec![entry(system)?];
+    entries.extend(files.into_values().map(|taken| taken.entry));
+    Ok(Manifest::new(cluster, entries, dropped.iter().map(|table| table.0).collect(), later))
 }
 
 /// Where shards are read from.
@@ -128,6 +153,65 @@ impl Source {
         let cluster = ClientId(u128::from_str_radix(&seen.cluster, 16).map_err(failed)?);
         let patience = context.options(PATIENCE).call_timeout;
         Ok(Source { client, cluster, patience, seen, channels: BTreeMap::new() })
+    }
+
+    /// The metadata.
+    async fn system(&mut self, folder: &Folder) -> Result<SnapshotFile> {
+        let file = self.shard(folder, SYSTEM_SHARD, None).await?;
+        file.ok_or_else(|| failed("the system shard is not there").retryable())
+    }
+
+    /// The metadata anew, and of a later revision where there is one within [`NEWS`]: it hears of a split after the shards do.
+    async fn newer(&mut self, folder: &Folder, revision: u64) -> Result<SnapshotFile> {
+        let started = Instant::now();
+        loop {
+            sleep(PAUSE).await;
+            let file = self.system(folder).await?;
+            if metadata(&file).map_err(failed)?.revision > revision || started.elapsed() > NEWS {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Reads each shard of the metadata that is not there yet, or is there as it was before a split that the metadata knows of. Returns
+    /// the tables that were dropped before the last of their shards was read; of these no file is left.
+    async fn shards(
+        &mut self,
+        folder: &Folder,
+        metadata: &SystemState,
+        files: &mut BTreeMap<ShardId, Taken>,
+    ) -> Result<Vec<TableId>> {
+        let mut dropped = BTreeSet::new();
+        for (shard, descriptor) in metadata.shards.iter().filter(|(shard, _)| **shard != SYSTEM_SHARD) {
+            let is_new = |taken: &Taken| taken.bounds.version >= descriptor.version;
+            let known = files.get(shard);
+            if dropped.contains(&descriptor.table) || known.is_some_and(is_new) {
+                continue;
+            }
+            // What an earlier run left.
+            let kept = if known.is_none() { folder.kept(*shard, self.cluster)? } else { None };
+            let kept = kept.map(|file| Taken::of(&file, metadata.version)).transpose()?.filter(is_new);
+            let taken = match kept {
+                Some(taken) => Some(taken),
+                None => {
+                    let table = Some((descriptor.table, metadata.revision));
+                    let file = self.shard(folder, *shard, table).await?;
+                    file.map(|file| Taken::of(&file, metadata.version)).transpose()?
+                }
+            };
+            match taken {
+                Some(taken) => drop(files.insert(*shard, taken)),
+                None => drop(dropped.insert(descriptor.table)),
+            }
+        }
+        let read = files.keys().filter(|shard| !metadata.shards.contains_key(shard));
+        let left_out = metadata.shards.iter().filter(|(_, descriptor)| dropped.contains(&descriptor.table));
+        let gone: Vec<ShardId> = read.chain(left_out.map(|(shard, _)| shard)).copied().collect();
+        for shard in gone {
+            files.remove(&shard);
+            folder.remove(shard)?;
+        }
+        Ok(dropped.into_iter().collect())
     }
 
     /// One shard's snapshot from its leader, verified; nothing where its table, which was there at a revision of the map, has

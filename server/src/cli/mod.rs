@@ -244,9 +244,11 @@ mod tests {
     }
 
     #[test]
-    fn what_no_cluster_can_do_yet_is_not_in_the_help() {
+    fn what_is_done_with_a_shard_is_in_the_help() {
         let help = parse("synod shard --help").err().unwrap().to_string();
-        assert!(help.contains("transfer-leader") && !help.contains("split"), "{help}");
+        for command in ["list", "describe", "scrub", "transfer-leader", "move", "split"] {
+            assert!(help.lines().any(|line| line.split_whitespace().next() == Some(command)), "{command}: {help}");
+        }
     }
 
     #[test]

@@ -66,8 +66,6 @@ enum ShardCommand {
         detach: bool,
     },
     /// Make two shards of one; the split goes on where the command is interrupted
-    // It needs a cluster version that no binary raises a cluster to yet.
-    #[command(hide = true)]
     Split(splits::SplitArgs),
 }
 

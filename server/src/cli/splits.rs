@@ -3,6 +3,8 @@
 //! Owns: where a shard is divided, by the command line or by what its leader finds, and the words for what came of it. Must never: carry a
 //! step of it out: the cluster does, as a job. Interrupted anywhere, the job goes on, and the same command watches it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use synod_client::proto::DivideShardReply;
@@ -10,6 +12,7 @@ use synod_client::{Client, ClusterMap, Error, Job, JobGoal, PartitionKind, Shard
 use synod_cluster::ids::ClusterVersion;
 use synod_cluster::jobs::split::{Bounds, middle_of_ring};
 use synod_cluster::system::{CLUSTER_VERSION, JOBS};
+use tokio::time::{Instant, sleep};
 
 use super::bytes::{KeyEncoding, RawArg, raw_arg};
 use super::context::{Context, to_be_repeated};
@@ -22,6 +25,10 @@ use super::table::bounds;
 
 /// Bytes of a hash, which the positions of a hash table begin with.
 const HASH_BYTES: usize = 8;
+/// How long a node may take to hear of a split that the system shard knows.
+const NEWS: Duration = Duration::from_secs(5);
+/// Pause between two looks at the map.
+const PACE: Duration = Duration::from_millis(50);
 
 /// `shard split`.
 #[derive(Args, Debug)]
@@ -100,10 +107,7 @@ pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
     let mut child = None;
     if !args.detach {
         jobs::until_done(context, &client, job).await?;
-        // The job is done once the map has the child. One that was split or moved on since is there all the same, or its place is.
-        let map = client.refresh_map().await?;
-        child =
-            map.shards.iter().find(|shard| shard.table_id == info.table_id && shard.from == at).map(|shard| shard.id);
+        child = made(&client, info, &at).await;
     }
     let id = info.id;
     let done = shown(id, child, kind, &at, job);
@@ -123,6 +127,27 @@ fn check_version(map: &ClusterMap) -> Result<()> {
     }
     let why = format!("the cluster is at version {version}, splits need {needed}: `synod cluster upgrade` raises it");
     Err(CliError::failed(CLUSTER_VERSION, why).with("version", version))
+}
+
+/// The shard that a split has made, which the map of the node that is asked may be yet to hear of. `None` where it is not seen: the
+/// table was dropped meanwhile, or no node answers.
+async fn made(client: &Client, parent: &ShardInfo, at: &Bytes) -> Option<u64> {
+    let began = Instant::now();
+    loop {
+        // A look that fails says nothing of the split, which is done.
+        if let Ok(map) = client.refresh_map().await {
+            // One that was split or moved since begins at the same place.
+            let child = map.shards.iter().find(|shard| shard.table_id == parent.table_id && shard.from == *at);
+            let dropped = map.tables.iter().all(|table| table.id != parent.table_id);
+            if child.is_some() || dropped {
+                return child.map(|shard| shard.id);
+            }
+        }
+        if began.elapsed() > NEWS {
+            return None;
+        }
+        sleep(PACE).await;
+    }
 }
 
 /// How the keys of the shard's table are spread.

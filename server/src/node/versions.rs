@@ -318,6 +318,6 @@ mod tests {
         assert_eq!(why_not(1, 2, vec![node(1, Some((2, 0))), node(2, Some((2, 1)))]), None);
         assert_eq!(why_not(2, 2, nodes()), None, "it is there already");
         assert!(why_not(2, 1, nodes()).unwrap().contains("never lowered"));
-        assert!(why_not(1, 9, vec![node(1, Some((9, 0)))]).unwrap().contains("speaks 1 to 3"));
+        assert!(why_not(1, 9, vec![node(1, Some((9, 0)))]).unwrap().contains("speaks 1 to 4"));
     }
 }

@@ -13,7 +13,7 @@ use super::load::{Load, TABLE};
 use super::rig::Rig;
 use super::{
     Fault, FileCall, Turn, crash, damage, drift, full, hostile, overload, partition, power, retry, set_back, snapshot,
-    tracer, upgrade,
+    splits, tracer, upgrade,
 };
 use crate::cluster::{Cluster, PATIENCE, Status};
 use crate::run::until;
@@ -48,8 +48,11 @@ pub(super) fn turn(fault: Fault, cluster: &mut Cluster, rig: &Rig, load: &Load, 
     sleep(Duration::from_millis(200));
     let began = Instant::now();
     match fault {
-        Fault::Kill if number % 2 == 1 => kill(cluster, load, cluster.follower(&status), began),
-        Fault::Kill | Fault::KillLeader => kill(cluster, load, leads, began),
+        Fault::Kill => {
+            let victim = if number % 2 == 1 { cluster.follower(&status) } else { leads };
+            kill_beside_split(cluster, load, victim, number)
+        }
+        Fault::KillLeader => kill(cluster, load, leads, began),
         Fault::KillAll => {
             (1..=3).for_each(|node| cluster.signal(node, Signal::SIGKILL));
             (1..=3).for_each(|node| cluster.kill(node));
@@ -93,6 +96,17 @@ fn kill(cluster: &mut Cluster, load: &Load, victim: u16, began: Instant) -> Resu
     cluster.restart(victim);
     cluster.wait_caught_up(victim);
     Ok(Turn { pause, during: None, note: format!("node {victim}") })
+}
+
+/// A shard is split, wherever the split is when the node dies.
+fn kill_beside_split(cluster: &mut Cluster, load: &Load, victim: u16, number: usize) -> Result<Turn, String> {
+    let split = splits::begin(cluster, number)?;
+    let mut turn = kill(cluster, load, victim, Instant::now())?;
+    if let Some(split) = split {
+        turn.note = format!("{}, {}", turn.note, split.finish(cluster)?);
+        load.wait_flowing(PATIENCE);
+    }
+    Ok(turn)
 }
 
 fn transfer(cluster: &Cluster, load: &Load, status: &Status, turn: usize, began: Instant) -> Result<Turn, String> {

@@ -30,6 +30,7 @@ mod retry;
 mod rig;
 mod set_back;
 mod snapshot;
+mod splits;
 mod tracer;
 mod upgrade;
 
@@ -53,7 +54,7 @@ const RESUME: Duration = Duration::from_secs(10);
 /// What is done to the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// SIGKILL of a node, every second one a leader.
+    /// SIGKILL of a node, every second one a leader, while a shard is split.
     Kill,
     /// SIGKILL of a leader.
     KillLeader,
@@ -89,8 +90,8 @@ pub enum Fault {
     Hostile,
     /// A node's clock runs at another rate, within the bound that leases assume or beyond it (needs cc).
     Drift,
-    /// The nodes are replaced by another binary, one by one, there and back; then the cluster's version is raised (needs an
-    /// earlier binary).
+    /// The nodes are replaced by another binary, one by one, there and back; then the cluster's version is raised, and a shard is
+    /// split (needs an earlier binary).
     Upgrade,
     /// Four times what the cluster can do; a greedy client beside a modest one.
     Overload,
@@ -134,7 +135,7 @@ const fn plain(name: &'static str, fault: Fault, repeats: usize) -> Campaign {
 
 /// Every campaign.
 pub const CAMPAIGNS: [Campaign; 30] = [
-    campaign("kill", Fault::Kill, 200, "SIGKILL of a node, every second one a leader"),
+    campaign("kill", Fault::Kill, 200, "SIGKILL of a node, every second one a leader; a shard is split in 24 turns"),
     campaign("kill-leader", Fault::KillLeader, 50, "SIGKILL of a leader"),
     campaign("kill-all", Fault::KillAll, 50, "SIGKILL of all nodes at once"),
     campaign("pause", Fault::Pause, 20, "SIGSTOP of a leader for 2 s, then SIGCONT"),

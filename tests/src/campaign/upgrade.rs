@@ -8,15 +8,19 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use synod_cluster::ids::ClusterVersion;
 
-use super::Turn;
 use super::load::Load;
+use super::{Turn, splits};
 use crate::cluster::{Cluster, PATIENCE, Status};
-use crate::run::{command_of, finish as run};
+use crate::run::{command_of, finish as run, until};
 
 /// Names the earlier binary.
 const OLD: &str = "SYNOD_OLD_BIN";
 /// The version that the binary under test raises the cluster to.
-const TO: &str = "2";
+const TO: u64 = ClusterVersion::SPOKEN.0 as u64;
+/// How long a new cluster may take until it is at the version that all founders speak.
+const FOUNDING: Duration = Duration::from_secs(10);
+/// Where shards are split: refused before the version is raised, done after it.
+const SPLIT_AT: &str = "b08";
 
 /// The earlier binary; the error says that there is none.
 pub(super) fn old() -> Result<PathBuf, String> {
@@ -29,16 +33,25 @@ fn version(status: &Status) -> u64 {
     status.value["version"].as_u64().unwrap_or(0)
 }
 
+/// The version of a new cluster of older binaries.
+fn founded(cluster: &Cluster) -> u64 {
+    let settled = || cluster.status().filter(|status| speaks_all(status, version(status)));
+    // A binary that raises no new cluster leaves it where it was.
+    let _ = until(FOUNDING, "the cluster is at its founders' version", settled);
+    version(&cluster.wait_up())
+}
+
 /// Every node in turn: forward in even turns, back in odd ones; stopped in order in two turns, killed in the next two.
 pub(super) fn turn(cluster: &mut Cluster, load: &Load, number: usize) -> Result<Turn, String> {
+    let held = if number == 0 { founded(cluster) } else { version(&cluster.wait_up()) };
     let (back, kill) = (number % 2 == 1, number / 2 % 2 == 1);
     let mut pause = Duration::ZERO;
     for node in 1..=3 {
         pause = pause.max(replace(cluster, load, node, back.then(old).transpose()?, kill)?);
     }
     let at = version(&cluster.wait_up());
-    if at != 1 {
-        return Err(format!("the cluster is at version {at}, though nobody raised it"));
+    if at != held {
+        return Err(format!("the cluster is at version {at}, not {held}, though nobody raised it"));
     }
     let way = if back { "back" } else { "forward" };
     let how = if kill { "killed" } else { "stopped" };
@@ -68,6 +81,10 @@ fn replace(
 
 /// Forward for good, and the version is raised under load; what was done.
 pub(super) fn finish(cluster: &mut Cluster, load: &Load) -> Result<String, String> {
+    let (held, to) = (version(&cluster.wait_up()), TO.to_string());
+    if held >= TO {
+        return Err(format!("the cluster is at version {held}: the older binary has to speak less than {TO}"));
+    }
     for node in [1, 2] {
         if cluster.binary_of(node).is_some() {
             replace(cluster, load, node, None, false)?;
@@ -76,25 +93,28 @@ pub(super) fn finish(cluster: &mut Cluster, load: &Load) -> Result<String, Strin
     if cluster.binary_of(3).is_none() {
         replace(cluster, load, 3, Some(old()?), false)?;
     }
-    let refused = cluster.cli(&["cluster", "upgrade", "--to", TO]);
-    let line = refused.refused(1, &["node 3 at", "versions up to 1"]);
+    let refused = cluster.cli(&["cluster", "upgrade", "--to", &to]);
+    let line = refused.refused(1, &["node 3 at", &format!("versions up to {held}")]);
+    splits::refused(cluster, SPLIT_AT)?;
     replace(cluster, load, 3, None, false)?;
     // A status is the older binary's in its eyes too.
-    let status =
-        cluster.wait_status("every node speaks it", |status| speaks_all(status, ClusterVersion::SPOKEN.0.into()));
-    if version(&status) != 1 {
+    let status = cluster.wait_status("every node speaks it", |status| speaks_all(status, TO));
+    if version(&status) != held {
         return Err(format!("a refused upgrade raised the version: {status:?}"));
     }
+    splits::refused(cluster, SPLIT_AT)?;
     let began = Instant::now();
-    cluster.cli(&["cluster", "upgrade", "--to", TO]).ok();
-    cluster.wait_status("the version is raised", |status| version(status) == 2);
+    cluster.cli(&["cluster", "upgrade", "--to", &to]).ok();
+    cluster.wait_status("the version is raised", |status| version(status) == TO);
     load.wait_flowing(PATIENCE);
     let pause = load.pause(began);
+    let split = splits::split_at(cluster, SPLIT_AT)?;
+    load.wait_flowing(PATIENCE);
     for node in 1..=3 {
         replace(cluster, load, node, None, true)?;
     }
-    let why = no_way_back(cluster, load)?;
-    Ok(format!("{line}; raised, writes paused for {pause:.2?}; then: {why}"))
+    let why = no_way_back(cluster, load, held)?;
+    Ok(format!("{line}; raised, writes paused for {pause:.2?}; {split}; then: {why}"))
 }
 
 fn speaks_all(status: &Status, version: u64) -> bool {
@@ -103,7 +123,7 @@ fn speaks_all(status: &Status, version: u64) -> bool {
 }
 
 /// The older binary is refused by name, on a directory of the cluster and as a joiner, and does no harm.
-fn no_way_back(cluster: &mut Cluster, load: &Load) -> Result<String, String> {
+fn no_way_back(cluster: &mut Cluster, load: &Load, held: u64) -> Result<String, String> {
     if !cluster.stop(3).success() {
         return Err("node 3 did not end in order".into());
     }
@@ -112,8 +132,8 @@ fn no_way_back(cluster: &mut Cluster, load: &Load) -> Result<String, String> {
     cluster.restart(3);
     let ended = cluster.wait_end(3);
     let said = cluster.log(3).split_off(before);
-    let words = "has format version 2, this version reads up to 1";
-    if ended.code() != Some(1) || !said.contains(words) {
+    let words = format!("has format version {TO}, this version reads up to {held}");
+    if ended.code() != Some(1) || !said.contains(&words) {
         return Err(format!(
             "the older binary was to be refused with {words:?}; it ended with {ended} and said: {said}"
         ));
@@ -127,7 +147,8 @@ fn no_way_back(cluster: &mut Cluster, load: &Load) -> Result<String, String> {
     let joiner = command_of(&old()?, &[], &["server", "--data-dir", &fresh, "--listen", &listen, "--join", &join]);
     let refused = run(joiner, None);
     let last = refused.stderr.lines().last().unwrap_or_default().to_owned();
-    for words in ["refused the join", "cluster versions up to 1", "at version 2"] {
+    let refusal = [format!("cluster versions up to {held}"), format!("at version {TO}")];
+    for words in ["refused the join"].into_iter().chain(refusal.iter().map(String::as_str)) {
         if refused.code != 1 || !last.contains(words) {
             return Err(format!(
                 "an older joiner was to be refused with {words:?}: {} {}",

@@ -10,7 +10,7 @@ fn state() -> SystemState {
     let founders: Vec<String> = (1..=3).map(|i| format!("127.0.0.1:740{i}")).collect();
     let mut state = SystemState::found(7, &founders);
     let spoken_by = state.nodes.keys().copied().collect();
-    state.execute(&SystemCommand::Upgrade { to: ClusterVersion::THIRD, spoken_by });
+    state.execute(&SystemCommand::Upgrade { to: ClusterVersion::FOURTH, spoken_by });
     state.execute(&SystemCommand::CreateTable {
         name: "t".into(),
         partitioning: Partitioning::Range,
@@ -19,8 +19,6 @@ fn state() -> SystemState {
         splits: vec![Bytes::from_static(b"m")],
         replicas: 3,
     });
-    // No binary speaks it yet.
-    state.version = ClusterVersion::FOURTH;
     state
 }
 
