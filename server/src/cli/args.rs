@@ -12,8 +12,8 @@ use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, expect_argument, header_arg, raw_arg};
 use super::context::Global;
 use super::{
-    backup, batch, bench, check, cluster, config, dev, explain, jobs, load, members, restore, server, shard, table,
-    time,
+    backup, batch, bench, check, cluster, config, dev, explain, jobs, load, members, restore, server, shard, status,
+    table, time,
 };
 
 const ABOUT: &str = "A partitioned, replicated log store: every key is a log";
@@ -85,7 +85,7 @@ pub enum Command {
     /// Create, list, describe and drop tables
     Table(table::TableArgs),
     /// Show nodes, shards and leaders
-    Status,
+    Status(status::StatusArgs),
     /// Show where a key lives, and why
     Explain(explain::ExplainArgs),
     /// List and describe shards, hand leadership over, move replicas

@@ -38,18 +38,9 @@ pub struct SplitArgs {
 /// Runs `shard split`.
 pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
     let client = context.connect().await?;
-    let map = client.refresh_map().await?;
-    let needed = ClusterVersion::FOURTH;
-    if map.version < needed.0 {
-        let version = map.version;
-        let why =
-            format!("the cluster is at version {version}, splits need {needed}: `synod cluster upgrade` raises it");
-        return Err(CliError::failed(CLUSTER_VERSION, why).with("version", version));
-    }
-    let info = find(&map, args.shard)?;
-    let kind = partitioning(&map, info)?;
-    let at = position(&args, info, kind)?;
-    let job = start(context, &client, info, &at).await?;
+    let Begun { info, kind, at, job } = begin(&client, &args).await?;
+    let goal = jobs::in_words(&goal(&info, &at));
+    context.progress(&format!("job {job} {goal}; it goes on if this command ends"));
     let mut child = None;
     if !args.detach {
         jobs::until_done(context, &client, job).await?;
@@ -67,6 +58,39 @@ pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
             Some(child) => format!("shard {id} ends at {at} now, shard {child} begins there"),
         }]
     })
+}
+
+/// A split that the cluster carries out by now.
+struct Begun {
+    /// The shard as it was found.
+    info: ShardInfo,
+    kind: PartitionKind,
+    /// Where the second shard is to begin.
+    at: Bytes,
+    job: u64,
+}
+
+/// Begins to split a shard where it is split when nothing is said, and tells what was begun.
+pub async fn begin_by_default(client: &Client, shard: u64) -> Result<String> {
+    let args = SplitArgs { shard, at: None, encoding: KeyEncoding::default(), detach: true };
+    let Begun { kind, at, job, .. } = begin(client, &args).await?;
+    Ok(format!("job {job} splits shard {shard} at {}", place(kind, &at)))
+}
+
+async fn begin(client: &Client, args: &SplitArgs) -> Result<Begun> {
+    let map = client.refresh_map().await?;
+    let needed = ClusterVersion::FOURTH;
+    if map.version < needed.0 {
+        let version = map.version;
+        let why =
+            format!("the cluster is at version {version}, splits need {needed}: `synod cluster upgrade` raises it");
+        return Err(CliError::failed(CLUSTER_VERSION, why).with("version", version));
+    }
+    let info = find(&map, args.shard)?;
+    let kind = partitioning(&map, info)?;
+    let at = position(args, info, kind)?;
+    let job = start(client, info, &at).await?;
+    Ok(Begun { info: info.clone(), kind, at, job })
 }
 
 /// How the keys of the shard's table are spread.
@@ -115,13 +139,13 @@ fn place(kind: PartitionKind, at: &[u8]) -> String {
     }
 }
 
-async fn start(context: &Context, client: &Client, shard: &ShardInfo, at: &Bytes) -> Result<u64> {
-    let goal = JobGoal::SplitShard { shard: shard.id, version: shard.version, at: Some(at.clone()) };
-    let error = match client.start_job(goal.clone()).await {
-        Ok(id) => {
-            context.progress(&format!("job {id} {}; it goes on if this command ends", jobs::in_words(&goal)));
-            return Ok(id);
-        }
+fn goal(shard: &ShardInfo, at: &Bytes) -> JobGoal {
+    JobGoal::SplitShard { shard: shard.id, version: shard.version, at: Some(at.clone()) }
+}
+
+async fn start(client: &Client, shard: &ShardInfo, at: &Bytes) -> Result<u64> {
+    let error = match client.start_job(goal(shard, at)).await {
+        Ok(id) => return Ok(id),
         Err(error) => error,
     };
     let error = match error {
