@@ -82,13 +82,7 @@ struct Taken(Arc<AtomicBool>);
 impl Taken {
     fn take() -> io::Result<Taken> {
         let taken = Taken(Arc::new(AtomicBool::new(true)));
-        let flag = taken.0.clone();
-        let told = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            // What a panic says would vanish with the alternate screen.
-            give_back(&flag, &mut io::stdout());
-            told(panic);
-        }));
+        give_back_on_panic(taken.0.clone());
         enable_raw_mode()?;
         execute!(io::stdout(), EnterAlternateScreen, Clear(Region::All), Hide)?;
         Ok(taken)
@@ -99,6 +93,15 @@ impl Drop for Taken {
     fn drop(&mut self) {
         give_back(&self.0, &mut io::stdout());
     }
+}
+
+/// From now on a panic of any thread gives the terminal back first: what it says would vanish with the alternate screen.
+fn give_back_on_panic(taken: Arc<AtomicBool>) {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        give_back(&taken, &mut io::stdout());
+        told(panic);
+    }));
 }
 
 /// Makes the terminal what it was, once: a second time would move the cursor of whoever has it by then.
@@ -212,6 +215,10 @@ fn colour(colour: Color) -> Colour {
 mod tests {
     use super::*;
     use ratatui_core::style::Style;
+    use std::process::Command;
+
+    /// Is set in a process of its own, which panics.
+    const PANICS: &str = "SYNOD_TEST_SCREEN_PANICS";
 
     #[test]
     fn cells_in_a_row_are_moved_to_once() {
@@ -238,5 +245,19 @@ mod tests {
         assert!(once.contains("\u{1b}[?25h") && once.ends_with("\u{1b}[?1049l"), "{once:?}");
         give_back(&taken, &mut sent);
         assert_eq!(sent.len(), once.len());
+    }
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        if std::env::var_os(PANICS).is_some() {
+            give_back_on_panic(Arc::new(AtomicBool::new(true)));
+            panic!("by the test");
+        }
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let test = format!("{module}::a_panic_gives_the_terminal_back");
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let ended = command.args(["--exact", &test, "--nocapture"]).env(PANICS, "1").output().unwrap();
+        let (sent, told) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+        assert!(!ended.status.success() && told.contains("by the test"), "{told}");
+        assert!(sent.contains("\u{1b}[?25h") && sent.contains("\u{1b}[?1049l"), "{sent:?}");
     }
 }
