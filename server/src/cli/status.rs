@@ -17,10 +17,10 @@ use super::table::bounds;
 /// `status`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-With --watch the terminal shows nodes, shards and jobs, asked for anew each second; `?` lists the keys. Whatever it cannot show, such as \
-nodes that do not answer, is told in a line. Where no terminal is, `watch -n1 synod status` or `-o json` in a loop does.")]
+With --watch the terminal shows nodes, shards and jobs, asked for anew each second; `?` lists the keys. While nodes do not answer it goes on \
+and says so. Without a terminal use `watch -n1 synod status`, or `synod -o json status` in a loop.")]
 pub struct StatusArgs {
-    /// Show it live in the terminal, and hand leaderships over, split shards and cancel jobs by keys
+    /// Show it live in the terminal; keys hand leaderships over, split shards and cancel jobs
     #[arg(long)]
     pub watch: bool,
 }

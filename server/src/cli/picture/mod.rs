@@ -3,7 +3,7 @@
 //! Owns: looks at the cluster each second, what is done there after a yes, and the loop between keys, looks and drawing. Must never: let a
 //! key wait for the cluster, or end because the cluster does not answer.
 //!
-//! What events mean is decided by [`keys::step`] alone, on a state without IO; `draw` draws that state.
+//! What events mean is decided by `keys::step` alone, on a state without IO; `draw` draws that state.
 
 mod draw;
 mod input;
