@@ -138,8 +138,10 @@ pub struct View {
     shown: Vec<usize>,
     /// Place in `shown` of the row that is selected; 0 where there is none.
     at: usize,
-    /// Its number: the same is selected when rows come, go or change places.
+    /// Its number.
     selected: Option<u64>,
+    /// Whether the same is selected when rows come, go or change places. The first is selected for its place.
+    pinned: bool,
     sort: usize,
     descending: bool,
     filter: String,
@@ -201,6 +203,11 @@ impl View {
 
     /// Selects the row at this place, or the last.
     pub fn select(&mut self, at: usize) {
+        self.point(at);
+        self.pinned = self.at > 0;
+    }
+
+    fn point(&mut self, at: usize) {
         self.at = at.min(self.shown.len().saturating_sub(1));
         self.selected = self.shown.get(self.at).and_then(|index| self.rows.get(*index)).map(|row| row.id);
     }
@@ -222,9 +229,12 @@ impl View {
         } else {
             self.shown.sort_by_key(key);
         }
+        if !self.pinned {
+            return self.point(0);
+        }
         let place = self.selected.and_then(|id| self.shown.iter().position(|index| self.rows[*index].id == id));
         // Where the selected row went, the one that took its place is selected.
-        self.select(place.unwrap_or(self.at));
+        self.point(place.unwrap_or(self.at));
     }
 }
 
@@ -443,6 +453,18 @@ mod tests {
         assert_eq!(state.view(Pane::Shards).selected(), None);
         state.front().select(usize::MAX);
         assert_eq!(state.view(Pane::Shards).at(), 0);
+    }
+
+    #[test]
+    fn at_the_top_the_first_row_is_selected_whichever_it_is() {
+        let mut state = looked(12);
+        state.front().turn();
+        let view = state.view(Pane::Shards);
+        assert_eq!((view.at(), view.selected()), (0, Some(12)));
+        state.front().select(3);
+        state.front().turn();
+        let view = state.view(Pane::Shards);
+        assert_eq!((view.at(), view.selected()), (8, Some(9)));
     }
 
     #[test]
