@@ -12,7 +12,7 @@ use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, expect_argument, header_arg, raw_arg};
 use super::context::Global;
 use super::{
-    backup, batch, bench, check, cluster, config, dev, explain, hot, jobs, load, members, restore, server, shard,
+    backup, batch, bench, check, cluster, config, dev, explain, hot, jobs, load, members, restore, server, shard, status,
     table, time,
 };
 
@@ -85,7 +85,7 @@ pub enum Command {
     /// Create, list, describe and drop tables
     Table(table::TableArgs),
     /// Show nodes, shards and leaders
-    Status,
+    Status(status::StatusArgs),
     /// Show where a key lives, and why
     Explain(explain::ExplainArgs),
     /// List and describe shards, hand leadership over, move replicas

@@ -80,13 +80,18 @@ async fn list(context: &mut Context, client: &Client) -> Result<()> {
     text::lines(&rows).iter().try_for_each(|line| context.out.line(line))
 }
 
-async fn cancel(context: &mut Context, client: &Client, id: u64, detach: bool) -> Result<()> {
+/// Asks for a job to go back; it may be done all the same.
+pub async fn ask_to_cancel(client: &Client, id: u64) -> Result<()> {
     client.cancel_job(id).await.map_err(|error| {
         to_be_repeated(
             error,
             &format!("`synod job watch {id}` shows what comes of it; the same command can be repeated"),
         )
-    })?;
+    })
+}
+
+async fn cancel(context: &mut Context, client: &Client, id: u64, detach: bool) -> Result<()> {
+    ask_to_cancel(client, id).await?;
     let job = if detach { client.job(id).await? } else { watch(context, client, id, Some(patience(context))).await? };
     if job.state == "done" {
         let message = format!("job {id} was done before it could be cancelled: it {}", in_words(&job.goal));

@@ -28,6 +28,7 @@ mod load;
 mod members;
 mod moves;
 pub mod output;
+mod picture;
 mod restore;
 mod server;
 mod shard;
@@ -81,7 +82,7 @@ fn execute(cli: Cli) -> Result<()> {
 /// Whether a command is for who keeps the cluster running: nodes have places for those when clients hold all others.
 fn is_operators(command: &Command) -> bool {
     use Command::{Backup, Cluster, Hot, Job, Node, Shard, Status, Table};
-    matches!(command, Status | Table(_) | Shard(_) | Hot(_) | Cluster(_) | Job(_) | Node(_) | Backup(_))
+    matches!(command, Status(_) | Table(_) | Shard(_) | Hot(_) | Cluster(_) | Job(_) | Node(_) | Backup(_))
 }
 
 async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
@@ -97,7 +98,8 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Batch(args) => batch::run(context, args).await,
         Command::Load(args) => load::run(context, args).await,
         Command::Table(args) => table::run(context, args).await,
-        Command::Status => status::run(context).await,
+        Command::Status(args) if args.watch => picture::run(context).await,
+        Command::Status(_) => status::run(context).await,
         Command::Explain(args) => explain::run(context, args).await,
         Command::Shard(args) => shard::run(context, args).await,
         Command::Hot(args) => hot::run(context, args).await,
@@ -284,6 +286,8 @@ mod tests {
             "synod job list",
             "synod job watch 7",
             "synod job cancel 7 --no-wait",
+            "synod status",
+            "synod status --watch",
             "synod node replace 3 --with 4",
             "synod node remove 3",
             "synod cluster upgrade",

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use synod_client::Error;
+use synod_client::{Client, Error};
 use tokio::time::{Instant, sleep};
 
 use super::context::Context;
@@ -128,12 +128,24 @@ fn as_text(shard: &json::Shard) -> Vec<String> {
     lines
 }
 
+/// Asks the next replica of a shard to lead it, and gives its node. Whether it comes about is seen in the status.
+pub async fn hand_over(client: &Client, id: u64) -> Result<u64> {
+    let target = next_leader(&find(status::look(client).await?, id)?)?;
+    ask_to_lead(client, id, target).await?;
+    Ok(target)
+}
+
+async fn ask_to_lead(client: &Client, id: u64, target: u64) -> Result<()> {
+    match client.transfer_leader(id, target).await {
+        // Asked for, perhaps: whether it comes about is seen in the status.
+        Ok(()) | Err(Error::OutcomeUnknown { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()> {
     let client = context.connect().await?;
-    let look = async || -> Result<json::Shard> {
-        let map = client.refresh_map().await?;
-        find(status::combine(&map, &client.status().await), id)
-    };
+    let look = async || -> Result<json::Shard> { find(status::look(&client).await?, id) };
     let shard = look().await?;
     let target = match to {
         Some(node) => node,
@@ -143,11 +155,7 @@ async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()>
         let done = serde_json::json!({ "shard": id, "leader": target, "from": target });
         return context.out.done(&done, |_| vec![format!("node {target} leads shard {id} already")]);
     }
-    match client.transfer_leader(id, target).await {
-        // Asked for, perhaps: whether it comes about is seen below.
-        Ok(()) | Err(Error::OutcomeUnknown { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
+    ask_to_lead(&client, id, target).await?;
     let limit = client_patience(context);
     let started = Instant::now();
     loop {
@@ -170,10 +178,7 @@ async fn transfer(context: &mut Context, id: u64, to: Option<u64>) -> Result<()>
 /// One after another: a leader reads one shard at a time.
 async fn scrub(context: &mut Context, mut ids: Vec<u64>) -> Result<()> {
     let client = context.connect().await?;
-    let look = async || -> Result<json::Status> {
-        let map = client.refresh_map().await?;
-        Ok(status::combine(&map, &client.status().await))
-    };
+    let look = async || -> Result<json::Status> { status::look(&client).await };
     if ids.is_empty() {
         ids = look().await?.shards.iter().map(|shard| shard.id).collect();
     }
@@ -203,7 +208,7 @@ async fn scrub(context: &mut Context, mut ids: Vec<u64>) -> Result<()> {
 /// Has a shard's replicas compared, and waits until every one that answers was.
 async fn scrubbed(
     context: &Context,
-    client: &synod_client::Client,
+    client: &Client,
     look: &impl AsyncFn() -> Result<json::Status>,
     id: u64,
 ) -> Result<json::Shard> {

@@ -83,31 +83,20 @@ enum Below {
 /// Runs `shard split`.
 pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
     let client = context.connect().await?;
-    let map = client.refresh_map().await?;
-    if !args.dry_run {
-        check_version(&map)?;
-    }
-    let info = find(&map, args.shard)?;
-    let kind = partitioning(&map, info)?;
-    let mut at = named(&args, info, kind)?;
-    if at.is_none() && !args.dry_run {
-        // The middle may be another one by now: what was begun goes on where it was begun.
-        at = begun(&client.jobs().await?, info);
-    }
-    let chosen = match at {
-        Some(at) => Chosen { at, below: Below::Unknown },
-        None => choose(args.by, info, kind, &client.divide(info.id).await?)?,
-    };
     if args.dry_run {
+        let map = client.refresh_map().await?;
+        let (info, kind, at) = asked(&map, &args)?;
+        let chosen = decide(&client, &args, info, kind, at).await?;
         let would = would(info.id, kind, &chosen);
         return context.out.value(&would, |_| vec![would_in_words(info.id, kind, &chosen)]);
     }
-    let at = chosen.at;
-    let job = start(context, &client, info, &at).await?;
+    let Begun { info, kind, at, job } = begin(&client, &args).await?;
+    let goal = jobs::in_words(&goal(&info, &at));
+    context.progress(&format!("job {job} {goal}; it goes on if this command ends"));
     let mut child = None;
     if !args.detach {
         jobs::until_done(context, &client, job).await?;
-        child = made(&client, info, &at).await;
+        child = made(&client, &info, &at).await;
     }
     let id = info.id;
     let done = shown(id, child, kind, &at, job);
@@ -118,6 +107,59 @@ pub async fn split_shard(context: &mut Context, args: SplitArgs) -> Result<()> {
             Some(child) => format!("shard {id} ends at {at} now, shard {child} begins there"),
         }]
     })
+}
+
+/// The shard of the command line, how its table is spread, and where it is to be split if that is said.
+fn asked<'a>(map: &'a ClusterMap, args: &SplitArgs) -> Result<(&'a ShardInfo, PartitionKind, Option<Bytes>)> {
+    let info = find(map, args.shard)?;
+    let kind = partitioning(map, info)?;
+    let at = named(args, info, kind)?;
+    Ok((info, kind, at))
+}
+
+/// Where to split: as the command line says, else as the shard's leader finds.
+async fn decide(
+    client: &Client,
+    args: &SplitArgs,
+    info: &ShardInfo,
+    kind: PartitionKind,
+    at: Option<Bytes>,
+) -> Result<Chosen> {
+    match at {
+        Some(at) => Ok(Chosen { at, below: Below::Unknown }),
+        None => choose(args.by, info, kind, &client.divide(info.id).await?),
+    }
+}
+
+/// A split that the cluster carries out by now.
+struct Begun {
+    /// The shard as it was found.
+    info: ShardInfo,
+    kind: PartitionKind,
+    /// Where the second shard is to begin.
+    at: Bytes,
+    job: u64,
+}
+
+/// Begins to split a shard where it is split when nothing is said, and tells what was begun.
+pub async fn begin_by_default(client: &Client, shard: u64) -> Result<String> {
+    let encoding = KeyEncoding::default();
+    let args = SplitArgs { shard, at: None, by: By::default(), encoding, dry_run: false, detach: true };
+    let Begun { kind, at, job, .. } = begin(client, &args).await?;
+    Ok(format!("job {job} splits shard {shard} at {}", place(kind, &at)))
+}
+
+async fn begin(client: &Client, args: &SplitArgs) -> Result<Begun> {
+    let map = client.refresh_map().await?;
+    check_version(&map)?;
+    let (info, kind, mut at) = asked(&map, args)?;
+    if at.is_none() {
+        // The middle may be another one by now: what was begun goes on where it was begun.
+        at = begun(&client.jobs().await?, info);
+    }
+    let at = decide(client, args, info, kind, at).await?.at;
+    let job = start(client, info, &at).await?;
+    Ok(Begun { info: info.clone(), kind, at, job })
 }
 
 fn check_version(map: &ClusterMap) -> Result<()> {
@@ -300,13 +342,13 @@ fn place(kind: PartitionKind, at: &[u8]) -> String {
     }
 }
 
-async fn start(context: &Context, client: &Client, shard: &ShardInfo, at: &Bytes) -> Result<u64> {
-    let goal = JobGoal::SplitShard { shard: shard.id, version: shard.version, at: Some(at.clone()) };
-    let error = match client.start_job(goal.clone()).await {
-        Ok(id) => {
-            context.progress(&format!("job {id} {}; it goes on if this command ends", jobs::in_words(&goal)));
-            return Ok(id);
-        }
+fn goal(shard: &ShardInfo, at: &Bytes) -> JobGoal {
+    JobGoal::SplitShard { shard: shard.id, version: shard.version, at: Some(at.clone()) }
+}
+
+async fn start(client: &Client, shard: &ShardInfo, at: &Bytes) -> Result<u64> {
+    let error = match client.start_job(goal(shard, at)).await {
+        Ok(id) => return Ok(id),
         Err(error) => error,
     };
     let error = match error {

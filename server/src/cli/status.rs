@@ -5,13 +5,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+
+use clap::Args;
 use synod_client::proto::{NodeStatusReply, ReplicaStatus, ShardLoad};
-use synod_client::{ClusterMap, Job, NodeReport, PartitionKind};
+use synod_client::{Client, ClusterMap, Job, NodeReport, PartitionKind};
 
 use super::context::Context;
 use super::error::Result;
 use super::output::{json, text};
 use super::table::bounds;
+
+/// `status`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+With --watch the terminal shows nodes, shards and jobs, asked for anew each second; `?` lists the keys. While nodes do not answer it goes on \
+and says so. Without a terminal use `watch -n1 synod status`, or `synod -o json status` in a loop.")]
+pub struct StatusArgs {
+    /// Show it live in the terminal; keys hand leaderships over, split shards and cancel jobs
+    #[arg(long)]
+    pub watch: bool,
+}
 
 /// Runs `status`.
 pub async fn run(context: &mut Context) -> Result<()> {
@@ -21,7 +34,11 @@ pub async fn run(context: &mut Context) -> Result<()> {
 
 /// Asks every node.
 pub async fn fetch(context: &Context) -> Result<json::Status> {
-    let client = context.connect().await?;
+    look(&context.connect().await?).await
+}
+
+/// Asks every node, by a client that is connected.
+pub async fn look(client: &Client) -> Result<json::Status> {
     let map = client.refresh_map().await?;
     Ok(combine(&map, &client.status().await))
 }
@@ -272,28 +289,29 @@ fn shown_role(replica: &json::Replica) -> &str {
     if replica.unborn { "unborn" } else { &replica.role }
 }
 
+/// A shard's replicas in a line: the leader with a star, the slots that others lack in brackets, the role of one that does not follow.
+pub fn members(shard: &json::Shard) -> String {
+    let shown = |replica: &json::Replica| match (shown_role(replica), replica.lag_slots) {
+        ("leader", _) => format!("{}*", replica.node),
+        ("follower", Some(lag)) => format!("{} ({lag})", replica.node),
+        (role, Some(lag)) => format!("{} {role} ({lag})", replica.node),
+        ("follower", None) => replica.node.to_string(),
+        (role, None) => format!("{} {role}", replica.node),
+    };
+    shard.replicas.iter().map(shown).collect::<Vec<_>>().join(", ")
+}
+
 /// Shards as a table for people.
 pub fn shard_lines(shards: &[json::Shard]) -> Vec<String> {
     let mut rows = text::table(&["shard", "table", "bounds", "epoch.version", "leader", "replicas (lag)"]);
     for shard in shards {
-        let replicas: Vec<String> = shard
-            .replicas
-            .iter()
-            .map(|replica| match (shown_role(replica), replica.lag_slots) {
-                ("leader", _) => format!("{}*", replica.node),
-                ("follower", Some(lag)) => format!("{} ({lag})", replica.node),
-                (role, Some(lag)) => format!("{} {role} ({lag})", replica.node),
-                ("follower", None) => replica.node.to_string(),
-                (role, None) => format!("{} {role}", replica.node),
-            })
-            .collect();
         rows.add_row([
             shard.id.to_string(),
             shard.table.clone().unwrap_or_else(|| "(system)".to_owned()),
             text::bounds(&shard.bounds),
             format!("{}.{}", shard.changes.epoch, shard.changes.version),
             text::or_dash(shard.leader),
-            replicas.join(", "),
+            members(shard),
         ]);
     }
     text::lines(&rows)
