@@ -1,7 +1,8 @@
 //! The planner: what should be done to a cluster, as a function of a picture of it.
 //!
 //! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
-//! shard less available. Nothing but tests uses it yet: no node takes a picture, and no executor carries a plan out.
+//! shard less available. Of its rules only the drain is in use: it chooses where the replicas of a node that is emptied go. The others are
+//! used by nothing but tests yet.
 //!
 //! | order | rule | in |
 //! | --- | --- | --- |
@@ -58,6 +59,15 @@ pub fn plan(picture: &Picture) -> Plan {
         balance::load(&mut draft);
         merge::run(&mut draft);
     }
+    draft.plan
+}
+
+/// What the drain rule alone asks for. No other operation is planned before it, so that a node can be emptied in a cluster that the other
+/// rules would change too.
+#[must_use]
+pub fn drains(picture: &Picture) -> Plan {
+    let mut draft = Draft::of(picture);
+    drain::run(&mut draft);
     draft.plan
 }
 

@@ -4,6 +4,8 @@
 
 pub mod job_manager;
 mod jobs;
+mod nodes;
+mod report;
 mod splits;
 
 use super::{cluster, convert};
@@ -17,15 +19,15 @@ use crate::node::system::SystemProposer;
 use crate::node::threads::processor_us;
 use crate::node::versions::{NodeVersion, VersionManager};
 use bytes::Bytes;
+use report::{ahead, replica_to_wire};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, TableId};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
-use synod_engine::host::{AdminInput, NodeInput, NodeReport, ReplicaReport};
+use synod_engine::host::{AdminInput, NodeInput, NodeReport};
 use synod_engine::runner::WorkerHandle;
-use synod_engine::worker::AHEAD_US;
 use synod_paxos::types::Epoch;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
@@ -281,6 +283,21 @@ impl Admin for AdminService {
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::CancelJobReply>, Status> {
         jobs::cancel(self.get()?, request.into_inner()).await.map(Response::new)
     }
+
+    async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::PauseJobReply>, Status> {
+        jobs::pause(self.get()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn recommission_node(
+        &self,
+        request: Request<v1::RecommissionNodeRequest>,
+    ) -> Result<Response<v1::RecommissionNodeReply>, Status> {
+        jobs::recommission(self.get()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn plan_node(&self, request: Request<v1::PlanNodeRequest>) -> Result<Response<v1::PlanNodeReply>, Status> {
+        jobs::plan(self, request).await
+    }
 }
 
 fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVersion {
@@ -334,43 +351,6 @@ fn create_command(request: &v1::CreateTableRequest) -> Result<SystemCommand, Sta
         splits: request.split_at.clone(),
         replicas: request.replicas,
     })
-}
-
-/// What is said of a shard led here whose time is far ahead of the clocks.
-fn ahead(replica: &ReplicaReport) -> Option<String> {
-    let ahead = Duration::from_secs(replica.ahead_us / 1_000_000);
-    (replica.ahead_us > AHEAD_US).then(|| {
-        let (shard, ahead) = (replica.shard, humantime::format_duration(ahead));
-        format!("the time of shard {shard} is {ahead} ahead of what most nodes' clocks show: its timestamps go on from there")
-    })
-}
-
-fn replica_to_wire(r: ReplicaReport) -> v1::ReplicaStatus {
-    v1::ReplicaStatus {
-        shard: r.shard.0,
-        table_id: r.table.0,
-        role: r.role.into(),
-        leader: r.leader.map_or(0, |n| n.0),
-        ballot: format!("{:?}", r.ballot),
-        epoch: r.ballot.epoch.0,
-        commit: r.commit.0,
-        applied: r.applied.0,
-        last: r.last.0,
-        trimmed: r.trimmed.0,
-        lag: r.lag.into_iter().map(|(node, slots)| v1::ReplicaLag { node: node.0, slots }).collect(),
-        scrub: r.scrub.map(|scrub| v1::ScrubStatus {
-            slot: scrub.slot.0,
-            compared: scrub.compared.iter().map(|node| node.0).collect(),
-            equal: scrub.equal,
-            diverged: scrub.diverged.iter().map(|node| node.0).collect(),
-        }),
-        version: r.version,
-        from: r.from,
-        to: r.to,
-        unborn: r.unborn,
-        members_epoch: r.epoch.0,
-        hindrance: r.hindrance.unwrap_or_default(),
-    }
 }
 
 impl Running {
