@@ -20,8 +20,9 @@ const ASK: Duration = Duration::from_secs(1);
 pub(super) async fn heard(state: &SystemState, admin: &AdminService) -> BTreeMap<NodeId, Room> {
     let Ok(running) = admin.get() else { return BTreeMap::new() };
     // One that is not heard would only be waited for.
-    let alive = state.nodes.keys().copied().filter(|node| *node == running.node || running.peers.is_alive(*node));
-    let asked = alive.map(|node| async move {
+    let alive = |node: &NodeId| *node == running.node || running.peers.is_alive(*node);
+    let alive: Vec<NodeId> = state.nodes.keys().copied().filter(alive).collect();
+    let asked = alive.into_iter().map(|node| async move {
         let status = timeout(ASK, admin.status_of(node)).await.ok()?.ok()?;
         let room = if status.disk_low.is_empty() { Room::Enough } else { Room::Low };
         status.quarantined.is_empty().then_some((node, room))
