@@ -213,12 +213,11 @@ impl SystemState {
             if descriptor.membership.role_of(node) != Some(MemberRole::Voter) {
                 continue;
             }
-            let (needs, what) = match self.tables.get(&descriptor.table) {
-                Some(table) => (table.replicas as usize, format!("table {:?}", table.name)),
-                None => (descriptor.membership.voters().count(), "the system shard".to_owned()),
-            };
+            let table = self.tables.get(&descriptor.table);
+            let needs = table.map_or_else(|| descriptor.membership.voters().count(), |table| table.replicas as usize);
             if needs > takers && most.as_ref().is_none_or(|(known, _)| *known < needs) {
-                most = Some((needs, what));
+                let what = table.map(|table| format!("table {:?}", table.name));
+                most = Some((needs, what.unwrap_or_else(|| "the system shard".to_owned())));
             }
         }
         let Some((needs, what)) = most else { return Ok(()) };

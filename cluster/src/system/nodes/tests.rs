@@ -1,3 +1,5 @@
+mod story;
+
 use super::*;
 use crate::buf::{Put, Writer};
 use crate::ids::{Epoch, SYSTEM_SHARD, TableId};
