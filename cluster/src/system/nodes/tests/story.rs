@@ -128,7 +128,9 @@ impl Story {
     fn sweep(&mut self) {
         let learners = self.state.shards.values().flat_map(|descriptor| {
             let members = descriptor.membership.members.iter();
-            members.filter(|member| member.role == MemberRole::Learner).map(|member| (descriptor.shard, member.node))
+            members
+                .filter(|member| member.role == MemberRole::Learner)
+                .map(move |member| (descriptor.shard, member.node))
         });
         for (shard, from) in learners.collect::<Vec<_>>() {
             // Where a job needs it, that job is in the way.
@@ -154,7 +156,8 @@ impl Story {
     }
 
     fn step(&mut self, storm: bool) {
-        self.now += Duration::from_millis(50 + self.below(200) as u64);
+        let pause = Duration::from_millis(50 + self.below(200) as u64);
+        self.now += pause;
         match self.below(if storm { 10 } else { 6 }) {
             0..=2 => self.turn(),
             3..=5 if storm && !self.late.is_empty() => {
