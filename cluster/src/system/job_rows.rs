@@ -14,8 +14,8 @@ const ROW_FORMAT: u8 = 1;
 const GOAL_MOVE: u8 = 1;
 /// From the fourth cluster version on.
 const GOAL_SPLIT: u8 = 2;
-/// From the fourth cluster version on.
-const GOAL_EMPTY: u8 = 3;
+/// From the fourth cluster version on. 3 is left free for merges.
+const GOAL_EMPTY: u8 = 4;
 
 pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
     match goal {

@@ -344,7 +344,7 @@ fn a_learner_that_was_left_behind_leaves_too() {
 fn the_bytes_of_commands_and_rows_are_these() {
     let number = |n: u64| n.to_le_bytes().to_vec();
     let goal = EmptyNode { at_once: 2, ..empty(3, true) };
-    let goal_bytes = [vec![3], number(3), vec![1, 2, 0, 0, 0]].concat();
+    let goal_bytes = [vec![4], number(3), vec![1, 2, 0, 0, 0]].concat();
     for (command, bytes) in [
         (start(goal), [vec![1, 9], goal_bytes.clone()].concat()),
         (pause(7, true), [vec![1, 15], number(7), vec![1]].concat()),
