@@ -101,7 +101,7 @@ impl Client {
         let deadline = self.caller.deadline().min(Instant::now() + 2 * self.caller.core.options.connect_timeout);
         let map = self.map();
         let ask = |node: &NodeInfo| {
-            let NodeInfo { id, addr } = node.clone();
+            let NodeInfo { id, addr, .. } = node.clone();
             async move {
                 let answer = async {
                     let channel = channel(&addr, &self.caller.core.options).await?;
@@ -185,6 +185,19 @@ impl Client {
         Ok(())
     }
 
+    /// Has a node take replicas again; a job that empties it ends as cancelled. One that does so already is no error.
+    pub async fn recommission_node(&self, node: u64) -> Result<()> {
+        let mut unsure = false;
+        let taken_back = self.change(self.caller.deadline(), &mut unsure, |channel, id| {
+            let request = v1::RecommissionNodeRequest { node, id: Some(id) };
+            async move { AdminClient::new(channel).recommission_node(request).await }
+        });
+        taken_back.await?;
+        // It takes them whether or not a newer map can be had.
+        let _ = self.refresh_map().await;
+        Ok(())
+    }
+
     /// Raises the cluster's version to `to`, or to the greatest that every node says it speaks; with `dry_run` only says what
     /// would be done. A refusal is an answer too: `refused` has the reason, and says what was changed where anything was.
     ///
@@ -248,7 +261,10 @@ impl Client {
         let shard = view.table(table).and_then(|t| t.locate(Place::Key(&key)));
         let shard = shard.ok_or_else(|| Error::unavailable("the map has no shard for the key"))?;
         let leader = leader_of(&view, table, shard.info.id);
-        let node = |id: u64| NodeInfo { id, addr: view.addr(id).unwrap_or_default().to_string() };
+        let node = |id: u64| {
+            let mark = view.public.nodes.iter().find(|node| node.id == id).map(|node| node.mark).unwrap_or_default();
+            NodeInfo { id, addr: view.addr(id).unwrap_or_default().to_string(), mark }
+        };
         let mut shard = shard.info.clone();
         shard.leader = leader;
         // Routes do not name them.

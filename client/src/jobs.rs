@@ -32,6 +32,15 @@ pub enum JobGoal {
         /// Where the second begins: a key, or on a hash table an 8-byte big-endian hash. `None`: where the shard's leader finds the middle.
         at: Option<Bytes>,
     },
+    /// The replicas of a node move to others, and nothing is placed on it from then on. From cluster version 4 on.
+    EmptyNode {
+        /// The node.
+        node: u64,
+        /// Whether it is taken out of the cluster once it is empty.
+        remove: bool,
+        /// How many of its replicas move at a time, 64 at most; `None`: two.
+        max_concurrent: Option<u32>,
+    },
 }
 
 impl From<JobGoal> for v1::JobGoal {
@@ -42,6 +51,9 @@ impl From<JobGoal> for v1::JobGoal {
             }
             JobGoal::SplitShard { shard, version, at } => {
                 Kind::SplitShard(v1::SplitShard { shard, version, at: at.unwrap_or_default() })
+            }
+            JobGoal::EmptyNode { node, remove, max_concurrent } => {
+                Kind::EmptyNode(v1::EmptyNode { node, remove, max_concurrent: max_concurrent.unwrap_or(0) })
             }
         };
         v1::JobGoal { kind: Some(kind) }
@@ -55,7 +67,7 @@ pub struct Job {
     pub id: u64,
     /// What it is to reach.
     pub goal: JobGoal,
-    /// `running`, `cancelling`, `done`, `cancelled`, `overtaken` or `failed`.
+    /// `running`, `paused`, `cancelling`, `done`, `cancelled`, `overtaken` or `failed`.
     pub state: String,
     /// Why it was overtaken or failed.
     pub why: Option<String>,
@@ -67,14 +79,15 @@ impl Job {
     /// Whether nothing more is done for it.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        !matches!(self.state.as_str(), "running" | "cancelling")
+        !matches!(self.state.as_str(), "running" | "paused" | "cancelling")
     }
 }
 
 /// How far a job is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobProgress {
-    /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`; `end` of both.
+    /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`, of a node that
+    /// is emptied `begin` or `wait`; `end` of all.
     pub step: String,
     /// What the learner lacks of the log, slots, while that is known.
     pub lag_slots: Option<u64>,
@@ -84,6 +97,8 @@ pub struct JobProgress {
     pub idle_ms: u64,
     /// Changes that were seen to be made, in words and in order, the last few; [`Client::jobs`] leaves them out.
     pub changes: Vec<String>,
+    /// Of a node that is emptied: the replicas that it has.
+    pub replicas_left: Option<u64>,
 }
 
 fn some(text: String) -> Option<String> {
@@ -108,6 +123,9 @@ fn job(wire: v1::Job) -> Result<Job> {
         Some(Kind::SplitShard(v1::SplitShard { shard, version, at })) => {
             JobGoal::SplitShard { shard, version, at: (!at.is_empty()).then_some(at) }
         }
+        Some(Kind::EmptyNode(v1::EmptyNode { node, remove, max_concurrent })) => {
+            JobGoal::EmptyNode { node, remove, max_concurrent: (max_concurrent != 0).then_some(max_concurrent) }
+        }
         None => return Err(unexpected()),
     };
     let progress = wire.progress.map(|p| JobProgress {
@@ -116,6 +134,7 @@ fn job(wire: v1::Job) -> Result<Job> {
         trouble: some(p.trouble),
         idle_ms: p.idle_ms,
         changes: p.changes,
+        replicas_left: p.replicas_left,
     });
     Ok(Job { id: wire.id, goal, state: wire.state, why: some(wire.why), progress })
 }
@@ -171,6 +190,35 @@ impl Client {
             async move { AdminClient::new(channel).cancel_job(request).await }
         });
         cancelled.await.map(|_| ())
+    }
+
+    /// Has a job pause, or go on. What was asked for in its name before may come about all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::JobNotFound`]; [`Error::JobConflict`] where it is being cancelled or has ended.
+    pub async fn pause_job(&self, id: u64, paused: bool) -> Result<()> {
+        let mut unsure = false;
+        let changed = self.change(self.caller.deadline(), &mut unsure, |channel, name| {
+            let request = v1::PauseJobRequest { job: id, paused, id: Some(name) };
+            async move { AdminClient::new(channel).pause_job(request).await }
+        });
+        changed.await.map(|_| ())
+    }
+
+    /// Which replicas would leave a node, and where they would go, if it were emptied now. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those that the job would be refused with.
+    pub async fn plan_node(&self, node: u64, remove: bool, max_concurrent: Option<u32>) -> Result<v1::PlanNodeReply> {
+        let max_concurrent = max_concurrent.unwrap_or(0);
+        let mut unsure = false;
+        let planned = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| {
+            let goal = v1::EmptyNode { node, remove, max_concurrent };
+            async move { AdminClient::new(channel).plan_node(v1::PlanNodeRequest { goal: Some(goal) }).await }
+        });
+        known(planned.await)
     }
 }
 

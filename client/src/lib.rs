@@ -63,6 +63,6 @@ pub use tail::{TailItem, TailStream};
 pub use token::{Cursor, Token};
 pub use types::{
     At, ClusterMap, Consistency, Expect, Explain, GetFull, GetOptions, Header, Keys, MemberChange, NewRecord, NodeInfo,
-    NodeReport, OpKind, PartitionKind, Partitioning, PassedOver, Record, Retention, ScanOptions, ShardInfo, TableInfo,
-    TableSpec, TailOptions, TailStart, WriteName, WriteOp, Written,
+    NodeMark, NodeReport, OpKind, PartitionKind, Partitioning, PassedOver, Record, Retention, ScanOptions, ShardInfo,
+    TableInfo, TableSpec, TailOptions, TailStart, WriteName, WriteOp, Written,
 };

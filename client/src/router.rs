@@ -19,7 +19,7 @@ use synod_cluster::system::Partitioning;
 use synod_proto::v1;
 
 use crate::error::{Error, Result};
-use crate::types::{ClusterMap, Keys, NodeInfo, PartitionKind, Retention, ShardInfo, TableInfo};
+use crate::types::{ClusterMap, Keys, NodeInfo, NodeMark, PartitionKind, Retention, ShardInfo, TableInfo};
 
 /// The place of a key in its table's order.
 pub(crate) fn position(kind: PartitionKind, key: &[u8]) -> Bytes {
@@ -191,7 +191,7 @@ impl MapView {
 
     /// Builds the view: the map laid over what `previous` knows. What is of a greater version there stays, whatever the map says.
     pub(crate) fn build(map: v1::ShardMap, previous: Option<&MapView>) -> MapView {
-        let mut nodes: Vec<NodeInfo> = map.nodes.into_iter().map(|n| NodeInfo { id: n.id, addr: n.addr }).collect();
+        let mut nodes: Vec<NodeInfo> = map.nodes.into_iter().map(node_info).collect();
         nodes.sort_by_key(|n| n.id);
         let mut shards: Vec<ShardInfo> = map.shards.into_iter().map(shard_info).collect();
         shards.sort_by(|a, b| (a.table_id, &a.from).cmp(&(b.table_id, &b.from)));
@@ -290,6 +290,15 @@ fn shard_of_route(table_id: u32, route: &Route<'_>) -> ShardInfo {
     }
 }
 
+fn node_info(n: v1::Node) -> NodeInfo {
+    let mark = match n.mark() {
+        v1::NodeMark::Stays => NodeMark::Stays,
+        v1::NodeMark::Draining => NodeMark::Draining,
+        v1::NodeMark::Decommissioning => NodeMark::Decommissioning,
+    };
+    NodeInfo { id: n.id, addr: n.addr, mark }
+}
+
 fn shard_info(s: v1::Shard) -> ShardInfo {
     ShardInfo {
         id: s.id,
@@ -353,7 +362,7 @@ pub(crate) mod tests {
             cluster_version: 0,
             cluster: Bytes::from_static(&[7; 16]),
             revision: 3,
-            nodes: (1..=3).map(|id| v1::Node { id, addr: format!("127.0.0.1:{id}"), speaks: 0 }).collect(),
+            nodes: (1..=3).map(|id| v1::Node { id, addr: format!("127.0.0.1:{id}"), ..v1::Node::default() }).collect(),
             tables: vec![table(1, "r", v1::Partitioning::Range), table(2, "h", v1::Partitioning::Hash)],
             shards,
             next_shard: 24,

@@ -371,6 +371,32 @@ pub struct NodeInfo {
     pub id: u64,
     /// `host:port` of its gRPC service.
     pub addr: String,
+    /// Whether it holds replicas.
+    pub mark: NodeMark,
+}
+
+/// What is wanted of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeMark {
+    /// It holds replicas.
+    #[default]
+    Stays,
+    /// Its replicas leave, and none come.
+    Draining,
+    /// The same, and it is taken out of the cluster then.
+    Decommissioning,
+}
+
+impl NodeMark {
+    /// `in_use`, `draining` or `decommissioning`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NodeMark::Stays => "in_use",
+            NodeMark::Draining => "draining",
+            NodeMark::Decommissioning => "decommissioning",
+        }
+    }
 }
 
 /// A table.

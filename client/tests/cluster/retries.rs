@@ -110,7 +110,7 @@ async fn a_write_that_was_never_sent_is_unavailable() {
     let (world, client) = cluster().await;
     // The only voter is a node nobody listens for.
     world.change_map(|map| {
-        map.nodes.push(v1::Node { id: 4, addr: "127.0.0.1:1".into(), speaks: 0 });
+        map.nodes.push(v1::Node { id: 4, addr: "127.0.0.1:1".into(), ..v1::Node::default() });
         map.shards.iter_mut().for_each(|s| s.voters = vec![4]);
     });
     while client.map().revision < 2 {

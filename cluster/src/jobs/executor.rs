@@ -7,8 +7,10 @@
 //!
 //! Times are relative to an origin that the caller chooses.
 
+mod nodes;
 mod splits;
 
+use super::empty_node::{self, Leaving};
 use super::job::{Job, JobEnd, JobState};
 use super::move_replica::{self, MoveReplica, Seen, Step};
 use super::split;
@@ -88,6 +90,13 @@ pub enum Action {
         /// Where the child begins.
         at: Bytes,
     },
+    /// The system shard is asked to begin the move of a replica that is to leave a node.
+    Begin {
+        /// For this job.
+        job: JobId,
+        /// The replica, and where it goes.
+        leaving: Leaving,
+    },
     /// The system shard is told that the job has ended.
     Finish {
         /// The job.
@@ -106,6 +115,8 @@ pub enum JobStep {
     Move(Step),
     /// Of a split.
     Split(split::Step),
+    /// Of a node that is emptied.
+    Empty(empty_node::Step),
 }
 
 /// How far a job is, for who watches.
@@ -119,6 +130,8 @@ pub struct Progress {
     pub trouble: Option<String>,
     /// When something was last seen to change.
     pub moved: Duration,
+    /// Of a node that is emptied: the replicas that it has.
+    pub left: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -127,6 +140,8 @@ struct Task {
     seen: Option<(Epoch, Seen)>,
     /// Of a split's shard: its version and the id that is reserved.
     seen_split: Option<(u64, Option<ShardId>)>,
+    /// Of a node that is emptied: the replicas that it has, and those that are on their way.
+    seen_node: Option<(u64, u32)>,
     /// When a change may last have been asked for.
     asked: Duration,
     /// The epoch in which it was first seen to go back. Whoever knows a later one knows that too, and asks for no step forward in it.
@@ -148,11 +163,13 @@ impl Executor {
         let mut due = Vec::new();
         let mut forward = 0;
         for (id, job) in jobs {
-            if job.end().is_some() {
+            if job.end().is_some() || job.state == JobState::Paused {
                 continue;
             }
+            // Who only begins other jobs needs no turn: they wait for theirs.
+            let counts = job.state == JobState::Running && job.goal.shard().is_some();
             let stalled = self.tasks.get(id).is_some_and(|task| now.saturating_sub(task.progress.moved) > STALLED);
-            if job.state == JobState::Running && !stalled {
+            if counts && !stalled {
                 if forward == AT_A_TIME {
                     continue;
                 }
@@ -220,7 +237,8 @@ impl Task {
     fn begin(now: Duration) -> Self {
         let progress = Progress { moved: now, ..Progress::default() };
         // The executor before this one may have asked for a change just now.
-        Self { progress, seen: None, seen_split: None, asked: now, back_in: None, next: now, pause: PACE }
+        let (seen, seen_split, seen_node) = (None, None, None);
+        Self { progress, seen, seen_split, seen_node, asked: now, back_in: None, next: now, pause: PACE }
     }
 
     fn saw(&mut self, replica: MoveReplica, epoch: Epoch, seen: Seen, now: Duration) {

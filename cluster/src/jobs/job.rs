@@ -2,6 +2,7 @@
 //!
 //! Owns: its goal, its state, and the words for both. Must never: hold how far a job has come: whoever carries it out sees that anew.
 
+use super::empty_node::EmptyNode;
 use super::move_replica::MoveReplica;
 use super::split;
 use crate::ids::{ClusterVersion, ShardId};
@@ -27,14 +28,17 @@ pub enum JobGoal {
         /// Where the child is to begin, a position; `None`: where its leader finds the middle of what it has.
         at: Option<Bytes>,
     },
+    /// A node is emptied. From [`ClusterVersion::FOURTH`] on.
+    Empty(EmptyNode),
 }
 
 impl JobGoal {
-    /// The shard whose members or bounds it changes.
+    /// The shard whose members or bounds it changes; `None` where others do that for it.
     #[must_use]
-    pub fn shard(&self) -> ShardId {
+    pub fn shard(&self) -> Option<ShardId> {
         match self {
-            Self::Move { shard, .. } | Self::Split { shard, .. } => *shard,
+            Self::Move { shard, .. } | Self::Split { shard, .. } => Some(*shard),
+            Self::Empty(_) => None,
         }
     }
 
@@ -43,7 +47,7 @@ impl JobGoal {
     pub fn as_move(&self) -> Option<(ShardId, MoveReplica)> {
         match self {
             Self::Move { shard, replica } => Some((*shard, *replica)),
-            Self::Split { .. } => None,
+            Self::Split { .. } | Self::Empty(_) => None,
         }
     }
 
@@ -54,7 +58,16 @@ impl JobGoal {
             Self::Split { shard, version, at } => {
                 Some(split::Goal { shard: *shard, version: *version, at: at.as_ref() })
             }
-            Self::Move { .. } => None,
+            Self::Move { .. } | Self::Empty(_) => None,
+        }
+    }
+
+    /// The node that is emptied, where one is.
+    #[must_use]
+    pub fn as_empty(&self) -> Option<EmptyNode> {
+        match self {
+            Self::Empty(goal) => Some(*goal),
+            Self::Move { .. } | Self::Split { .. } => None,
         }
     }
 
@@ -63,7 +76,7 @@ impl JobGoal {
     pub fn needs(&self) -> ClusterVersion {
         match self {
             Self::Move { .. } => ClusterVersion::THIRD,
-            Self::Split { .. } => ClusterVersion::FOURTH,
+            Self::Split { .. } | Self::Empty(_) => ClusterVersion::FOURTH,
         }
     }
 }
@@ -79,6 +92,10 @@ impl fmt::Display for JobGoal {
             }
             Self::Split { shard, at: Some(at), .. } => write!(f, "splits shard {shard} at {}", position_in_words(at)),
             Self::Split { shard, at: None, .. } => write!(f, "splits shard {shard} in the middle"),
+            Self::Empty(EmptyNode { node, remove: false, .. }) => write!(f, "drains node {node}"),
+            Self::Empty(EmptyNode { node, remove: true, .. }) => {
+                write!(f, "empties node {node} and takes it out of the cluster")
+            }
         }
     }
 }
@@ -131,6 +148,8 @@ impl JobEnd {
 pub enum JobState {
     /// It goes forward.
     Running,
+    /// Nothing until it is resumed. From [`ClusterVersion::FOURTH`] on.
+    Paused,
     /// It goes back, where it still can.
     Cancelling,
     /// Nothing.
@@ -157,7 +176,7 @@ impl Job {
     pub fn end(&self) -> Option<&JobEnd> {
         match &self.state {
             JobState::Ended { end, .. } => Some(end),
-            JobState::Running | JobState::Cancelling => None,
+            JobState::Running | JobState::Paused | JobState::Cancelling => None,
         }
     }
 
@@ -166,6 +185,7 @@ impl Job {
     pub fn word(&self) -> &'static str {
         match &self.state {
             JobState::Running => "running",
+            JobState::Paused => "paused",
             JobState::Cancelling => "cancelling",
             JobState::Ended { end, .. } => end.word(),
         }

@@ -4,6 +4,7 @@
 //! on when. Must never: remember a step where the next executor needs it: whoever carries a job out may die at any point, and another
 //! goes on from what is there.
 
+pub mod empty_node;
 pub mod executor;
 pub mod job;
 pub mod move_replica;

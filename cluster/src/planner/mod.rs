@@ -1,8 +1,8 @@
 //! The planner: what should be done to a cluster, as a function of a picture of it.
 //!
 //! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
-//! shard less available. No node takes a picture yet, and no executor carries a plan out; the rule by which a load is halved ([`halve`])
-//! serves `synod shard split --by load`.
+//! shard less available. Two of its rules are in use: the drain chooses where the replicas of a node that is emptied go, and [`halve`] serves
+//! `synod shard split --by load`. The others are used by nothing but tests yet.
 //!
 //! | order | rule | in |
 //! | --- | --- | --- |
@@ -60,6 +60,15 @@ pub fn plan(picture: &Picture) -> Plan {
         balance::load(&mut draft);
         merge::run(&mut draft);
     }
+    draft.plan
+}
+
+/// What the drain rule alone asks for. No other operation is planned before it, so that a node can be emptied in a cluster that the other
+/// rules would change too.
+#[must_use]
+pub fn drains(picture: &Picture) -> Plan {
+    let mut draft = Draft::of(picture);
+    drain::run(&mut draft);
     draft.plan
 }
 

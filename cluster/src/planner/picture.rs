@@ -9,18 +9,30 @@ use crate::ids::{NodeId, ShardId, TableId};
 use crate::jobs::job::JobGoal;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 use synod_paxos::types::{MemberRole, Membership};
 
-/// What an operator wants of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an operator wants of a node. The map has it, and whoever chooses a node for a replica respects it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
     /// It holds replicas.
+    #[default]
     Stays,
     /// Its replicas leave, and it comes back later.
     Draining,
     /// Its replicas leave, and then it is removed.
     Decommissioning,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stays => "in use",
+            Self::Draining => "draining",
+            Self::Decommissioning => "decommissioning",
+        })
+    }
 }
 
 /// A node.
@@ -248,7 +260,7 @@ impl Picture {
     /// The shards that a running job changes.
     #[must_use]
     pub fn busy(&self) -> BTreeSet<ShardId> {
-        self.running.iter().map(JobGoal::shard).collect()
+        self.running.iter().filter_map(JobGoal::shard).collect()
     }
 
     /// The bytes that running jobs bring to each node.

@@ -7,7 +7,8 @@
 //! format, the cluster's version follows the format byte, so that a node which does not speak it can say so. The cluster row has a
 //! third one, which names the last job too, for a cluster above its second version.
 //!
-//! The descriptor of a shard that a split made has a second format, which says so. There is none below the fourth version.
+//! The descriptor of a shard that a split made has a second format, which says so, and so has the row of a node that is marked. There is
+//! neither below the fourth version.
 
 use super::read::{read_counter, string};
 use super::{
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
+use crate::planner::picture::Mark;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
@@ -25,6 +27,8 @@ pub(super) const VERSION: u8 = 1;
 const NAMES_CLUSTER_VERSION: u8 = 2;
 /// The format of a cluster row that names the last job as well.
 const NAMES_LAST_JOB: u8 = 3;
+/// The format of a node's row that names its mark.
+const NAMES_MARK: u8 = 2;
 /// The format of a descriptor that names the split it was born of.
 const NAMES_BIRTH: u8 = 2;
 
@@ -71,18 +75,38 @@ pub(super) fn version(r: &mut Reader) -> Result<(), DecodeError> {
 
 pub(super) fn encode_node(node: &NodeInfo) -> Bytes {
     let mut w = Writer::new();
-    w.u8(VERSION);
+    w.u8(if node.mark == Mark::Stays { VERSION } else { NAMES_MARK });
     w.bytes(node.addr.as_bytes());
     w.u128(node.nonce);
+    match node.mark {
+        Mark::Stays => {}
+        Mark::Draining => w.u8(1),
+        Mark::Decommissioning => w.u8(2),
+    }
     w.into_checked()
 }
 
 fn decode_node(data: Bytes) -> Result<NodeInfo, DecodeError> {
     let mut r = Reader::checked(data)?;
-    version(&mut r)?;
-    let node = NodeInfo { addr: string(&mut r)?, nonce: r.u128()? };
+    let unknown = r.error("metadata format version");
+    let names_mark = match r.u8()? {
+        VERSION => false,
+        NAMES_MARK => true,
+        _ => return Err(unknown),
+    };
+    let (addr, nonce, mark) = (string(&mut r)?, r.u128()?, if names_mark { mark(&mut r)? } else { Mark::Stays });
     r.finish()?;
-    Ok(node)
+    Ok(NodeInfo { addr, nonce, mark })
+}
+
+/// One form for each node: the row of one that is not marked names no mark.
+fn mark(r: &mut Reader) -> Result<Mark, DecodeError> {
+    let unknown = r.error("a node's mark");
+    match r.u8()? {
+        1 => Ok(Mark::Draining),
+        2 => Ok(Mark::Decommissioning),
+        _ => Err(unknown),
+    }
 }
 
 pub(super) fn partitioning(r: &mut Reader) -> Result<Partitioning, DecodeError> {

@@ -89,6 +89,20 @@ impl SystemCommand {
                 w.u8(13);
                 news::put_news(&mut w, told);
             }
+            Self::PauseJob { job, paused } => {
+                w.u8(15);
+                w.u64(job.0);
+                w.flag(*paused);
+            }
+            Self::Recommission { node } => {
+                w.u8(16);
+                w.u64(node.0);
+            }
+            Self::BeginMove { job, leaving } => {
+                w.u8(17);
+                w.u64(job.0);
+                job_rows::put_leaving(&mut w, leaving);
+            }
         }
         w.into_bytes()
     }
@@ -130,6 +144,10 @@ impl SystemCommand {
             }
             12 => Self::ReserveChild { parent: ShardId(r.u64()?), version: r.u64()? },
             13 => Self::ShardNews(news::news(&mut r)?),
+            // 14 is left free for merges.
+            15 => Self::PauseJob { job: JobId(r.u64()?), paused: r.flag()? },
+            16 => Self::Recommission { node: NodeId(r.u64()?) },
+            17 => Self::BeginMove { job: JobId(r.u64()?), leaving: job_rows::leaving(&mut r)? },
             _ => return Err(r.error("metadata command").into()),
         };
         r.finish()?;

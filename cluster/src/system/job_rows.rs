@@ -4,7 +4,8 @@
 
 use super::read::{read_counter, string};
 use crate::buf::{DecodeError, Put, Reader, Writer};
-use crate::ids::{NodeId, ShardId};
+use crate::ids::{Epoch, NodeId, ShardId};
+use crate::jobs::empty_node::{EmptyNode, Leaving};
 use crate::jobs::job::{Job, JobEnd, JobGoal, JobState};
 use crate::jobs::move_replica::MoveReplica;
 use bytes::Bytes;
@@ -13,6 +14,8 @@ const ROW_FORMAT: u8 = 1;
 const GOAL_MOVE: u8 = 1;
 /// From the fourth cluster version on.
 const GOAL_SPLIT: u8 = 2;
+/// From the fourth cluster version on. 3 is left free for merges.
+const GOAL_EMPTY: u8 = 4;
 
 pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
     match goal {
@@ -34,6 +37,12 @@ pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
                 w.bytes(at);
             }
         }
+        JobGoal::Empty(EmptyNode { node, remove, at_once }) => {
+            w.u8(GOAL_EMPTY);
+            w.u64(node.0);
+            w.flag(*remove);
+            w.u32(*at_once);
+        }
     }
 }
 
@@ -50,8 +59,28 @@ pub(super) fn goal(r: &mut Reader) -> Result<JobGoal, DecodeError> {
             let at = if r.flag()? { Some(r.bytes()?) } else { None };
             Ok(JobGoal::Split { shard, version, at })
         }
+        GOAL_EMPTY => {
+            let (node, remove, at_once) = (NodeId(r.u64()?), r.flag()?, r.u32()?);
+            Ok(JobGoal::Empty(EmptyNode { node, remove, at_once }))
+        }
         _ => Err(unknown),
     }
+}
+
+/// A replica that is to leave a node: `shard u64 | epoch u64 | flag | to u64 where it is set`.
+pub(super) fn put_leaving(w: &mut Writer, Leaving { shard, epoch, to }: &Leaving) {
+    w.u64(shard.0);
+    w.u64(epoch.0);
+    w.flag(to.is_some());
+    if let Some(to) = to {
+        w.u64(to.0);
+    }
+}
+
+pub(super) fn leaving(r: &mut Reader) -> Result<Leaving, DecodeError> {
+    let (shard, epoch) = (ShardId(r.u64()?), Epoch(r.u64()?));
+    let to = if r.flag()? { Some(NodeId(r.u64()?)) } else { None };
+    Ok(Leaving { shard, epoch, to })
 }
 
 pub(super) fn put_end(w: &mut Writer, end: &JobEnd) {
@@ -85,6 +114,7 @@ pub(super) fn encode_job(job: &Job) -> Bytes {
     match &job.state {
         JobState::Running => w.u8(1),
         JobState::Cancelling => w.u8(2),
+        JobState::Paused => w.u8(4),
         JobState::Ended { end, order } => {
             w.u8(3);
             w.u64(*order);
@@ -105,6 +135,7 @@ pub(super) fn decode_job(data: Bytes) -> Result<Job, DecodeError> {
     let state = match r.u8()? {
         1 => JobState::Running,
         2 => JobState::Cancelling,
+        4 => JobState::Paused,
         3 => {
             let order = read_counter(&mut r)?;
             JobState::Ended { order, end: end(&mut r)? }

@@ -6,6 +6,7 @@
 use super::job_rows::encode_job;
 use super::{ROW_JOB, RowChange, SystemOutcome, SystemState, no_such_node};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId};
+use crate::jobs::empty_node::EmptyNode;
 use crate::jobs::executor::Look;
 use crate::jobs::job::{Job, JobEnd, JobGoal, JobState};
 use crate::jobs::move_replica::{MoveReplica, Seen};
@@ -56,33 +57,79 @@ impl SystemState {
             JobGoal::Split { shard, version, at } => {
                 self.knows_splits().and_then(|()| self.check_split(*shard, *version, at.as_ref()))
             }
+            // The node is marked already where it runs.
+            JobGoal::Empty(wanted) if self.rival(goal).is_none() => {
+                self.knows_marks().and_then(|()| self.check_empty(*wanted))
+            }
+            JobGoal::Empty(_) => self.knows_marks(),
         };
         if let Err(refused) = checked {
             return refused;
         }
-        let shard = goal.shard();
-        let mut running = self.jobs.iter().filter(|(_, job)| job.end().is_none());
-        if let Some((id, job)) = running.clone().find(|(_, job)| job.goal.shard() == shard) {
-            if job.goal == *goal && job.state == JobState::Running {
-                return SystemOutcome::Job(*id);
-            }
-            let going = if job.state == JobState::Running { "" } else { ", and is being cancelled" };
+        if let Some((id, job)) = self.rival(goal) {
+            let going = match job.state {
+                JobState::Running if job.goal == *goal => return SystemOutcome::Job(id),
+                JobState::Paused => format!(", and is paused (`synod job resume {id}`)"),
+                JobState::Cancelling => ", and is being cancelled".to_owned(),
+                JobState::Running | JobState::Ended { .. } => String::new(),
+            };
             let why = format!("it {} already{going}; wait for it (`synod job watch {id}`) or cancel it", job.goal);
-            return SystemOutcome::JobConflict { job: *id, why };
+            return SystemOutcome::JobConflict { job: id, why };
         }
-        if running.nth(JOBS_RUNNING_MAX - 1).is_some() {
+        if self.running().nth(JOBS_RUNNING_MAX - 1).is_some() {
             return invalid(JOBS, format!("{JOBS_RUNNING_MAX} jobs run already: wait until some have ended"));
         }
         let id = JobId(self.last_job.0 + 1);
         self.last_job = id;
         self.put_job(id, Job { goal: goal.clone(), state: JobState::Running }, rows);
+        if let JobGoal::Empty(wanted) = goal {
+            self.mark_for(*wanted, rows);
+        }
         SystemOutcome::Job(id)
+    }
+
+    /// The jobs that have not ended.
+    pub(super) fn running(&self) -> impl Iterator<Item = (&JobId, &Job)> {
+        self.jobs.iter().filter(|(_, job)| job.end().is_none())
+    }
+
+    /// The job that changes the same shard, or empties the same node.
+    fn rival(&self, goal: &JobGoal) -> Option<(JobId, &Job)> {
+        let of_one = |other: &JobGoal| match (goal.as_empty(), other.as_empty()) {
+            (Some(wanted), Some(other)) => wanted.node == other.node,
+            (None, None) => goal.shard() == other.shard(),
+            _ => false,
+        };
+        self.running().find(|(_, job)| of_one(&job.goal)).map(|(id, job)| (*id, job))
+    }
+
+    /// A job pauses, or goes on. What was asked for in its name before may come about all the same.
+    pub(super) fn pause_job(&mut self, id: JobId, paused: bool, rows: &mut Vec<RowChange>) -> SystemOutcome {
+        if let Err(refused) = self.knows_marks() {
+            return refused;
+        }
+        let Some(job) = self.jobs.get(&id) else { return SystemOutcome::JobNotFound(id) };
+        let conflict = |why| SystemOutcome::JobConflict { job: id, why };
+        let state = match (&job.state, paused) {
+            (JobState::Running, true) => JobState::Paused,
+            (JobState::Paused, false) => JobState::Running,
+            (JobState::Running, false) | (JobState::Paused, true) => return SystemOutcome::Done,
+            (JobState::Cancelling, _) => return conflict("it is being cancelled".to_owned()),
+            (JobState::Ended { end, .. }, _) => return conflict(format!("it has ended already: {}", end.word())),
+        };
+        let job = Job { state, ..job.clone() };
+        self.put_job(id, job, rows);
+        SystemOutcome::Done
     }
 
     pub(super) fn cancel_job(&mut self, id: JobId, rows: &mut Vec<RowChange>) -> SystemOutcome {
         let Some(job) = self.jobs.get(&id) else { return SystemOutcome::JobNotFound(id) };
         match &job.state {
-            JobState::Running => {
+            JobState::Running | JobState::Paused => {
+                if let Some(EmptyNode { node, .. }) = job.goal.as_empty() {
+                    self.give_up(id, node, rows);
+                    return SystemOutcome::Done;
+                }
                 let job = Job { state: JobState::Cancelling, ..job.clone() };
                 self.put_job(id, job, rows);
                 SystemOutcome::Done
@@ -106,7 +153,7 @@ impl SystemState {
         if job.end().is_some() {
             return SystemOutcome::Done;
         }
-        let shard = job.goal.shard();
+        let shard = job.goal.shard().unwrap_or_default();
         let epoch = self.shards.get(&shard).map_or(Epoch::default(), |d| d.membership.epoch);
         if epoch != seen {
             let why = format!("shard {shard} is in epoch {epoch}, the end of the job was seen in epoch {seen}");
@@ -118,9 +165,21 @@ impl SystemState {
         if end.why().is_some_and(|why| why.len() > JOB_WHY_MAX) {
             return invalid("why", format!("a reason has {JOB_WHY_MAX} bytes at most"));
         }
+        if let Some(goal) = job.goal.as_empty()
+            && let Err(why) = self.close(goal, end, rows)
+        {
+            return SystemOutcome::JobConflict { job: id, why };
+        }
+        self.end_job(id, end.clone(), rows);
+        SystemOutcome::Done
+    }
+
+    /// A job has ended; of those that have, the oldest go.
+    pub(super) fn end_job(&mut self, id: JobId, end: JobEnd, rows: &mut Vec<RowChange>) {
+        let Some(job) = self.jobs.get(&id) else { return };
         let ended = |job: &Job| if let JobState::Ended { order, .. } = job.state { order } else { 0 };
         let order = self.jobs.values().map(ended).max().unwrap_or(0) + 1;
-        let job = Job { goal: job.goal.clone(), state: JobState::Ended { end: end.clone(), order } };
+        let job = Job { goal: job.goal.clone(), state: JobState::Ended { end, order } };
         self.put_job(id, job, rows);
         let mut kept: Vec<(u64, JobId)> =
             self.jobs.iter().map(|(id, job)| (ended(job), *id)).filter(|(order, _)| *order > 0).collect();
@@ -129,7 +188,6 @@ impl SystemState {
             self.jobs.remove(old);
             rows.push((ROW_JOB, old.0, None));
         }
-        SystemOutcome::Done
     }
 
     /// The running job that gives a node a replica.
@@ -145,11 +203,20 @@ impl SystemState {
     }
 
     fn knows_jobs(&self) -> Result<(), SystemOutcome> {
-        let (version, needed) = (self.version, ClusterVersion::THIRD);
+        self.knows("jobs need", ClusterVersion::THIRD)
+    }
+
+    /// Marks of nodes, jobs that empty one, and pauses.
+    pub(super) fn knows_marks(&self) -> Result<(), SystemOutcome> {
+        self.knows("this needs", ClusterVersion::FOURTH)
+    }
+
+    fn knows(&self, what: &str, needed: ClusterVersion) -> Result<(), SystemOutcome> {
+        let version = self.version;
         if version >= needed {
             return Ok(());
         }
-        let why = format!("the cluster is at version {version}, jobs need {needed}: `synod cluster upgrade` raises it");
+        let why = format!("the cluster is at version {version}, {what} {needed}: `synod cluster upgrade` raises it");
         Err(invalid(CLUSTER_VERSION, why))
     }
 
@@ -170,6 +237,13 @@ impl SystemState {
                 Err(invalid("to", format!("node {from} votes in shard {shard}: name the node that gets its vote")))
             }
             Some(to) if to == from => Err(invalid("to", format!("node {to} is where the replica is"))),
+            // What has come about already begins all the same, and ends at once.
+            Some(to) if !self.takes(to) && !votes(to) => {
+                let why = format!(
+                    "node {to} is being emptied and takes no replica; `synod node recommission {to}` changes that"
+                );
+                Err(invalid("to", why))
+            }
             Some(to) if votes(from) && votes(to) => {
                 Err(invalid("to", format!("node {to} has a replica of shard {shard} already")))
             }

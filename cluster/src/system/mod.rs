@@ -10,6 +10,7 @@ mod job_rows;
 mod jobs;
 mod lineage;
 mod news;
+mod nodes;
 mod place;
 mod read;
 mod split_rows;
@@ -20,10 +21,13 @@ mod version;
 pub use codec::{decode_descriptor, encode_descriptor};
 pub use jobs::{CLUSTER_VERSION, JOB_WHY_MAX, JOBS, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, bounded_why};
 pub use lineage::{Child, Reserved, ShardNews};
+pub use nodes::{Leaves, Room, no_such_node};
 pub use version::{MetadataError, SPEAKS, TooNew, too_old};
 
 use crate::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD, ShardId, TableId};
+use crate::jobs::empty_node::Leaving;
 use crate::jobs::job::{Job, JobEnd, JobGoal};
+use crate::planner::picture::Mark;
 use bounds::{bounds, check_name};
 use bytes::Bytes;
 use place::Load;
@@ -45,6 +49,8 @@ pub struct NodeInfo {
     pub addr: String,
     /// The joiner's nonce: a repeated join gets the same id.
     pub nonce: u128,
+    /// Whether it holds replicas. Another value than [`Mark::Stays`] there is from [`ClusterVersion::FOURTH`] on.
+    pub mark: Mark,
 }
 
 /// How a table's keys are spread.
@@ -230,6 +236,25 @@ pub enum SystemCommand {
     },
     /// A replica tells what it has applied of its shard's bounds.
     ShardNews(ShardNews),
+    /// A job pauses, or goes on. From [`ClusterVersion::FOURTH`] on, as all that follow.
+    PauseJob {
+        /// The job.
+        job: JobId,
+        /// Whether it pauses.
+        paused: bool,
+    },
+    /// A node takes replicas again; a job that empties it ends as cancelled.
+    Recommission {
+        /// The node.
+        node: NodeId,
+    },
+    /// Whoever carries out a job that empties a node asks for the move of one of its replicas, as a job.
+    BeginMove {
+        /// The job that empties the node.
+        job: JobId,
+        /// The replica, and where it goes.
+        leaving: Leaving,
+    },
 }
 
 impl SystemCommand {
@@ -237,7 +262,11 @@ impl SystemCommand {
     #[must_use]
     pub fn needs(&self) -> ClusterVersion {
         match self {
-            Self::ReserveChild { .. } | Self::ShardNews(_) => ClusterVersion::FOURTH,
+            Self::ReserveChild { .. }
+            | Self::ShardNews(_)
+            | Self::PauseJob { .. }
+            | Self::Recommission { .. }
+            | Self::BeginMove { .. } => ClusterVersion::FOURTH,
             Self::StartJob { goal } => goal.needs(),
             Self::CancelJob { .. } | Self::FinishJob { .. } => ClusterVersion::THIRD,
             _ => ClusterVersion::FIRST,
@@ -308,7 +337,7 @@ impl SystemState {
     pub fn found(cluster: u128, founders: &[String]) -> Self {
         let nodes: BTreeMap<_, _> = (1..)
             .zip(founders)
-            .map(|(id, addr)| (NodeId(id), NodeInfo { addr: addr.clone(), nonce: u128::from(id) }))
+            .map(|(id, addr)| (NodeId(id), NodeInfo { addr: addr.clone(), nonce: u128::from(id), mark: Mark::Stays }))
             .collect();
         let members: Vec<NodeId> = nodes.keys().copied().take(SYSTEM_REPLICAS_MAX).collect();
         let system = Descriptor {
@@ -399,48 +428,15 @@ impl SystemState {
             SystemCommand::FinishJob { job, seen, end } => self.finish_job(*job, *seen, end, &mut rows),
             SystemCommand::ReserveChild { parent, version } => self.reserve_child(*parent, *version, &mut rows),
             SystemCommand::ShardNews(news) => self.shard_news(news, &mut rows),
+            SystemCommand::PauseJob { job, paused } => self.pause_job(*job, *paused, &mut rows),
+            SystemCommand::Recommission { node } => self.recommission(*node, &mut rows),
+            SystemCommand::BeginMove { job, leaving } => self.begin_move(*job, *leaving, &mut rows),
         };
         if !rows.is_empty() || self.version != version {
             self.revision += 1;
             rows.push((ROW_CLUSTER, 0, Some(self.encode_cluster())));
         }
         (outcome, rows)
-    }
-
-    fn add_node(
-        &mut self,
-        addr: &str,
-        nonce: u128,
-        speaks: ClusterVersion,
-        rows: &mut Vec<RowChange>,
-    ) -> SystemOutcome {
-        if speaks < self.version {
-            let why = version::too_old(speaks, self.version);
-            return SystemOutcome::Invalid { field: version::SPEAKS.into(), why };
-        }
-        if let Some((id, _)) = self.nodes.iter().find(|(_, n)| n.nonce == nonce) {
-            return SystemOutcome::Node(*id);
-        }
-        if let Some((id, _)) = self.nodes.iter().find(|(_, n)| n.addr == addr) {
-            let why = format!("node {id} is already registered at {addr}; a replaced node joins under a new address");
-            return SystemOutcome::Invalid { field: "advertise".into(), why };
-        }
-        let id = NodeId(self.next_node);
-        self.next_node += 1;
-        self.nodes.insert(id, NodeInfo { addr: addr.into(), nonce });
-        rows.push((ROW_NODE, id.0, Some(codec::encode_node(&self.nodes[&id]))));
-        SystemOutcome::Node(id)
-    }
-
-    fn set_addr(&mut self, node: NodeId, addr: &str, rows: &mut Vec<RowChange>) -> SystemOutcome {
-        let Some(info) = self.nodes.get_mut(&node) else {
-            return SystemOutcome::Invalid { field: "node".into(), why: format!("there is no node {node}") };
-        };
-        if info.addr != addr {
-            info.addr = addr.into();
-            rows.push((ROW_NODE, node.0, Some(codec::encode_node(info))));
-        }
-        SystemOutcome::Done
     }
 
     fn set_members(&mut self, shard: ShardId, membership: &Membership, rows: &mut Vec<RowChange>) -> SystemOutcome {
@@ -461,22 +457,6 @@ impl SystemState {
         }
         SystemOutcome::Done
     }
-
-    fn remove_node(&mut self, node: NodeId, rows: &mut Vec<RowChange>) -> SystemOutcome {
-        let invalid = |why| SystemOutcome::Invalid { field: "node".into(), why };
-        let held = self.shards.values().filter(|d| d.membership.role_of(node).is_some()).count();
-        if held > 0 {
-            return invalid(format!("node {node} is a member of {held} shards; `synod node replace` moves them first"));
-        }
-        if let Some(job) = self.job_towards(node) {
-            return invalid(format!("job {job} moves a replica to node {node}: wait for it, or cancel it first"));
-        }
-        if self.nodes.remove(&node).is_none() {
-            return invalid(no_such_node(node));
-        }
-        rows.push((ROW_NODE, node.0, None));
-        SystemOutcome::Done
-    }
 }
 
 /// The membership of a new shard.
@@ -484,12 +464,6 @@ fn first_epoch(nodes: &[NodeId], first_leader: NodeId) -> Membership {
     let mut members: Vec<Member> = nodes.iter().map(|&node| Member { node, role: MemberRole::Voter }).collect();
     members.sort_unstable();
     Membership { epoch: Epoch(1), members, first_leader }
-}
-
-/// Error text for the removal of a node that is not in the cluster. `synod node remove` recognises it and reports success.
-#[must_use]
-pub fn no_such_node(node: NodeId) -> String {
-    format!("there is no node {node}")
 }
 
 #[cfg(test)]

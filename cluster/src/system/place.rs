@@ -8,12 +8,14 @@ use crate::ids::NodeId;
 use std::collections::BTreeMap;
 use synod_paxos::types::Membership;
 
-/// How many replicas each node holds, and of how many shards it is the first leader. Counted once for all shards of a table.
+/// How many replicas each node that takes any holds, and of how many shards it is the first leader. Counted once for all shards of a
+/// table.
 pub(super) struct Load(BTreeMap<NodeId, (usize, usize)>);
 
 impl Load {
     pub(super) fn of(state: &SystemState) -> Self {
-        let mut load = Self(state.nodes.keys().map(|&n| (n, (0, 0))).collect());
+        let takers = state.nodes.keys().filter(|node| state.takes(**node));
+        let mut load = Self(takers.map(|&n| (n, (0, 0))).collect());
         for shard in state.shards.values() {
             load.add(&shard.membership);
         }
@@ -30,6 +32,11 @@ impl Load {
         if let Some((_, led)) = self.0.get_mut(&membership.first_leader) {
             *led += 1;
         }
+    }
+
+    /// The nodes that there are to choose from.
+    pub(super) fn nodes(&self) -> usize {
+        self.0.len()
     }
 
     /// The `replicas` nodes that hold the fewest replicas, and of these the one that is first leader of the fewest shards;

@@ -25,11 +25,14 @@ impl SystemState {
         if self.table(name).is_some() {
             return SystemOutcome::TableExists(name.into());
         }
-        let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        let mut load = Load::of(self);
+        let nodes = u32::try_from(load.nodes()).unwrap_or(u32::MAX);
         let replicas = if replicas == 0 { nodes.min(3) } else { replicas };
         // A cluster whose last node was removed has none to choose from.
         if replicas == 0 || replicas > nodes {
-            let why = format!("{replicas} replicas need as many nodes, the cluster has {nodes}");
+            let emptied = self.nodes.len() - load.nodes();
+            let besides = if emptied > 0 { format!(" beside {emptied} that are emptied") } else { String::new() };
+            let why = format!("{replicas} replicas need as many nodes, the cluster has {nodes}{besides}");
             return SystemOutcome::Invalid { field: "replicas".into(), why };
         }
         let id = TableId(self.next_table);
@@ -37,7 +40,6 @@ impl SystemState {
         let table = TableInfo { name: name.into(), partitioning, retention, replicas };
         rows.push((ROW_TABLE, id.0.into(), Some(encode_table(&table))));
         self.tables.insert(id, table);
-        let mut load = Load::of(self);
         for (from, to) in bounds {
             let shard = ShardId(self.next_shard);
             self.next_shard += 1;

@@ -92,9 +92,9 @@ pub enum Command {
     Shard(shard::ShardArgs),
     /// Show the busiest shards and keys
     Hot(hot::HotArgs),
-    /// Replace a node by another, take one out of the cluster
+    /// List nodes; empty one, take it out of the cluster, or replace it by another
     Node(members::NodeArgs),
-    /// List, watch and cancel jobs: moves of replicas, which the cluster carries out by itself
+    /// List, watch, pause and cancel jobs, which the cluster carries out by itself: moves of replicas, nodes that are emptied
     Job(jobs::JobArgs),
     /// Raise the cluster's version, once every node runs a newer binary
     Cluster(cluster::ClusterArgs),

@@ -82,7 +82,7 @@ fn why(explain: &Explain, hash: Option<&str>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_client::{NodeInfo, Retention, ShardInfo, TableInfo};
+    use synod_client::{NodeInfo, NodeMark, Retention, ShardInfo, TableInfo};
 
     #[test]
     fn the_way_from_key_to_node_is_told() {
@@ -108,8 +108,8 @@ mod tests {
                 learners: vec![],
                 leader: Some(1),
             },
-            voters: vec![NodeInfo { id: 1, addr: "h:1".into() }],
-            leader: Some(NodeInfo { id: 1, addr: "h:1".into() }),
+            voters: vec![NodeInfo { id: 1, addr: "h:1".into(), mark: NodeMark::Stays }],
+            leader: Some(NodeInfo { id: 1, addr: "h:1".into(), mark: NodeMark::Stays }),
         };
         let shown = shown(&explain);
         assert_eq!(shown.why.len(), 5);

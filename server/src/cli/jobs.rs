@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use synod_client::{Client, Job, JobGoal, JobProgress};
 use synod_cluster::ids::{NodeId, ShardId};
+use synod_cluster::jobs::empty_node::{AT_ONCE, EmptyNode};
 use synod_cluster::jobs::job;
 use synod_cluster::jobs::move_replica::MoveReplica;
 use tokio::time::{Instant, sleep};
@@ -38,7 +39,18 @@ enum JobCommand {
         /// The job's number
         job: u64,
     },
-    /// Cancel a job, and wait until it has ended: of a move whose new replica has no vote yet nothing is left
+    /// Have a job pause: nothing further is done for it until it is resumed
+    Pause {
+        /// The job's number
+        job: u64,
+    },
+    /// Have a job that pauses go on
+    Resume {
+        /// The job's number
+        job: u64,
+    },
+    /// Cancel a job, and wait until it has ended: of a move whose new replica has no vote yet nothing is left; a node that was to
+    /// be emptied keeps what it still has, and takes replicas again
     Cancel {
         /// The job's number
         job: u64,
@@ -60,6 +72,8 @@ pub async fn run(context: &mut Context, args: JobArgs) -> Result<()> {
                 Some(error) => Err(error),
             }
         }
+        JobCommand::Pause { job } => pause(context, &client, job, true).await,
+        JobCommand::Resume { job } => pause(context, &client, job, false).await,
         JobCommand::Cancel { job, detach } => cancel(context, &client, job, detach).await,
     }
 }
@@ -78,6 +92,14 @@ async fn list(context: &mut Context, client: &Client) -> Result<()> {
         rows.add_row([job.id.to_string(), job.state.clone(), in_words(&job.goal), how]);
     }
     text::lines(&rows).iter().try_for_each(|line| context.out.line(line))
+}
+
+async fn pause(context: &mut Context, client: &Client, id: u64, paused: bool) -> Result<()> {
+    client.pause_job(id, paused).await.map_err(|error| {
+        to_be_repeated(error, "`synod job list` shows whether it pauses; the same command can be repeated")
+    })?;
+    let job = client.job(id).await?;
+    context.out.done(&shown(&job), |_| vec![line(&job)])
 }
 
 /// Asks for a job to go back; it may be done all the same.
@@ -146,7 +168,8 @@ async fn watch(context: &Context, client: &Client, id: u64, patience: Option<Dur
 
 /// Whether a job got on.
 fn differs(before: &Job, after: &Job) -> bool {
-    let seen = |job: &Job| job.progress.as_ref().map(|p| (p.step.clone(), p.lag_slots, p.changes.clone()));
+    let seen =
+        |job: &Job| job.progress.as_ref().map(|p| (p.step.clone(), p.lag_slots, p.changes.clone(), p.replicas_left));
     before.state != after.state || seen(before) != seen(after)
 }
 
@@ -160,26 +183,28 @@ fn goes_on(error: CliError, id: u64) -> CliError {
 
 /// A job goes on, whoever watches.
 fn stuck(job: &Job, patience: Duration) -> CliError {
-    let (shard, kind, what, to) = match job.goal {
+    let (place, kind, what) = match job.goal {
         JobGoal::MoveReplica { shard, from, to } => {
-            let node = to.unwrap_or(from);
-            (shard, "not_moved", format!("node {node}"), Some(node))
+            (format!("shard {shard}"), "not_moved", format!("node {}", to.unwrap_or(from)))
         }
-        JobGoal::SplitShard { shard, .. } => (shard, "not_split", "its split".to_owned(), None),
+        JobGoal::SplitShard { shard, .. } => (format!("shard {shard}"), "not_split", "its split".to_owned()),
+        JobGoal::EmptyNode { node, .. } => (format!("node {node}"), "not_emptied", "its replicas".to_owned()),
         _ => return unknown_goal(),
     };
     let id = job.id;
     let trouble = job.progress.as_ref().and_then(|progress| progress.trouble.as_ref());
     let why = trouble.map(|why| format!(": {why}")).unwrap_or_default();
     let message = format!(
-        "shard {shard}: {what} made no progress for {}{why}; nothing is lost: job {id} goes on by itself, `synod job watch {id}` \
+        "{place}: {what} made no progress for {}{why}; nothing is lost: job {id} goes on by itself, `synod job watch {id}` \
          shows how, and `synod job cancel {id}` ends it",
         humantime::format_duration(patience)
     );
-    let error = CliError::unknown(kind, message).with("job", id).with("shard", shard).retryable();
-    match to {
-        Some(node) => error.with("to", node),
-        None => error,
+    let error = CliError::unknown(kind, message).with("job", id).retryable();
+    match job.goal {
+        JobGoal::MoveReplica { shard, from, to } => error.with("shard", shard).with("to", to.unwrap_or(from)),
+        JobGoal::SplitShard { shard, .. } => error.with("shard", shard),
+        JobGoal::EmptyNode { node, .. } => error.with("node", node),
+        _ => error,
     }
 }
 
@@ -202,6 +227,7 @@ fn not_done(job: &Job) -> Option<CliError> {
     let error = CliError::failed(kind, message).with("job", job.id).with("state", job.state.clone());
     Some(match job.goal {
         JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } => error.with("shard", shard),
+        JobGoal::EmptyNode { node, .. } => error.with("node", node),
         _ => error,
     })
 }
@@ -216,6 +242,10 @@ pub fn in_words(goal: &JobGoal) -> String {
         JobGoal::SplitShard { shard, version, at } => {
             job::JobGoal::Split { shard: ShardId(*shard), version: *version, at: at.clone() }
         }
+        JobGoal::EmptyNode { node, remove, max_concurrent } => {
+            let at_once = max_concurrent.unwrap_or(AT_ONCE);
+            job::JobGoal::Empty(EmptyNode { node: NodeId(*node), remove: *remove, at_once })
+        }
         _ => return "is of a kind of a newer version".to_owned(),
     };
     goal.to_string()
@@ -227,18 +257,23 @@ fn line(job: &Job) -> String {
 
 /// What there is to be told of a job, in order.
 fn news(job: &Job) -> Vec<String> {
-    let (JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. }) = job.goal else { return Vec::new() };
+    let place = match job.goal {
+        JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } => format!("shard {shard}"),
+        JobGoal::EmptyNode { node, .. } => format!("node {node}"),
+        _ => return Vec::new(),
+    };
     let changes = job.progress.iter().flat_map(|progress| &progress.changes);
     let now = progress_in_words(job).filter(|_| !job.has_ended());
-    changes.chain(&now).map(|what| format!("shard {shard}: {what}")).collect()
+    changes.chain(&now).map(|what| format!("{place}: {what}")).collect()
 }
 
 /// What a job does at the moment, where that takes time.
 fn progress_in_words(job: &Job) -> Option<String> {
-    let JobProgress { step, lag_slots, trouble, .. } = job.progress.as_ref()?;
+    let JobProgress { step, lag_slots, trouble, replicas_left, .. } = job.progress.as_ref()?;
     let (from, to) = match job.goal {
         JobGoal::MoveReplica { from, to, .. } => (from, to),
         JobGoal::SplitShard { .. } => return split_in_words(step, trouble.as_deref()),
+        JobGoal::EmptyNode { .. } => return replicas_left.map(|left| left_in_words(left, trouble.as_deref())),
         _ => return None,
     };
     let node = to.unwrap_or(from);
@@ -246,6 +281,12 @@ fn progress_in_words(job: &Job) -> Option<String> {
         Some(lag) => format!("node {node} lacks {lag} slots"),
         None => format!("node {node} waits for a snapshot"),
     })
+}
+
+/// How far the emptying of a node is.
+fn left_in_words(left: u64, trouble: Option<&str>) -> String {
+    let waits = trouble.map(|why| format!("; {}", text::harmless(why))).unwrap_or_default();
+    format!("replicas left: {left}{waits}")
 }
 
 /// What a split does at the moment.
@@ -263,15 +304,22 @@ pub fn shown(job: &Job) -> json::Job {
     let (kind, shard, from, to) = match job.goal {
         JobGoal::MoveReplica { shard, from, to } => ("move_replica", Some(shard), Some(from), to),
         JobGoal::SplitShard { shard, .. } => ("split_shard", Some(shard), None, None),
+        JobGoal::EmptyNode { .. } => ("empty_node", None, None, None),
         _ => ("unknown", None, None, None),
+    };
+    let (node, remove) = match job.goal {
+        JobGoal::EmptyNode { node, remove, .. } => (Some(node), Some(remove)),
+        _ => (None, None),
     };
     let progress = job.progress.as_ref().map(|progress| json::JobProgress {
         step: (!progress.step.is_empty()).then(|| progress.step.clone()),
         lag_slots: progress.lag_slots,
         trouble: progress.trouble.clone(),
         idle_ms: progress.idle_ms,
+        replicas_left: progress.replicas_left,
     });
-    json::Job { id: job.id, kind, shard, from, to, state: job.state.clone(), why: job.why.clone(), progress }
+    let (state, why) = (job.state.clone(), job.why.clone());
+    json::Job { id: job.id, kind, shard, from, to, node, remove, state, why, progress }
 }
 
 /// One line for each job that runs.
@@ -282,6 +330,11 @@ pub fn lines(jobs: &[json::Job]) -> Vec<String> {
         let from = text::or_dash(job.from);
         let to = job.to.map(|to| format!(" to node {to}")).unwrap_or_default();
         let shard = text::or_dash(job.shard);
+        if let Some(node) = job.node {
+            let left = job.progress.as_ref().and_then(|progress| progress.replicas_left);
+            let left = left.map(|left| format!(", replicas left: {left}")).unwrap_or_default();
+            return format!("job {} {}: node {node} is emptied{left}{trouble}", job.id, job.state);
+        }
         if job.kind == "split_shard" {
             return format!("job {} {}: shard {shard} is split{trouble}", job.id, job.state);
         }
@@ -333,6 +386,25 @@ mod tests {
         let error = stuck(&job("split", Some("a learner catches up")), Duration::from_secs(60));
         assert_eq!(error.kind(), "not_split");
         assert!(error.message().contains("its split made no progress for 1m: a learner"), "{error}");
+    }
+
+    #[test]
+    fn a_node_that_is_emptied_is_told_and_shown_in_words() {
+        let goal = JobGoal::EmptyNode { node: 3, remove: true, max_concurrent: Some(2) };
+        let progress = JobProgress { step: "wait".into(), replicas_left: Some(5), ..JobProgress::default() };
+        let going = Job { goal, progress: Some(progress.clone()), ..job("running", "", &[]) };
+        assert_eq!(news(&going), ["node 3: replicas left: 5"]);
+        assert_eq!(line(&going), "job 9 is running: it empties node 3 and takes it out of the cluster");
+        assert_eq!(lines(&[shown(&going)]), ["job 9 running: node 3 is emptied, replicas left: 5"]);
+        let trouble = Some("no node can take it".to_owned());
+        let stands = Job { progress: Some(JobProgress { trouble, ..progress.clone() }), ..going.clone() };
+        assert_eq!(news(&stands), ["node 3: replicas left: 5; no node can take it"]);
+        let error = stuck(&stands, Duration::from_secs(60));
+        assert_eq!(error.kind(), "not_emptied");
+        assert!(error.message().contains("node 3: its replicas made no progress for 1m: no node"), "{error}");
+        let fewer = Job { progress: Some(JobProgress { replicas_left: Some(4), ..progress }), ..going.clone() };
+        assert!(differs(&going, &fewer), "one that has left is progress");
+        assert!(!going.has_ended() && !Job { state: "paused".into(), ..going }.has_ended());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::context::{Context, to_be_repeated};
 use super::error::{CliError, Result};
 use super::jobs;
 use super::moves::{self, Move, find};
+use super::nodes::{self, EmptyArgs};
 
 /// `node`.
 #[derive(Args, Debug)]
@@ -22,6 +23,17 @@ pub struct NodeArgs {
 
 #[derive(Debug, Subcommand)]
 enum NodeCommand {
+    /// List the nodes: whether each takes replicas, and how many it has
+    List,
+    /// Move every replica of a node to others; it stays in the cluster, and nothing is placed on it until it is recommissioned
+    Drain(EmptyArgs),
+    /// Move every replica of a node to others, then take it out of the cluster for good
+    Decommission(EmptyArgs),
+    /// Have a node that is drained, or about to be emptied, take replicas again; what has left it stays where it is
+    Recommission {
+        /// The node
+        node: u64,
+    },
     /// Move every replica of a node, lost or alive, to another; the moves go on where the command is interrupted
     Replace {
         /// The node whose replicas go
@@ -43,6 +55,10 @@ enum NodeCommand {
 /// Runs `node`.
 pub async fn run(context: &mut Context, args: NodeArgs) -> Result<()> {
     match args.command {
+        NodeCommand::List => nodes::list(context).await,
+        NodeCommand::Drain(args) => nodes::empty(context, args, false).await,
+        NodeCommand::Decommission(args) => nodes::empty(context, args, true).await,
+        NodeCommand::Recommission { node } => nodes::recommission(context, node).await,
         NodeCommand::Replace { node, with, detach } => replace(context, node, with, detach).await,
         NodeCommand::Remove { node } => remove(context, node).await,
     }

@@ -27,6 +27,7 @@ mod jobs;
 mod load;
 mod members;
 mod moves;
+mod nodes;
 pub mod output;
 mod picture;
 mod restore;
@@ -290,6 +291,13 @@ mod tests {
             "synod status --watch",
             "synod node replace 3 --with 4",
             "synod node remove 3",
+            "synod node list",
+            "synod node drain 3 --dry-run",
+            "synod node drain 3 --wait",
+            "synod node decommission 3 --max-concurrent 4 --detach",
+            "synod node recommission 3",
+            "synod job pause 7",
+            "synod job resume 7",
             "synod cluster upgrade",
             "synod cluster upgrade --to 2 --dry-run",
             "synod explain t k",
@@ -309,6 +317,11 @@ mod tests {
         for line in [
             "synod put t k",
             "synod cluster upgrade --to 0",
+            "synod node drain",
+            "synod node drain 3 --wait --detach",
+            "synod node drain 3 --dry-run --detach",
+            "synod node decommission 3 --max-concurrent 0",
+            "synod node decommission 3 --max-concurrent 65",
             "synod put t k v --value-file f",
             "synod shard split --at k",
             "synod backup d --resume --replace",

@@ -321,14 +321,16 @@ pub fn shard_lines(shards: &[json::Shard]) -> Vec<String> {
 mod tests {
     use super::*;
     use synod_client::proto::ReplicaLag;
-    use synod_client::{Error, NodeInfo, Retention, ShardInfo, TableInfo};
+    use synod_client::{Error, NodeInfo, NodeMark, Retention, ShardInfo, TableInfo};
 
     fn map() -> ClusterMap {
         ClusterMap {
             cluster: vec![0xab; 16].into(),
             revision: 1,
             version: 1,
-            nodes: vec![NodeInfo { id: 1, addr: "a".into() }, NodeInfo { id: 2, addr: "b".into() }],
+            nodes: [(1, "a"), (2, "b")]
+                .map(|(id, addr)| NodeInfo { id, addr: addr.into(), mark: NodeMark::Stays })
+                .into(),
             tables: vec![TableInfo {
                 id: 7,
                 name: "t".into(),

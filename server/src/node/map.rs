@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use synod_cluster::buf::COUNTER_MAX;
 use synod_cluster::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
+use synod_cluster::planner::picture::Mark;
 use synod_cluster::system::{
     Birth, Descriptor, MetadataError, NodeInfo, Partitioning, Reserved, Retention, SystemState, TableInfo, TooNew,
 };
@@ -171,8 +172,25 @@ impl MapCache {
 
     fn node_to_wire(&self, id: NodeId, node: &NodeInfo) -> v1::Node {
         let speaks = self.spoken.get(id).map_or(0, |said| said.speaks.0);
-        v1::Node { id: id.0, addr: node.addr.clone(), speaks }
+        v1::Node { id: id.0, addr: node.addr.clone(), speaks, mark: mark_to_wire(node.mark).into() }
     }
+}
+
+fn mark_to_wire(mark: Mark) -> v1::NodeMark {
+    match mark {
+        Mark::Stays => v1::NodeMark::Stays,
+        Mark::Draining => v1::NodeMark::Draining,
+        Mark::Decommissioning => v1::NodeMark::Decommissioning,
+    }
+}
+
+fn node_from_wire(node: v1::Node) -> (NodeId, NodeInfo) {
+    let mark = match node.mark() {
+        v1::NodeMark::Stays => Mark::Stays,
+        v1::NodeMark::Draining => Mark::Draining,
+        v1::NodeMark::Decommissioning => Mark::Decommissioning,
+    };
+    (NodeId(node.id), NodeInfo { addr: node.addr, nonce: 0, mark })
 }
 
 /// A table as clients see it.
@@ -237,7 +255,7 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
         return Err(format!("no cluster comes to a revision, shard, version or epoch {beyond}"));
     }
     let cluster = <[u8; 16]>::try_from(&map.cluster[..]).map_err(|_| "a cluster's name has 16 bytes")?;
-    let nodes = map.nodes.into_iter().map(|n| (NodeId(n.id), NodeInfo { addr: n.addr, nonce: 0 })).collect();
+    let nodes = map.nodes.into_iter().map(node_from_wire).collect();
     let mut tables = BTreeMap::new();
     for table in map.tables {
         let partitioning = match table.partitioning() {
@@ -354,6 +372,20 @@ mod tests {
         silent.shards.iter_mut().for_each(|shard| (shard.born_of, shard.born_version) = (0, 0));
         let map = from_wire(silent).expect("it is a map");
         assert!(map.shards.values().all(|d| d.born == Birth::Founded) && map.vanished(ShardId(4)));
+    }
+
+    #[test]
+    fn marks_of_nodes_arrive_and_silence_is_none() {
+        for mark in [Mark::Stays, Mark::Draining, Mark::Decommissioning] {
+            let mut wire = wire(&state());
+            let addr = "a:1".to_owned();
+            wire.nodes = vec![v1::Node { id: 1, addr, mark: mark_to_wire(mark).into(), ..v1::Node::default() }];
+            let map = from_wire(wire).expect("it is a map");
+            assert_eq!(map.nodes[&NodeId(1)].mark, mark);
+            assert_eq!(SystemState::decode(map.encode()), Ok(map), "as the file has it");
+        }
+        let silent = v1::Node { id: 1, addr: "a:1".to_owned(), ..v1::Node::default() };
+        assert_eq!(node_from_wire(silent).1.mark, Mark::Stays);
     }
 
     #[test]

@@ -123,7 +123,11 @@ impl World {
         let map = v1::ShardMap {
             cluster: Bytes::from_static(&[9; 16]),
             revision: 1,
-            nodes: addrs.iter().zip(1..).map(|(addr, id)| v1::Node { id, addr: addr.clone(), speaks: 0 }).collect(),
+            nodes: addrs
+                .iter()
+                .zip(1..)
+                .map(|(addr, id)| v1::Node { id, addr: addr.clone(), ..v1::Node::default() })
+                .collect(),
             tables: vec![
                 table(1, "r", v1::Partitioning::Range, all),
                 table(2, "h", v1::Partitioning::Hash, all),
@@ -443,6 +447,21 @@ impl v1::admin_server::Admin for Node {
 
     async fn cancel_job(&self, _: Request<v1::CancelJobRequest>) -> Result<Response<v1::CancelJobReply>, Status> {
         Err(Status::unimplemented("jobs are not known here"))
+    }
+
+    async fn pause_job(&self, _: Request<v1::PauseJobRequest>) -> Result<Response<v1::PauseJobReply>, Status> {
+        Err(Status::unimplemented("jobs are not known here"))
+    }
+
+    async fn recommission_node(
+        &self,
+        _: Request<v1::RecommissionNodeRequest>,
+    ) -> Result<Response<v1::RecommissionNodeReply>, Status> {
+        Err(Status::unimplemented("nodes do not go here"))
+    }
+
+    async fn plan_node(&self, _: Request<v1::PlanNodeRequest>) -> Result<Response<v1::PlanNodeReply>, Status> {
+        Err(Status::unimplemented("nodes do not go here"))
     }
 
     async fn upgrade(&self, _: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeReply>, Status> {

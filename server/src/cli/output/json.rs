@@ -190,7 +190,7 @@ pub struct Status {
 pub struct Job {
     /// Its number, never given twice.
     pub id: u64,
-    /// `move_replica` or `split_shard`.
+    /// `move_replica`, `split_shard` or `empty_node`.
     pub kind: &'static str,
     /// The shard whose replica moves, or that is split.
     pub shard: Option<u64>,
@@ -198,7 +198,13 @@ pub struct Job {
     pub from: Option<u64>,
     /// The node that gets it; none where a learner goes that was left behind.
     pub to: Option<u64>,
-    /// `running`, `cancelling`, `done`, `cancelled`, `overtaken` or `failed`.
+    /// The node that is emptied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<u64>,
+    /// Whether that is taken out of the cluster then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remove: Option<bool>,
+    /// `running`, `paused`, `cancelling`, `done`, `cancelled`, `overtaken` or `failed`.
     pub state: String,
     /// Why it was overtaken or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,8 +216,8 @@ pub struct Job {
 /// How far a job is.
 #[derive(Clone, Debug, Serialize)]
 pub struct JobProgress {
-    /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`, `end` of both;
-    /// none while it waits for its turn.
+    /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`, of a node that
+    /// is emptied `begin` or `wait`, `end` of all; none while it waits for its turn.
     pub step: Option<String>,
     /// Slots of the log that the learner lacks, while that is known.
     pub lag_slots: Option<u64>,
@@ -220,6 +226,9 @@ pub struct JobProgress {
     pub trouble: Option<String>,
     /// Since something was last seen to change.
     pub idle_ms: u64,
+    /// Of a node that is emptied: the replicas that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas_left: Option<u64>,
 }
 
 /// A node.
@@ -538,14 +547,23 @@ mod tests {
 
     #[test]
     fn a_job_is_as_documented() {
-        let progress = JobProgress { step: Some("catch_up".into()), lag_slots: Some(12), trouble: None, idle_ms: 5 };
+        let step = Some("catch_up".to_owned());
+        let progress = JobProgress { step, lag_slots: Some(12), trouble: None, idle_ms: 5, replicas_left: None };
         let (shard, from, to) = (Some(5), Some(3), Some(4));
-        let state = "running".to_owned();
-        let job = Job { id: 7, kind: "move_replica", shard, from, to, state, why: None, progress: Some(progress) };
+        let (node, remove, state, why) = (None, None, "running".to_owned(), None);
+        let progress = Some(progress);
+        let job = Job { id: 7, kind: "move_replica", shard, from, to, node, remove, state, why, progress };
         assert_eq!(
-            to_value(job).unwrap(),
+            to_value(&job).unwrap(),
             json!({"id": 7, "kind": "move_replica", "shard": 5, "from": 3, "to": 4, "state": "running",
                 "progress": {"step": "catch_up", "lag_slots": 12, "idle_ms": 5}})
+        );
+        let (shard, from, to, progress) = (None, None, None, None);
+        let emptied = Job { kind: "empty_node", shard, from, to, node: Some(3), remove: Some(true), progress, ..job };
+        assert_eq!(
+            to_value(emptied).unwrap(),
+            json!({"id": 7, "kind": "empty_node", "shard": null, "from": null, "to": null, "node": 3, "remove": true,
+                "state": "running", "progress": null})
         );
     }
 

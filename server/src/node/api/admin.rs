@@ -5,6 +5,7 @@
 mod divide;
 pub mod job_manager;
 mod jobs;
+mod nodes;
 mod replicas;
 mod splits;
 
@@ -20,15 +21,15 @@ use crate::node::threads::processor_us;
 use crate::node::versions::{NodeVersion, VersionManager};
 use bytes::Bytes;
 pub use replicas::Sizes;
+use replicas::ahead;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, TableId};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
-use synod_engine::host::{AdminInput, NodeInput, NodeReport, ReplicaReport};
+use synod_engine::host::{AdminInput, NodeInput, NodeReport};
 use synod_engine::runner::WorkerHandle;
-use synod_engine::worker::AHEAD_US;
 use synod_paxos::types::Epoch;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
@@ -294,6 +295,21 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::DivideShardReply>, Status> {
         divide::divide(self.get()?, request).await
     }
+
+    async fn pause_job(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::PauseJobReply>, Status> {
+        jobs::pause(self.get()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn recommission_node(
+        &self,
+        request: Request<v1::RecommissionNodeRequest>,
+    ) -> Result<Response<v1::RecommissionNodeReply>, Status> {
+        jobs::recommission(self.get()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn plan_node(&self, request: Request<v1::PlanNodeRequest>) -> Result<Response<v1::PlanNodeReply>, Status> {
+        jobs::plan(self, request).await
+    }
 }
 
 fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVersion {
@@ -346,15 +362,6 @@ fn create_command(request: &v1::CreateTableRequest) -> Result<SystemCommand, Sta
         shards: request.shards,
         splits: request.split_at.clone(),
         replicas: request.replicas,
-    })
-}
-
-/// What is said of a shard led here whose time is far ahead of the clocks.
-fn ahead(replica: &ReplicaReport) -> Option<String> {
-    let ahead = Duration::from_secs(replica.ahead_us / 1_000_000);
-    (replica.ahead_us > AHEAD_US).then(|| {
-        let (shard, ahead) = (replica.shard, humantime::format_duration(ahead));
-        format!("the time of shard {shard} is {ahead} ahead of what most nodes' clocks show: its timestamps go on from there")
     })
 }
 

@@ -127,6 +127,11 @@ impl World {
                 let wanted = SplitWanted { version, epoch, child, at };
                 self.at(self.now + delay, Event::Split { shard, wanted });
             }
+            Action::Begin { job, leaving } => {
+                if !self.is_told(job) {
+                    self.tell_of_job(Some(job), &SystemCommand::BeginMove { job, leaving });
+                }
+            }
             Action::Finish { job, seen, end } => {
                 if !self.is_told(job) {
                     self.tell_of_job(Some(job), &SystemCommand::FinishJob { job, seen, end });
@@ -184,7 +189,7 @@ impl World {
     pub(crate) fn check_jobs(&mut self, before: Option<&SystemState>, map: &SystemState) -> Checked {
         let mut shards = BTreeSet::new();
         for (id, job) in &map.jobs {
-            let once = job.end().is_some() || shards.insert(job.goal.shard());
+            let once = job.end().is_some() || job.goal.shard().is_none_or(|shard| shards.insert(shard));
             check(once, "one job at a time changes the members of a shard", || format!("job {id}: {job:?}"))?;
             let Some(before) = before else { continue };
             let was = before.jobs.get(id);

@@ -4,7 +4,7 @@
 //! a step (`synod_cluster::jobs` does), change members but through the shard's leader and under the epoch that the change was decided in,
 //! or be missed: another node's executor goes on from what it sees.
 
-use super::{AdminService, splits};
+use super::{AdminService, nodes, splits};
 use crate::node::host::Signals;
 use crate::node::map::MapCache;
 use crate::node::system::{SystemProposer, ask};
@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::jobs::empty_node::{EmptyNode, Seen};
 use synod_cluster::jobs::executor::{Action, Executor, Look, Progress, SplitLook};
 use synod_cluster::jobs::job::{Job, JobEnd};
 use synod_cluster::members::MemberChange;
@@ -92,6 +93,15 @@ impl JobManager {
     /// # Errors
     /// This node does not lead the system shard, or is not known to by a majority.
     pub async fn list(&self) -> Result<Vec<JobReport>, Refusal> {
+        let state = self.current().await?;
+        Ok(self.reports(&state))
+    }
+
+    /// The metadata, with all that was acknowledged before.
+    ///
+    /// # Errors
+    /// As for [`Self::list`].
+    pub async fn current(&self) -> Result<Arc<SystemState>, Refusal> {
         // A read of nothing: it is answered once this node is known to lead, and has applied what was acknowledged before.
         let nothing = TailPoll {
             from: Bytes::new(),
@@ -103,8 +113,7 @@ impl JobManager {
         };
         let read = Body::Read { read: Read::Tail(nothing), freshness: Freshness::Linearizable };
         timeout(READ, ask(&self.worker, SYSTEM_SHARD, read)).await.unwrap_or(Err(Refusal::NotReady))?;
-        let state = self.signals.maps.borrow().clone().ok_or(Refusal::NotReady)?;
-        Ok(self.reports(&state))
+        self.signals.maps.borrow().clone().ok_or(Refusal::NotReady)
     }
 
     /// The jobs that run, as this node knows them; none where it does not lead the system shard.
@@ -153,22 +162,30 @@ impl JobManager {
             due.iter().filter_map(|(id, job)| Some((*id, *job, state.look_at(&job.goal)?))).collect();
         let mut split_looks: Vec<(JobId, &Job, SplitLook)> =
             due.iter().filter_map(|(id, job)| Some((*id, *job, look_at_split(state, job)?))).collect();
-        let shards = looks.iter().filter(|(_, _, look)| learns(look)).map(|(_, job, _)| job.goal.shard());
-        let shards = shards.chain(split_looks.iter().map(|(_, job, _)| job.goal.shard())).collect();
+        let empties: Vec<(JobId, &Job, EmptyNode)> =
+            due.iter().filter_map(|(id, job)| Some((*id, *job, job.goal.as_empty()?))).collect();
+        let shards = looks.iter().filter(|(_, _, look)| learns(look)).filter_map(|(_, job, _)| job.goal.shard());
+        let shards = shards.chain(split_looks.iter().filter_map(|(_, job, _)| job.goal.shard())).collect();
         let replicas = leading(state, admin, shards, leaders).await;
         for (_, job, look) in &mut looks {
             add_lag(job, look, &replicas);
         }
         for (_, job, look) in &mut split_looks {
-            let shard = job.goal.shard();
+            let Some(shard) = job.goal.shard() else { continue };
             look.seen.leader = replicas.get(&shard).zip(state.shards.get(&shard)).and_then(|(r, d)| splits::led(r, d));
         }
+        let begins = empties.iter().any(|(_, _, goal)| state.may_begin(*goal));
+        let heard = if begins { nodes::heard(state, admin).await } else { BTreeMap::new() };
+        let empties = empties.into_iter().map(|(id, job, goal)| (id, job, state.look_at_empty(goal, &heard)));
+        let empties: Vec<(JobId, &Job, Seen)> = empties.collect();
         let actions: Vec<Action> = {
             let mut executor = self.executor();
             let moves: Vec<Action> =
                 looks.into_iter().filter_map(|(id, job, look)| executor.decide(id, job, look, now)).collect();
             let split = |(id, job, look): (JobId, &Job, SplitLook)| executor.decide_split(id, job, &look, now);
-            moves.into_iter().chain(split_looks.into_iter().filter_map(split)).collect()
+            let mut actions: Vec<Action> = moves.into_iter().chain(split_looks.into_iter().filter_map(split)).collect();
+            actions.extend(empties.iter().filter_map(|(id, job, seen)| executor.decide_empty(*id, job, seen, now)));
+            actions
         };
         futures::future::join_all(actions.into_iter().map(|action| self.act(action, admin))).await;
     }
@@ -184,6 +201,7 @@ impl JobManager {
             Action::Split { job, shard, version, epoch, child, at } => {
                 (job, splits::split(admin, shard, SplitWanted { version, epoch, child, at }).await.err())
             }
+            Action::Begin { job, leaving } => (job, nodes::begin(&self.system, job, leaving).await.err()),
             Action::Finish { job, seen, end } => (job, self.finish(job, seen, end).await.err()),
         };
         if let Some(why) = &refused {
@@ -301,7 +319,7 @@ async fn change_members(
 mod tests {
     use super::*;
     use synod_cluster::jobs::job::{JobGoal, JobState};
-    use synod_cluster::jobs::move_replica::{MoveReplica, Seen};
+    use synod_cluster::jobs::move_replica::{self, MoveReplica};
 
     #[test]
     fn what_a_learner_lacks_is_the_word_of_its_leader_in_that_epoch() {
@@ -310,7 +328,7 @@ mod tests {
         let lag = |epoch, slots, last| {
             let lag = vec![v1::ReplicaLag { node: 4, slots }];
             let leader = v1::ReplicaStatus { shard: 5, epoch, last, lag, ..v1::ReplicaStatus::default() };
-            let seen = Seen { from: Some(MemberRole::Voter), to: Some(MemberRole::Learner), lag: None };
+            let seen = move_replica::Seen { from: Some(MemberRole::Voter), to: Some(MemberRole::Learner), lag: None };
             let mut look = Look { members: Some((Epoch(2), seen)), stranger: None };
             add_lag(&job, &mut look, &BTreeMap::from([(ShardId(5), leader)]));
             look.members.and_then(|(_, seen)| seen.lag)

@@ -3,10 +3,11 @@
 //! Owns: a job as clients see it. Must never: answer from what this node knows while another may lead the system shard.
 
 use super::job_manager::JobReport;
-use super::{FORWARDED, Running, splits};
+use super::{AdminService, FORWARDED, Running, nodes, splits};
 use crate::node::api::convert;
 use crate::node::status::status;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
+use synod_cluster::jobs::empty_node;
 use synod_cluster::jobs::executor::{JobStep, Progress};
 use synod_cluster::jobs::job::JobGoal;
 use synod_cluster::jobs::move_replica::{MoveReplica, Step};
@@ -36,6 +37,50 @@ pub(super) async fn cancel(running: &Running, request: v1::CancelJobRequest) -> 
     match running.change(request.id.as_ref(), &SystemCommand::CancelJob { job: JobId(request.job) }).await? {
         SystemOutcome::Done => Ok(v1::CancelJobReply {}),
         other => Err(refused(other)),
+    }
+}
+
+/// Has a job pause, or go on.
+pub(super) async fn pause(running: &Running, request: v1::PauseJobRequest) -> Result<v1::PauseJobReply, Status> {
+    let command = SystemCommand::PauseJob { job: JobId(request.job), paused: request.paused };
+    match running.change(request.id.as_ref(), &command).await? {
+        SystemOutcome::Done => Ok(v1::PauseJobReply {}),
+        other => Err(refused(other)),
+    }
+}
+
+/// Has a node take replicas again.
+pub(super) async fn recommission(
+    running: &Running,
+    request: v1::RecommissionNodeRequest,
+) -> Result<v1::RecommissionNodeReply, Status> {
+    let command = SystemCommand::Recommission { node: NodeId(request.node) };
+    match running.change(request.id.as_ref(), &command).await? {
+        SystemOutcome::Done => Ok(v1::RecommissionNodeReply {}),
+        other => Err(refused(other)),
+    }
+}
+
+/// Which replicas would leave a node, as the system shard's leader knows it.
+pub(super) async fn plan(
+    admin: &AdminService,
+    request: Request<v1::PlanNodeRequest>,
+) -> Result<Response<v1::PlanNodeReply>, Status> {
+    let running = admin.get()?;
+    let forwarded = request.metadata().contains_key(FORWARDED);
+    let wanted = request.into_inner();
+    let goal = wanted.goal.as_ref().map(nodes::goal);
+    let goal = goal.ok_or_else(|| status(&convert::invalid("goal", "must be given: which node")))?;
+    match running.jobs.current().await {
+        Ok(state) => {
+            let heard = nodes::heard(&state, admin).await;
+            let plan = state.plan_empty(goal, &heard).map_err(refused)?;
+            Ok(Response::new(nodes::plan_to_wire(plan)))
+        }
+        Err(refusal) => {
+            let mut leader = running.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
+            leader.plan_node(running.forward(wanted)).await
+        }
     }
 }
 
@@ -98,7 +143,8 @@ fn goal(wanted: Option<v1::JobGoal>) -> Result<JobGoal, Status> {
             let at = (!at.is_empty()).then_some(at);
             Ok(JobGoal::Split { shard: ShardId(shard), version, at })
         }
-        None => Err(status(&convert::invalid("goal", "must be given: move_replica or split_shard"))),
+        Some(GoalKind::EmptyNode(wanted)) => Ok(JobGoal::Empty(nodes::goal(&wanted))),
+        None => Err(status(&convert::invalid("goal", "must be given: move_replica, split_shard or empty_node"))),
     }
 }
 
@@ -111,6 +157,7 @@ fn goal_to_wire(goal: &JobGoal) -> v1::JobGoal {
             let at = at.clone().unwrap_or_default();
             GoalKind::SplitShard(v1::SplitShard { shard: shard.0, version: *version, at })
         }
+        JobGoal::Empty(goal) => GoalKind::EmptyNode(nodes::goal_to_wire(*goal)),
     };
     v1::JobGoal { kind: Some(kind) }
 }
@@ -129,7 +176,10 @@ pub(super) fn to_wire(JobReport { id, job, progress, idle }: JobReport, changes:
 
 fn progress_to_wire(progress: &Progress, idle_ms: u64, changes: bool) -> v1::JobProgress {
     let lag_slots = if let Some(JobStep::Move(Step::Wait(lag))) = progress.step { lag } else { None };
-    let waits = if let Some(JobStep::Split(split::Step::Wait(why))) = &progress.step { Some(why) } else { None };
+    let waits = match &progress.step {
+        Some(JobStep::Split(split::Step::Wait(why)) | JobStep::Empty(empty_node::Step::Wait(why))) => Some(why),
+        _ => None,
+    };
     let told = progress.changes.iter().filter(|_| changes);
     v1::JobProgress {
         step: progress.step.as_ref().map(step_word).unwrap_or_default().into(),
@@ -137,6 +187,7 @@ fn progress_to_wire(progress: &Progress, idle_ms: u64, changes: bool) -> v1::Job
         trouble: progress.trouble.as_ref().or(waits).cloned().unwrap_or_default(),
         idle_ms,
         changes: told.map(MemberChange::to_string).collect(),
+        replicas_left: progress.left,
     }
 }
 
@@ -147,6 +198,9 @@ fn step_word(step: &JobStep) -> &'static str {
         JobStep::Split(split::Step::Propose { .. }) => return "split",
         JobStep::Split(split::Step::Wait(_)) => return "wait",
         JobStep::Split(split::Step::Done | split::Step::Overtaken(_)) => return "end",
+        JobStep::Empty(empty_node::Step::Begin(_)) => return "begin",
+        JobStep::Empty(empty_node::Step::Wait(_)) => return "wait",
+        JobStep::Empty(empty_node::Step::Done | empty_node::Step::Overtaken(_)) => return "end",
     };
     match step {
         Step::Change(MemberChange::Learn(_)) => "learn",

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::ShardId;
 use synod_engine::host::{LoadReport, ReplicaReport, Size};
+use synod_engine::worker::AHEAD_US;
 use synod_proto::v1;
 use tokio::task::spawn_blocking;
 
@@ -52,6 +53,15 @@ impl Sizes {
         replica.size.as_ref()?;
         self.lock().get(&replica.shard).map(|(_, bytes)| *bytes)
     }
+}
+
+/// What is said of a shard led here whose time is far ahead of the clocks.
+pub(super) fn ahead(replica: &ReplicaReport) -> Option<String> {
+    let ahead = Duration::from_secs(replica.ahead_us / 1_000_000);
+    (replica.ahead_us > AHEAD_US).then(|| {
+        let (shard, ahead) = (replica.shard, humantime::format_duration(ahead));
+        format!("the time of shard {shard} is {ahead} ahead of what most nodes' clocks show: its timestamps go on from there")
+    })
 }
 
 /// The reports of a node's replicas, with the sizes of those that lead.
