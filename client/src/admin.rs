@@ -242,7 +242,8 @@ impl Client {
     /// Where a shard's bytes and its load could be divided, as its leader finds it. Nothing is changed.
     pub async fn divide(&self, shard: u64) -> Result<v1::DivideShardReply> {
         // It may be asked as often as it takes: no failure leaves an unknown outcome.
-        let found = self.any_node(self.caller.deadline(), &mut false, |channel, _| {
+        let mut unsure = false;
+        let found = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| {
             let request = v1::DivideShardRequest { shard };
             async move { AdminClient::new(channel).divide_shard(request).await }
         });

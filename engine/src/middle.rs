@@ -102,12 +102,11 @@ fn exactly(view: &mut dyn StateView, of: &Descriptor, pieces: &[Bounds]) -> Resu
     Ok(Some(Found { bytes: total, middle: search.middle() }))
 }
 
+/// Takes a row; whether it wants another.
+type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+
 /// Visits rows until `visit` says that it is enough.
-fn each(
-    view: &mut dyn StateView,
-    pieces: &[Bounds],
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-) -> Result<(), StoreError> {
+fn each(view: &mut dyn StateView, pieces: &[Bounds], visit: &mut Visit<'_>) -> Result<(), StoreError> {
     for (from, to) in pieces {
         let mut went = Ok(true);
         view.scan(from, to, &mut |key, value| {

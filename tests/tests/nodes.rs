@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
-use synod_tests::load::{Load, TABLE, verify};
+use synod_tests::load::{Load, verify};
 use synod_tests::run::until;
 
 const CALLS: Duration = Duration::from_secs(30);
@@ -104,7 +104,7 @@ fn wait_moves(cluster: &Cluster) {
 }
 
 fn job(cluster: &Cluster, id: &str) -> Value {
-    let found = jobs(cluster).into_iter().find(|job| job["id"].to_string() == id);
+    let found = jobs(cluster).into_iter().find(|job| job["id"].as_u64() == id.parse().ok());
     found.unwrap_or_else(|| panic!("there is no job {id}"))
 }
 

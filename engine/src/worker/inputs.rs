@@ -258,7 +258,8 @@ impl<H: Host> Worker<H> {
         let snapshots = &self.snapshots;
         let report = |shard: &mut Shard| {
             let (ahead_us, hindrance) = (shard.is_ahead_by(node), shard.hindrance(node));
-            let busy = || snapshots.hinder_splits(shard.id()).then(|| "a snapshot of it is under way".into());
+            let id = shard.id();
+            let busy = || snapshots.hinder_splits(id).then(|| "a snapshot of it is under way".into());
             let (load, size) = (shard.load_report(node.now), shard.size(&*node.store));
             ReplicaReport { ahead_us, hindrance: hindrance.or_else(busy), load, size, ..shard.report() }
         };

@@ -12,8 +12,8 @@ use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, expect_argument, header_arg, raw_arg};
 use super::context::Global;
 use super::{
-    backup, batch, bench, check, cluster, config, dev, explain, hot, jobs, load, members, restore, server, shard, status,
-    table, time,
+    backup, batch, bench, check, cluster, config, dev, explain, hot, jobs, load, members, restore, server, shard,
+    status, table, time,
 };
 
 const ABOUT: &str = "A partitioned, replicated log store: every key is a log";

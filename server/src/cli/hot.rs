@@ -82,7 +82,7 @@ fn hot_shards(shards: Vec<json::Shard>, limit: usize) -> Vec<json::HotShard> {
 /// The keys that were sampled more than once, those with most operations first.
 fn hot_keys(shards: &[json::Shard], limit: usize) -> Vec<json::HotKey> {
     let mut hottest: Vec<json::HotKey> = shards.iter().flat_map(of_shard).collect();
-    hottest.sort_by(|a, b| (b.ops_per_s, b.share_percent).cmp(&(a.ops_per_s, a.share_percent)));
+    hottest.sort_by_key(|hot| std::cmp::Reverse((hot.ops_per_s, hot.share_percent)));
     hottest.truncate(limit);
     hottest
 }
@@ -154,7 +154,7 @@ fn table_name(table: Option<&String>) -> String {
 mod tests {
     use super::*;
 
-    fn shard(id: u64, bounds: json::Bounds, load: Option<json::Load>) -> json::Shard {
+    fn shard(id: u64, bounds: json::Bounds, load: Option<json::ShardLoad>) -> json::Shard {
         json::Shard {
             id,
             table: Some("t".to_owned()),
@@ -176,7 +176,7 @@ mod tests {
         json::Bounds::Ring { from: vec![], to: vec![] }
     }
 
-    fn load(ops: u64, bytes: u64, sampled: &[(&[u8], u32, u64)]) -> json::Load {
+    fn load(ops: u64, bytes: u64, sampled: &[(&[u8], u32, u64)]) -> json::ShardLoad {
         let one = |(position, count, ops): &(&[u8], u32, u64)| json::Sampled {
             position: position.to_vec(),
             count: *count,
@@ -184,7 +184,7 @@ mod tests {
             bytes: 1,
         };
         let sampled = sampled.iter().map(one).collect();
-        json::Load { ops_per_s: ops, bytes_per_s: bytes, samples: 64, sampled, ..json::Load::default() }
+        json::ShardLoad { ops_per_s: ops, bytes_per_s: bytes, samples: 64, sampled, ..json::ShardLoad::default() }
     }
 
     #[test]

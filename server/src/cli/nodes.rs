@@ -89,7 +89,8 @@ pub async fn empty(context: &mut Context, args: EmptyArgs, remove: bool) -> Resu
 /// Runs `node recommission`.
 pub async fn recommission(context: &mut Context, node: u64) -> Result<()> {
     let client = context.connect().await?;
-    check_version(&client.refresh_map().await?)?;
+    let map = client.refresh_map().await?;
+    check_version(&map)?;
     client.recommission_node(node).await.map_err(|error| {
         to_be_repeated(error, "`synod node list` shows whether it takes replicas; the same command can be repeated")
     })?;

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-
 use clap::Args;
 use synod_client::proto::{NodeStatusReply, ReplicaStatus, ShardLoad};
 use synod_client::{Client, ClusterMap, Job, NodeReport, PartitionKind};
@@ -166,14 +165,14 @@ fn add(shard: &mut json::Shard, node: u64, said: &ReplicaStatus, ranks: &mut BTr
     }
 }
 
-fn load(said: &ShardLoad) -> json::Load {
+fn load(said: &ShardLoad) -> json::ShardLoad {
     let sampled = said.sampled.iter().map(|sampled| json::Sampled {
         position: sampled.position.to_vec(),
         count: sampled.count,
         ops: sampled.ops,
         bytes: sampled.bytes,
     });
-    json::Load {
+    json::ShardLoad {
         ops_per_s: said.reads.saturating_add(said.writes),
         bytes_per_s: said.read_bytes.saturating_add(said.write_bytes),
         reads_per_s: said.reads,

@@ -288,12 +288,12 @@ pub struct Shard {
     /// Bytes that its leader has flushed, about; none where no leader says so.
     pub bytes: Option<u64>,
     /// What its leader has to do; none where no leader says so.
-    pub load: Option<Load>,
+    pub load: Option<ShardLoad>,
 }
 
 /// What a shard's leader has to do: averages with a half-life of ten seconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Load {
+pub struct ShardLoad {
     /// Reads and writes a second.
     pub ops_per_s: u64,
     /// Bytes read and written a second.
@@ -344,7 +344,7 @@ pub struct HotShard {
     pub bytes: Option<u64>,
     /// What its leader has to do.
     #[serde(flatten)]
-    pub load: Load,
+    pub load: ShardLoad,
 }
 
 /// What `hot keys` prints of a key.
@@ -522,7 +522,7 @@ mod tests {
 
     #[test]
     fn loads_are_as_documented() {
-        let load = Load { ops_per_s: 3, reads_per_s: 1, writes_per_s: 2, samples: 9, ..Load::default() };
+        let load = ShardLoad { ops_per_s: 3, reads_per_s: 1, writes_per_s: 2, samples: 9, ..ShardLoad::default() };
         let shard = HotShard { shard: 2, table: Some("t".to_owned()), leader: Some(1), bytes: None, load };
         assert_eq!(
             to_value(shard).unwrap(),

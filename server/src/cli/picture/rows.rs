@@ -122,6 +122,9 @@ fn of_shard(shard: &json::Shard, jobs: &[json::Job], trend: &Trend) -> Row {
     Row { id: shard.id, cells, tone }
 }
 
+/// Whether something can be said of a replica.
+type Of = fn(&json::Replica) -> bool;
+
 /// What there is to know of a shard, the gravest of it.
 fn condition(shard: &json::Shard, jobs: &[json::Job]) -> (String, Tone) {
     if shard.leader.is_none() {
@@ -130,11 +133,11 @@ fn condition(shard: &json::Shard, jobs: &[json::Job]) -> (String, Tone) {
     if shard.scrub.as_ref().is_some_and(|scrub| !scrub.equal) {
         return ("diverged".to_owned(), Tone::Bad);
     }
-    let on = |is: fn(&json::Replica) -> bool| {
+    let on = |is: Of| {
         let nodes: Vec<u64> = shard.replicas.iter().filter(|r| is(r)).map(|r| r.node).collect();
         (!nodes.is_empty()).then(|| text::list(&nodes))
     };
-    let kinds: [(&str, fn(&json::Replica) -> bool); 4] = [
+    let kinds: [(&str, Of); 4] = [
         ("unborn", |replica| replica.unborn),
         ("reinstalling", |replica| matches!(replica.role.as_str(), "reinstalling" | "waiting")),
         ("silent", |replica| replica.role == "unknown"),

@@ -15,10 +15,11 @@ pub fn status(shards: u64) -> json::Status {
 
 /// A job that moves the replica of shard 2 from node 3 to node 4.
 pub fn job(id: u64, state: &str, step: &str, lag_slots: Option<u64>) -> json::Job {
-    let progress = json::JobProgress { step: Some(step.to_owned()), lag_slots, trouble: None, idle_ms: 0 };
+    let progress =
+        json::JobProgress { step: Some(step.to_owned()), lag_slots, replicas_left: None, trouble: None, idle_ms: 0 };
     let (shard, from, to) = (Some(2), Some(3), Some(4));
     let (kind, state) = ("move_replica", state.to_owned());
-    json::Job { id, kind, shard, from, to, state, why: None, progress: Some(progress) }
+    json::Job { id, kind, shard, from, to, node: None, remove: None, state, why: None, progress: Some(progress) }
 }
 
 fn leader_of(shard: u64) -> u64 {
@@ -58,5 +59,7 @@ fn shard(id: u64) -> json::Shard {
         leader: Some(leader_of(id)),
         replicas: (1..=3).map(replica).collect(),
         scrub: None,
+        bytes: None,
+        load: None,
     }
 }
