@@ -224,7 +224,7 @@ impl Passage {
 impl<H: Host> Worker<H> {
     /// Takes one input, or what of it is for shards that are here.
     pub(super) fn take(&mut self, input: Input) {
-        if !self.passage.used && self.node.shared.places().are_plain() {
+        if !self.passage.used && self.node.shared.places().follow_the_rule() {
             return self.take_here(input);
         }
         if let Some(input) = self.sort_out(input) {
