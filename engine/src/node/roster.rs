@@ -54,6 +54,16 @@ impl Roster {
         new
     }
 
+    /// The first replica of a shard begins here; `false` where there is one or was one. Of two workers only one is told `true`.
+    pub(crate) fn begin_first(&self, shard: ShardId) -> bool {
+        let mut groups = self.groups();
+        let new = !groups.here.contains_key(&shard) && !groups.gone.contains(&shard);
+        if new {
+            groups.here.insert(shard, 0);
+        }
+        new
+    }
+
     /// This version of a replica's bounds, and all that came before it, is flushed; 0: nothing is.
     pub(crate) fn hold(&self, shard: ShardId, version: u64) {
         if let Some(held) = self.groups().here.get_mut(&shard) {
@@ -82,12 +92,6 @@ impl Roster {
         self.groups().here.contains_key(&shard)
     }
 
-    /// Whether a replica is here or was.
-    pub(crate) fn knows(&self, shard: ShardId) -> bool {
-        let groups = self.groups();
-        groups.here.contains_key(&shard) || groups.gone.contains(&shard)
-    }
-
     /// Replicas of a worker wait for these shards to be here, and for no others.
     pub(crate) fn want(&self, worker: WorkerId, shards: &BTreeSet<ShardId>) {
         self.groups().wanted.insert(worker, shards.clone());
@@ -113,16 +117,18 @@ mod tests {
     #[test]
     fn a_group_begins_once_and_is_remembered_once_it_is_gone() {
         let (roster, shard) = (Roster::default(), ShardId(9));
-        assert_eq!((roster.look(shard), roster.knows(shard)), (Here::Absent, false));
+        assert_eq!((roster.look(shard), roster.is_here(shard)), (Here::Absent, false));
         roster.hold(shard, 3);
         assert_eq!(roster.look(shard), Here::Absent, "what is not here is not held");
-        assert!(roster.begin(shard) && !roster.begin(shard) && roster.is_here(shard));
+        assert!(roster.begin(shard) && !roster.begin(shard) && !roster.begin_first(shard) && roster.is_here(shard));
         assert_eq!(roster.look(shard), Here::Unheld);
         roster.hold(shard, 3);
         roster.found(&[shard, ShardId(2)], [ShardId(7)].into_iter());
         assert_eq!((roster.look(shard), roster.look(ShardId(2))), (Here::Held(3), Here::Unheld));
         roster.bury(shard);
-        assert!(roster.knows(shard) && !roster.is_here(shard) && roster.knows(ShardId(7)));
+        assert!(!roster.begin_first(shard) && !roster.begin_first(ShardId(7)), "it was removed");
+        assert!(!roster.is_here(shard) && !roster.is_here(ShardId(7)));
+        assert!(roster.begin_first(ShardId(8)) && !roster.begin_first(ShardId(8)) && roster.is_here(ShardId(8)));
         assert!(roster.begin(shard), "in a later epoch");
         assert_eq!(roster.look(shard), Here::Unheld);
     }

@@ -88,7 +88,7 @@ impl<H: Host> Worker<H> {
             let stored = state.store_sessions(&mut *self.node.store);
             self.node.must(stored);
             shard.take_base(&mut self.node, &state);
-        } else if !votes || (self.node.shared.roster.knows(id) && !again) {
+        } else if !votes || !(again || self.node.shared.roster.begin_first(id)) {
             tracing::info!(
                 shard = id.0,
                 parent = parent.0,

@@ -17,7 +17,7 @@ use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState}
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{
     AdminInput, Answer, At, Body, FetchRequest, Freshness, HandOverInput, Input, Links, NodeInput, ProcessHost, Read,
-    ReadHost, Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost,
+    ReadHost, Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost, SnapshotKind,
 };
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
@@ -50,6 +50,8 @@ struct Heard {
     fetches: Vec<FetchRequest>,
     /// Which worker asked whom for a snapshot of which shard.
     asks: Vec<(WorkerId, NodeId, ShardId)>,
+    /// Shards whose snapshots' files are of no more use.
+    forgotten: Vec<ShardId>,
     /// What each worker told as the last durable write with what it sent, in order.
     stamps: [Vec<NodeWriteSeq>; 2],
     drained: bool,
@@ -95,6 +97,9 @@ impl ProcessHost for Listens {
 impl SnapshotHost for Listens {
     fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, _: Slot) {
         self.heard().asks.push((self.0, to, shard));
+    }
+    fn forget_snapshot(&mut self, shard: ShardId, _: SnapshotKind) {
+        self.heard().forgotten.push(shard);
     }
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use synod_cluster::ids::{ClusterVersion, NodeId, Offset, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::ids::{ClusterVersion, NodeId, Offset, SYSTEM_SHARD, ShardId, Space, TableId};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Child, Partitioning, Retention, ShardNews, SystemCommand, SystemOutcome, SystemState};
 use synod_engine::command::{Op, Outcome};
-use synod_engine::host::{AdminInput, Answer, Input, NodeInput, NodeReport, PeerInput, SplitWanted};
+use synod_engine::host::{AdminInput, Answer, Input, NodeInput, NodeReport, PeerInput, SnapshotInput, SplitWanted};
 use synod_engine::node::{WorkerId, worker_of};
 use synod_engine::worker::WorkerOptions;
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
@@ -105,6 +105,21 @@ fn what_comes_to_the_worker_that_the_rule_names_reaches_the_child_before_its_way
     assert!(pair.answers.take(late).is_none(), "it waits for the child");
     pair.full.store(false, Ordering::SeqCst);
     assert_eq!(offset(&pair.answer(late)), Offset(1));
+}
+
+/// Another worker asked for it, and the replica began before its rows were there.
+#[test]
+fn a_snapshot_of_a_child_that_a_split_has_made_meanwhile_is_of_no_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::open(dir.path(), &that_splits());
+    pair.found(ClusterVersion::FOURTH);
+    pair.split();
+    assert!(pair.heard.lock().unwrap().forgotten.is_empty());
+    pair.push(SnapshotInput::Loaded { shard: CHILD, space: Space(0x8000_0001), result: Ok(()) });
+    pair.until("its file goes", |pair| pair.heard.lock().unwrap().forgotten == [CHILD]);
+    let (write, input) = pair.write_to_child();
+    pair.push(input);
+    assert_eq!(offset(&pair.answer(write)), Offset(0), "the child goes on");
 }
 
 fn voters(epoch: Epoch, nodes: &[NodeId]) -> Membership {
