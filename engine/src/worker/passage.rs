@@ -282,7 +282,8 @@ impl<H: Host> Worker<H> {
         if self.passage.leaving.as_ref().is_some_and(goes) {
             return Place::Aside;
         }
-        if self.node.has(shard) {
+        // Those that are here need no look at what the workers share.
+        if self.shards.contains_key(&shard) || self.node.has(shard) {
             return if self.passage.arriving == Some(shard) { Place::Wait } else { Place::Here };
         }
         match self.node.shared.places().worker_of(shard) {
