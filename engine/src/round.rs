@@ -231,13 +231,18 @@ impl<H: Host> Node<H> {
 
     /// Whether this worker has a shard.
     pub(crate) fn has(&self, shard: ShardId) -> bool {
-        let own = || worker_of(shard, self.shared.workers()) == self.worker;
-        self.handed.get(&shard).copied().unwrap_or_else(own) || planted!(EveryWorkerHasAll)
+        self.handed.get(&shard).copied().unwrap_or_else(|| self.has_by_rule(shard)) || planted!(EveryWorkerHasAll)
+    }
+
+    /// Whether this worker has a shard that was never handed over to or from it.
+    fn has_by_rule(&self, shard: ShardId) -> bool {
+        // A child that began with another worker comes here by a hand-over only.
+        worker_of(shard, self.shared.workers()) == self.worker && !self.shared.places().began_elsewhere(shard)
     }
 
     /// A shard came to this worker, or went.
     pub(crate) fn set_has(&mut self, shard: ShardId, has: bool) {
-        if (worker_of(shard, self.shared.workers()) == self.worker) == has {
+        if self.has_by_rule(shard) == has {
             self.handed.remove(&shard);
         } else {
             self.handed.insert(shard, has);

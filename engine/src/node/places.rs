@@ -4,7 +4,7 @@
 //! while every shard is where the rule says.
 
 use super::WorkerId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 use synod_cluster::ids::{SYSTEM_SHARD, ShardId};
@@ -30,13 +30,18 @@ pub struct Places {
     elsewhere: AtomicUsize,
     /// Those shards.
     handed: RwLock<BTreeMap<ShardId, WorkerId>>,
+    /// How many shards did not begin where the rule says.
+    strays: AtomicUsize,
+    /// Those shards, wherever they are by now: children of splits begin with the workers of their parents.
+    begun: RwLock<BTreeSet<ShardId>>,
 }
 
 impl Places {
     /// Of so many workers, at least one; every shard is where [`worker_of`] says.
     #[must_use]
     pub fn new(workers: u16) -> Self {
-        Self { workers: workers.max(1), elsewhere: AtomicUsize::new(0), handed: RwLock::default() }
+        let (elsewhere, strays) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { workers: workers.max(1), elsewhere, handed: RwLock::default(), strays, begun: RwLock::default() }
     }
 
     /// How many workers there are.
@@ -60,6 +65,29 @@ impl Places {
         }
         let handed = self.handed.read().unwrap_or_else(PoisonError::into_inner);
         handed.get(&shard).copied().unwrap_or(own)
+    }
+
+    /// Whether every shard is where [`worker_of`] says, and began there.
+    pub(crate) fn follow_the_rule(&self) -> bool {
+        self.are_plain() && self.strays.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether a shard began with another worker than [`worker_of`] says. That one has it from its arrival on only, whatever the table
+    /// says.
+    pub(crate) fn began_elsewhere(&self, shard: ShardId) -> bool {
+        self.strays.load(Ordering::Acquire) > 0
+            && self.begun.read().unwrap_or_else(PoisonError::into_inner).contains(&shard)
+    }
+
+    /// A shard begins with a worker.
+    pub(crate) fn begin(&self, shard: ShardId, worker: WorkerId) {
+        // The table first: the worker that the rule names would else take the shard to be on its way.
+        self.set(shard, worker);
+        if worker_of(shard, self.workers) != worker {
+            let mut begun = self.begun.write().unwrap_or_else(PoisonError::into_inner);
+            begun.insert(shard);
+            self.strays.store(begun.len(), Ordering::Release);
+        }
     }
 
     /// A shard goes to a worker.
@@ -103,5 +131,19 @@ mod tests {
         assert_eq!((places.worker_of(ShardId(2)), places.worker_of(ShardId(3))), (other, worker_of(ShardId(3), 3)));
         places.set(ShardId(2), own);
         assert!(places.are_plain() && places.worker_of(ShardId(2)) == own);
+    }
+
+    #[test]
+    fn of_a_shard_that_began_where_the_rule_does_not_say_that_is_remembered_wherever_it_goes() {
+        let places = Places::new(3);
+        let own = worker_of(ShardId(2), 3);
+        let other = WorkerId((own.0 + 1) % 3);
+        places.begin(ShardId(2), own);
+        assert!(places.follow_the_rule() && !places.began_elsewhere(ShardId(2)));
+        places.begin(ShardId(2), other);
+        assert_eq!(places.worker_of(ShardId(2)), other);
+        assert!(places.began_elsewhere(ShardId(2)) && !places.began_elsewhere(ShardId(3)));
+        places.set(ShardId(2), own);
+        assert!(places.are_plain() && places.began_elsewhere(ShardId(2)) && !places.follow_the_rule());
     }
 }

@@ -4,9 +4,12 @@
 //! the process runs, or say that something is held which is not on disk.
 //!
 //! A split makes the child on the parent's worker. A snapshot of the same child may begin it on another one. So what is here is known
-//! to all workers. Nothing of it is on disk: a process begins with what its log names.
+//! to all workers, and so is what is wanted: a replica may wait for a child that another worker is to begin. Nothing of it is on disk: a
+//! process begins with what its log names.
 
+use crate::worker_id::WorkerId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use synod_cluster::custody::Here;
 use synod_cluster::ids::ShardId;
@@ -17,15 +20,21 @@ struct Groups {
     here: BTreeMap<ShardId, u64>,
     /// What was removed.
     gone: BTreeSet<ShardId>,
+    /// What the replicas of each worker wait for before they give something up.
+    wanted: BTreeMap<WorkerId, BTreeSet<ShardId>>,
 }
 
 /// The groups of a node.
 #[derive(Debug, Default)]
-pub(crate) struct Roster(Mutex<Groups>);
+pub(crate) struct Roster {
+    groups: Mutex<Groups>,
+    /// Counts changes of what is wanted.
+    wants: AtomicU64,
+}
 
 impl Roster {
     fn groups(&self) -> MutexGuard<'_, Groups> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the log names, at a start. Each worker says it, before any of them has a round.
@@ -42,6 +51,16 @@ impl Roster {
         let mut groups = self.groups();
         let new = !groups.here.contains_key(&shard);
         groups.here.entry(shard).or_insert(0);
+        new
+    }
+
+    /// The first replica of a shard begins here; `false` where there is one or was one. Of two workers only one is told `true`.
+    pub(crate) fn begin_first(&self, shard: ShardId) -> bool {
+        let mut groups = self.groups();
+        let new = !groups.here.contains_key(&shard) && !groups.gone.contains(&shard);
+        if new {
+            groups.here.insert(shard, 0);
+        }
         new
     }
 
@@ -73,10 +92,21 @@ impl Roster {
         self.groups().here.contains_key(&shard)
     }
 
-    /// Whether a replica is here or was.
-    pub(crate) fn knows(&self, shard: ShardId) -> bool {
-        let groups = self.groups();
-        groups.here.contains_key(&shard) || groups.gone.contains(&shard)
+    /// Replicas of a worker wait for these shards to be here, and for no others.
+    pub(crate) fn want(&self, worker: WorkerId, shards: &BTreeSet<ShardId>) {
+        self.groups().wanted.insert(worker, shards.clone());
+        // Who sees the new count sees the shards.
+        self.wants.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often it was said what is wanted.
+    pub(crate) fn wants(&self) -> u64 {
+        self.wants.load(Ordering::Acquire)
+    }
+
+    /// Whether a replica of any worker waits for a shard to be here.
+    pub(crate) fn is_wanted(&self, shard: ShardId) -> bool {
+        self.groups().wanted.values().any(|wanted| wanted.contains(&shard))
     }
 }
 
@@ -87,17 +117,32 @@ mod tests {
     #[test]
     fn a_group_begins_once_and_is_remembered_once_it_is_gone() {
         let (roster, shard) = (Roster::default(), ShardId(9));
-        assert_eq!((roster.look(shard), roster.knows(shard)), (Here::Absent, false));
+        assert_eq!((roster.look(shard), roster.is_here(shard)), (Here::Absent, false));
         roster.hold(shard, 3);
         assert_eq!(roster.look(shard), Here::Absent, "what is not here is not held");
-        assert!(roster.begin(shard) && !roster.begin(shard) && roster.is_here(shard));
+        assert!(roster.begin(shard) && !roster.begin(shard) && !roster.begin_first(shard) && roster.is_here(shard));
         assert_eq!(roster.look(shard), Here::Unheld);
         roster.hold(shard, 3);
         roster.found(&[shard, ShardId(2)], [ShardId(7)].into_iter());
         assert_eq!((roster.look(shard), roster.look(ShardId(2))), (Here::Held(3), Here::Unheld));
         roster.bury(shard);
-        assert!(roster.knows(shard) && !roster.is_here(shard) && roster.knows(ShardId(7)));
+        assert!(!roster.begin_first(shard) && !roster.begin_first(ShardId(7)), "it was removed");
+        assert!(!roster.is_here(shard) && !roster.is_here(ShardId(7)));
+        assert!(roster.begin_first(ShardId(8)) && !roster.begin_first(ShardId(8)) && roster.is_here(ShardId(8)));
         assert!(roster.begin(shard), "in a later epoch");
         assert_eq!(roster.look(shard), Here::Unheld);
+    }
+
+    #[test]
+    fn what_one_worker_waits_for_all_workers_know() {
+        let (roster, shard) = (Roster::default(), ShardId(9));
+        let before = roster.wants();
+        assert!(!roster.is_wanted(shard));
+        roster.want(WorkerId(1), &[shard].into());
+        roster.want(WorkerId(0), &BTreeSet::new());
+        assert!(roster.is_wanted(shard) && roster.wants() > before);
+        let before = roster.wants();
+        roster.want(WorkerId(1), &BTreeSet::new());
+        assert!(!roster.is_wanted(shard) && roster.wants() > before);
     }
 }

@@ -88,7 +88,7 @@ impl<H: Host> Worker<H> {
             let stored = state.store_sessions(&mut *self.node.store);
             self.node.must(stored);
             shard.take_base(&mut self.node, &state);
-        } else if !votes || (self.node.shared.roster.knows(id) && !again) {
+        } else if !votes || !(again || self.node.shared.roster.begin_first(id)) {
             tracing::info!(
                 shard = id.0,
                 parent = parent.0,
@@ -114,8 +114,8 @@ impl<H: Host> Worker<H> {
         let Descriptor { shard: id, membership, .. } = base.state.descriptor().clone();
         tracing::info!(shard = id.0, "a split made shard {id}, which begins here");
         self.node.shared.roster.begin(id);
+        self.node.shared.places().begin(id, self.node.worker);
         self.node.set_has(id, true);
-        self.node.shared.places().set(id, self.node.worker);
         let write = GroupWrite {
             shard: id,
             hard: Some(HardState::initial(membership)),
@@ -211,8 +211,8 @@ impl<H: Host> Worker<H> {
             }
             if known.contains(&at) {
                 let worker = worker_of(at, workers);
+                self.node.shared.places().begin(*id, worker);
                 self.node.set_has(*id, worker == self.node.worker);
-                self.node.shared.places().set(*id, worker);
             }
         }
         Ok(())

@@ -29,8 +29,10 @@ pub(super) struct Kept {
     parked: BTreeMap<ShardId, Header>,
     /// The shards that any of these waits for.
     wanted: BTreeSet<ShardId>,
-    /// Those of them that were asked for.
-    asked: BTreeSet<ShardId>,
+    /// The same as all workers of the node were told last.
+    told: BTreeSet<ShardId>,
+    /// How often workers had said what they want when this one last looked for what it is to ask for.
+    wants: u64,
     look_at: Micros,
 }
 
@@ -40,8 +42,9 @@ impl Kept {
         self.leaving.contains(&shard) || self.parked.contains_key(&shard)
     }
 
-    fn is_empty(&self) -> bool {
-        self.leaving.is_empty() && self.parked.is_empty()
+    /// Whether nothing waits, and all workers know that.
+    fn is_idle(&self) -> bool {
+        self.leaving.is_empty() && self.parked.is_empty() && self.told.is_empty()
     }
 }
 
@@ -71,10 +74,20 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// Looks again at what waits.
+    /// Looks again at what waits, and asks for what this worker or another one waits for.
     pub(super) fn keep_custody(&mut self) {
+        self.look_at_kept();
+        // The shard that a replica waits for may be another worker's: that one asks for it.
+        let wants = self.node.shared.roster.wants();
+        if self.custody.wants != wants {
+            self.custody.wants = wants;
+            self.join_groups();
+        }
+    }
+
+    fn look_at_kept(&mut self) {
         let now = self.node.now;
-        if self.custody.is_empty() || self.custody.look_at > now {
+        if self.custody.is_idle() || self.custody.look_at > now {
             return;
         }
         self.custody.look_at = now.plus(LOOK_US);
@@ -94,22 +107,23 @@ impl<H: Host> Worker<H> {
                 }
             }
         }
-        if self.custody.asked != self.custody.wanted {
-            self.custody.asked = self.custody.wanted.clone();
-            self.join_groups();
+        if self.custody.told != self.custody.wanted {
+            self.custody.told = self.custody.wanted.clone();
+            self.node.shared.roster.want(self.node.worker, &self.custody.told);
         }
     }
 
     /// When something is to be looked at.
     pub(super) fn custody_due(&self) -> Option<Micros> {
-        (!self.custody.is_empty()).then_some(self.custody.look_at)
+        (!self.custody.is_idle()).then_some(self.custody.look_at)
     }
 
     /// Whether a child of this node's in its first epoch is to begin here with a snapshot: its parent is not here and cannot make it, or
-    /// waits itself until the child is here.
+    /// waits itself, on whatever worker, until the child is here.
     pub(super) fn lacks_child(&self, descriptor: &Descriptor) -> bool {
         let Birth::Child { parent, .. } = descriptor.born else { return false };
-        !self.node.shared.roster.is_here(parent) || self.custody.wanted.contains(&descriptor.shard)
+        let (id, roster) = (descriptor.shard, &self.node.shared.roster);
+        !roster.is_here(parent) || self.custody.wanted.contains(&id) || roster.is_wanted(id)
     }
 
     /// Whether a replica may be removed.

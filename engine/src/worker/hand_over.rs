@@ -24,6 +24,10 @@
 //! is a delayed message, and messages say themselves what they follow. Requests have no promised order. The old worker never stops posting on,
 //! so a sender may be as late as it likes. Messages between two workers keep their order, since an inbox does.
 //!
+//! **Children.** A child of a split begins with its parent's worker, whatever the rule says. The worker that the rule names must not take
+//! the child for its own: what a sender posts there, early or late, would find no replica and be lost. So the table remembers such children.
+//! A child may go there later. Then that worker has it from its arrival on, as any shard that is handed over.
+//!
 //! **Time.** Whatever is posted goes through an inbox. A round reads its time after it has taken its inputs. So a core never sees time go back,
 //! and no lease is used at a time before the request came.
 //!

@@ -123,7 +123,7 @@ impl<H: Host> Worker<H> {
         later && basis.membership.role_of(self.node.me).is_some() && something && !here
     }
 
-    /// The snapshot's rows are durable in `space`: one write makes them a replica.
+    /// The snapshot's rows are durable in `space`: one write makes them a replica. The roster has it already.
     pub(super) fn begin_replica(&mut self, header: &Header, space: Space) {
         let id = header.shard;
         self.joining.awaited.remove(&id);
@@ -151,7 +151,6 @@ impl<H: Host> Worker<H> {
             last_ts: header.ts,
             sizes: Vec::new(),
         };
-        self.node.shared.roster.begin(id);
         self.joining.beginning.insert(id, found);
         self.node.writer.add(write, Some(Done::Begun));
     }

@@ -224,7 +224,7 @@ impl Passage {
 impl<H: Host> Worker<H> {
     /// Takes one input, or what of it is for shards that are here.
     pub(super) fn take(&mut self, input: Input) {
-        if !self.passage.used && self.node.shared.places().are_plain() {
+        if !self.passage.used && self.node.shared.places().follow_the_rule() {
             return self.take_here(input);
         }
         if let Some(input) = self.sort_out(input) {
@@ -282,7 +282,8 @@ impl<H: Host> Worker<H> {
         if self.passage.leaving.as_ref().is_some_and(goes) {
             return Place::Aside;
         }
-        if self.node.has(shard) {
+        // Those that are here need no look at what the workers share.
+        if self.shards.contains_key(&shard) || self.node.has(shard) {
             return if self.passage.arriving == Some(shard) { Place::Wait } else { Place::Here };
         }
         match self.node.shared.places().worker_of(shard) {

@@ -132,6 +132,8 @@ impl Snapshots {
 
     /// A shard came.
     pub(super) fn put_of(&mut self, shard: ShardId, of: SnapshotsOf) {
+        // What this worker had loaded for it before a split made it on the other one was told to that one.
+        self.loading.remove(&shard);
         self.built.extend(of.built.map(|built| (shard, built)));
         self.offered.extend(of.offered.into_iter().map(|(to, at)| ((shard, to), at)));
         self.waiting.extend(of.waiting);
@@ -361,17 +363,17 @@ impl<H: Host> Worker<H> {
     /// A snapshot's rows are durable in their space, or the file was found damaged. Where the replica still needs it, its
     /// pointer goes to that space.
     pub(super) fn snapshot_loaded(&mut self, id: ShardId, space: Space, result: Result<(), String>) {
-        let Some(loading) = self.snapshots.loading.get(&id).filter(|loading| loading.space == space) else { return };
         let (from, to) = keys::space_bounds(space);
         if let Err(why) = &result {
             tracing::warn!(shard = id.0, "a snapshot could not be installed: {why}");
         }
-        let header = loading.header.clone();
-        if result.is_err() || !self.is_wanted(&header) || self.may_replace(&header) != Custody::Allowed {
-            self.snapshots.loading.remove(&id);
-            self.remove_rows(&[(from, to)]);
-            return self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
-        }
+        let loading = self.snapshots.loading.get(&id).filter(|loading| loading.space == space);
+        // None where another worker asked for it, and a split has made the replica here meanwhile.
+        let header = loading.map(|loading| loading.header.clone());
+        let fits = |header: &Header| self.is_wanted(header) && self.may_replace(header) == Custody::Allowed;
+        let Some(header) = header.filter(|header| result.is_ok() && fits(header)) else {
+            return self.not_installed(id, space);
+        };
         let loaded = self.node.store.loaded(&from, &to);
         self.node.must(loaded);
         match self.shards.get_mut(&id) {
@@ -384,7 +386,20 @@ impl<H: Host> Worker<H> {
                 }
                 shard.install(&mut self.node, &header, space);
             }
-            None => self.begin_replica(&header, space),
+            None if self.node.shared.roster.begin(id) || planted!(EveryWorkerHasAll) => {
+                self.begin_replica(&header, space);
+            }
+            // A split has just made it, on another worker.
+            None => self.not_installed(id, space),
+        }
+    }
+
+    /// A snapshot that was loaded into a space is of no use.
+    fn not_installed(&mut self, id: ShardId, space: Space) {
+        self.remove_rows(&[keys::space_bounds(space)]);
+        if self.snapshots.loading.get(&id).is_none_or(|loading| loading.space == space) {
+            self.snapshots.loading.remove(&id);
+            self.node.host.forget_snapshot(id, SnapshotKind::Fetched);
         }
     }
 

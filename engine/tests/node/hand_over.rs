@@ -1,18 +1,23 @@
 //! A shard that goes from one worker to another, round by round: what comes for it on the way.
 
+#[path = "hand_over_children.rs"]
+mod children;
+
 use super::harness::{Answers, N1, append};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use synod_cluster::ids::{ClientId, ClientSeq, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, TableId};
+use synod_cluster::ids::{
+    ClientId, ClientSeq, ClusterVersion, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, Slot, TableId,
+};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{
     AdminInput, Answer, At, Body, FetchRequest, Freshness, HandOverInput, Input, Links, NodeInput, ProcessHost, Read,
-    ReadHost, Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost,
+    ReadHost, Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost, SnapshotKind,
 };
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
@@ -43,6 +48,10 @@ struct Heard {
     fetching: bool,
     /// Rows to be fetched.
     fetches: Vec<FetchRequest>,
+    /// Which worker asked whom for a snapshot of which shard.
+    asks: Vec<(WorkerId, NodeId, ShardId)>,
+    /// Shards whose snapshots' files are of no more use.
+    forgotten: Vec<ShardId>,
     /// What each worker told as the last durable write with what it sent, in order.
     stamps: [Vec<NodeWriteSeq>; 2],
     drained: bool,
@@ -85,7 +94,14 @@ impl ProcessHost for Listens {
     }
 }
 
-impl SnapshotHost for Listens {}
+impl SnapshotHost for Listens {
+    fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, _: Slot) {
+        self.heard().asks.push((self.0, to, shard));
+    }
+    fn forget_snapshot(&mut self, shard: ShardId, _: SnapshotKind) {
+        self.heard().forgotten.push(shard);
+    }
+}
 
 impl ScrubHost for Listens {}
 
@@ -123,6 +139,13 @@ struct Pair {
 
 impl Pair {
     fn new(dir: &Path) -> Self {
+        let mut pair = Self::open(dir, &WorkerOptions::default());
+        pair.found(ClusterVersion::FIRST);
+        pair
+    }
+
+    /// On an empty disk, with these limits.
+    fn open(dir: &Path, options: &WorkerOptions) -> Self {
         let log: Arc<dyn LogStore> = Arc::new(MemLog::new());
         let recovered = log.recover_node().unwrap();
         let incarnation = log.begin_incarnation().unwrap();
@@ -162,20 +185,19 @@ impl Pair {
                 clock: Arc::clone(&clock),
                 memory: Memory::unlimited(),
                 mode: WriterMode::Queue(queue),
-                options: WorkerOptions { balance_us: 0, ..WorkerOptions::default() },
+                options: WorkerOptions { balance_us: 0, ..options.clone() },
             };
             Worker::new(setup, Listens(worker, Arc::clone(&heard))).unwrap()
         };
         let workers = parts.map(worker).collect();
         let (inboxes, answers) = ((0..2).map(|_| Vec::new()).collect(), Arc::default());
-        let mut pair = Self { workers, inboxes, shared, posted, full, heard, answers, metrics, now: 0, asked: 0 };
-        pair.found();
-        pair
+        Self { workers, inboxes, shared, posted, full, heard, answers, metrics, now: 0, asked: 0 }
     }
 
-    /// A table of three shards, led here.
-    fn found(&mut self) {
-        self.push(NodeInput::CreateSystemShard(Box::new(SystemState::found(1, &["a:1".into()]))));
+    /// A table of three shards, led here, in a cluster of this version.
+    fn found(&mut self, version: ClusterVersion) {
+        let founding = SystemState { version, ..SystemState::found(1, &["a:1".into()]) };
+        self.push(NodeInput::CreateSystemShard(Box::new(founding)));
         self.until("the system shard is led", |pair| pair.leads(SYSTEM_SHARD));
         let command = SystemCommand::CreateTable {
             name: "t".into(),
@@ -288,15 +310,19 @@ impl Pair {
         (early, late)
     }
 
-    /// A worker lets go of the shard, and the other one makes no round meanwhile. On a slow disk the shard stays at times: it is asked
-    /// again.
+    /// A worker lets go of the shard, and the other one makes no round meanwhile.
     fn hand_over(&mut self, from: usize, to: WorkerId) {
+        self.hand_over_shard(MOVED, from, to);
+    }
+
+    /// The same of any shard. On a slow disk the shard stays at times: it is asked again.
+    fn hand_over_shard(&mut self, shard: ShardId, from: usize, to: WorkerId) {
         for n in 0..5_000 {
-            if self.shared.places().worker_of(MOVED) == to {
+            if self.shared.places().worker_of(shard) == to {
                 return;
             }
             if n % 500 == 0 {
-                self.push(HandOverInput::Begin { shard: MOVED, to });
+                self.push(HandOverInput::Begin { shard, to });
             }
             self.round(from);
             std::thread::sleep(Duration::from_millis(1));

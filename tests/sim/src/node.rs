@@ -37,7 +37,8 @@ pub(crate) const DEAD_AFTER: u64 = 600_000;
 
 /// Inboxes that are full when a worker posts to another, ‰.
 const FULL: u64 = 100;
-/// Inputs whose sender looked their shard up before it was handed over, ‰.
+/// Inputs whose sender looked their shard up before it was handed over, or, where it is the child of a split, before it began with its
+/// parent's worker, ‰. A word for a child's replica cannot be so late; here it may be.
 const LATE: u64 = 50;
 
 /// How a round or a start ended.

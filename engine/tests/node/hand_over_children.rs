@@ -1,0 +1,173 @@
+//! Children of splits on a node of two workers: a child begins with the worker of its parent, whatever the rule says.
+
+use super::{NEW, OLD, Pair, offset};
+use crate::harness::{N1, N2, N3, append};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use synod_cluster::ids::{ClusterVersion, NodeId, Offset, SYSTEM_SHARD, ShardId, Space, TableId};
+use synod_cluster::refusal::Refusal;
+use synod_cluster::system::{Child, Partitioning, Retention, ShardNews, SystemCommand, SystemOutcome, SystemState};
+use synod_engine::command::{Op, Outcome};
+use synod_engine::host::{AdminInput, Answer, Input, NodeInput, NodeReport, PeerInput, SnapshotInput, SplitWanted};
+use synod_engine::node::{WorkerId, worker_of};
+use synod_engine::worker::WorkerOptions;
+use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
+
+/// The rule has the parent with the second worker, and the child with the first one.
+const PARENT: ShardId = ShardId(3);
+const CHILD: ShardId = ShardId(5);
+/// Where the parent is split.
+const MIDDLE: &[u8] = b"key-15";
+
+fn that_splits() -> WorkerOptions {
+    WorkerOptions { speaks: ClusterVersion::FOURTH, ..WorkerOptions::default() }
+}
+
+impl Pair {
+    /// Both workers make rounds until there is something.
+    fn wait<T>(&mut self, what: &str, mut get: impl FnMut(&mut Self) -> Option<T>) -> T {
+        for _ in 0..5_000 {
+            if let Some(found) = get(self) {
+                return found;
+            }
+            self.round(OLD);
+            self.round(NEW);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("never: {what}");
+    }
+
+    fn answer(&mut self, request: u64) -> Result<Answer, Refusal> {
+        self.wait("an answer", |pair| pair.answers.take(request))
+    }
+
+    /// A write of a key that the split gives to the child.
+    fn write_to_child(&mut self) -> (u64, Input) {
+        self.request(CHILD, Op::Write { table: TableId(1), ops: vec![append("key-16", "v")] })
+    }
+
+    /// The shards that the node has replicas of.
+    fn replicas(&mut self) -> Vec<ShardId> {
+        let (tell, told) = channel();
+        self.push(NodeInput::Status(Box::new(move |report: NodeReport| tell.send(report).unwrap())));
+        self.round(OLD);
+        self.round(NEW);
+        told.try_recv().unwrap().replicas.into_iter().map(|replica| replica.shard).collect()
+    }
+
+    /// The parent is split, and the child is led here.
+    fn split(&mut self) {
+        let command = SystemCommand::ReserveChild { parent: PARENT, version: 1 };
+        let (asked, input) = self.request(SYSTEM_SHARD, Op::System(command.encode()));
+        self.push(input);
+        let Ok(Answer::Outcome(Outcome::System(outcome))) = self.answer(asked) else { panic!("no outcome") };
+        assert_eq!(SystemOutcome::decode(outcome).unwrap(), SystemOutcome::Shard(CHILD));
+        for _ in 0..1_000 {
+            let (tell, told) = channel();
+            let done = Box::new(move |result: Result<(), Refusal>| tell.send(result).unwrap());
+            let split = SplitWanted { version: 1, epoch: Epoch(1), child: CHILD, at: Bytes::from_static(MIDDLE) };
+            self.push(AdminInput::Split { shard: PARENT, split, done });
+            match self.wait("what became of the split", |_| told.try_recv().ok()) {
+                Ok(()) => return self.until("the child is led", |pair| pair.leads(CHILD)),
+                Err(Refusal::NotReady) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        panic!("never: the shard is split");
+    }
+}
+
+/// What a worker takes for its own it does not post on: there it would find no replica. A word that rows are there would be lost so, and
+/// the replica that waits for them would apply nothing more.
+#[test]
+fn what_comes_to_the_worker_that_the_rule_names_reaches_the_child_before_its_way_there_and_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::open(dir.path(), &that_splits());
+    pair.found(ClusterVersion::FOURTH);
+    pair.split();
+    let places = (worker_of(CHILD, 2), pair.shared.places().worker_of(CHILD));
+    assert_eq!(places, (WorkerId(0), WorkerId(1)), "the child is with its parent's worker");
+    let (early, input) = pair.write_to_child();
+    pair.inboxes[OLD].push(input);
+    assert_eq!(offset(&pair.answer(early)), Offset(0));
+    // On its way to the worker that the rule names it is with nobody.
+    pair.full.store(true, Ordering::SeqCst);
+    pair.hand_over_shard(CHILD, NEW, WorkerId(0));
+    let (late, input) = pair.write_to_child();
+    pair.push(input);
+    for _ in 0..20 {
+        pair.round(OLD);
+        pair.round(NEW);
+    }
+    assert!(pair.answers.take(late).is_none(), "it waits for the child");
+    pair.full.store(false, Ordering::SeqCst);
+    assert_eq!(offset(&pair.answer(late)), Offset(1));
+}
+
+/// Another worker asked for it, and the replica began before its rows were there.
+#[test]
+fn a_snapshot_of_a_child_that_a_split_has_made_meanwhile_is_of_no_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::open(dir.path(), &that_splits());
+    pair.found(ClusterVersion::FOURTH);
+    pair.split();
+    assert!(pair.heard.lock().unwrap().forgotten.is_empty());
+    pair.push(SnapshotInput::Loaded { shard: CHILD, space: Space(0x8000_0001), result: Ok(()) });
+    pair.until("its file goes", |pair| pair.heard.lock().unwrap().forgotten == [CHILD]);
+    let (write, input) = pair.write_to_child();
+    pair.push(input);
+    assert_eq!(offset(&pair.answer(write)), Offset(0), "the child goes on");
+}
+
+fn voters(epoch: Epoch, nodes: &[NodeId]) -> Membership {
+    let members = nodes.iter().map(|node| Member { node: *node, role: MemberRole::Voter }).collect();
+    Membership { epoch, members, first_leader: nodes[0] }
+}
+
+/// The parent, on one worker, is not given up before the child is here. The child is another worker's by the rule.
+#[test]
+fn a_child_that_a_replica_of_one_worker_waits_for_is_asked_for_by_the_worker_that_is_to_have_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::open(dir.path(), &that_splits());
+    let founders = ["a:1", "b:1", "c:1"].map(String::from);
+    let mut map = SystemState { version: ClusterVersion::FOURTH, ..SystemState::found(1, &founders) };
+    map.execute(&SystemCommand::CreateTable {
+        name: "t".into(),
+        partitioning: Partitioning::Range,
+        retention: Retention::All,
+        shards: 0,
+        splits: vec!["key-1".into(), "key-2".into()],
+        replicas: 3,
+    });
+    pair.push(NodeInput::Map(Arc::new(map.clone())));
+    pair.wait("the parent is here", |pair| pair.replicas().contains(&PARENT).then_some(()));
+    for node in [N2, N3] {
+        pair.push(PeerInput::Liveness { node, alive: true });
+    }
+    // It is split while this node hears nothing of it, and goes to others.
+    let reserved = map.execute(&SystemCommand::ReserveChild { parent: PARENT, version: 1 }).0;
+    assert_eq!(reserved, SystemOutcome::Shard(CHILD));
+    let at = Bytes::from_static(MIDDLE);
+    let child = Child {
+        shard: CHILD,
+        from: at.clone(),
+        to: "key-2".into(),
+        version: 2,
+        membership: voters(Epoch(1), &[N1, N2, N3]),
+    };
+    let news =
+        ShardNews { shard: PARENT, from: "key-1".into(), to: at, version: 2, children: vec![child], absorbed: vec![] };
+    map.execute(&SystemCommand::ShardNews(news));
+    map.execute(&SystemCommand::SetMembers { shard: PARENT, membership: voters(Epoch(2), &[N2, N3]) });
+    assert_eq!((map.shards[&CHILD].version, map.shards[&PARENT].membership.epoch), (2, Epoch(2)));
+    pair.push(NodeInput::Map(Arc::new(map)));
+    let asked = pair.wait("the child is asked for", |pair| {
+        let heard = pair.heard.lock().unwrap();
+        heard.asks.iter().find(|(_, _, shard)| *shard == CHILD).copied()
+    });
+    assert_eq!(asked.0, worker_of(CHILD, 2));
+    assert!(pair.replicas().contains(&PARENT), "what it has of the child's range stays");
+}
