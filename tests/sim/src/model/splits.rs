@@ -6,6 +6,7 @@
 use super::ShardModel;
 use crate::violation::{Checked, Violation, check};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use synod_cluster::ids::{Entry, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_cluster::position::{KEY_BYTES_MAX, below, within};
 use synod_cluster::system::{Birth, Descriptor, Partitioning};
@@ -48,7 +49,15 @@ impl ShardModel {
 
     /// Whether a split made it.
     pub(crate) fn is_child(&self) -> bool {
-        self.descriptor.as_ref().is_some_and(|descriptor| matches!(descriptor.born, Birth::Child { .. }))
+        self.parent().is_some()
+    }
+
+    /// The shard that it was split off from, where it was.
+    pub(crate) fn parent(&self) -> Option<ShardId> {
+        match self.descriptor.as_ref()?.born {
+            Birth::Child { parent, .. } => Some(parent),
+            Birth::Founded => None,
+        }
     }
 
     /// Whether a split made it or changed it.
@@ -171,6 +180,22 @@ impl ShardModel {
     }
 }
 
+/// Which shard executed what one that was asked tells of a key: itself, or the nearest of those before it that began with the key. A child
+/// has the outcomes of its parent, also those of batches of which it has only some of the keys.
+pub(crate) fn executor<'a>(
+    models: &'a BTreeMap<ShardId, ShardModel>,
+    asked: &'a ShardModel,
+    key: &[u8],
+) -> &'a ShardModel {
+    let mut model = asked;
+    while !model.began_with(key)
+        && let Some(parent) = model.parent().and_then(|parent| models.get(&parent))
+    {
+        model = parent;
+    }
+    model
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +271,21 @@ mod tests {
         assert_eq!((model.counts.elsewhere, model.executed.len()), (1, 2));
         apply(&mut child, write(3, b"y"));
         assert_eq!(child.counts.executed, 1);
+    }
+
+    #[test]
+    fn what_a_child_tells_of_a_key_that_it_never_had_its_parent_executed() {
+        let mut model = parent();
+        apply(&mut model, write(1, b"a"));
+        apply(&mut model, encode_admin(&Admin::Split(split(1))));
+        let child = model.born.pop().expect("it counts");
+        let models = BTreeMap::from([(PARENT, model), (CHILD, child)]);
+        for (asked, key, by) in
+            [(CHILD, b"a", PARENT), (CHILD, b"x", CHILD), (PARENT, b"a", PARENT), (PARENT, b"x", PARENT)]
+        {
+            assert_eq!(executor(&models, &models[&asked], key).id(), by, "{asked} {key:?}");
+        }
+        assert_eq!((models[&CHILD].parent(), models[&PARENT].parent()), (Some(PARENT), None));
     }
 
     #[test]
