@@ -70,11 +70,12 @@ impl ShardModel {
         &self.children
     }
 
-    /// Those of them that were made by `slot`.
-    pub(crate) fn children_upto(&self, slot: Slot) -> impl Iterator<Item = ShardId> {
+    /// Those of them that were made after one slot and up to another.
+    pub(crate) fn children_made(&self, after: Slot, upto: Slot) -> impl Iterator<Item = ShardId> {
         // Each split has changed the bounds once.
         let made = self.extents.iter().skip(1).map(|(slot, _)| *slot);
-        self.children.iter().copied().zip(made).filter(move |(_, made)| *made <= slot).map(|(child, _)| child)
+        let all = self.children.iter().copied().zip(made);
+        all.filter(move |(_, made)| after < *made && *made <= upto).map(|(child, _)| child)
     }
 
     /// Whether a key is this shard's, after the last entry.
@@ -259,8 +260,9 @@ mod tests {
         let mut child = model.born.pop().expect("it counts");
         assert_eq!((child.id(), child.hash ^ model.hash, child.hash_at(Slot(0))), (CHILD, whole, Some(child.hash)));
         assert!(child.is_child() && child.has(b"x") && !child.has(b"a") && !model.has(b"x") && child.began_with(b"m"));
-        assert_eq!(model.children_upto(Slot(2)).count(), 0);
-        assert_eq!(model.children_upto(Slot(3)).collect::<Vec<_>>(), [CHILD]);
+        assert_eq!(model.children_made(Slot(0), Slot(2)).count(), 0);
+        assert_eq!(model.children_made(Slot(3), Slot(9)).count(), 0);
+        assert_eq!(model.children_made(Slot(2), Slot(3)).collect::<Vec<_>>(), [CHILD]);
         assert_eq!(model.extent_at(Slot(2)).map(|extent| extent.version), Some(1));
         assert_eq!(model.extent_of(2).map(|extent| extent.to.clone()), Some(Bytes::from_static(b"m")));
         // Met again at the child, it has no effect; what came to the parent too late has none there.
