@@ -4,8 +4,11 @@
 //!
 //! A node gives up rows or the log of a range when it installs a snapshot whose bounds are others, or when it removes a replica. It may
 //! do so only if, for every position of the range, the newest owner that it knows either does not list this node as a member, or is *held*
-//! here at that version or a later one: its rows are in the state store, and flushed. Otherwise nodes that restart one after another,
-//! each before its flush, could each throw away what only its log still had.
+//! here at that version: its rows are in the state store, and flushed. Otherwise nodes that restart one after another, each before its
+//! flush, could each throw away what only its log still had.
+//!
+//! An owner that is held here at a later version may have split the position off since. A replica that began with a snapshot of after
+//! that split never had it. Only a newer map says who has it: the node waits for one.
 //!
 //! The newest owner is the one with the greatest version. For a snapshot, an owner that is no newer than what is given up says nothing:
 //! the node waits for a newer map.
@@ -89,7 +92,7 @@ pub enum Custody {
 /// What custody waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// For a map that names a newer owner.
+    /// For a map that names a newer owner, or is as new as the one that is here.
     Map {
         /// A position whose newer owner is not known.
         position: Bytes,
@@ -214,8 +217,11 @@ fn keeps(given: &GivenUp, owner: &Owner, at: &Bytes, here: impl Fn(ShardId) -> H
     if shard == given.shard {
         return Some(Wait::Map { position: at.clone() });
     }
-    let held = matches!(here(shard), Here::Held(held) if held >= version);
-    (!held).then_some(Wait::Held { shard, version })
+    match here(shard) {
+        Here::Held(held) if held == version => None,
+        Here::Held(held) if held > version => Some(Wait::Map { position: at.clone() }),
+        _ => Some(Wait::Held { shard, version }),
+    }
 }
 
 #[cfg(test)]

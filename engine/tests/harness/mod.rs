@@ -149,6 +149,8 @@ pub struct Cluster {
     pub memory_max: usize,
     /// Questions for snapshots are lost.
     pub deaf: bool,
+    /// What replicas tell of their bounds is lost.
+    pub untold: bool,
     /// Rounds end behind a write, as if more inputs waited.
     pub hurried: bool,
     /// By how much nodes' wall clocks are off, µs.
@@ -193,6 +195,7 @@ impl Cluster {
             options,
             memory_max: usize::MAX,
             deaf: false,
+            untold: false,
             hurried: false,
             wall_off: BTreeMap::new(),
         };

@@ -20,7 +20,8 @@ impl Cluster {
 
     /// What replicas report of their bounds goes to the system shard; an answer is not waited for.
     pub(super) fn tell_bounds(&mut self, bounds: Vec<ShardNews>) {
-        for news in bounds {
+        let heard = if self.untold { Vec::new() } else { bounds };
+        for news in heard {
             let command = SystemCommand::ShardNews(news);
             let request = WriteRequest { id: self.next_id(), op: Op::System(command.encode()) };
             if let Some(leader) = self.leader(SYSTEM_SHARD) {

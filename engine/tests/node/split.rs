@@ -1,5 +1,7 @@
 //! Shards that are split on whole nodes: nothing is lost, and nothing happens twice, whoever dies meanwhile.
 
+#[path = "split_custody.rs"]
+mod custody;
 #[path = "split_speed.rs"]
 mod speed;
 

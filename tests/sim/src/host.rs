@@ -100,6 +100,8 @@ pub(crate) struct Installed {
     pub(crate) slot: Slot,
     /// Of the rows on disk.
     pub(crate) hash: u64,
+    /// No replica was there before.
+    pub(crate) begins: bool,
 }
 
 /// What the worker wants done with snapshot files.
@@ -162,7 +164,7 @@ pub(crate) struct Tap {
     pub(crate) begun: u64,
     pub(crate) returned: u64,
     /// Children that began by the entry of their parent.
-    pub(crate) births: u64,
+    pub(crate) births: Vec<ShardId>,
     /// What leaders have to tell the system shard of members.
     pub(crate) members: Vec<(ShardId, Membership)>,
     /// What replicas have to tell it of bounds.
@@ -263,7 +265,7 @@ impl Tap {
             }
             return;
         }
-        self.begins(write);
+        let begins = self.begins(write);
         let mark = self.marks.entry(shard).or_default();
         let before = *mark;
         mark.written(write);
@@ -290,25 +292,26 @@ impl Tap {
             self.spaces.insert(shard, space);
             self.held.remove(&shard);
             let slot = write.trim.map_or(Slot(0), |id| id.slot);
-            self.installed.push(Installed { at, shard, slot, hash });
+            self.installed.push(Installed { at, shard, slot, hash, begins });
         }
     }
 
-    /// A group's first write here: where one was before, it is of a later epoch than that one could vote in.
-    fn begins(&mut self, write: &GroupWrite) {
-        let (shard, Some(hard)) = (write.shard, &write.hard) else { return };
+    /// Whether it is a group's first write here. Where one was before, it is of a later epoch than that one could vote in.
+    fn begins(&mut self, write: &GroupWrite) -> bool {
+        let (shard, Some(hard)) = (write.shard, &write.hard) else { return false };
         let first = write.genesis.is_some() && !self.marks.contains_key(&shard);
         self.begun += u64::from(first && write.space.is_some());
         let genesis = write.genesis.clone().filter(|_| first && write.space.is_none());
         let genesis = genesis.and_then(|genesis| Genesis::decode(genesis, shard).ok());
-        self.births += u64::from(genesis.is_some_and(|genesis| genesis.is_child()));
-        let Some(upto) = self.tombs.get(&shard).copied().filter(|_| first) else { return };
+        self.births.extend(genesis.filter(Genesis::is_child).map(|_| shard));
+        let Some(upto) = self.tombs.get(&shard).copied().filter(|_| first) else { return first };
         self.returned += 1;
         if hard.membership.epoch <= upto {
             let detail = format!("shard {shard}: epoch {:?} after {upto:?}", hard.membership.epoch);
             self.broke("3: what a replica promised that went binds the next one here", detail);
         }
         self.tombs.remove(&shard);
+        first
     }
 
     /// Rows of a space go. What a start finds older than the log goes although the log points to it: it is reinstalled.

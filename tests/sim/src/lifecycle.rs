@@ -121,8 +121,11 @@ impl World {
         self.coverage.add("recovery", "log trimmed", trims);
         self.coverage.add("members", "replica begun with a snapshot", begun);
         self.coverage.add("members", "replica came back", returned);
-        self.coverage.add("splits", "child begun", births);
-        self.coverage.add("splits", "child begun beside several workers", if several { births } else { 0 });
+        for shard in births {
+            self.coverage.count("splits", "child begun");
+            self.coverage.add("splits", "child begun beside several workers", u64::from(several));
+            self.begun.remove(&(id, shard));
+        }
         for (stamp, shard, entries) in chosen {
             self.at(stamp, Event::Applied { from: Origin { node: id, process, stamp }, shard, entries });
         }

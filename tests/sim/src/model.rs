@@ -15,7 +15,7 @@ use synod_cluster::system::{Descriptor, Retention};
 use synod_engine::command::{Action, Expect, KeyOp, Op, OpResult, Outcome, WriteRequest, decode_requests, is_admin};
 use synod_paxos::types::{Epoch, Membership, Payload};
 
-pub(crate) use splits::Extent;
+pub(crate) use splits::{Extent, executor};
 
 const AGREEMENT: &str = "1: at most one value is chosen per slot, and slots chosen never change";
 

@@ -6,7 +6,7 @@
 //! any answer had shown before it was asked, and nothing that the committed log does not hold.
 
 use crate::clients::{Attempt, Kind};
-use crate::model::ShardModel;
+use crate::model::{ShardModel, executor};
 use crate::requests::Ending;
 use crate::retry::Failure;
 use crate::violation::{Checked, Violation, check};
@@ -77,21 +77,25 @@ impl World {
                 let Op::Write { ops, .. } = &request.op else { return Ok(()) };
                 match outcome {
                     Outcome::Written(results) => {
-                        let shown: Vec<(Bytes, u64, u64)> = ops
-                            .iter()
-                            .zip(results)
-                            .map(|(op, result)| match &op.action {
-                                synod_engine::command::Action::Append(records) => {
-                                    (op.key.clone(), 0, result.offset.0 + records.len() as u64)
-                                }
-                                synod_engine::command::Action::Delete => (op.key.clone(), 0, result.offset.0 + 1),
-                                synod_engine::command::Action::Trim(_) => {
-                                    (op.key.clone(), result.offset.0, result.offset.0)
-                                }
+                        let shown: Vec<(ShardId, Bytes, u64, u64)> = (0..)
+                            .zip(ops.iter().zip(results))
+                            .map(|(index, (op, result))| {
+                                let (first, next) = match &op.action {
+                                    synod_engine::command::Action::Append(records) => {
+                                        (0, result.offset.0 + records.len() as u64)
+                                    }
+                                    synod_engine::command::Action::Delete => (0, result.offset.0 + 1),
+                                    synod_engine::command::Action::Trim(_) => (result.offset.0, result.offset.0),
+                                };
+                                // A write is sent to the shard of its first key.
+                                let by = if index == 0 { model } else { executor(&self.models, model, &op.key) };
+                                (by.id(), op.key.clone(), first, next)
                             })
                             .collect();
-                        for (key, first, next) in shown {
-                            self.show(shard, &key, first, next)?;
+                        let apart = shown.iter().filter(|(by, ..)| *by != shard).count();
+                        self.coverage.add("routes", "key of a batch whose keys went apart", apart as u64);
+                        for (by, key, first, next) in shown {
+                            self.show(by, &key, first, next)?;
                         }
                     }
                     Outcome::ExpectationFailed { op_index, actual } => {

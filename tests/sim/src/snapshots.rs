@@ -67,7 +67,7 @@ impl World {
 
     /// The log points to a snapshot's rows: they are what its maker had.
     fn installed(&mut self, id: NodeId, install: &Installed) -> Checked {
-        let Installed { at, shard, slot, hash } = *install;
+        let Installed { at, shard, slot, hash, begins } = *install;
         self.trace.note(at, "installed", &[id.0, shard.0, slot.0, hash], || format!("{id} shard {shard} slot {slot}"));
         let made = self.made.get(&(shard, slot)).copied();
         check(made == Some(hash), "25: what is installed is what the maker had, sessions and all", || {
@@ -77,7 +77,12 @@ impl World {
         let model = self.models.get(&shard);
         self.coverage.add("splits", "snapshot of a child installed", u64::from(model.is_some_and(|m| m.is_child())));
         *self.installs.entry((id, shard)).or_default() += 1;
-        self.check_custody(id, shard, slot, at)?;
+        if begins {
+            // Where nothing was, nothing is given up.
+            self.begun.insert((id, shard), slot);
+        } else {
+            self.check_custody(id, shard, slot, at)?;
+        }
         if let Some(up) = self.process(id) {
             up.observed.insert(shard, slot);
             up.snapshot_files.installed.insert(shard);

@@ -172,6 +172,8 @@ pub(crate) struct World {
     pub(crate) made: BTreeMap<(ShardId, Slot), u64>,
     /// Snapshots installed, by node and shard.
     pub(crate) installs: BTreeMap<(NodeId, ShardId), u64>,
+    /// The positions of those with which replicas began.
+    pub(crate) begun: BTreeMap<(NodeId, ShardId), Slot>,
     /// Connections that parts of snapshots come on.
     pub(crate) transfers: BTreeMap<u64, Transfer>,
     pub(crate) last_transfer: u64,
@@ -242,6 +244,7 @@ impl World {
             garble_part: false,
             made: BTreeMap::new(),
             installs: BTreeMap::new(),
+            begun: BTreeMap::new(),
             transfers: BTreeMap::new(),
             last_transfer: 0,
             moves: Moves::default(),

@@ -6,8 +6,9 @@
 use super::Inner;
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use synod_cluster::ids::{ShardId, Space};
+use synod_cluster::ids::{ShardId, Slot, Space};
 use synod_cluster::system::{Descriptor, row_kinds};
+use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys::{self, Bounds};
 use synod_engine::codec::node;
 use synod_engine::genesis::Genesis;
@@ -83,5 +84,13 @@ impl Inner {
     pub(crate) fn had(&self, shard: ShardId) -> bool {
         let removed = self.log.contains_key(&keys::group_removed(shard)[..]);
         removed || self.state.contains_key(&keys::bounds_row(self.pointer(shard)))
+    }
+
+    /// How far a child that has a state here has come.
+    pub(crate) fn position(&self, shard: ShardId) -> Option<Slot> {
+        let space = self.pointer(shard);
+        let born = self.state.contains_key(&keys::bounds_row(space));
+        let row = self.state.get(&keys::applied(space)).filter(|_| born)?;
+        AppliedRow::decode(row.clone()).ok().map(|row| row.slot)
     }
 }

@@ -6,6 +6,7 @@
 use super::ShardModel;
 use crate::violation::{Checked, Violation, check};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use synod_cluster::ids::{Entry, SYSTEM_SHARD, ShardId, Slot, TableId};
 use synod_cluster::position::{KEY_BYTES_MAX, below, within};
 use synod_cluster::system::{Birth, Descriptor, Partitioning};
@@ -48,7 +49,15 @@ impl ShardModel {
 
     /// Whether a split made it.
     pub(crate) fn is_child(&self) -> bool {
-        self.descriptor.as_ref().is_some_and(|descriptor| matches!(descriptor.born, Birth::Child { .. }))
+        self.parent().is_some()
+    }
+
+    /// The shard that it was split off from, where it was.
+    pub(crate) fn parent(&self) -> Option<ShardId> {
+        match self.descriptor.as_ref()?.born {
+            Birth::Child { parent, .. } => Some(parent),
+            Birth::Founded => None,
+        }
     }
 
     /// Whether a split made it or changed it.
@@ -61,11 +70,12 @@ impl ShardModel {
         &self.children
     }
 
-    /// Those of them that were made by `slot`.
-    pub(crate) fn children_upto(&self, slot: Slot) -> impl Iterator<Item = ShardId> {
+    /// Those of them that were made after one slot and up to another.
+    pub(crate) fn children_made(&self, after: Slot, upto: Slot) -> impl Iterator<Item = ShardId> {
         // Each split has changed the bounds once.
         let made = self.extents.iter().skip(1).map(|(slot, _)| *slot);
-        self.children.iter().copied().zip(made).filter(move |(_, made)| *made <= slot).map(|(child, _)| child)
+        let all = self.children.iter().copied().zip(made);
+        all.filter(move |(_, made)| after < *made && *made <= upto).map(|(child, _)| child)
     }
 
     /// Whether a key is this shard's, after the last entry.
@@ -171,6 +181,22 @@ impl ShardModel {
     }
 }
 
+/// Which shard executed what one that was asked tells of a key: itself, or the nearest of those before it that began with the key. A child
+/// has the outcomes of its parent, also those of batches of which it has only some of the keys.
+pub(crate) fn executor<'a>(
+    models: &'a BTreeMap<ShardId, ShardModel>,
+    asked: &'a ShardModel,
+    key: &[u8],
+) -> &'a ShardModel {
+    let mut model = asked;
+    while !model.began_with(key)
+        && let Some(parent) = model.parent().and_then(|parent| models.get(&parent))
+    {
+        model = parent;
+    }
+    model
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,8 +260,9 @@ mod tests {
         let mut child = model.born.pop().expect("it counts");
         assert_eq!((child.id(), child.hash ^ model.hash, child.hash_at(Slot(0))), (CHILD, whole, Some(child.hash)));
         assert!(child.is_child() && child.has(b"x") && !child.has(b"a") && !model.has(b"x") && child.began_with(b"m"));
-        assert_eq!(model.children_upto(Slot(2)).count(), 0);
-        assert_eq!(model.children_upto(Slot(3)).collect::<Vec<_>>(), [CHILD]);
+        assert_eq!(model.children_made(Slot(0), Slot(2)).count(), 0);
+        assert_eq!(model.children_made(Slot(3), Slot(9)).count(), 0);
+        assert_eq!(model.children_made(Slot(2), Slot(3)).collect::<Vec<_>>(), [CHILD]);
         assert_eq!(model.extent_at(Slot(2)).map(|extent| extent.version), Some(1));
         assert_eq!(model.extent_of(2).map(|extent| extent.to.clone()), Some(Bytes::from_static(b"m")));
         // Met again at the child, it has no effect; what came to the parent too late has none there.
@@ -246,6 +273,21 @@ mod tests {
         assert_eq!((model.counts.elsewhere, model.executed.len()), (1, 2));
         apply(&mut child, write(3, b"y"));
         assert_eq!(child.counts.executed, 1);
+    }
+
+    #[test]
+    fn what_a_child_tells_of_a_key_that_it_never_had_its_parent_executed() {
+        let mut model = parent();
+        apply(&mut model, write(1, b"a"));
+        apply(&mut model, encode_admin(&Admin::Split(split(1))));
+        let child = model.born.pop().expect("it counts");
+        let models = BTreeMap::from([(PARENT, model), (CHILD, child)]);
+        for (asked, key, by) in
+            [(CHILD, b"a", PARENT), (CHILD, b"x", CHILD), (PARENT, b"a", PARENT), (PARENT, b"x", PARENT)]
+        {
+            assert_eq!(executor(&models, &models[&asked], key).id(), by, "{asked} {key:?}");
+        }
+        assert_eq!((models[&CHILD].parent(), models[&PARENT].parent()), (Some(PARENT), None));
     }
 
     #[test]
