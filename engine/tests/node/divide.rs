@@ -57,6 +57,10 @@ fn a_leader_finds_the_middle_and_others_say_who_leads() {
     let leads = leader(&mut c, shard);
     for node in c.ids() {
         if node != leads {
+            // A belief in a leader ends, and comes back with its next word.
+            c.run_until("it knows who leads", |c| {
+                c.report(node).replicas.iter().any(|r| r.shard == shard && r.leader == Some(leads))
+            });
             assert_eq!(divided(&mut c, node, shard), Err(Refusal::NotLeader { leader: Some(leads), maybe: false }));
         }
     }
