@@ -132,6 +132,9 @@ fn no_command_of_jobs_goes_to_a_leader_that_does_not_speak_its_version() {
     // The leader says that the cluster is too old. The others do not even ask it.
     let other = format!("node 2 at {}, which leads the system shard, speaks cluster versions up to 1", cluster.addr(2));
     wait_refused(&cluster, &[1, 3], &other);
+    // One without a replica of the system shard hears from a node that reads the command who leads.
+    cluster.add_joiner(4);
+    wait_refused(&cluster, &[4], &other);
     wait_refused(&cluster, &[2], "the cluster is at version 1");
     let ran = cluster.cli(&["-o", "json", "job", "cancel", "1"]);
     assert_eq!((ran.code, &ran.error()["error"]), (1, &"cluster_version".into()), "{ran:?}");

@@ -61,7 +61,7 @@ pub fn too_old(speaks: ClusterVersion, cluster: ClusterVersion) -> String {
     )
 }
 
-/// Why a command that `needs` a version is not sent to a node that speaks less, or was `None` heard to speak any; `what` the node is.
+/// Why a command that `needs` a version is not sent to a node, named with its address and what it is, that speaks less. `None`: it was never heard.
 #[must_use]
 pub fn not_read_by(
     (node, addr, what): (NodeId, &str, &str),

@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
+/// How long a node that is up may take to say what it speaks: pulses say it all the time. A client waits less than `PATIENCE` for one node.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+
 /// What is said of a node that is not sent a command: why it would be.
 const LEADS: &str = "which leads the system shard";
 /// The same where nobody is known to lead.
@@ -167,6 +170,7 @@ impl SystemProposer {
     pub async fn execute_as(&self, id: WriteId, command: &SystemCommand) -> Result<SystemOutcome, Status> {
         let wanted = Wanted::new(id, command);
         let until = Instant::now() + patience(id.deadline_us.saturating_sub(self.peers.cluster_time_us()));
+        let began = Instant::now();
         // Attempts that may have been carried out, or may yet be.
         let mut unsure = 0;
         loop {
@@ -183,8 +187,9 @@ impl SystemProposer {
             };
             let pause = Duration::from_millis(rand::rng().random_range(pause_ms(unsure)));
             sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+            let unread = unsure == 0 && began.elapsed() > FIRST_WORD && refused.as_ref().is_some_and(is_too_new);
             // An attempt that has no time to be answered would add nothing but doubt.
-            if Instant::now() >= until {
+            if unread || Instant::now() >= until {
                 return Err(status(&out_of_time(unsure > 0, refused)));
             }
         }
@@ -312,6 +317,11 @@ fn wire_error(refusal: &Refusal) -> v1::Error {
         Refusal::Invalid { field: OUTCOME, why } => unknown(&format!("outcome of the system shard: {why}")),
         refusal => refusal_error(refusal),
     }
+}
+
+/// Whether a command was not sent, or not found, since no node that could propose it is known to read it.
+fn is_too_new(error: &v1::Error) -> bool {
+    matches!(&error.kind, Some(Kind::InvalidArgument(why)) if why.field == CLUSTER_VERSION)
 }
 
 fn unknown(why: &str) -> v1::Error {

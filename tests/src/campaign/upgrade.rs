@@ -20,6 +20,8 @@ const OLD: &str = "SYNOD_OLD_BIN";
 const TO: u64 = ClusterVersion::SPOKEN.0 as u64;
 /// How long a new cluster may take until it is at the version that all founders speak.
 const FOUNDING: Duration = Duration::from_secs(10);
+/// How long the command line may take to say that a cluster knows no jobs.
+const NO_JOBS: Duration = Duration::from_secs(20);
 /// Where shards are split: refused before the version is raised, done after it.
 const SPLIT_AT: &str = "b08";
 
@@ -59,9 +61,6 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load, number: usize) -> Result<
     let how = if kill { "killed" } else { "stopped" };
     Ok(Turn { pause, during: None, note: format!("three nodes {how} and {way}") })
 }
-
-/// How long the command line may take to say that a cluster knows no jobs.
-const NO_JOBS: Duration = Duration::from_secs(20);
 
 /// Commands of jobs, to each node, while an older binary leads the system shard where there is one: each is refused, and the copies of the
 /// system shard stay equal.
