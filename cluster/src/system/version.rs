@@ -61,7 +61,8 @@ pub fn too_old(speaks: ClusterVersion, cluster: ClusterVersion) -> String {
     )
 }
 
-/// Why a command that `needs` a version is not sent to a node, named with its address and what it is, that speaks less. `None`: it was never heard.
+/// Why a command that `needs` a version is not sent to a node that speaks less; `None`: it was never heard. The node comes with its address
+/// and what it is.
 #[must_use]
 pub fn not_read_by(
     (node, addr, what): (NodeId, &str, &str),
