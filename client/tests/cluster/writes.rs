@@ -281,7 +281,7 @@ async fn a_call_that_no_node_knows_fails_for_good() {
     let (_world, client) = cluster().await;
     for error in [client.job(1).await.unwrap_err(), client.cancel_job(1).await.unwrap_err()] {
         assert!(!error.retryable(), "{error}");
-        let Error::InvalidArgument { field, why } = error else { panic!("{error}") };
+        let Error::InvalidArgument { field, why } = &error else { panic!("{error}") };
         assert_eq!(field, "cluster_version");
         assert!(why.contains(" at 127.0.0.1:") && why.contains("runs an older binary"), "{why}");
     }
