@@ -28,6 +28,7 @@ use crate::types::{Explain, MemberChange, NodeInfo, NodeReport, PartitionKind, T
 use crate::wire;
 use synod_cluster::decide::Refused;
 use synod_cluster::decide::renewal;
+use synod_cluster::system::CLUSTER_VERSION;
 
 /// How long one node is waited for, with the call's deadline further away: the call is safe to repeat.
 const ATTEMPT: Duration = Duration::from_secs(4);
@@ -334,6 +335,9 @@ impl Client {
         while Instant::now() < deadline {
             let map = self.map();
             if !map.nodes.is_empty() && map.nodes.iter().all(|node| older.contains(&node.id)) {
+                // No time helps: their binaries have to be replaced first.
+                let why = format!("{}; no node knows the call", last.cause());
+                last = Error::invalid(CLUSTER_VERSION, why);
                 break;
             }
             let Some(node) = map.nodes.get(turn % map.nodes.len().max(1)) else { break };

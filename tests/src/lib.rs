@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod far;
 pub mod http;
 pub mod load;
+pub mod mixed;
 pub mod run;
 pub mod shim;
 pub mod splits;

@@ -165,7 +165,8 @@ fn a_plain_call_and_a_proposal_that_name_another_cluster_are_refused() {
         }
         let propose = |cluster: u128| {
             let cluster = bytes::Bytes::copy_from_slice(&cluster.to_be_bytes());
-            let proposal = SystemProposal { command: drop_command("t"), timeout_ms: 3000, cluster };
+            let command = drop_command("t");
+            let proposal = SystemProposal { command, timeout_ms: 3000, cluster, ..SystemProposal::default() };
             let channel = channel.clone();
             async move { PeerClient::new(channel).propose(proposal).await }
         };

@@ -8,6 +8,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
+use synod_tests::mixed;
 use synod_tests::run::{command, finish, until};
 use synod_tests::splits::{wait_shards, wait_splits};
 
@@ -108,6 +109,40 @@ fn a_split_is_refused_by_name_until_the_cluster_is_raised_to_the_version_that_kn
     assert_eq!(cluster.wait_end(3).code(), Some(1));
     let (log, words) = (cluster.log(3), "the cluster is at version 4, this node speaks versions 1 to 3");
     assert!(log.lines().any(|line| line.contains(words)), "{log}");
+}
+
+/// Waits until each of these nodes refuses every command of jobs with these words. It may be yet to hear who leads, and what that speaks.
+fn wait_refused(cluster: &Cluster, nodes: &[u16], words: &str) {
+    let mut said = Vec::new();
+    let refused = until(PATIENCE, "the commands are refused with these words", || {
+        said = mixed::refused_everywhere(cluster, nodes).unwrap();
+        said.iter().all(|(_, _, why)| why.contains(words)).then_some(())
+    });
+    refused.unwrap_or_else(|why| panic!("{why}: {words:?}, not {said:?}"));
+}
+
+#[test]
+fn no_command_of_jobs_goes_to_a_leader_that_does_not_speak_its_version() {
+    let _alone = alone();
+    let mut cluster = Cluster::start_with(HELD_BACK);
+    cluster.wait_up();
+    restart_with(&mut cluster, 1, "");
+    cluster.wait_status("one node speaks the newest version", |status| speaks(&cluster, status, 1) == Some(NEWEST));
+    mixed::lead(&cluster, 2).unwrap();
+    // The leader says that the cluster is too old. The others do not even ask it.
+    let other = format!("node 2 at {}, which leads the system shard, speaks cluster versions up to 1", cluster.addr(2));
+    wait_refused(&cluster, &[1, 3], &other);
+    // One without a replica of the system shard hears from a node that reads the command who leads.
+    cluster.add_joiner(4);
+    wait_refused(&cluster, &[4], &other);
+    wait_refused(&cluster, &[2], "the cluster is at version 1");
+    let ran = cluster.cli(&["-o", "json", "job", "cancel", "1"]);
+    assert_eq!((ran.code, &ran.error()["error"]), (1, &"cluster_version".into()), "{ran:?}");
+    mixed::equal(&cluster).unwrap();
+    // A leader that speaks it is asked, and knows what the cluster is at.
+    mixed::lead(&cluster, 1).unwrap();
+    wait_refused(&cluster, &[2, 3], "the cluster is at version 1");
+    mixed::equal(&cluster).unwrap();
 }
 
 /// A node whose map is not the newest yet says for a moment that the cluster is at the first version.

@@ -276,6 +276,17 @@ async fn a_change_begins_anew_by_the_time_of_a_shard_that_is_ahead() {
     assert!(changes.len() > 1 && changes.iter().all(|id| id.seq == changes[0].seq), "{changes:?}");
 }
 
+#[tokio::test]
+async fn a_call_that_no_node_knows_fails_for_good() {
+    let (_world, client) = cluster().await;
+    for error in [client.job(1).await.unwrap_err(), client.cancel_job(1).await.unwrap_err()] {
+        assert!(!error.retryable(), "{error}");
+        let Error::InvalidArgument { field, why } = &error else { panic!("{error}") };
+        assert_eq!(field, "cluster_version");
+        assert!(why.contains(" at 127.0.0.1:") && why.contains("runs an older binary"), "{why}");
+    }
+}
+
 fn v1_table(id: u32, name: &str) -> synod_client::proto::Table {
     use synod_client::proto as v1;
     let retention = Some(v1::Retention { kind: Some(v1::retention::Kind::Latest(true)) });

@@ -22,7 +22,7 @@ pub use codec::{decode_descriptor, encode_descriptor};
 pub use jobs::{CLUSTER_VERSION, JOB_WHY_MAX, JOBS, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, bounded_why};
 pub use lineage::{Child, Reserved, ShardNews};
 pub use nodes::{Leaves, Room, no_such_node};
-pub use version::{MetadataError, SPEAKS, TooNew, too_old};
+pub use version::{MetadataError, SPEAKS, TooNew, not_read_by, too_old};
 
 use crate::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD, ShardId, TableId};
 use crate::jobs::empty_node::Leaving;
@@ -270,6 +270,17 @@ impl SystemCommand {
             Self::StartJob { goal } => goal.needs(),
             Self::CancelJob { .. } | Self::FinishJob { .. } => ClusterVersion::THIRD,
             _ => ClusterVersion::FIRST,
+        }
+    }
+
+    /// The version that a node must speak to read the command. To one that speaks less it is not even sent: a node of the first
+    /// version proposes what it cannot read. Of an upgrade that is more than [`Self::needs`], since it is proposed below its own version.
+    #[must_use]
+    pub fn read_from(&self) -> ClusterVersion {
+        match self {
+            Self::Upgrade { to, .. } => (*to).max(ClusterVersion::SECOND),
+            Self::AddNode { speaks, .. } if *speaks > ClusterVersion::FIRST => ClusterVersion::SECOND,
+            command => command.needs(),
         }
     }
 }

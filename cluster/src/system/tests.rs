@@ -274,3 +274,28 @@ fn a_version_that_is_not_spoken_is_named() {
     let row = Bytes::from([&row[..], &crc].concat());
     assert!(matches!(SystemState::from_rows([(ROW_CLUSTER, 0, row)]), Err(MetadataError::Decode(_))));
 }
+
+#[test]
+fn each_command_says_which_nodes_can_read_it() {
+    let version = |command: SystemCommand| command.read_from().0;
+    assert_eq!(version(create(Partitioning::Hash, 1, &[], 1)), 1);
+    assert_eq!(version(add("h:1", 5, ClusterVersion::FIRST)), 1);
+    assert_eq!(version(add("h:1", 5, ClusterVersion::FOURTH)), 2, "it is of a kind of its own");
+    assert_eq!(version(SystemCommand::CancelJob { job: JobId(1) }), 3);
+    assert_eq!(version(SystemCommand::PauseJob { job: JobId(1), paused: true }), 4);
+    for (to, read_from) in [(1, 2), (2, 2), (4, 4)] {
+        let to = ClusterVersion(to);
+        assert_eq!(version(SystemCommand::Upgrade { to, spoken_by: vec![] }), read_from);
+    }
+    let why = not_read_by(
+        (NodeId(2), "h2:1", "which leads the system shard"),
+        Some(ClusterVersion::FIRST),
+        ClusterVersion::THIRD,
+    );
+    for words in ["node 2 at h2:1, which leads", "up to 1", "needs 3", "replace its binary", "`synod cluster upgrade`"]
+    {
+        assert!(why.contains(words), "{why}");
+    }
+    let unheard = not_read_by((NodeId(2), "h2:1", "which leads the system shard"), None, ClusterVersion::THIRD);
+    assert!(unheard.contains("has not said yet"), "{unheard}");
+}

@@ -61,6 +61,24 @@ pub fn too_old(speaks: ClusterVersion, cluster: ClusterVersion) -> String {
     )
 }
 
+/// Why a command that `needs` a version is not sent to a node that speaks less; `None`: it was never heard. The node comes with its address
+/// and what it is.
+#[must_use]
+pub fn not_read_by(
+    (node, addr, what): (NodeId, &str, &str),
+    speaks: Option<ClusterVersion>,
+    needs: ClusterVersion,
+) -> String {
+    let speaks = match speaks {
+        Some(speaks) => format!("speaks cluster versions up to {speaks}"),
+        None => "has not said yet which cluster versions it speaks".to_owned(),
+    };
+    format!(
+        "node {node} at {addr}, {what}, {speaks}; the command needs {needs}: replace its binary (or raise its cluster.version_max), then \
+         `synod cluster upgrade` raises the cluster's version"
+    )
+}
+
 impl SystemState {
     /// Raises the version, where every node is known to speak it.
     pub(super) fn upgrade(&mut self, to: ClusterVersion, spoken_by: &[NodeId]) -> SystemOutcome {

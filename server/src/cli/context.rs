@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use synod_client::limits::{CEILING_MAX_VALUE_BYTES, MAX_DEADLINE_S};
 use synod_client::{Client, Error, Options};
+use synod_cluster::system::CLUSTER_VERSION;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
@@ -172,6 +173,10 @@ impl From<Error> for CliError {
             }
             Error::OutcomeUnknown { cause } => base.with("cause", cause).exiting(Exit::Unknown),
             Error::Quarantined { why } => base.with("why", why),
+            // No argument is wrong: the cluster, or a node of it, is too old for the call.
+            Error::InvalidArgument { field, why } if field == CLUSTER_VERSION => {
+                Self::failed(CLUSTER_VERSION, &why).with("why", why)
+            }
             Error::InvalidArgument { field, why } => base.with("field", field).with("why", why).exiting(Exit::Usage),
             Error::JobNotFound { job } => base.with("job", job),
             Error::JobConflict { job, why } => base.with("job", job).with("why", why),
@@ -197,5 +202,8 @@ mod tests {
         let shown = large.render(true).unwrap();
         assert!(shown.contains("\"limit\":8") && shown.contains("\"knob\":\"limits.x\""), "{shown}");
         assert_eq!(large.exit(), Exit::Failed);
+        let old = CliError::from(Error::invalid(CLUSTER_VERSION, "node 2 speaks versions up to 1"));
+        assert_eq!((old.exit(), old.kind()), (Exit::Failed, CLUSTER_VERSION));
+        assert!(!old.is_retryable() && old.message() == "node 2 speaks versions up to 1", "{old}");
     }
 }

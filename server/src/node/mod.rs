@@ -19,6 +19,7 @@ pub mod map;
 pub mod metrics;
 mod panics;
 pub mod peer;
+mod proposal;
 mod readers;
 pub mod snapshots;
 mod stages;

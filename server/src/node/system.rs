@@ -1,11 +1,13 @@
 //! The way to the system shard: metadata commands, here or at its leader.
 //!
 //! Owns: the naming of commands, so that one sent twice executes once. Must never: report a command as failed whose outcome
-//! is not known.
+//! is not known, or send one to a node that is not known to speak the version that the command needs: nodes of the first version propose
+//! what they cannot read, and their copies of the system shard differ from then on.
 
 use super::dial;
 use super::map::MapCache;
 use super::peer::{Addresses, Peers, SystemHandler};
+use super::proposal::{Wanted, pause_ms};
 use super::status::{status, typed};
 use bytes::Bytes;
 use rand::RngExt;
@@ -14,12 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use synod_cluster::ids::{ClientId, ClientSeq, ClusterVersion, NodeId, SYSTEM_SHARD};
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{SPEAKS, SystemCommand, SystemOutcome, TooNew, too_old};
-use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests, encode_requests};
+use synod_cluster::system::{CLUSTER_VERSION, SPEAKS, SystemCommand, SystemOutcome, TooNew, not_read_by, too_old};
+use synod_engine::command::{Op, Outcome, WriteId, WriteRequest, decode_requests};
 use synod_engine::host::{Answer, Body, Input, Reply, ReplySink, Request};
 use synod_engine::logstore::LogStore;
 use synod_engine::runner::WorkerHandle;
-use synod_proto::errors::{error, refusal_error};
+use synod_proto::errors::{error, invalid, refusal_error};
 use synod_proto::peer::peer_client::PeerClient;
 use synod_proto::peer::{JoinReply, JoinRequest, SystemProposal, SystemReply};
 use synod_proto::v1;
@@ -32,6 +34,14 @@ use v1::error::Kind;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// How long a node that is up may take to say what it speaks: pulses say it all the time. A client waits less than `PATIENCE` for one node.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+
+/// What is said of a node that is not sent a command: why it would be.
+const LEADS: &str = "which leads the system shard";
+/// The same where nobody is known to lead.
+const MEMBER: &str = "which has a replica of the system shard";
 
 /// What is invalid where a command was carried out and what came of it cannot be read.
 const OUTCOME: &str = "outcome";
@@ -158,32 +168,35 @@ impl SystemProposer {
     /// With the typed error in its details: a refusal, or `Unavailable`, where nothing was done and nothing will be;
     /// `OutcomeUnknown` where an attempt may have been, or may yet be, carried out.
     pub async fn execute_as(&self, id: WriteId, command: &SystemCommand) -> Result<SystemOutcome, Status> {
-        let request = WriteRequest { id, op: Op::System(command.encode()) };
+        let wanted = Wanted::new(id, command);
         let until = Instant::now() + patience(id.deadline_us.saturating_sub(self.peers.cluster_time_us()));
-        let mut sent = false;
+        let began = Instant::now();
+        // Attempts that may have been carried out, or may yet be.
+        let mut unsure = 0;
         loop {
             let limit = ATTEMPT.min(until.saturating_duration_since(Instant::now()));
-            let refused = match self.attempt(&request, limit).await {
+            let refused = match self.attempt(&wanted, limit).await {
                 Ok(outcome) => return Ok(outcome),
                 // What was sent before may be carried out all the same.
-                Err(Attempt::Final(error)) if sent => return Err(status(&unknown(&error.message))),
+                Err(Attempt::Final(error)) if unsure > 0 => return Err(status(&unknown(&error.message))),
                 Err(Attempt::Final(error)) => return Err(status(&error)),
                 Err(Attempt::Again { maybe, why }) => {
-                    sent |= maybe;
+                    unsure += u32::from(maybe);
                     why
                 }
             };
-            let pause = rand::rng().random_range(10..60);
-            sleep(Duration::from_millis(pause)).await;
+            let pause = Duration::from_millis(rand::rng().random_range(pause_ms(unsure)));
+            sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+            let unread = unsure == 0 && began.elapsed() > FIRST_WORD && refused.as_ref().is_some_and(is_too_new);
             // An attempt that has no time to be answered would add nothing but doubt.
-            if Instant::now() >= until {
-                return Err(status(&out_of_time(sent, refused)));
+            if unread || Instant::now() >= until {
+                return Err(status(&out_of_time(unsure > 0, refused)));
             }
         }
     }
 
-    async fn attempt(&self, request: &WriteRequest, limit: Duration) -> Result<SystemOutcome, Attempt> {
-        let leader = match timeout(limit, self.local(request.clone())).await {
+    async fn attempt(&self, wanted: &Wanted, limit: Duration) -> Result<SystemOutcome, Attempt> {
+        let leader = match timeout(limit, self.local(wanted.request.clone())).await {
             Ok(Ok(outcome)) => return Ok(outcome),
             // A leader that no majority answers waits too.
             Err(_) => return Err(Attempt::Again { maybe: true, why: None }),
@@ -192,23 +205,49 @@ impl SystemProposer {
             Ok(Err(refusal)) => return Err(Attempt::of(wire_error(&refusal))),
         };
         let leader = leader.or_else(|| self.map_cache.leader(SYSTEM_SHARD)).filter(|n| *n != self.node);
-        let Some(addr) = leader.and_then(|n| self.address(n)).or_else(|| self.any_member()) else {
-            return Err(Attempt::Again { maybe: false, why: None });
+        if let Some(leader) = leader {
+            self.check_reads(leader, LEADS, wanted)?;
+        }
+        let addr = match leader.and_then(|n| self.address(n)) {
+            Some(addr) => Some(addr),
+            None => self.any_member(wanted)?,
         };
-        self.remote(&addr, request, limit).await
+        let Some(addr) = addr else { return Err(Attempt::Again { maybe: false, why: None }) };
+        self.remote(&addr, wanted, limit).await
     }
 
     fn address(&self, node: NodeId) -> Option<String> {
         self.addresses.of(node)
     }
 
-    /// A random other member of the system shard: it knows the leader, or will.
-    fn any_member(&self) -> Option<String> {
-        let map = self.map_cache.get()?;
-        let members: Vec<NodeId> =
-            map.shards.get(&SYSTEM_SHARD)?.membership.voters().filter(|n| *n != self.node).collect();
-        let pick = *members.get(rand::rng().random_range(0..members.len().max(1)))?;
-        self.address(pick)
+    /// Refuses to send a command to a node that is not known to read it.
+    fn check_reads(&self, node: NodeId, what: &str, wanted: &Wanted) -> Result<(), Attempt> {
+        let said = self.peers.spoken(node).map(|said| said.speaks);
+        if wanted.is_read_by(said, self.map_cache.version()) {
+            return Ok(());
+        }
+        let addr = self.address(node).unwrap_or_else(|| "an unknown address".to_owned());
+        let refused = invalid(CLUSTER_VERSION, not_read_by((node, addr.as_str(), what), said, wanted.reads));
+        Err(match said {
+            Some(_) => Attempt::Final(refused),
+            // Its first word may be on its way.
+            None => Attempt::Again { maybe: false, why: Some(refused) },
+        })
+    }
+
+    /// A random other member of the system shard that reads the command: it knows the leader, or will.
+    fn any_member(&self, wanted: &Wanted) -> Result<Option<String>, Attempt> {
+        let Some(map) = self.map_cache.get() else { return Ok(None) };
+        let Some(system) = map.shards.get(&SYSTEM_SHARD) else { return Ok(None) };
+        let members: Vec<NodeId> = system.membership.voters().filter(|n| *n != self.node).collect();
+        let speak = |node: &NodeId| self.check_reads(*node, MEMBER, wanted);
+        let reading: Vec<NodeId> = members.iter().copied().filter(|node| speak(node).is_ok()).collect();
+        let pick = |among: &[NodeId]| among.get(rand::rng().random_range(0..among.len().max(1))).copied();
+        match (pick(&reading), pick(&members)) {
+            (Some(node), _) => Ok(self.address(node)),
+            (None, Some(node)) => speak(&node).map(|()| None),
+            (None, None) => Ok(None),
+        }
     }
 
     async fn local(&self, request: WriteRequest) -> Result<SystemOutcome, Refusal> {
@@ -220,21 +259,34 @@ impl SystemProposer {
         }
     }
 
-    async fn remote(&self, addr: &str, request: &WriteRequest, limit: Duration) -> Result<SystemOutcome, Attempt> {
+    async fn remote(&self, addr: &str, wanted: &Wanted, limit: Duration) -> Result<SystemOutcome, Attempt> {
         let internal = |why: String| Attempt::Final(error(Kind::Unavailable(v1::Unavailable {}), false, why));
         let endpoint = dial::endpoint(addr).map_err(internal)?;
         let channel = endpoint.connect().await.map_err(|_| Attempt::Again { maybe: false, why: None })?;
-        let command = encode_requests(std::iter::once(request), request.size());
-        let cluster = Bytes::copy_from_slice(&self.cluster.to_be_bytes());
-        let proposal = SystemProposal { command, timeout_ms: 2000, cluster };
+        let proposal = wanted.proposal(self.cluster, self.map_cache.version());
+        let guarded = proposal.command.is_empty();
         match timeout(limit, PeerClient::new(channel).propose(proposal)).await {
             Err(_) => Err(Attempt::Again { maybe: true, why: None }),
             Ok(Err(status)) => Err(match typed(&status) {
+                // It does not lead. The node that does may not read the command.
+                Some(v1::Error { kind: Some(Kind::NotLeader(why)), .. })
+                    if !why.maybe && why.leader != 0 && why.leader != self.node.0 =>
+                {
+                    match self.check_reads(NodeId(why.leader), LEADS, wanted) {
+                        Err(refused) => refused,
+                        Ok(()) => Attempt::Again { maybe: false, why: None },
+                    }
+                }
                 // That node takes part in nothing; another may lead.
                 Some(error) if matches!(error.kind, Some(Kind::Quarantined(_))) => {
                     Attempt::Again { maybe: false, why: Some(error) }
                 }
                 Some(error) => Attempt::of(error),
+                // Another binary has taken the place of the one that was heard: it found no command.
+                None if guarded && status.code() == tonic::Code::InvalidArgument => {
+                    let why = format!("the node at {addr} does not take commands that need version {}", wanted.reads);
+                    Attempt::Again { maybe: false, why: Some(invalid(CLUSTER_VERSION, why)) }
+                }
                 // A node of an earlier version says no more than this.
                 None => Attempt::Again { maybe: status.code() != tonic::Code::FailedPrecondition, why: None },
             }),
@@ -265,6 +317,11 @@ fn wire_error(refusal: &Refusal) -> v1::Error {
         Refusal::Invalid { field: OUTCOME, why } => unknown(&format!("outcome of the system shard: {why}")),
         refusal => refusal_error(refusal),
     }
+}
+
+/// Whether a command was not sent, or not found, since no node that could propose it is known to read it.
+fn is_too_new(error: &v1::Error) -> bool {
+    matches!(&error.kind, Some(Kind::InvalidArgument(why)) if why.field == CLUSTER_VERSION)
 }
 
 fn unknown(why: &str) -> v1::Error {
@@ -347,7 +404,9 @@ impl SystemHandler for SystemProposer {
             let why = format!("this node belongs to another cluster: to {ours:032x}, the proposal is for {theirs}");
             return Err(Status::failed_precondition(why));
         }
-        let requests = decode_requests(proposal.command).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let SystemProposal { command, newer_command, .. } = proposal;
+        let command = if command.is_empty() { newer_command } else { command };
+        let requests = decode_requests(command).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let [request] = &requests[..] else {
             return Err(Status::invalid_argument("a proposal has one command"));
         };

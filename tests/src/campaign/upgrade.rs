@@ -11,6 +11,7 @@ use synod_cluster::ids::ClusterVersion;
 use super::load::Load;
 use super::{Turn, splits};
 use crate::cluster::{Cluster, PATIENCE, Status};
+use crate::mixed;
 use crate::run::{command_of, finish as run, until};
 
 /// Names the earlier binary.
@@ -19,6 +20,8 @@ const OLD: &str = "SYNOD_OLD_BIN";
 const TO: u64 = ClusterVersion::SPOKEN.0 as u64;
 /// How long a new cluster may take until it is at the version that all founders speak.
 const FOUNDING: Duration = Duration::from_secs(10);
+/// How long the command line may take to say that a cluster knows no jobs.
+const NO_JOBS: Duration = Duration::from_secs(20);
 /// Where shards are split: refused before the version is raised, done after it.
 const SPLIT_AT: &str = "b08";
 
@@ -48,6 +51,7 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load, number: usize) -> Result<
     let mut pause = Duration::ZERO;
     for node in 1..=3 {
         pause = pause.max(replace(cluster, load, node, back.then(old).transpose()?, kill)?);
+        job_commands(cluster, held)?;
     }
     let at = version(&cluster.wait_up());
     if at != held {
@@ -56,6 +60,27 @@ pub(super) fn turn(cluster: &mut Cluster, load: &Load, number: usize) -> Result<
     let way = if back { "back" } else { "forward" };
     let how = if kill { "killed" } else { "stopped" };
     Ok(Turn { pause, during: None, note: format!("three nodes {how} and {way}") })
+}
+
+/// Commands of jobs, to each node, while an older binary leads the system shard where there is one: each is refused, and the copies of the
+/// system shard stay equal.
+fn job_commands(cluster: &Cluster, held: u64) -> Result<(), String> {
+    let older = (1..=3).find(|node| cluster.binary_of(*node).is_some());
+    if let Some(older) = older {
+        mixed::lead(cluster, older)?;
+    }
+    mixed::refused_everywhere(cluster, &[1, 2, 3])?;
+    if let Some(older) = older.filter(|_| held < u64::from(ClusterVersion::THIRD.0)) {
+        let began = Instant::now();
+        let watched = cluster.cli(&["job", "watch", "1"]);
+        let asked = (1..=3).any(|node| cluster.binary_of(node).is_none());
+        let named = format!("at {}, which leads shard 1,", cluster.addr(older));
+        if watched.code != 1 || began.elapsed() > NO_JOBS || asked && !watched.stderr.contains(&named) {
+            let took = began.elapsed();
+            return Err(format!("job watch was to name the older leader at once; after {took:?}: {watched:?}"));
+        }
+    }
+    mixed::equal(cluster)
 }
 
 /// Another binary for one node; how long writes were kept from flowing.
@@ -96,6 +121,7 @@ pub(super) fn finish(cluster: &mut Cluster, load: &Load) -> Result<String, Strin
     let refused = cluster.cli(&["cluster", "upgrade", "--to", &to]);
     let line = refused.refused(1, &["node 3 at", &format!("versions up to {held}")]);
     splits::refused(cluster, SPLIT_AT)?;
+    job_commands(cluster, held)?;
     replace(cluster, load, 3, None, false)?;
     // A status is the older binary's in its eyes too.
     let status = cluster.wait_status("every node speaks it", |status| speaks_all(status, TO));

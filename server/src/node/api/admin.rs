@@ -3,6 +3,7 @@
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
 mod divide;
+mod instead;
 pub mod job_manager;
 mod jobs;
 mod nodes;

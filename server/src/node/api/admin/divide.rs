@@ -44,8 +44,9 @@ pub(super) async fn divide(
     match timeout(PATIENCE, receiver).await {
         Ok(Ok(Ok(found))) => Ok(Response::new(to_wire(found))),
         Ok(Ok(Err(refusal))) => {
-            let mut leader = running.leader_instead(&refusal, wanted.shard, forwarded).await?;
-            leader.divide_shard(running.forward(wanted)).await
+            let mut leader = running.instead(&refusal, wanted.shard, forwarded).await?;
+            let answer = leader.admin.divide_shard(running.forward(wanted)).await;
+            leader.answered(answer)
         }
         Ok(Err(_)) | Err(_) => {
             let waited = PATIENCE.as_secs();

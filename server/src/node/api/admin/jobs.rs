@@ -78,8 +78,9 @@ pub(super) async fn plan(
             Ok(Response::new(nodes::plan_to_wire(plan)))
         }
         Err(refusal) => {
-            let mut leader = running.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
-            leader.plan_node(running.forward(wanted)).await
+            let mut leader = running.instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
+            let answer = leader.admin.plan_node(running.forward(wanted)).await;
+            leader.answered(answer)
         }
     }
 }
@@ -95,8 +96,9 @@ pub(super) async fn list(
             Ok(Response::new(v1::ListJobsReply { jobs: jobs.into_iter().map(|job| to_wire(job, false)).collect() }))
         }
         Err(refusal) => {
-            let mut leader = running.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
-            leader.list_jobs(running.forward(request.into_inner())).await
+            let mut leader = running.instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
+            let answer = leader.admin.list_jobs(running.forward(request.into_inner())).await;
+            leader.answered(answer)
         }
     }
 }
@@ -111,8 +113,9 @@ pub(super) async fn get(running: &Running, request: Request<v1::GetJobRequest>) 
             None => Err(refused(SystemOutcome::JobNotFound(JobId(wanted.job)))),
         },
         Err(refusal) => {
-            let mut leader = running.leader_instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
-            leader.get_job(running.forward(wanted)).await
+            let mut leader = running.instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
+            let answer = leader.admin.get_job(running.forward(wanted)).await;
+            leader.answered(answer)
         }
     }
 }

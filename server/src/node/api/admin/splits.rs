@@ -32,8 +32,9 @@ pub(super) async fn propose(
     match running.asked(|done| AdminInput::Split { shard, split, done }).await? {
         Ok(()) => Ok(Response::new(v1::ProposeSplitReply {})),
         Err(refusal) => {
-            let mut leader = running.leader_instead(&refusal, wanted.shard, forwarded).await?;
-            leader.propose_split(running.forward(wanted)).await
+            let mut leader = running.instead(&refusal, wanted.shard, forwarded).await?;
+            let answer = leader.admin.propose_split(running.forward(wanted)).await;
+            leader.answered(answer)
         }
     }
 }
