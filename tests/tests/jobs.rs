@@ -5,11 +5,15 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
+use std::time::Duration;
 
+use bytes::Bytes;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use synod_client::{Retention, TableSpec};
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
+use synod_tests::load::{self, Load};
 use synod_tests::run::until;
 
 const TABLE: &str = "t";
@@ -262,4 +266,73 @@ fn below_the_third_version_the_command_carries_the_move_out() {
     let moved = cluster.json(&["--timeout", "60s", "shard", "move", &shard, "--from", "4", "--to", "3"]);
     assert_eq!(moved["job"], 1, "{moved}");
     wait_members(&cluster, &shard, &[1, 2, 3]);
+}
+
+/// Shards with one replica each under load: each moves, and then all that a node has move with `node replace`.
+#[test]
+fn the_only_replica_of_a_shard_moves_under_load() {
+    let _alone = alone();
+    let mut cluster = Cluster::start();
+    let splits = load::SHARDS[1..].iter().map(|letter| Bytes::from(letter.to_string())).collect();
+    let table = TableSpec { replicas: 1, ..TableSpec::range(load::TABLE, splits, Retention::All) };
+    let load = Load::start_on(&cluster, table, 4, Duration::from_secs(20));
+    load.wait_flowing(PATIENCE);
+    for number in [4, 5] {
+        cluster.add_joiner(number);
+        let joined = cluster.addr(number);
+        cluster.wait_status("the joiner is up", |status| status.state(&joined) == Some("up"));
+    }
+    let status = cluster.wait_status("all shards are led", Status::is_led);
+    let mut shards = Vec::new();
+    for info in status.shards_of(load::TABLE) {
+        let shard = info["id"].to_string();
+        let held = members(&status, &shard);
+        assert_eq!(held.len(), 1, "{info}");
+        shards.push((shard, held[0].to_string()));
+    }
+    for (shard, from) in &shards {
+        cluster.cli(&["--timeout", "60s", "shard", "move", shard, "--from", from, "--to", "4"]).ok();
+        wait_members(&cluster, shard, &[4]);
+        load.wait_flowing(PATIENCE);
+    }
+    cluster.cli(&["--timeout", "60s", "node", "replace", "4", "--with", "5"]).ok();
+    for (shard, _) in &shards {
+        wait_members(&cluster, shard, &[5]);
+    }
+    load.wait_flowing(PATIENCE);
+    let seen = load.stop();
+    assert!(seen.errors.is_empty(), "{:?}", seen.errors);
+    load::verify(&cluster, &seen.acks);
+}
+
+/// Six nodes: the shard's replicas are where the system shard's leader has none, and no map says who of them leads.
+#[test]
+fn a_move_goes_on_where_the_executor_has_no_replica_and_another_voter_than_the_first_leads() {
+    let _alone = alone();
+    let (mut cluster, shard) = prepared("", NEWEST);
+    for number in [5, 6] {
+        cluster.add_joiner(number);
+        let joined = cluster.addr(number);
+        cluster.wait_status("the joiner is up", |status| status.state(&joined) == Some("up"));
+    }
+    for (from, to) in [("3", "6"), ("2", "5"), ("1", "4")] {
+        cluster.cli(&["--timeout", "60s", "shard", "move", &shard, "--from", from, "--to", to]).ok();
+    }
+    wait_members(&cluster, &shard, &[4, 5, 6]);
+    let number: u64 = shard.parse().expect("an id");
+    for to in [6, 5, 6] {
+        let led = until(PATIENCE, "the leadership has moved", || {
+            let found = leader(&cluster.status()?, number)?;
+            if found != to {
+                // Refused while an earlier one is under way.
+                cluster.cli(&["shard", "transfer-leader", &shard, "--to", &to.to_string()]);
+            }
+            (found == to).then_some(())
+        });
+        led.expect("a transfer reaches the leader");
+        cluster.cli(&["shard", "scrub", &shard]).ok();
+    }
+    cluster.cli(&["--timeout", "60s", "shard", "move", &shard, "--from", "4", "--to", "2"]).ok();
+    wait_members(&cluster, &shard, &[2, 5, 6]);
+    assert_eq!(records(&cluster), 20);
 }

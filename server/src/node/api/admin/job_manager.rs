@@ -167,6 +167,8 @@ impl JobManager {
         let shards = looks.iter().filter(|(_, _, look)| learns(look)).filter_map(|(_, job, _)| job.goal.shard());
         let shards = shards.chain(split_looks.iter().filter_map(|(_, job, _)| job.goal.shard())).collect();
         let replicas = leading(state, admin, shards, leaders).await;
+        // A change goes to the leader that was heard just now.
+        leaders.iter().for_each(|(shard, node)| self.map_cache.heard_leader(*shard, *node));
         for (_, job, look) in &mut looks {
             add_lag(job, look, &replicas);
         }
