@@ -336,3 +336,29 @@ fn a_move_goes_on_where_the_executor_has_no_replica_and_another_voter_than_the_f
     wait_members(&cluster, &shard, &[2, 5, 6]);
     assert_eq!(records(&cluster), 20);
 }
+
+/// The new member is down: the list says so, and so does who watches.
+#[test]
+fn a_move_that_waits_for_a_node_that_is_down_says_why() {
+    let _alone = alone();
+    let (mut cluster, shard) = prepared("", NEWEST);
+    cluster.kill(4);
+    let job = cluster.json(&["shard", "move", &shard, "--from", "3", "--to", "4", "--detach"])["job"].to_string();
+    let mut watcher = cluster.command(&["--timeout", "30s", "job", "watch", &job]);
+    let mut watcher = watcher.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let listed = until(PATIENCE, "the list says why", || {
+        let text = cluster.cli(&["job", "list"]).stdout;
+        text.contains("node 4 is down").then_some(text)
+    });
+    listed.expect("a reason");
+    let progress = &list(&cluster)[0]["progress"];
+    assert!(progress["trouble"].as_str().is_some_and(|why| why.starts_with("node 4 is down")), "{progress}");
+    let mut told = BufReader::new(watcher.stderr.take().expect("it is piped")).lines();
+    let line = told.find(|line| line.as_ref().is_ok_and(|line| line.contains("waits: node 4 is down")));
+    assert!(line.is_some(), "who watches is told");
+    cluster.restart(4);
+    wait_members(&cluster, &shard, &[1, 2, 4]);
+    // What it says further is of no interest, but it must find room.
+    told.for_each(drop);
+    assert!(watcher.wait().expect("it ends").success());
+}

@@ -22,6 +22,8 @@ use super::output::{json, text};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks at a job.
 const PACE: Duration = Duration::from_millis(100);
+/// What keeps a move from getting on is told to who watches once it has lasted so long, milliseconds: less is usual between two steps.
+const TROUBLE_MS: u64 = 1_000;
 
 /// `job`.
 #[derive(Args, Debug)]
@@ -263,7 +265,10 @@ fn news(job: &Job) -> Vec<String> {
         _ => return Vec::new(),
     };
     let changes = job.progress.iter().flat_map(|progress| &progress.changes);
-    let now = progress_in_words(job).filter(|_| !job.has_ended());
+    let is_move = matches!(job.goal, JobGoal::MoveReplica { .. });
+    let passes = |p: &JobProgress| is_move && p.trouble.is_some() && p.idle_ms < TROUBLE_MS;
+    let told = !job.has_ended() && !job.progress.as_ref().is_some_and(passes);
+    let now = progress_in_words(job).filter(|_| told);
     changes.chain(&now).map(|what| format!("{place}: {what}")).collect()
 }
 
@@ -276,11 +281,18 @@ fn progress_in_words(job: &Job) -> Option<String> {
         JobGoal::EmptyNode { .. } => return replicas_left.map(|left| left_in_words(left, trouble.as_deref())),
         _ => return None,
     };
-    let node = to.unwrap_or(from);
-    (step == "catch_up").then(|| match lag_slots {
-        Some(lag) => format!("node {node} lacks {lag} slots"),
-        None => format!("node {node} waits for a snapshot"),
-    })
+    move_in_words(step, to.unwrap_or(from), *lag_slots, trouble.as_deref())
+}
+
+/// What a move does at the moment, and what keeps it from getting on.
+fn move_in_words(step: &str, node: u64, lag: Option<u64>, trouble: Option<&str>) -> Option<String> {
+    let lacks = lag.filter(|_| step == "catch_up").map(|lag| format!("node {node} lacks {lag} slots"));
+    match (lacks, trouble) {
+        (Some(lacks), Some(why)) => Some(format!("{lacks}; waits: {}", text::harmless(why))),
+        (None, Some(why)) => Some(format!("waits: {}", text::harmless(why))),
+        (None, None) if step == "catch_up" => Some(format!("node {node} waits for a snapshot")),
+        (lacks, None) => lacks,
+    }
 }
 
 /// How far the emptying of a node is.
@@ -352,6 +364,27 @@ mod tests {
         let progress = JobProgress { step: step.into(), lag_slots: Some(7), changes, ..JobProgress::default() };
         let goal = JobGoal::MoveReplica { shard: 5, from: 3, to: Some(4) };
         Job { id: 9, goal, state: state.into(), why: None, progress: Some(progress) }
+    }
+
+    #[test]
+    fn what_keeps_a_move_from_getting_on_is_told_once_it_lasts() {
+        let stuck = |step, trouble: &str, idle_ms| {
+            let mut job = job("running", step, &[]);
+            let progress = job.progress.as_mut().expect("it has been looked at");
+            (progress.trouble, progress.idle_ms, progress.lag_slots) = (Some(trouble.to_owned()), idle_ms, None);
+            job
+        };
+        let why = "node 4 does not lead shard 5, nor knows who does";
+        let waits = stuck("promote", why, TROUBLE_MS);
+        assert_eq!(news(&waits), [format!("shard 5: waits: {why}")]);
+        assert_eq!(progress_in_words(&waits), Some(format!("waits: {why}")), "`job list` shows it");
+        assert!(news(&stuck("promote", why, TROUBLE_MS - 1)).is_empty(), "it may pass");
+        let down = stuck("catch_up", "node 4 is down", TROUBLE_MS);
+        assert_eq!(news(&down), ["shard 5: waits: node 4 is down"], "it does not wait for a snapshot");
+        assert_eq!(
+            move_in_words("catch_up", 4, Some(7), Some("node 4 is down")).as_deref(),
+            Some("node 4 lacks 7 slots; waits: node 4 is down")
+        );
     }
 
     #[test]

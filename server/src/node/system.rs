@@ -198,6 +198,12 @@ impl SystemProposer {
         self.remote(&addr, request, limit).await
     }
 
+    /// Whether a node is up, as far as this one hears.
+    #[must_use]
+    pub fn hears(&self, node: NodeId) -> bool {
+        node == self.node || self.peers.is_alive(node)
+    }
+
     fn address(&self, node: NodeId) -> Option<String> {
         self.addresses.of(node)
     }

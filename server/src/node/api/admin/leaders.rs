@@ -79,8 +79,12 @@ fn said(answer: &Status) -> Said {
     }
 }
 
-fn nobody() -> Status {
-    status(&convert::refusal_error(&Refusal::NotLeader { leader: None, maybe: false }))
+/// A node does not lead a shard, as whoever called it is told.
+fn not_leading(node: NodeId, shard: ShardId, leader: Option<NodeId>) -> Status {
+    let knows =
+        leader.map_or_else(|| "nor knows who does".to_owned(), |leader| format!("it believes that node {leader} does"));
+    let why = v1::NotLeader { leader: leader.map_or(0, |leader| leader.0), maybe: false };
+    status(&convert::error(Kind::NotLeader(why), true, format!("node {node} does not lead shard {shard}, {knows}")))
 }
 
 impl Running {
@@ -103,11 +107,11 @@ impl Running {
         let hint = match refusal {
             Refusal::NotLeader { leader, maybe: false } if !forwarded => *leader,
             Refusal::WrongShard if !forwarded => None,
-            Refusal::WrongShard => return Err(nobody()),
+            Refusal::WrongShard => return Err(not_leading(self.node, shard, None)),
             refusal => return Err(status(&convert::refusal_error(refusal))),
         };
         let until = Instant::now() + SEARCH;
-        let mut last = nobody();
+        let mut last = not_leading(self.node, shard, hint);
         loop {
             let mut candidates = self.candidates(shard, hint)?;
             while let Some(node) = candidates.next() {
@@ -128,7 +132,7 @@ impl Running {
                         return answer;
                     }
                     Said::Elsewhere(leader) => {
-                        last = answer.err().unwrap_or_else(nobody);
+                        last = not_leading(node, shard, leader);
                         leader.into_iter().for_each(|leader| candidates.name(leader));
                     }
                 }
@@ -195,13 +199,16 @@ mod tests {
 
     #[test]
     fn only_who_does_not_lead_sends_to_another() {
+        let named = not_leading(NodeId(4), ShardId(2), Some(NodeId(6)));
+        assert_eq!(named.message(), "node 4 does not lead shard 2, it believes that node 6 does");
+        assert!(matches!(said(&named), Said::Elsewhere(Some(NodeId(6)))));
         let not_leader = |leader, maybe| {
             let refusal = Refusal::NotLeader { leader: Some(NodeId(leader)), maybe };
             status(&convert::refusal_error(&refusal))
         };
         assert!(matches!(said(&not_leader(5, false)), Said::Elsewhere(Some(NodeId(5)))));
         assert!(matches!(said(&not_leader(5, true)), Said::Final), "it may have been done");
-        assert!(matches!(said(&nobody()), Said::Elsewhere(None)));
+        assert!(matches!(said(&not_leading(NodeId(1), ShardId(2), None)), Said::Elsewhere(None)));
         let epoch = Refusal::WrongEpoch { current: Epoch(3), expected: Epoch(2) };
         assert!(matches!(said(&status(&convert::refusal_error(&epoch))), Said::Final));
         assert!(matches!(said(&Status::unavailable("the connection broke")), Said::Final), "it may have been done");
