@@ -14,7 +14,7 @@ use synod_client::{Retention, TableSpec};
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
 use synod_tests::load::{self, Load};
-use synod_tests::run::until;
+use synod_tests::run::{send, until};
 
 const TABLE: &str = "t";
 /// The greatest version that the binary speaks.
@@ -200,6 +200,11 @@ fn jobs_that_there_are_not_and_moves_that_make_no_sense_are_named() {
     let _alone = alone();
     let (cluster, shard) = prepared("", NEWEST);
     assert!(list(&cluster).is_empty());
+    // Node 4 has never had a replica of it, node 3 has one.
+    cluster
+        .cli(&["shard", "move", &shard, "--from", "4", "--to", "3"])
+        .refused(2, &["--from", "node 4 has no replica"]);
+    cluster.cli(&["node", "replace", "1", "--with", "1"]).refused(2, &["--with", "its own place"]);
     for command in ["watch", "cancel"] {
         cluster.cli(&["job", command, "99"]).refused(1, &["job 99 does not exist", "synod job list"]);
         let ran = cluster.cli(&["-o", "json", "job", command, "99"]);
@@ -356,6 +361,21 @@ fn a_move_that_waits_for_a_node_that_is_down_says_why() {
     let mut told = BufReader::new(watcher.stderr.take().expect("it is piped")).lines();
     let line = told.find(|line| line.as_ref().is_ok_and(|line| line.contains("waits: node 4 is down")));
     assert!(line.is_some(), "who watches is told");
+    // Ctrl-C ends who watches, and nothing else.
+    let mut other = cluster.command(&["job", "watch", &job]);
+    let mut other = other.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut said = BufReader::new(other.stderr.take().expect("it is piped"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("it watches");
+    send(other.id(), Signal::SIGINT);
+    said.read_to_string(&mut line).expect("it ends");
+    let ended = other.wait().expect("it ends");
+    assert!(ended.code().is_some_and(|code| code != 0), "{ended}: {line}");
+    assert!(line.contains(&format!("job {job} goes on by itself")), "{line}");
+    let patience = ["--timeout", "2s", "job", "watch", &job];
+    let late = cluster.cli(&patience);
+    assert!(late.code != 0 && late.stderr.contains("made no progress for 2s: node 4 is down"), "{late:?}");
+    assert_eq!(list(&cluster)[0]["state"], "running");
     cluster.restart(4);
     wait_members(&cluster, &shard, &[1, 2, 4]);
     // What it says further is of no interest, but it must find room.

@@ -12,6 +12,7 @@ use synod_cluster::ids::{NodeId, ShardId};
 use synod_cluster::jobs::empty_node::{AT_ONCE, EmptyNode};
 use synod_cluster::jobs::job;
 use synod_cluster::jobs::move_replica::MoveReplica;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::context::{Context, to_be_repeated};
@@ -36,7 +37,8 @@ pub struct JobArgs {
 enum JobCommand {
     /// List the jobs that run and the last 256 that have ended
     List,
-    /// Watch a job until it has ended; exit code 1 where it is not done then
+    /// Watch a job until it has ended; exit code 1 where it is not done then. With --timeout, at most until it has made no progress
+    /// for so long
     Watch {
         /// The job's number
         job: u64,
@@ -68,7 +70,7 @@ pub async fn run(context: &mut Context, args: JobArgs) -> Result<()> {
     match args.command {
         JobCommand::List => list(context, &client).await,
         JobCommand::Watch { job } => {
-            let ended = watch(context, &client, job, None).await?;
+            let ended = watch(context, &client, job, context.timeout()).await?;
             match not_done(&ended) {
                 None => context.out.done(&shown(&ended), |_| vec![line(&ended)]),
                 Some(error) => Err(error),
@@ -134,9 +136,23 @@ pub async fn until_done(context: &Context, client: &Client, id: u64) -> Result<(
     not_done(&ended).map_or(Ok(()), Err)
 }
 
+/// Watches a job until it ends, as [`watch_on`] does, or until Ctrl-C: the job goes on, and that is said.
+async fn watch(context: &Context, client: &Client, id: u64, patience: Option<Duration>) -> Result<Job> {
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| CliError::io("signals", &error))?;
+    tokio::select! {
+        watched = watch_on(context, client, id, patience) => watched,
+        _ = interrupts.recv() => {
+            let message = format!(
+                "interrupted: job {id} goes on by itself, `synod job watch {id}` shows how, and `synod job cancel {id}` ends it"
+            );
+            Err(CliError::unknown("interrupted", message).with("job", id))
+        }
+    }
+}
+
 /// Watches a job until it ends and prints its progress. Ends with an error when nothing changes for `patience`; without a patience it
 /// watches on. It also ends with an error when the cluster gives no answer for as long as one step may take.
-async fn watch(context: &Context, client: &Client, id: u64, patience: Option<Duration>) -> Result<Job> {
+async fn watch_on(context: &Context, client: &Client, id: u64, patience: Option<Duration>) -> Result<Job> {
     let mut told: BTreeSet<String> = BTreeSet::new();
     let mut last: Option<Job> = None;
     let (mut moved, mut heard) = (Instant::now(), Instant::now());
