@@ -9,6 +9,7 @@ use crate::node::status::{status, typed};
 use std::time::Duration;
 use synod_cluster::ids::{NodeId, ShardId};
 use synod_cluster::refusal::Refusal;
+use synod_paxos::types::MemberRole;
 use synod_proto::v1;
 use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::{Instant, sleep};
@@ -140,11 +141,18 @@ impl Running {
                     return Err(last);
                 }
             }
-            if Instant::now() + AGAIN >= until {
+            // This node may be elected meanwhile: whoever called asks again.
+            if self.may_lead(shard) || Instant::now() + AGAIN >= until {
                 return Err(last);
             }
             sleep(AGAIN).await;
         }
+    }
+
+    fn may_lead(&self, shard: ShardId) -> bool {
+        let map = self.map_cache.get();
+        let descriptor = map.as_ref().and_then(|map| map.shards.get(&shard));
+        descriptor.is_some_and(|d| d.membership.role_of(self.node) == Some(MemberRole::Voter))
     }
 
     /// Who may lead a shard, by what was heard and by the map.
