@@ -543,7 +543,7 @@ fn damaged_rows_are_reported() {
 fn another_format_version_is_refused() {
     let mut rocks = filled();
     rocks.with_raw(|db| db.put(keys::LOG_FORMAT, node::encode_format(node::FORMAT_MAX + 1)).unwrap());
-    assert!(matches!(rocks.open(), Err(StoreError::TooNew { found: 4, known: 3, .. })));
+    assert!(matches!(rocks.open(), Err(StoreError::TooNew { found: 5, known: 4, .. })));
     let mut rocks = filled();
     rocks.with_raw(|db| db.delete(keys::LOG_FORMAT).unwrap());
     assert!(matches!(rocks.open(), Err(StoreError::Corrupt { .. })));

@@ -67,14 +67,20 @@ impl Load {
     /// Creates the table and starts `writers` writers, each on the keys of one shard, for calls of this timeout.
     #[track_caller]
     pub fn start(cluster: &Cluster, writers: usize, timeout: Duration) -> Load {
+        let splits = SHARDS[1..].iter().map(|letter| Bytes::from(letter.to_string())).collect();
+        Load::start_on(cluster, TableSpec::range(TABLE, splits, Retention::All), writers, timeout)
+    }
+
+    /// The same on a table like this one, which is [`TABLE`].
+    #[track_caller]
+    pub fn start_on(cluster: &Cluster, table: TableSpec, writers: usize, timeout: Duration) -> Load {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let options = Options { call_timeout: timeout, ..Options::default() };
         let endpoints = cluster.endpoints();
         let client = runtime.block_on(async {
             let client = Client::connect(endpoints, options).await?;
-            let split_at = SHARDS[1..].iter().map(|letter| Bytes::from(letter.to_string())).collect();
-            client.create_table(TableSpec::range(TABLE, split_at, Retention::All)).await?;
+            client.create_table(table).await?;
             synod_client::Result::Ok(client)
         });
         let client = client.expect("the table can be created");

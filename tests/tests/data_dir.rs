@@ -5,13 +5,15 @@
 //! what it had acknowledged.
 
 use std::fs::{self, File};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use synod_tests::cluster::{Cluster, PATIENCE};
-use synod_tests::run::{Ran, command, run, until, wait_for};
+use nix::sys::signal::Signal;
+use synod_tests::cluster::{Cluster, PATIENCE, free_ports};
+use synod_tests::run::{Ran, command, run, send, until, wait_for};
 use synod_tests::{alone, copy};
 
 const RECORDS: usize = 40;
@@ -297,5 +299,23 @@ fn remove_any(path: &Path) {
     match fs::symlink_metadata(path).expect("it is there").is_dir() {
         true => fs::remove_dir_all(path).expect("it can be removed"),
         false => fs::remove_file(path).expect("it can be removed"),
+    }
+}
+
+/// One of two founders, whose other one never comes: it has its ports and its directory, and belongs to nothing yet.
+#[test]
+fn a_node_that_is_told_to_end_before_it_belongs_to_a_cluster_ends_in_order() {
+    let _alone = alone();
+    let (dir, port) = (tempfile::tempdir().expect("a directory"), free_ports());
+    let (addr, other) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", port + 1));
+    let data = dir.path().join("data").to_string_lossy().into_owned();
+    let founders = format!("{addr},{other}");
+    let args: [&str; 7] = ["server", "--data-dir", &data, "--listen", &addr, "--bootstrap", &founders];
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut node = command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        until(PATIENCE, "it listens", || TcpStream::connect(&addr).ok()).expect("it listens");
+        send(node.id(), signal);
+        let ended = wait_for(&mut node, PATIENCE).expect("it ends");
+        assert_eq!((ended.code(), ended.signal()), (Some(0), None), "{signal}");
     }
 }

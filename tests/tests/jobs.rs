@@ -5,12 +5,16 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
+use std::time::Duration;
 
+use bytes::Bytes;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use synod_client::{Retention, TableSpec};
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
-use synod_tests::run::until;
+use synod_tests::load::{self, Load};
+use synod_tests::run::{send, until};
 
 const TABLE: &str = "t";
 /// The greatest version that the binary speaks.
@@ -196,6 +200,11 @@ fn jobs_that_there_are_not_and_moves_that_make_no_sense_are_named() {
     let _alone = alone();
     let (cluster, shard) = prepared("", NEWEST);
     assert!(list(&cluster).is_empty());
+    // Node 4 has never had a replica of it, node 3 has one.
+    cluster
+        .cli(&["shard", "move", &shard, "--from", "4", "--to", "3"])
+        .refused(2, &["--from", "node 4 has no replica"]);
+    cluster.cli(&["node", "replace", "1", "--with", "1"]).refused(2, &["--with", "its own place"]);
     for command in ["watch", "cancel"] {
         cluster.cli(&["job", command, "99"]).refused(1, &["job 99 does not exist", "synod job list"]);
         let ran = cluster.cli(&["-o", "json", "job", command, "99"]);
@@ -262,4 +271,114 @@ fn below_the_third_version_the_command_carries_the_move_out() {
     let moved = cluster.json(&["--timeout", "60s", "shard", "move", &shard, "--from", "4", "--to", "3"]);
     assert_eq!(moved["job"], 1, "{moved}");
     wait_members(&cluster, &shard, &[1, 2, 3]);
+}
+
+/// Shards with one replica each under load: each moves, and then all that a node has move with `node replace`.
+#[test]
+fn the_only_replica_of_a_shard_moves_under_load() {
+    let _alone = alone();
+    let mut cluster = Cluster::start();
+    let splits = load::SHARDS[1..].iter().map(|letter| Bytes::from(letter.to_string())).collect();
+    let table = TableSpec { replicas: 1, ..TableSpec::range(load::TABLE, splits, Retention::All) };
+    let load = Load::start_on(&cluster, table, 4, Duration::from_secs(20));
+    load.wait_flowing(PATIENCE);
+    for number in [4, 5] {
+        cluster.add_joiner(number);
+        let joined = cluster.addr(number);
+        cluster.wait_status("the joiner is up", |status| status.state(&joined) == Some("up"));
+    }
+    let status = cluster.wait_status("all shards are led", Status::is_led);
+    let mut shards = Vec::new();
+    for info in status.shards_of(load::TABLE) {
+        let shard = info["id"].to_string();
+        let held = members(&status, &shard);
+        assert_eq!(held.len(), 1, "{info}");
+        shards.push((shard, held[0].to_string()));
+    }
+    for (shard, from) in &shards {
+        cluster.cli(&["--timeout", "60s", "shard", "move", shard, "--from", from, "--to", "4"]).ok();
+        wait_members(&cluster, shard, &[4]);
+        load.wait_flowing(PATIENCE);
+    }
+    cluster.cli(&["--timeout", "60s", "node", "replace", "4", "--with", "5"]).ok();
+    for (shard, _) in &shards {
+        wait_members(&cluster, shard, &[5]);
+    }
+    load.wait_flowing(PATIENCE);
+    let seen = load.stop();
+    assert!(seen.errors.is_empty(), "{:?}", seen.errors);
+    load::verify(&cluster, &seen.acks);
+}
+
+/// Six nodes: the shard's replicas are where the system shard's leader has none, and no map says who of them leads.
+#[test]
+fn a_move_goes_on_where_the_executor_has_no_replica_and_another_voter_than_the_first_leads() {
+    let _alone = alone();
+    let (mut cluster, shard) = prepared("", NEWEST);
+    for number in [5, 6] {
+        cluster.add_joiner(number);
+        let joined = cluster.addr(number);
+        cluster.wait_status("the joiner is up", |status| status.state(&joined) == Some("up"));
+    }
+    for (from, to) in [("3", "6"), ("2", "5"), ("1", "4")] {
+        cluster.cli(&["--timeout", "60s", "shard", "move", &shard, "--from", from, "--to", to]).ok();
+    }
+    wait_members(&cluster, &shard, &[4, 5, 6]);
+    let number: u64 = shard.parse().expect("an id");
+    for to in [6, 5, 6] {
+        let led = until(PATIENCE, "the leadership has moved", || {
+            let found = leader(&cluster.status()?, number)?;
+            if found != to {
+                // Refused while an earlier one is under way.
+                cluster.cli(&["shard", "transfer-leader", &shard, "--to", &to.to_string()]);
+            }
+            (found == to).then_some(())
+        });
+        led.expect("a transfer reaches the leader");
+        cluster.cli(&["shard", "scrub", &shard]).ok();
+    }
+    cluster.cli(&["--timeout", "60s", "shard", "move", &shard, "--from", "4", "--to", "2"]).ok();
+    wait_members(&cluster, &shard, &[2, 5, 6]);
+    assert_eq!(records(&cluster), 20);
+}
+
+/// The new member is down: the list says so, and so does who watches.
+#[test]
+fn a_move_that_waits_for_a_node_that_is_down_says_why() {
+    let _alone = alone();
+    let (mut cluster, shard) = prepared("", NEWEST);
+    cluster.kill(4);
+    let job = cluster.json(&["shard", "move", &shard, "--from", "3", "--to", "4", "--detach"])["job"].to_string();
+    let mut watcher = cluster.command(&["--timeout", "30s", "job", "watch", &job]);
+    let mut watcher = watcher.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let listed = until(PATIENCE, "the list says why", || {
+        let text = cluster.cli(&["job", "list"]).stdout;
+        text.contains("node 4 is down").then_some(text)
+    });
+    listed.expect("a reason");
+    let progress = &list(&cluster)[0]["progress"];
+    assert!(progress["trouble"].as_str().is_some_and(|why| why.starts_with("node 4 is down")), "{progress}");
+    let mut told = BufReader::new(watcher.stderr.take().expect("it is piped")).lines();
+    let line = told.find(|line| line.as_ref().is_ok_and(|line| line.contains("waits: node 4 is down")));
+    assert!(line.is_some(), "who watches is told");
+    // Ctrl-C ends who watches, and nothing else.
+    let mut other = cluster.command(&["job", "watch", &job]);
+    let mut other = other.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut said = BufReader::new(other.stderr.take().expect("it is piped"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("it watches");
+    send(other.id(), Signal::SIGINT);
+    said.read_to_string(&mut line).expect("it ends");
+    let ended = other.wait().expect("it ends");
+    assert!(ended.code().is_some_and(|code| code != 0), "{ended}: {line}");
+    assert!(line.contains(&format!("job {job} goes on by itself")), "{line}");
+    let patience = ["--timeout", "2s", "job", "watch", &job];
+    let late = cluster.cli(&patience);
+    assert!(late.code != 0 && late.stderr.contains("made no progress for 2s: node 4 is down"), "{late:?}");
+    assert_eq!(list(&cluster)[0]["state"], "running");
+    cluster.restart(4);
+    wait_members(&cluster, &shard, &[1, 2, 4]);
+    // What it says further is of no interest, but it must find room.
+    told.for_each(drop);
+    assert!(watcher.wait().expect("it ends").success());
 }

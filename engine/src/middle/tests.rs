@@ -28,7 +28,8 @@ fn put(rows: &mut Rows, space: Space, d: &Descriptor, key: &str, records: u64, b
     for n in 0..records {
         let row = keys::record_history(space, TABLE, hash, key.as_bytes(), Offset(n));
         // What does not shrink where blocks are compressed.
-        let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let seed = key.bytes().fold(n, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let value: Vec<u8> = std::iter::repeat_with(|| {
             state ^= state << 13;
             state ^= state >> 7;

@@ -33,6 +33,7 @@ impl Shard {
             return Err(Refusal::NotReady);
         }
         let mut members = self.members.members.clone();
+        let mut comes = None;
         match change {
             MemberChange::Learn(learner) => {
                 if self.members.role_of(learner).is_none() {
@@ -44,6 +45,7 @@ impl Shard {
                 self.may_take_place_of(learner, instead_of)?;
                 members.retain(|m| m.node != learner && Some(m.node) != instead_of);
                 members.push(Member { node: learner, role: MemberRole::Voter });
+                comes = Some(learner);
             }
             MemberChange::Remove(gone) => members.retain(|m| m.node != gone),
         }
@@ -51,7 +53,7 @@ impl Shard {
         if members == self.members.members {
             return Ok(());
         }
-        let first_leader = self.first_leader(node, &members)?;
+        let first_leader = self.first_leader(node, &members, comes)?;
         let membership = Membership { epoch: self.members.epoch.next(), members, first_leader };
         tracing::info!(shard = self.id.0, ?membership, "a change of members is proposed");
         let ts = self.timestamp(node);
@@ -90,14 +92,34 @@ impl Shard {
         Err(Refusal::Invalid { field: "instead_of", why })
     }
 
-    /// This node where it stays, else the voter that has most.
-    fn first_leader<H: Host>(&self, node: &Node<H>, members: &[Member]) -> Result<NodeId, Refusal> {
+    /// This node where it stays, else the voter that has most. Where no voter of before can lead, the one who gets its vote with this
+    /// change: it has caught up, and leads once it has learnt the rest of this epoch, which only this node may be left to tell it.
+    fn first_leader<H: Host>(
+        &self,
+        node: &Node<H>,
+        members: &[Member],
+        comes: Option<NodeId>,
+    ) -> Result<NodeId, Refusal> {
         let votes = |n: NodeId| members.iter().any(|m| m.node == n && m.role == MemberRole::Voter);
         let stays = votes(node.me).then_some(node.me);
-        stays.or_else(|| self.best_successor(node, |_, n| votes(n))).ok_or_else(|| {
-            let why = format!("no voter of shard {} would be left that can lead", self.id);
+        let follows = stays.or_else(|| self.best_successor(node, |_, n| votes(n)));
+        let leads = follows.or_else(|| comes.filter(|n| votes(*n) && node.live.contains(n)));
+        leads.ok_or_else(|| {
+            let why = match comes {
+                Some(down) => format!("node {down} is to lead shard {} and is not heard from: is it up?", self.id),
+                None => format!("no voter of shard {} would be left that can lead", self.id),
+            };
             Refusal::Invalid { field: "node", why }
         })
+    }
+
+    /// Tells the first leader of an epoch in which this node is no member how far that epoch's log is known here. Where it is the only
+    /// voter, and was none before, nobody else can tell it, and it has no reason to ask: what was told it before may be lost.
+    pub(crate) fn remind_successor<H: Host>(&mut self, node: &mut Node<H>) {
+        let first = self.members.first_leader;
+        if !self.has_member(node.me) && node.live.contains(&first) {
+            self.step(node, Input::PeerLiveness { node: first, alive: true });
+        }
     }
 
     /// Where the epoch in force began.

@@ -268,6 +268,8 @@ impl<H: Host> Worker<H> {
     pub(super) fn remove(&mut self, id: ShardId, upto: Epoch) {
         let Some(mut shard) = self.shards.remove(&id) else { return };
         shard.answer_all(&mut self.node, &Refusal::WrongShard);
+        // Who leads it from now on is not heard here.
+        self.node.host.role_changed(id, None, false);
         self.node.metrics.replicas.dec();
         if shard.is_missing() {
             self.node.metrics.reinstalling.dec();

@@ -128,6 +128,7 @@ impl<H: Host> Worker<H> {
             self.share_memory();
             for shard in self.shards.values_mut() {
                 shard.trim(&mut self.node, self.upkeep.trim_slots);
+                shard.remind_successor(&mut self.node);
             }
             self.propose_scrubs();
             self.look_at_times();

@@ -159,6 +159,100 @@ fn nobody_takes_the_place_of_who_has_no_vote() {
     assert_eq!(voters(&c, shard), [N1, N2, N3]);
 }
 
+/// A table whose one shard has one replica, and who has it.
+fn with_one_replica(c: &mut Cluster) -> (TableId, ShardId, NodeId) {
+    let (name, partitioning, retention) = ("t".into(), Partitioning::Hash, Retention::All);
+    let command = SystemCommand::CreateTable { name, partitioning, retention, shards: 1, splits: vec![], replicas: 1 };
+    let SystemOutcome::Table(table) = c.system(&command) else { panic!("it is refused") };
+    c.run_until("the shard is led", |c| c.shards_of(table).iter().any(|shard| c.leader(*shard).is_some()));
+    let shard = c.shards_of(table)[0];
+    let members = voters(c, shard);
+    assert_eq!(members.len(), 1);
+    (table, shard, members[0])
+}
+
+/// Who gets the only vote was no voter before: it leads once it has learnt the rest of the log from who goes, whatever is lost of that.
+#[test]
+fn the_only_replica_moves_and_leads_where_it_comes_to() {
+    for (seed, loss) in [(1, 0), (2, 5), (3, 15), (4, 15), (5, 15), (6, 15)] {
+        let mut c = Cluster::mem(3);
+        c.seed(seed);
+        let (table, shard, first) = with_one_replica(&mut c);
+        c.loss = loss;
+        let nodes = [N1, N2, N3, c.join()];
+        let (mut at, mut written) = (first, Vec::new());
+        for turn in 0..6 {
+            for n in 0..c.below(30) {
+                written.push(format!("{turn}.{n}"));
+                c.append(table, "k", &format!("{turn}.{n}"));
+            }
+            let others: Vec<NodeId> = nodes.into_iter().filter(|n| *n != at).collect();
+            let to = others[c.below(3) as usize];
+            c.move_replica(shard, at, to);
+            c.run_until("the old replica goes", |c| c.replica(at, shard).is_none());
+            assert_eq!((voters(&c, shard), c.leader(shard)), (vec![to], Some(to)), "seed {seed}, turn {turn}");
+            at = to;
+        }
+        assert_eq!(values(&mut c, table, "k"), written, "seed {seed}");
+    }
+}
+
+/// Whatever dies for a while right after the change that moved the vote.
+#[test]
+fn the_only_replica_that_moved_is_led_again_after_a_restart_of_either_node() {
+    for (seed, fewer) in (0..8).zip([0, 1, 2, 5, 10, 20, 40, 80]) {
+        for both in [false, true] {
+            let mut c = Cluster::mem(3);
+            c.seed(seed + 1);
+            let (table, shard, first) = with_one_replica(&mut c);
+            let n4 = c.join();
+            c.append(table, "k", "before");
+            assert_eq!(c.try_change(shard, MemberChange::Learn(n4)), Ok(()));
+            c.run_until("it learns", |c| c.members(shard).role_of(n4).is_some() && c.replica(n4, shard).is_some());
+            c.append(table, "k", "learnt");
+            let change = MemberChange::Promote { node: n4, instead_of: Some(first) };
+            for _ in 0..100 {
+                match c.try_change(shard, change) {
+                    Ok(()) => break,
+                    Err(refused) => assert_eq!(refused, Refusal::NotReady, "it catches up"),
+                }
+                c.run_for(100_000);
+            }
+            for _ in 0..fewer {
+                c.step();
+            }
+            let down = if both { vec![first, n4] } else { vec![first] };
+            down.iter().for_each(|node| c.kill(*node));
+            c.run_for(2_000_000);
+            down.iter().for_each(|node| c.start(*node));
+            // Where the change was not on disk yet, it is made once more.
+            c.move_replica(shard, first, n4);
+            assert_eq!(voters(&c, shard), [n4]);
+            c.append(table, "k", "after");
+            assert_eq!(values(&mut c, table, "k"), ["before", "learnt", "after"]);
+            c.run_until("the old replica goes", |c| c.replica(first, shard).is_none());
+        }
+    }
+}
+
+#[test]
+fn the_only_vote_does_not_go_to_a_node_that_is_down_and_it_is_named() {
+    let mut c = Cluster::mem(3);
+    let (table, shard, first) = with_one_replica(&mut c);
+    let n4 = c.join();
+    c.append(table, "k", "v");
+    assert_eq!(c.try_change(shard, MemberChange::Learn(n4)), Ok(()));
+    c.run_until("it learns", |c| c.members(shard).role_of(n4).is_some() && c.replica(n4, shard).is_some());
+    c.run_for(2_000_000);
+    c.kill(n4);
+    c.run_for(10_000_000);
+    let refused = c.try_change(shard, MemberChange::Promote { node: n4, instead_of: Some(first) });
+    let Err(Refusal::Invalid { field: "node", why }) = refused else { panic!("{refused:?}") };
+    assert!(why.contains(&format!("node {n4} is to lead shard {shard}")), "{why}");
+    assert_eq!(voters(&c, shard), [first]);
+    assert_eq!(values(&mut c, table, "k"), ["v"]);
+}
+
 /// `MEMBERS_SEED=N` runs one seed.
 #[test]
 fn replicas_move_while_nodes_die() {

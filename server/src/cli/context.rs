@@ -86,6 +86,11 @@ impl Context {
         options
     }
 
+    /// What `--timeout` says, where it is given.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
     /// Says on standard error how far a long command has come, where people read the output.
     pub fn progress(&self, line: &str) {
         if !self.out.json() {

@@ -12,6 +12,7 @@ use synod_cluster::ids::{NodeId, ShardId};
 use synod_cluster::jobs::empty_node::{AT_ONCE, EmptyNode};
 use synod_cluster::jobs::job;
 use synod_cluster::jobs::move_replica::MoveReplica;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::context::{Context, to_be_repeated};
@@ -22,6 +23,8 @@ use super::output::{json, text};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks at a job.
 const PACE: Duration = Duration::from_millis(100);
+/// What keeps a move from getting on is told to who watches once it has lasted so long, milliseconds: less is usual between two steps.
+const TROUBLE_MS: u64 = 1_000;
 
 /// `job`.
 #[derive(Args, Debug)]
@@ -34,7 +37,8 @@ pub struct JobArgs {
 enum JobCommand {
     /// List the jobs that run and the last 256 that have ended
     List,
-    /// Watch a job until it has ended; exit code 1 where it is not done then
+    /// Watch a job until it has ended; exit code 1 where it is not done then. With --timeout, at most until it has made no progress
+    /// for so long
     Watch {
         /// The job's number
         job: u64,
@@ -66,7 +70,7 @@ pub async fn run(context: &mut Context, args: JobArgs) -> Result<()> {
     match args.command {
         JobCommand::List => list(context, &client).await,
         JobCommand::Watch { job } => {
-            let ended = watch(context, &client, job, None).await?;
+            let ended = watch(context, &client, job, context.timeout()).await?;
             match not_done(&ended) {
                 None => context.out.done(&shown(&ended), |_| vec![line(&ended)]),
                 Some(error) => Err(error),
@@ -132,9 +136,23 @@ pub async fn until_done(context: &Context, client: &Client, id: u64) -> Result<(
     not_done(&ended).map_or(Ok(()), Err)
 }
 
+/// Watches a job until it ends, as [`watch_on`] does, or until Ctrl-C: the job goes on, and that is said.
+async fn watch(context: &Context, client: &Client, id: u64, patience: Option<Duration>) -> Result<Job> {
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| CliError::io("signals", &error))?;
+    tokio::select! {
+        watched = watch_on(context, client, id, patience) => watched,
+        _ = interrupts.recv() => {
+            let message = format!(
+                "interrupted: job {id} goes on by itself, `synod job watch {id}` shows how, and `synod job cancel {id}` ends it"
+            );
+            Err(CliError::unknown("interrupted", message).with("job", id))
+        }
+    }
+}
+
 /// Watches a job until it ends and prints its progress. Ends with an error when nothing changes for `patience`; without a patience it
 /// watches on. It also ends with an error when the cluster gives no answer for as long as one step may take.
-async fn watch(context: &Context, client: &Client, id: u64, patience: Option<Duration>) -> Result<Job> {
+async fn watch_on(context: &Context, client: &Client, id: u64, patience: Option<Duration>) -> Result<Job> {
     let mut told: BTreeSet<String> = BTreeSet::new();
     let mut last: Option<Job> = None;
     let (mut moved, mut heard) = (Instant::now(), Instant::now());
@@ -263,7 +281,10 @@ fn news(job: &Job) -> Vec<String> {
         _ => return Vec::new(),
     };
     let changes = job.progress.iter().flat_map(|progress| &progress.changes);
-    let now = progress_in_words(job).filter(|_| !job.has_ended());
+    let is_move = matches!(job.goal, JobGoal::MoveReplica { .. });
+    let passes = |p: &JobProgress| is_move && p.trouble.is_some() && p.idle_ms < TROUBLE_MS;
+    let told = !job.has_ended() && !job.progress.as_ref().is_some_and(passes);
+    let now = progress_in_words(job).filter(|_| told);
     changes.chain(&now).map(|what| format!("{place}: {what}")).collect()
 }
 
@@ -276,11 +297,18 @@ fn progress_in_words(job: &Job) -> Option<String> {
         JobGoal::EmptyNode { .. } => return replicas_left.map(|left| left_in_words(left, trouble.as_deref())),
         _ => return None,
     };
-    let node = to.unwrap_or(from);
-    (step == "catch_up").then(|| match lag_slots {
-        Some(lag) => format!("node {node} lacks {lag} slots"),
-        None => format!("node {node} waits for a snapshot"),
-    })
+    move_in_words(step, to.unwrap_or(from), *lag_slots, trouble.as_deref())
+}
+
+/// What a move does at the moment, and what keeps it from getting on.
+fn move_in_words(step: &str, node: u64, lag: Option<u64>, trouble: Option<&str>) -> Option<String> {
+    let lacks = lag.filter(|_| step == "catch_up").map(|lag| format!("node {node} lacks {lag} slots"));
+    match (lacks, trouble) {
+        (Some(lacks), Some(why)) => Some(format!("{lacks}; waits: {}", text::harmless(why))),
+        (None, Some(why)) => Some(format!("waits: {}", text::harmless(why))),
+        (None, None) if step == "catch_up" => Some(format!("node {node} waits for a snapshot")),
+        (lacks, None) => lacks,
+    }
 }
 
 /// How far the emptying of a node is.
@@ -352,6 +380,27 @@ mod tests {
         let progress = JobProgress { step: step.into(), lag_slots: Some(7), changes, ..JobProgress::default() };
         let goal = JobGoal::MoveReplica { shard: 5, from: 3, to: Some(4) };
         Job { id: 9, goal, state: state.into(), why: None, progress: Some(progress) }
+    }
+
+    #[test]
+    fn what_keeps_a_move_from_getting_on_is_told_once_it_lasts() {
+        let stuck = |step, trouble: &str, idle_ms| {
+            let mut job = job("running", step, &[]);
+            let progress = job.progress.as_mut().expect("it has been looked at");
+            (progress.trouble, progress.idle_ms, progress.lag_slots) = (Some(trouble.to_owned()), idle_ms, None);
+            job
+        };
+        let why = "node 4 does not lead shard 5, nor knows who does";
+        let waits = stuck("promote", why, TROUBLE_MS);
+        assert_eq!(news(&waits), [format!("shard 5: waits: {why}")]);
+        assert_eq!(progress_in_words(&waits), Some(format!("waits: {why}")), "`job list` shows it");
+        assert!(news(&stuck("promote", why, TROUBLE_MS - 1)).is_empty(), "it may pass");
+        let down = stuck("catch_up", "node 4 is down", TROUBLE_MS);
+        assert_eq!(news(&down), ["shard 5: waits: node 4 is down"], "it does not wait for a snapshot");
+        assert_eq!(
+            move_in_words("catch_up", 4, Some(7), Some("node 4 is down")).as_deref(),
+            Some("node 4 lacks 7 slots; waits: node 4 is down")
+        );
     }
 
     #[test]

@@ -87,6 +87,9 @@ async fn remove(context: &mut Context, node: u64) -> Result<()> {
 }
 
 async fn replace(context: &mut Context, old: u64, new: u64, detach: bool) -> Result<()> {
+    if old == new {
+        return Err(CliError::usage("--with", format!("node {new} cannot take its own place")));
+    }
     let client = context.connect().await?;
     let map = client.refresh_map().await?;
     let held: Vec<ShardInfo> = map.shards.iter().filter(|shard| is_member(shard, old)).cloned().collect();
@@ -139,6 +142,14 @@ pub async fn move_shard(context: &mut Context, shard: u64, from: u64, to: u64, d
         let why = format!("node {to} has a replica of shard {shard} already");
         return Err(CliError::usage("--to", why).with("shard", shard));
     }
+    if !leaves && map.version >= ClusterVersion::THIRD.0 && !has_moved(&client, shard, from, to).await? {
+        let why = format!(
+            "node {from} has no replica of shard {shard} that votes, and no move of one from there to node {to} is on record; the \
+             voters are {:?}",
+            info.voters
+        );
+        return Err(CliError::usage("--from", why).with("shard", shard));
+    }
     let wanted: &[Move] = if leaves { &[Move { shard, from, to: Some(to) }] } else { &[] };
     let job = carry_out(context, &client, &map, wanted, detach).await?.first().copied();
     let done = serde_json::json!({ "shard": shard, "from": from, "to": to, "job": job });
@@ -148,6 +159,12 @@ pub async fn move_shard(context: &mut Context, shard: u64, from: u64, to: u64, d
             None => format!("the replica of shard {shard} on node {from} is on node {to} now"),
         }]
     })
+}
+
+/// Whether this move was made before, as far as the records of jobs reach.
+async fn has_moved(client: &Client, shard: u64, from: u64, to: u64) -> Result<bool> {
+    let goal = JobGoal::MoveReplica { shard, from, to: Some(to) };
+    Ok(client.jobs().await?.iter().any(|job| job.goal == goal && job.state == "done"))
 }
 
 /// Has the cluster carry moves out; unless detached, returns once all are done. The numbers of the jobs; none where the cluster knows no

@@ -2,17 +2,22 @@
 //!
 //! Owns the node's flags, its log output and its runtime. Must never touch a data directory or a socket; the node does.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use synod_engine::node::WORKERS_MAX;
 use tracing_subscriber::EnvFilter;
 
 use super::config;
 use super::error::{CliError, Result};
 use crate::config::{ServerConfig, Settings};
 use crate::node::peer::is_address;
+
+/// The environment's word for `--workers`.
+const WORKERS: &str = "SYNOD_WORKERS";
 
 const AFTER_HELP: &str = "\
 One to five nodes found a cluster: start each with the same --bootstrap list of all their addresses. A node whose data \
@@ -50,9 +55,9 @@ pub struct ServerArgs {
     /// Settings file; `synod config default` prints one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Threads that shards are spread over [default: `workers` of the settings file]
-    #[arg(long, value_name = "N", env = "SYNOD_WORKERS")]
-    workers: Option<u32>,
+    /// Threads that shards are spread over [default: SYNOD_WORKERS, else `workers` of the settings file]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    workers: Option<i64>,
     /// Listen on an address that other machines can reach, without encryption or authentication
     #[arg(long)]
     insecure: bool,
@@ -63,7 +68,7 @@ pub struct ServerArgs {
 
 /// Runs a node until it is told to end.
 pub fn run(args: ServerArgs) -> Result<()> {
-    let config = configure(args)?;
+    let config = configure(args, std::env::var_os(WORKERS))?;
     let filter = match std::env::var("SYNOD_LOG") {
         Ok(text) => EnvFilter::try_new(&text).map_err(|error| CliError::usage("SYNOD_LOG", error))?,
         Err(_) => EnvFilter::new("info"),
@@ -80,14 +85,14 @@ pub fn run(args: ServerArgs) -> Result<()> {
     ended.map_err(|error| CliError::failed("node", format!("{error:#}")))
 }
 
-fn configure(args: ServerArgs) -> Result<ServerConfig> {
+/// `workers_said`: what [`WORKERS`] is set to.
+fn configure(args: ServerArgs, workers_said: Option<OsString>) -> Result<ServerConfig> {
     let mut settings = match &args.config {
         Some(file) => config::read(file)?,
         None => Settings::default(),
     };
-    if let Some(workers) = args.workers {
+    if let Some(workers) = workers(args.workers, workers_said)? {
         settings.workers = workers;
-        settings.check().map_err(|why| CliError::usage("--workers", why))?;
     }
     let single =
         [("--listen", Some(&args.listen)), ("--http", args.http.as_ref()), ("--advertise", args.advertise.as_ref())];
@@ -127,6 +132,24 @@ fn configure(args: ServerArgs) -> Result<ServerConfig> {
     })
 }
 
+/// The number of workers that the flag says, or else the environment; an error names which of them it was.
+fn workers(flag: Option<i64>, said: Option<OsString>) -> Result<Option<u32>> {
+    let (knob, named, value) = match (flag, said) {
+        (Some(number), _) => ("--workers", number.to_string(), Some(number)),
+        (None, Some(text)) => {
+            let text = text.to_string_lossy().into_owned();
+            let number = text.trim().parse().ok();
+            (WORKERS, format!("{text:?}"), number)
+        }
+        (None, None) => return Ok(None),
+    };
+    let within = value.and_then(|number| u16::try_from(number).ok()).filter(|n| (1..=WORKERS_MAX).contains(n));
+    match within {
+        Some(number) => Ok(Some(number.into())),
+        None => Err(CliError::usage(knob, format!("{named} is not a number from 1 to {WORKERS_MAX}"))),
+    }
+}
+
 /// Whether a node that listens here may need `--insecure`: where a name leads is known only where the node is started.
 pub fn may_be_reached(addr: &str) -> bool {
     match addr.parse::<SocketAddr>() {
@@ -161,7 +184,23 @@ mod tests {
 
     fn configured(flags: &str) -> Result<ServerConfig> {
         let line = ["server", "--data-dir", "d"].into_iter().chain(flags.split_whitespace());
-        configure(Line::try_parse_from(line).unwrap().server)
+        configure(Line::try_parse_from(line).unwrap().server, None)
+    }
+
+    #[test]
+    fn a_bad_number_of_workers_is_blamed_on_who_said_it() {
+        let said = |text: &str| workers(None, Some(text.into()));
+        assert_eq!(said("3").unwrap(), Some(3));
+        assert_eq!((workers(Some(2), Some("none".into())).unwrap(), workers(None, None).unwrap()), (Some(2), None));
+        for bad in ["", "0", "257", "-1", "four"] {
+            let why = said(bad).unwrap_err();
+            assert_eq!(why.message(), format!("SYNOD_WORKERS: {bad:?} is not a number from 1 to 256"));
+        }
+        for bad in [-1, 0, 257, i64::MAX] {
+            let why = configured(&format!("--listen 127.0.0.1:1 --workers={bad}")).unwrap_err();
+            assert_eq!(why.message(), format!("--workers: {bad} is not a number from 1 to 256"));
+        }
+        assert_eq!(configured("--listen 127.0.0.1:1 --workers 256").unwrap().settings.workers, 256);
     }
 
     #[test]

@@ -26,6 +26,8 @@ const FILE: &str = "map.bin";
 pub struct MapCache {
     map: ArcSwapOption<SystemState>,
     leaders: Mutex<BTreeMap<ShardId, NodeId>>,
+    /// Who leads shards, as their leaders said when they were asked.
+    heard: Mutex<BTreeMap<ShardId, NodeId>>,
     revision: watch::Sender<u64>,
     file: PathBuf,
     /// This node.
@@ -66,6 +68,7 @@ impl MapCache {
         Ok(Arc::new(Self {
             map: ArcSwapOption::new(map.map(Arc::new)),
             leaders: Mutex::new(BTreeMap::new()),
+            heard: Mutex::new(BTreeMap::new()),
             revision: watch::Sender::new(revision),
             file,
             local: *local,
@@ -147,17 +150,41 @@ impl MapCache {
         };
     }
 
-    /// Who leads a shard, as last heard here.
+    /// Who leads a shard, as its replica here last heard. A node that the map knows to be no member of it hears of no change.
     #[must_use]
     pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
-        self.leaders.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()
+        let known = self.leaders.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()?;
+        let map = self.get();
+        let descriptor = map.as_ref().and_then(|map| map.shards.get(&shard));
+        let hears = descriptor.is_none_or(|d| d.membership.role_of(self.local.node).is_some());
+        hears.then_some(known)
+    }
+
+    /// Notes who said that it leads a shard, whether a replica is here or not.
+    pub fn heard_leader(&self, shard: ShardId, leader: NodeId) {
+        let map = self.get();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.insert(shard, leader);
+        // No more of them than there are shards.
+        if let Some(map) = map.filter(|map| heard.len() > map.shards.len()) {
+            heard.retain(|shard, _| map.shards.contains_key(shard));
+        }
+    }
+
+    /// Who said last that it leads a shard: where to ask first, no more.
+    #[must_use]
+    pub fn heard(&self, shard: ShardId) -> Option<NodeId> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()
     }
 
     /// The map as clients get it.
     #[must_use]
     pub fn to_wire(&self) -> Option<v1::ShardMap> {
         let map = self.get()?;
-        let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // What a replica heard that is here no more.
+        let member = |d: &Descriptor| d.membership.role_of(self.local.node).is_some();
+        leaders.retain(|shard, _| map.shards.get(shard).is_some_and(member));
         Some(v1::ShardMap {
             cluster: Bytes::copy_from_slice(&map.cluster.to_be_bytes()),
             revision: map.revision,
@@ -328,6 +355,7 @@ fn shard_from_wire(shard: v1::Shard, tables: &BTreeMap<TableId, TableInfo>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use synod_cluster::ids::{Incarnation, Nonce};
     use synod_cluster::system::SystemCommand;
 
     /// A table of two shards, of which the second was split off the first, and a third that is to be.
@@ -372,6 +400,35 @@ mod tests {
         silent.shards.iter_mut().for_each(|shard| (shard.born_of, shard.born_version) = (0, 0));
         let map = from_wire(silent).expect("it is a map");
         assert!(map.shards.values().all(|d| d.born == Birth::Founded) && map.vanished(ShardId(4)));
+    }
+
+    /// A node that had a replica of shard 2 and does not have it any longer.
+    #[test]
+    fn who_led_when_a_replica_went_is_not_who_leads() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (node, speaks) = (NodeId(1), ClusterVersion::SPOKEN);
+        let local = Local { cluster: 7, node, incarnation: Incarnation(1), nonce: Nonce(0), speaks };
+        let cache = MapCache::open(dir.path(), &local, Arc::default()).expect("there is none yet");
+        let mut map = state();
+        assert!(cache.offer(&Arc::new(map.clone())));
+        let hint = |shard: ShardId| {
+            let wire = cache.to_wire().expect("there is a map");
+            wire.shards.into_iter().find(|info| info.id == shard.0).expect("it is in the map").leader_hint
+        };
+        for shard in [ShardId(2), ShardId(3)] {
+            cache.set_leader(shard, Some(NodeId(5)));
+            assert_eq!((cache.leader(shard), hint(shard)), (Some(NodeId(5)), 5));
+        }
+        let gone = &mut map.shards.get_mut(&ShardId(2)).expect("it is in the map").membership;
+        gone.members = vec![Member { node: NodeId(4), role: MemberRole::Voter }];
+        gone.first_leader = NodeId(4);
+        map.revision += 1;
+        assert!(cache.offer(&Arc::new(map)));
+        assert_eq!((cache.leader(ShardId(2)), hint(ShardId(2))), (None, 4));
+        assert_eq!((cache.leader(ShardId(3)), hint(ShardId(3))), (Some(NodeId(5)), 5), "its replica is here");
+        // What a leader said of itself is a hint for calls from here.
+        cache.heard_leader(ShardId(2), NodeId(4));
+        assert_eq!((cache.heard(ShardId(2)), cache.leader(ShardId(2))), (Some(NodeId(4)), None));
     }
 
     #[test]

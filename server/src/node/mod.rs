@@ -39,7 +39,7 @@ use host::Signals;
 use map::MapCache;
 pub use panics::NETWORK_THREAD;
 use peer::{Peers, Progress, WorkerInbox};
-use stages::Listening;
+use stages::{Listening, Member};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use synod_cluster::system::TooNew;
@@ -48,7 +48,7 @@ use synod_engine::logstore::LogStore;
 use synod_engine::logstore::rocks::{LogOptions, RocksLog};
 use synod_engine::runner::WorkerHandle;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 /// How long it waits for its worker to flush.
@@ -60,15 +60,64 @@ impl WorkerInbox for WorkerHandle {
     }
 }
 
+/// The signals that end a node in order.
+struct Stops {
+    terminated: Signal,
+    interrupted: Signal,
+}
+
+impl Stops {
+    /// From now on they end nothing by themselves.
+    fn listen() -> Result<Self> {
+        let of = |kind| signal(kind).context("signals");
+        Ok(Self { terminated: of(SignalKind::terminate())?, interrupted: of(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one; which.
+    async fn told(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminated.recv() => "SIGTERM",
+            _ = self.interrupted.recv() => "SIGINT",
+        }
+    }
+}
+
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
 /// Why the node could not start, in one line; nothing was changed then beyond an empty data directory.
 pub async fn run(config: ServerConfig) -> Result<()> {
+    let mut stops = Stops::listen()?;
+    let started = Instant::now();
+    // The directory is this process's own until it ends.
+    let (_data, member, mut disk, http) = tokio::select! {
+        begun = begin(&config) => begun?,
+        why = stops.told() => {
+            tracing::info!("{why}: the node had not begun");
+            return Ok(());
+        }
+    };
+    let node = member.run(&config, &mut disk)?.serve(&config, started)?;
+    node.watch(disk)?;
+    tokio::select! {
+        result = node.serve(http) => result,
+        why = node.stopped(config.die_with_stdin, &mut stops) => {
+            tracing::info!("{why}: going down in order");
+            node.go_down().await
+        }
+        why = node.failed() => {
+            tracing::error!("{why}; going down in order");
+            node.go_down().await?;
+            bail!(why)
+        }
+    }
+}
+
+/// Opens what the node has, and waits until it belongs to a cluster. It leads and serves nothing yet.
+async fn begin(config: &ServerConfig) -> Result<(DataDir, Member, Disk, Option<TcpListener>)> {
     panics::end_with_them();
     config.settings.check().map_err(anyhow::Error::msg)?;
     descriptors::provide(config.settings.network.connections_max.into())?;
-    let started = Instant::now();
     // The ports first: a second process on the same ports must not touch a data directory.
     let listener = listen::bind(&config.listen, "--listen", config.insecure).await?;
     let http = match &config.http {
@@ -76,7 +125,7 @@ pub async fn run(config: ServerConfig) -> Result<()> {
         None => None,
     };
     let data = DataDir::open(&config.data_dir)?;
-    let mut disk = Disk::open(&config.data_dir, &config.settings.storage)?;
+    let disk = Disk::open(&config.data_dir, &config.settings.storage)?;
     let log = Arc::new(RocksLog::open(&data.log(), &LogOptions::default().on_disk_of(disk.total()))?);
     let recovered = log.recover_node()?;
     let speaks = config.settings.cluster.speaks();
@@ -91,22 +140,9 @@ pub async fn run(config: ServerConfig) -> Result<()> {
             left.display()
         );
     }
-    let listening = Listening::begin(&config, listener, &recovered);
-    let member = listening.settle(&config, log, recovered).await?;
-    let node = member.run(&config, &mut disk)?.serve(&config, started)?;
-    node.watch(disk)?;
-    tokio::select! {
-        result = node.serve(http) => result,
-        why = node.stopped(config.die_with_stdin) => {
-            tracing::info!("{why}: going down in order");
-            node.go_down().await
-        }
-        why = node.failed() => {
-            tracing::error!("{why}; going down in order");
-            node.go_down().await?;
-            bail!(why)
-        }
-    }
+    let listening = Listening::begin(config, listener, &recovered);
+    let member = listening.settle(config, log, recovered).await?;
+    Ok((data, member, disk, http))
 }
 
 /// A node that is up.
@@ -173,17 +209,10 @@ impl Node {
     }
 
     /// Waits for a reason to go down.
-    async fn stopped(&self, die_with_stdin: bool) -> &'static str {
-        let terminated = async {
-            match signal(SignalKind::terminate()) {
-                Ok(mut signals) => drop(signals.recv().await),
-                Err(_) => std::future::pending().await,
-            }
-        };
+    async fn stopped(&self, die_with_stdin: bool, stops: &mut Stops) -> &'static str {
         let stdin = async { if die_with_stdin { stdin_closed().await } else { std::future::pending().await } };
         tokio::select! {
-            () = terminated => "SIGTERM",
-            _ = tokio::signal::ctrl_c() => "SIGINT",
+            why = stops.told() => why,
             () = stdin => "standard input closed",
         }
     }

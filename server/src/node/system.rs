@@ -216,6 +216,12 @@ impl SystemProposer {
         self.remote(&addr, wanted, limit).await
     }
 
+    /// Whether a node is up, as far as this one hears.
+    #[must_use]
+    pub fn hears(&self, node: NodeId) -> bool {
+        node == self.node || self.peers.is_alive(node)
+    }
+
     fn address(&self, node: NodeId) -> Option<String> {
         self.addresses.of(node)
     }
@@ -366,7 +372,9 @@ impl SystemHandler for SystemProposer {
             .map_err(|_| Status::invalid_argument("a join's nonce has 16 bytes"))?;
         let (joiner, version) = (ClusterVersion::said(request.speaks), self.map_cache.version());
         if joiner < version {
-            return Err(Status::invalid_argument(too_old(joiner, version)));
+            // The words of the rule are in the log: what the node's settings may do about it is told here.
+            let why = format!("{}, or raise its cluster.version_max", too_old(joiner, version));
+            return Err(Status::invalid_argument(why));
         }
         // A cluster at its first version has no place for what a node speaks.
         let speaks = if version > ClusterVersion::FIRST { joiner } else { ClusterVersion::FIRST };

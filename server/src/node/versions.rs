@@ -40,7 +40,8 @@ impl NodeVersion {
         match self.said {
             None => Some(format!("node {node} at {addr} was never heard")),
             Some((speaks, _)) if speaks < to => {
-                Some(format!("node {node} at {addr} speaks versions up to {speaks}: run a newer binary on it"))
+                let mend = "run a newer binary on it, or raise its cluster.version_max";
+                Some(format!("node {node} at {addr} speaks versions up to {speaks}: {mend}"))
             }
             Some((_, ago)) if ago > RECENT => {
                 let heard = ago.as_secs();

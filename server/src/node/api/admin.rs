@@ -3,9 +3,9 @@
 //! Owns: nothing but the way in. Must never: change metadata but through the system shard's log.
 
 mod divide;
-mod instead;
 pub mod job_manager;
 mod jobs;
+mod leaders;
 mod nodes;
 mod replicas;
 mod splits;
@@ -38,6 +38,7 @@ use synod_proto::v1::admin_server::Admin;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use v1::error::Kind;
 
@@ -185,8 +186,11 @@ impl Admin for AdminService {
         match running.asked(|done| AdminInput::Scrub { shard, done }).await? {
             Ok(slot) => Ok(Response::new(v1::ScrubReply { slot: slot.0 })),
             Err(refusal) => {
-                let mut leader = running.leader_instead(&refusal, wanted.shard, forwarded).await?;
-                leader.scrub(running.forward(wanted)).await
+                let call = |mut leader: AdminClient<Channel>| {
+                    let request = running.forward(wanted);
+                    async move { leader.scrub(request).await }
+                };
+                running.at_leader(&refusal, shard, forwarded, call).await
             }
         }
     }
@@ -220,8 +224,11 @@ impl Admin for AdminService {
         match running.asked(|done| AdminInput::Transfer { shard, to, done }).await? {
             Ok(()) => Ok(Response::new(v1::TransferLeaderReply {})),
             Err(refusal) => {
-                let mut leader = running.leader_instead(&refusal, wanted.shard, forwarded).await?;
-                leader.transfer_leader(running.forward(wanted)).await
+                let call = |mut leader: AdminClient<Channel>| {
+                    let request = running.forward(wanted);
+                    async move { leader.transfer_leader(request).await }
+                };
+                running.at_leader(&refusal, shard, forwarded, call).await
             }
         }
     }
@@ -237,8 +244,11 @@ impl Admin for AdminService {
         match running.asked(|done| AdminInput::ChangeMembers { shard, expected, change, done }).await? {
             Ok(()) => Ok(Response::new(v1::ChangeMembersReply {})),
             Err(refusal) => {
-                let mut leader = running.leader_instead(&refusal, wanted.shard, forwarded).await?;
-                leader.change_members(running.forward(wanted)).await
+                let call = |mut leader: AdminClient<Channel>| {
+                    let request = running.forward(wanted);
+                    async move { leader.change_members(request).await }
+                };
+                running.at_leader(&refusal, shard, forwarded, call).await
             }
         }
     }
@@ -419,50 +429,14 @@ impl Running {
         }
     }
 
-    /// Who leads a shard that has no replica here, as far as the map says.
-    fn leader_of(&self, shard: u64) -> Result<Option<NodeId>, Status> {
+    /// A client of a node's admin service.
+    async fn admin_of(&self, node: NodeId) -> Result<AdminClient<Channel>, Status> {
         let map = self.map_cache.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
-        let Some(descriptor) = map.shards.get(&ShardId(shard)) else {
-            return Err(status(&convert::invalid("shard", format!("there is no shard {shard}"))));
-        };
-        let known = self.map_cache.leader(descriptor.shard);
-        Ok(known.or_else(|| descriptor.membership.voters().find(|n| self.peers.is_alive(*n))))
-    }
-
-    /// A client of the leader's admin service.
-    async fn admin_of(&self, leader: NodeId) -> Result<AdminClient<tonic::transport::Channel>, Status> {
-        let map = self.map_cache.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
-        let node = map.nodes.get(&leader).ok_or_else(|| unavailable("the leader is not in the map"))?;
-        let failed = |why: String| unavailable(format!("node {leader} at {}: {why}", node.addr));
-        let endpoint = dial::endpoint(&node.addr).map_err(failed)?;
+        let info = map.nodes.get(&node).ok_or_else(|| unavailable(format!("node {node} is not in the map")))?;
+        let failed = |why: String| unavailable(format!("node {node} at {}: {why}", info.addr));
+        let endpoint = dial::endpoint(&info.addr).map_err(failed)?;
         let channel = endpoint.connect().await.map_err(|e| failed(dial::chain(&e)))?;
         Ok(AdminClient::new(channel).max_decoding_message_size(STATUS_BYTES_MAX))
-    }
-
-    /// A client of the node where a request that this node's worker refused is to go.
-    ///
-    /// # Errors
-    /// As [`Running::elsewhere`], or there is no connection to it.
-    async fn leader_instead(
-        &self,
-        refusal: &Refusal,
-        shard: u64,
-        forwarded: bool,
-    ) -> Result<AdminClient<tonic::transport::Channel>, Status> {
-        let leader = self.elsewhere(refusal, shard, forwarded)?;
-        self.admin_of(leader).await
-    }
-
-    /// Where a request that this node's worker refused is to go, if anywhere: to the shard's leader, once.
-    fn elsewhere(&self, refusal: &Refusal, shard: u64, forwarded: bool) -> Result<NodeId, Status> {
-        let leader = match refusal {
-            Refusal::NotLeader { leader, .. } if !forwarded => *leader,
-            Refusal::WrongShard if !forwarded => self.leader_of(shard)?,
-            Refusal::WrongShard => None,
-            refusal => return Err(status(&convert::refusal_error(refusal))),
-        };
-        let nobody = || status(&convert::refusal_error(&Refusal::NotLeader { leader: None, maybe: false }));
-        leader.filter(|leader| !forwarded && *leader != self.node).ok_or_else(nobody)
     }
 
     /// The new table as this node's map has it, once that has caught up; else as it was asked for.

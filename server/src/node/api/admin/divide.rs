@@ -15,8 +15,10 @@ use synod_cluster::planner::{Point, Settings, halve};
 use synod_cluster::system::Partitioning;
 use synod_engine::host::{AdminInput, Division, LoadReport};
 use synod_proto::v1;
+use synod_proto::v1::admin_client::AdminClient;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 /// How long a shard's leader may look: the state is frozen and flushed for it.
@@ -44,9 +46,11 @@ pub(super) async fn divide(
     match timeout(PATIENCE, receiver).await {
         Ok(Ok(Ok(found))) => Ok(Response::new(to_wire(found))),
         Ok(Ok(Err(refusal))) => {
-            let mut leader = running.instead(&refusal, wanted.shard, forwarded).await?;
-            let answer = leader.admin.divide_shard(running.forward(wanted)).await;
-            leader.answered(answer)
+            let call = |mut leader: AdminClient<Channel>| {
+                let request = running.forward(wanted);
+                async move { leader.divide_shard(request).await }
+            };
+            running.at_leader(&refusal, shard, forwarded, call).await
         }
         Ok(Err(_)) | Err(_) => {
             let waited = PATIENCE.as_secs();

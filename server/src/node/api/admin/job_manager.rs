@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::empty_node::{EmptyNode, Seen};
-use synod_cluster::jobs::executor::{Action, Executor, Look, Progress, SplitLook};
+use synod_cluster::jobs::executor::{Action, Executor, JobStep, Look, Progress, SplitLook};
 use synod_cluster::jobs::job::{Job, JobEnd};
+use synod_cluster::jobs::move_replica::{MoveReplica, Step};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, bounded_why};
@@ -127,7 +128,12 @@ impl JobManager {
     fn reports(&self, state: &SystemState) -> Vec<JobReport> {
         let (executor, now) = (self.executor(), self.origin.elapsed());
         let report = |(id, job): (&JobId, &Job)| {
-            let progress = executor.progress(*id).cloned();
+            let mut progress = executor.progress(*id).cloned();
+            if let Some(progress) = &mut progress
+                && let Some(why) = down_target(job, progress, |node| self.system.hears(node))
+            {
+                progress.trouble = Some(why);
+            }
             let idle = progress.as_ref().map_or(Duration::ZERO, |progress| now.saturating_sub(progress.moved));
             JobReport { id: *id, job: job.clone(), progress, idle }
         };
@@ -167,6 +173,8 @@ impl JobManager {
         let shards = looks.iter().filter(|(_, _, look)| learns(look)).filter_map(|(_, job, _)| job.goal.shard());
         let shards = shards.chain(split_looks.iter().filter_map(|(_, job, _)| job.goal.shard())).collect();
         let replicas = leading(state, admin, shards, leaders).await;
+        // A change goes to the leader that was heard just now.
+        leaders.iter().for_each(|(shard, node)| self.map_cache.heard_leader(*shard, *node));
         for (_, job, look) in &mut looks {
             add_lag(job, look, &replicas);
         }
@@ -280,6 +288,14 @@ async fn leading(
     found
 }
 
+/// Why a move waits for its new member in vain, where that is down.
+fn down_target(job: &Job, progress: &Progress, hears: impl Fn(NodeId) -> bool) -> Option<String> {
+    let (_, MoveReplica { to, .. }) = job.goal.as_move()?;
+    let down = to.filter(|to| !hears(*to))?;
+    let waits = matches!(progress.step, Some(JobStep::Move(Step::Wait(_))));
+    waits.then(|| format!("node {down} is down: it learns the log once it is back"))
+}
+
 /// What the learner lacks, as its leader of the same epoch says.
 fn add_lag(job: &Job, look: &mut Look, replicas: &BTreeMap<ShardId, v1::ReplicaStatus>) {
     let Some((shard, replica)) = job.goal.as_move() else { return };
@@ -319,7 +335,7 @@ async fn change_members(
 mod tests {
     use super::*;
     use synod_cluster::jobs::job::{JobGoal, JobState};
-    use synod_cluster::jobs::move_replica::{self, MoveReplica};
+    use synod_cluster::jobs::move_replica;
 
     #[test]
     fn what_a_learner_lacks_is_the_word_of_its_leader_in_that_epoch() {
@@ -336,5 +352,20 @@ mod tests {
         assert_eq!(lag(2, 7, 100), Some(7));
         assert_eq!(lag(1, 7, 100), None, "it does not know the learner of this epoch");
         assert_eq!(lag(2, 100, 100), None, "it may have no replica yet");
+    }
+
+    #[test]
+    fn a_move_that_waits_for_a_node_that_is_down_says_so() {
+        let move_to = |to| {
+            let replica = MoveReplica { from: NodeId(3), to };
+            Job { goal: JobGoal::Move { shard: ShardId(5), replica }, state: JobState::Running }
+        };
+        let at = |step| Progress { step: Some(JobStep::Move(step)), ..Progress::default() };
+        let (job, waits) = (move_to(Some(NodeId(4))), at(Step::Wait(None)));
+        let why = down_target(&job, &waits, |node| node != NodeId(4)).expect("node 4 is down");
+        assert!(why.starts_with("node 4 is down"), "{why}");
+        assert_eq!(down_target(&job, &waits, |node| node != NodeId(3)), None, "nobody waits for node 3");
+        assert_eq!(down_target(&job, &at(Step::Change(MemberChange::Learn(NodeId(4)))), |_| false), None);
+        assert_eq!(down_target(&move_to(None), &waits, |_| false), None);
     }
 }

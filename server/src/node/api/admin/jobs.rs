@@ -15,6 +15,8 @@ use synod_cluster::jobs::split;
 use synod_cluster::members::MemberChange;
 use synod_cluster::system::{SystemCommand, SystemOutcome};
 use synod_proto::v1;
+use synod_proto::v1::admin_client::AdminClient;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use v1::error::Kind;
 use v1::job_goal::Kind as GoalKind;
@@ -78,9 +80,11 @@ pub(super) async fn plan(
             Ok(Response::new(nodes::plan_to_wire(plan)))
         }
         Err(refusal) => {
-            let mut leader = running.instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
-            let answer = leader.admin.plan_node(running.forward(wanted)).await;
-            leader.answered(answer)
+            let call = |mut leader: AdminClient<Channel>| {
+                let request = running.forward(wanted);
+                async move { leader.plan_node(request).await }
+            };
+            running.at_leader(&refusal, SYSTEM_SHARD, forwarded, call).await
         }
     }
 }
@@ -91,14 +95,17 @@ pub(super) async fn list(
     request: Request<v1::ListJobsRequest>,
 ) -> Result<Response<v1::ListJobsReply>, Status> {
     let forwarded = request.metadata().contains_key(FORWARDED);
+    let wanted = request.into_inner();
     match running.jobs.list().await {
         Ok(jobs) => {
             Ok(Response::new(v1::ListJobsReply { jobs: jobs.into_iter().map(|job| to_wire(job, false)).collect() }))
         }
         Err(refusal) => {
-            let mut leader = running.instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
-            let answer = leader.admin.list_jobs(running.forward(request.into_inner())).await;
-            leader.answered(answer)
+            let call = |mut leader: AdminClient<Channel>| {
+                let request = running.forward(wanted);
+                async move { leader.list_jobs(request).await }
+            };
+            running.at_leader(&refusal, SYSTEM_SHARD, forwarded, call).await
         }
     }
 }
@@ -113,9 +120,11 @@ pub(super) async fn get(running: &Running, request: Request<v1::GetJobRequest>) 
             None => Err(refused(SystemOutcome::JobNotFound(JobId(wanted.job)))),
         },
         Err(refusal) => {
-            let mut leader = running.instead(&refusal, SYSTEM_SHARD.0, forwarded).await?;
-            let answer = leader.admin.get_job(running.forward(wanted)).await;
-            leader.answered(answer)
+            let call = |mut leader: AdminClient<Channel>| {
+                let request = running.forward(wanted);
+                async move { leader.get_job(request).await }
+            };
+            running.at_leader(&refusal, SYSTEM_SHARD, forwarded, call).await
         }
     }
 }

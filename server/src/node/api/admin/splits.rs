@@ -15,7 +15,9 @@ use synod_cluster::system::{Descriptor, Partitioning, SystemCommand, SystemOutco
 use synod_engine::host::{AdminInput, SplitWanted};
 use synod_paxos::types::Epoch;
 use synod_proto::v1;
+use synod_proto::v1::admin_client::AdminClient;
 use tokio::time::timeout;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 /// How long a shard's leader may take until a split is applied, or refused.
@@ -32,9 +34,11 @@ pub(super) async fn propose(
     match running.asked(|done| AdminInput::Split { shard, split, done }).await? {
         Ok(()) => Ok(Response::new(v1::ProposeSplitReply {})),
         Err(refusal) => {
-            let mut leader = running.instead(&refusal, wanted.shard, forwarded).await?;
-            let answer = leader.admin.propose_split(running.forward(wanted)).await;
-            leader.answered(answer)
+            let call = |mut leader: AdminClient<Channel>| {
+                let request = running.forward(wanted.clone());
+                async move { leader.propose_split(request).await }
+            };
+            running.at_leader(&refusal, shard, forwarded, call).await
         }
     }
 }
