@@ -35,6 +35,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 
+/// The version of the bounds that a table's shards are created with.
+pub const FIRST_BOUNDS: u64 = 1;
 /// Most shards of one table at its creation.
 pub const TABLE_SHARDS_MAX: u32 = 4096;
 /// Longest table name, bytes.
@@ -113,7 +115,7 @@ pub struct Descriptor {
     pub from: Bytes,
     /// Upper bound, exclusive; empty: none.
     pub to: Bytes,
-    /// Changes of bounds, from 1.
+    /// Changes of bounds, from [`FIRST_BOUNDS`].
     pub version: u64,
     /// Its members.
     pub membership: Membership,
@@ -358,7 +360,7 @@ impl SystemState {
             retention: Retention::Latest,
             from: Bytes::new(),
             to: Bytes::new(),
-            version: 1,
+            version: FIRST_BOUNDS,
             membership: first_epoch(&members, NodeId(1)),
             born: Birth::Founded,
         };

@@ -6,8 +6,8 @@
 use super::codec::{encode_descriptor, encode_table};
 use super::place::Load;
 use super::{
-    Birth, Descriptor, Partitioning, ROW_SHARD, ROW_TABLE, Retention, RowChange, SystemOutcome, SystemState, TableInfo,
-    first_epoch,
+    Birth, Descriptor, FIRST_BOUNDS, Partitioning, ROW_SHARD, ROW_TABLE, Retention, RowChange, SystemOutcome,
+    SystemState, TableInfo, first_epoch,
 };
 use crate::ids::{ShardId, TableId};
 use bytes::Bytes;
@@ -51,7 +51,7 @@ impl SystemState {
                 retention,
                 from: from.clone(),
                 to: to.clone(),
-                version: 1,
+                version: FIRST_BOUNDS,
                 membership: first_epoch(&members, leader),
                 born: Birth::Founded,
             };

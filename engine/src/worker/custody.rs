@@ -118,12 +118,18 @@ impl<H: Host> Worker<H> {
         (!self.custody.is_idle()).then_some(self.custody.look_at)
     }
 
-    /// Whether a child of this node's in its first epoch is to begin here with a snapshot: its parent is not here and cannot make it, or
-    /// waits itself, on whatever worker, until the child is here.
+    /// Whether a child of this node's in its first epoch, which is not here, is to begin here with a snapshot: its parent is not here, or
+    /// began here with a snapshot of after the split, and cannot make it; or waits itself, on whatever worker, until the child is here.
     pub(super) fn lacks_child(&self, descriptor: &Descriptor) -> bool {
-        let Birth::Child { parent, .. } = descriptor.born else { return false };
+        let Birth::Child { parent, version } = descriptor.born else { return false };
         let (id, roster) = (descriptor.shard, &self.node.shared.roster);
-        !roster.is_here(parent) || self.custody.wanted.contains(&id) || roster.is_wanted(id)
+        let makes = match roster.look(parent) {
+            Here::Absent => false,
+            Here::Unheld => true,
+            // A parent that has applied the split here has begun the child before its own new bounds are flushed.
+            Here::Held(held) => held < version,
+        };
+        !makes || self.custody.wanted.contains(&id) || roster.is_wanted(id)
     }
 
     /// Whether a replica may be removed.

@@ -20,7 +20,7 @@ use crate::writer::Done;
 use std::sync::Arc;
 use synod_cluster::ids::{ClusterVersion, EntryId, HardState, SYSTEM_SHARD, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{Birth, SystemState, TooNew};
+use synod_cluster::system::{Birth, Descriptor, FIRST_BOUNDS, SystemState, TooNew};
 use synod_paxos::types::Epoch;
 
 impl<H: Host> Worker<H> {
@@ -164,10 +164,13 @@ impl<H: Host> Worker<H> {
         self.shards.values_mut().for_each(|shard| shard.speak(version));
         let me = self.node.me;
         // The system shard's beginning is no descriptor: it is created from its founders' state only.
-        let first = |epoch| epoch == FIRST_EPOCH || planted!(JoinsWithNothing);
+        let first = |d: &&Descriptor| {
+            // A split changes the bounds and not the epoch. A replica with the bounds of after it would judge the log otherwise.
+            (d.membership.epoch == FIRST_EPOCH && d.version == FIRST_BOUNDS) || planted!(JoinsWithNothing)
+        };
         // Nor does the child of a split begin with nothing: a replica that did would vote without its parent's records.
         let founded = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && d.born == Birth::Founded);
-        let others = founded.filter(|d| first(d.membership.epoch));
+        let others = founded.filter(first);
         for descriptor in others.filter(|d| d.membership.role_of(me).is_some()) {
             self.create(descriptor.shard, Genesis::Shard(descriptor.clone()));
         }

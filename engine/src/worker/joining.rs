@@ -19,6 +19,7 @@ use crate::snapshot::Header;
 use crate::writer::Done;
 use std::collections::BTreeMap;
 use synod_cluster::ids::{EntryId, HardState, NodeId, ShardId, Slot, Space};
+use synod_cluster::system::{Birth, FIRST_BOUNDS};
 use synod_paxos::types::{Epoch, Membership, Micros};
 
 /// Interval between requests for a snapshot to one member, µs; the offer that follows may be lost.
@@ -61,8 +62,10 @@ impl<H: Host> Worker<H> {
             let here = self.node.shared.roster.is_here(id) && !planted!(EveryWorkerHasAll);
             let here = here || self.shards.contains_key(&id) || self.creating.contains_key(&id);
             let again = self.removed.get(&id).is_none_or(|upto| epoch > *upto);
-            // What begins now is begun from nothing, by whoever founds it, or by the split of its parent.
-            let past = epoch > FIRST_EPOCH || self.lacks_child(descriptor);
+            // What begins now is begun from nothing, by whoever founds it, or by the split of its parent. What was founded and has been
+            // split since has a past: its first bounds are not in the map.
+            let split = descriptor.born == Birth::Founded && descriptor.version > FIRST_BOUNDS;
+            let past = epoch > FIRST_EPOCH || split || self.lacks_child(descriptor);
             if here || self.joining.beginning.contains_key(&id) || !again || !past {
                 continue;
             }

@@ -2,6 +2,8 @@
 
 #[path = "split_custody.rs"]
 mod custody;
+#[path = "split_joining.rs"]
+mod joining;
 #[path = "split_speed.rs"]
 mod speed;
 

@@ -282,6 +282,7 @@ impl World {
             return Ok(());
         }
         self.audit_spaces(id)?;
+        self.audit_removed(id)?;
         self.coverage.add("recovery", "rows of a snapshot swept", u64::from(self.leftover(id)));
         self.coverage.count("recovery", "process started");
         let set_aside = self.nodes[&id].up.as_ref().map_or(0, |up| up.taps.lock().set_aside);

@@ -86,6 +86,12 @@ impl Inner {
         removed || self.state.contains_key(&keys::bounds_row(self.pointer(shard)))
     }
 
+    /// Whether a replica was removed: a start takes nothing from what is left of its rows.
+    pub(crate) fn is_removed(&self, shard: ShardId) -> bool {
+        let logged = self.log.contains_key(&keys::group_hard(shard)[..]);
+        !logged && self.log.contains_key(&keys::group_removed(shard)[..])
+    }
+
     /// How far a child that has a state here has come.
     pub(crate) fn position(&self, shard: ShardId) -> Option<Slot> {
         let space = self.pointer(shard);
