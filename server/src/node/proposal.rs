@@ -98,7 +98,7 @@ mod tests {
         let early = cancel.proposal(7, ClusterVersion::SECOND);
         assert!(decode_requests(early.command).is_err());
         let found = decode_requests(early.newer_command).expect("a newer binary finds it");
-        assert_eq!(found, [cancel.request.clone()]);
+        assert_eq!(found, std::slice::from_ref(&cancel.request));
         let later = cancel.proposal(7, ClusterVersion::THIRD);
         assert_eq!(decode_requests(later.command).expect("as ever"), [cancel.request]);
         let remove = wanted(&SystemCommand::RemoveNode { node: NodeId(4) });
