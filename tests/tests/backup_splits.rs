@@ -167,6 +167,16 @@ fn a_backup_that_a_split_comes_across_has_both_parts() {
     refused(&lacking, &[&format!("no file of shard {child}")]);
 }
 
+/// Where the hashes of a shard are halved.
+fn middle(shards: &[(u64, String)], chosen: usize) -> String {
+    let bound = |shard: Option<&(u64, String)>| match shard {
+        Some((_, from)) if from.is_empty() => 0,
+        Some((_, from)) => u128::from_str_radix(from, 16).expect("a hash in hexadecimal digits"),
+        None => 1 << 64,
+    };
+    format!("{:016x}", u128::midpoint(bound(shards.get(chosen)), bound(shards.get(chosen + 1))))
+}
+
 #[test]
 fn backups_beside_splits_lack_nothing() {
     let _turn = alone();
@@ -180,10 +190,14 @@ fn backups_beside_splits_lack_nothing() {
         let dir = thread::scope(|scope| {
             scope.spawn(|| {
                 for turn in 0..4 {
-                    let shards = shards(&cluster, "t");
-                    let (shard, _) = shards[(number + turn) % shards.len()];
-                    // Refused as long as the node that is asked is yet to hear of the split before.
-                    let split = || cluster.cli(&["--timeout", "60s", "shard", "split", &shard.to_string()]).code == 0;
+                    // In the middle of its hashes: a shard with one key has no middle of its bytes. Refused as long as the node that is
+                    // asked is yet to hear of the split before.
+                    let split = || {
+                        let shards = shards(&cluster, "t");
+                        let chosen = (number + turn) % shards.len();
+                        let (shard, at) = (shards[chosen].0.to_string(), middle(&shards, chosen));
+                        cluster.cli(&["--timeout", "60s", "shard", "split", &shard, "--at", &at]).code == 0
+                    };
                     until(PATIENCE, "the shard is split", || split().then_some(())).unwrap();
                 }
             });
