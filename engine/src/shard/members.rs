@@ -103,9 +103,13 @@ impl Shard {
         let votes = |n: NodeId| members.iter().any(|m| m.node == n && m.role == MemberRole::Voter);
         let stays = votes(node.me).then_some(node.me);
         let follows = stays.or_else(|| self.best_successor(node, |_, n| votes(n)));
-        let leads = follows.or_else(|| comes.filter(|n| votes(*n) && node.live.contains(n)));
+        let can_lead = |n: &NodeId| votes(*n) && node.live.contains(n) && !node.low_peers.contains(n);
+        let leads = follows.or_else(|| comes.filter(can_lead));
         leads.ok_or_else(|| {
             let why = match comes {
+                Some(low) if node.low_peers.contains(&low) => {
+                    format!("node {low} is to lead shard {} and its disk is low: free room there", self.id)
+                }
                 Some(down) => format!("node {down} is to lead shard {} and is not heard from: is it up?", self.id),
                 None => format!("no voter of shard {} would be left that can lead", self.id),
             };

@@ -115,6 +115,10 @@ impl Shard {
         }
         let mut others: Vec<NodeId> = self.members.voters().filter(|n| *n != node.me && Some(*n) != leader).collect();
         others.splice(..0, leader);
+        if others.is_empty() {
+            // The only voter: whoever had the vote before it keeps its replica until this one leads.
+            others.extend(node.live.iter().copied().filter(|n| *n != node.me));
+        }
         let Some(to) = others.get(missing.turn % others.len().max(1)).copied() else { return false };
         missing.turn += 1;
         if !missing.asked.contains(&to) {

@@ -80,6 +80,9 @@ impl<H: Host> Worker<H> {
     /// Asks for what is awaited, and has the system shard told of members that changed.
     pub(super) fn keep_members(&mut self) {
         let now = self.node.now;
+        // Another worker may have begun it: as the child of a split, or before a move by the rule.
+        let roster = &self.node.shared.roster;
+        self.joining.awaited.retain(|id, _| !roster.is_here(*id));
         for (id, awaited) in &mut self.joining.awaited {
             if awaited.ask_at > now {
                 continue;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, TableId};
+use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{Partitioning, Retention};
+use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::StoreError;
 use synod_engine::host::{AdminInput, Body, Freshness, Read, Scan};
 use synod_engine::logstore::LogStore;
@@ -208,6 +209,42 @@ fn a_crash_at_the_flip_leaves_it_without_a_state_once_more() {
     c.run_until("it is reinstalled", |c| installed(c, victim) == 1);
     write(&mut c, table, 20);
     c.check_equal(shard);
+}
+
+/// It votes alone, so there is no other voter to ask.
+#[test]
+fn the_only_voter_without_a_state_gets_it_from_who_had_the_vote_before() {
+    let (mut c, ..) = mem();
+    let (name, partitioning, retention) = ("one".into(), Partitioning::Hash, Retention::All);
+    let command = SystemCommand::CreateTable { name, partitioning, retention, shards: 1, splits: vec![], replicas: 1 };
+    let SystemOutcome::Table(table) = c.system(&command) else { panic!("it is refused") };
+    c.run_until("the shard is led", |c| c.shards_of(table).iter().any(|shard| c.leader(*shard).is_some()));
+    let shard = c.shards_of(table)[0];
+    let first = c.leader(shard).unwrap();
+    let to = others(&c, first)[0];
+    assert_eq!(c.try_change(shard, MemberChange::Learn(to)), Ok(()));
+    c.run_until("it learns", |c| c.replica(to, shard).is_some());
+    write(&mut c, table, 120);
+    c.run_until("both trim", |c| {
+        [first, to].into_iter().all(|n| c.replica(n, shard).is_some_and(|r| r.trimmed > Slot(0)))
+    });
+    c.deaf = true;
+    lose_state(&mut c, to);
+    c.start(to);
+    assert_eq!(role(&mut c, to, shard), REINSTALLING);
+    let change = MemberChange::Promote { node: to, instead_of: Some(first) };
+    let mut left = 100;
+    while let Err(refused) = c.try_change(shard, change) {
+        assert_eq!(refused, Refusal::NotReady, "its log is whole");
+        left -= 1;
+        assert!(left > 0, "it never catches up");
+        c.run_for(100_000);
+    }
+    c.run_for(2_000_000);
+    c.deaf = false;
+    c.run_until("it leads", |c| c.leader(shard) == Some(to));
+    write(&mut c, table, 20);
+    c.run_until("the old replica goes", |c| c.replica(first, shard).is_none());
 }
 
 /// Flips a bit in the middle of every table file of the state.
