@@ -144,6 +144,10 @@ impl<H: Host> Worker<H> {
         shard.not_held();
         self.insert(id, shard);
         self.upkeep.births = true;
+        // The map may have changed while the write was under way.
+        if let Some(upto) = self.ended(id) {
+            return self.give_up(id, upto);
+        }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
         }

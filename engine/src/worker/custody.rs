@@ -51,10 +51,9 @@ impl Kept {
 impl<H: Host> Worker<H> {
     /// Removes a replica, at once or as soon as it may go.
     pub(super) fn give_up(&mut self, id: ShardId, upto: Epoch) {
-        // A write is under way that gives it other rows, of a snapshot or of its parent's replay. It names none of those before that
-        // write's end: removed now, it would leave them.
+        // A write is under way that gives it other rows, of a snapshot or of its parent's replay. Until that write's end it names none of
+        // them, and removed now it would leave them. The end of the write looks at the map again.
         if self.shards.get(&id).is_some_and(Shard::is_installing) {
-            self.custody.leaving.insert(id);
             return;
         }
         match self.may_remove(id) {

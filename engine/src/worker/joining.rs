@@ -80,9 +80,10 @@ impl<H: Host> Worker<H> {
     /// Asks for what is awaited, and has the system shard told of members that changed.
     pub(super) fn keep_members(&mut self) {
         let now = self.node.now;
-        // Another worker may have begun it: as the child of a split, or before a move by the rule.
+        // Another worker may have begun it since the map was looked at: a split makes the child on its parent's.
         let roster = &self.node.shared.roster;
-        self.joining.awaited.retain(|id, _| !roster.is_here(*id));
+        let begun = |id: &ShardId| roster.is_here(*id) && !planted!(EveryWorkerHasAll);
+        self.joining.awaited.retain(|id, awaited| awaited.ask_at > now || !begun(id));
         for (id, awaited) in &mut self.joining.awaited {
             if awaited.ask_at > now {
                 continue;

@@ -433,6 +433,10 @@ impl<H: Host> Worker<H> {
         }
         self.insert(id, Shard::new(id, found, state));
         self.remove_rows(&old_rows);
+        // The map may have changed while the write was under way.
+        if let Some(upto) = self.ended(id) {
+            return self.give_up(id, upto);
+        }
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.schedule(&mut self.node);
         }

@@ -171,3 +171,46 @@ fn a_child_that_a_replica_of_one_worker_waits_for_is_asked_for_by_the_worker_tha
     assert_eq!(asked.0, worker_of(CHILD, 2));
     assert!(pair.replicas().contains(&PARENT), "what it has of the child's range stays");
 }
+
+/// The map tells of later members of the child, so its own worker asks for a snapshot. Then the parent's worker applies the split.
+#[test]
+fn a_child_that_the_parents_worker_has_begun_is_not_asked_for_by_another_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::open(dir.path(), &that_splits());
+    pair.found(ClusterVersion::FOURTH);
+    pair.push(PeerInput::Liveness { node: N2, alive: true });
+    let mut map = SystemState { version: ClusterVersion::FOURTH, ..SystemState::found(1, &["a:1".into()]) };
+    map.execute(&SystemCommand::CreateTable {
+        name: "t".into(),
+        partitioning: Partitioning::Range,
+        retention: Retention::All,
+        shards: 0,
+        splits: vec!["key-1".into(), "key-2".into()],
+        replicas: 1,
+    });
+    assert_eq!(map.execute(&SystemCommand::ReserveChild { parent: PARENT, version: 1 }).0, SystemOutcome::Shard(CHILD));
+    let at = Bytes::from_static(MIDDLE);
+    let membership = voters(Epoch(1), &[N1]);
+    let child = Child { shard: CHILD, from: at.clone(), to: "key-2".into(), version: 2, membership };
+    let news =
+        ShardNews { shard: PARENT, from: "key-1".into(), to: at, version: 2, children: vec![child], absorbed: vec![] };
+    map.execute(&SystemCommand::ShardNews(news));
+    map.shards.get_mut(&CHILD).unwrap().membership = voters(Epoch(2), &[N1, N2]);
+    // No map follows it.
+    map.revision += 100;
+    pair.inboxes[OLD].push(NodeInput::Map(Arc::new(map)).into());
+    let asks = |pair: &mut Pair| {
+        let asks = std::mem::take(&mut pair.heard.lock().unwrap().asks);
+        (!asks.is_empty()).then_some(asks)
+    };
+    assert_eq!(pair.wait("the child is asked for", asks), [(worker_of(CHILD, 2), N2, CHILD)]);
+    pair.split();
+    assert_eq!(pair.shared.places().worker_of(CHILD), WorkerId(1), "the child is with its parent's worker");
+    // What was asked while it was not here.
+    pair.heard.lock().unwrap().asks.clear();
+    for _ in 0..1_000 {
+        pair.round(OLD);
+        pair.round(NEW);
+    }
+    assert_eq!(asks(&mut pair), None, "two seconds later it is here all the same");
+}

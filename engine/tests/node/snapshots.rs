@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use synod_cluster::ids::{NodeId, SYSTEM_SHARD, ShardId, Slot, Space, TableId};
 use synod_cluster::members::MemberChange;
-use synod_cluster::system::{Partitioning, Retention};
+use synod_cluster::system::{Partitioning, Retention, SystemState};
 use synod_engine::StoreError;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::keys;
-use synod_engine::host::{AdminInput, Input, SnapshotInput};
+use synod_engine::host::{AdminInput, Input, NodeInput, SnapshotInput};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::StateStore;
 use synod_engine::state::mem::MemState;
+use synod_paxos::types::Epoch;
 
 const KEEP: u64 = 2 << 10;
 
@@ -221,6 +222,34 @@ fn a_crash_anywhere_leaves_the_old_replica_or_the_new_one() {
         c.kill(victim);
         assert_eq!(orphans(&c, victim), [], "{stage:?}: rows that no pointer names");
     }
+}
+
+#[test]
+fn a_replica_that_is_removed_while_a_snapshot_takes_its_place_leaves_no_rows() {
+    let (mut c, table, shard) = mem();
+    let victim = left_behind(&mut c, table, shard);
+    c.start(victim);
+    let loaded =
+        |input: &Input| matches!(input, Input::Snapshot(SnapshotInput::Loaded { shard: s, .. }) if *s == shard);
+    c.run_until("its rows are loaded", |c| c.nodes[&victim].seen.lock().unwrap().told.iter().any(loaded));
+    // In one round it hears that the rows are there, and by a map that it is a member no longer: the write is under way.
+    let told = std::mem::take(&mut c.nodes[&victim].seen.lock().unwrap().told);
+    for input in told {
+        c.push(victim, input);
+    }
+    let mut map = SystemState::clone(&c.map());
+    map.revision += 1;
+    let membership = &mut map.shards.get_mut(&shard).unwrap().membership;
+    membership.epoch = Epoch(membership.epoch.0 + 1);
+    membership.members.retain(|member| member.node != victim);
+    c.push(victim, NodeInput::Map(Arc::new(map)));
+    c.run_until("the replica goes", |c| c.replica(victim, shard).is_none());
+    // What it flushes as it ends is all that it leaves.
+    c.push(victim, NodeInput::Stop);
+    c.run_for(1_000_000);
+    c.kill(victim);
+    assert_eq!(orphans(&c, victim), [], "rows that no pointer names");
+    assert_eq!(installed(&c, victim), 1, "the snapshot had taken its place by then");
 }
 
 /// Spaces with durable rows that no group's pointer names.
