@@ -206,7 +206,9 @@ fn named(args: &SplitArgs, shard: &ShardInfo, kind: PartitionKind) -> Result<Opt
         PartitionKind::Range => Bytes::from(args.encoding.decode("--at", arg)?),
         PartitionKind::Hash => hash(arg)?,
     };
-    if !divides(shard, &at) {
+    // The first hash has two names: this one, and no lower bound at all.
+    let is_first = kind == PartitionKind::Hash && at.iter().all(|byte| *byte == 0);
+    if is_first || !divides(shard, &at) {
         let (place, id, bounds) = (place(kind, &at), shard.id, text::bounds(&bounds(kind, shard)));
         let why = format!("{place} does not divide shard {id}, which owns {bounds}: both parts must have something");
         return Err(CliError::usage("--at", why).with("shard", id));
