@@ -55,7 +55,7 @@ pub struct Seen {
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: the node is empty. Where it is to be removed, the end of the job removes it.
+    /// Nothing is left to do: the node has no replicas. If the job is to remove the node, the command that ends the job does.
     Done,
     /// The system shard is asked to begin this move.
     Begin(Leaving),

@@ -209,7 +209,7 @@ pub enum Refusal {
     },
     /// The nodes that would be left are too few.
     DrainLeavesTooFew {
-        /// The node that is to be emptied.
+        /// The node whose replicas are to leave it.
         node: NodeId,
         /// A shard of it that needs most nodes.
         shard: ShardId,

@@ -170,7 +170,7 @@ impl Picture {
         self.nodes.get(&node).is_some_and(NodeView::takes)
     }
 
-    /// Whether a node is to be replaced: it is dead for longer than is waited for it, or no node of the cluster.
+    /// Whether a node is to be replaced: it has been dead for longer than the grace period, or it is not in the cluster.
     #[must_use]
     pub fn lost(&self, node: NodeId) -> bool {
         let overdue = |n: &NodeView| !n.alive && self.now.saturating_sub(n.since) >= self.settings.dead_grace;
