@@ -62,7 +62,7 @@ cat "$dir/ready"
 SYNOD_ENDPOINTS=$(sed -n 's/^ready: //p' "$dir/ready")
 export SYNOD_ENDPOINTS
 # A new cluster is raised to its founders' version within a second.
-wait_until "a version that knows splits" all_know '^{"cluster":"[0-9a-f]*","version":([4-9]|[1-9][0-9])' status
+wait_until "a version that knows splits" all_know '^[{]"cluster":"[0-9a-f]*","version":([4-9]|[1-9][0-9])' status
 
 say "a table of one shard; a writer, and a reader that follows it"
 synod table create events --partition range --retain all
