@@ -8,7 +8,7 @@ DIST := $(CARGO_TARGET_DIR)/dist/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build dist old setup demo dev test deny verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-change bench-limits bench-tails bench-scale bench-records bench-raft bench-raft-check clean
+.PHONY: build dist old setup demo demo-elastic dev test deny verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-change bench-limits bench-tails bench-gaps bench-scale bench-records bench-raft bench-raft-check clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -29,6 +29,10 @@ old: build
 
 demo: build
 	@SYNOD=$(BIN) sh scripts/demo.sh $(FILE)
+
+# Shards that are split and moved while they are written to, a node that joins and goes again, and a count at the end.
+demo-elastic: build
+	@SYNOD=$(BIN) sh scripts/demo-elastic.sh
 
 dev: build
 	$(BIN) dev
@@ -139,6 +143,11 @@ bench-limits: dist
 # The slowest operations while a backup, kills, restarts and transfers happen; two minutes, results in docs/benchmarks/tails.
 bench-tails: dist bench-peers-check
 	SYNOD_BIN=$(DIST) $(CARGO_TARGET_DIR)/peers/release/bench-tails $(ARGS)
+
+# The longest time between two answers that a client sees while a shard is split, handed over or moved, each 20 times beside a steady
+# load; a quarter of an hour, results in docs/benchmarks/gaps. ARGS="--help" says what can be set.
+bench-gaps: dist bench-peers-check
+	SYNOD_BIN=$(DIST) $(CARGO_TARGET_DIR)/peers/release/bench-gaps $(ARGS)
 
 # Ten thousand idle shards, a restart and a killed node with them, and writes to one shard, 64 and 1,000: five minutes.
 bench-scale: dist

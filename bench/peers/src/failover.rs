@@ -1,6 +1,6 @@
 //! What clients see while leadership moves: after the leader's crash, and when it is handed over.
 //!
-//! Owns: clients that write without pause and remember when they were answered. Must never: kill a process that this program
+//! Owns: clients that write, without pause or at a rate, and remember when they were answered. Must never: kill a process that this program
 //! did not start.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use crate::drive::Plan;
 use crate::systems::{Running, Store, System};
 
 /// Clients that write.
-const CLIENTS: usize = 32;
+pub(crate) const CLIENTS: usize = 32;
 /// How long they write before something happens.
 const BEFORE: Duration = Duration::from_secs(2);
 /// Within this all must write again.
@@ -50,17 +50,18 @@ pub struct Gaps {
 }
 
 /// When a write was begun and when it was answered.
-type Answer = (Instant, Instant);
+pub(crate) type Answer = (Instant, Instant);
 
 /// Clients at work.
-struct Writers {
+pub(crate) struct Writers {
     answers: Vec<Arc<Mutex<Vec<Answer>>>>,
     tasks: Vec<JoinHandle<()>>,
     stop: Halt,
 }
 
 impl Writers {
-    fn start(stores: &[Store], value_bytes: usize) -> Writers {
+    /// Each writes to a key of its own: when it has its answer, or `every` so often where that is later.
+    pub(crate) fn start(stores: &[Store], value_bytes: usize, every: Option<Duration>) -> Writers {
         let stop = Halt::default();
         let value = Bytes::from(vec![7; value_bytes]);
         let mut writers = Writers { answers: Vec::new(), tasks: Vec::new(), stop: stop.clone() };
@@ -71,7 +72,13 @@ impl Writers {
             writers.tasks.push(tokio::spawn(async move {
                 // Synod's library tries again by itself until it knows the outcome.
                 let patience = if matches!(store, Store::Synod(_)) { AGAIN_WITHIN } else { ATTEMPT };
+                let mut due = Instant::now();
                 while !stop.halted() {
+                    if let Some(every) = every {
+                        sleep(due.saturating_duration_since(Instant::now())).await;
+                        // What was held up is not made up for: that would be another load.
+                        due = due.max(Instant::now()) + every;
+                    }
                     let begun = Instant::now();
                     match timeout(patience, store.put(format!("writer-{n:04}"), value.clone())).await {
                         Ok(Ok(())) => {
@@ -85,7 +92,7 @@ impl Writers {
         writers
     }
 
-    fn seen(&self) -> Vec<Vec<Answer>> {
+    pub(crate) fn seen(&self) -> Vec<Vec<Answer>> {
         self.answers.iter().map(|a| a.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
     }
 
@@ -94,7 +101,7 @@ impl Writers {
         last_again(&self.seen(), since)
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.halt();
         for task in self.tasks {
             // A client that hangs is ended with its runtime.
@@ -110,7 +117,7 @@ fn last_again(seen: &[Vec<Answer>], since: Instant) -> Option<Instant> {
 }
 
 /// The longest time between two answers of one client that touches the window.
-fn longest_gap(seen: &[Vec<Answer>], from: Instant, to: Instant) -> Duration {
+pub(crate) fn longest_gap(seen: &[Vec<Answer>], from: Instant, to: Instant) -> Duration {
     let gaps = seen.iter().flat_map(|answers| answers.windows(2));
     let touching = gaps.filter(|pair| pair[1].1 >= from && pair[0].1 <= to);
     touching.map(|pair| pair[1].1 - pair[0].1).max().unwrap_or_default()
@@ -143,7 +150,7 @@ async fn kill_one(plan: &Plan, system: System, program: &std::path::Path) -> Res
     let place = plan.place(system, program, plan.shards).map_err(|error| error.to_string())?;
     let mut running = Running::start(system, place).await.map_err(|error| error.to_string())?;
     let stores = running.connect(false).await.map_err(|error| error.to_string())?;
-    let writers = Writers::start(&stores, 256);
+    let writers = Writers::start(&stores, 256, None);
     sleep(BEFORE).await;
     let leader = running.leader().await.ok_or("nobody leads")?;
     let killed = Instant::now();
@@ -171,7 +178,7 @@ pub async fn transfers(plan: &Plan, program: &std::path::Path, count: u32, halt:
     let running = Running::start(System::Synod, place).await.map_err(|error| error.to_string())?;
     let stores = running.connect(false).await.map_err(|error| error.to_string())?;
     let client = running.synod().await.map_err(|error| error.to_string())?;
-    let writers = Writers::start(&stores, 256);
+    let writers = Writers::start(&stores, 256, None);
     sleep(BEFORE).await;
     let mut gaps = Gaps::default();
     for n in 0..count as usize {

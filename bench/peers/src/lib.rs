@@ -1,7 +1,8 @@
 //! Synod beside other systems, in one run on one machine: the same generator drives real server processes of each.
 //!
 //! `bench-peers` measures them in rotation, `bench-limits` what the machine itself can do, `bench-tails` what Synod's slowest
-//! operations see while something happens to it, `bench-change` what a change costs.
+//! operations see while something happens to it, `bench-gaps` how long clients wait beside splits, transfers and moves, `bench-change`
+//! what a change costs.
 //!
 //! Owns: the servers it starts, and the figures. Must never: touch a process it did not start, or leave out a figure that is
 //! not to somebody's liking.
@@ -12,6 +13,7 @@ pub mod disk;
 pub mod drive;
 pub mod echo;
 pub mod failover;
+pub mod handovers;
 pub mod limits;
 pub mod machine;
 pub mod markdown;

@@ -268,6 +268,14 @@ impl Running {
         synod::leaders(client).await
     }
 
+    /// Starts one more node of Synod's, which joins the cluster.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn join(&mut self) -> Result<()> {
+        synod::join(self)
+    }
+
     /// Starts a server of Synod's again that has ended.
     ///
     /// # Errors

@@ -58,6 +58,16 @@ pub(super) fn start(place: Place) -> Result<Running> {
     Ok(running)
 }
 
+/// One more node, which joins.
+pub(super) fn join(running: &mut Running) -> Result<()> {
+    let node = running.nodes.len() as u16 + 1;
+    let process = spawn(&running.place, node, &["--join", &running.clients.join(",")])?;
+    running.nodes.push(process);
+    running.clients.push(addr(&running.place, node));
+    running.metrics.extend(http(&running.place, node).parse::<std::net::SocketAddr>());
+    Ok(())
+}
+
 /// A node on what its directory holds.
 pub(super) fn restart(running: &mut Running, node: usize) -> Result<()> {
     running.nodes[node] = spawn(&running.place, node as u16 + 1, &[])?;
