@@ -165,7 +165,8 @@ pub async fn carry(context: &Context, client: &Client, plan: &PlanFile) -> Resul
                     let before = (work.left(), work.jobs.len());
                     work.look(&jobs);
                     begin_some(context, client, &mut work, &jobs, at_once).await?;
-                    if before != (work.left(), work.jobs.len()) || jobs != last {
+                    // What pauses is not stuck.
+                    if work.rests(&jobs) || before != (work.left(), work.jobs.len()) || jobs != last {
                         moved = Instant::now();
                     }
                     last = jobs;
