@@ -9,7 +9,7 @@ use std::time::Duration;
 use synod_cluster::ids::{NodeId, ShardId, TableId};
 use synod_cluster::jobs::split::middle_of_ring;
 use synod_cluster::planner::Picture;
-use synod_cluster::planner::picture::{NodeView, Sample, ShardView, TableView};
+use synod_cluster::planner::picture::{Mark, NodeView, Sample, ShardView, TableView};
 use synod_cluster::planner::settings::{Rate, Settings};
 use synod_cluster::system::{Descriptor, Partitioning, SystemState};
 use synod_paxos::types::MemberRole;
@@ -108,7 +108,7 @@ pub(super) fn of(state: &SystemState, seen: &Seen, settings: Settings, table: Op
     }
 }
 
-fn node(seen: &Seen, id: NodeId, mark: synod_cluster::planner::picture::Mark) -> NodeView {
+fn node(seen: &Seen, id: NodeId, mark: Mark) -> NodeView {
     let unheard = Heard { place: Place::default(), alive: false, silent: Duration::ZERO, room: Room::None };
     let Heard { place, alive, silent, room } = seen.nodes.get(&id).cloned().unwrap_or(unheard);
     let (disk_bytes, free_bytes) = match room {
