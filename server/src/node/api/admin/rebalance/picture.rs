@@ -113,7 +113,7 @@ fn node(seen: &Seen, id: NodeId, mark: Mark) -> NodeView {
     let Heard { place, alive, silent, room } = seen.nodes.get(&id).cloned().unwrap_or(unheard);
     let (disk_bytes, free_bytes) = match room {
         Room::Known { size, free } => (size, free),
-        Room::Unknown => (0, ROOMY),
+        Room::Unknown => (ROOMY, ROOMY),
         Room::None => (ROOMY, 0),
     };
     NodeView {
@@ -255,6 +255,12 @@ mod tests {
         }
         let full = plan(&of(&state, &seen, Settings::default(), None));
         assert!(!full.operations.is_empty(), "node 4 has nothing");
+        // One whose disk is not known gets its part, also of what is predicted.
+        seen.nodes.insert(NodeId(4), Heard { room: Room::Unknown, ..heard("z") });
+        let mut predicted = of(&state, &seen, Settings::default(), None);
+        let unknown = plan(&predicted);
+        assert!(unknown.operations.iter().all(|operation| synod_cluster::planner::apply(&mut predicted, operation)));
+        assert_eq!(unknown.operations.len(), full.operations.len());
         // One whose disk has no room gets nothing.
         seen.nodes.insert(NodeId(4), Heard { room: Room::None, ..heard("z") });
         let kept = plan(&of(&state, &seen, Settings::default(), None));
