@@ -264,8 +264,10 @@ impl Client {
         let shard = shard.ok_or_else(|| Error::unavailable("the map has no shard for the key"))?;
         let leader = leader_of(&view, table, shard.info.id);
         let node = |id: u64| {
-            let mark = view.public.nodes.iter().find(|node| node.id == id).map(|node| node.mark).unwrap_or_default();
-            NodeInfo { id, addr: view.addr(id).unwrap_or_default().to_string(), mark }
+            let mapped = view.public.nodes.iter().find(|node| node.id == id);
+            let (zone, rack) = mapped.map(|node| (node.zone.clone(), node.rack.clone())).unwrap_or_default();
+            let mark = mapped.map(|node| node.mark).unwrap_or_default();
+            NodeInfo { id, addr: view.addr(id).unwrap_or_default().to_string(), mark, zone, rack }
         };
         let mut shard = shard.info.clone();
         shard.leader = leader;

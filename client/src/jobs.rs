@@ -223,7 +223,7 @@ impl Client {
 }
 
 /// A question changes nothing: where no answer came nothing is unknown but the answer.
-fn known<T>(asked: Result<T>) -> Result<T> {
+pub(crate) fn known<T>(asked: Result<T>) -> Result<T> {
     asked.map_err(|error| match error {
         Error::OutcomeUnknown { cause } => Error::unavailable(cause),
         error => error,

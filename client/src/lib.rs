@@ -40,6 +40,7 @@ mod link;
 mod meant;
 mod options;
 mod pager;
+mod rebalance;
 mod retry;
 mod router;
 mod scan;

@@ -296,7 +296,7 @@ fn node_info(n: v1::Node) -> NodeInfo {
         v1::NodeMark::Draining => NodeMark::Draining,
         v1::NodeMark::Decommissioning => NodeMark::Decommissioning,
     };
-    NodeInfo { id: n.id, addr: n.addr, mark }
+    NodeInfo { id: n.id, addr: n.addr, mark, zone: n.zone, rack: n.rack }
 }
 
 fn shard_info(s: v1::Shard) -> ShardInfo {

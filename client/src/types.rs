@@ -373,6 +373,10 @@ pub struct NodeInfo {
     pub addr: String,
     /// Whether it holds replicas.
     pub mark: NodeMark,
+    /// Its zone, as the node said last that gave the map; empty where it is not known, or the node shares none.
+    pub zone: String,
+    /// Its rack within the zone, likewise.
+    pub rack: String,
 }
 
 /// What is wanted of a node.

@@ -9,6 +9,9 @@ use synod_cluster::ids::ClusterVersion;
 use synod_engine::node::WORKERS_MAX;
 use synod_engine::times::Times;
 
+/// Longest name of a zone or a rack, bytes.
+pub const PLACE_BYTES_MAX: usize = 64;
+
 /// Flags and settings of one node process.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -46,6 +49,8 @@ impl ServerConfig {
 pub struct Settings {
     /// Threads that shards are spread over; each has its shards' consensus, state and reads. It may change from start to start.
     pub workers: u32,
+    /// Where the node runs.
+    pub node: Node,
     /// Sizes above which a request is refused.
     pub limits: Limits,
     /// Memory and disk.
@@ -70,6 +75,7 @@ impl Default for Settings {
         let workers = u32::try_from(cores() / 2).unwrap_or(u32::MAX).clamp(1, WORKERS_MAX.into());
         Self {
             workers,
+            node: Node::default(),
             limits: Limits::default(),
             storage: Storage::default(),
             timing: Timing::default(),
@@ -84,6 +90,30 @@ impl Default for Settings {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Where the node runs: replicas of a shard are spread over what does not fail together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Its zone, up to 64 bytes; empty: it shares none with another node.
+    pub zone: String,
+    /// Its rack within the zone, likewise.
+    pub rack: String,
+}
+
+impl Node {
+    /// Checks a name of a zone or a rack.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_name(name: &str) -> Result<(), String> {
+        if name.len() > PLACE_BYTES_MAX {
+            return Err(format!("is {} bytes long, at most {PLACE_BYTES_MAX} are allowed", name.len()));
+        }
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte));
+        if plain { Ok(()) } else { Err("may have letters, digits and - _ . : / only".into()) }
+    }
 }
 
 /// Sizes above which a request is refused.
@@ -338,6 +368,9 @@ impl Settings {
             ("network.threads", self.network.threads.into(), 1, 256),
             ("network.connections_max", self.network.connections_max.into(), 16, 1 << 20),
         ];
+        for (knob, name) in [("node.zone", &self.node.zone), ("node.rack", &self.node.rack)] {
+            Node::check_name(name).map_err(|why| format!("{knob} {why}"))?;
+        }
         for (knob, value, least, most) in bounds {
             if !(least..=most).contains(&value) {
                 return Err(format!("{knob} = {value} is out of bounds: it must be from {least} to {most}"));

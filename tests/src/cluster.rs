@@ -162,6 +162,13 @@ impl Cluster {
         self.add(number, vec!["--join".into(), self.founders()]);
     }
 
+    /// The same, with further flags.
+    pub fn add_joiner_with(&mut self, number: u16, flags: &[&str]) {
+        let mut origin = vec!["--join".to_owned(), self.founders()];
+        origin.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self.add(number, origin);
+    }
+
     /// Starts a node whose data directory belongs to a cluster already.
     pub fn add_restored(&mut self, number: u16) {
         self.add(number, Vec::new());

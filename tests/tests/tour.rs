@@ -76,6 +76,7 @@ fn every_command_of_the_tour_works() {
             ["read", "orders", "order-17"] => said(&["created", "paid", "shipped"]),
             ["read", "orders", "order-17", ..] => said(&["paid"]),
             ["scan", "orders"] => said(&["order-17", "order-93", "shipped"]),
+            ["rebalance", "plan"] => said(&["most replicas, of the mean"]),
             ["shard", "split", ..] => said(&["shard 7 ends at 'order-7' now, shard 8 begins there"]),
             ["job", "list"] => said(&["splits shard 7 at \"order-7\"", "done"]),
             ["tail", "orders", ..] => said(&["created", "paid", "shipped", "order-93"]),

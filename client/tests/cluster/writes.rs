@@ -320,7 +320,7 @@ async fn status_explain_transfer() {
 }
 
 fn v1_node(id: u64) -> synod_client::proto::Node {
-    synod_client::proto::Node { id, addr: "127.0.0.1:1".into(), speaks: 0, mark: 0 }
+    synod_client::proto::Node { id, addr: "127.0.0.1:1".into(), ..Default::default() }
 }
 
 #[tokio::test]

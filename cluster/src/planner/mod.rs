@@ -1,8 +1,8 @@
 //! The planner: what should be done to a cluster, as a function of a picture of it.
 //!
 //! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
-//! shard less available. Two of its rules are in use: the drain chooses where the replicas of a node that is emptied go, and [`halve`] serves
-//! `synod shard split --by load`. The others are used by nothing but tests yet.
+//! shard less available. `synod rebalance` carries out what [`plan`] gives; the drain rule alone chooses where the replicas of a node that is
+//! emptied go ([`drains`]), and [`halve`] serves `synod shard split --by load`.
 //!
 //! | order | rule | in |
 //! | --- | --- | --- |

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// Most operations that may be under way at a time, whatever is asked for.
+pub const AT_ONCE_MAX: u32 = 64;
+
 /// Operations and bytes, a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {

@@ -12,8 +12,8 @@ use super::CliError;
 use super::bytes::{HeaderArg, KeyEncoding, RawArg, expect_argument, header_arg, raw_arg};
 use super::context::Global;
 use super::{
-    backup, batch, bench, check, cluster, config, dev, explain, hot, jobs, load, members, restore, server, shard,
-    status, table, time,
+    backup, batch, bench, check, cluster, config, dev, explain, hot, jobs, load, members, rebalance, restore, server,
+    shard, status, table, time,
 };
 
 const ABOUT: &str = "A partitioned, replicated log store: every key is a log";
@@ -94,6 +94,8 @@ pub enum Command {
     Hot(hot::HotArgs),
     /// List nodes; empty one, take it out of the cluster, or replace it by another
     Node(members::NodeArgs),
+    /// Spread replicas and leaderships evenly: show a plan, carry one out
+    Rebalance(rebalance::RebalanceArgs),
     /// List, watch, pause and cancel jobs, which the cluster carries out by itself: moves of replicas, nodes that are emptied
     Job(jobs::JobArgs),
     /// Raise the cluster's version, once every node runs a newer binary

@@ -112,5 +112,8 @@ mod tests {
     fn a_setting_out_of_bounds_is_named() {
         let (_, why) = parse("[timing]\npulse_ms = 1\n").unwrap_err();
         assert!(why.contains("timing.pulse_ms = 1"), "{why}");
+        let (_, why) = parse("[node]\nzone = \"a b\"\n").unwrap_err();
+        assert!(why.starts_with("node.zone may have letters"), "{why}");
+        assert_eq!(parse("[node]\nzone = \"eu-1a\"\n").unwrap().node.zone, "eu-1a");
     }
 }

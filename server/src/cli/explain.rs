@@ -108,8 +108,20 @@ mod tests {
                 learners: vec![],
                 leader: Some(1),
             },
-            voters: vec![NodeInfo { id: 1, addr: "h:1".into(), mark: NodeMark::Stays }],
-            leader: Some(NodeInfo { id: 1, addr: "h:1".into(), mark: NodeMark::Stays }),
+            voters: vec![NodeInfo {
+                id: 1,
+                addr: "h:1".into(),
+                mark: NodeMark::Stays,
+                zone: String::new(),
+                rack: String::new(),
+            }],
+            leader: Some(NodeInfo {
+                id: 1,
+                addr: "h:1".into(),
+                mark: NodeMark::Stays,
+                zone: String::new(),
+                rack: String::new(),
+            }),
         };
         let shown = shown(&explain);
         assert_eq!(shown.why.len(), 5);

@@ -30,6 +30,7 @@ mod moves;
 mod nodes;
 pub mod output;
 mod picture;
+mod rebalance;
 mod restore;
 mod server;
 mod shard;
@@ -82,8 +83,9 @@ fn execute(cli: Cli) -> Result<()> {
 
 /// Whether a command is for who keeps the cluster running: nodes have places for those when clients hold all others.
 fn is_operators(command: &Command) -> bool {
-    use Command::{Backup, Cluster, Hot, Job, Node, Shard, Status, Table};
-    matches!(command, Status(_) | Table(_) | Shard(_) | Hot(_) | Cluster(_) | Job(_) | Node(_) | Backup(_))
+    use Command::{Backup, Cluster, Hot, Job, Node, Rebalance, Shard, Status, Table};
+    let asks = matches!(command, Status(_) | Table(_) | Hot(_) | Backup(_));
+    asks || matches!(command, Shard(_) | Cluster(_) | Job(_) | Node(_) | Rebalance(_))
 }
 
 async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
@@ -106,6 +108,7 @@ async fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Hot(args) => hot::run(context, args).await,
         Command::Cluster(args) => cluster::run(context, args).await,
         Command::Node(args) => members::run(context, args).await,
+        Command::Rebalance(args) => rebalance::run(context, args).await,
         Command::Job(args) => jobs::run(context, args).await,
         Command::Dev(args) => dev::run(context, args).await,
         Command::Bench(args) => bench::run(context, args).await,
@@ -298,6 +301,15 @@ mod tests {
             "synod node recommission 3",
             "synod job pause 7",
             "synod job resume 7",
+            "synod rebalance plan",
+            "synod rebalance plan --by leaders --table t --max-concurrent 8",
+            "synod rebalance apply --yes",
+            "synod rebalance apply plan.json",
+            "synod rebalance status",
+            "synod rebalance pause",
+            "synod rebalance resume",
+            "synod rebalance cancel",
+            "synod server --data-dir d --listen 127.0.0.1:1 --zone a --rack r1",
             "synod cluster upgrade",
             "synod cluster upgrade --to 2 --dry-run",
             "synod explain t k",
@@ -322,6 +334,10 @@ mod tests {
             "synod node drain 3 --dry-run --detach",
             "synod node decommission 3 --max-concurrent 0",
             "synod node decommission 3 --max-concurrent 65",
+            "synod rebalance",
+            "synod rebalance plan --by whim",
+            "synod rebalance plan --max-concurrent 0",
+            "synod rebalance apply plan.json --by leaders",
             "synod put t k v --value-file f",
             "synod shard split --at k",
             "synod backup d --resume --replace",

@@ -1,6 +1,6 @@
 //! `synod node list`, `drain`, `decommission` and `recommission`: which nodes hold replicas.
 //!
-//! Owns: what such a job is asked for with, what is shown of a plan, and the words for how the job ended. Must never: choose where a
+//! Owns: what of a node is listed, what such a job is asked for with, what is shown of a plan, and the words for how the job ended. Must never: choose where a
 //! replica goes, or carry a step of a job out: the cluster does. Interrupted anywhere, the job goes on, and the same command watches it.
 
 use std::collections::BTreeMap;
@@ -46,16 +46,25 @@ pub async fn list(context: &mut Context) -> Result<()> {
     if context.out.json() {
         return map.nodes.iter().try_for_each(|node| {
             let (id, use_) = (node.id, node.mark.as_str());
-            let shown = json!({ "id": id, "addr": node.addr, "mark": use_, "replicas": of(id), "leaders": leads(id) });
+            let (zone, rack) = (named(&node.zone), named(&node.rack));
+            let shown = json!({
+                "id": id, "addr": node.addr, "mark": use_, "replicas": of(id), "leaders": leads(id), "zone": zone, "rack": rack
+            });
             context.out.object(&shown)
         });
     }
-    let mut rows = text::table(&["node", "address", "mark", "replicas", "leads"]);
+    let mut rows = text::table(&["node", "address", "mark", "replicas", "leads", "zone", "rack"]);
     for node in &map.nodes {
         let (id, replicas, leads) = (node.id, of(node.id).to_string(), leads(node.id).to_string());
-        rows.add_row([id.to_string(), node.addr.clone(), node.mark.as_str().to_owned(), replicas, leads]);
+        let [zone, rack] = [&node.zone, &node.rack].map(|name| text::or_dash(named(name).map(text::harmless)));
+        rows.add_row([id.to_string(), node.addr.clone(), node.mark.as_str().to_owned(), replicas, leads, zone, rack]);
     }
     text::lines(&rows).iter().try_for_each(|line| context.out.line(line))
+}
+
+/// What a node was told of where it runs, if anything.
+fn named(name: &str) -> Option<&str> {
+    (!name.is_empty()).then_some(name)
 }
 
 /// Runs `node drain`, or with `remove` `node decommission`.
@@ -204,7 +213,13 @@ mod tests {
     }
 
     fn map() -> ClusterMap {
-        let node = |id| NodeInfo { id, addr: format!("h{id}:1"), mark: NodeMark::Stays };
+        let node = |id| NodeInfo {
+            id,
+            addr: format!("h{id}:1"),
+            mark: NodeMark::Stays,
+            zone: String::new(),
+            rack: String::new(),
+        };
         ClusterMap {
             cluster: vec![0xab; 16].into(),
             revision: 1,

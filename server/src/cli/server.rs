@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::config;
 use super::error::{CliError, Result};
-use crate::config::{ServerConfig, Settings};
+use crate::config::{Node, ServerConfig, Settings};
 use crate::node::peer::is_address;
 
 /// The environment's word for `--workers`.
@@ -58,6 +58,13 @@ pub struct ServerArgs {
     /// Threads that shards are spread over [default: SYNOD_WORKERS, else `workers` of the settings file]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     workers: Option<i64>,
+    /// The zone that the node runs in, such as a datacentre or a room: replicas of a shard are spread over zones [default: `node.zone` of
+    /// the settings file, else a zone of its own]
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+    /// The rack within the zone [default: `node.rack` of the settings file]
+    #[arg(long, value_name = "NAME")]
+    rack: Option<String>,
     /// Listen on an address that other machines can reach, without encryption or authentication
     #[arg(long)]
     insecure: bool,
@@ -93,6 +100,13 @@ fn configure(args: ServerArgs, workers_said: Option<OsString>) -> Result<ServerC
     };
     if let Some(workers) = workers(args.workers, workers_said)? {
         settings.workers = workers;
+    }
+    for (flag, name, setting) in
+        [("--zone", &args.zone, &mut settings.node.zone), ("--rack", &args.rack, &mut settings.node.rack)]
+    {
+        let Some(name) = name else { continue };
+        Node::check_name(name).map_err(|why| CliError::usage(flag, why))?;
+        setting.clone_from(name);
     }
     let single =
         [("--listen", Some(&args.listen)), ("--http", args.http.as_ref()), ("--advertise", args.advertise.as_ref())];
@@ -201,6 +215,17 @@ mod tests {
             assert_eq!(why.message(), format!("--workers: {bad} is not a number from 1 to 256"));
         }
         assert_eq!(configured("--listen 127.0.0.1:1 --workers 256").unwrap().settings.workers, 256);
+    }
+
+    #[test]
+    fn a_zone_is_a_short_plain_name() {
+        let settings = configured("--listen 127.0.0.1:1 --zone eu-1a --rack r7").unwrap().settings;
+        assert_eq!((settings.node.zone.as_str(), settings.node.rack.as_str()), ("eu-1a", "r7"));
+        let long = "z".repeat(65);
+        for (flags, why) in [("--zone a\u{1b}b".to_owned(), "letters"), (format!("--rack {long}"), "65 bytes long")] {
+            let refused = configured(&format!("--listen 127.0.0.1:1 {flags}")).unwrap_err();
+            assert!(refused.message().contains(why) && refused.message().starts_with("--"), "{refused}");
+        }
     }
 
     #[test]

@@ -195,12 +195,17 @@ fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
         Ok(_) => ("up", None),
         Err(error) => ("down", Some(error.to_string())),
     };
+    let said = |name: fn(&NodeStatusReply) -> &String| {
+        report.status.as_ref().ok().map(name).filter(|name| !name.is_empty()).cloned()
+    };
     json::Node {
         id: report.id,
         addr: report.addr.clone(),
         state,
         reason,
         speaks: report.status.as_ref().ok().map(|answer| answer.speaks.max(1)),
+        zone: said(|answer| &answer.zone),
+        rack: said(|answer| &answer.rack),
         clock_alarms: report.status.as_ref().map_or_else(|_| vec![], |answer| answer.clock_alarms.clone()),
         leaders,
         replicas: mapped().count() as u64,
@@ -211,6 +216,13 @@ fn node(report: &NodeReport, shards: &[json::Shard]) -> json::Node {
             .ok()
             .map(|answer| json::NodeSnapshots { made: answer.snapshots_made, installed: answer.snapshots_installed }),
     }
+}
+
+/// Where a node runs, in one word.
+fn place(node: &json::Node) -> String {
+    let rack = node.rack.as_ref().map(|rack| format!("/{}", text::harmless(rack))).unwrap_or_default();
+    let zone = node.zone.as_ref().map(|zone| text::harmless(zone));
+    format!("{}{rack}", text::or_dash(zone))
 }
 
 /// The cluster's version, and what keeps it from being raised.
@@ -235,7 +247,10 @@ fn version_line(status: &json::Status) -> String {
 
 fn as_text(status: &json::Status) -> Vec<String> {
     let mut lines = vec![format!("cluster {}", status.cluster), version_line(status), String::new()];
-    let mut nodes = text::table(&["node", "address", "state", "speaks", "leaders", "replicas", "uptime", "snapshots"]);
+    let columns = ["node", "address", "state", "speaks", "leaders", "replicas", "uptime", "snapshots"];
+    // A cluster whose nodes were told no zones has no column for them.
+    let zoned = status.nodes.iter().any(|node| node.zone.is_some());
+    let mut nodes = text::table(&columns.into_iter().chain(zoned.then_some("zone")).collect::<Vec<_>>());
     for node in &status.nodes {
         let state = match &node.reason {
             Some(reason) => format!("{} ({})", node.state, text::harmless(reason)),
@@ -243,7 +258,7 @@ fn as_text(status: &json::Status) -> Vec<String> {
         };
         let uptime =
             node.uptime_ms.map(|ms| humantime::format_duration(std::time::Duration::from_secs(ms / 1_000)).to_string());
-        nodes.add_row([
+        let row = [
             node.id.to_string(),
             node.addr.clone(),
             state,
@@ -252,7 +267,8 @@ fn as_text(status: &json::Status) -> Vec<String> {
             node.replicas.to_string(),
             text::or_dash(uptime),
             text::or_dash(node.snapshots.map(|s| format!("{} made, {} installed", s.made, s.installed))),
-        ]);
+        ];
+        nodes.add_row(row.into_iter().chain(zoned.then(|| place(node))));
     }
     lines.extend(text::lines(&nodes));
     // Several nodes may tell the same.
@@ -328,7 +344,13 @@ mod tests {
             revision: 1,
             version: 1,
             nodes: [(1, "a"), (2, "b")]
-                .map(|(id, addr)| NodeInfo { id, addr: addr.into(), mark: NodeMark::Stays })
+                .map(|(id, addr)| NodeInfo {
+                    id,
+                    addr: addr.into(),
+                    mark: NodeMark::Stays,
+                    zone: String::new(),
+                    rack: String::new(),
+                })
                 .into(),
             tables: vec![TableInfo {
                 id: 7,

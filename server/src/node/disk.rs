@@ -103,17 +103,42 @@ pub struct Disk {
 
 /// What may still be taken before the hard mark, bytes; as it was when the disk was last looked at.
 #[derive(Clone, Default)]
-pub struct Spare(Arc<AtomicU64>);
+pub struct Spare(Arc<Seen>);
+
+/// What a look at the disk has shown, bytes.
+#[derive(Default)]
+struct Seen {
+    spare: AtomicU64,
+    free: AtomicU64,
+    total: AtomicU64,
+}
 
 impl Spare {
     /// Bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.spare.load(Ordering::Relaxed)
+    }
+
+    /// What is free of the file system, bytes.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.0.free.load(Ordering::Relaxed)
+    }
+
+    /// Its size, bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
     }
 
     fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
+        self.0.spare.store(bytes, Ordering::Relaxed);
+    }
+
+    fn saw(&self, free: u64, total: u64) {
+        self.0.free.store(free, Ordering::Relaxed);
+        self.0.total.store(total, Ordering::Relaxed);
     }
 }
 
@@ -140,6 +165,7 @@ impl Disk {
             bail!("{}", disk.hard_words(free));
         }
         disk.spare.set(free - marks.hard);
+        disk.spare.saw(free, total);
         let step = LogOptions::default().on_disk_of(total).step_bytes();
         if disk.low_is_set && marks.hard > 0 && marks.low - marks.hard < step {
             tracing::warn!(
@@ -226,7 +252,8 @@ impl Disk {
 
     /// Looks once. Keeps the reserve where there is room for it, and gives it back at the hard mark.
     fn look(&mut self) -> Result<Room> {
-        let (free, _) = room(&self.dir)?;
+        let (free, total) = room(&self.dir)?;
+        self.spare.saw(free, total);
         self.free.set(i64::try_from(free).unwrap_or(i64::MAX));
         let low = self.low_mark(free);
         let Marks { hard, reserve, .. } = self.marks;

@@ -3,7 +3,7 @@
 //! Owns: the newest map, the leaders last heard of, and the map's copy in the data directory. Must never: go back to an
 //! older revision.
 
-use super::peer::{Local, Spoken};
+use super::peer::{Local, Place, Spoken};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -199,7 +199,8 @@ impl MapCache {
 
     fn node_to_wire(&self, id: NodeId, node: &NodeInfo) -> v1::Node {
         let speaks = self.spoken.get(id).map_or(0, |said| said.speaks.0);
-        v1::Node { id: id.0, addr: node.addr.clone(), speaks, mark: mark_to_wire(node.mark).into() }
+        let Place { zone, rack } = self.spoken.place(id);
+        v1::Node { id: id.0, addr: node.addr.clone(), speaks, mark: mark_to_wire(node.mark).into(), zone, rack }
     }
 }
 

@@ -8,13 +8,13 @@ use super::api::admin::{self, AdminService};
 use super::api::admission::AdmissionQueues;
 use super::api::cluster::ClusterCheck;
 use super::api::synod::{self, SynodService};
-use super::disk::Disk;
+use super::disk::{Disk, Spare};
 use super::follow::Follower;
 use super::host::{NodeHost, Signals};
 use super::listener::{self, Permits};
 use super::map::MapCache;
 use super::peer::{
-    self, Belonging, How, IdentifyService, Local, PeerService, Peers, PeersSetup, Progress, SeenTable, Spoken,
+    self, Belonging, How, IdentifyService, Local, PeerService, Peers, PeersSetup, Place, Progress, SeenTable, Spoken,
 };
 use super::readers::Readers;
 use super::snapshots::{self, SnapshotManager};
@@ -105,6 +105,7 @@ pub(super) struct Running {
     progress: Arc<Progress>,
     peers: Arc<Peers>,
     snapshots: Arc<SnapshotManager>,
+    disk: Spare,
     drain: Duration,
 }
 
@@ -192,6 +193,8 @@ impl Member {
         let drain = Duration::from_micros(options.drain_us) + DRAIN_SLACK;
         let engine_metrics = Arc::new(EngineMetrics::new(&registry)?);
         let spoken = Arc::new(Spoken::default());
+        let place = &config.settings.node;
+        spoken.note_place(local.node, Place { zone: place.zone.clone(), rack: place.rack.clone() });
         let map_cache = MapCache::open(&config.data_dir, &local, Arc::clone(&spoken)).map_err(anyhow::Error::msg)?;
         let signals = Arc::new(no_signals());
         let memory = Memory::new(usize::try_from(config.settings.limits.memory_max.as_u64()).unwrap_or(usize::MAX));
@@ -268,6 +271,7 @@ impl Member {
             progress,
             peers,
             snapshots,
+            disk: disk.spare(),
             drain,
         })
     }
@@ -293,6 +297,7 @@ impl Running {
             progress,
             peers,
             snapshots,
+            disk,
             drain,
         } = self;
         let (me, cluster) = (local.node, local.cluster);
@@ -328,6 +333,7 @@ impl Running {
             signals: Arc::clone(&signals),
             snapshots,
             sizes: admin::Sizes::default(),
+            disk,
             started,
         });
         tokio::spawn(jobs.run(listening.admin_service));

@@ -464,6 +464,20 @@ impl v1::admin_server::Admin for Node {
         Err(Status::unimplemented("nodes do not go here"))
     }
 
+    async fn plan_rebalance(
+        &self,
+        _: Request<v1::PlanRebalanceRequest>,
+    ) -> Result<Response<v1::PlanRebalanceReply>, Status> {
+        Err(Status::unimplemented("nothing is placed here"))
+    }
+
+    async fn check_operations(
+        &self,
+        _: Request<v1::CheckOperationsRequest>,
+    ) -> Result<Response<v1::CheckOperationsReply>, Status> {
+        Err(Status::unimplemented("nothing is placed here"))
+    }
+
     async fn upgrade(&self, _: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeReply>, Status> {
         Err(Status::unimplemented("versions do not rise here"))
     }

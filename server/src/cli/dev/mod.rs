@@ -306,6 +306,8 @@ mod tests {
             addr: format!("127.0.0.1:{}", 7_400 + id),
             state: "up",
             reason: None,
+            zone: None,
+            rack: None,
             clock_alarms: vec![],
             leaders: 0,
             replicas: 0,

@@ -245,6 +245,12 @@ pub struct Node {
     pub reason: Option<String>,
     /// The greatest cluster version that it speaks; none where it does not answer.
     pub speaks: Option<u32>,
+    /// Where it runs; none where it was not told, or does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The rack within the zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rack: Option<String>,
     /// What is wrong with its peers' clocks beside its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clock_alarms: Vec<String>,

@@ -33,6 +33,8 @@ fn node(id: u64, shards: u64) -> json::Node {
         state: "up",
         reason: None,
         speaks: Some(3),
+        zone: None,
+        rack: None,
         clock_alarms: vec![],
         leaders: (1..=shards).filter(|shard| leader_of(*shard) == id).count() as u64,
         replicas: shards,

@@ -7,11 +7,13 @@ pub mod job_manager;
 mod jobs;
 mod leaders;
 mod nodes;
+mod rebalance;
 mod replicas;
 mod splits;
 
 use super::{cluster, convert};
 use crate::node::dial;
+use crate::node::disk::Spare;
 use crate::node::host::Signals;
 use crate::node::map::{MapCache, table_to_wire};
 use crate::node::peer::Peers;
@@ -75,6 +77,8 @@ pub struct Running {
     pub snapshots: Arc<SnapshotManager>,
     /// Bytes of the shards led here.
     pub sizes: Sizes,
+    /// The disk.
+    pub disk: Spare,
     /// When this process began.
     pub started: Instant,
 }
@@ -153,6 +157,7 @@ impl Admin for AdminService {
         let replicas = replicas::to_wire(&running.sizes, report.replicas).await;
         let peers = map.iter().flat_map(|m| m.nodes.keys()).filter(|n| **n != running.node);
         let quarantined = running.signals.quarantined.borrow().clone().or(report.quarantined);
+        let place = running.peers.place(running.node);
         let quarantined = quarantined.or_else(|| running.map_cache.removed()).unwrap_or_default();
         Ok(Response::new(v1::NodeStatusReply {
             cluster: Bytes::copy_from_slice(&running.cluster.to_be_bytes()),
@@ -175,6 +180,10 @@ impl Admin for AdminService {
                 .collect(),
             uptime_ms: u64::try_from(running.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             jobs: running.jobs.running().into_iter().map(|job| jobs::to_wire(job, false)).collect(),
+            zone: place.zone,
+            rack: place.rack,
+            disk_bytes: running.disk.total(),
+            disk_free_bytes: running.disk.free(),
         }))
     }
 
@@ -320,6 +329,20 @@ impl Admin for AdminService {
 
     async fn plan_node(&self, request: Request<v1::PlanNodeRequest>) -> Result<Response<v1::PlanNodeReply>, Status> {
         jobs::plan(self, request).await
+    }
+
+    async fn plan_rebalance(
+        &self,
+        request: Request<v1::PlanRebalanceRequest>,
+    ) -> Result<Response<v1::PlanRebalanceReply>, Status> {
+        rebalance::plan(self, request).await
+    }
+
+    async fn check_operations(
+        &self,
+        request: Request<v1::CheckOperationsRequest>,
+    ) -> Result<Response<v1::CheckOperationsReply>, Status> {
+        rebalance::check(self, request).await
     }
 }
 

@@ -138,6 +138,9 @@ pub fn hello(local: &Local, to: NodeId) -> Hello {
         nonce: local.nonce.0,
         // Said where it is known and of use: on links and pulses.
         addr: String::new(),
+        // With the first pulse of a call.
+        zone: String::new(),
+        rack: String::new(),
     }
 }
 

@@ -15,7 +15,7 @@
 //! | `pulse` | liveness: pulses both ways; `synod_cluster::detector` says what they mean |
 //! | `hello` | who may talk to whom |
 //! | `twins` | which process of each node is believed |
-//! | `spoken` | which cluster version each node speaks |
+//! | `spoken` | which cluster version each node speaks, and where it runs |
 //! | `addresses`, `seek` | where peers are: what the map says, what they say themselves, and asking where nobody is heard |
 //! | `seen`, `progress` | what pulses report: the identity mechanism's table, the log writer's progress |
 //! | `service` | the gRPC service |
@@ -70,7 +70,7 @@ pub use progress::{Progress, Work};
 pub use seen::SeenTable;
 pub use service::{HELLO_METADATA, PeerService};
 pub use shared::PeersSetup;
-pub use spoken::{Said, Spoken, ask_ready, ask_seal};
+pub use spoken::{Place, Said, Spoken, ask_ready, ask_seal};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, Nonce};

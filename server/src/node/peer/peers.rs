@@ -5,7 +5,7 @@
 use super::identify::IdentifyService;
 use super::outbox::{Outbox, Slot, Slots};
 use super::shared::{PeersSetup, Phase, Shared};
-use super::spoken::Said;
+use super::spoken::{Place, Said};
 use super::{link, lock, pulse, seek};
 use prometheus::Registry;
 use prost::Message;
@@ -211,6 +211,12 @@ impl Peers {
     #[must_use]
     pub fn spoken(&self, node: NodeId) -> Option<Said> {
         self.shared.spoken.get(node)
+    }
+
+    /// Where `node` runs, as it said last; this node too.
+    #[must_use]
+    pub fn place(&self, node: NodeId) -> Place {
+        self.shared.spoken.place(node)
     }
 
     /// Whether `node` is held for alive.

@@ -61,7 +61,7 @@ impl Shared {
     fn pulse_frame(&self, to: NodeId, first: bool, leaving: bool) -> PulseFrame {
         let (seen_incarnation, seen_write_seq) = self.seen.get(to);
         PulseFrame {
-            hello: first.then(|| self.hello(to)),
+            hello: first.then(|| self.placed_hello(to)),
             incarnation: self.local.incarnation.0,
             seen_incarnation: seen_incarnation.0,
             seen_write_seq: seen_write_seq.0,
@@ -221,6 +221,7 @@ async fn talk(
                     let addr = frame.hello.as_ref().map_or("", |hello| hello.addr.as_str());
                     if shared.believe(caller, addr, frame.leaving).is_ok() {
                         shared.said_address(caller, frame.hello.as_ref());
+                        shared.said_place(caller, frame.hello.as_ref());
                     }
                     untold = Some((Incarnation(frame.seen_incarnation), NodeWriteSeq(frame.seen_write_seq)));
                     *peer.insert(caller)

@@ -204,6 +204,7 @@ impl Peer for PeerService {
         let addr = first.hello.as_ref().map_or("", |hello| hello.addr.as_str());
         if shared.believe(caller, addr, first.leaving).is_ok() {
             shared.said_address(caller, first.hello.as_ref());
+            shared.said_place(caller, first.hello.as_ref());
         }
         Ok(Response::new(Box::pin(pulse::answer(shared, caller, first, frames))))
     }

@@ -12,7 +12,7 @@ use super::identify::IdentifyService;
 use super::outbox::Slots;
 use super::progress::Progress;
 use super::seen::SeenTable;
-use super::spoken::Spoken;
+use super::spoken::{Place, Spoken};
 use super::twins::{self, Twins};
 use super::walls::Walls;
 use super::{Local, WorkerInbox, lock};
@@ -180,6 +180,20 @@ impl Shared {
     /// Our hello to `to`, with the address others reach this node by.
     pub fn hello(&self, to: NodeId) -> Hello {
         Hello { addr: self.advertised.clone(), ..hello::hello(&self.local, to) }
+    }
+
+    /// Our hello to `to` that also says where this node runs.
+    pub fn placed_hello(&self, to: NodeId) -> Hello {
+        let Place { zone, rack } = self.spoken.place(self.local.node);
+        Hello { zone, rack, ..self.hello(to) }
+    }
+
+    /// A process that is believed says where it runs. A node of an older version does not, nor does one that was not told.
+    pub fn said_place(&self, caller: Caller, hello: Option<&Hello>) {
+        let Some(Hello { zone, rack, .. }) = hello else { return };
+        if self.seen.get(caller.node).0 <= caller.process.incarnation {
+            self.spoken.note_place(caller.node, Place { zone: zone.clone(), rack: rack.clone() });
+        }
     }
 
     /// A process that is believed says where others reach it.

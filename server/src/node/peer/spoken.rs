@@ -1,11 +1,12 @@
-//! What cluster version each node speaks, and when it last said so.
+//! What cluster version each node speaks, when it last said so, and where it runs.
 //!
-//! Owns: the table; it is filled by hellos and pulses. Must never: take silence for anything but the first version, or count a
-//! word that is not of the process that a call began with.
+//! Owns: the tables; they are filled by hellos and pulses. Must never: take silence for anything but the first version, count a
+//! word that is not of the process that a call began with, or forget where a node of the cluster runs while it is down.
 
 use super::dial::dial;
 use super::hello::hello;
 use super::{Local, lock};
+use crate::config::PLACE_BYTES_MAX;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -31,30 +32,56 @@ impl Said {
     }
 }
 
-/// What each peer said last.
+/// Where a node runs: what fails together with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The zone; empty: it shares none.
+    pub zone: String,
+    /// The rack within the zone; empty: it shares none.
+    pub rack: String,
+}
+
+/// What each node said last, this one among them.
 #[derive(Debug, Default)]
-pub struct Spoken(Mutex<BTreeMap<NodeId, Said>>);
+pub struct Spoken {
+    versions: Mutex<BTreeMap<NodeId, Said>>,
+    places: Mutex<BTreeMap<NodeId, Place>>,
+}
 
 impl Spoken {
     /// `node` says what it speaks.
     pub(super) fn note(&self, node: NodeId, speaks: ClusterVersion) {
-        lock(&self.0).insert(node, Said { speaks, at: Instant::now() });
+        lock(&self.versions).insert(node, Said { speaks, at: Instant::now() });
     }
 
     /// `node` is no node of the cluster.
     pub(super) fn forget(&self, node: NodeId) {
-        lock(&self.0).remove(&node);
+        lock(&self.versions).remove(&node);
+        lock(&self.places).remove(&node);
+    }
+
+    /// `node` runs here. A name that no setting allows is taken for none.
+    pub fn note_place(&self, node: NodeId, place: Place) {
+        let short = |name: String| if name.len() <= PLACE_BYTES_MAX { name } else { String::new() };
+        let Place { zone, rack } = place;
+        lock(&self.places).insert(node, Place { zone: short(zone), rack: short(rack) });
+    }
+
+    /// Where `node` runs, as it said last.
+    #[must_use]
+    pub fn place(&self, node: NodeId) -> Place {
+        lock(&self.places).get(&node).cloned().unwrap_or_default()
     }
 
     /// What `node` said last, where it was ever heard.
     #[must_use]
     pub fn get(&self, node: NodeId) -> Option<Said> {
-        lock(&self.0).get(&node).copied()
+        lock(&self.versions).get(&node).copied()
     }
 
     /// The nodes whose last word was below `version`.
     pub(super) fn below(&self, version: ClusterVersion) -> Vec<NodeId> {
-        lock(&self.0).iter().filter(|(_, said)| said.speaks < version).map(|(node, _)| *node).collect()
+        lock(&self.versions).iter().filter(|(_, said)| said.speaks < version).map(|(node, _)| *node).collect()
     }
 }
 
@@ -115,5 +142,18 @@ mod tests {
         assert!(spoken.get(node).is_some_and(|said| said.ago() < Duration::from_secs(5)));
         spoken.forget(node);
         assert_eq!(spoken.get(node), None);
+    }
+
+    #[test]
+    fn where_a_node_runs_is_known_until_it_is_no_node() {
+        let (spoken, node) = (Spoken::default(), NodeId(2));
+        let place = |zone: &str, rack: &str| Place { zone: zone.to_owned(), rack: rack.to_owned() };
+        assert_eq!(spoken.place(node), Place::default());
+        spoken.note_place(node, place("a", "r1"));
+        assert_eq!(spoken.place(node), place("a", "r1"));
+        spoken.note_place(node, place(&"z".repeat(PLACE_BYTES_MAX + 1), "r2"));
+        assert_eq!(spoken.place(node), place("", "r2"), "no setting allows such a name");
+        spoken.forget(node);
+        assert_eq!(spoken.place(node), Place::default());
     }
 }

@@ -84,7 +84,7 @@ fn to_wire(found: Division) -> v1::DivideShardReply {
 }
 
 /// Where a split may be, with the load that was sampled there.
-fn samples(partitioning: Partitioning, load: &LoadReport) -> Vec<Sample> {
+pub(super) fn samples(partitioning: Partitioning, load: &LoadReport) -> Vec<Sample> {
     let all = u64::from(load.samples.max(1));
     let mut samples: Vec<Sample> = Vec::with_capacity(load.sampled.len());
     for sampled in &load.sampled {

@@ -1,6 +1,7 @@
 //! Links and pulses between nodes that behave, and against callers that do not.
 
 use super::*;
+use crate::node::peer::Place;
 use crate::node::peer::dial::{connect, dial};
 use crate::node::peer::hello::{PROTOCOL, hello};
 use crate::node::peer::wire::{self, Frames, HELLO_BYTES_MAX};
@@ -450,4 +451,24 @@ fn a_node_that_is_too_old_is_refused_by_name_and_let_go_when_the_version_rises()
     let call = hello(&Local { speaks: ClusterVersion::FIRST, ..local(2, 3) }, NodeId(1));
     let refused = runtime().block_on(async { begin(&one.addr, &greeting(Some(call))).await.err() });
     assert!(refused.as_deref().is_some_and(|why| why.starts_with(words)), "{refused:?}");
+}
+
+#[test]
+fn nodes_say_where_they_run_and_that_is_remembered_while_they_are_down() {
+    let ((one, a), (two, b)) = (socket(), socket());
+    let one = Node::start(local(1, 1), one, quick());
+    let two = Node::start(local(2, 2), two, quick());
+    let place = |zone: &str| Place { zone: zone.to_owned(), rack: "r1".to_owned() };
+    one.peers.shared().spoken.note_place(NodeId(1), place("a"));
+    two.peers.shared().spoken.note_place(NodeId(2), place("b"));
+    let map = map(&[&a, &b]);
+    one.learn(&map);
+    two.learn(&map);
+    until("each knows where the other runs", || {
+        one.peers.place(NodeId(2)) == place("b") && two.peers.place(NodeId(1)) == place("a")
+    });
+    until("node 2 counts as alive", || one.inbox.has(&Told::Alive(2)));
+    two.kill();
+    until("node 2 counts as gone", || one.inbox.has(&Told::Dead(2)));
+    assert_eq!(one.peers.place(NodeId(2)), place("b"));
 }
