@@ -139,7 +139,11 @@ fn a_plan_that_was_kept_passes_over_what_has_changed_since() {
     let ran = cluster.cli(&["-o", "json", "--timeout", "60s", "rebalance", "apply", &file]);
     let came = outcome(&ran);
     let stale = came["stale"].as_array().expect("a list");
-    assert_eq!(stale.iter().map(|stale| stale["shard"].to_string()).collect::<Vec<_>>(), [shard.clone()], "{came}");
+    assert_eq!(
+        stale.iter().map(|stale| stale["shard"].to_string()).collect::<Vec<_>>(),
+        std::slice::from_ref(&shard),
+        "{came}"
+    );
     assert!(stale[0]["why"].as_str().is_some_and(|why| why.contains("members")), "{came}");
     assert_eq!(came["done"].as_u64(), came["operations"].as_u64().map(|all| all - 1), "{came}");
     assert!(ran.stderr.contains("not_all_done"), "{}", ran.stderr);

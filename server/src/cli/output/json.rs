@@ -506,6 +506,8 @@ mod tests {
             state: "up",
             reason: None,
             speaks: Some(2),
+            zone: None,
+            rack: None,
             clock_alarms: vec![],
             leaders: 1,
             replicas: 1,
