@@ -22,6 +22,14 @@ pub(super) fn execute(state: &mut SystemState, command: &SystemCommand) -> Syste
     outcome
 }
 
+#[test]
+fn a_hash_table_is_not_split_at_the_first_hash_by_either_name() {
+    let (first, second) = ([0; 8], [0, 0, 0, 0, 0, 0, 0, 1]);
+    assert!(!Partitioning::Hash.divides(&first, b"", b"") && Partitioning::Hash.divides(&second, b"", b""));
+    assert!(Partitioning::Range.divides(&first, b"", b""), "a key like others");
+    assert!(!Partitioning::Hash.divides(&second, &second, b"") && !Partitioning::Range.divides(b"", b"", b""));
+}
+
 fn founded(n: usize) -> SystemState {
     let founders: Vec<String> = (1..=n).map(|i| format!("127.0.0.1:740{i}")).collect();
     SystemState::found(7, &founders)
