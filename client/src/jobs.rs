@@ -41,11 +41,14 @@ pub enum JobGoal {
         /// How many of its replicas move at a time, 64 at most; `None`: two.
         max_concurrent: Option<u32>,
     },
+    /// Something that this library does not know: a newer one began it. It is in no call that begins a job.
+    Unknown,
 }
 
 impl From<JobGoal> for v1::JobGoal {
     fn from(goal: JobGoal) -> v1::JobGoal {
         let kind = match goal {
+            JobGoal::Unknown => return v1::JobGoal { kind: None },
             JobGoal::MoveReplica { shard, from, to } => {
                 Kind::MoveReplica(v1::MoveReplica { shard, from, to: to.unwrap_or(0) })
             }
@@ -109,14 +112,14 @@ impl TryFrom<v1::Job> for Job {
     type Error = Error;
 
     /// # Errors
-    /// It is of a kind that this library does not know.
+    /// It says nothing of what it is to reach.
     fn try_from(wire: v1::Job) -> Result<Job> {
         job(wire)
     }
 }
 
 fn job(wire: v1::Job) -> Result<Job> {
-    let goal = match wire.goal.and_then(|goal| goal.kind) {
+    let goal = match wire.goal.ok_or_else(unexpected)?.kind {
         Some(Kind::MoveReplica(v1::MoveReplica { shard, from, to })) => {
             JobGoal::MoveReplica { shard, from, to: (to != 0).then_some(to) }
         }
@@ -126,7 +129,8 @@ fn job(wire: v1::Job) -> Result<Job> {
         Some(Kind::EmptyNode(v1::EmptyNode { node, remove, max_concurrent })) => {
             JobGoal::EmptyNode { node, remove, max_concurrent: (max_concurrent != 0).then_some(max_concurrent) }
         }
-        None => return Err(unexpected()),
+        // Of a kind that this library does not know only the number is there, and the decoder skips it.
+        None => JobGoal::Unknown,
     };
     let progress = wire.progress.map(|p| JobProgress {
         step: p.step,
@@ -228,4 +232,19 @@ pub(crate) fn known<T>(asked: Result<T>) -> Result<T> {
         Error::OutcomeUnknown { cause } => Error::unavailable(cause),
         error => error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_an_unknown_kind_leaves_the_rest_of_the_list() {
+        let wire = |goal| v1::Job { id: 7, goal, state: "running".into(), ..v1::Job::default() };
+        let unknown = job(wire(Some(v1::JobGoal { kind: None }))).unwrap();
+        assert_eq!((unknown.id, &unknown.goal, unknown.has_ended()), (7, &JobGoal::Unknown, false));
+        let split = JobGoal::SplitShard { shard: 2, version: 1, at: None };
+        assert_eq!(job(wire(Some(split.clone().into()))).unwrap().goal, split);
+        assert!(job(wire(None)).is_err(), "a goal is always there");
+    }
 }

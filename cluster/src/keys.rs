@@ -7,6 +7,14 @@ use crate::system::{Descriptor, Partitioning};
 use std::borrow::Cow;
 
 impl Partitioning {
+    /// Whether a shard with these bounds can be split at `at`: keys may be on both sides. The first hash has two names, itself and no lower
+    /// bound at all: nothing lies below it.
+    #[must_use]
+    pub fn divides(self, at: &[u8], from: &[u8], to: &[u8]) -> bool {
+        let is_first = self == Self::Hash && at.iter().all(|byte| *byte == 0);
+        !is_first && crate::position::divides(at, from, to)
+    }
+
     /// The hash that belongs into the rows of `key`: `None` on range tables.
     #[must_use]
     pub fn hash_of(self, key: &[u8]) -> Option<u64> {

@@ -22,6 +22,12 @@ pub fn within(what: &[u8], from: &[u8], to: &[u8]) -> bool {
     from <= what && below(what, to)
 }
 
+/// Whether bounds can be divided at `at`: as positions, something is left on both sides.
+#[must_use]
+pub fn divides(at: &[u8], from: &[u8], to: &[u8]) -> bool {
+    from != at && within(at, from, to)
+}
+
 /// Whether `what` lies below the upper bound `to`.
 #[must_use]
 pub fn below(what: &[u8], to: &[u8]) -> bool {
@@ -64,6 +70,8 @@ mod tests {
     #[test]
     fn bounds_end_where_they_should() {
         assert!(below(b"z", b"") && below(b"a", b"b") && !below(b"b", b"b"));
+        assert!(divides(b"b", b"a", b"c") && divides(b"b", b"", b""));
+        assert!(!divides(b"a", b"a", b"c") && !divides(b"c", b"a", b"c") && !divides(b"", b"", b"c"));
         assert_eq!(lesser_end("", "b"), "b");
         assert_eq!(lesser_end("a", ""), "a");
         assert_eq!(lesser_end("b", "a"), "a");

@@ -397,18 +397,4 @@ mod tests {
         load.read(at(0), 1, || vec![b'x'; 4096].into());
         assert_eq!(load.report_all(at(1)).sampled[0].at.len(), POSITION_BYTES_MAX);
     }
-
-    /// What an operation costs; run alone: `cargo test --release -p synod-engine --lib -- --ignored an_operation --nocapture`.
-    #[test]
-    #[ignore = "measures"]
-    fn an_operation_costs_little() {
-        let (mut load, key, count) = (Load::new(1), Bytes::from_static(b"key"), 50_000_000u64);
-        let began = std::time::Instant::now();
-        for n in 0..count {
-            load.wrote(Micros(n / 2), 100, || Bytes::copy_from_slice(&key));
-        }
-        let each = began.elapsed().as_nanos() / u128::from(count);
-        println!("{each} ns an operation, {:?}", load.rates(Micros(count / 2)).0);
-        assert!(each < 50, "{each} ns an operation");
-    }
 }

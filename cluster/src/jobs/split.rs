@@ -8,7 +8,7 @@
 //! that is late, harm nothing: the id is the same until it is used, and the second split is a no-op.
 
 use crate::ids::ShardId;
-use crate::position::within;
+use crate::position;
 use bytes::Bytes;
 use synod_paxos::types::Epoch;
 
@@ -48,7 +48,7 @@ impl Bounds {
     /// Whether a shard can be split there: something is left on both sides.
     #[must_use]
     pub fn divides(&self, at: &[u8]) -> bool {
-        self.from[..] != *at && within(at, &self.from, &self.to)
+        position::divides(at, &self.from, &self.to)
     }
 }
 

@@ -8,7 +8,7 @@ use super::operation::{Change, Predicted, Quantity, Refusal, Rule};
 use super::picture::{Sample, ShardView};
 use super::settings::Weights;
 use crate::ids::{SYSTEM_SHARD, ShardId};
-use crate::position::within;
+use crate::position::divides;
 use bytes::Bytes;
 
 /// Splits what is too large, then what has too much load.
@@ -35,7 +35,7 @@ fn by_size(draft: &mut Draft<'_>, shard: ShardId, view: &ShardView) {
     if view.bytes <= mark {
         return;
     }
-    let Some(at) = view.middle.clone().filter(|at| divides(view, at)) else {
+    let Some(at) = view.middle.clone().filter(|at| divides(at, &view.from, &view.to)) else {
         draft.refuse(Refusal::Undividable { shard, rule: Rule::SplitSize });
         return;
     };
@@ -60,15 +60,6 @@ fn by_load(draft: &mut Draft<'_>, shard: ShardId, view: &ShardView) {
         Point::Hot { at, percent } => draft.refuse(Refusal::HotKey { shard, at, percent }),
         Point::None => draft.refuse(Refusal::Undividable { shard, rule: Rule::SplitLoad }),
     }
-}
-
-fn divides(view: &ShardView, at: &Bytes) -> bool {
-    is_inside(at, (&view.from, &view.to))
-}
-
-/// Whether a position leaves something on both sides.
-fn is_inside(at: &Bytes, (from, to): (&Bytes, &Bytes)) -> bool {
-    from != at && within(at, from, to)
 }
 
 /// Where a shard is split by its load.
@@ -111,7 +102,7 @@ pub fn halve(weights: &Weights, bounds: (&Bytes, &Bytes), samples: &[Sample]) ->
     for sample in samples {
         let greater = below.max(total - below);
         let enough = (total - greater) * 4 >= total;
-        if enough && is_inside(&sample.at, bounds) && best.is_none_or(|(least, ..)| greater < least) {
+        if enough && divides(&sample.at, bounds.0, bounds.1) && best.is_none_or(|(least, ..)| greater < least) {
             best = Some((greater, below, &sample.at));
         }
         below += cost(sample);

@@ -6,7 +6,7 @@
 use super::operation::{Change, Neighbour, Operation};
 use super::picture::{Picture, ShardView, Unfit};
 use crate::ids::{Epoch, NodeId, SYSTEM_SHARD, ShardId};
-use crate::position::within;
+use crate::position;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::types::MemberRole;
 
@@ -65,8 +65,7 @@ impl<'a> Ground<'a> {
                 if *shard == SYSTEM_SHARD {
                     return Some("the system shard is never split".into());
                 }
-                let divides = view.from != *at && within(at, &view.from, &view.to);
-                if !divides {
+                if !position::divides(at, &view.from, &view.to) {
                     return Some(format!("the position does not divide shard {shard}"));
                 }
                 self.restless(*shard, view)

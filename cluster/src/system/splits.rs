@@ -177,10 +177,7 @@ impl SystemState {
             );
             return Err(invalid("at", why));
         }
-        let bounds = split::Bounds { from: descriptor.from.clone(), to: descriptor.to.clone(), version };
-        // The first hash has two names: this one, and no lower bound at all.
-        let is_first = descriptor.partitioning == Partitioning::Hash && at.iter().all(|byte| *byte == 0);
-        if is_first || !bounds.divides(at) {
+        if !descriptor.partitioning.divides(at, &descriptor.from, &descriptor.to) {
             let why = format!("it does not lie within shard {shard}, or the shard begins there");
             return Err(invalid("at", why));
         }

@@ -1,5 +1,35 @@
 use super::*;
 
+/// Executes it; every row that changed makes the same state again, and one command is one revision.
+pub(super) fn execute(state: &mut SystemState, command: &SystemCommand) -> SystemOutcome {
+    assert_eq!(SystemCommand::decode(command.encode()).as_ref(), Ok(command));
+    let mut rows: BTreeMap<(u8, u64), Bytes> =
+        state.rows().into_iter().map(|(kind, id, row)| ((kind, id), row.unwrap())).collect();
+    let before = state.clone();
+    let (outcome, changes) = state.execute(command);
+    assert_eq!(SystemOutcome::decode(outcome.encode()).as_ref(), Ok(&outcome));
+    assert_eq!(changes.is_empty(), *state == before, "{command:?}: {outcome:?}");
+    assert_eq!(state.revision, before.revision + u64::from(!changes.is_empty()));
+    for (kind, id, row) in changes {
+        match row {
+            Some(row) => drop(rows.insert((kind, id), row)),
+            None => drop(rows.remove(&(kind, id))),
+        }
+    }
+    let rows = rows.into_iter().map(|((kind, id), row)| (kind, id, row));
+    assert_eq!(SystemState::from_rows_for(rows, state.version).as_ref(), Ok(&*state), "after {command:?}");
+    assert_eq!(SystemState::decode_for(state.encode(), state.version).as_ref(), Ok(&*state), "after {command:?}");
+    outcome
+}
+
+#[test]
+fn a_hash_table_is_not_split_at_the_first_hash_by_either_name() {
+    let (first, second) = ([0; 8], [0, 0, 0, 0, 0, 0, 0, 1]);
+    assert!(!Partitioning::Hash.divides(&first, b"", b"") && Partitioning::Hash.divides(&second, b"", b""));
+    assert!(Partitioning::Range.divides(&first, b"", b""), "a key like others");
+    assert!(!Partitioning::Hash.divides(&second, &second, b"") && !Partitioning::Range.divides(b"", b"", b""));
+}
+
 fn founded(n: usize) -> SystemState {
     let founders: Vec<String> = (1..=n).map(|i| format!("127.0.0.1:740{i}")).collect();
     SystemState::found(7, &founders)

@@ -15,7 +15,7 @@ use balance::Loads;
 pub(crate) use budget::Budget;
 pub(crate) use parts::Parts;
 pub use places::{Places, worker_of};
-use roster::Roster;
+pub(crate) use roster::Roster;
 pub use route::route;
 
 use crate::host::Input;

@@ -18,6 +18,8 @@ use synod_cluster::ids::ShardId;
 struct Groups {
     /// What is here or is about to begin, each with the version of its bounds that is flushed; 0 where none is.
     here: BTreeMap<ShardId, u64>,
+    /// Those of them that are in the log.
+    logged: BTreeSet<ShardId>,
     /// What was removed.
     gone: BTreeSet<ShardId>,
     /// What the replicas of each worker wait for before they give something up.
@@ -42,6 +44,7 @@ impl Roster {
         let mut groups = self.groups();
         for shard in here {
             groups.here.entry(*shard).or_insert(0);
+            groups.logged.insert(*shard);
         }
         groups.gone.extend(gone);
     }
@@ -64,10 +67,12 @@ impl Roster {
         new
     }
 
-    /// This version of a replica's bounds, and all that came before it, is flushed; 0: nothing is.
+    /// A replica is in the log. This version of its bounds, and all that came before it, is flushed; 0: nothing is.
     pub(crate) fn hold(&self, shard: ShardId, version: u64) {
-        if let Some(held) = self.groups().here.get_mut(&shard) {
+        let mut groups = self.groups();
+        if let Some(held) = groups.here.get_mut(&shard) {
             *held = version;
+            groups.logged.insert(shard);
         }
     }
 
@@ -75,6 +80,7 @@ impl Roster {
     pub(crate) fn bury(&self, shard: ShardId) {
         let mut groups = self.groups();
         groups.here.remove(&shard);
+        groups.logged.remove(&shard);
         groups.gone.insert(shard);
     }
 
@@ -90,6 +96,12 @@ impl Roster {
     /// Whether a replica is here or is about to begin.
     pub(crate) fn is_here(&self, shard: ShardId) -> bool {
         self.groups().here.contains_key(&shard)
+    }
+
+    /// Whether a replica is about to begin here and may not be in the log yet.
+    pub(crate) fn is_beginning(&self, shard: ShardId) -> bool {
+        let groups = self.groups();
+        groups.here.contains_key(&shard) && !groups.logged.contains(&shard)
     }
 
     /// Replicas of a worker wait for these shards to be here, and for no others.
@@ -131,6 +143,22 @@ mod tests {
         assert!(roster.begin_first(ShardId(8)) && !roster.begin_first(ShardId(8)) && roster.is_here(ShardId(8)));
         assert!(roster.begin(shard), "in a later epoch");
         assert_eq!(roster.look(shard), Here::Unheld);
+    }
+
+    #[test]
+    fn a_group_is_beginning_until_it_is_in_the_log() {
+        let (roster, shard) = (Roster::default(), ShardId(9));
+        assert!(!roster.is_beginning(shard));
+        roster.begin(shard);
+        assert!(roster.is_beginning(shard));
+        roster.hold(shard, 0);
+        assert_eq!((roster.is_beginning(shard), roster.look(shard)), (false, Here::Unheld));
+        roster.bury(shard);
+        assert!(!roster.is_beginning(shard));
+        roster.begin(shard);
+        assert!(roster.is_beginning(shard), "in a later epoch");
+        roster.found(&[ShardId(2)], std::iter::empty());
+        assert!(!roster.is_beginning(ShardId(2)), "the log names it");
     }
 
     #[test]

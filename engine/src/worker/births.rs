@@ -1,7 +1,8 @@
 //! Children of splits: their beginning on this node.
 //!
 //! Owns: what becomes of a child when its parent has applied the split here. Must never: begin a child twice, begin one that was removed,
-//! begin one over rows or a log of it that are here, or freeze the state without the sessions of a child that is beginning.
+//! begin one over rows or a log of it that are here, freeze the state without the sessions of a child that is beginning, or let go of what
+//! a child begins with while one that is here is not held.
 //!
 //! A child begins on the worker of its parent, in the round in which the parent applies the split. Its first rows are in the store by
 //! then, in one batch with the parent's new bounds. So one freeze has both or neither. Its first write in the log is its group's
@@ -18,6 +19,7 @@
 //! log wherever it is needed.
 
 use super::Worker;
+use super::custody::Spare;
 use super::spaces::{Owners, own_space};
 use crate::StoreError;
 use crate::codec::Damage as _;
@@ -30,6 +32,7 @@ use crate::round::Birth;
 use crate::shard::Shard;
 use crate::writer::Done;
 use std::collections::{BTreeMap, BTreeSet};
+use synod_cluster::custody::Here;
 use synod_cluster::ids::{ClusterVersion, HardState, ShardId, Slot};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::Descriptor;
@@ -94,7 +97,14 @@ impl<H: Host> Worker<H> {
                 parent = parent.0,
                 "a split made a shard that does not begin here: it is here, or not to be"
             );
-            self.remove_rows(&state.to_remove());
+            if votes && self.node.shared.roster.look(id) == Here::Unheld && !planted!(NoCustody) {
+                // A snapshot begins it, and that is not on disk. After a crash now the base may be all that is here of it.
+                let stored = state.store_sessions(&mut *self.node.store);
+                self.node.must(stored);
+                self.keep_spare(Spare { parent, slot, child: descriptor, rows: state.to_remove() });
+            } else {
+                self.remove_rows(&state.to_remove());
+            }
         } else {
             if self.node.cluster_version < ClusterVersion::FOURTH {
                 // The map that says so is on its way. A binary that knows no children must not open this log.
@@ -170,7 +180,9 @@ impl<H: Host> Worker<H> {
     /// Whether a child of this shard is on its way to its beginning here: the two go to another worker one by one, later.
     pub(super) fn bears(&self, shard: ShardId) -> bool {
         let unborn = |child: &Shard| child.is_unborn() && child.parent() == Some(shard);
-        self.creating.values().any(|creating| creating.is_child_of(shard)) || self.shards.values().any(unborn)
+        self.custody.spare_of(shard).is_some()
+            || self.creating.values().any(|creating| creating.is_child_of(shard))
+            || self.shards.values().any(unborn)
     }
 
     /// Begins the groups of children of which the store has the first rows and the log has nothing, where their parents are this

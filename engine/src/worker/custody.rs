@@ -1,24 +1,39 @@
 //! What this node gives up of its replicas, and when.
 //!
-//! Owns: what waits: replicas that are to be removed, and snapshots that are to take a replica's place. Must never: let rows or a log go
-//! of which the newest owner known here is to be on this node and is not yet on its disk.
+//! Owns: what waits: replicas that are to be removed, snapshots that are to take a replica's place, and what splits made for children
+//! that snapshots begin. Must never: let rows or a log go of which the newest owner known here is to be on this node and is not yet on its
+//! disk.
 //!
-//! The rule is in `synod_cluster::custody`. One thing more is known here: a child that began here needs the log of its parent until its
-//! own first rows are flushed.
+//! The rule is in `synod_cluster::custody`. Two things more are known here. A child that began here needs the log of its parent until its
+//! own first rows are flushed. And where a split is applied while a snapshot begins the child, on this worker or another one, the base
+//! that the split made is spare, but only once that replica is held. Until then it stays, with its parent's replica, and until that
+//! replica is in the log with the parent's log from the split on: a start that finds the base and no group begins the child by both.
 
 use super::Worker;
 use crate::codec::bounds::ChildMark;
+use crate::codec::keys::Bounds;
 use crate::host::Host;
+use crate::node::Roster;
 use crate::shard::Shard;
 use crate::snapshot::Header;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::custody::{Custody, GivenUp, Here, How, Owner, Wait, may_give_up};
-use synod_cluster::ids::ShardId;
+use synod_cluster::ids::{ShardId, Slot};
 use synod_cluster::system::{Birth, Descriptor, SystemState};
 use synod_paxos::types::{Epoch, Micros};
 
 /// Interval between looks at what waits, µs.
 const LOOK_US: u64 = 100_000;
+
+/// What a split made for a child whose replica here is another one and is not held yet.
+pub(super) struct Spare {
+    pub(super) parent: ShardId,
+    /// Where in the parent's log the split is.
+    pub(super) slot: Slot,
+    pub(super) child: Descriptor,
+    /// Goes once the child is held.
+    pub(super) rows: Vec<Bounds>,
+}
 
 /// What waits.
 #[derive(Default)]
@@ -27,6 +42,8 @@ pub(super) struct Kept {
     leaving: BTreeSet<ShardId>,
     /// Snapshots that were received; their files are kept.
     parked: BTreeMap<ShardId, Header>,
+    /// By child.
+    spare: BTreeMap<ShardId, Spare>,
     /// The shards that any of these waits for.
     wanted: BTreeSet<ShardId>,
     /// The same as all workers of the node were told last.
@@ -44,7 +61,18 @@ impl Kept {
 
     /// Whether nothing waits, and all workers know that.
     fn is_idle(&self) -> bool {
-        self.leaving.is_empty() && self.parked.is_empty() && self.told.is_empty()
+        self.leaving.is_empty() && self.parked.is_empty() && self.spare.is_empty() && self.told.is_empty()
+    }
+
+    /// What a split of this shard made that is kept for now.
+    pub(super) fn spare_of(&self, parent: ShardId) -> Option<&Spare> {
+        self.spare.values().find(|spare| spare.parent == parent)
+    }
+
+    /// The last slots of a shard's log that may go while children of it are not in the log.
+    pub(super) fn log_needed<'a>(&'a self, parent: ShardId, roster: &'a Roster) -> impl Iterator<Item = Slot> + 'a {
+        let beginning = move |spare: &&Spare| spare.parent == parent && roster.is_beginning(spare.child.shard);
+        self.spare.values().filter(beginning).map(|spare| Slot(spare.slot.0.saturating_sub(1)))
     }
 }
 
@@ -79,6 +107,34 @@ impl<H: Host> Worker<H> {
         }
     }
 
+    /// What a split made stays, with the log that says so.
+    pub(super) fn keep_spare(&mut self, spare: Spare) {
+        let (id, parent) = (spare.child.shard, spare.parent);
+        tracing::info!(
+            shard = id.0,
+            "what the split made of shard {id} stays until the replica that a snapshot begins is on disk"
+        );
+        self.custody.spare.insert(id, spare);
+        self.custody.look_at = self.node.now;
+        self.hold_log(parent);
+    }
+
+    /// What splits made goes where the child is held by now, or is here no more.
+    fn look_at_spare(&mut self) {
+        let unheld = |id: &ShardId| self.node.shared.roster.look(*id) == Here::Unheld;
+        let gone = self.custody.spare.extract_if(.., |id, _| !unheld(id)).map(|(_, spare)| spare);
+        let gone: Vec<Spare> = gone.collect();
+        for spare in gone {
+            self.remove_rows(&spare.rows);
+            self.hold_log(spare.parent);
+        }
+        // Those of the others that are in the log by now need that of their parents no longer.
+        let parents: BTreeSet<ShardId> = self.custody.spare.values().map(|spare| spare.parent).collect();
+        for parent in parents {
+            self.hold_log(parent);
+        }
+    }
+
     /// Looks again at what waits, and asks for what this worker or another one waits for.
     pub(super) fn keep_custody(&mut self) {
         self.look_at_kept();
@@ -96,6 +152,7 @@ impl<H: Host> Worker<H> {
             return;
         }
         self.custody.look_at = now.plus(LOOK_US);
+        self.look_at_spare();
         self.custody.wanted.clear();
         for id in self.custody.leaving.clone() {
             match self.ended(id).filter(|_| self.shards.contains_key(&id)) {
@@ -185,8 +242,9 @@ impl<H: Host> Worker<H> {
         may_give_up(given, self.node.me, map, children, |shard| self.node.shared.roster.look(shard))
     }
 
-    /// What a replica's log is needed for: a child that began here and whose first rows are not flushed. One that waits for its state
-    /// is told by the rule: its parent must have it, or have nothing of it.
+    /// What a replica's log is needed for: a child that began here and whose first rows are not flushed, or one that a snapshot begins
+    /// beside the base that a split made. One that waits for its state is told by the rule: its parent must have it, or have nothing of
+    /// it.
     fn needed_by(&self, id: ShardId) -> Option<Wait> {
         let unheld = |child: &&Shard| {
             let here = self.node.shared.roster.look(child.id());
@@ -195,7 +253,8 @@ impl<H: Host> Worker<H> {
         let begins = self.creating.values().find(|creating| creating.is_child_of(id));
         let begins = begins.and_then(|creating| creating.genesis.descriptor());
         let here = || self.shards.values().find(unheld).map(|child| child.state().descriptor());
-        let Descriptor { shard, version, .. } = begins.or_else(here)?;
+        let spare = || self.custody.spare_of(id).map(|spare| &spare.child);
+        let Descriptor { shard, version, .. } = begins.or_else(here).or_else(spare)?;
         Some(Wait::Held { shard: *shard, version: *version })
     }
 }

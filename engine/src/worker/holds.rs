@@ -101,12 +101,14 @@ impl<H: Host> Worker<H> {
         }
     }
 
-    /// A shard's log begins no later than at the snapshots that are there of it, and at what followers of one need.
+    /// A shard's log begins no later than at the snapshots that are there of it, at what followers of one need, and at the splits that made
+    /// what children not in the log yet may have to begin with.
     pub(super) fn hold_log(&mut self, id: ShardId) {
         if let Some(shard) = self.shards.get_mut(&id) {
             let trimmed = shard.trimmed_slot();
             // A snapshot that the log does not go on behind is of no use; a later one may be.
             let needed = self.holds.needed(id).chain(self.snapshots.positions(id));
+            let needed = needed.chain(self.custody.log_needed(id, &self.node.shared.roster));
             shard.hold_log(needed.filter(|slot| *slot >= trimmed).min());
         }
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use synod_cluster::ids::{
-    ClientId, ClientSeq, ClusterVersion, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, Slot, TableId,
+    ClientId, ClientSeq, ClusterVersion, NodeId, NodeWriteSeq, Offset, SYSTEM_SHARD, ShardId, Slot, Space, TableId,
 };
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
@@ -25,6 +25,7 @@ use synod_engine::logstore::mem::MemLog;
 use synod_engine::memory::Memory;
 use synod_engine::metrics::EngineMetrics;
 use synod_engine::node::{NodeShared, WorkerId, route};
+use synod_engine::state::BulkLoad;
 use synod_engine::state::front::FrontState;
 use synod_engine::state::rocks::{RocksShared, StateOptions};
 use synod_engine::worker::{Worker, WorkerOptions, WorkerSetup};
@@ -50,6 +51,8 @@ struct Heard {
     fetches: Vec<FetchRequest>,
     /// Which worker asked whom for a snapshot of which shard.
     asks: Vec<(WorkerId, NodeId, ShardId)>,
+    /// Into which spaces snapshots are to be loaded.
+    loads: Vec<(ShardId, Space)>,
     /// Shards whose snapshots' files are of no more use.
     forgotten: Vec<ShardId>,
     /// What each worker told as the last durable write with what it sent, in order.
@@ -98,6 +101,9 @@ impl SnapshotHost for Listens {
     fn ask_snapshot(&mut self, to: NodeId, shard: ShardId, _: Slot) {
         self.heard().asks.push((self.0, to, shard));
     }
+    fn load_snapshot(&mut self, shard: ShardId, space: Space, _: Arc<dyn BulkLoad>) {
+        self.heard().loads.push((shard, space));
+    }
     fn forget_snapshot(&mut self, shard: ShardId, _: SnapshotKind) {
         self.heard().forgotten.push(shard);
     }
@@ -133,6 +139,8 @@ struct Pair {
     heard: Arc<Mutex<Heard>>,
     answers: Arc<Answers>,
     metrics: Arc<EngineMetrics>,
+    log: Arc<MemLog>,
+    database: Arc<RocksShared>,
     now: u64,
     asked: u64,
 }
@@ -146,7 +154,8 @@ impl Pair {
 
     /// On an empty disk, with these limits.
     fn open(dir: &Path, options: &WorkerOptions) -> Self {
-        let log: Arc<dyn LogStore> = Arc::new(MemLog::new());
+        let memory = Arc::new(MemLog::new());
+        let log = Arc::clone(&memory) as Arc<dyn LogStore>;
         let recovered = log.recover_node().unwrap();
         let incarnation = log.begin_incarnation().unwrap();
         let shared = Arc::new(NodeShared::new(2, incarnation));
@@ -191,7 +200,8 @@ impl Pair {
         };
         let workers = parts.map(worker).collect();
         let (inboxes, answers) = ((0..2).map(|_| Vec::new()).collect(), Arc::default());
-        Self { workers, inboxes, shared, posted, full, heard, answers, metrics, now: 0, asked: 0 }
+        let log = memory;
+        Self { workers, inboxes, shared, posted, full, heard, answers, metrics, log, database, now: 0, asked: 0 }
     }
 
     /// A table of three shards, led here, in a cluster of this version.

@@ -3,18 +3,30 @@
 use super::{NEW, OLD, Pair, offset};
 use crate::harness::{N1, N2, N3, append};
 use bytes::Bytes;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use synod_cluster::ids::{ClusterVersion, NodeId, Offset, SYSTEM_SHARD, ShardId, Space, TableId};
+use synod_cluster::ids::{
+    ClientId, ClusterVersion, EntryId, NodeId, Offset, SYSTEM_SHARD, ShardId, Slot, Space, TableId,
+};
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{Child, Partitioning, Retention, ShardNews, SystemCommand, SystemOutcome, SystemState};
+use synod_cluster::system::{
+    Child, Descriptor, Partitioning, Retention, ShardNews, SystemCommand, SystemOutcome, SystemState,
+};
+use synod_engine::codec::bounds::BoundsRow;
+use synod_engine::codec::keys::{bounds_row, first_space};
 use synod_engine::command::{Op, Outcome};
-use synod_engine::host::{AdminInput, Answer, Input, NodeInput, NodeReport, PeerInput, SnapshotInput, SplitWanted};
+use synod_engine::genesis::Genesis;
+use synod_engine::host::{
+    AdminInput, Answer, HandOverInput, Input, NodeInput, NodeReport, PeerInput, SnapshotInput, SplitWanted,
+};
+use synod_engine::logstore::LogStore;
 use synod_engine::node::{WorkerId, worker_of};
+use synod_engine::snapshot::Header;
 use synod_engine::worker::WorkerOptions;
-use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
+use synod_paxos::types::{Ballot, Basis, Epoch, Member, MemberRole, Membership};
 
 /// The rule has the parent with the second worker, and the child with the first one.
 const PARENT: ShardId = ShardId(3);
@@ -28,13 +40,17 @@ fn that_splits() -> WorkerOptions {
 
 impl Pair {
     /// Both workers make rounds until there is something.
-    fn wait<T>(&mut self, what: &str, mut get: impl FnMut(&mut Self) -> Option<T>) -> T {
+    fn wait<T>(&mut self, what: &str, get: impl FnMut(&mut Self) -> Option<T>) -> T {
+        self.wait_of(&[OLD, NEW], what, get)
+    }
+
+    /// These workers make rounds until there is something.
+    fn wait_of<T>(&mut self, workers: &[usize], what: &str, mut get: impl FnMut(&mut Self) -> Option<T>) -> T {
         for _ in 0..5_000 {
             if let Some(found) = get(self) {
                 return found;
             }
-            self.round(OLD);
-            self.round(NEW);
+            workers.iter().for_each(|worker| self.round(*worker));
             std::thread::sleep(Duration::from_millis(1));
         }
         panic!("never: {what}");
@@ -60,24 +76,90 @@ impl Pair {
 
     /// The parent is split, and the child is led here.
     fn split(&mut self) {
+        self.reserve();
+        self.propose_split(&[OLD, NEW]);
+        self.until("the child is led", |pair| pair.leads(CHILD));
+    }
+
+    /// The child's id is reserved.
+    fn reserve(&mut self) {
         let command = SystemCommand::ReserveChild { parent: PARENT, version: 1 };
         let (asked, input) = self.request(SYSTEM_SHARD, Op::System(command.encode()));
         self.push(input);
         let Ok(Answer::Outcome(Outcome::System(outcome))) = self.answer(asked) else { panic!("no outcome") };
         assert_eq!(SystemOutcome::decode(outcome).unwrap(), SystemOutcome::Shard(CHILD));
+    }
+
+    /// The parent applies the split, while these workers make rounds.
+    fn propose_split(&mut self, workers: &[usize]) {
         for _ in 0..1_000 {
             let (tell, told) = channel();
             let done = Box::new(move |result: Result<(), Refusal>| tell.send(result).unwrap());
             let split = SplitWanted { version: 1, epoch: Epoch(1), child: CHILD, at: Bytes::from_static(MIDDLE) };
             self.push(AdminInput::Split { shard: PARENT, split, done });
-            match self.wait("what became of the split", |_| told.try_recv().ok()) {
-                Ok(()) => return self.until("the child is led", |pair| pair.leads(CHILD)),
+            match self.wait_of(workers, "what became of the split", |_| told.try_recv().ok()) {
+                Ok(()) => return,
                 Err(Refusal::NotReady) => {}
                 Err(other) => panic!("{other:?}"),
             }
         }
         panic!("never: the shard is split");
     }
+
+    /// Whether the base that the split makes is on the disk, in the child's own first space.
+    fn has_base(&self) -> bool {
+        let row = bounds_row(first_space(CHILD).unwrap());
+        let mut found = false;
+        let visited = self.database.each(&mut |key, _| {
+            found |= key == row;
+            ControlFlow::Continue(())
+        });
+        visited.unwrap();
+        found
+    }
+
+    /// How far the parent's log is trimmed, and its last slot.
+    fn parents_log(&self) -> (Slot, Slot) {
+        let found = self.log.recover_group(PARENT).unwrap().unwrap();
+        (found.trimmed.slot, found.last.slot)
+    }
+}
+
+/// A founding's map of this many nodes, with the table of [`Pair::found`].
+fn map_of(nodes: usize) -> SystemState {
+    let founders: Vec<String> = ["a:1", "b:1", "c:1"].map(String::from).into_iter().take(nodes).collect();
+    let mut map = SystemState { version: ClusterVersion::FOURTH, ..SystemState::found(1, &founders) };
+    map.execute(&SystemCommand::CreateTable {
+        name: "t".into(),
+        partitioning: Partitioning::Range,
+        retention: Retention::All,
+        shards: 0,
+        splits: vec!["key-1".into(), "key-2".into()],
+        replicas: u32::try_from(nodes).unwrap(),
+    });
+    map
+}
+
+/// The map hears of the split; the voters of both are these nodes.
+fn split_in(map: &mut SystemState, nodes: &[NodeId]) {
+    let reserved = map.execute(&SystemCommand::ReserveChild { parent: PARENT, version: 1 }).0;
+    assert_eq!(reserved, SystemOutcome::Shard(CHILD));
+    let at = Bytes::from_static(MIDDLE);
+    let membership = voters(Epoch(1), nodes);
+    let child = Child { shard: CHILD, from: at.clone(), to: "key-2".into(), version: 2, membership };
+    let news =
+        ShardNews { shard: PARENT, from: "key-1".into(), to: at, version: 2, children: vec![child], absorbed: vec![] };
+    map.execute(&SystemCommand::ShardNews(news));
+    assert_eq!(map.shards[&CHILD].version, 2);
+}
+
+/// The only worker under test hears that the child has two members in its second epoch, and no map follows.
+fn map_with_a_grown_child() -> SystemState {
+    let mut map = map_of(1);
+    split_in(&mut map, &[N1]);
+    map.shards.get_mut(&CHILD).unwrap().membership = voters(Epoch(2), &[N1, N2]);
+    map.revision += 100;
+    map
 }
 
 /// What a worker takes for its own it does not post on: there it would find no replica. A word that rows are there would be lost so, and
@@ -132,37 +214,16 @@ fn voters(epoch: Epoch, nodes: &[NodeId]) -> Membership {
 fn a_child_that_a_replica_of_one_worker_waits_for_is_asked_for_by_the_worker_that_is_to_have_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut pair = Pair::open(dir.path(), &that_splits());
-    let founders = ["a:1", "b:1", "c:1"].map(String::from);
-    let mut map = SystemState { version: ClusterVersion::FOURTH, ..SystemState::found(1, &founders) };
-    map.execute(&SystemCommand::CreateTable {
-        name: "t".into(),
-        partitioning: Partitioning::Range,
-        retention: Retention::All,
-        shards: 0,
-        splits: vec!["key-1".into(), "key-2".into()],
-        replicas: 3,
-    });
+    let mut map = map_of(3);
     pair.push(NodeInput::Map(Arc::new(map.clone())));
     pair.wait("the parent is here", |pair| pair.replicas().contains(&PARENT).then_some(()));
     for node in [N2, N3] {
         pair.push(PeerInput::Liveness { node, alive: true });
     }
     // It is split while this node hears nothing of it, and goes to others.
-    let reserved = map.execute(&SystemCommand::ReserveChild { parent: PARENT, version: 1 }).0;
-    assert_eq!(reserved, SystemOutcome::Shard(CHILD));
-    let at = Bytes::from_static(MIDDLE);
-    let child = Child {
-        shard: CHILD,
-        from: at.clone(),
-        to: "key-2".into(),
-        version: 2,
-        membership: voters(Epoch(1), &[N1, N2, N3]),
-    };
-    let news =
-        ShardNews { shard: PARENT, from: "key-1".into(), to: at, version: 2, children: vec![child], absorbed: vec![] };
-    map.execute(&SystemCommand::ShardNews(news));
+    split_in(&mut map, &[N1, N2, N3]);
     map.execute(&SystemCommand::SetMembers { shard: PARENT, membership: voters(Epoch(2), &[N2, N3]) });
-    assert_eq!((map.shards[&CHILD].version, map.shards[&PARENT].membership.epoch), (2, Epoch(2)));
+    assert_eq!(map.shards[&PARENT].membership.epoch, Epoch(2));
     pair.push(NodeInput::Map(Arc::new(map)));
     let asked = pair.wait("the child is asked for", |pair| {
         let heard = pair.heard.lock().unwrap();
@@ -179,26 +240,7 @@ fn a_child_that_the_parents_worker_has_begun_is_not_asked_for_by_another_worker(
     let mut pair = Pair::open(dir.path(), &that_splits());
     pair.found(ClusterVersion::FOURTH);
     pair.push(PeerInput::Liveness { node: N2, alive: true });
-    let mut map = SystemState { version: ClusterVersion::FOURTH, ..SystemState::found(1, &["a:1".into()]) };
-    map.execute(&SystemCommand::CreateTable {
-        name: "t".into(),
-        partitioning: Partitioning::Range,
-        retention: Retention::All,
-        shards: 0,
-        splits: vec!["key-1".into(), "key-2".into()],
-        replicas: 1,
-    });
-    assert_eq!(map.execute(&SystemCommand::ReserveChild { parent: PARENT, version: 1 }).0, SystemOutcome::Shard(CHILD));
-    let at = Bytes::from_static(MIDDLE);
-    let membership = voters(Epoch(1), &[N1]);
-    let child = Child { shard: CHILD, from: at.clone(), to: "key-2".into(), version: 2, membership };
-    let news =
-        ShardNews { shard: PARENT, from: "key-1".into(), to: at, version: 2, children: vec![child], absorbed: vec![] };
-    map.execute(&SystemCommand::ShardNews(news));
-    map.shards.get_mut(&CHILD).unwrap().membership = voters(Epoch(2), &[N1, N2]);
-    // No map follows it.
-    map.revision += 100;
-    pair.inboxes[OLD].push(NodeInput::Map(Arc::new(map)).into());
+    pair.inboxes[OLD].push(NodeInput::Map(Arc::new(map_with_a_grown_child())).into());
     let asks = |pair: &mut Pair| {
         let asks = std::mem::take(&mut pair.heard.lock().unwrap().asks);
         (!asks.is_empty()).then_some(asks)
@@ -213,4 +255,78 @@ fn a_child_that_the_parents_worker_has_begun_is_not_asked_for_by_another_worker(
         pair.round(NEW);
     }
     assert_eq!(asks(&mut pair), None, "two seconds later it is here all the same");
+}
+
+/// A snapshot of the child, of its beginning.
+fn childs_snapshot(map: &SystemState) -> Header {
+    let Descriptor { shard, from, to, version, retention, membership, .. } = map.shards[&CHILD].clone();
+    let descriptor = Descriptor { membership: voters(Epoch(1), &[N1]), ..map.shards[&CHILD].clone() };
+    let genesis = Genesis::Child { parent: PARENT, slot: Slot(1), descriptor }.encode();
+    let promised = Ballot { epoch: membership.epoch, round: 1, node: N1 };
+    let basis = Basis { id: EntryId::ZERO, membership, epoch_start: Slot(0), promised };
+    let bounds = Some(BoundsRow { version, from, to, retention, children: vec![] });
+    Header { cluster: ClientId(1), shard, genesis, basis, ts: 0, bounds }
+}
+
+/// A power loss before that replica is in the log would leave nothing of the child here, were the base gone. With the base and without
+/// the split in the parent's log the node would not start.
+#[test]
+fn what_a_split_made_of_a_child_that_another_worker_begins_stays_until_that_replica_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    // What is applied is flushed at once, and what is flushed goes from the log.
+    let mut pair = Pair::open(
+        dir.path(),
+        &WorkerOptions { freeze_log_bytes: 2, trim_slots: 1, trim_slots_flushed: 1, ..that_splits() },
+    );
+    pair.found(ClusterVersion::FOURTH);
+    pair.push(PeerInput::Liveness { node: N2, alive: true });
+    pair.reserve();
+    let map = map_with_a_grown_child();
+    let snapshot = childs_snapshot(&map);
+    pair.inboxes[OLD].push(NodeInput::Map(Arc::new(map)).into());
+    pair.until("the child is asked for", |pair| !pair.heard.lock().unwrap().asks.is_empty());
+    pair.inboxes[OLD].push(SnapshotInput::Fetched(Box::new(snapshot)).into());
+    let (shard, space) = pair.wait("its rows are loaded", |pair| pair.heard.lock().unwrap().loads.pop());
+    assert_eq!(shard, CHILD);
+
+    // Its worker submits the replica's first write, and learns of no write's end from now on.
+    let shut = Arc::new(AtomicBool::new(true));
+    let gate = Arc::clone(&shut);
+    pair.log.set_hook(Box::new(move |_| {
+        for _ in 0..200 {
+            if !gate.load(Ordering::SeqCst) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }));
+    pair.inboxes[OLD].push(SnapshotInput::Loaded { shard, space, result: Ok(()) }.into());
+    pair.round(OLD);
+    shut.store(false, Ordering::SeqCst);
+
+    pair.propose_split(&[NEW]);
+    pair.wait_of(&[NEW], "the base is on the disk", |pair| pair.has_base().then_some(()));
+    for _ in 0..1_500 {
+        pair.round(NEW);
+    }
+    let (trimmed, last) = pair.parents_log();
+    assert!(trimmed < last, "the split is in the log of its parent: {trimmed} of {last}");
+    assert!(pair.has_base(), "the base stays");
+    pair.push(HandOverInput::Begin { shard: PARENT, to: WorkerId(0) });
+    for _ in 0..100 {
+        pair.round(NEW);
+    }
+    assert_eq!(pair.shared.places().worker_of(PARENT), WorkerId(1), "the parent is where the base is");
+
+    pair.until("the replica begins", |pair| pair.heard.lock().unwrap().forgotten.contains(&CHILD));
+    // Each write has the state flushed.
+    let gone = |pair: &mut Pair| {
+        let (written, input) = pair.request(PARENT, Op::Write { table: TableId(1), ops: vec![append("key-10", "v")] });
+        pair.push(input);
+        pair.answer(written).unwrap();
+        let (trimmed, last) = pair.parents_log();
+        (!pair.has_base() && trimmed.0 + 1 >= last.0).then_some(())
+    };
+    pair.wait("the base goes, and the log goes on", gone);
 }

@@ -264,7 +264,7 @@ pub fn in_words(goal: &JobGoal) -> String {
             let at_once = max_concurrent.unwrap_or(AT_ONCE);
             job::JobGoal::Empty(EmptyNode { node: NodeId(*node), remove: *remove, at_once })
         }
-        _ => return "is of a kind of a newer version".to_owned(),
+        _ => return "is of a kind that this binary does not know".to_owned(),
     };
     goal.to_string()
 }
@@ -380,6 +380,14 @@ mod tests {
         let progress = JobProgress { step: step.into(), lag_slots: Some(7), changes, ..JobProgress::default() };
         let goal = JobGoal::MoveReplica { shard: 5, from: 3, to: Some(4) };
         Job { id: 9, goal, state: state.into(), why: None, progress: Some(progress) }
+    }
+
+    #[test]
+    fn a_job_of_an_unknown_kind_is_shown_as_such() {
+        let unknown = Job { goal: JobGoal::Unknown, ..job("running", "learn", &[]) };
+        assert_eq!(line(&unknown), "job 9 is running: it is of a kind that this binary does not know");
+        assert!(news(&unknown).is_empty());
+        assert_eq!(serde_json::to_value(shown(&unknown)).unwrap()["kind"], "unknown");
     }
 
     #[test]

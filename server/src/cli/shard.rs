@@ -17,6 +17,12 @@ use super::{members, splits, status};
 
 /// Time after which an incomplete comparison is asked for again. One that is under way is not begun anew.
 const SCRUB_AGAIN: Duration = Duration::from_secs(10);
+/// Pause between two words on what a comparison waits for.
+const SCRUB_SAYS: Duration = Duration::from_secs(5);
+/// Time after which a comparison ends that waits for replicas which do not come on, unless `--timeout` says another one.
+const SCRUB_STUCK: Duration = Duration::from_secs(60);
+/// The same while a replica is read, of which nothing is seen until its end.
+const SCRUB_READS: Duration = Duration::from_secs(600);
 
 /// `shard`.
 #[derive(Args, Debug)]
@@ -37,7 +43,8 @@ enum ShardCommand {
         /// The shard's number
         shard: u64,
     },
-    /// Compare all replicas of shards at one slot, and read everything they have stored; exit code 1 where they differ
+    /// Compare all replicas of shards at one slot, and read everything they have stored; exit code 1 where they differ, 4 where nothing
+    /// moved for --timeout (default 1m, 10m while replicas are read)
     Scrub {
         /// The shards' numbers [default: all]
         shards: Vec<u64>,
@@ -187,6 +194,9 @@ async fn scrub(context: &mut Context, mut ids: Vec<u64>) -> Result<()> {
         find(look().await?, id)?;
         let shard = scrubbed(context, &client, &look, id).await?;
         diverged.extend(status::divergence(&shard));
+        if let Some(silent) = silent(&shard) {
+            context.progress(&silent);
+        }
         found.extend(shard.scrub.map(|scrub| (id, scrub)));
     }
     if context.out.json() {
@@ -205,6 +215,79 @@ async fn scrub(context: &mut Context, mut ids: Vec<u64>) -> Result<()> {
     }
 }
 
+/// Which replicas of a shard were not compared, and that nobody waited for them.
+fn silent(shard: &json::Shard) -> Option<String> {
+    let compared = |node: u64| shard.scrub.as_ref().is_some_and(|scrub| scrub.compared.contains(&node));
+    let left = shard.replicas.iter().filter(|replica| !compared(replica.node));
+    let left: Vec<String> = left.map(|replica| format!("node {} ({})", replica.node, replica.role)).collect();
+    (!left.is_empty()).then(|| format!("shard {} was compared without {}", shard.id, left.join(" and ")))
+}
+
+/// A replica that answers and is not compared yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Left {
+    node: u64,
+    /// Up to the marker: what it applies after that is no step on.
+    applied: u64,
+}
+
+/// The wait for a comparison at slot `at` or a later one.
+struct Wait {
+    at: u64,
+    /// What `--timeout` says.
+    given: Option<Duration>,
+    left: Vec<Left>,
+    moved: Instant,
+    said: Instant,
+}
+
+impl Wait {
+    fn new(at: u64, given: Option<Duration>, now: Instant) -> Self {
+        Self { at, given, left: Vec::new(), moved: now, said: now }
+    }
+
+    /// What a look at the shard shows; whether all that answer are compared.
+    fn look(&mut self, shard: &json::Shard, now: Instant) -> bool {
+        let found = shard.scrub.as_ref().filter(|scrub| scrub.slot >= self.at);
+        let compared = found.map_or(&[] as &[u64], |scrub| scrub.compared.as_slice());
+        let answering = shard.replicas.iter().filter(|r| r.role != "reinstalling" && !compared.contains(&r.node));
+        let left = answering.filter_map(|r| Some(Left { node: r.node, applied: r.applied?.min(self.at) }));
+        let left: Vec<Left> = left.collect();
+        if left != self.left {
+            (self.left, self.moved) = (left, now);
+        }
+        self.left.is_empty() && !compared.is_empty()
+    }
+
+    /// Whether nothing has moved for too long. Of a replica that is read nothing is seen until its end.
+    fn is_over(&self, now: Instant) -> bool {
+        let reads = self.left.iter().any(|left| left.applied >= self.at);
+        let limit = self.given.unwrap_or(if reads { SCRUB_READS } else { SCRUB_STUCK });
+        now.duration_since(self.moved) > limit
+    }
+
+    /// Whether it is time to say what is waited for.
+    fn is_to_say(&mut self, now: Instant) -> bool {
+        let due = now.duration_since(self.said) >= SCRUB_SAYS;
+        if due {
+            self.said = now;
+        }
+        due
+    }
+
+    fn in_words(&self) -> String {
+        let of = |Left { node, applied }: &Left| {
+            if *applied >= self.at {
+                return format!("node {node}, which reads its replica");
+            }
+            let at = self.at;
+            format!("node {node}, which is at slot {applied} and has to apply slot {at} (it lags, or needs a snapshot)")
+        };
+        let all: Vec<String> = self.left.iter().map(of).collect();
+        if all.is_empty() { "a replica that answers".into() } else { all.join("; ") }
+    }
+}
+
 /// Has a shard's replicas compared, and waits until every one that answers was.
 async fn scrubbed(
     context: &Context,
@@ -212,9 +295,9 @@ async fn scrubbed(
     look: &impl AsyncFn() -> Result<json::Status>,
     id: u64,
 ) -> Result<json::Shard> {
-    let limit = context.options(Duration::from_secs(600)).call_timeout;
     let at = client.scrub(id).await?;
-    let (started, mut asked) = (Instant::now(), Instant::now());
+    let mut asked = Instant::now();
+    let mut wait = Wait::new(at, context.timeout(), asked);
     let mut shard = find(look().await?, id)?;
     loop {
         if asked.elapsed() > SCRUB_AGAIN {
@@ -226,17 +309,22 @@ async fn scrubbed(
         if let Ok(status) = look().await {
             shard = find(status, id)?;
         }
-        let answering = shard.replicas.iter().filter(|r| r.applied.is_some() && r.role != "reinstalling").count();
-        let compared = shard.scrub.as_ref().filter(|scrub| scrub.slot >= at).map_or(0, |scrub| scrub.compared.len());
-        if compared >= answering.max(1) {
+        let now = Instant::now();
+        if wait.look(&shard, now) {
             return Ok(shard);
         }
-        if started.elapsed() > limit {
+        if wait.is_over(now) {
             let message = format!(
-                "shard {id}: {compared} of {answering} replicas were read in time; `synod status` shows the result once all are \
-                 read, and the same command can be repeated"
+                "shard {id} is not compared: it waits for {}; `synod status` shows the result once all are read, and the same command \
+                 can be repeated (--timeout says how long to wait while nothing moves)",
+                wait.in_words()
             );
-            return Err(CliError::unknown("not_scrubbed", message).with("shard", id).retryable());
+            let nodes: Vec<u64> = wait.left.iter().map(|left| left.node).collect();
+            let error = CliError::unknown("not_scrubbed", message).with("shard", id).with("nodes", nodes);
+            return Err(error.with("knob", "--timeout").retryable());
+        }
+        if wait.is_to_say(now) {
+            context.progress(&format!("shard {id} waits for {}", wait.in_words()));
         }
         sleep(Duration::from_millis(50)).await;
     }
@@ -281,6 +369,61 @@ mod tests {
             bytes: None,
             load: None,
         }
+    }
+
+    /// Replicas that have applied so much, and those that are compared at slot 40.
+    fn scrubbing(applied: &[(u64, Option<u64>)], compared: &[u64]) -> json::Shard {
+        let mut shard = shard(1, &[(1, "leader"), (2, "follower"), (3, "follower")]);
+        for (node, slot) in applied {
+            let replica = shard.replicas.iter_mut().find(|replica| replica.node == *node).unwrap();
+            replica.applied = *slot;
+        }
+        shard.scrub = Some(json::Scrub { slot: 40, compared: compared.to_vec(), equal: true, diverged: vec![] });
+        shard
+    }
+
+    #[test]
+    fn a_comparison_names_whom_it_waits_for_and_ends_when_nothing_moves() {
+        let began = Instant::now();
+        let after = |seconds: u64| began + Duration::from_secs(seconds);
+        let mut wait = Wait::new(40, None, began);
+        let all = |slot| [(1, Some(50)), (2, Some(50)), (3, Some(slot))];
+        assert!(!wait.look(&scrubbing(&all(17), &[1]), after(1)));
+        assert_eq!(
+            wait.in_words(),
+            "node 2, which reads its replica; node 3, which is at slot 17 and has to apply slot 40 (it lags, or needs a snapshot)"
+        );
+        assert!(!wait.is_over(after(500)) && wait.is_over(after(602)), "a replica is read");
+        assert!(wait.is_to_say(after(5)) && !wait.is_to_say(after(9)) && wait.is_to_say(after(10)));
+        // Only one that does not come on is left.
+        assert!(!wait.look(&scrubbing(&all(17), &[1, 2]), after(100)));
+        assert!(
+            !wait.look(&scrubbing(&all(17), &[1, 2]), after(150))
+                && !wait.is_over(after(160))
+                && wait.is_over(after(161))
+        );
+        assert!(!wait.look(&scrubbing(&all(18), &[1, 2]), after(155)) && !wait.is_over(after(161)), "it came on");
+        assert!(wait.look(&scrubbing(&all(50), &[1, 2, 3]), after(156)));
+        // What it is told counts for both.
+        let mut wait = Wait::new(40, Some(Duration::from_secs(5)), began);
+        wait.look(&scrubbing(&all(50), &[1, 2]), began);
+        wait.look(&scrubbing(&[(1, Some(60)), (2, Some(60)), (3, Some(60))], &[1, 2]), after(4));
+        assert!(!wait.is_over(after(5)) && wait.is_over(after(6)), "new entries are no step on");
+        // An earlier comparison is none.
+        let mut wait = Wait::new(41, None, began);
+        assert!(!wait.look(&scrubbing(&[], &[1, 2, 3]), began));
+        assert_eq!(wait.in_words(), "a replica that answers");
+    }
+
+    #[test]
+    fn replicas_that_do_not_answer_are_not_waited_for_and_named() {
+        let mut wait = Wait::new(40, None, Instant::now());
+        let mut shard = scrubbing(&[(1, Some(50)), (2, Some(50))], &[1, 2]);
+        shard.replicas[2].role = "unknown".into();
+        assert!(wait.look(&shard, Instant::now()));
+        assert_eq!(silent(&shard).unwrap(), "shard 2 was compared without node 3 (unknown)");
+        shard.replicas.pop();
+        assert_eq!(silent(&shard), None);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use synod_client::proto::DivideShardReply;
 use synod_client::{Client, ClusterMap, Error, Job, JobGoal, PartitionKind, ShardInfo};
 use synod_cluster::ids::ClusterVersion;
-use synod_cluster::jobs::split::{Bounds, middle_of_ring};
-use synod_cluster::system::{CLUSTER_VERSION, JOBS};
+use synod_cluster::jobs::split::middle_of_ring;
+use synod_cluster::system::{CLUSTER_VERSION, JOBS, Partitioning};
 use tokio::time::{Instant, sleep};
 
 use super::bytes::{KeyEncoding, RawArg, raw_arg};
@@ -206,9 +206,7 @@ fn named(args: &SplitArgs, shard: &ShardInfo, kind: PartitionKind) -> Result<Opt
         PartitionKind::Range => Bytes::from(args.encoding.decode("--at", arg)?),
         PartitionKind::Hash => hash(arg)?,
     };
-    // The first hash has two names: this one, and no lower bound at all.
-    let is_first = kind == PartitionKind::Hash && at.iter().all(|byte| *byte == 0);
-    if is_first || !divides(shard, &at) {
+    if !divides(kind, shard, &at) {
         let (place, id, bounds) = (place(kind, &at), shard.id, text::bounds(&bounds(kind, shard)));
         let why = format!("{place} does not divide shard {id}, which owns {bounds}: both parts must have something");
         return Err(CliError::usage("--at", why).with("shard", id));
@@ -224,9 +222,12 @@ fn begun(jobs: &[Job], of: &ShardInfo) -> Option<Bytes> {
     })
 }
 
-fn divides(shard: &ShardInfo, at: &Bytes) -> bool {
-    let own = Bounds { from: shard.from.clone(), to: shard.to.clone(), version: shard.version };
-    own.divides(at)
+fn divides(kind: PartitionKind, shard: &ShardInfo, at: &Bytes) -> bool {
+    let partitioning = match kind {
+        PartitionKind::Range => Partitioning::Range,
+        PartitionKind::Hash => Partitioning::Hash,
+    };
+    partitioning.divides(at, &shard.from, &shard.to)
 }
 
 /// Where the second shard is to begin, by what the shard's leader found.
@@ -242,7 +243,7 @@ fn choose(by: By, shard: &ShardInfo, kind: PartitionKind, found: &DivideShardRep
         By::Load => by_load(shard, kind, found)?,
     };
     let how = "`--at` names another place";
-    chosen.filter(|chosen| divides(shard, &chosen.at)).ok_or_else(|| {
+    chosen.filter(|chosen| divides(kind, shard, &chosen.at)).ok_or_else(|| {
         let message = match by {
             By::Bytes if found.bytes == 0 && kind == PartitionKind::Hash => {
                 format!("shard {id} has a single hash: nothing of it can be divided")

@@ -1,8 +1,8 @@
 use super::*;
 use crate::buf::{Put, Writer};
 use crate::ids::SYSTEM_SHARD;
+use crate::system::tests::execute;
 use crate::system::{ROW_CLUSTER, SystemCommand};
-use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_paxos::types::{Member, Membership};
 
@@ -33,27 +33,6 @@ fn finish(job: u64, seen: u64, end: JobEnd) -> SystemCommand {
 
 fn cancel(job: u64) -> SystemCommand {
     SystemCommand::CancelJob { job: JobId(job) }
-}
-
-/// Executes it; every row that changed makes the same state again.
-fn execute(state: &mut SystemState, command: &SystemCommand) -> SystemOutcome {
-    assert_eq!(SystemCommand::decode(command.encode()).as_ref(), Ok(command));
-    let mut rows: BTreeMap<(u8, u64), Bytes> =
-        state.rows().into_iter().map(|(kind, id, row)| ((kind, id), row.unwrap())).collect();
-    let before = state.clone();
-    let (outcome, changes) = state.execute(command);
-    assert_eq!(SystemOutcome::decode(outcome.encode()).as_ref(), Ok(&outcome));
-    assert_eq!(changes.is_empty(), *state == before, "{command:?}: {outcome:?}");
-    for (kind, id, row) in changes {
-        match row {
-            Some(row) => drop(rows.insert((kind, id), row)),
-            None => drop(rows.remove(&(kind, id))),
-        }
-    }
-    let read = SystemState::from_rows(rows.into_iter().map(|((kind, id), row)| (kind, id, row)));
-    assert_eq!(read.as_ref(), Ok(&*state), "after {command:?}");
-    assert_eq!(SystemState::decode(state.encode()).as_ref(), Ok(&*state), "after {command:?}");
-    outcome
 }
 
 fn invalid_in(outcome: &SystemOutcome, part: &str, words: &str) {

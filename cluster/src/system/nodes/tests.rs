@@ -4,8 +4,8 @@ use super::*;
 use crate::buf::{Put, Writer};
 use crate::ids::{Epoch, SYSTEM_SHARD, TableId};
 use crate::jobs::job::Job;
+use crate::system::tests::execute;
 use crate::system::{MetadataError, Partitioning, ROW_JOB, Retention, SystemCommand};
-use bytes::Bytes;
 use synod_paxos::types::{Member, Membership};
 
 /// Four nodes at the fourth version. The system shard is on nodes 1 to 3; of a table's shards, 2 is on 1, 2, 4 and 3 is on 1, 3, 4.
@@ -86,26 +86,6 @@ fn members(shard: u64, epoch: u64, voters: &[u64], learners: &[u64]) -> SystemCo
 
 fn heard(nodes: &[u64]) -> BTreeMap<NodeId, Room> {
     nodes.iter().map(|node| (NodeId(*node), Room::Enough)).collect()
-}
-
-/// Executes it; every row that changed makes the same state again.
-fn execute(state: &mut SystemState, command: &SystemCommand) -> SystemOutcome {
-    assert_eq!(SystemCommand::decode(command.encode()).as_ref(), Ok(command));
-    let mut rows: BTreeMap<(u8, u64), Bytes> =
-        state.rows().into_iter().map(|(kind, id, row)| ((kind, id), row.unwrap())).collect();
-    let before = state.clone();
-    let (outcome, changes) = state.execute(command);
-    assert_eq!(changes.is_empty(), *state == before, "{command:?}: {outcome:?}");
-    for (kind, id, row) in changes {
-        match row {
-            Some(row) => drop(rows.insert((kind, id), row)),
-            None => drop(rows.remove(&(kind, id))),
-        }
-    }
-    let rows = rows.into_iter().map(|((kind, id), row)| (kind, id, row));
-    assert_eq!(SystemState::from_rows_for(rows, state.version).as_ref(), Ok(&*state), "after {command:?}");
-    assert_eq!(SystemState::decode_for(state.encode(), state.version).as_ref(), Ok(&*state), "after {command:?}");
-    outcome
 }
 
 fn done(state: &mut SystemState, command: &SystemCommand) {

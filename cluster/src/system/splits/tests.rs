@@ -1,6 +1,7 @@
 use super::*;
 use crate::ids::{JobId, NodeId, TableId};
 use crate::jobs::job::JobGoal;
+use crate::system::tests::execute;
 use crate::system::{Retention, SystemCommand};
 use std::collections::BTreeMap;
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
@@ -49,28 +50,6 @@ fn news(shard: u64, from: &str, to: &str, version: u64, children: &[Child], abso
 
 fn reserve(parent: u64, version: u64) -> SystemCommand {
     SystemCommand::ReserveChild { parent: ShardId(parent), version }
-}
-
-/// Executes it; every row that changed makes the same state again, and one command is one revision.
-fn execute(state: &mut SystemState, command: &SystemCommand) -> SystemOutcome {
-    assert_eq!(SystemCommand::decode(command.encode()).as_ref(), Ok(command));
-    let mut rows: BTreeMap<(u8, u64), Bytes> =
-        state.rows().into_iter().map(|(kind, id, row)| ((kind, id), row.unwrap())).collect();
-    let before = state.clone();
-    let (outcome, changes) = state.execute(command);
-    assert_eq!(SystemOutcome::decode(outcome.encode()).as_ref(), Ok(&outcome));
-    assert_eq!(changes.is_empty(), *state == before, "{command:?}: {outcome:?}");
-    assert_eq!(state.revision, before.revision + u64::from(!changes.is_empty()));
-    for (kind, id, row) in changes {
-        match row {
-            Some(row) => drop(rows.insert((kind, id), row)),
-            None => drop(rows.remove(&(kind, id))),
-        }
-    }
-    let rows = rows.into_iter().map(|((kind, id), row)| (kind, id, row));
-    assert_eq!(SystemState::from_rows_for(rows, state.version).as_ref(), Ok(&*state), "after {command:?}");
-    assert_eq!(SystemState::decode_for(state.encode(), state.version).as_ref(), Ok(&*state), "after {command:?}");
-    outcome
 }
 
 fn told(state: &mut SystemState, news: ShardNews) {

@@ -190,7 +190,7 @@ pub struct Status {
 pub struct Job {
     /// Its number, never given twice.
     pub id: u64,
-    /// `move_replica`, `split_shard` or `empty_node`.
+    /// `move_replica`, `split_shard` or `empty_node`; `unknown` where a newer binary began it.
     pub kind: &'static str,
     /// The shard whose replica moves, or that is split.
     pub shard: Option<u64>,

@@ -5,6 +5,9 @@
 //! Each pulse carries its sender's monotone clock. The pulse that was the shortest on its way, of each while, gives two readings
 //! of one moment; two such moments far apart give the rate (after Cristian, "Probabilistic clock synchronization" (1989), where the
 //! shortest way bounds the error). A delay of a second on all pulses of a while is 5 % of the least distance.
+//!
+//! A pulse that was long on its way says nothing of clocks, neither of their rates nor of what they show. A process that was stopped finds
+//! those that were sent to it meanwhile, and after a moment in which it reads a few of them it may be stopped again.
 
 use super::lock;
 use prometheus::{IntGaugeVec, Opts, Registry};
@@ -18,6 +21,10 @@ const WHILE: u64 = 10_000_000;
 /// Moments kept: the first and the last are 20 to 50 s apart.
 const KEPT: usize = 5;
 const LEAST: usize = 3;
+/// A pulse that is later than those before it by more than this does not count, µs.
+const LATE: u64 = 1_000_000;
+/// Of the time between two pulses no more than this is taken for a pause of their sender's, µs: the rest was a stop or a jam.
+const PACE: u64 = 500_000;
 
 /// Two clocks read at one moment, less the way of a pulse, µs.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +40,44 @@ impl Moment {
     }
 }
 
-#[derive(Debug)]
+/// How late a peer's pulses come.
+#[derive(Clone, Copy, Debug)]
+struct Lateness {
+    last: Moment,
+    /// By how much the last one was later than the fastest of late, µs.
+    by: u64,
+    /// For how long they have been late in which pulses came, µs.
+    since: u64,
+}
+
+impl Lateness {
+    fn new(first: Moment) -> Self {
+        Self { last: first, by: 0, since: 0 }
+    }
+
+    /// Whether a pulse is in time. What is forgiven with each is what the clocks may differ by meanwhile, up to the half of it. From when
+    /// all have been late for a while on, that is how long their way is, or where the clocks are.
+    fn is_in_time(&mut self, now: Moment) -> bool {
+        let passed = now.ours.saturating_sub(self.last.ours).min(PACE);
+        let by = i128::from(self.by) + now.lead() - self.last.lead() - i128::from(passed / 2);
+        self.last = now;
+        self.by = u64::try_from(by.max(0)).unwrap_or(u64::MAX);
+        if self.by <= LATE {
+            self.since = 0;
+            return true;
+        }
+        self.since += passed;
+        if self.since > WHILE {
+            (self.by, self.since) = (0, 0);
+        }
+        self.by == 0
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Course {
     incarnation: Incarnation,
+    lateness: Lateness,
     shortest: Moment,
     ends: u64,
     moments: VecDeque<Moment>,
@@ -66,15 +108,26 @@ impl Drift {
         Self { bound_ppm, courses: BTreeMap::new(), beyond: BTreeMap::new() }
     }
 
-    /// A pulse of `node` came at `ours`, sent at `theirs`; says something at the end of each while.
-    fn heard(&mut self, node: NodeId, incarnation: Incarnation, theirs: u64, ours: u64) -> Option<Shown> {
+    /// A pulse of `node` came at `ours`, sent at `theirs`. Whether it was in time; and something at the end of each while.
+    fn heard(&mut self, node: NodeId, incarnation: Incarnation, theirs: u64, ours: u64) -> (bool, Option<Shown>) {
         let now = Moment { theirs, ours };
-        let fresh = || Course { incarnation, shortest: now, ends: ours + WHILE, moments: VecDeque::new() };
-        let course = self.courses.entry(node).or_insert_with(fresh);
+        let (lateness, moments) = (Lateness::new(now), VecDeque::new());
+        let fresh = Course { incarnation, lateness, shortest: now, ends: ours + WHILE, moments };
+        let course = self.courses.entry(node).or_insert_with(|| fresh.clone());
         if course.incarnation != incarnation {
             // Another process counts from another moment.
-            *course = fresh();
+            *course = fresh;
         }
+        if !course.lateness.is_in_time(now) {
+            return (false, None);
+        }
+        (true, self.counts(node, now))
+    }
+
+    /// A pulse that was in time.
+    fn counts(&mut self, node: NodeId, now: Moment) -> Option<Shown> {
+        let Moment { ours, .. } = now;
+        let course = self.courses.get_mut(&node)?;
         if ours < course.ends {
             if now.lead() < course.shortest.lead() {
                 course.shortest = now;
@@ -139,21 +192,25 @@ impl Clocks {
         self.own.now().0
     }
 
-    /// A pulse of `node` came, which read its clock as `theirs` when it left.
-    pub fn heard(&self, node: NodeId, incarnation: Incarnation, theirs: u64) {
+    /// A pulse of `node` came, which read its clock as `theirs` when it left. `false` where it was long on its way: what else it says of
+    /// clocks does not count either.
+    #[must_use]
+    pub fn heard(&self, node: NodeId, incarnation: Incarnation, theirs: u64) -> bool {
         // An older version does not say.
         if theirs == 0 {
-            return;
+            return true;
         }
         let mut drift = lock(&self.drift);
-        let Some(shown) = drift.heard(node, incarnation, theirs, self.now()) else { return };
+        let (in_time, shown) = drift.heard(node, incarnation, theirs, self.now());
         drop(drift);
+        let Some(shown) = shown else { return in_time };
         self.shown.with_label_values(&[&node.to_string()]).set(shown.ppm);
         if shown.news && shown.beyond {
             tracing::error!(%node, ppm = shown.ppm, "{}", alarm(self.me, node, shown.ppm, self.bound_ppm));
         } else if shown.news {
             tracing::info!(%node, ppm = shown.ppm, "the clock of node {node} is within the bound again");
         }
+        in_time
     }
 
     /// What is wrong now.
@@ -196,7 +253,7 @@ mod tests {
             .map(|sent| (sent + late(sent), (sent as f64 * rate) as u64 + 77_000_000))
             .collect();
         arrivals.sort_unstable();
-        arrivals.iter().filter_map(|(ours, theirs)| drift.heard(PEER, Incarnation(1), *theirs, *ours)).collect()
+        arrivals.iter().filter_map(|(ours, theirs)| drift.heard(PEER, Incarnation(1), *theirs, *ours).1).collect()
     }
 
     #[test]
@@ -219,7 +276,7 @@ mod tests {
             let mut news = vec![];
             for n in 600..1_500_u64 {
                 theirs += 100_000.0 * if n < 1_100 { rate } else { 1.0 };
-                let shown = drift.heard(PEER, Incarnation(1), theirs as u64, n * 100_000 + 300);
+                let (_, shown) = drift.heard(PEER, Incarnation(1), theirs as u64, n * 100_000 + 300);
                 news.extend(shown.filter(|s| s.news).map(|s| (n / 10, s.beyond)));
             }
             assert_eq!(news.iter().map(|(_, beyond)| *beyond).collect::<Vec<_>>(), [true, false], "{rate}: {news:?}");
@@ -238,13 +295,39 @@ mod tests {
         assert!(pulses(&mut Drift::new(BOUND), 0, 300, 1.0, jam).iter().all(|s| !s.beyond));
     }
 
+    /// It goes on after 25 s, reads one of the pulses that came meanwhile, is stopped for 15 s more and reads the others.
+    #[test]
+    fn what_waited_for_a_stopped_process_is_no_drift() {
+        let stops = |at: u64| match at {
+            60_000_000 => 25_000_300,
+            60_000_001..100_000_000 => 100_000_300 - at,
+            _ => 300,
+        };
+        let shown = pulses(&mut Drift::new(BOUND), 0, 300, 1.0, stops);
+        assert!(shown.iter().all(|s| !s.beyond), "{shown:?}");
+    }
+
+    #[test]
+    fn a_pulse_that_was_long_on_its_way_does_not_count_until_all_of_a_while_are() {
+        let mut drift = Drift::new(BOUND);
+        let mut heard = |sent: u64, late: u64| drift.heard(PEER, Incarnation(1), 77_000_000 + sent, sent + late).0;
+        assert!((0..100).all(|n| heard(n * 100_000, 300)));
+        // Stopped for ten minutes: what was sent in the first second of them waited.
+        assert!((100..110).all(|n| !heard(n * 100_000, 610_000_000 - n * 100_000)));
+        assert!((0..100).all(|n| heard(610_000_000 + n * 100_000, 300)));
+        // All of them are late from now on, or the peer's machine slept and its clock stood still.
+        let times: Vec<u64> = (0..300).filter(|n| heard(620_000_000 + n * 100_000, 30_000_000)).collect();
+        assert!((90..130).contains(&times[0]) && times.len() == 300 - times[0] as usize, "{times:?}");
+        assert!(!heard(650_000_000, 60_000_000), "one is later than those");
+    }
+
     #[test]
     fn another_process_begins_anew() {
         let mut drift = Drift::new(BOUND);
         pulses(&mut drift, 0, 60, 1.3, |_| 300);
         assert_eq!(drift.beyond().map(|(node, _)| node).collect::<Vec<_>>(), [PEER]);
         for n in 0..1_000 {
-            let shown = drift.heard(PEER, Incarnation(2), n * 100_000 + 5, 60_000_000 + n * 100_000);
+            let (_, shown) = drift.heard(PEER, Incarnation(2), n * 100_000 + 5, 60_000_000 + n * 100_000);
             assert!(shown.is_none_or(|s| !s.beyond), "{shown:?}");
         }
         drift.forget(PEER);

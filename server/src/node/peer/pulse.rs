@@ -101,8 +101,9 @@ impl Shared {
         self.take_told(caller.node, frame);
         self.seen.meet(caller.node);
         self.peer_disk(caller.node, frame.disk_low);
-        self.clocks.heard(caller.node, theirs, frame.monotone_us);
-        self.walls.heard(caller.node, frame.clock_us, &self.inbox);
+        if self.clocks.heard(caller.node, theirs, frame.monotone_us) {
+            self.walls.heard(caller.node, frame.clock_us, &self.inbox);
+        }
         self.peer_map_revision.fetch_max(frame.map_revision, Ordering::Relaxed);
         let sign = Sign {
             incarnation: theirs,

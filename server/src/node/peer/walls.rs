@@ -18,6 +18,8 @@ use synod_paxos::types::Micros;
 const FAR: i64 = 10_000_000;
 /// Pause between two looks at the distances, µs.
 const LOOK: u64 = 1_000_000;
+/// Both clocks of this node are read within this, or the reading does not count, µs.
+const APART: u64 = 1_000_000;
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -35,6 +37,13 @@ enum News {
 }
 
 impl Seen {
+    /// This node's own clock was read, and that was done at `done`. A process that was stopped meanwhile shows nothing by it.
+    fn note_own(&mut self, me: NodeId, reading: Reading, done: Micros) {
+        if done.0.saturating_sub(reading.at.0) <= APART {
+            self.clocks.note(me, reading);
+        }
+    }
+
     /// How far each clock heard is ahead of what most have reached, µs; and which have become far, or right again.
     fn look(&mut self, now: Micros) -> (BTreeMap<NodeId, i64>, Vec<News>) {
         self.looked = now;
@@ -96,7 +105,7 @@ impl Walls {
             return;
         }
         self.note_own(&mut seen);
-        let (distances, news) = seen.look(reading.at);
+        let (distances, news) = seen.look(self.clock.now());
         drop(seen);
         for (node, by) in distances {
             self.shown.with_label_values(&[&node.to_string()]).set(by / 1_000_000);
@@ -110,7 +119,8 @@ impl Walls {
     }
 
     fn note_own(&self, seen: &mut Seen) {
-        seen.clocks.note(self.me, Reading { at: self.clock.now(), wall_us: wall_us() });
+        let reading = Reading { at: self.clock.now(), wall_us: wall_us() };
+        seen.note_own(self.me, reading, self.clock.now());
     }
 
     /// The cluster's time: what most of the clocks heard here show, µs since 1970.
@@ -174,6 +184,22 @@ mod tests {
             assert_eq!(seen.look(now).1, wanted, "{second}");
         }
         assert_eq!(seen.far.into_iter().collect::<Vec<_>>(), [(NodeId(3), -HOUR)]);
+    }
+
+    #[test]
+    fn a_reading_during_which_the_process_was_stopped_does_not_count() {
+        let (mut seen, second) = (Seen::default(), 1_000_000);
+        note(&mut seen, Micros(second), &[0, 0, 0]);
+        let own = |at: u64, off: u64| Reading { at: Micros(at), wall_us: WALL + at + off };
+        // The wall clock is read half a minute after the other one.
+        seen.note_own(NodeId(1), own(2 * second, 30 * second), Micros(32 * second));
+        assert!(seen.look(Micros(3 * second)).1.is_empty());
+        seen.note_own(NodeId(1), own(3 * second, 30 * second), Micros(3 * second + 1));
+        assert_eq!(
+            seen.look(Micros(3 * second + 1)).1,
+            [News::Far(NodeId(1), 30_000_000)],
+            "a clock that is wrong is told"
+        );
     }
 
     #[test]
