@@ -1,8 +1,8 @@
 //! The planner: what should be done to a cluster, as a function of a picture of it.
 //!
 //! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
-//! shard less available. Two of its rules are in use: the drain chooses where the replicas of a node that is emptied go, and [`halve`] serves
-//! `synod shard split --by load`. The others are used by nothing but tests yet.
+//! shard less available. In use are: the drain, which chooses where the replicas of a node that is emptied go; [`comes`] and [`goes`], for tables
+//! whose replicas change in number; and [`halve`], for `synod shard split --by load`. The others are used by nothing but tests yet.
 //!
 //! | order | rule | in |
 //! | --- | --- | --- |
@@ -29,6 +29,7 @@ pub mod operation;
 pub mod picture;
 mod predict;
 mod repair;
+mod resize;
 pub mod settings;
 mod stale;
 mod weigh;
@@ -36,9 +37,10 @@ mod zones;
 
 pub use divide::{Point, halve};
 pub use measure::Measure;
-pub use operation::{Change, Operation, Plan, Refusal, Rule};
+pub use operation::{Change, Lacks, Operation, Plan, Refusal, Rule};
 pub use picture::Picture;
 pub use predict::apply;
+pub use resize::{comes, goes};
 pub use settings::{Balance, Settings};
 pub use stale::{Stale, stale};
 
