@@ -24,6 +24,8 @@ pub struct ServerConfig {
     pub bootstrap: Vec<String>,
     /// Members of a cluster to join; for a node that belongs to one, addresses where some of its nodes may be.
     pub join: Vec<String>,
+    /// The node whose place a joiner takes, which is lost; for a node that belongs to a cluster already it changes nothing.
+    pub replace: Option<u64>,
     /// Allows a non-loopback address without TLS.
     pub insecure: bool,
     /// End in order when standard input closes.

@@ -13,6 +13,7 @@ mod news;
 mod nodes;
 mod place;
 mod read;
+mod replace;
 mod resizes;
 mod split_rows;
 mod splits;

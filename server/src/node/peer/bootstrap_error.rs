@@ -156,6 +156,17 @@ pub enum BootstrapError {
         /// Why.
         why: String,
     },
+    /// `--replace` names the very node that the directory belongs to.
+    #[error(
+        "--replace {node}: the data directory {dir} is that of node {node} itself; start it without --replace, or give an empty \
+         directory where its disk is lost"
+    )]
+    ReplacesItself {
+        /// The directory.
+        dir: String,
+        /// Its node.
+        node: u64,
+    },
     /// A file of the data directory.
     #[error("{path}: {why}")]
     File {
@@ -181,6 +192,7 @@ impl BootstrapError {
                 | Self::NotInList { .. }
                 | Self::Duplicate { .. }
                 | Self::JoinSelf { .. }
+                | Self::ReplacesItself { .. }
         )
     }
 }
