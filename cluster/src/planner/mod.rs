@@ -1,7 +1,7 @@
 //! The planner: what should be done to a cluster, as a function of a picture of it.
 //!
 //! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
-//! shard less available. In use are: the drain, which chooses where the replicas of a node that is emptied go; [`comes`] and [`goes`], for tables
+//! shard less available. In use are: the repair of shards that lost a voter; the drain, which chooses where the replicas of a node that is emptied go; [`comes`] and [`goes`], for tables
 //! whose replicas change in number; and [`halve`], for `synod shard split --by load`. The others are used by nothing but tests yet.
 //!
 //! | order | rule | in |
@@ -71,6 +71,14 @@ pub fn plan(picture: &Picture) -> Plan {
 pub fn drains(picture: &Picture) -> Plan {
     let mut draft = Draft::of(picture);
     drain::run(&mut draft);
+    draft.plan
+}
+
+/// What the repair rule alone asks for, as [`drains`] does for the drain rule.
+#[must_use]
+pub fn repairs(picture: &Picture) -> Plan {
+    let mut draft = Draft::of(picture);
+    repair::run(&mut draft);
     draft.plan
 }
 

@@ -13,6 +13,7 @@ mod news;
 mod nodes;
 mod place;
 mod read;
+mod repairs;
 mod replace;
 mod resizes;
 mod split_rows;
@@ -24,6 +25,7 @@ pub use codec::{decode_descriptor, encode_descriptor};
 pub use jobs::{CLUSTER_VERSION, JOB_WHY_MAX, JOBS, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, bounded_why};
 pub use lineage::{Child, Reserved, ShardNews};
 pub use nodes::{Leaves, Room, no_such_node};
+pub use repairs::Repairs;
 pub use resizes::{Resized, Resizes};
 pub use version::{MetadataError, SPEAKS, TooNew, not_read_by, too_old};
 

@@ -7,6 +7,7 @@ pub mod job_manager;
 mod jobs;
 mod leaders;
 mod nodes;
+pub mod repairs;
 mod replicas;
 mod resizes;
 mod splits;

@@ -31,7 +31,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// How long a join may take: it waits for the system shard.
 const JOIN_WAIT: Duration = Duration::from_secs(5);
 /// How long a node whose place is to be taken may be heard still: it has just ended, or its old process runs elsewhere.
-const HEARD_WAIT: Duration = Duration::from_secs(20);
+const HEARD_WAIT: Duration = Duration::from_secs(15);
 /// Who is waited for is said this often.
 const SAY_EVERY: Duration = Duration::from_secs(3);
 

@@ -83,7 +83,7 @@ impl JobManager {
     }
 
     /// Whether this node leads the system shard, as far as it knows. One whose replica went does not hear who leads after it.
-    fn leads(&self) -> bool {
+    pub(super) fn leads(&self) -> bool {
         let map = self.map_cache.get();
         let system = map.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD));
         let member = system.is_some_and(|d| d.membership.role_of(self.node).is_some());

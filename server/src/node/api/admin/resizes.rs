@@ -22,8 +22,8 @@ pub(super) fn check_alive(
     replicas: u32,
     heard: &BTreeMap<NodeId, Room>,
 ) -> Result<(), Status> {
-    let stays = |node: &NodeId| state.nodes.get(node).is_some_and(|info| info.mark == Mark::Stays);
-    let alive = heard.keys().filter(|node| stays(node)).count();
+    let stays = |node: NodeId| state.nodes.get(&node).is_some_and(|info| info.mark == Mark::Stays);
+    let alive = heard.keys().filter(|node| stays(**node)).count();
     if table.is_none_or(|table| replicas <= table.replicas) || replicas as usize <= alive {
         return Ok(());
     }
