@@ -1,8 +1,8 @@
 //! A shard gets another number of voters.
 //!
-//! Owns: the order of the steps, one voter at a time: a new one learns, catches up and gets its vote, or one that is there goes. Must never:
-//! choose a node (the planner does), take a vote once the shard has as many voters as are wanted, or give one to who has not caught up.
-//! Each step is to be made under the epoch that it was decided in.
+//! Owns: the order of the steps, one voter at a time: a new one learns, catches up and gets its vote, or one that is there goes. Must
+//! never: choose a node (the planner does), take a vote once the shard has as many voters as are wanted, or give one to who has not caught
+//! up. Each step is to be made under the epoch that it was decided in.
 
 use crate::ids::{NodeId, ShardId};
 use crate::members::{CAUGHT_UP_SLOTS, MemberChange};

@@ -1,8 +1,9 @@
 //! The planner: what should be done to a cluster, as a function of a picture of it.
 //!
 //! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
-//! shard less available. In use are: the repair of shards that lost a voter; the drain, which chooses where the replicas of a node that is emptied go; [`comes`] and [`goes`], for tables
-//! whose replicas change in number; and [`halve`], for `synod shard split --by load`. The others are used by nothing but tests yet.
+//! shard less available. In use are: the repair, for nodes that stay dead; the drain, which chooses where the replicas of a node that is
+//! emptied go; [`comes`] and [`goes`], for tables whose replicas change in number; and [`halve`], for `synod shard split --by load`. The
+//! others are used by nothing but tests yet.
 //!
 //! | order | rule | in |
 //! | --- | --- | --- |

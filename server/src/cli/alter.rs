@@ -102,7 +102,10 @@ fn refused(error: Error) -> CliError {
 }
 
 fn shown(name: &str, replicas: u32, plan: &AlterTableReply) -> Value {
-    let change = |change: &ResizedShard| json!({ "shard": change.shard, "node": change.node, "change": if change.goes { "goes" } else { "comes" } });
+    let change = |ResizedShard { shard, node, goes }: &ResizedShard| {
+        let word = if *goes { "goes" } else { "comes" };
+        json!({ "shard": shard, "node": node, "change": word })
+    };
     let changes: Vec<Value> = plan.changes.iter().map(change).collect();
     json!({ "table": name, "replicas": replicas, "dry_run": true, "changes": changes, "refused": plan.refused })
 }

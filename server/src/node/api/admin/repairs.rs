@@ -1,7 +1,7 @@
 //! Nodes that stay dead: their replicas are rebuilt on others.
 //!
-//! Owns: for how long each node is not heard by the node that leads the system shard, and the jobs that begin after that. Must never: choose
-//! a replica or its target (`synod_cluster::system` does, by the planner's rule), or begin anything where this node does not lead.
+//! Owns: for how long each node is not heard by the node that leads the system shard, and the jobs that begin after that. Must never:
+//! choose a replica or its target (`synod_cluster::system` does, by the planner's rule), or begin anything where this node does not lead.
 //!
 //! What is counted here is forgotten with the leadership: who leads next waits for the whole time again.
 
