@@ -44,7 +44,7 @@ pub enum BootstrapError {
     /// The cluster runs, with this node's data in another directory.
     #[error(
         "cluster {cluster:032x} is already bootstrapped and node {node} at {addr} has its data elsewhere: this data \
-         directory is empty; a replaced node joins with --join under a new address"
+         directory is empty; a replaced node joins with --join under a new address, or at this one with --join LIST --replace {node}"
     )]
     DataElsewhere {
         /// The cluster.

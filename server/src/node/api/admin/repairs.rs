@@ -13,7 +13,7 @@ use prometheus::{IntCounter, Registry};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use synod_cluster::ids::NodeId;
+use synod_cluster::ids::{ClusterVersion, NodeId};
 use synod_cluster::jobs::job::JobGoal;
 use synod_cluster::system::{Repairs, SystemCommand, SystemOutcome, SystemState};
 use tokio::time::{Instant, sleep};
@@ -102,7 +102,7 @@ impl Repairer {
         let others = state.nodes.keys().copied().filter(|node| *node != self.node);
         let lost = silent.lost(others, |node| self.system.hears(node), now, self.grace);
         let holds = |node: &NodeId| state.shards.values().any(|d| d.membership.role_of(*node).is_some());
-        if !lost.iter().any(holds) {
+        if state.version < ClusterVersion::FOURTH || !lost.iter().any(holds) {
             return;
         }
         for node in &lost {
@@ -114,10 +114,9 @@ impl Repairer {
             }
         }
         let Repairs { begin, refused } = state.plan_repairs(&lost, &nodes::heard(state, admin).await);
-        for why in refused {
-            if silent.is_news(&why) {
-                tracing::warn!("a replica of a dead node cannot be rebuilt now: {why}");
-            }
+        // One for all: many shards may wait for the same.
+        if let Some(why) = refused.first().filter(|why| silent.is_news(why)) {
+            tracing::warn!(replicas = refused.len(), "replicas of dead nodes cannot be rebuilt now; the first: {why}");
         }
         for goal in begin {
             self.begin(goal).await;
