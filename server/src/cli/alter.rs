@@ -72,7 +72,10 @@ async fn running(client: &Client, name: &str, replicas: u32) -> Result<Vec<u64>>
     let table = map.tables.iter().find(|table| table.name == name).map(|table| table.id);
     let shards: BTreeSet<u64> =
         map.shards.iter().filter(|shard| Some(shard.table_id) == table).map(|shard| shard.id).collect();
-    let of_table = |goal: &JobGoal| matches!(goal, JobGoal::ResizeShard { shard, voters } if *voters == replicas && shards.contains(shard));
+    let of_table = |goal: &JobGoal| match goal {
+        JobGoal::ResizeShard { shard, voters } => *voters == replicas && shards.contains(shard),
+        _ => false,
+    };
     let jobs = client.jobs().await?;
     Ok(jobs.iter().filter(|job| !job.has_ended() && of_table(&job.goal)).map(|job| job.id).collect())
 }
