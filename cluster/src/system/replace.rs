@@ -11,6 +11,7 @@ use super::{SystemCommand, SystemOutcome, SystemState, no_such_node};
 use crate::ids::{ClusterVersion, NodeId};
 use crate::jobs::empty_node::{AT_ONCE, EmptyNode};
 use crate::jobs::job::JobGoal;
+use crate::planner::picture::Mark;
 
 /// The port that a lost node is moved to, on its own host: nobody listens there, and who calls is told so at once.
 const NOWHERE: &str = "1";
@@ -43,9 +44,8 @@ impl SystemState {
             commands.push(SystemCommand::SetAddr { node: lost, addr: nowhere(addr) });
         }
         commands.push(SystemCommand::AddNode { addr: addr.to_owned(), nonce, speaks });
-        let leaves = |goal: EmptyNode| goal.node == lost && goal.remove;
-        let emptied = self.running().any(|(_, job)| job.goal.as_empty().is_some_and(leaves));
-        if known.is_some() && !emptied {
+        // The mark says whether its job runs: a map that came from another node knows no jobs.
+        if known.is_some_and(|info| info.mark != Mark::Decommissioning) {
             let goal = JobGoal::Empty(EmptyNode { node: lost, remove: true, at_once: AT_ONCE });
             commands.push(SystemCommand::StartJob { goal });
         }
@@ -72,7 +72,6 @@ fn nowhere(addr: &str) -> String {
 mod tests {
     use super::*;
     use crate::ids::JobId;
-    use crate::planner::picture::Mark;
     use crate::system::{Partitioning, Retention};
 
     const SPEAKS: ClusterVersion = ClusterVersion::FOURTH;
@@ -116,6 +115,9 @@ mod tests {
             rest.iter().for_each(|command| drop(state.execute(command)));
             assert_eq!((state.nodes.len(), state.running().count()), (4, 1), "after {done}");
             assert_eq!(state.nodes[&NodeId(4)].addr, "h3:7400");
+            // As a node without a replica of the system shard has the map.
+            state.jobs.clear();
+            assert_eq!(state.replacement(NodeId(3), "h3:7400", 9, SPEAKS).unwrap().len(), 1, "after {done}");
         }
         // The lost node is gone by the time that the joiner asks again.
         let mut state = state();
