@@ -41,6 +41,13 @@ pub enum JobGoal {
         /// How many of its replicas move at a time, 64 at most; `None`: two.
         max_concurrent: Option<u32>,
     },
+    /// A shard gets as many voters as its table asks for. From cluster version 5 on; [`Client::alter_table`] begins it.
+    ResizeShard {
+        /// The shard.
+        shard: u64,
+        /// The voters that it is to have.
+        voters: u32,
+    },
     /// Something that this library does not know: a newer one began it. It is in no call that begins a job.
     Unknown,
 }
@@ -58,6 +65,7 @@ impl From<JobGoal> for v1::JobGoal {
             JobGoal::EmptyNode { node, remove, max_concurrent } => {
                 Kind::EmptyNode(v1::EmptyNode { node, remove, max_concurrent: max_concurrent.unwrap_or(0) })
             }
+            JobGoal::ResizeShard { shard, voters } => Kind::ResizeShard(v1::ResizeShard { shard, voters }),
         };
         v1::JobGoal { kind: Some(kind) }
     }
@@ -90,7 +98,7 @@ impl Job {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobProgress {
     /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`, of a node that
-    /// is emptied `begin` or `wait`; `end` of all.
+    /// is emptied `begin` or `wait`, of a shard whose voters change in number those of a move and `wait`; `end` of all.
     pub step: String,
     /// What the learner lacks of the log, slots, while that is known.
     pub lag_slots: Option<u64>,
@@ -129,6 +137,7 @@ fn job(wire: v1::Job) -> Result<Job> {
         Some(Kind::EmptyNode(v1::EmptyNode { node, remove, max_concurrent })) => {
             JobGoal::EmptyNode { node, remove, max_concurrent: (max_concurrent != 0).then_some(max_concurrent) }
         }
+        Some(Kind::ResizeShard(v1::ResizeShard { shard, voters })) => JobGoal::ResizeShard { shard, voters },
         // Of a kind that this library does not know only the number is there, and the decoder skips it.
         None => JobGoal::Unknown,
     };
@@ -208,6 +217,36 @@ impl Client {
             async move { AdminClient::new(channel).pause_job(request).await }
         });
         changed.await.map(|_| ())
+    }
+
+    /// Has a table ask for another number of replicas; a job begins for each of its shards that has more or fewer. The same number again
+    /// begins those that are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TableNotFound`]; [`Error::JobConflict`] where another job changes one of its shards; [`Error::InvalidArgument`] where the
+    /// nodes are too few (field `replicas`), or the cluster is below the version that knows it (field `cluster_version`).
+    pub async fn alter_table(&self, name: &str, replicas: u32) -> Result<()> {
+        let mut unsure = false;
+        let altered = self.change(self.caller.deadline(), &mut unsure, |channel, id| {
+            let request = v1::AlterTableRequest { name: name.into(), replicas, dry_run: false, id: Some(id) };
+            async move { AdminClient::new(channel).alter_table(request).await }
+        });
+        altered.await.map(|_| ())
+    }
+
+    /// What [`Client::alter_table`] would have done now. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::alter_table`].
+    pub async fn plan_alter(&self, name: &str, replicas: u32) -> Result<v1::AlterTableReply> {
+        let mut unsure = false;
+        let planned = self.any_node(self.caller.deadline(), &mut unsure, |channel, _| {
+            let request = v1::AlterTableRequest { name: name.into(), replicas, dry_run: true, id: None };
+            async move { AdminClient::new(channel).alter_table(request).await }
+        });
+        known(planned.await)
     }
 
     /// Which replicas would leave a node, and where they would go, if it were emptied now. Changes nothing.

@@ -5,6 +5,7 @@
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 use synod_cluster::ids::ClusterVersion;
 use synod_engine::node::WORKERS_MAX;
 use synod_engine::times::Times;
@@ -27,6 +28,8 @@ pub struct ServerConfig {
     pub bootstrap: Vec<String>,
     /// Members of a cluster to join; for a node that belongs to one, addresses where some of its nodes may be.
     pub join: Vec<String>,
+    /// The node whose place a joiner takes, which is lost; for a node that belongs to a cluster already it changes nothing.
+    pub replace: Option<u64>,
     /// Allows a non-loopback address without TLS.
     pub insecure: bool,
     /// End in order when standard input closes.
@@ -67,6 +70,8 @@ pub struct Settings {
     pub snapshot: Snapshot,
     /// Comparing the replicas of each shard.
     pub scrub: Scrub,
+    /// Where replicas are.
+    pub balance: Balance,
 }
 
 impl Default for Settings {
@@ -84,6 +89,7 @@ impl Default for Settings {
             cluster: Cluster::default(),
             snapshot: Snapshot::default(),
             scrub: Scrub::default(),
+            balance: Balance::default(),
         }
     }
 }
@@ -232,6 +238,53 @@ pub struct Scrub {
 impl Default for Scrub {
     fn default() -> Self {
         Self { interval_s: 86_400, max_rate: ByteSize::mib(16) }
+    }
+}
+
+/// The word for a time that never comes.
+const OFF: &str = "off";
+
+/// Where replicas are.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Balance {
+    /// A node that is dead for this long loses its replicas to others. Counted where the system shard is led.
+    pub dead_grace: DeadGrace,
+}
+
+/// A time such as `10m`, or `off`: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeadGrace(pub Option<Duration>);
+
+impl DeadGrace {
+    const LEAST: Duration = Duration::from_secs(1);
+    const MOST: Duration = Duration::from_secs(30 * 86_400);
+}
+
+impl Default for DeadGrace {
+    fn default() -> Self {
+        Self(Some(Duration::from_secs(600)))
+    }
+}
+
+impl TryFrom<String> for DeadGrace {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == OFF {
+            return Ok(Self(None));
+        }
+        let time = humantime::parse_duration(&text).ok().filter(|time| (Self::LEAST..=Self::MOST).contains(time));
+        let refused =
+            || format!("balance.dead_grace = {text:?} is out of bounds: it must be from 1s to 30days, or \"off\"");
+        time.map(|time| Self(Some(time))).ok_or_else(refused)
+    }
+}
+
+impl From<DeadGrace> for String {
+    fn from(DeadGrace(time): DeadGrace) -> Self {
+        time.map_or_else(|| OFF.to_owned(), |time| humantime::format_duration(time).to_string())
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use synod_tests::alone;
 use synod_tests::cluster::{Cluster, PATIENCE, Status};
+use synod_tests::http::metric;
 use synod_tests::load::{Load, verify};
 use synod_tests::run::until;
 
@@ -282,4 +283,41 @@ fn below_the_fourth_version_no_node_is_emptied() {
         cluster.cli(&command).refused(1, &["the cluster is at version 3, this needs 4: `synod cluster upgrade`"]);
     }
     assert_eq!(nodes(&cluster).len(), 3);
+}
+
+#[test]
+fn what_a_node_that_stays_dead_had_is_rebuilt_on_others() {
+    let _alone = alone();
+    let mut cluster = Cluster::start_with("[balance]\ndead_grace = \"4s\"\n");
+    let load = Load::start(&cluster, 4, CALLS);
+    load.wait_flowing(PATIENCE);
+    join(&mut cluster);
+
+    // One that comes back in time keeps what it has.
+    cluster.kill(3);
+    cluster.restart(3);
+    let lost = cluster.addr(3);
+    cluster.wait_status("node 3 is back", |status| status.state(&lost) == Some("up") && status.is_led());
+    sleep(Duration::from_secs(6));
+    assert!(jobs(&cluster).is_empty(), "{:?}", jobs(&cluster));
+    assert_eq!((held(&cluster, 3), held(&cluster, 4)), (5, 0));
+
+    cluster.kill(3);
+    wait_nodes(&cluster, "node 4 has all that node 3 had", |nodes| {
+        let has = |node| nodes.get(&node).map(|(_, replicas)| *replicas);
+        (has(3), has(4)) == (Some(0), Some(5))
+    });
+    wait_moves(&cluster);
+    load.wait_flowing(PATIENCE);
+    let seen = load.stop();
+    assert!(seen.errors.is_empty(), "clients saw {} errors: {:?}", seen.errors.len(), seen.errors.first());
+    let begun: f64 =
+        [1, 2, 4].iter().filter_map(|node| metric(&cluster.http(*node), "synod_repairs_begun_total")).sum();
+    assert!(begun >= 5.0, "{begun}");
+    assert!([1, 2, 4].iter().any(|node| cluster.log(*node).contains("node 3 is dead for 4s")));
+
+    // One more may be lost now.
+    let stored = verify(&cluster, &seen.acks);
+    cluster.kill(1);
+    assert_eq!(verify(&cluster, &seen.acks), stored);
 }

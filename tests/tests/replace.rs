@@ -197,3 +197,60 @@ fn members(cluster: &Cluster, shard: &str) -> Vec<u64> {
     let replicas = found.and_then(|info| info["replicas"].as_array()).expect("the shard's replicas");
     replicas.iter().map(|replica| replica["node"].as_u64().expect("an id")).collect()
 }
+
+/// The ids of the nodes, by the map of who is asked.
+fn ids(cluster: &Cluster) -> Vec<u64> {
+    let ran = cluster.cli(&["-o", "json", "node", "list"]);
+    ran.json_lines().iter().filter_map(|node| node["id"].as_u64()).collect()
+}
+
+/// The flags of a node that joins nodes 1 and 2 in the place of another.
+fn instead_of<'a>(seeds: &'a str, lost: &'a str) -> [&'a str; 4] {
+    ["--join", seeds, "--replace", lost]
+}
+
+#[test]
+fn a_node_whose_disk_is_lost_is_replaced_at_its_own_address_by_one_command() {
+    let _alone = alone();
+    let mut cluster = Cluster::start_with("[storage]\nlog_keep = \"64KiB\"\nstate_memory = \"1MiB\"\n");
+    let load = Load::start(&cluster, 4, CALLS);
+    load.wait_flowing(PATIENCE);
+    cluster.kill(3);
+    load.wait_flowing(PATIENCE);
+    std::fs::remove_dir_all(cluster.data_dir(3)).expect("its disk is lost");
+    let seeds = format!("{},{}", cluster.addr(1), cluster.addr(2));
+    cluster.restart_with(3, &instead_of(&seeds, "3"));
+    let addr = cluster.addr(3);
+    cluster.wait_status("node 4 has the address of node 3 and all its replicas", |status| {
+        status.id(&addr) == Some(4) && status.state(&addr) == Some("up") && replicas(status, &addr) >= Some(5)
+    });
+    let found = until(PATIENCE, "node 3 is out of the map", || (ids(&cluster) == [1, 2, 4]).then_some(()));
+    found.unwrap_or_else(|why| panic!("{why}; {:?}", ids(&cluster)));
+    load.wait_flowing(PATIENCE);
+    let seen = load.stop();
+    assert!(seen.errors.is_empty(), "clients saw {} errors: {:?}", seen.errors.len(), seen.errors.first());
+
+    // With another node gone the new one is needed. Its command is that of every later start.
+    let stored = verify(&cluster, &seen.acks);
+    lead_all(&cluster, 4);
+    assert_eq!(verify(&cluster, &seen.acks), stored, "the new node has all of it");
+    cluster.kill(3);
+    cluster.restart(3);
+    cluster
+        .wait_status("it is node 4 still", |status| status.id(&addr) == Some(4) && status.state(&addr) == Some("up"));
+    cluster.kill(1);
+    assert_eq!(verify(&cluster, &seen.acks), stored);
+    cluster.restart(1);
+}
+
+#[test]
+fn a_node_that_is_alive_is_not_replaced() {
+    let mut cluster = Cluster::start();
+    cluster.kill(3);
+    std::fs::remove_dir_all(cluster.data_dir(3)).expect("its disk is lost");
+    let seeds = format!("{},{}", cluster.addr(1), cluster.addr(2));
+    cluster.restart_with(3, &instead_of(&seeds, "2"));
+    assert!(!cluster.wait_end(3).success());
+    assert!(cluster.log(3).contains("node 2 is alive: stop its process first"), "{}", cluster.log(3));
+    assert_eq!(ids(&cluster), [1, 2, 3], "nothing was changed");
+}

@@ -28,3 +28,16 @@ fn a_table_is_there_for_every_client_once_its_creation_was_answered() {
         }
     });
 }
+
+#[test]
+fn the_replicas_of_a_table_change_from_the_fifth_cluster_version_on() {
+    let _turn = alone();
+    let cluster = Cluster::start();
+    cluster.cli(&["table", "create", "t", "--partition", "hash"]).ok();
+    let words = ["the cluster is at version", "this needs 5", "synod cluster upgrade"];
+    for more in [&[][..], &["--dry-run"], &["--detach"]] {
+        let line: Vec<&str> = ["table", "alter", "t", "--replicas", "2"].iter().chain(more).copied().collect();
+        cluster.cli(&line).refused(1, &words);
+    }
+    assert_eq!(cluster.json(&["table", "describe", "t"])["replicas"], 3);
+}

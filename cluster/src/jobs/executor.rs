@@ -8,18 +8,20 @@
 //! Times are relative to an origin that the caller chooses.
 
 mod nodes;
+mod resizes;
 mod splits;
 
 use super::empty_node::{self, Leaving};
 use super::job::{Job, JobEnd, JobState};
 use super::move_replica::{self, MoveReplica, Seen, Step};
+use super::resize_shard;
 use super::split;
 use crate::ids::{JobId, NodeId, ShardId};
 use crate::members::MemberChange;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use synod_paxos::types::{Epoch, MemberRole};
+use synod_paxos::types::{Epoch, MemberRole, Membership};
 
 /// Jobs that go forward at a time. One that makes no progress for [`STALLED`] does not count: its target may be down for good.
 pub const AT_A_TIME: usize = 4;
@@ -117,6 +119,8 @@ pub enum JobStep {
     Split(split::Step),
     /// Of a node that is emptied.
     Empty(empty_node::Step),
+    /// Of a shard whose voters change in number.
+    Resize(resize_shard::Step),
 }
 
 /// How far a job is, for who watches.
@@ -142,6 +146,8 @@ struct Task {
     seen_split: Option<(u64, Option<ShardId>)>,
     /// Of a node that is emptied: the replicas that it has, and those that are on their way.
     seen_node: Option<(u64, u32)>,
+    /// Of a shard whose voters change in number: its members, and what the one that learns lacks.
+    seen_members: Option<(Membership, Option<u64>)>,
     /// When a change may last have been asked for.
     asked: Duration,
     /// The epoch in which it was first seen to go back. Whoever knows a later one knows that too, and asks for no step forward in it.
@@ -237,8 +243,8 @@ impl Task {
     fn begin(now: Duration) -> Self {
         let progress = Progress { moved: now, ..Progress::default() };
         // The executor before this one may have asked for a change just now.
-        let (seen, seen_split, seen_node) = (None, None, None);
-        Self { progress, seen, seen_split, seen_node, asked: now, back_in: None, next: now, pause: PACE }
+        let (seen, seen_split, seen_node, seen_members) = (None, None, None, None);
+        Self { progress, seen, seen_split, seen_node, seen_members, asked: now, back_in: None, next: now, pause: PACE }
     }
 
     fn saw(&mut self, replica: MoveReplica, epoch: Epoch, seen: Seen, now: Duration) {
@@ -249,12 +255,17 @@ impl Task {
         if let Some((_, before)) = before
             && let Some(change) = change_between(replica, before, seen)
         {
-            if self.progress.changes.len() == CHANGES {
-                self.progress.changes.remove(0);
-            }
-            self.progress.changes.push(change);
+            self.made(change);
         }
         self.moved(now);
+    }
+
+    /// A change was seen to be made.
+    fn made(&mut self, change: MemberChange) {
+        if self.progress.changes.len() == CHANGES {
+            self.progress.changes.remove(0);
+        }
+        self.progress.changes.push(change);
     }
 
     fn moved(&mut self, now: Duration) {

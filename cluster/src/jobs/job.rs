@@ -4,6 +4,7 @@
 
 use super::empty_node::EmptyNode;
 use super::move_replica::MoveReplica;
+use super::resize_shard::ResizeShard;
 use super::split;
 use crate::ids::{ClusterVersion, ShardId};
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub enum JobGoal {
     },
     /// A node is emptied. From [`ClusterVersion::FOURTH`] on.
     Empty(EmptyNode),
+    /// A shard gets as many voters as its table asks for. From [`ClusterVersion::FIFTH`] on.
+    Resize(ResizeShard),
 }
 
 impl JobGoal {
@@ -37,7 +40,9 @@ impl JobGoal {
     #[must_use]
     pub fn shard(&self) -> Option<ShardId> {
         match self {
-            Self::Move { shard, .. } | Self::Split { shard, .. } => Some(*shard),
+            Self::Move { shard, .. } | Self::Split { shard, .. } | Self::Resize(ResizeShard { shard, .. }) => {
+                Some(*shard)
+            }
             Self::Empty(_) => None,
         }
     }
@@ -47,7 +52,7 @@ impl JobGoal {
     pub fn as_move(&self) -> Option<(ShardId, MoveReplica)> {
         match self {
             Self::Move { shard, replica } => Some((*shard, *replica)),
-            Self::Split { .. } | Self::Empty(_) => None,
+            Self::Split { .. } | Self::Empty(_) | Self::Resize(_) => None,
         }
     }
 
@@ -58,7 +63,7 @@ impl JobGoal {
             Self::Split { shard, version, at } => {
                 Some(split::Goal { shard: *shard, version: *version, at: at.as_ref() })
             }
-            Self::Move { .. } | Self::Empty(_) => None,
+            Self::Move { .. } | Self::Empty(_) | Self::Resize(_) => None,
         }
     }
 
@@ -67,7 +72,16 @@ impl JobGoal {
     pub fn as_empty(&self) -> Option<EmptyNode> {
         match self {
             Self::Empty(goal) => Some(*goal),
-            Self::Move { .. } | Self::Split { .. } => None,
+            Self::Move { .. } | Self::Split { .. } | Self::Resize(_) => None,
+        }
+    }
+
+    /// The shard whose voters change in number, where those of one do.
+    #[must_use]
+    pub fn as_resize(&self) -> Option<ResizeShard> {
+        match self {
+            Self::Resize(goal) => Some(*goal),
+            Self::Move { .. } | Self::Split { .. } | Self::Empty(_) => None,
         }
     }
 
@@ -77,6 +91,7 @@ impl JobGoal {
         match self {
             Self::Move { .. } => ClusterVersion::THIRD,
             Self::Split { .. } | Self::Empty(_) => ClusterVersion::FOURTH,
+            Self::Resize(_) => ClusterVersion::FIFTH,
         }
     }
 }
@@ -96,6 +111,7 @@ impl fmt::Display for JobGoal {
             Self::Empty(EmptyNode { node, remove: true, .. }) => {
                 write!(f, "empties node {node} and takes it out of the cluster")
             }
+            Self::Resize(ResizeShard { shard, voters }) => write!(f, "gives shard {shard} {voters} replicas"),
         }
     }
 }

@@ -8,4 +8,5 @@ pub mod empty_node;
 pub mod executor;
 pub mod job;
 pub mod move_replica;
+pub mod resize_shard;
 pub mod split;

@@ -1,8 +1,9 @@
 //! The planner: what should be done to a cluster, as a function of a picture of it.
 //!
 //! Owns: the rules, their order, and the proof that they end. Must never: do IO, read a clock, draw a random number, or plan what makes a
-//! shard less available. `synod rebalance` carries out what [`plan`] gives; the drain rule alone chooses where the replicas of a node that is
-//! emptied go ([`drains`]), and [`halve`] serves `synod shard split --by load`.
+//! shard less available. `synod rebalance` carries out what [`plan`] gives. Parts of it serve alone: the repair, for nodes that stay
+//! dead; the drain, for the replicas of a node that is emptied ([`drains`]); [`comes`] and [`goes`], for tables whose replicas change in
+//! number; and [`halve`], for `synod shard split --by load`.
 //!
 //! | order | rule | in |
 //! | --- | --- | --- |
@@ -29,6 +30,7 @@ pub mod operation;
 pub mod picture;
 mod predict;
 mod repair;
+mod resize;
 pub mod settings;
 mod stale;
 mod weigh;
@@ -36,9 +38,10 @@ mod zones;
 
 pub use divide::{Point, halve};
 pub use measure::Measure;
-pub use operation::{Change, Operation, Plan, Refusal, Rule};
+pub use operation::{Change, Lacks, Operation, Plan, Refusal, Rule};
 pub use picture::Picture;
 pub use predict::apply;
+pub use resize::{comes, goes};
 pub use settings::{Balance, Settings};
 pub use stale::{Stale, stale};
 
@@ -69,6 +72,14 @@ pub fn plan(picture: &Picture) -> Plan {
 pub fn drains(picture: &Picture) -> Plan {
     let mut draft = Draft::of(picture);
     drain::run(&mut draft);
+    draft.plan
+}
+
+/// What the repair rule alone asks for, as [`drains`] does for the drain rule.
+#[must_use]
+pub fn repairs(picture: &Picture) -> Plan {
+    let mut draft = Draft::of(picture);
+    repair::run(&mut draft);
     draft.plan
 }
 

@@ -103,6 +103,11 @@ impl SystemCommand {
                 w.u64(job.0);
                 job_rows::put_leaving(&mut w, leaving);
             }
+            Self::AlterTable { name, replicas } => {
+                w.u8(18);
+                w.bytes(name.as_bytes());
+                w.u32(*replicas);
+            }
         }
         w.into_bytes()
     }
@@ -148,6 +153,7 @@ impl SystemCommand {
             15 => Self::PauseJob { job: JobId(r.u64()?), paused: r.flag()? },
             16 => Self::Recommission { node: NodeId(r.u64()?) },
             17 => Self::BeginMove { job: JobId(r.u64()?), leaving: job_rows::leaving(&mut r)? },
+            18 => Self::AlterTable { name: string(&mut r)?, replicas: r.u32()? },
             _ => return Err(r.error("metadata command").into()),
         };
         r.finish()?;

@@ -8,6 +8,7 @@ use crate::ids::{Epoch, NodeId, ShardId};
 use crate::jobs::empty_node::{EmptyNode, Leaving};
 use crate::jobs::job::{Job, JobEnd, JobGoal, JobState};
 use crate::jobs::move_replica::MoveReplica;
+use crate::jobs::resize_shard::ResizeShard;
 use bytes::Bytes;
 
 const ROW_FORMAT: u8 = 1;
@@ -16,6 +17,8 @@ const GOAL_MOVE: u8 = 1;
 const GOAL_SPLIT: u8 = 2;
 /// From the fourth cluster version on. 3 is left free for merges.
 const GOAL_EMPTY: u8 = 4;
+/// From the fifth cluster version on.
+const GOAL_RESIZE: u8 = 5;
 
 pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
     match goal {
@@ -43,6 +46,11 @@ pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
             w.flag(*remove);
             w.u32(*at_once);
         }
+        JobGoal::Resize(ResizeShard { shard, voters }) => {
+            w.u8(GOAL_RESIZE);
+            w.u64(shard.0);
+            w.u32(*voters);
+        }
     }
 }
 
@@ -62,6 +70,10 @@ pub(super) fn goal(r: &mut Reader) -> Result<JobGoal, DecodeError> {
         GOAL_EMPTY => {
             let (node, remove, at_once) = (NodeId(r.u64()?), r.flag()?, r.u32()?);
             Ok(JobGoal::Empty(EmptyNode { node, remove, at_once }))
+        }
+        GOAL_RESIZE => {
+            let (shard, voters) = (ShardId(r.u64()?), r.u32()?);
+            Ok(JobGoal::Resize(ResizeShard { shard, voters }))
         }
         _ => Err(unknown),
     }

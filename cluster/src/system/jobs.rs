@@ -62,6 +62,7 @@ impl SystemState {
                 self.knows_marks().and_then(|()| self.check_empty(*wanted))
             }
             JobGoal::Empty(_) => self.knows_marks(),
+            JobGoal::Resize(wanted) => self.knows_resizes().and_then(|()| self.check_resize(*wanted)),
         };
         if let Err(refused) = checked {
             return refused;
@@ -94,7 +95,7 @@ impl SystemState {
     }
 
     /// The job that changes the same shard, or empties the same node.
-    fn rival(&self, goal: &JobGoal) -> Option<(JobId, &Job)> {
+    pub(super) fn rival(&self, goal: &JobGoal) -> Option<(JobId, &Job)> {
         let of_one = |other: &JobGoal| match (goal.as_empty(), other.as_empty()) {
             (Some(wanted), Some(other)) => wanted.node == other.node,
             (None, None) => goal.shard() == other.shard(),
@@ -209,6 +210,11 @@ impl SystemState {
     /// Marks of nodes, jobs that empty one, and pauses.
     pub(super) fn knows_marks(&self) -> Result<(), SystemOutcome> {
         self.knows("this needs", ClusterVersion::FOURTH)
+    }
+
+    /// Tables whose replicas change.
+    pub(super) fn knows_resizes(&self) -> Result<(), SystemOutcome> {
+        self.knows("this needs", ClusterVersion::FIFTH)
     }
 
     fn knows(&self, what: &str, needed: ClusterVersion) -> Result<(), SystemOutcome> {

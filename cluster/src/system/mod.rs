@@ -13,6 +13,9 @@ mod news;
 mod nodes;
 mod place;
 mod read;
+mod repairs;
+mod replace;
+mod resizes;
 mod split_rows;
 mod splits;
 mod tables;
@@ -22,6 +25,8 @@ pub use codec::{decode_descriptor, encode_descriptor};
 pub use jobs::{CLUSTER_VERSION, JOB_WHY_MAX, JOBS, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, bounded_why};
 pub use lineage::{Child, Reserved, ShardNews};
 pub use nodes::{Leaves, Room, no_such_node};
+pub use repairs::Repairs;
+pub use resizes::{Resized, Resizes};
 pub use version::{MetadataError, SPEAKS, TooNew, not_read_by, too_old};
 
 use crate::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD, ShardId, TableId};
@@ -257,6 +262,14 @@ pub enum SystemCommand {
         /// The replica, and where it goes.
         leaving: Leaving,
     },
+    /// A table asks for another number of replicas, and a job begins for each of its shards that has more or fewer. From
+    /// [`ClusterVersion::FIFTH`] on.
+    AlterTable {
+        /// Its name.
+        name: String,
+        /// Replicas of each of its shards.
+        replicas: u32,
+    },
 }
 
 impl SystemCommand {
@@ -269,6 +282,7 @@ impl SystemCommand {
             | Self::PauseJob { .. }
             | Self::Recommission { .. }
             | Self::BeginMove { .. } => ClusterVersion::FOURTH,
+            Self::AlterTable { .. } => ClusterVersion::FIFTH,
             Self::StartJob { goal } => goal.needs(),
             Self::CancelJob { .. } | Self::FinishJob { .. } => ClusterVersion::THIRD,
             _ => ClusterVersion::FIRST,
@@ -444,6 +458,7 @@ impl SystemState {
             SystemCommand::PauseJob { job, paused } => self.pause_job(*job, *paused, &mut rows),
             SystemCommand::Recommission { node } => self.recommission(*node, &mut rows),
             SystemCommand::BeginMove { job, leaving } => self.begin_move(*job, *leaving, &mut rows),
+            SystemCommand::AlterTable { name, replicas } => self.alter_table(name, *replicas, &mut rows),
         };
         if !rows.is_empty() || self.version != version {
             self.revision += 1;

@@ -287,7 +287,7 @@ impl SystemState {
     }
 
     /// The cluster as the planner sees it. How many bytes and how much load a shard has is not known here.
-    fn picture(&self, heard: &BTreeMap<NodeId, Room>) -> Picture {
+    pub(super) fn picture(&self, heard: &BTreeMap<NodeId, Room>) -> Picture {
         let node = |(id, info): (&NodeId, &NodeInfo)| {
             let (disk_bytes, free_bytes) = if heard.get(id) == Some(&Room::Low) { (ROOMY, 0) } else { (0, ROOMY) };
             let view = NodeView {

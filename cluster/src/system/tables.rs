@@ -28,12 +28,8 @@ impl SystemState {
         let mut load = Load::of(self);
         let nodes = u32::try_from(load.nodes()).unwrap_or(u32::MAX);
         let replicas = if replicas == 0 { nodes.min(3) } else { replicas };
-        // A cluster whose last node was removed has none to choose from.
-        if replicas == 0 || replicas > nodes {
-            let emptied = self.nodes.len() - load.nodes();
-            let besides = if emptied > 0 { format!(" beside {emptied} that are emptied") } else { String::new() };
-            let why = format!("{replicas} replicas need as many nodes, the cluster has {nodes}{besides}");
-            return SystemOutcome::Invalid { field: "replicas".into(), why };
+        if let Err(refused) = self.check_replicas(replicas, load.nodes()) {
+            return refused;
         }
         let id = TableId(self.next_table);
         self.next_table += 1;
@@ -60,6 +56,17 @@ impl SystemState {
             self.shards.insert(shard, descriptor);
         }
         SystemOutcome::Table(id)
+    }
+
+    /// Refuses more replicas than there are nodes that take them. A cluster whose last node was removed has none to choose from.
+    pub(super) fn check_replicas(&self, replicas: u32, nodes: usize) -> Result<(), SystemOutcome> {
+        if replicas > 0 && replicas as usize <= nodes {
+            return Ok(());
+        }
+        let emptied = self.nodes.len() - nodes;
+        let besides = if emptied > 0 { format!(" beside {emptied} that are emptied") } else { String::new() };
+        let why = format!("{replicas} replicas need as many nodes, the cluster has {nodes}{besides}");
+        Err(SystemOutcome::Invalid { field: "replicas".into(), why })
     }
 
     pub(super) fn drop_table(&mut self, name: &str, rows: &mut Vec<RowChange>) -> SystemOutcome {

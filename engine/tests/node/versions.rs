@@ -78,6 +78,22 @@ fn jobs_begin_once_every_node_knows_them() {
     c.check_equal(SYSTEM_SHARD);
 }
 
+/// The number of a table's replicas changes from the fifth version on: below it the command is not even proposed.
+#[test]
+fn a_table_is_altered_once_every_node_knows_that() {
+    let mut c = Cluster::mem(3);
+    c.create_table("t", Partitioning::Hash, Retention::All, 2);
+    let before = c.map();
+    let command = SystemCommand::AlterTable { name: "t".into(), replicas: 1 };
+    assert_eq!(command.needs(), ClusterVersion::FIFTH);
+    let request = WriteRequest { id: c.next_id(), op: Op::System(command.encode()) };
+    let refused = c.call(SYSTEM_SHARD, || Body::Write(request.clone()));
+    let by_version = |refused: &Refusal| matches!(refused, Refusal::Invalid { field, .. } if *field == CLUSTER_VERSION);
+    assert!(refused.as_ref().is_err_and(by_version), "{refused:?}");
+    assert_eq!((c.map().tables.clone(), c.map().jobs.len()), (before.tables.clone(), 0));
+    c.check_equal(SYSTEM_SHARD);
+}
+
 /// A follower that has not heard that the cluster was raised names the leader; it does not say that the command is too new.
 #[test]
 fn a_follower_that_is_behind_refuses_nothing_for_its_version() {

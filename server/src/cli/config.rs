@@ -116,4 +116,19 @@ mod tests {
         assert!(why.starts_with("node.zone may have letters"), "{why}");
         assert_eq!(parse("[node]\nzone = \"eu-1a\"\n").unwrap().node.zone, "eu-1a");
     }
+
+    #[test]
+    fn a_dead_node_is_waited_for_as_long_as_is_said_or_for_ever() {
+        let grace = |text: &str| {
+            let parsed = parse(&format!("[balance]\ndead_grace = \"{text}\"\n"));
+            parsed.map(|settings| settings.balance.dead_grace.0.map(|time| time.as_secs()))
+        };
+        assert_eq!((grace("5s"), grace("2h"), grace("off")), (Ok(Some(5)), Ok(Some(7_200)), Ok(None)));
+        assert_eq!(Settings::default().balance.dead_grace.0.map(|time| time.as_secs()), Some(600));
+        assert!(default_file().unwrap().contains("dead_grace = \"10m\""));
+        for bad in ["0s", "31days", "soon", ""] {
+            let (_, why) = grace(bad).unwrap_err();
+            assert!(why.contains("balance.dead_grace") && why.contains("from 1s to 30days"), "{why}");
+        }
+    }
 }

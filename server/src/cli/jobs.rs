@@ -12,6 +12,7 @@ use synod_cluster::ids::{NodeId, ShardId};
 use synod_cluster::jobs::empty_node::{AT_ONCE, EmptyNode};
 use synod_cluster::jobs::job;
 use synod_cluster::jobs::move_replica::MoveReplica;
+use synod_cluster::jobs::resize_shard::ResizeShard;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
@@ -207,6 +208,7 @@ fn stuck(job: &Job, patience: Duration) -> CliError {
         }
         JobGoal::SplitShard { shard, .. } => (format!("shard {shard}"), "not_split", "its split".to_owned()),
         JobGoal::EmptyNode { node, .. } => (format!("node {node}"), "not_emptied", "its replicas".to_owned()),
+        JobGoal::ResizeShard { shard, .. } => (format!("shard {shard}"), "not_resized", "its replicas".to_owned()),
         _ => return unknown_goal(),
     };
     let id = job.id;
@@ -220,7 +222,7 @@ fn stuck(job: &Job, patience: Duration) -> CliError {
     let error = CliError::unknown(kind, message).with("job", id).retryable();
     match job.goal {
         JobGoal::MoveReplica { shard, from, to } => error.with("shard", shard).with("to", to.unwrap_or(from)),
-        JobGoal::SplitShard { shard, .. } => error.with("shard", shard),
+        JobGoal::SplitShard { shard, .. } | JobGoal::ResizeShard { shard, .. } => error.with("shard", shard),
         JobGoal::EmptyNode { node, .. } => error.with("node", node),
         _ => error,
     }
@@ -244,7 +246,9 @@ fn not_done(job: &Job) -> Option<CliError> {
     let message = format!("job {} ({}) has ended as {}: {why}", job.id, in_words(&job.goal), job.state);
     let error = CliError::failed(kind, message).with("job", job.id).with("state", job.state.clone());
     Some(match job.goal {
-        JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } => error.with("shard", shard),
+        JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } | JobGoal::ResizeShard { shard, .. } => {
+            error.with("shard", shard)
+        }
         JobGoal::EmptyNode { node, .. } => error.with("node", node),
         _ => error,
     })
@@ -264,6 +268,9 @@ pub fn in_words(goal: &JobGoal) -> String {
             let at_once = max_concurrent.unwrap_or(AT_ONCE);
             job::JobGoal::Empty(EmptyNode { node: NodeId(*node), remove: *remove, at_once })
         }
+        JobGoal::ResizeShard { shard, voters } => {
+            job::JobGoal::Resize(ResizeShard { shard: ShardId(*shard), voters: *voters })
+        }
         _ => return "is of a kind that this binary does not know".to_owned(),
     };
     goal.to_string()
@@ -276,7 +283,9 @@ fn line(job: &Job) -> String {
 /// What there is to be told of a job, in order.
 fn news(job: &Job) -> Vec<String> {
     let place = match job.goal {
-        JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } => format!("shard {shard}"),
+        JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } | JobGoal::ResizeShard { shard, .. } => {
+            format!("shard {shard}")
+        }
         JobGoal::EmptyNode { node, .. } => format!("node {node}"),
         _ => return Vec::new(),
     };
@@ -294,6 +303,7 @@ fn progress_in_words(job: &Job) -> Option<String> {
     let (from, to) = match job.goal {
         JobGoal::MoveReplica { from, to, .. } => (from, to),
         JobGoal::SplitShard { .. } => return split_in_words(step, trouble.as_deref()),
+        JobGoal::ResizeShard { .. } => return resize_in_words(step, *lag_slots, trouble.as_deref()),
         JobGoal::EmptyNode { .. } => return replicas_left.map(|left| left_in_words(left, trouble.as_deref())),
         _ => return None,
     };
@@ -309,6 +319,16 @@ fn move_in_words(step: &str, node: u64, lag: Option<u64>, trouble: Option<&str>)
         (None, None) if step == "catch_up" => Some(format!("node {node} waits for a snapshot")),
         (lacks, None) => lacks,
     }
+}
+
+/// What a shard whose replicas change in number does at the moment.
+fn resize_in_words(step: &str, lag: Option<u64>, trouble: Option<&str>) -> Option<String> {
+    let waits = trouble.map(|why| format!("waits: {}", text::harmless(why)));
+    waits.or_else(|| match (step, lag) {
+        ("catch_up", Some(lag)) => Some(format!("the new replica lacks {lag} slots")),
+        ("catch_up", None) => Some("the new replica waits for a snapshot".to_owned()),
+        _ => None,
+    })
 }
 
 /// How far the emptying of a node is.
@@ -333,6 +353,7 @@ pub fn shown(job: &Job) -> json::Job {
         JobGoal::MoveReplica { shard, from, to } => ("move_replica", Some(shard), Some(from), to),
         JobGoal::SplitShard { shard, .. } => ("split_shard", Some(shard), None, None),
         JobGoal::EmptyNode { .. } => ("empty_node", None, None, None),
+        JobGoal::ResizeShard { shard, .. } => ("resize_shard", Some(shard), None, None),
         _ => ("unknown", None, None, None),
     };
     let (node, remove) = match job.goal {
@@ -362,6 +383,9 @@ pub fn lines(jobs: &[json::Job]) -> Vec<String> {
             let left = job.progress.as_ref().and_then(|progress| progress.replicas_left);
             let left = left.map(|left| format!(", replicas left: {left}")).unwrap_or_default();
             return format!("job {} {}: node {node} is emptied{left}{trouble}", job.id, job.state);
+        }
+        if job.kind == "resize_shard" {
+            return format!("job {} {}: the replicas of shard {shard} change in number{trouble}", job.id, job.state);
         }
         if job.kind == "split_shard" {
             return format!("job {} {}: shard {shard} is split{trouble}", job.id, job.state);

@@ -5,6 +5,7 @@
 //!
 //! One module a command; `Context` carries what all of them share.
 
+mod alter;
 mod args;
 mod backup;
 mod backup_dir;
@@ -320,6 +321,7 @@ mod tests {
             "synod backup d --replace",
             "synod table create t --partition hash --if-not-exists",
             "synod table drop t --if-exists",
+            "synod table alter t --replicas 5 --dry-run",
             "synod restore d --data-dir n1 --founders a:1,b:1,c:1 --node 1",
             "synod -o json check d",
             "synod completions bash",

@@ -52,6 +52,10 @@ pub struct ServerArgs {
     /// Join the cluster that the nodes at these addresses belong to; for a node that belongs to it already: find it there
     #[arg(long, visible_alias = "peers", value_name = "LIST", value_delimiter = ',')]
     join: Vec<String>,
+    /// Join in the place of this node, whose disk is lost, also at its address: the new node gets a number of its own, the lost one is
+    /// emptied and removed. Ignored once the data directory belongs to the cluster
+    #[arg(long, value_name = "NODE", requires = "join", value_parser = clap::value_parser!(u64).range(1..))]
+    replace: Option<u64>,
     /// Settings file; `synod config default` prints one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -140,6 +144,7 @@ fn configure(args: ServerArgs, workers_said: Option<OsString>) -> Result<ServerC
         http: args.http,
         bootstrap: args.bootstrap,
         join: args.join,
+        replace: args.replace,
         insecure: args.insecure,
         die_with_stdin: args.die_with_stdin,
         settings,
@@ -235,6 +240,16 @@ mod tests {
         assert!(configured("--listen 127.0.0.1:1 --http 10.0.0.1:2").unwrap_err().message().starts_with("--http"));
         assert!(configured("--listen 10.0.0.1:1 --insecure").is_ok());
         assert!(configured("--listen 0.0.0.0:1 --insecure").unwrap_err().message().starts_with("--advertise"));
+    }
+
+    #[test]
+    fn a_place_is_taken_by_joining() {
+        let taken = configured("--listen 127.0.0.1:1 --join h:2 --replace 3").unwrap();
+        assert_eq!(taken.replace, Some(3));
+        for bad in ["--replace 3", "--bootstrap 127.0.0.1:1 --replace 3", "--join h:2 --replace 0"] {
+            let line = ["server", "--data-dir", "d", "--listen", "127.0.0.1:1"].into_iter().chain(bad.split(' '));
+            assert!(Line::try_parse_from(line).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `synod table`: create, list, describe and drop tables.
+//! `synod table`: create, list, describe, alter and drop tables.
 //!
 //! Owns the flags of a table and the checks that need no cluster. Must never invent a limit: the client library and the
 //! nodes know those.
@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use synod_client::{Client, ClusterMap, Error, Partitioning, Retention, ShardInfo, TableInfo, TableSpec};
 use synod_client::{PartitionKind, limits};
 
+use super::alter::{self, AlterArgs};
 use super::bytes::{KeyEncoding, RawArg, raw_arg};
 use super::context::{Context, to_be_repeated};
 use super::error::{CliError, Result};
@@ -33,6 +34,8 @@ enum TableCommand {
         /// The table
         name: String,
     },
+    /// Change how many replicas each shard of a table has, under load, by a job a shard
+    Alter(AlterArgs),
     /// Drop a table with everything in it
     Drop {
         /// The table
@@ -149,6 +152,7 @@ pub async fn run(context: &mut Context, args: TableArgs) -> Result<()> {
             let info = client.table(&name).await?;
             context.out.value(&shown(&client.map(), &info), as_text)
         }
+        TableCommand::Alter(args) => alter::run(context, args).await,
         TableCommand::Drop { name, if_exists } => drop_table(context, &name, if_exists).await,
     }
 }

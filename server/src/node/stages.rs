@@ -4,6 +4,7 @@
 //! the node is, or serve clients before the engine runs.
 
 use super::api::admin::job_manager::JobManager;
+use super::api::admin::repairs::Repairer;
 use super::api::admin::{self, AdminService};
 use super::api::admission::AdmissionQueues;
 use super::api::cluster::ClusterCheck;
@@ -336,6 +337,11 @@ impl Running {
             disk,
             started,
         });
+        if let Some(grace) = config.settings.balance.dead_grace.0 {
+            let repairer =
+                Repairer::new(me, grace, Arc::clone(&jobs), Arc::clone(&signals), Arc::clone(&system), &registry)?;
+            tokio::spawn(repairer.run(listening.admin_service.clone()));
+        }
         tokio::spawn(jobs.run(listening.admin_service));
         let whereabouts = Arc::new(Whereabouts::new(Arc::clone(&map_cache), signals.bounds.subscribe()));
         listening.synod_service.started(synod::Running {

@@ -365,6 +365,43 @@ impl Attempt {
     }
 }
 
+impl SystemProposer {
+    fn joined(&self, node: NodeId, replaces: u64) -> JoinReply {
+        JoinReply { cluster: Bytes::copy_from_slice(&self.cluster.to_be_bytes()), node: node.0, replaces }
+    }
+
+    /// A node joins in the place of a lost one. Each command may be repeated, and a joiner that got no answer asks again under its nonce:
+    /// the rest is done then.
+    async fn join_instead(
+        &self,
+        lost: NodeId,
+        addr: &str,
+        nonce: u128,
+        speaks: ClusterVersion,
+    ) -> Result<JoinReply, Status> {
+        if self.hears(lost) {
+            let why = format!(
+                "node {lost} is alive: stop its process first; a node that is alive is not replaced by its number"
+            );
+            return Err(Status::failed_precondition(why));
+        }
+        let map = self.map_cache.get().ok_or_else(|| Status::unavailable("the node has no shard map yet"))?;
+        let commands = map.replacement(lost, addr, nonce, speaks).map_err(Status::already_exists)?;
+        let mut joined = None;
+        for command in &commands {
+            match self.execute(command).await? {
+                SystemOutcome::Node(node) => joined = Some(node),
+                SystemOutcome::Done | SystemOutcome::Job(_) => {}
+                // What was looked at above has changed meanwhile: the joiner asks again.
+                other => return Err(Status::unavailable(format!("node {lost} is not replaced yet: {other:?}"))),
+            }
+        }
+        let node = joined.ok_or_else(|| Status::internal("a join without a node"))?;
+        tracing::info!(%lost, %node, addr, "a node takes the place of a lost one, which is emptied and removed");
+        Ok(self.joined(node, lost.0))
+    }
+}
+
 #[tonic::async_trait]
 impl SystemHandler for SystemProposer {
     async fn join(&self, request: JoinRequest) -> Result<JoinReply, Status> {
@@ -378,15 +415,17 @@ impl SystemHandler for SystemProposer {
         }
         // A cluster at its first version has no place for what a node speaks.
         let speaks = if version > ClusterVersion::FIRST { joiner } else { ClusterVersion::FIRST };
-        let command = SystemCommand::AddNode { addr: request.addr, nonce: u128::from_be_bytes(nonce), speaks };
+        let nonce = u128::from_be_bytes(nonce);
+        if request.replaces != 0 {
+            return self.join_instead(NodeId(request.replaces), &request.addr, nonce, speaks).await;
+        }
+        let command = SystemCommand::AddNode { addr: request.addr, nonce, speaks };
         match self.execute(&command).await? {
             // The cluster was raised meanwhile: the joiner asks again.
             SystemOutcome::Invalid { field, why } if field == SPEAKS && speaks < joiner => {
                 Err(Status::unavailable(why))
             }
-            SystemOutcome::Node(node) => {
-                Ok(JoinReply { cluster: Bytes::copy_from_slice(&self.cluster.to_be_bytes()), node: node.0 })
-            }
+            SystemOutcome::Node(node) => Ok(self.joined(node, 0)),
             SystemOutcome::Invalid { field, why } => Err(Status::already_exists(format!("{field}: {why}"))),
             other => Err(Status::internal(format!("a join's outcome was {other:?}"))),
         }

@@ -478,6 +478,10 @@ impl v1::admin_server::Admin for Node {
         Err(Status::unimplemented("nothing is placed here"))
     }
 
+    async fn alter_table(&self, _: Request<v1::AlterTableRequest>) -> Result<Response<v1::AlterTableReply>, Status> {
+        Err(Status::unimplemented("tables do not change here"))
+    }
+
     async fn upgrade(&self, _: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeReply>, Status> {
         Err(Status::unimplemented("versions do not rise here"))
     }

@@ -190,9 +190,9 @@ pub struct Status {
 pub struct Job {
     /// Its number, never given twice.
     pub id: u64,
-    /// `move_replica`, `split_shard` or `empty_node`; `unknown` where a newer binary began it.
+    /// `move_replica`, `split_shard`, `empty_node` or `resize_shard`; `unknown` where a newer binary began it.
     pub kind: &'static str,
-    /// The shard whose replica moves, or that is split.
+    /// The shard whose replica moves, that is split, or whose replicas change in number.
     pub shard: Option<u64>,
     /// The node whose replica goes.
     pub from: Option<u64>,

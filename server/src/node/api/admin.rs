@@ -8,7 +8,9 @@ mod jobs;
 mod leaders;
 mod nodes;
 mod rebalance;
+pub mod repairs;
 mod replicas;
+mod resizes;
 mod splits;
 
 use super::{cluster, convert};
@@ -30,7 +32,7 @@ use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClusterVersion, NodeId, ShardId, TableId};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
-use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemOutcome};
+use synod_cluster::system::{CLUSTER_VERSION, Partitioning, Retention, SystemCommand, SystemOutcome};
 use synod_engine::host::{AdminInput, NodeInput, NodeReport};
 use synod_engine::runner::WorkerHandle;
 use synod_paxos::types::Epoch;
@@ -137,10 +139,7 @@ impl Admin for AdminService {
         let v1::DropTableRequest { name, id } = request.into_inner();
         match self.get()?.change(id.as_ref(), &SystemCommand::DropTable { name }).await? {
             SystemOutcome::Done => Ok(Response::new(v1::DropTableReply {})),
-            SystemOutcome::TableNotFound(table) => {
-                let message = format!("table {table:?} does not exist");
-                Err(status(&convert::error(Kind::TableNotFound(v1::TableNotFound { table }), false, message)))
-            }
+            SystemOutcome::TableNotFound(table) => Err(no_such_table(table)),
             other => Err(Status::internal(format!("the outcome of a table's removal was {other:?}"))),
         }
     }
@@ -344,6 +343,13 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::CheckOperationsReply>, Status> {
         rebalance::check(self, request).await
     }
+
+    async fn alter_table(
+        &self,
+        request: Request<v1::AlterTableRequest>,
+    ) -> Result<Response<v1::AlterTableReply>, Status> {
+        jobs::alter(self, request).await
+    }
 }
 
 fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVersion {
@@ -354,6 +360,11 @@ fn version_to_wire(NodeVersion { node, addr, said }: NodeVersion) -> v1::NodeVer
 /// Nothing was done; asked again, here or elsewhere, it may be.
 fn unavailable(why: impl Into<String>) -> Status {
     status(&convert::error(Kind::Unavailable(v1::Unavailable {}), true, why))
+}
+
+fn no_such_table(table: String) -> Status {
+    let message = format!("table {table:?} does not exist");
+    status(&convert::error(Kind::TableNotFound(v1::TableNotFound { table }), false, message))
 }
 
 /// The epoch that a change was made for: it must be named, since no epoch is 0.
@@ -406,6 +417,17 @@ impl Running {
         request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
         cluster::stamp(request.metadata_mut(), self.cluster);
         request
+    }
+
+    /// Refuses a command of a later version than this binary speaks where the cluster is too old for it, as far as is known here: no node
+    /// would even be sent it.
+    fn check_version(&self, command: &SystemCommand) -> Result<(), Status> {
+        let (version, needs) = (self.map_cache.version(), command.needs());
+        if version >= needs || needs <= ClusterVersion::SPOKEN {
+            return Ok(());
+        }
+        let why = format!("the cluster is at version {version}, this needs {needs}: `synod cluster upgrade` raises it");
+        Err(status(&convert::invalid(CLUSTER_VERSION, why)))
     }
 
     async fn report(&self) -> Result<NodeReport, Status> {

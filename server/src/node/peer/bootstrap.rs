@@ -30,6 +30,8 @@ const ROUND: Duration = Duration::from_millis(100);
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// How long a join may take: it waits for the system shard.
 const JOIN_WAIT: Duration = Duration::from_secs(5);
+/// How long a node whose place is to be taken may be heard still: it has just ended, or its old process runs elsewhere.
+const HEARD_WAIT: Duration = Duration::from_secs(15);
 /// Who is waited for is said this often.
 const SAY_EVERY: Duration = Duration::from_secs(3);
 
@@ -88,6 +90,10 @@ pub async fn settle(
 /// A directory that the flags take for another cluster's or another node's is not started: as itself it would answer at the
 /// wrong address.
 fn check_directory(config: &ServerConfig, identity: &NodeIdentity, founders: &[String]) -> Result<(), BootstrapError> {
+    if config.replace == Some(identity.node.0) {
+        let dir = config.data_dir.display().to_string();
+        return Err(BootstrapError::ReplacesItself { dir, node: identity.node.0 });
+    }
     if config.bootstrap.is_empty() || founders.is_empty() {
         return Ok(());
     }
@@ -227,8 +233,10 @@ async fn join(
     let nonce = files::join_nonce(&config.data_dir)?;
     identify.fresh(&[], rand::random::<u64>() | 1);
     let speaks = config.settings.cluster.speaks().0;
-    let request = JoinRequest { addr, nonce: nonce.to_vec().into(), speaks };
+    let replaces = config.replace.unwrap_or(0);
+    let request = JoinRequest { addr, nonce: nonce.to_vec().into(), speaks, replaces };
     let mut patience = Patience::new();
+    let mut heard: Option<Instant> = None;
     loop {
         for (peer, channel) in &seeds {
             let mut client = PeerClient::new(channel.clone());
@@ -242,8 +250,24 @@ async fn join(
                     let identity = NodeIdentity { cluster: ClientId(cluster), node: NodeId(reply.node) };
                     log.set_identity(&identity)?;
                     files::forget_join(&config.data_dir);
+                    if reply.replaces != replaces {
+                        let how = format!("`synod node decommission {replaces}` empties and removes it");
+                        tracing::warn!(
+                            peer,
+                            replaces,
+                            "the node asked to join replaces nobody, its binary is older: {how}"
+                        );
+                    }
                     tracing::info!(cluster = format!("{cluster:032x}"), node = %identity.node, "joined a cluster");
                     return Ok(Belonging { identity, founders: Vec::new(), how: How::Joined });
+                }
+                // The node whose place is to be taken is heard. That passes where it has just ended.
+                Ok(Err(status)) if replaces != 0 && status.code() == Code::FailedPrecondition => {
+                    let why = status.message().to_owned();
+                    if heard.get_or_insert_with(Instant::now).elapsed() > HEARD_WAIT {
+                        return Err(BootstrapError::JoinRefused { peer: (*peer).to_owned(), why });
+                    }
+                    why
                 }
                 Ok(Err(status)) => match status.code() {
                     Code::InvalidArgument | Code::AlreadyExists => {

@@ -44,7 +44,7 @@ pub enum BootstrapError {
     /// The cluster runs, with this node's data in another directory.
     #[error(
         "cluster {cluster:032x} is already bootstrapped and node {node} at {addr} has its data elsewhere: this data \
-         directory is empty; a replaced node joins with --join under a new address"
+         directory is empty; a replaced node joins with --join under a new address, or at this one with --join LIST --replace {node}"
     )]
     DataElsewhere {
         /// The cluster.
@@ -156,6 +156,17 @@ pub enum BootstrapError {
         /// Why.
         why: String,
     },
+    /// `--replace` names the very node that the directory belongs to.
+    #[error(
+        "--replace {node}: the data directory {dir} is that of node {node} itself; start it without --replace, or give an empty \
+         directory where its disk is lost"
+    )]
+    ReplacesItself {
+        /// The directory.
+        dir: String,
+        /// Its node.
+        node: u64,
+    },
     /// A file of the data directory.
     #[error("{path}: {why}")]
     File {
@@ -181,6 +192,7 @@ impl BootstrapError {
                 | Self::NotInList { .. }
                 | Self::Duplicate { .. }
                 | Self::JoinSelf { .. }
+                | Self::ReplacesItself { .. }
         )
     }
 }

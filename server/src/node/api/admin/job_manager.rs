@@ -4,7 +4,7 @@
 //! a step (`synod_cluster::jobs` does), change members but through the shard's leader and under the epoch that the change was decided in,
 //! or be missed: another node's executor goes on from what it sees.
 
-use super::{AdminService, nodes, splits};
+use super::{AdminService, nodes, resizes, splits};
 use crate::node::host::Signals;
 use crate::node::map::MapCache;
 use crate::node::system::{SystemProposer, ask};
@@ -17,6 +17,7 @@ use synod_cluster::jobs::empty_node::{EmptyNode, Seen};
 use synod_cluster::jobs::executor::{Action, Executor, JobStep, Look, Progress, SplitLook};
 use synod_cluster::jobs::job::{Job, JobEnd};
 use synod_cluster::jobs::move_replica::{MoveReplica, Step};
+use synod_cluster::jobs::resize_shard::{self, ResizeShard};
 use synod_cluster::members::MemberChange;
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{SystemCommand, SystemOutcome, SystemState, bounded_why};
@@ -82,7 +83,7 @@ impl JobManager {
     }
 
     /// Whether this node leads the system shard, as far as it knows. One whose replica went does not hear who leads after it.
-    fn leads(&self) -> bool {
+    pub(super) fn leads(&self) -> bool {
         let map = self.map_cache.get();
         let system = map.as_ref().and_then(|map| map.shards.get(&SYSTEM_SHARD));
         let member = system.is_some_and(|d| d.membership.role_of(self.node).is_some());
@@ -170,8 +171,11 @@ impl JobManager {
             due.iter().filter_map(|(id, job)| Some((*id, *job, look_at_split(state, job)?))).collect();
         let empties: Vec<(JobId, &Job, EmptyNode)> =
             due.iter().filter_map(|(id, job)| Some((*id, *job, job.goal.as_empty()?))).collect();
+        let resizes: Vec<(JobId, &Job, ResizeShard)> =
+            due.iter().filter_map(|(id, job)| Some((*id, *job, job.goal.as_resize()?))).collect();
         let shards = looks.iter().filter(|(_, _, look)| learns(look)).filter_map(|(_, job, _)| job.goal.shard());
-        let shards = shards.chain(split_looks.iter().filter_map(|(_, job, _)| job.goal.shard())).collect();
+        let shards = shards.chain(split_looks.iter().filter_map(|(_, job, _)| job.goal.shard()));
+        let shards = shards.chain(resizes.iter().map(|(_, _, goal)| goal.shard)).collect();
         let replicas = leading(state, admin, shards, leaders).await;
         // A change goes to the leader that was heard just now.
         leaders.iter().for_each(|(shard, node)| self.map_cache.heard_leader(*shard, *node));
@@ -182,10 +186,12 @@ impl JobManager {
             let Some(shard) = job.goal.shard() else { continue };
             look.seen.leader = replicas.get(&shard).zip(state.shards.get(&shard)).and_then(|(r, d)| splits::led(r, d));
         }
-        let begins = empties.iter().any(|(_, _, goal)| state.may_begin(*goal));
+        let begins = empties.iter().any(|(_, _, goal)| state.may_begin(*goal))
+            || resizes.iter().any(|(_, _, goal)| state.chooses(*goal));
         let heard = if begins { nodes::heard(state, admin).await } else { BTreeMap::new() };
         let empties = empties.into_iter().map(|(id, job, goal)| (id, job, state.look_at_empty(goal, &heard)));
         let empties: Vec<(JobId, &Job, Seen)> = empties.collect();
+        let resizes = resizes::look(state, resizes, &heard, leaders, &replicas);
         let actions: Vec<Action> = {
             let mut executor = self.executor();
             let moves: Vec<Action> =
@@ -193,6 +199,10 @@ impl JobManager {
             let split = |(id, job, look): (JobId, &Job, SplitLook)| executor.decide_split(id, job, &look, now);
             let mut actions: Vec<Action> = moves.into_iter().chain(split_looks.into_iter().filter_map(split)).collect();
             actions.extend(empties.iter().filter_map(|(id, job, seen)| executor.decide_empty(*id, job, seen, now)));
+            let resize = |(id, job, seen): (JobId, &Job, Option<resize_shard::Seen>)| {
+                executor.decide_resize(id, job, seen.as_ref(), now)
+            };
+            actions.extend(resizes.into_iter().filter_map(resize));
             actions
         };
         futures::future::join_all(actions.into_iter().map(|action| self.act(action, admin))).await;

@@ -3,14 +3,16 @@
 //! Owns: a job as clients see it. Must never: answer from what this node knows while another may lead the system shard.
 
 use super::job_manager::JobReport;
-use super::{AdminService, FORWARDED, Running, nodes, splits};
+use super::{AdminService, FORWARDED, Running, no_such_table, nodes, resizes, splits, unavailable};
 use crate::node::api::convert;
 use crate::node::status::status;
+use std::collections::BTreeMap;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::empty_node;
 use synod_cluster::jobs::executor::{JobStep, Progress};
 use synod_cluster::jobs::job::JobGoal;
 use synod_cluster::jobs::move_replica::{MoveReplica, Step};
+use synod_cluster::jobs::resize_shard::{self, ResizeShard};
 use synod_cluster::jobs::split;
 use synod_cluster::members::MemberChange;
 use synod_cluster::system::{SystemCommand, SystemOutcome};
@@ -28,6 +30,7 @@ pub(super) async fn start(running: &Running, request: v1::StartJobRequest) -> Re
         splits::check_at(running, *shard, at.as_ref())?;
     }
     let command = SystemCommand::StartJob { goal };
+    running.check_version(&command)?;
     match running.change(request.id.as_ref(), &command).await? {
         SystemOutcome::Job(JobId(job)) => Ok(v1::StartJobReply { job }),
         other => Err(refused(other)),
@@ -89,6 +92,45 @@ pub(super) async fn plan(
     }
 }
 
+/// Has a table ask for another number of replicas, or says what that would have done.
+pub(super) async fn alter(
+    admin: &AdminService,
+    request: Request<v1::AlterTableRequest>,
+) -> Result<Response<v1::AlterTableReply>, Status> {
+    let running = admin.get()?;
+    let forwarded = request.metadata().contains_key(FORWARDED);
+    let wanted = request.into_inner();
+    let command = SystemCommand::AlterTable { name: wanted.name.clone(), replicas: wanted.replicas };
+    running.check_version(&command)?;
+    if !wanted.dry_run {
+        let map = running.map_cache.get().ok_or_else(|| unavailable("the node has no shard map yet"))?;
+        let table = map.table(&wanted.name).map(|(_, table)| table);
+        resizes::check_alive(&map, table, wanted.replicas, &nodes::heard(&map, admin).await)?;
+        return match running.change(wanted.id.as_ref(), &command).await? {
+            SystemOutcome::Table(_) => Ok(Response::new(v1::AlterTableReply::default())),
+            other => Err(refused(other)),
+        };
+    }
+    match running.jobs.current().await {
+        Ok(state) => {
+            let heard = nodes::heard(&state, admin).await;
+            let table = state.table(&wanted.name).map(|(_, table)| table);
+            resizes::check_alive(&state, table, wanted.replicas, &heard)?;
+            let leader = |shard: &ShardId| Some((*shard, running.map_cache.leader(*shard)?));
+            let leaders: BTreeMap<ShardId, NodeId> = state.shards.keys().filter_map(leader).collect();
+            let plan = state.plan_alter(&wanted.name, wanted.replicas, &heard, &leaders).map_err(refused)?;
+            Ok(Response::new(resizes::plan_to_wire(plan)))
+        }
+        Err(refusal) => {
+            let call = |mut leader: AdminClient<Channel>| {
+                let request = running.forward(wanted.clone());
+                async move { leader.alter_table(request).await }
+            };
+            running.at_leader(&refusal, SYSTEM_SHARD, forwarded, call).await
+        }
+    }
+}
+
 /// Every job, as the system shard's leader knows it.
 pub(super) async fn list(
     running: &Running,
@@ -131,6 +173,7 @@ pub(super) async fn get(running: &Running, request: Request<v1::GetJobRequest>) 
 
 fn refused(outcome: SystemOutcome) -> Status {
     match outcome {
+        SystemOutcome::TableNotFound(table) => no_such_table(table),
         SystemOutcome::Invalid { field, why } => status(&convert::invalid(&field, why)),
         SystemOutcome::JobNotFound(JobId(job)) => {
             let message = format!("job {job} does not exist, or its record is kept no longer");
@@ -156,7 +199,13 @@ fn goal(wanted: Option<v1::JobGoal>) -> Result<JobGoal, Status> {
             Ok(JobGoal::Split { shard: ShardId(shard), version, at })
         }
         Some(GoalKind::EmptyNode(wanted)) => Ok(JobGoal::Empty(nodes::goal(&wanted))),
-        None => Err(status(&convert::invalid("goal", "must be given: move_replica, split_shard or empty_node"))),
+        Some(GoalKind::ResizeShard(v1::ResizeShard { shard, voters })) => {
+            Ok(JobGoal::Resize(ResizeShard { shard: ShardId(shard), voters }))
+        }
+        None => {
+            let kinds = "must be given: move_replica, split_shard, empty_node or resize_shard";
+            Err(status(&convert::invalid("goal", kinds)))
+        }
     }
 }
 
@@ -170,6 +219,9 @@ fn goal_to_wire(goal: &JobGoal) -> v1::JobGoal {
             GoalKind::SplitShard(v1::SplitShard { shard: shard.0, version: *version, at })
         }
         JobGoal::Empty(goal) => GoalKind::EmptyNode(nodes::goal_to_wire(*goal)),
+        JobGoal::Resize(ResizeShard { shard, voters }) => {
+            GoalKind::ResizeShard(v1::ResizeShard { shard: shard.0, voters: *voters })
+        }
     };
     v1::JobGoal { kind: Some(kind) }
 }
@@ -187,9 +239,16 @@ pub(super) fn to_wire(JobReport { id, job, progress, idle }: JobReport, changes:
 }
 
 fn progress_to_wire(progress: &Progress, idle_ms: u64, changes: bool) -> v1::JobProgress {
-    let lag_slots = if let Some(JobStep::Move(Step::Wait(lag))) = progress.step { lag } else { None };
+    let lag_slots = match progress.step {
+        Some(JobStep::Move(Step::Wait(lag)) | JobStep::Resize(resize_shard::Step::CatchUp(lag))) => lag,
+        _ => None,
+    };
     let waits = match &progress.step {
-        Some(JobStep::Split(split::Step::Wait(why)) | JobStep::Empty(empty_node::Step::Wait(why))) => Some(why),
+        Some(
+            JobStep::Split(split::Step::Wait(why))
+            | JobStep::Empty(empty_node::Step::Wait(why))
+            | JobStep::Resize(resize_shard::Step::Wait(why)),
+        ) => Some(why),
         _ => None,
     };
     let told = progress.changes.iter().filter(|_| changes);
@@ -213,12 +272,22 @@ fn step_word(step: &JobStep) -> &'static str {
         JobStep::Empty(empty_node::Step::Begin(_)) => return "begin",
         JobStep::Empty(empty_node::Step::Wait(_)) => return "wait",
         JobStep::Empty(empty_node::Step::Done | empty_node::Step::Overtaken(_)) => return "end",
+        JobStep::Resize(resize_shard::Step::Change(change)) => return change_word(change),
+        JobStep::Resize(resize_shard::Step::CatchUp(_)) => return "catch_up",
+        JobStep::Resize(resize_shard::Step::Wait(_)) => return "wait",
+        JobStep::Resize(resize_shard::Step::Done | resize_shard::Step::Undone) => return "end",
     };
     match step {
-        Step::Change(MemberChange::Learn(_)) => "learn",
+        Step::Change(change) => change_word(change),
         Step::Wait(_) => "catch_up",
-        Step::Change(MemberChange::Promote { .. }) => "promote",
-        Step::Change(MemberChange::Remove(_)) => "remove",
         Step::Done | Step::Overtaken | Step::Undone => "end",
+    }
+}
+
+fn change_word(change: &MemberChange) -> &'static str {
+    match change {
+        MemberChange::Learn(_) => "learn",
+        MemberChange::Promote { .. } => "promote",
+        MemberChange::Remove(_) => "remove",
     }
 }

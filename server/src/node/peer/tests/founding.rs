@@ -22,6 +22,7 @@ fn config(dir: &Path, addr: &str, bootstrap: &[&str], join: &[&str]) -> ServerCo
         http: None,
         bootstrap: strings(bootstrap),
         join: strings(join),
+        replace: None,
         insecure: false,
         die_with_stdin: false,
         settings: Settings::default(),
