@@ -258,7 +258,7 @@ impl SystemHandler for Register {
         if *calls == 1 {
             return Err(Status::unavailable("the answer is lost"));
         }
-        Ok(JoinReply { cluster: CLUSTER.to_be_bytes().to_vec().into(), node })
+        Ok(JoinReply { cluster: CLUSTER.to_be_bytes().to_vec().into(), node, replaces: request.replaces })
     }
 
     async fn seal(&self, _: ClusterVersion) -> Result<(), Status> {
