@@ -195,7 +195,7 @@ fn a_child_that_the_parents_worker_has_begun_is_not_asked_for_by_another_worker(
     let news =
         ShardNews { shard: PARENT, from: "key-1".into(), to: at, version: 2, children: vec![child], absorbed: vec![] };
     map.execute(&SystemCommand::ShardNews(news));
-    map.shards.get_mut(&CHILD).unwrap().membership = voters(Epoch(2), &[N1, N2]);
+    map.shards.change(&CHILD, |d| d.membership = voters(Epoch(2), &[N1, N2])).unwrap();
     // No map follows it.
     map.revision += 100;
     pair.inboxes[OLD].push(NodeInput::Map(Arc::new(map)).into());

@@ -14,7 +14,8 @@ use synod_cluster::buf::COUNTER_MAX;
 use synod_cluster::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
 use synod_cluster::planner::picture::Mark;
 use synod_cluster::system::{
-    Birth, Descriptor, MetadataError, NodeInfo, Partitioning, Reserved, Retention, SystemState, TableInfo, TooNew,
+    Birth, Descriptor, MetadataError, NodeInfo, Partitioning, Reserved, Retention, Shards, SystemState, TableInfo,
+    TooNew,
 };
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership};
 use synod_proto::v1;
@@ -299,8 +300,7 @@ pub fn from_wire(map: v1::ShardMap) -> Result<SystemState, String> {
         tables.insert(TableId(table.id), info);
     }
     let shards = map.shards.into_iter().map(|shard| shard_from_wire(shard, &tables));
-    let shards =
-        shards.map(|descriptor| descriptor.map(|d| (d.shard, d))).collect::<Result<BTreeMap<_, _>, String>>()?;
+    let shards = shards.map(|descriptor| descriptor.map(|d| (d.shard, d))).collect::<Result<Shards, String>>()?;
     let reserved = map
         .reserved
         .into_iter()
@@ -369,8 +369,8 @@ mod tests {
             splits: vec![Bytes::from_static(b"m")],
             replicas: 1,
         });
-        let second = state.shards.get_mut(&ShardId(3)).expect("the table has two shards");
-        second.born = Birth::Child { parent: ShardId(2), version: 4 };
+        let born = Birth::Child { parent: ShardId(2), version: 4 };
+        state.shards.change(&ShardId(3), |second| second.born = born).expect("the table has two shards");
         state.reserved = BTreeMap::from([(ShardId(4), Reserved { parent: ShardId(3), version: 5 })]);
         state.next_shard = 5;
         state
@@ -419,9 +419,11 @@ mod tests {
             cache.set_leader(shard, Some(NodeId(5)));
             assert_eq!((cache.leader(shard), hint(shard)), (Some(NodeId(5)), 5));
         }
-        let gone = &mut map.shards.get_mut(&ShardId(2)).expect("it is in the map").membership;
-        gone.members = vec![Member { node: NodeId(4), role: MemberRole::Voter }];
-        gone.first_leader = NodeId(4);
+        let elsewhere = |descriptor: &mut Descriptor| {
+            descriptor.membership.members = vec![Member { node: NodeId(4), role: MemberRole::Voter }];
+            descriptor.membership.first_leader = NodeId(4);
+        };
+        map.shards.change(&ShardId(2), elsewhere).expect("it is in the map");
         map.revision += 1;
         assert!(cache.offer(&Arc::new(map)));
         assert_eq!((cache.leader(ShardId(2)), hint(ShardId(2))), (None, 4));
