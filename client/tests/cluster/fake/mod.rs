@@ -143,6 +143,7 @@ impl World {
             ],
             shards,
             next_shard: 31,
+            digest: 1,
             ..v1::ShardMap::default()
         };
         let world = Arc::new(World {
@@ -200,6 +201,7 @@ impl World {
         self.map.send_modify(|map| {
             change(map);
             map.revision += 1;
+            map.digest += 1;
         });
     }
 
@@ -330,14 +332,14 @@ impl v1::synod_server::Synod for Node {
 
     async fn watch_map(&self, request: Request<v1::WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
         let request = request.into_inner();
-        self.world.watched.lock().unwrap().push(request);
-        let (world, from) = (self.world.clone(), request.from_revision);
+        let (world, from, asks) = (self.world.clone(), request.from_revision, request.deltas);
+        world.watched.lock().unwrap().push(request);
         let mut has: Option<v1::ShardMap> = None;
         let next = move |map: v1::ShardMap| {
-            let before = has.replace(map.clone()).filter(|_| request.deltas && world.deltas.load(Ordering::SeqCst));
+            let before = has.replace(map.clone()).filter(|_| asks && world.deltas.load(Ordering::SeqCst));
             let next = before.map_or(map.clone(), |before| world.delta(&before, map));
             world.sent.lock().unwrap().push(next.since);
-            Ok(next)
+            Ok::<_, Status>(next)
         };
         let maps = WatchStream::new(self.world.map.subscribe());
         let maps = maps.filter(move |m| std::future::ready(m.revision > from)).map(next);
