@@ -116,7 +116,7 @@ impl Shards {
     pub fn of_table(&self, table: TableId) -> impl Iterator<Item = &Descriptor> + Clone {
         let places = self.by_place.starting_at(&(table, Bytes::new(), ShardId(0)));
         let places = places.take_while(move |((of, _, _), ())| *of == table);
-        places.filter_map(|((_, _, id), ())| self.get(id))
+        places.filter_map(move |((_, _, id), ())| self.get(id))
     }
 
     /// The shard of a table that begins here.
@@ -129,7 +129,7 @@ impl Shards {
     /// The shards that a node is a member of, by id.
     pub fn of_node(&self, node: NodeId) -> impl Iterator<Item = &Descriptor> + Clone {
         let held = self.by_node.starting_at(&(node, ShardId(0)));
-        held.take_while(move |((of, _), ())| *of == node).filter_map(|((_, id), ())| self.get(id))
+        held.take_while(move |((of, _), ())| *of == node).filter_map(move |((_, id), ())| self.get(id))
     }
 
     /// What older shards have to be told to become these, by id: `None` where one is gone. Takes time in proportion to the change,

@@ -137,6 +137,8 @@ impl Follower {
     /// Without a replica of the system shard here, maps come from nodes that have one, or have it from one.
     async fn follow_others(self) {
         let mut turn = usize::try_from(self.me.0).unwrap_or(0);
+        // After a delta that did not fit.
+        let mut whole = false;
         loop {
             if self.has_system_replica() {
                 sleep(BEHIND).await;
@@ -149,8 +151,9 @@ impl Follower {
             }
             let sources = self.sources();
             if let Some((node, addr)) = sources.get(turn % sources.len().max(1))
-                && let Err(why) = self.watch(*node, addr).await
+                && let Err(why) = self.watch(*node, addr, whole).await
             {
+                whole = why.contains(map::UNFIT);
                 tracing::debug!(%addr, why, "no maps from there");
                 if why.contains(ANOTHER) {
                     self.peers.complain(&format!("no maps from {addr}: {why}"));
@@ -176,14 +179,16 @@ impl Follower {
         system.membership.voters().filter(|n| *n != self.me).filter_map(source).collect()
     }
 
-    async fn watch(&self, node: Option<NodeId>, addr: &str) -> Result<(), String> {
+    /// Takes maps from a node until its stream ends. With `whole` the first is no delta.
+    async fn watch(&self, node: Option<NodeId>, addr: &str, whole: bool) -> Result<(), String> {
         let endpoint = dial::endpoint(addr)?
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(3))
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
         let mut base = self.map_cache.get();
-        let (from_revision, digest) = base.as_ref().map_or((0, 0), |m| (m.revision, m.shards.digest()));
+        let (from_revision, known) = base.as_ref().map_or((0, 0), |m| (m.revision, m.shards.digest()));
+        let digest = if whole { 0 } else { known };
         let mut request = tonic::Request::new(v1::WatchMapRequest { from_revision, deltas: true, digest });
         cluster::stamp(request.metadata_mut(), self.cluster);
         if let Some(node) = node {

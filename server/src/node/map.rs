@@ -27,6 +27,12 @@ const FILE: &str = "map.bin";
 /// Maps that are kept for watchers that come back. Each shares with the next all that is the same.
 const KEPT: usize = 64;
 
+/// Shards whose leaders are looked up under one lock.
+const LOCKED: usize = 256;
+
+/// What is said of a delta that was made from another map than the one it is for.
+pub const UNFIT: &str = "do not follow";
+
 /// Minimum interval between two writes of the map's copy: it is as large as the map.
 const COPY_EVERY: Duration = Duration::from_secs(1);
 
@@ -269,13 +275,17 @@ impl MapCache {
     }
 
     fn shards_to_wire<'a>(&self, shards: impl Iterator<Item = &'a Descriptor>) -> Vec<v1::Shard> {
-        let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
-        let to_wire = |d: &Descriptor| {
-            // Otherwise it is what a replica heard that is here no more.
-            let member = d.membership.role_of(self.local.node).is_some();
-            shard_to_wire(d, leaders.get(&d.shard).copied().filter(|_| member))
-        };
-        shards.map(to_wire).collect()
+        let (mut wire, mut shards) = (Vec::new(), shards.peekable());
+        while shards.peek().is_some() {
+            // Workers note leaders under this lock: it is held for some shards at a time.
+            let leaders = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+            wire.extend(shards.by_ref().take(LOCKED).map(|d| {
+                // Otherwise it is what a replica heard that is here no more.
+                let member = d.membership.role_of(self.local.node).is_some();
+                shard_to_wire(d, leaders.get(&d.shard).copied().filter(|_| member))
+            }));
+        }
+        wire
     }
 
     fn node_to_wire(&self, id: NodeId, node: &NodeInfo) -> v1::Node {
@@ -422,7 +432,7 @@ pub fn with_wire_delta(base: &SystemState, delta: v1::ShardMap) -> Result<System
         tables: changed(tables, delta.gone_tables.into_iter().map(TableId)),
     };
     let next = base.with_delta(changes);
-    next.ok_or_else(|| format!("the changes from revision {from} to {to} do not follow revision {}", base.revision))
+    next.ok_or_else(|| format!("the changes from revision {from} to {to} {UNFIT} revision {}", base.revision))
 }
 
 fn changed<K, V>(put: impl IntoIterator<Item = (K, V)>, gone: impl Iterator<Item = K>) -> Changed<K, V> {

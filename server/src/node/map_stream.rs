@@ -94,3 +94,80 @@ impl Watcher {
         self.has = Some(map);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::map::{from_wire, with_wire_delta};
+    use crate::node::peer::Local;
+    use futures::StreamExt;
+    use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
+    use synod_cluster::system::{Partitioning, Retention, SystemCommand};
+    use synod_proto::parts::MapParts;
+
+    fn cache(dir: &std::path::Path) -> Arc<MapCache> {
+        let (node, speaks) = (NodeId(1), ClusterVersion::SPOKEN);
+        let local = Local { cluster: 7, node, incarnation: Incarnation(1), nonce: Nonce(0), speaks };
+        MapCache::open(dir, &local, Arc::default()).expect("there is none yet")
+    }
+
+    /// More shards than one part has.
+    fn large() -> SystemState {
+        let mut state = SystemState::found(7, &["a:1".to_owned()]);
+        state.execute(&SystemCommand::CreateTable {
+            name: "t".into(),
+            partitioning: Partitioning::Hash,
+            retention: Retention::All,
+            shards: 4096,
+            splits: vec![],
+            replicas: 1,
+        });
+        state
+    }
+
+    /// The state with another address of its node.
+    fn moved(state: &SystemState, addr: &str) -> SystemState {
+        let mut next = state.clone();
+        next.execute(&SystemCommand::SetAddr { node: NodeId(1), addr: addr.to_owned() });
+        next
+    }
+
+    #[tokio::test]
+    async fn a_watcher_gets_parts_then_one_delta_for_what_it_missed_and_deltas_when_it_comes_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (cache, first) = (cache(dir.path()), large());
+        assert!(cache.offer(&Arc::new(first.clone())));
+        let (mut stream, mut parts) = (Box::pin(deltas(cache.clone(), 0, 0)), MapParts::default());
+        let part = stream.next().await.expect("a part").expect("a map");
+        assert!(part.more && part.shards.len() == PART && part.since == 0);
+        assert!(parts.take(part).is_none());
+        let part = stream.next().await.expect("a part").expect("a map");
+        assert!(!part.more && part.nodes.is_empty());
+        let has = from_wire(parts.take(part).expect("it is whole")).expect("it is a map");
+        assert_eq!(has.shards, first.shards);
+        let second = moved(&first, "b:1");
+        let third = moved(&second, "c:1");
+        assert!(cache.offer(&Arc::new(second.clone())) && cache.offer(&Arc::new(third.clone())));
+        let delta = stream.next().await.expect("a delta").expect("a map");
+        assert_eq!((delta.since, delta.revision, delta.shards.len()), (first.revision, third.revision, 0));
+        assert_eq!(with_wire_delta(&has, delta).map(|map| map.nodes[&NodeId(1)].addr.clone()), Ok("c:1".to_owned()));
+        let ask = |digest| Box::pin(deltas(cache.clone(), second.revision, digest));
+        let back = ask(second.shards.digest()).next().await.expect("a delta").expect("a map");
+        assert_eq!((back.since, back.revision), (second.revision, third.revision));
+        let other = ask(1).next().await.expect("a part").expect("a map");
+        assert_eq!((other.since, other.more), (0, true), "it has a map of before the cluster was set back");
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_knows_no_deltas_gets_whole_maps() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (cache, first) = (cache(dir.path()), large());
+        assert!(cache.offer(&Arc::new(first.clone())));
+        let mut stream = Box::pin(whole(cache.clone(), 0));
+        for next in [moved(&first, "b:1"), moved(&moved(&first, "b:1"), "c:1")] {
+            let map = stream.next().await.expect("a map").expect("a map");
+            assert_eq!((map.since, map.more, map.shards.len()), (0, false, 4097));
+            assert!(cache.offer(&Arc::new(next)));
+        }
+    }
+}
