@@ -176,7 +176,7 @@ impl MapCache {
 
     fn write_copy(&self) {
         let Some(map) = self.get() else { return };
-        let draft = self.file.with_extension("new");
+        let draft = self.file.with_extension("bin.new");
         let written = std::fs::write(&draft, map.encode()).and_then(|()| std::fs::rename(&draft, &self.file));
         if let Err(error) = written {
             // The copy only shortens the next start.
