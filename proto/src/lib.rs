@@ -1,6 +1,7 @@
 //! Synod's gRPC interface: the messages and services of `proto/*.proto`.
 //!
-//! Owns: the wire schema, errors as both sides read them, and the joining of maps that come in parts. Must never: hold other logic; conversions live with those who convert.
+//! Owns: the wire schema, errors as both sides read them, and the joining of maps that come in parts. Must never: hold other
+//! logic; conversions live with those who convert.
 
 pub mod errors;
 pub mod parts;
