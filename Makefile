@@ -8,7 +8,7 @@ DIST := $(CARGO_TARGET_DIR)/dist/synod
 # Always the whole workspace in one profile: another selection of packages or profile would compile RocksDB again.
 ALL := --release --workspace
 
-.PHONY: build dist old setup demo demo-elastic dev test deny verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-peers bench-peers-check bench-change bench-limits bench-tails bench-gaps bench-scale bench-records bench-raft bench-raft-check clean
+.PHONY: build dist old setup demo demo-elastic dev test deny verify fix explore sim campaign verify-long fuzz model model-short mutants mutants-check bench bench-map bench-peers bench-peers-check bench-change bench-limits bench-tails bench-gaps bench-scale bench-records bench-raft bench-raft-check clean
 
 build: setup
 	$(CARGO) build $(ALL)
@@ -113,6 +113,10 @@ mutants-check:
 
 bench: setup
 	$(CARGO) bench $(ALL:--release=) --profile release
+
+# A map of 100,000 shards: whole, one change and its delta, and the state from its rows; two minutes.
+bench-map: setup
+	$(CARGO) bench $(ALL:--release=) --profile release --bench map
 
 # Synod beside etcd, NATS JetStream and Redis; within 40 minutes, results in docs/benchmarks/peers. Their drivers have a target
 # directory of their own, since their dependencies would change how the workspace's are compiled; nothing there needs RocksDB.

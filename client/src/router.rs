@@ -7,7 +7,7 @@
 //! tables. Bounds are `[from, to)`; an empty `to` means no bound.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -181,6 +181,8 @@ pub(crate) struct MapView {
     pub(crate) public: Arc<ClusterMap>,
     tables: HashMap<String, Arc<TableRoute>>,
     nodes: HashMap<u64, String>,
+    /// Names the map's contents for the nodes; 0 where the node that gave it names none.
+    pub(crate) digest: u64,
 }
 
 impl MapView {
@@ -194,29 +196,42 @@ impl MapView {
         let mut nodes: Vec<NodeInfo> = map.nodes.into_iter().map(node_info).collect();
         nodes.sort_by_key(|n| n.id);
         let mut shards: Vec<ShardInfo> = map.shards.into_iter().map(shard_info).collect();
-        shards.sort_by(|a, b| (a.table_id, &a.from).cmp(&(b.table_id, &b.from)));
+        shards.sort_by(by_place);
         let mut tables: Vec<TableInfo> = map.tables.iter().filter_map(table_info).collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         // What was known of a cluster that has been set back since would outrank this map for ever.
         let previous = previous.filter(|previous| follows(&previous.public, &shards));
-        let before: HashMap<u32, &Arc<TableRoute>> =
-            previous.iter().flat_map(|p| p.tables.values()).map(|table| (table.info.id, table)).collect();
-        let mut routes = HashMap::new();
-        for table in &mut tables {
-            let first = shards.partition_point(|s| s.table_id < table.id);
-            let end = shards.partition_point(|s| s.table_id <= table.id);
-            table.shards = (end - first) as u32;
-            let before = before.get(&table.id).map(|table| &***table);
-            let mut overlay = before.map(|before| before.overlay.clone()).unwrap_or_default();
-            overlay.map(shards[first..end].iter().map(news_of_map));
-            routes.insert(table.name.clone(), Arc::new(TableRoute::new(table.clone(), overlay, before)));
-        }
+        let routes = routes(&mut tables, &shards, previous, |_| true);
         let addrs = nodes.iter().map(|n| (n.id, n.addr.clone())).collect();
         let (cluster, revision) = (map.cluster, map.revision);
         // A node that names no version is one of the first.
         let version = map.cluster_version.max(1);
         let public = ClusterMap { cluster, revision, version, nodes, tables, shards };
-        MapView { public: Arc::new(public), tables: routes, nodes: addrs }
+        MapView { public: Arc::new(public), tables: routes, nodes: addrs, digest: map.digest }
+    }
+
+    /// The view after a delta. Tables of which it names nothing keep their routes. `None` where the delta was made from another
+    /// revision or cannot have come of this map: a whole one is to be asked for.
+    pub(crate) fn with_delta(&self, delta: &v1::ShardMap) -> Option<MapView> {
+        let before = &*self.public;
+        if delta.since != before.revision || delta.revision <= delta.since {
+            return None;
+        }
+        let mut touched: HashSet<u32> = delta.tables.iter().map(|table| table.id).collect();
+        let shards = shards_after(before, delta, &mut touched)?;
+        let gone = |id: u32| delta.gone_tables.contains(&id) || delta.tables.iter().any(|table| table.id == id);
+        let mut tables: Vec<TableInfo> = before.tables.iter().filter(|table| !gone(table.id)).cloned().collect();
+        tables.extend(delta.tables.iter().filter_map(table_info));
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        let gone = |id: u64| delta.gone_nodes.contains(&id) || delta.nodes.iter().any(|node| node.id == id);
+        let mut nodes: Vec<NodeInfo> = before.nodes.iter().filter(|node| !gone(node.id)).cloned().collect();
+        nodes.extend(delta.nodes.iter().cloned().map(node_info));
+        nodes.sort_by_key(|n| n.id);
+        let routes = routes(&mut tables, &shards, Some(self), |table| touched.contains(&table));
+        let addrs = nodes.iter().map(|n| (n.id, n.addr.clone())).collect();
+        let (cluster, revision, version) = (before.cluster.clone(), delta.revision, delta.cluster_version.max(1));
+        let public = ClusterMap { cluster, revision, version, nodes, tables, shards };
+        Some(MapView { public: Arc::new(public), tables: routes, nodes: addrs, digest: delta.digest })
     }
 
     /// The same with what a node said of shards of a table; `None` where nothing of it was news. What names shards of another table
@@ -229,7 +244,7 @@ impl MapView {
         let table = table.with_hints(&hints)?;
         let mut tables = self.tables.clone();
         tables.insert(name.to_owned(), Arc::new(table));
-        Some(MapView { public: self.public.clone(), tables, nodes: self.nodes.clone() })
+        Some(MapView { public: self.public.clone(), tables, nodes: self.nodes.clone(), digest: self.digest })
     }
 
     pub(crate) fn table(&self, name: &str) -> Option<&Arc<TableRoute>> {
@@ -241,17 +256,72 @@ impl MapView {
     }
 }
 
+fn by_place(a: &ShardInfo, b: &ShardInfo) -> std::cmp::Ordering {
+    (a.table_id, &a.from).cmp(&(b.table_id, &b.from))
+}
+
+/// The routes of all tables: anew of those that are touched, and of those that `previous` does not know. Counts the shards of tables.
+fn routes(
+    tables: &mut [TableInfo],
+    shards: &[ShardInfo],
+    previous: Option<&MapView>,
+    touched: impl Fn(u32) -> bool,
+) -> HashMap<String, Arc<TableRoute>> {
+    let before: HashMap<u32, &Arc<TableRoute>> =
+        previous.iter().flat_map(|p| p.tables.values()).map(|table| (table.info.id, table)).collect();
+    let mut routes = HashMap::new();
+    for table in tables {
+        let before = before.get(&table.id).copied();
+        let route = match before.filter(|_| !touched(table.id)) {
+            Some(before) => Arc::clone(before),
+            None => {
+                let first = shards.partition_point(|s| s.table_id < table.id);
+                let end = shards.partition_point(|s| s.table_id <= table.id);
+                table.shards = (end - first) as u32;
+                let before = before.map(|before| &**before);
+                let mut overlay = before.map(|before| before.overlay.clone()).unwrap_or_default();
+                overlay.map(shards[first..end].iter().map(news_of_map));
+                Arc::new(TableRoute::new(table.clone(), overlay, before))
+            }
+        };
+        routes.insert(table.name.clone(), route);
+    }
+    routes
+}
+
+/// The shards after a delta, by table and lower bound; `touched` gets the tables of which any changed. `None` where they cannot have come
+/// of these.
+fn shards_after(before: &ClusterMap, delta: &v1::ShardMap, touched: &mut HashSet<u32>) -> Option<Vec<ShardInfo>> {
+    let put: HashMap<u64, ShardInfo> = delta.shards.iter().map(|s| (s.id, shard_info(s.clone()))).collect();
+    let gone: HashSet<u64> = delta.gone_shards.iter().copied().collect();
+    touched.extend(put.values().map(|shard| shard.table_id));
+    let mut shards = Vec::with_capacity(before.shards.len() + put.len());
+    for old in &before.shards {
+        match put.get(&old.id) {
+            Some(now) if !succeeds(old, now) => return None,
+            Some(_) => {}
+            None if gone.contains(&old.id) => {
+                touched.insert(old.table_id);
+            }
+            None => shards.push(old.clone()),
+        }
+    }
+    shards.extend(put.into_values());
+    shards.sort_by(by_place);
+    Some(shards)
+}
+
 /// Whether these shards can have come of those of an earlier map: bounds change only with the version, and neither version nor epoch
 /// falls. They do where a cluster was restored or set back under its old name.
 fn follows(before: &ClusterMap, shards: &[ShardInfo]) -> bool {
     let before: HashMap<u64, &ShardInfo> = before.shards.iter().map(|shard| (shard.id, shard)).collect();
-    shards.iter().all(|now| {
-        before.get(&now.id).is_none_or(|old| {
-            let bounds = |shard: &ShardInfo| (shard.from.clone(), shard.to.clone());
-            let same_bounds = now.version > old.version || bounds(now) == bounds(old);
-            now.table_id == old.table_id && now.version >= old.version && now.epoch >= old.epoch && same_bounds
-        })
-    })
+    shards.iter().all(|now| before.get(&now.id).is_none_or(|old| succeeds(old, now)))
+}
+
+/// Whether a shard can have become what a map says of it now.
+fn succeeds(old: &ShardInfo, now: &ShardInfo) -> bool {
+    let same_bounds = now.version > old.version || (&now.from, &now.to) == (&old.from, &old.to);
+    now.table_id == old.table_id && now.version >= old.version && now.epoch >= old.epoch && same_bounds
 }
 
 /// The leader to begin with, 0 where none is known.
@@ -359,14 +429,13 @@ pub(crate) mod tests {
         let mut shards = vec![shard(11, 1, b"m", b"t"), shard(10, 1, b"", b"m"), shard(12, 1, b"t", b"")];
         shards.extend((0..4).map(|i| shard(20 + i, 2, &quarter(i), &quarter(i + 1))));
         v1::ShardMap {
-            cluster_version: 0,
             cluster: Bytes::from_static(&[7; 16]),
             revision: 3,
             nodes: (1..=3).map(|id| v1::Node { id, addr: format!("127.0.0.1:{id}"), ..v1::Node::default() }).collect(),
             tables: vec![table(1, "r", v1::Partitioning::Range), table(2, "h", v1::Partitioning::Hash)],
             shards,
             next_shard: 24,
-            reserved: vec![],
+            ..v1::ShardMap::default()
         }
     }
 
@@ -454,6 +523,65 @@ pub(crate) mod tests {
         assert_eq!(third.table("r").unwrap().shards[0].leader(), Some(2));
         third.table("r").unwrap().shards[0].clear_leader(2);
         assert_eq!(third.table("r").unwrap().shards[0].leader(), None);
+    }
+
+    /// A delta from revision 3 to 4: shard 11 is split at `p`, table `h` is dropped, node 3 is gone, node 2 has another address.
+    fn delta() -> v1::ShardMap {
+        let part = |id, from: &[u8], to: &[u8]| v1::Shard { version: 2, ..shard(id, 1, from, to) };
+        v1::ShardMap {
+            cluster: Bytes::from_static(&[7; 16]),
+            revision: 4,
+            since: 3,
+            nodes: vec![v1::Node { id: 2, addr: "127.0.0.1:22".into(), ..v1::Node::default() }],
+            shards: vec![part(11, b"m", b"p"), part(24, b"p", b"t")],
+            gone_nodes: vec![3],
+            gone_tables: vec![2],
+            gone_shards: vec![20, 21, 22, 23],
+            digest: 5,
+            ..v1::ShardMap::default()
+        }
+    }
+
+    #[test]
+    fn a_delta_makes_the_view_that_a_whole_map_makes() {
+        let first = MapView::build(map(), None);
+        first.table("r").unwrap().shards[0].set_leader(3);
+        let view = first.with_delta(&delta()).unwrap();
+        let mut whole = map();
+        whole.revision = 4;
+        whole.nodes.pop();
+        whole.nodes[1].addr = "127.0.0.1:22".into();
+        whole.tables.pop();
+        whole.shards.retain(|shard| shard.table_id == 1 && shard.id != 11);
+        whole.shards.extend(delta().shards);
+        let whole = MapView::build(whole, Some(&first));
+        assert_eq!(view.public, whole.public);
+        assert_eq!((routes(&view), view.digest), (routes(&whole), 5));
+        assert!(view.table("h").is_none() && view.addr(3).is_none() && view.addr(2) == Some("127.0.0.1:22"));
+        assert_eq!(view.table("r").unwrap().shards[0].leader(), Some(3), "what was learnt stays");
+    }
+
+    #[test]
+    fn a_delta_leaves_the_routes_of_other_tables_and_newer_hints_as_they_are() {
+        let first = MapView::build(map(), None);
+        let hint = v1::Shard { version: 9, ..shard(13, 1, b"p", b"t") };
+        let hinted = first.with_hints("r", std::slice::from_ref(&hint)).unwrap();
+        let mut delta = delta();
+        (delta.gone_tables, delta.gone_shards) = (vec![], vec![]);
+        let view = hinted.with_delta(&delta).unwrap();
+        assert!(Arc::ptr_eq(view.table("h").unwrap(), first.table("h").unwrap()));
+        assert_eq!(id(view.table("r").unwrap(), Place::Key(b"q")), Some(13), "it is of a greater version");
+        assert_eq!(view.table("r").unwrap().info.shards, 4);
+    }
+
+    #[test]
+    fn a_delta_with_a_gap_or_of_another_map_is_not_taken() {
+        let view = MapView::build(map(), None);
+        assert!(view.with_delta(&v1::ShardMap { since: 2, ..delta() }).is_none(), "it was made from an older map");
+        assert!(view.with_delta(&v1::ShardMap { since: 4, revision: 5, ..delta() }).is_none(), "one is missing");
+        let mut other = delta();
+        other.shards[0].version = 0;
+        assert!(view.with_delta(&other).is_none(), "versions do not fall");
     }
 
     fn routes(view: &MapView) -> Vec<(Bytes, Bytes, u64, u64)> {

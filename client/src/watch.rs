@@ -5,13 +5,14 @@
 //! question.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use synod_proto::parts::MapParts;
 use synod_proto::v1;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -39,6 +40,8 @@ pub(crate) struct Maps {
     nudge: Notify,
     /// Connections to nodes that no link of this client leads to.
     dialled: Mutex<HashMap<String, Channel>>,
+    /// A delta did not fit: the next watch begins with a whole map.
+    ask_whole: AtomicBool,
     /// The refreshes begun so far.
     begun: AtomicU64,
     /// Held by the refresh under way: the number of the last one, and what became of it.
@@ -91,6 +94,7 @@ impl Maps {
             revision,
             nudge: Notify::new(),
             dialled: Mutex::default(),
+            ask_whole: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             last: tokio::sync::Mutex::new((0, Ok(()))),
         })
@@ -157,7 +161,8 @@ impl Maps {
     /// The addresses of the nodes with a replica of the system shard, as far as the map tells.
     fn keepers(&self) -> Vec<String> {
         let view = self.view();
-        let system = view.public.shards.iter().filter(|shard| shard.table_id == 0);
+        // Shards are in the order of their tables.
+        let system = view.public.shards.iter().take_while(|shard| shard.table_id == 0);
         system.flat_map(|shard| &shard.voters).filter_map(|node| view.addr(*node).map(str::to_owned)).collect()
     }
 
@@ -187,11 +192,24 @@ impl Maps {
     fn adopt(&self, map: v1::ShardMap, from: &str) -> Result<()> {
         let current = self.view();
         check_map(&map.cluster, &current.public.cluster, from).map_err(Error::unavailable)?;
-        let mut adopted = false;
+        let (mut adopted, mut gap) = (false, false);
         self.view.rcu(|current| {
-            adopted = map.revision > current.public.revision;
-            if adopted { Arc::new(MapView::build(map.clone(), Some(current))) } else { current.clone() }
+            let newer = map.revision > current.public.revision;
+            let next = match map.since {
+                _ if !newer => None,
+                0 => Some(MapView::build(map.clone(), Some(current))),
+                _ => current.with_delta(&map),
+            };
+            (adopted, gap) = (next.is_some(), newer && next.is_none());
+            next.map_or_else(|| current.clone(), Arc::new)
         });
+        if gap {
+            self.ask_whole.store(true, Ordering::Relaxed);
+            let (since, known) = (map.since, self.view().public.revision);
+            let why =
+                format!("{from} sent changes from revision {since}, which do not fit the map of revision {known}");
+            return Err(Error::unavailable(why));
+        }
         if adopted {
             let view = self.view();
             self.links.retain(|node| view.addr(node).map(str::to_string));
@@ -236,10 +254,14 @@ impl Maps {
 
     /// Takes maps from one node until its stream ends; says why it did.
     async fn follow(&self, addr: &str, pause: &mut Duration) -> Error {
-        let from_revision = self.view().public.revision;
+        let request = {
+            let view = self.view();
+            let digest = if self.ask_whole.swap(false, Ordering::Relaxed) { 0 } else { view.digest };
+            v1::WatchMapRequest { from_revision: view.public.revision, deltas: true, digest }
+        };
         let opened = async {
             let mut service = service(self.links.stamp().on(self.channel(addr).await?));
-            let stream = service.watch_map(v1::WatchMapRequest { from_revision }).await;
+            let stream = service.watch_map(request).await;
             stream.map(tonic::Response::into_inner).map_err(|s| of_status(&s))
         };
         let opened = match timeout(self.options.connect_timeout * 2, opened).await {
@@ -254,10 +276,12 @@ impl Maps {
             }
         };
         *pause = self.options.backoff_min;
+        let mut parts = MapParts::default();
         loop {
             match stream.message().await {
-                Ok(Some(map)) => {
-                    if let Err(error) = self.adopt(map, addr) {
+                Ok(Some(part)) => {
+                    let adopted = parts.take(part).map_or(Ok(()), |map| self.adopt(map, addr));
+                    if let Err(error) = adopted {
                         return error;
                     }
                 }
@@ -388,10 +412,16 @@ async fn first_map(addr: &str, options: &Options) -> Answered<v1::ShardMap> {
 /// The newest map of the node at the end of a connection.
 async fn ask_map(channel: Meant, addr: &str, wait: Duration) -> Answered<v1::ShardMap> {
     let ask = async {
-        let request = v1::WatchMapRequest { from_revision: 0 };
+        let request = v1::WatchMapRequest { deltas: true, ..v1::WatchMapRequest::default() };
         let stream = service(channel).watch_map(request).await.map_err(|s| Unheard::of(addr, &s))?;
-        let map = stream.into_inner().message().await.map_err(|s| Unheard::of(addr, &s))?;
-        map.ok_or_else(|| Unheard::broken(Error::unavailable(format!("{addr} gave no map"))))
+        let (mut stream, mut parts) = (stream.into_inner(), MapParts::default());
+        let none = || Unheard::broken(Error::unavailable(format!("{addr} gave no map")));
+        loop {
+            let part = stream.message().await.map_err(|s| Unheard::of(addr, &s))?.ok_or_else(none)?;
+            if let Some(map) = parts.take(part) {
+                break Ok::<_, Unheard>(map);
+            }
+        }
     };
     let late = || Unheard::broken(Error::unavailable(format!("{addr}: no map within {} ms", wait.as_millis())));
     timeout(wait, ask).await.map_err(|_| late())?

@@ -138,7 +138,7 @@ impl fmt::Display for Wait {
 
 /// The owners of a table's ranges, as a map says.
 pub fn owners(map: &SystemState, table: TableId, me: NodeId) -> impl Iterator<Item = Owner> + '_ {
-    map.shards.values().filter(move |d| d.table == table).map(move |d| Owner {
+    map.shards.of_table(table).map(move |d| Owner {
         shard: d.shard,
         from: d.from.clone(),
         to: d.to.clone(),

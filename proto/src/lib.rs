@@ -1,8 +1,10 @@
 //! Synod's gRPC interface: the messages and services of `proto/*.proto`.
 //!
-//! Owns: the wire schema, and errors as both sides read them. Must never: hold other logic; conversions live with those who convert.
+//! Owns: the wire schema, errors as both sides read them, and the joining of maps that come in parts. Must never: hold other
+//! logic; conversions live with those who convert.
 
 pub mod errors;
+pub mod parts;
 
 /// The name of the metadata by which a call says which cluster it is meant for: 32 hexadecimal digits. A node of another cluster
 /// refuses the call; one without it is taken. A node names its own in the answer to a session.

@@ -1,6 +1,7 @@
 //! The client against a fake cluster: routing, retries, exactly-once, scans and tails.
 
 mod fake;
+mod maps;
 mod reads;
 mod retries;
 mod splits;

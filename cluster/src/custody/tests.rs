@@ -178,8 +178,8 @@ fn of_one_version_the_map_knows_the_members_better_than_the_mark() {
         splits: vec![Bytes::from_static(b"m")],
         replicas: 1,
     });
-    let child = map.shards.get_mut(&C).unwrap();
-    child.version = 2;
+    map.shards.change(&C, |child| child.version = 2).unwrap();
+    let child = &map.shards[&C];
     let (member, other) = match child.membership.role_of(ME) {
         Some(_) => (ME, NodeId(2)),
         None => (NodeId(2), ME),

@@ -13,7 +13,7 @@
 use super::read::{read_counter, string};
 use super::{
     Birth, Descriptor, MetadataError, NodeInfo, Partitioning, ROW_CLUSTER, ROW_JOB, ROW_NODE, ROW_RESERVED, ROW_SHARD,
-    ROW_TABLE, Retention, RowChange, SystemState, TableInfo, TooNew, job_rows, split_rows,
+    ROW_TABLE, Retention, RowChange, Shards, SystemState, TableInfo, TooNew, job_rows, split_rows,
 };
 use crate::buf::{DecodeError, Put, Reader, Writer};
 use crate::ids::{ClusterVersion, JobId, NodeId, ShardId, TableId};
@@ -284,7 +284,7 @@ impl SystemState {
             revision: 0,
             nodes: BTreeMap::new(),
             tables: BTreeMap::new(),
-            shards: BTreeMap::new(),
+            shards: Shards::default(),
             next_node: 0,
             next_table: 0,
             next_shard: 0,

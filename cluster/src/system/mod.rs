@@ -4,8 +4,10 @@
 //! an id twice.
 
 mod bounds;
+mod chunks;
 mod codec;
 mod command;
+mod delta;
 mod job_rows;
 mod jobs;
 mod lineage;
@@ -16,17 +18,20 @@ mod read;
 mod repairs;
 mod replace;
 mod resizes;
+mod shards;
 mod split_rows;
 mod splits;
 mod tables;
 mod version;
 
 pub use codec::{decode_descriptor, encode_descriptor};
+pub use delta::{Changed, MapDelta};
 pub use jobs::{CLUSTER_VERSION, JOB_WHY_MAX, JOBS, JOBS_ENDED_MAX, JOBS_RUNNING_MAX, bounded_why};
 pub use lineage::{Child, Reserved, ShardNews};
 pub use nodes::{Leaves, Room, no_such_node};
 pub use repairs::Repairs;
 pub use resizes::{Resized, Resizes};
+pub use shards::Shards;
 pub use version::{MetadataError, SPEAKS, TooNew, not_read_by, too_old};
 
 use crate::ids::{ClusterVersion, JobId, NodeId, SYSTEM_SHARD, ShardId, TableId};
@@ -142,7 +147,7 @@ pub struct SystemState {
     /// The tables.
     pub tables: BTreeMap<TableId, TableInfo>,
     /// The shards, the system shard among them.
-    pub shards: BTreeMap<ShardId, Descriptor>,
+    pub shards: Shards,
     /// Next id to give.
     pub next_node: u64,
     /// Next id to give.
@@ -385,7 +390,7 @@ impl SystemState {
             next_node: founders.len() as u64 + 1,
             nodes,
             tables: BTreeMap::new(),
-            shards: BTreeMap::from([(SYSTEM_SHARD, system)]),
+            shards: Shards::from_iter([(SYSTEM_SHARD, system)]),
             next_table: 1,
             next_shard: 2,
             jobs: BTreeMap::new(),
@@ -408,7 +413,7 @@ impl SystemState {
         let epoch = |shard: &ShardId, old: &Descriptor| {
             epochs.get(shard).copied().unwrap_or_default().max(old.membership.epoch.next())
         };
-        for (shard, old) in &self.shards {
+        for (shard, old) in self.shards.iter() {
             let descriptor = match next.shards.get(shard) {
                 Some(founded) => founded.clone(),
                 None => {
@@ -478,10 +483,11 @@ impl SystemState {
             return SystemOutcome::Invalid { field: "members".into(), why };
         }
         // A shard that was dropped meanwhile has no members.
-        let Some(descriptor) = self.shards.get_mut(&shard) else { return SystemOutcome::Done };
+        let Some(descriptor) = self.shards.get(&shard) else { return SystemOutcome::Done };
         if membership.epoch > descriptor.membership.epoch {
-            descriptor.membership = membership.clone();
-            rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(descriptor))));
+            let descriptor = Descriptor { membership: membership.clone(), ..descriptor.clone() };
+            rows.push((ROW_SHARD, shard.0, Some(encode_descriptor(&descriptor))));
+            self.shards.insert(shard, descriptor);
         }
         SystemOutcome::Done
     }

@@ -81,7 +81,7 @@ impl SystemState {
 
     pub(super) fn remove_node(&mut self, node: NodeId, rows: &mut Vec<RowChange>) -> SystemOutcome {
         let invalid = |why| SystemOutcome::Invalid { field: "node".into(), why };
-        let held = self.shards.values().filter(|d| d.membership.role_of(node).is_some()).count();
+        let held = self.held(node).count();
         if held > 0 {
             return invalid(format!("node {node} is a member of {held} shards; `synod node replace` moves them first"));
         }
@@ -209,7 +209,7 @@ impl SystemState {
     /// Refuses where a shard of the node needs more nodes than there would be.
     fn check_takers(&self, node: NodeId, takers: usize) -> Result<(), SystemOutcome> {
         let mut most: Option<(usize, String)> = None;
-        for descriptor in self.shards.values() {
+        for descriptor in self.shards.of_node(node) {
             if descriptor.membership.role_of(node) != Some(MemberRole::Voter) {
                 continue;
             }
@@ -263,7 +263,7 @@ impl SystemState {
     /// The replicas of a marked node that can leave it now: learners first, for they have no vote to hand on.
     fn leaves(&self, node: NodeId, heard: &BTreeMap<NodeId, Room>) -> Leaves {
         let busy: BTreeSet<ShardId> = self.running().filter_map(|(_, job)| job.goal.shard()).collect();
-        let learners = self.shards.values().filter(|d| d.membership.role_of(node) == Some(MemberRole::Learner));
+        let learners = self.shards.of_node(node).filter(|d| d.membership.role_of(node) == Some(MemberRole::Learner));
         let learners = learners.filter(|d| !busy.contains(&d.shard)).map(|d| {
             let leaving = Leaving { shard: d.shard, epoch: d.membership.epoch, to: None };
             (leaving, format!("node {node} learns and no job needs it"))
@@ -331,8 +331,7 @@ impl SystemState {
 
     /// The shards that a node is a member of.
     fn held(&self, node: NodeId) -> impl Iterator<Item = ShardId> + '_ {
-        let held = self.shards.values().filter(move |d| d.membership.role_of(node).is_some());
-        held.map(|d| d.shard)
+        self.shards.of_node(node).map(|d| d.shard)
     }
 
     /// The jobs under way that take a replica from a node.

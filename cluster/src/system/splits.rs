@@ -93,10 +93,12 @@ impl SystemState {
                 shards.insert(child.shard);
             }
         }
-        if let Some(descriptor) = self.shards.get_mut(&news.shard) {
-            if news.version > descriptor.version || planted!(MapTakesOlder) {
-                (descriptor.from, descriptor.to) = (news.from.clone(), news.to.clone());
-                descriptor.version = news.version;
+        if let Some(known) = self.shards.get(&news.shard).map(|descriptor| descriptor.version) {
+            if news.version > known || planted!(MapTakesOlder) {
+                self.shards.change(&news.shard, |descriptor| {
+                    (descriptor.from, descriptor.to) = (news.from.clone(), news.to.clone());
+                    descriptor.version = news.version;
+                });
                 shards.insert(news.shard);
             }
             // Only together with the bounds of the shard that has their range now.
@@ -139,14 +141,14 @@ impl SystemState {
         let Some(descriptor) = self.shards.get(&shard) else { return split::Seen::default() };
         let (from, to) = (descriptor.from.clone(), descriptor.to.clone());
         let born = Birth::Child { parent: shard, version: version.saturating_add(1) };
-        let is_made = |d: &&Descriptor| match at {
-            Some(at) => d.table == descriptor.table && d.from == *at,
-            None => d.born == born,
+        let made = match at {
+            Some(at) => self.shards.beginning_at(descriptor.table, at),
+            None => self.shards.of_table(descriptor.table).find(|d| d.born == born),
         };
         let reserved = self.reserved.iter().find(|(_, reserved)| reserved.parent == shard);
         split::Seen {
             mapped: Some(split::Bounds { from, to, version: descriptor.version }),
-            made: self.shards.values().find(is_made).map(|d| d.shard),
+            made: made.map(|d| d.shard),
             reserved: reserved.map(|(id, reserved)| split::Unused { id: *id, version: reserved.version }),
             leader: None,
         }

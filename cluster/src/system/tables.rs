@@ -75,7 +75,8 @@ impl SystemState {
         };
         self.tables.remove(&id);
         rows.push((ROW_TABLE, id.0.into(), None));
-        let gone: Vec<ShardId> = self.shards.iter().filter(|(_, d)| d.table == id).map(|(s, _)| *s).collect();
+        let mut gone: Vec<ShardId> = self.shards.of_table(id).map(|d| d.shard).collect();
+        gone.sort_unstable();
         self.drop_reservations_of(&gone, rows);
         for shard in gone {
             self.shards.remove(&shard);

@@ -360,8 +360,7 @@ mod tests {
     fn a_table_is_covered_once() {
         let (mut state, mut of) = (metadata(), [(2, "", "m", 1), (3, "m", "", 1)]);
         let mut with = |shard: u64, from: &'static str, to: &'static str| {
-            let place = state.shards.get_mut(&ShardId(shard)).unwrap();
-            (place.from, place.to) = (key(from), key(to));
+            state.shards.change(&ShardId(shard), |place| (place.from, place.to) = (key(from), key(to))).unwrap();
             of[usize::try_from(shard).unwrap() - 2] = (shard, from, to, 1);
             check_whole(&state, &files(&of)).err().map(|why| why.to_string())
         };

@@ -169,9 +169,9 @@ impl<H: Host> Worker<H> {
             (d.membership.epoch == FIRST_EPOCH && d.version == FIRST_BOUNDS) || planted!(JoinsWithNothing)
         };
         // Nor does the child of a split begin with nothing: a replica that did would vote without its parent's records.
-        let founded = map.shards.values().filter(|d| d.shard != SYSTEM_SHARD && d.born == Birth::Founded);
-        let others = founded.filter(first);
-        for descriptor in others.filter(|d| d.membership.role_of(me).is_some()) {
+        let ours = map.shards.of_node(me);
+        let founded = ours.filter(|d| d.shard != SYSTEM_SHARD && d.born == Birth::Founded);
+        for descriptor in founded.filter(first) {
             self.create(descriptor.shard, Genesis::Shard(descriptor.clone()));
         }
         let gone: Vec<ShardId> = self.shards.keys().copied().filter(|id| map.vanished(*id)).collect();

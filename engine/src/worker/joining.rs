@@ -55,7 +55,7 @@ impl<H: Host> Worker<H> {
         let Some(map) = self.map.clone() else { return };
         let me = self.node.me;
         let mut awaited = BTreeMap::new();
-        let ours = map.shards.values().filter(|d| d.membership.role_of(me).is_some() && self.node.has(d.shard));
+        let ours = map.shards.of_node(me).filter(|d| self.node.has(d.shard));
         for descriptor in ours {
             let (id, epoch) = (descriptor.shard, descriptor.membership.epoch);
             // On another worker, maybe.

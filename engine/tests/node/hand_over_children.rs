@@ -157,7 +157,7 @@ fn split_in(map: &mut SystemState, nodes: &[NodeId]) {
 fn map_with_a_grown_child() -> SystemState {
     let mut map = map_of(1);
     split_in(&mut map, &[N1]);
-    map.shards.get_mut(&CHILD).unwrap().membership = voters(Epoch(2), &[N1, N2]);
+    map.shards.change(&CHILD, |d| d.membership = voters(Epoch(2), &[N1, N2])).unwrap();
     map.revision += 100;
     map
 }

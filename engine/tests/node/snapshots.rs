@@ -16,7 +16,7 @@ use synod_engine::host::{AdminInput, Input, NodeInput, SnapshotInput};
 use synod_engine::logstore::LogStore;
 use synod_engine::state::StateStore;
 use synod_engine::state::mem::MemState;
-use synod_paxos::types::Epoch;
+use synod_paxos::types::{Epoch, Membership};
 
 const KEEP: u64 = 2 << 10;
 
@@ -239,9 +239,11 @@ fn a_replica_that_is_removed_while_a_snapshot_takes_its_place_leaves_no_rows() {
     }
     let mut map = SystemState::clone(&c.map());
     map.revision += 1;
-    let membership = &mut map.shards.get_mut(&shard).unwrap().membership;
-    membership.epoch = Epoch(membership.epoch.0 + 1);
-    membership.members.retain(|member| member.node != victim);
+    let leave = |membership: &mut Membership| {
+        membership.epoch = Epoch(membership.epoch.0 + 1);
+        membership.members.retain(|member| member.node != victim);
+    };
+    map.shards.change(&shard, |d| leave(&mut d.membership)).unwrap();
     c.push(victim, NodeInput::Map(Arc::new(map)));
     c.run_until("the replica goes", |c| c.replica(victim, shard).is_none());
     // What it flushes as it ends is all that it leaves.

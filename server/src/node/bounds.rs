@@ -81,7 +81,7 @@ mod tests {
         let mut map = map();
         let split = news(&map, 2);
         assert!(!is_known(&map, &split));
-        map.shards.get_mut(&PARENT).expect("it is there").version = 2;
+        map.shards.change(&PARENT, |parent| parent.version = 2).expect("it is there");
         assert!(!is_known(&map, &split), "the child is not there");
         let behind = SystemState { next_shard: 3, reserved: BTreeMap::new(), ..map.clone() };
         assert!(!is_known(&behind, &split), "a map of before the reservation says nothing of the child");

@@ -16,6 +16,7 @@ use synod_cluster::ids::{ClusterVersion, NodeId, SYSTEM_SHARD};
 use synod_cluster::system::{ShardNews, SystemCommand, SystemOutcome, SystemState, TooNew};
 use synod_engine::host::{Input, NodeInput};
 use synod_engine::runner::WorkerHandle;
+use synod_proto::parts::MapParts;
 use synod_proto::v1;
 use synod_proto::v1::synod_client::SynodClient;
 use tokio::time::sleep;
@@ -68,6 +69,7 @@ impl Follower {
             self.peers.update(&state);
             self.tell(NodeInput::CreateSystemShard(Box::new(state)));
         }
+        tokio::spawn(Arc::clone(&self.map_cache).keep_copy());
         tokio::spawn(self.clone().follow_here());
         tokio::spawn(self.clone().follow_others());
         tokio::spawn(self.clone().tell_members());
@@ -135,6 +137,8 @@ impl Follower {
     /// Without a replica of the system shard here, maps come from nodes that have one, or have it from one.
     async fn follow_others(self) {
         let mut turn = usize::try_from(self.me.0).unwrap_or(0);
+        // After a delta that did not fit.
+        let mut whole = false;
         loop {
             if self.has_system_replica() {
                 sleep(BEHIND).await;
@@ -147,8 +151,9 @@ impl Follower {
             }
             let sources = self.sources();
             if let Some((node, addr)) = sources.get(turn % sources.len().max(1))
-                && let Err(why) = self.watch(*node, addr).await
+                && let Err(why) = self.watch(*node, addr, whole).await
             {
+                whole = why.contains(map::UNFIT);
                 tracing::debug!(%addr, why, "no maps from there");
                 if why.contains(ANOTHER) {
                     self.peers.complain(&format!("no maps from {addr}: {why}"));
@@ -174,14 +179,17 @@ impl Follower {
         system.membership.voters().filter(|n| *n != self.me).filter_map(source).collect()
     }
 
-    async fn watch(&self, node: Option<NodeId>, addr: &str) -> Result<(), String> {
+    /// Takes maps from a node until its stream ends. With `whole` the first is no delta.
+    async fn watch(&self, node: Option<NodeId>, addr: &str, whole: bool) -> Result<(), String> {
         let endpoint = dial::endpoint(addr)?
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(3))
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
-        let from_revision = self.map_cache.get().map_or(0, |m| m.revision);
-        let mut request = tonic::Request::new(v1::WatchMapRequest { from_revision });
+        let mut base = self.map_cache.get();
+        let (from_revision, known) = base.as_ref().map_or((0, 0), |m| (m.revision, m.shards.digest()));
+        let digest = if whole { 0 } else { known };
+        let mut request = tonic::Request::new(v1::WatchMapRequest { from_revision, deltas: true, digest });
         cluster::stamp(request.metadata_mut(), self.cluster);
         if let Some(node) = node {
             let hello = MetadataValue::from_bytes(&self.peers.credentials(node));
@@ -189,6 +197,7 @@ impl Follower {
         }
         let mut client = SynodClient::new(channel).max_decoding_message_size(64 << 20);
         let mut maps = client.watch_map(request).await.map_err(|s| s.to_string())?.into_inner();
+        let mut parts = MapParts::default();
         while let Some(map) = maps.message().await.map_err(|s| s.to_string())? {
             if map.cluster != self.cluster.to_be_bytes()[..] {
                 let theirs: String = map.cluster.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -196,7 +205,15 @@ impl Follower {
                 return Err(format!("it belongs to another cluster: to {theirs}, not to {ours:032x}"));
             }
             self.check_version(&map);
-            self.take(&Arc::new(map::from_wire(map)?));
+            let Some(map) = parts.take(map) else { continue };
+            let map = match (map.since, &base) {
+                (0, _) => map::from_wire(map)?,
+                (_, Some(base)) => map::with_wire_delta(base, map)?,
+                (since, None) => return Err(format!("it sent changes from revision {since}, no map is known here")),
+            };
+            let map = Arc::new(map);
+            self.take(&map);
+            base = Some(map);
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod http;
 mod listen;
 mod listener;
 pub mod map;
+mod map_stream;
 pub mod metrics;
 mod panics;
 pub mod peer;

@@ -81,7 +81,7 @@ impl Tables {
 
 fn overlay(map: &SystemState, applied: &Applied, table: TableId) -> Overlay {
     let mut overlay = Overlay::default();
-    let of_table = map.shards.values().filter(|d| d.table == table);
+    let of_table = map.shards.of_table(table);
     overlay.map(of_table.map(|d| news(d.shard, (&d.from, &d.to, d.version), &d.membership)));
     for (shard, told) in applied {
         let Some(descriptor) = nearest(map, *shard).filter(|d| d.table == table) else { continue };

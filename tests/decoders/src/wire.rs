@@ -147,6 +147,11 @@ fn check_taken(body: &Body, limits: &Limits) {
 /// A map that is taken is kept in a file, and read back from it at the next start.
 fn shard_map(data: &[u8]) -> bool {
     let Ok(wire) = v1::ShardMap::decode(Bytes::copy_from_slice(data)) else { return false };
+    let founded = SystemState::found(7, &["a:1".to_owned()]);
+    let delta = v1::ShardMap { since: founded.revision, ..wire.clone() };
+    if let Ok(state) = map::with_wire_delta(&founded, delta) {
+        assert_eq!(SystemState::decode(state.encode()), Ok(state));
+    }
     let Ok(state) = map::from_wire(wire) else { return false };
     // Revision 0 is that of no map.
     if state.revision > 0 {

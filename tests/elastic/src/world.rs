@@ -222,8 +222,9 @@ fn founded(partitioning: Partitioning, keys: &Keys, middle: usize) -> Check<(Sys
     let SystemOutcome::Table(table) = map.execute(&create).0 else {
         return Err(Violation("a table cannot be created".into()));
     };
-    for descriptor in map.shards.values_mut().filter(|descriptor| descriptor.table == table) {
-        descriptor.membership = members(Epoch(1), &[0, 1, 2], None, 0);
+    let shards: Vec<ShardId> = map.shards.of_table(table).map(|descriptor| descriptor.shard).collect();
+    for shard in shards {
+        map.shards.change(&shard, |descriptor| descriptor.membership = members(Epoch(1), &[0, 1, 2], None, 0));
     }
     Ok((map, table))
 }

@@ -276,7 +276,7 @@ impl Plain {
             let addr = self.endpoints[self.turn % self.endpoints.len()].clone();
             let channel = self.channel(&addr).await.ok()?;
             let asked = async {
-                let request = v1::WatchMapRequest { from_revision: 0 };
+                let request = v1::WatchMapRequest::default();
                 SynodClient::new(channel).watch_map(request).await.ok()?.into_inner().message().await.ok()?
             };
             self.map = timeout(ATTEMPT, asked).await.ok().flatten();

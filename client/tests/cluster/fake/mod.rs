@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,6 +39,13 @@ pub type Hook = Box<dyn FnMut(u64, &v1::ShardRequest) -> Action + Send>;
 pub struct World {
     pub state: Mutex<State>,
     pub map: watch::Sender<v1::ShardMap>,
+    /// Whether nodes send deltas to watchers that ask for them; otherwise they are as nodes that know none.
+    pub deltas: AtomicBool,
+    /// The next delta is of another revision than what was sent before it.
+    pub gap: AtomicBool,
+    /// What each watcher asked for, and the revision from which each map that was sent changes it; 0: a whole map.
+    pub watched: Mutex<Vec<v1::WatchMapRequest>>,
+    pub sent: Mutex<Vec<u64>>,
     /// What the nodes know already and the map does not.
     ahead: Mutex<Option<v1::ShardMap>>,
     hook: Mutex<Option<Hook>>,
@@ -135,11 +143,16 @@ impl World {
             ],
             shards,
             next_shard: 31,
+            digest: 1,
             ..v1::ShardMap::default()
         };
         let world = Arc::new(World {
             state: Mutex::new(State::new()),
             map: watch::Sender::new(map),
+            deltas: AtomicBool::new(false),
+            gap: AtomicBool::new(false),
+            watched: Mutex::default(),
+            sent: Mutex::default(),
             ahead: Mutex::default(),
             hook: Mutex::new(None),
             seen: Mutex::default(),
@@ -188,7 +201,19 @@ impl World {
         self.map.send_modify(|map| {
             change(map);
             map.revision += 1;
+            map.digest += 1;
         });
+    }
+
+    /// What of the shards changed from one map to another.
+    fn delta(&self, before: &v1::ShardMap, mut map: v1::ShardMap) -> v1::ShardMap {
+        let left = |shard: &&v1::Shard| !map.shards.iter().any(|now| now.id == shard.id);
+        map.gone_shards = before.shards.iter().filter(left).map(|shard| shard.id).collect();
+        map.shards.retain(|shard| !before.shards.contains(shard));
+        (map.nodes, map.tables) = (vec![], vec![]);
+        let gap = if self.gap.swap(false, Ordering::SeqCst) { 100 } else { 0 };
+        map.since = before.revision + gap;
+        map
     }
 
     /// Splits range shard 11 (`g`..`p`) at `at`: the new shard is 13.
@@ -306,9 +331,18 @@ impl v1::synod_server::Synod for Node {
     }
 
     async fn watch_map(&self, request: Request<v1::WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
-        let from = request.into_inner().from_revision;
-        let maps =
-            WatchStream::new(self.world.map.subscribe()).filter(move |m| std::future::ready(m.revision > from)).map(Ok);
+        let request = request.into_inner();
+        let (world, from, asks) = (self.world.clone(), request.from_revision, request.deltas);
+        world.watched.lock().unwrap().push(request);
+        let mut has: Option<v1::ShardMap> = None;
+        let next = move |map: v1::ShardMap| {
+            let before = has.replace(map.clone()).filter(|_| asks && world.deltas.load(Ordering::SeqCst));
+            let next = before.map_or(map.clone(), |before| world.delta(&before, map));
+            world.sent.lock().unwrap().push(next.since);
+            Ok::<_, Status>(next)
+        };
+        let maps = WatchStream::new(self.world.map.subscribe());
+        let maps = maps.filter(move |m| std::future::ready(m.revision > from)).map(next);
         Ok(Response::new(Box::pin(maps)))
     }
 

@@ -351,8 +351,8 @@ fn a_map_never_goes_back_shows_no_hole_and_ends_as_what_is() {
     for seed in 1..=60u64 {
         let mut state = state();
         let bound = Bytes::from_static(&[16]);
-        state.shards.get_mut(&ShardId(2)).unwrap().to = bound.clone();
-        state.shards.get_mut(&ShardId(3)).unwrap().from = bound;
+        state.shards.change(&ShardId(2), |d| d.to = bound.clone()).unwrap();
+        state.shards.change(&ShardId(3), |d| d.from = bound).unwrap();
         let first = |id: u64| {
             let Descriptor { from, to, .. } = state.shards[&ShardId(id)].clone();
             ShardNews { shard: ShardId(id), from, to, version: 1, children: vec![], absorbed: vec![] }

@@ -6,6 +6,7 @@ use super::admission::AdmissionQueues;
 use super::{client_status, cluster, convert, session};
 use crate::config::Limits;
 use crate::node::map::MapCache;
+use crate::node::map_stream;
 use crate::node::peer::Peers;
 use crate::node::status::status;
 use crate::node::whereabouts::Whereabouts;
@@ -189,21 +190,13 @@ impl Synod for SynodService {
 
     async fn watch_map(&self, request: Request<v1::WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
         let map_cache = self.get()?.map_cache.clone();
-        let after = request.into_inner().from_revision;
-        let changes = map_cache.watch();
-        let maps = futures::stream::unfold((map_cache, changes, after), |(map_cache, mut changes, after)| async move {
-            loop {
-                let revision = *changes.borrow_and_update();
-                if revision > after
-                    && let Some(map) = map_cache.to_wire()
-                {
-                    let revision = map.revision;
-                    return Some((Ok(map), (map_cache, changes, revision)));
-                }
-                changes.changed().await.ok()?;
-            }
-        });
-        Ok(Response::new(Box::pin(maps)))
+        let v1::WatchMapRequest { from_revision, deltas, digest } = request.into_inner();
+        let maps: Self::WatchMapStream = if deltas {
+            Box::pin(map_stream::deltas(map_cache, from_revision, digest))
+        } else {
+            Box::pin(map_stream::whole(map_cache, from_revision))
+        };
+        Ok(Response::new(maps))
     }
 }
 

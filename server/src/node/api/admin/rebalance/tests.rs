@@ -33,7 +33,7 @@ fn seen(state: &SystemState) -> Seen {
     };
     let mut seen = Seen { now: Duration::from_secs(7_200), ..Seen::default() };
     seen.nodes = (1..=4).map(|id| (NodeId(id), heard())).collect();
-    for (shard, d) in &state.shards {
+    for (shard, d) in state.shards.iter() {
         let led = Led {
             leader: d.membership.first_leader,
             rank: (1, 1),
