@@ -7,5 +7,6 @@
 pub mod empty_node;
 pub mod executor;
 pub mod job;
+pub mod merge;
 pub mod move_replica;
 pub mod split;

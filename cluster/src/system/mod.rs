@@ -9,6 +9,7 @@ mod command;
 mod job_rows;
 mod jobs;
 mod lineage;
+mod merges;
 mod news;
 mod nodes;
 mod place;
