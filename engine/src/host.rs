@@ -15,7 +15,7 @@ mod requests;
 mod scrubs;
 mod snapshots;
 
-pub use admin::{AdminInput, SplitWanted};
+pub use admin::{AdminInput, MergeWanted, SplitWanted};
 pub(crate) use admin::{Divided, Told};
 pub use answers::{Answer, KeyedRecord, Reply, ReplySink};
 pub use hand_over::HandOverInput;
@@ -23,7 +23,10 @@ pub use inputs::Input;
 pub use node::{NodeInput, ProcessHost};
 pub use peers::{Links, PeerInput};
 pub use reads::{FetchRequest, ReadHost, RowsFetched};
-pub use reports::{Division, LoadReport, Middle, NodeReport, ReplicaReport, Sampled, ScrubReport, Size, Work};
+pub use reports::{
+    Division, LoadReport, MERGE_CANCELLED, MERGE_FROZEN, MERGE_MERGING, MergeReport, Middle, NodeReport, ReplicaReport,
+    Sampled, ScrubReport, Size, Work,
+};
 pub use requests::{At, Body, Freshness, Read, Request, Scan, TailPoll};
 pub use scrubs::{ScrubHost, ScrubInput};
 pub use snapshots::{SnapshotHost, SnapshotInput, SnapshotKind};

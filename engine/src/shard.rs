@@ -378,6 +378,7 @@ impl Shard {
             epoch: self.members.epoch,
             unborn: self.is_unborn(),
             hindrance: None,
+            merge: None,
             scrub: self.scrubs.report(&self.members),
             load: LoadReport::default(),
             size: None,

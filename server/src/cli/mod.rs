@@ -26,6 +26,7 @@ mod hot;
 mod jobs;
 mod load;
 mod members;
+mod merges;
 mod moves;
 mod nodes;
 pub mod output;

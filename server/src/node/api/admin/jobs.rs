@@ -11,7 +11,7 @@ use synod_cluster::jobs::empty_node;
 use synod_cluster::jobs::executor::{JobStep, Progress};
 use synod_cluster::jobs::job::JobGoal;
 use synod_cluster::jobs::move_replica::{MoveReplica, Step};
-use synod_cluster::jobs::split;
+use synod_cluster::jobs::{merge, split};
 use synod_cluster::members::MemberChange;
 use synod_cluster::system::{SystemCommand, SystemOutcome};
 use synod_proto::v1;
@@ -155,8 +155,14 @@ fn goal(wanted: Option<v1::JobGoal>) -> Result<JobGoal, Status> {
             let at = (!at.is_empty()).then_some(at);
             Ok(JobGoal::Split { shard: ShardId(shard), version, at })
         }
+        Some(GoalKind::MergeShards(v1::MergeShards { shard, source, border })) => {
+            Ok(JobGoal::Merge { shard: ShardId(shard), source: ShardId(source), border })
+        }
         Some(GoalKind::EmptyNode(wanted)) => Ok(JobGoal::Empty(nodes::goal(&wanted))),
-        None => Err(status(&convert::invalid("goal", "must be given: move_replica, split_shard or empty_node"))),
+        None => Err(status(&convert::invalid(
+            "goal",
+            "must be given: move_replica, split_shard, merge_shards or empty_node",
+        ))),
     }
 }
 
@@ -168,6 +174,9 @@ fn goal_to_wire(goal: &JobGoal) -> v1::JobGoal {
         JobGoal::Split { shard, version, at } => {
             let at = at.clone().unwrap_or_default();
             GoalKind::SplitShard(v1::SplitShard { shard: shard.0, version: *version, at })
+        }
+        JobGoal::Merge { shard, source, border } => {
+            GoalKind::MergeShards(v1::MergeShards { shard: shard.0, source: source.0, border: border.clone() })
         }
         JobGoal::Empty(goal) => GoalKind::EmptyNode(nodes::goal_to_wire(*goal)),
     };
@@ -189,7 +198,11 @@ pub(super) fn to_wire(JobReport { id, job, progress, idle }: JobReport, changes:
 fn progress_to_wire(progress: &Progress, idle_ms: u64, changes: bool) -> v1::JobProgress {
     let lag_slots = if let Some(JobStep::Move(Step::Wait(lag))) = progress.step { lag } else { None };
     let waits = match &progress.step {
-        Some(JobStep::Split(split::Step::Wait(why)) | JobStep::Empty(empty_node::Step::Wait(why))) => Some(why),
+        Some(
+            JobStep::Split(split::Step::Wait(why))
+            | JobStep::Merge(merge::Step::Wait(why))
+            | JobStep::Empty(empty_node::Step::Wait(why)),
+        ) => Some(why),
         _ => None,
     };
     let told = progress.changes.iter().filter(|_| changes);
@@ -210,6 +223,11 @@ fn step_word(step: &JobStep) -> &'static str {
         JobStep::Split(split::Step::Propose { .. }) => return "split",
         JobStep::Split(split::Step::Wait(_)) => return "wait",
         JobStep::Split(split::Step::Done | split::Step::Overtaken(_)) => return "end",
+        JobStep::Merge(merge::Step::Transfer { .. }) => return "transfer",
+        JobStep::Merge(merge::Step::Begin(_)) => return "merge",
+        JobStep::Merge(merge::Step::Cancel) => return "cancel",
+        JobStep::Merge(merge::Step::Wait(_)) => return "wait",
+        JobStep::Merge(merge::Step::Done | merge::Step::Overtaken(_) | merge::Step::Undone) => return "end",
         JobStep::Empty(empty_node::Step::Begin(_)) => return "begin",
         JobStep::Empty(empty_node::Step::Wait(_)) => return "wait",
         JobStep::Empty(empty_node::Step::Done | empty_node::Step::Overtaken(_)) => return "end",
