@@ -20,7 +20,7 @@ impl Shard {
         effects: Effects,
         (mine, told): (Option<Pending>, Option<Told>),
     ) -> bool {
-        let Effects { results, metadata, marker, child, refused } = effects;
+        let Effects { results, metadata, marker, child, merge, refused } = effects;
         if let Some(Pending { replies, proposed_at, .. }) = mine {
             let waited = (node.clock)().0.saturating_sub(proposed_at.0);
             node.metrics.commit_seconds.observe(seconds(waited));
@@ -33,6 +33,9 @@ impl Shard {
             tracing::info!(shard = self.id.0, "the administrative entry in slot {slot} changes nothing: {why}");
         }
         self.look_at_bounds(node, slot);
+        if merge.is_some() {
+            node.merging.push(self.id);
+        }
         match child {
             Some(born) => self.bear(node, slot, born, told),
             None => {

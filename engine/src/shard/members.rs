@@ -29,7 +29,7 @@ impl Shard {
         if current != expected {
             return Err(Refusal::WrongEpoch { current, expected });
         }
-        if self.order.is_some() {
+        if self.order.is_some() || !self.state.may_change_members() {
             return Err(Refusal::NotReady);
         }
         let mut members = self.members.members.clone();

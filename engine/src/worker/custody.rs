@@ -14,6 +14,7 @@ use crate::snapshot::Header;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::custody::{Custody, GivenUp, Here, How, Owner, Wait, may_give_up};
 use synod_cluster::ids::ShardId;
+use synod_cluster::position::within;
 use synod_cluster::system::{Birth, Descriptor, SystemState};
 use synod_paxos::types::{Epoch, Micros};
 
@@ -148,7 +149,16 @@ impl<H: Host> Worker<H> {
         if let Some(wait) = self.needed_by(id) {
             return Custody::Waits(wait);
         }
-        let given = GivenUp { shard: id, table, from, to, how: How::Removal { frozen_for: None } };
+        // Once that one has its positions here, by a snapshot of after the merge, the rule says the rest.
+        let has = |target: &ShardId| {
+            let here = self.shards.get(target).filter(|shard| !shard.is_missing());
+            here.is_some_and(|target| {
+                let whole = target.state().descriptor();
+                within(&from, &whole.from, &whole.to)
+            })
+        };
+        let frozen_for = shard.goes_into().filter(|target| !has(target));
+        let given = GivenUp { shard: id, table, from: from.clone(), to, how: How::Removal { frozen_for } };
         self.judge(map, &given, &[])
     }
 

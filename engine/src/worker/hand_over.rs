@@ -106,7 +106,9 @@ impl<H: Host> Worker<H> {
     fn may_leave(&self, shard: ShardId) -> bool {
         let bound =
             self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard) || self.bears(shard) || self.custody.has(shard);
-        !bound && self.shards.get(&shard).is_some_and(Shard::may_leave)
+        // The neighbour that goes into a shard comes to it, not the other way.
+        let takes_in = self.shards.get(&shard).and_then(Shard::merge).is_some();
+        !bound && !takes_in && self.shards.get(&shard).is_some_and(Shard::may_leave)
     }
 
     /// Brings a hand-over on, at the end of a round.
@@ -250,6 +252,7 @@ impl<H: Host> Worker<H> {
             self.drain();
         }
         self.hold_log(id);
+        self.note_part(id);
         // The map may have changed while it was on its way.
         if let Some(upto) = self.ended(id) {
             return self.give_up(id, upto);
