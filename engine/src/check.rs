@@ -293,7 +293,7 @@ pub fn is_snapshot(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::bounds::BoundsRow;
+    use crate::codec::bounds::{BoundsRow, Phase};
     use crate::machine::tests::shared::{Rows, Two, all_rows};
     use crate::state::BulkLoad as _;
     use crate::state::rocks::StateOptions;
@@ -361,6 +361,9 @@ mod tests {
             to: created.to,
             retention: created.retention,
             children: vec![],
+            phase: Phase::Alone,
+            merges: 0,
+            absorbed: vec![],
         };
         let mut rows = all_rows(&mut two.store);
         let at = rows.iter().position(|(found, _)| *found == key).unwrap();

@@ -100,6 +100,26 @@ pub enum Fault {
     LateParentExecutes,
     /// The ring of a child claims a window of which it has nothing.
     ChildRingClaimsAll,
+    /// A frozen shard answers reads.
+    FreezeLetsReads,
+    /// A frozen shard goes on applying what is in its log.
+    FrozenGoesOn,
+    /// A shard takes another one in although that was cancelled, whatever the other is by then.
+    AbsorbAfterCancel,
+    /// A merge leaves the sessions of the source out.
+    MergeWithoutSessions,
+    /// Of two floors of a client a merge keeps the lesser.
+    MergeLosesFloor,
+    /// The clock of a target's timestamps does not rise to its source's.
+    MergeKeepsOwnTime,
+    /// A merge forgets the children of the source.
+    MergeForgetsChildren,
+    /// The ring of a target claims the wider of two windows.
+    MergeRingClaimsAll,
+    /// An unfreeze counts only where its shard is in no merge.
+    MutualMergesWait,
+    /// An unfreeze that comes before the freeze does not fence it.
+    LateFreeze,
 }
 
 impl Fault {

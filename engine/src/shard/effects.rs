@@ -32,6 +32,9 @@ impl Shard {
         if let Some(why) = &refused {
             tracing::info!(shard = self.id.0, "the administrative entry in slot {slot} changes nothing: {why}");
         }
+        if let Some(step) = merge {
+            tracing::info!(shard = self.id.0, "slot {slot} is a step of a merge: {step:?}");
+        }
         self.look_at_bounds(node, slot);
         if merge.is_some() {
             node.merging.push(self.id);

@@ -214,7 +214,7 @@ impl World {
         };
         let before = state.last_ts();
         let effects = state.apply(&mut self.oracle.store, &mut Overlay::default(), &entry, Wanted::Results)?;
-        let Effects { results, metadata: _, marker: _, child, refused: _ } = effects;
+        let Effects { results, metadata: _, marker: _, child, merge: _, refused: _ } = effects;
         if let Some(group) = self.groups.get_mut(&shard) {
             group.digests.push(digest(&mut self.oracle.store, state)?);
         }

@@ -57,7 +57,7 @@ impl World {
         let index = slot as usize - 1;
         let (entry, proposer, term) = (&group.log[index], group.proposers[index], group.term);
         let effects = state.apply(&mut node.store, &mut Overlay::default(), entry, Wanted::Results)?;
-        let Effects { results, metadata: _, marker: _, child, refused: _ } = effects;
+        let Effects { results, metadata: _, marker: _, child, merge: _, refused: _ } = effects;
         let (found, expected) = (digest(&mut node.store, state)?, group.digests[slot as usize]);
         ensure!(found == expected, "node {at} has another state of shard {shard} at slot {slot}");
         let answers = proposer.node == at && proposer.life == node.life && proposer.term == term;
