@@ -4,6 +4,7 @@
 mod client;
 mod host;
 mod members;
+mod merges;
 pub mod snapshots;
 mod splits;
 
