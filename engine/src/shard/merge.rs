@@ -242,7 +242,7 @@ impl Shard {
     /// Takes the neighbour in: the entry is applied, and from now on its rows are this shard's.
     pub(crate) fn take_in<H: Host>(&mut self, node: &mut Node<H>, source: ShardState) {
         let Some(awaited) = self.awaited.take() else { return };
-        let entry = awaited.entry;
+        let Awaited { entry, absorb } = *awaited;
         self.position = Some((entry.id, entry.ts));
         self.sizes.applied(entry.id.slot, entry.size(), node.log_keep.step());
         let mine = self.proposals.applied(node, &entry);
@@ -250,7 +250,7 @@ impl Shard {
         let applied = self.state.absorb(&mut *node.store, &entry, source);
         let effects = applied.unwrap_or_else(|error| node.state_failed(&error));
         self.follow(node, entry.id.slot, effects, (mine, told));
-        tracing::info!(shard = self.id.0, source = awaited.absorb.source.0, "the shard has taken its neighbour in");
+        tracing::info!(shard = self.id.0, source = absorb.source.0, "the shard has taken its neighbour in");
         self.step(node, Input::Applied(self.state.applied()));
         // The other members take it in at once too.
         self.step(node, Input::Tell);

@@ -22,7 +22,7 @@ use crate::shard::{Shard, knows_merges};
 use crate::state::FlushId;
 use crate::writer::Done;
 use std::collections::BTreeMap;
-use synod_cluster::ids::{EntryId, NodeId, ShardId, Slot, Space};
+use synod_cluster::ids::{ClusterVersion, EntryId, NodeId, ShardId, Slot, Space};
 use synod_cluster::refusal::Refusal;
 use synod_paxos::types::Micros;
 
@@ -155,12 +155,26 @@ impl<H: Host> Worker<H> {
             return;
         }
         let phase = shard.phase().clone();
+        if self.node.cluster_version < ClusterVersion::FIFTH {
+            self.seal_for_merges(id);
+        }
         let now = self.node.now;
         let part = self.merges.parts.entry(id).or_default();
         if part.phase != phase {
             *part = Part { since: now, phase, ..Part::default() };
         }
         self.merges.look_at = now;
+    }
+
+    /// The map that says that the cluster knows merges is on its way. A binary that knows none must not open this log.
+    fn seal_for_merges(&mut self, id: ShardId) {
+        if self.node.speaks < ClusterVersion::FIFTH {
+            // Whoever proposed it is newer. What the entry changed is not on disk yet: a newer binary applies it again.
+            let why = "its log merges it with another shard. This binary does not merge shards: start a newer one";
+            self.node.host.fatal(format!("shard {id}: {why}"));
+        }
+        let sealed = self.node.log.seal(ClusterVersion::FIFTH);
+        self.node.must(sealed);
     }
 
     /// Takes in what waits to be taken in, in the round in which it can be.
@@ -215,6 +229,7 @@ impl<H: Host> Worker<H> {
             return self.drive(id, merge, None);
         };
         let frozen = shard.frozen_for(id, merge.seq);
+        let flushed = frozen.is_some_and(|frozen| shard.is_flushed_at(frozen.at.slot));
         match frozen {
             None if self.is_ready_to_freeze(id) => {
                 if let Some(shard) = self.shards.get_mut(&source) {
@@ -222,7 +237,7 @@ impl<H: Host> Worker<H> {
                 }
             }
             None => {}
-            Some(frozen) if shard.is_flushed_at(frozen.at.slot) => {
+            Some(frozen) if flushed => {
                 self.give_word(id, MergeWord { source, seq: merge.seq, frozen: frozen.at.slot });
             }
             Some(_) if !self.freezing() => self.freeze(),
