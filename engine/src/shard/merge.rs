@@ -18,7 +18,7 @@ use synod_cluster::ids::{ClusterVersion, EntryId, NodeId, ShardId, Slot};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{CLUSTER_VERSION, SystemState};
 use synod_paxos::io::Input;
-use synod_paxos::types::Entry;
+use synod_paxos::types::{Entry, Member};
 
 /// A source's time may be so far ahead of the clocks, µs: the target goes on from there, for ever.
 const AHEAD_MAX_US: u64 = 1_000_000;
@@ -33,6 +33,7 @@ pub(super) struct Awaited {
 pub(crate) struct Source {
     from: Bytes,
     to: Bytes,
+    members: Vec<Member>,
 }
 
 /// Refuses merges in a cluster that does not know them.
@@ -144,7 +145,8 @@ impl Shard {
             return Err(Refusal::NotReady);
         }
         let descriptor = self.state.descriptor();
-        Ok(Source { from: descriptor.from.clone(), to: descriptor.to.clone() })
+        let members = self.members.members.clone();
+        Ok(Source { from: descriptor.from.clone(), to: descriptor.to.clone(), members })
     }
 
     /// Proposes that a neighbour goes into the shard, where this replica leads and nothing keeps it from that.
@@ -167,7 +169,11 @@ impl Shard {
         let absorbed = self.state.absorbed().iter().copied().filter(|shard| map.vanished(*shard));
         let confirmed = children.chain(absorbed).collect();
         let MergeWanted { version, epoch, source: id, source_version, source_epoch } = wanted;
-        let Source { from, to } = source;
+        let Source { from, to, members } = source;
+        if members != self.members.members {
+            let why = format!("shard {id} has other members than shard {}: move them first", self.id);
+            return told(Err(Refusal::Invalid { field: "source", why }));
+        }
         let begin = BeginMerge { source: id, version, epoch, source_version, source_epoch, from, to, confirmed };
         let (admin, accepted) = (Admin::BeginMerge(begin), self.status().map(|status| status.accepted));
         if let Some(why) = accepted.and_then(|accepted| self.state.refuses_step(&admin, accepted)) {

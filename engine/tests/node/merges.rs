@@ -178,9 +178,15 @@ fn a_merge_that_makes_no_sense_now_is_refused() {
 
     let (mut c, mut t, low, high) = two_shards();
     let good = c.merge_wanted(low, high);
-    let bad = |c: &mut Cluster, merge: MergeWanted| match c.try_merge(low, merge) {
-        Err(Refusal::Invalid { field, .. }) => field,
-        other => panic!("{other:?}"),
+    let bad = |c: &mut Cluster, merge: MergeWanted| {
+        for _ in 0..50 {
+            match c.try_merge(low, merge) {
+                Err(Refusal::Invalid { field, .. }) => return field,
+                Err(Refusal::NotReady) => c.run_for(50_000),
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it is never ready");
     };
     assert_eq!(bad(&mut c, MergeWanted { version: 9, ..good }), "version");
     assert_eq!(bad(&mut c, MergeWanted { epoch: Epoch(9), ..good }), "epoch");
