@@ -108,8 +108,10 @@ impl Shard {
 
     /// What a status shows of a merge; `since_us` is for how long it is in its phase.
     pub(crate) fn merge_report(&self, since_us: u64) -> Option<MergeReport> {
+        if self.is_missing() {
+            return None;
+        }
         let (phase, with) = match self.phase() {
-            _ if self.is_missing() => return None,
             Phase::Alone => return None,
             Phase::Merging(merge) => (MERGE_MERGING, merge.source),
             Phase::Cancelled(merge) => (MERGE_CANCELLED, merge.source),
