@@ -123,9 +123,21 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Those of splits that the explorer of splits finds.
-    pub const SPLITS: &[Self] =
-        &[Self::SplitWithoutSessions, Self::SplitResetsTime, Self::LateParentExecutes, Self::ChildRingClaimsAll];
+    /// Those of splits and merges that the explorer of splits finds by random schedules.
+    pub const SPLITS: &[Self] = &[
+        Self::SplitWithoutSessions,
+        Self::SplitResetsTime,
+        Self::LateParentExecutes,
+        Self::ChildRingClaimsAll,
+        Self::FrozenGoesOn,
+        Self::AbsorbAfterCancel,
+        Self::MergeWithoutSessions,
+        Self::MergeKeepsOwnTime,
+        Self::MergeForgetsChildren,
+        Self::MergeRingClaimsAll,
+        Self::MutualMergesWait,
+        Self::LateFreeze,
+    ];
 
     /// Every fault that breaks an invariant of whole nodes: what only makes members wait has a scenario of its own.
     pub const ALL: &[Self] = &[

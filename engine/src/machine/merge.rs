@@ -67,6 +67,13 @@ impl ShardState {
         matches!(self.phase, Phase::Alone | Phase::Cancelled(_))
     }
 
+    /// Whether the merge of this number, into this shard, is over: the source went into it, or does not.
+    #[must_use]
+    pub fn has_ended(&self, seq: u64) -> bool {
+        let open = matches!(&self.phase, Phase::Merging(merge) | Phase::Cancelled(merge) if merge.seq == seq);
+        self.merges >= seq && !open
+    }
+
     /// The absorb in an entry, where the entry is one and counts as far as all before it is applied. Such an entry is applied by
     /// [`ShardState::absorb`], with the source as it is at the freeze; any other by [`ShardState::apply`].
     ///
@@ -280,10 +287,6 @@ impl ShardState {
         };
         let absorb = self.takes_in(entry)?.ok_or_else(|| wrong("it does not count".into()))?;
         let frozen = source.phase.frozen().copied().filter(|_| source.is_frozen_at(shard, &absorb));
-        let frozen = match frozen {
-            None if planted!(AbsorbAfterCancel) => source.as_if_frozen(shard, &absorb),
-            frozen => frozen,
-        };
         let Some(frozen) = frozen else {
             return Err(wrong(format!("shard {} is not frozen for it here", absorb.source)));
         };
@@ -291,11 +294,6 @@ impl ShardState {
         self.ahead = None;
         self.applied = slot;
         self.take_in(store, entry.ts, source, (from, to), frozen)
-    }
-
-    /// The planted fault: whatever the source is, it goes into this one.
-    fn as_if_frozen(&self, target: ShardId, absorb: &Absorb) -> Option<Frozen> {
-        Some(Frozen { target, seq: absorb.seq, at: absorb.at, ts: self.last_ts })
     }
 
     /// The bounds of both together.

@@ -66,6 +66,9 @@ impl World {
             let all = hints(node);
             return self.hint_reader(all);
         }
+        if state.changing().is_some() {
+            return;
+        }
         if group.lease != Some(leader) && !self.has_quorum(group) {
             return;
         }
@@ -146,7 +149,11 @@ impl World {
             let all = self.all_hints();
             return self.hint_follower(all);
         };
-        let version = self.nodes[node].states.get(&way.shard).map(|state| state.descriptor().version);
+        let state = self.nodes[node].states.get(&way.shard);
+        if state.is_some_and(|state| state.changing().is_some()) {
+            return;
+        }
+        let version = state.map(|state| state.descriptor().version);
         if version != Some(way.version) {
             let all = hints(&self.nodes[node]);
             return self.hint_follower(all);
