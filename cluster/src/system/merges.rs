@@ -3,11 +3,11 @@
 //! Owns: which two shards may be asked to become one, and what the map says of that. Must never: change the map: a merge is told by a report
 //! of bounds, as a split is.
 
-use super::jobs::CLUSTER_VERSION;
 use super::{Descriptor, SystemOutcome, SystemState};
 use crate::ids::{ClusterVersion, SYSTEM_SHARD, ShardId};
 use crate::jobs::merge::{self, Mapped, Seen, Side};
 use crate::jobs::split::Bounds;
+use crate::position::within;
 
 fn invalid(field: &str, why: impl Into<String>) -> SystemOutcome {
     SystemOutcome::Invalid { field: field.into(), why: why.into() }
@@ -24,7 +24,8 @@ impl SystemState {
     pub fn look_at_merge(&self, goal: merge::Goal<'_>) -> Seen {
         let side = |shard| Side { mapped: self.shards.get(shard).map(mapped), leader: None };
         let table = [goal.target, goal.source].iter().find_map(|shard| self.shards.get(shard)).map(|d| d.table);
-        let holds = |d: &&Descriptor| Some(d.table) == table && mapped(d).bounds.divides(goal.border);
+        let inside = |d: &Descriptor| d.from != goal.border && within(goal.border, &d.from, &d.to);
+        let holds = |d: &&Descriptor| Some(d.table) == table && inside(d);
         Seen {
             target: side(&goal.target),
             source: side(&goal.source),
@@ -33,13 +34,7 @@ impl SystemState {
     }
 
     pub(super) fn knows_merges(&self) -> Result<(), SystemOutcome> {
-        let (version, needed) = (self.version, ClusterVersion::FIFTH);
-        if version >= needed {
-            return Ok(());
-        }
-        let why =
-            format!("the cluster is at version {version}, merges need {needed}: `synod cluster upgrade` raises it");
-        Err(invalid(CLUSTER_VERSION, why))
+        self.knows("merges need", ClusterVersion::FIFTH)
     }
 
     /// Refuses a merge that makes no sense by the bounds and members that are known.
@@ -72,6 +67,7 @@ impl SystemState {
 mod tests {
     use super::*;
     use crate::jobs::job::JobGoal;
+    use crate::system::CLUSTER_VERSION;
     use crate::system::{Partitioning, Retention, SystemCommand};
     use bytes::Bytes;
 
