@@ -22,7 +22,7 @@ impl SystemState {
     /// What the map says of a merge; what the shards' leaders say is not in it.
     #[must_use]
     pub fn look_at_merge(&self, goal: merge::Goal<'_>) -> Seen {
-        let side = |shard| Side { mapped: self.shards.get(shard).map(mapped), leader: None };
+        let side = |shard: &ShardId| Side { mapped: self.shards.get(shard).map(mapped), leader: None };
         let table = [goal.target, goal.source].iter().find_map(|shard| self.shards.get(shard)).map(|d| d.table);
         let inside = |d: &Descriptor| d.from != goal.border && within(goal.border, &d.from, &d.to);
         let holds = |d: &&Descriptor| Some(d.table) == table && inside(d);
@@ -39,7 +39,7 @@ impl SystemState {
 
     /// Refuses a merge that makes no sense by the bounds and members that are known.
     pub(super) fn check_merge(&self, target: ShardId, source: ShardId, border: &[u8]) -> Result<(), SystemOutcome> {
-        let of = |field, shard| {
+        let of = |field, shard: ShardId| {
             if shard == SYSTEM_SHARD {
                 return Err(invalid(field, "the system shard is never merged"));
             }
