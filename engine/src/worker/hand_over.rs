@@ -104,11 +104,12 @@ impl<H: Host> Worker<H> {
     }
 
     fn may_leave(&self, shard: ShardId) -> bool {
-        let bound =
-            self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard) || self.bears(shard) || self.custody.has(shard);
+        let Some(leaving) = self.shards.get(&shard) else { return false };
+        // One that goes into another waits here until it has: it may go to where that is.
+        let kept = self.custody.has(shard) && leaving.goes_into().is_none();
+        let bound = self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard) || self.bears(shard) || kept;
         // The neighbour that goes into a shard comes to it, not the other way.
-        let takes_in = self.shards.get(&shard).and_then(Shard::merge).is_some();
-        !bound && !takes_in && self.shards.get(&shard).is_some_and(Shard::may_leave)
+        !bound && leaving.merge().is_none() && leaving.may_leave()
     }
 
     /// Brings a hand-over on, at the end of a round.
