@@ -1,5 +1,6 @@
 mod ahead;
 pub(crate) mod bench;
+mod merge;
 mod replay;
 mod rest;
 pub(crate) mod shared;
