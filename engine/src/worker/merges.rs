@@ -19,6 +19,7 @@ use crate::command::{Absorb, Admin, Cancel, EndMerge, Unfreeze};
 use crate::host::{HandOverInput, Host, MergeInput, MergeWanted, MergeWord, Told};
 use crate::logstore::{GONE, GroupWrite};
 use crate::shard::{Shard, knows_merges};
+use crate::snapshot::Header;
 use crate::state::FlushId;
 use crate::writer::Done;
 use std::collections::BTreeMap;
@@ -409,6 +410,21 @@ impl<H: Host> Worker<H> {
                     self.node.writer.add(write, Some(Done::Buried));
                 }
                 Some(_) => {}
+            }
+        }
+    }
+
+    /// A snapshot of a target of after a merge takes the place of both: the replicas of its sources go in the one log write by which it is
+    /// installed.
+    pub(super) fn bury_with(&mut self, header: &Header) {
+        let target = header.shard;
+        if !self.shards.get(&target).is_some_and(Shard::is_installing) {
+            return;
+        }
+        for source in header.bounds.iter().flat_map(|row| &row.absorbed) {
+            let goes = |shard: &Shard| shard.goes_into() == Some(target) && !shard.is_installing();
+            if self.shards.get(source).is_some_and(goes) {
+                self.remove(*source, GONE);
             }
         }
     }

@@ -389,6 +389,7 @@ impl<H: Host> Worker<H> {
                     }
                 }
                 shard.install(&mut self.node, &header, space);
+                self.bury_with(&header);
             }
             None if self.node.shared.roster.begin(id) || planted!(EveryWorkerHasAll) => {
                 self.begin_replica(&header, space);
