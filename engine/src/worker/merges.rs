@@ -341,7 +341,9 @@ impl<H: Host> Worker<H> {
 
     /// The next entry of a target takes its source in: it is applied, if the source is here as that entry says.
     fn absorb_into(&mut self, id: ShardId) {
-        let Some(absorb) = self.shards.get(&id).and_then(|shard| shard.awaited().cloned()) else { return };
+        // A snapshot that is about to take the target's place has what the entry makes.
+        let target = self.shards.get(&id).filter(|shard| !shard.is_installing());
+        let Some(absorb) = target.and_then(|shard| shard.awaited().cloned()) else { return };
         let source = absorb.source;
         let ready = self.shards.get(&source).map(|shard| shard.is_as_absorbed(id, &absorb));
         match ready {
