@@ -113,6 +113,13 @@ impl World {
 
     fn drive_cancelled(&mut self, target: ShardId, leader: usize, merge: Merge) {
         let Merge { source, seq, source_version: version, .. } = merge;
+        let words = self.groups.get(&target).map(|group| group.words.values());
+        let word = words.and_then(|mut words| words.find(|(of, _)| *of == seq)).map(|(_, at)| *at);
+        // An executor that has heard of nothing since.
+        if let Some(at) = word.filter(|_| self.dice.chance(100)) {
+            self.propose(target, What::Admin(Admin::Absorb(Absorb { source, seq, at })), None);
+            return;
+        }
         let gone = !self.groups.contains_key(&source) && self.nodes[leader].map.vanished(source);
         let led = self.groups.get(&source).and_then(|group| self.leader_of(group));
         let known = led.and_then(|node| self.nodes[node].states.get(&source));

@@ -312,9 +312,9 @@ pub fn read_of_frozen(planted: Planted) -> Result<(), Violation> {
         stage.merge(target, source, 1)?;
         stage.write(target, 2, KEYS - 1, &[0, 1, 2])?;
         stage.applied(target, 0)?;
-        stage.world.hear_of(1);
         stage.world.truth.overtake(KEYS - 1);
         for _ in 0..200 {
+            stage.world.hear_of(1);
             stage.world.read();
             stage.world.serve()?;
         }
