@@ -463,6 +463,22 @@ mod tests {
     }
 
     #[test]
+    fn a_merge_is_told_and_shown_in_words() {
+        let goal = JobGoal::MergeShards { shard: 5, source: 6, border: "k".into() };
+        let job = |step: &str, trouble: Option<&str>| {
+            let trouble = trouble.map(str::to_owned);
+            let progress = JobProgress { step: step.to_owned(), trouble, ..JobProgress::default() };
+            Job { goal: goal.clone(), progress: Some(progress), ..job("running", "", &[]) }
+        };
+        assert_eq!(news(&job("transfer", None)), ["shard 5: shard 6 is to be led where the other one is"]);
+        assert_eq!(news(&job("wait", Some("no leader"))), ["shard 5: waits: no leader"]);
+        assert_eq!(line(&job("merge", None)), "job 9 is running: it merges shard 6 into shard 5");
+        let told = lines(&[shown(&job("wait", Some("a node lags")))]);
+        assert_eq!(told, ["job 9 running: a neighbour goes into shard 5 (a node lags)"]);
+        assert_eq!(stuck(&job("wait", None), Duration::from_secs(60)).kind(), "not_merged");
+    }
+
+    #[test]
     fn a_node_that_is_emptied_is_told_and_shown_in_words() {
         let goal = JobGoal::EmptyNode { node: 3, remove: true, max_concurrent: Some(2) };
         let progress = JobProgress { step: "wait".into(), replicas_left: Some(5), ..JobProgress::default() };
