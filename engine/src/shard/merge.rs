@@ -70,20 +70,20 @@ impl Shard {
 
     /// Its freeze for this attempt of a target, where it is frozen for that.
     pub(crate) fn frozen_for(&self, target: ShardId, seq: u64) -> Option<Frozen> {
+        self.freeze().filter(|frozen| (frozen.target, frozen.seq) == (target, seq))
+    }
+
+    /// Its freeze, where it is frozen.
+    pub(crate) fn freeze(&self) -> Option<Frozen> {
         match self.phase() {
-            Phase::Frozen(frozen) if !self.is_missing() && (frozen.target, frozen.seq) == (target, seq) => {
-                Some(*frozen)
-            }
+            Phase::Frozen(frozen) if !self.is_missing() => Some(*frozen),
             _ => None,
         }
     }
 
     /// The shard that it is frozen for.
     pub(crate) fn goes_into(&self) -> Option<ShardId> {
-        match self.phase() {
-            Phase::Frozen(frozen) if !self.is_missing() => Some(frozen.target),
-            _ => None,
-        }
+        self.freeze().map(|frozen| frozen.target)
     }
 
     /// Whether what was applied up to `slot` is on disk here.

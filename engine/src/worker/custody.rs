@@ -7,14 +7,13 @@
 //! own first rows are flushed.
 
 use super::Worker;
-use crate::codec::bounds::ChildMark;
+use crate::codec::bounds::{ChildMark, Frozen};
 use crate::host::Host;
 use crate::shard::Shard;
 use crate::snapshot::Header;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_cluster::custody::{Custody, GivenUp, Here, How, Owner, Wait, may_give_up};
 use synod_cluster::ids::ShardId;
-use synod_cluster::position::within;
 use synod_cluster::system::{Birth, Descriptor, SystemState};
 use synod_paxos::types::{Epoch, Micros};
 
@@ -149,16 +148,13 @@ impl<H: Host> Worker<H> {
         if let Some(wait) = self.needed_by(id) {
             return Custody::Waits(wait);
         }
-        // Once that one has its positions here, by a snapshot of after the merge, the rule says the rest.
-        let has = |target: &ShardId| {
-            let here = self.shards.get(target).filter(|shard| !shard.is_missing());
-            here.is_some_and(|target| {
-                let whole = target.state().descriptor();
-                within(&from, &whole.from, &whole.to)
-            })
+        // Once that merge is over here, by the log or by a snapshot of after it, the rule says the rest.
+        let is_over = |frozen: &Frozen| {
+            let target = self.shards.get(&frozen.target).filter(|shard| !shard.is_missing());
+            target.is_some_and(|target| target.state().has_ended(frozen.seq))
         };
-        let frozen_for = shard.goes_into().filter(|target| !has(target));
-        let given = GivenUp { shard: id, table, from: from.clone(), to, how: How::Removal { frozen_for } };
+        let frozen_for = shard.freeze().filter(|frozen| !is_over(frozen)).map(|frozen| frozen.target);
+        let given = GivenUp { shard: id, table, from, to, how: How::Removal { frozen_for } };
         self.judge(map, &given, &[])
     }
 
