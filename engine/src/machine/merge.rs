@@ -159,14 +159,18 @@ impl ShardState {
         }
     }
 
-    /// In whatever phase the shard is, an unfreeze of its version counts: the freeze of that merge, which may be on its way, counts no
-    /// more. If it did not, two merges towards each other would wait for one another.
+    /// Unless the shard is frozen for another merge, an unfreeze of its version counts: the freeze of that merge, which may be on its
+    /// way, counts no more. If it did not, two merges towards each other would wait for one another. What is frozen for another merge
+    /// may be taken in by that one at any time.
     fn judge_unfreeze(&self, unfreeze: &Unfreeze) -> Result<(), Refusal> {
         let Unfreeze { target, seq, version } = *unfreeze;
         let (shard, known) = (self.descriptor.shard, self.descriptor.version);
-        let frozen = self.phase.frozen().is_some_and(|f| (f.target, f.seq) == (target, seq));
         let waits = planted!(MutualMergesWait) && self.phase != Phase::Alone;
-        if frozen || version == known && !waits && !planted!(LateFreeze) {
+        let counts = match self.phase.frozen() {
+            Some(frozen) => (frozen.target, frozen.seq) == (target, seq),
+            None => version == known && !waits && !planted!(LateFreeze),
+        };
+        if counts {
             return Ok(());
         }
         refused(

@@ -168,6 +168,8 @@ fn a_frozen_shard_changes_by_nothing_but_an_unfreeze() {
         Admin::BeginMerge(source),
         Admin::Freeze(freeze(&p.b.state, &p.child, 2)),
         Admin::Unfreeze(Unfreeze { target, seq: 2, version: 1 }),
+        // Of another merge, which began when it was frozen already.
+        Admin::Unfreeze(Unfreeze { target: ShardId(77), seq: 1, version }),
         Admin::Split(super::split::plan(&p.child, b"k6")),
     ] {
         let effects = p.child(80, &admin);
