@@ -397,7 +397,7 @@ fn why_not(status: &tonic::Status) -> (Error, bool) {
     let typed = v1::Error::decode(status.details()).ok().filter(|error| error.kind.is_some());
     match typed.map(Refused::from) {
         Some(Refused::NotLeader { maybe, .. }) => (Error::unavailable(status.message()), maybe),
-        Some(Refused::WrongShard) => (Error::unavailable(status.message()), false),
+        Some(Refused::WrongShard | Refused::Changing { .. }) => (Error::unavailable(status.message()), false),
         Some(Refused::Overloaded { retry_after, why }) => (Error::Overloaded { retry_after, why }, false),
         Some(Refused::Later(error) | Refused::Final(error)) => {
             let maybe = matches!(error, Error::OutcomeUnknown { .. });

@@ -16,7 +16,9 @@ pub(crate) fn of_status(status: &tonic::Status) -> Error {
         return match Refused::from(error) {
             Refused::Final(error) | Refused::Later(error) => error,
             Refused::Overloaded { retry_after, why } => Error::Overloaded { retry_after, why },
-            Refused::NotLeader { .. } | Refused::WrongShard => Error::unavailable(status.message()),
+            Refused::NotLeader { .. } | Refused::WrongShard | Refused::Changing { .. } => {
+                Error::unavailable(status.message())
+            }
         };
     }
     match status.code() {

@@ -32,6 +32,15 @@ pub enum JobGoal {
         /// Where the second begins: a key, or on a hash table an 8-byte big-endian hash. `None`: where the shard's leader finds the middle.
         at: Option<Bytes>,
     },
+    /// Two neighbours become one shard. From cluster version 5 on.
+    MergeShards {
+        /// The one that stays.
+        shard: u64,
+        /// The one that goes into it.
+        source: u64,
+        /// Where the upper one of the two begins: a key, or on a hash table an 8-byte big-endian hash.
+        border: Bytes,
+    },
     /// The replicas of a node move to others, and nothing is placed on it from then on. From cluster version 4 on.
     EmptyNode {
         /// The node.
@@ -61,6 +70,9 @@ impl From<JobGoal> for v1::JobGoal {
             }
             JobGoal::SplitShard { shard, version, at } => {
                 Kind::SplitShard(v1::SplitShard { shard, version, at: at.unwrap_or_default() })
+            }
+            JobGoal::MergeShards { shard, source, border } => {
+                Kind::MergeShards(v1::MergeShards { shard, source, border })
             }
             JobGoal::EmptyNode { node, remove, max_concurrent } => {
                 Kind::EmptyNode(v1::EmptyNode { node, remove, max_concurrent: max_concurrent.unwrap_or(0) })
@@ -97,8 +109,9 @@ impl Job {
 /// How far a job is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobProgress {
-    /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`, of a node that
-    /// is emptied `begin` or `wait`, of a shard whose voters change in number those of a move and `wait`; `end` of all.
+    /// The step decided last: of a move `learn`, `catch_up`, `promote` or `remove`, of a split `reserve`, `split` or `wait`, of a merge
+    /// `transfer`, `merge`, `cancel` or `wait`, of a node that is emptied `begin` or `wait`, of a shard whose voters change in number those
+    /// of a move and `wait`; `end` of all.
     pub step: String,
     /// What the learner lacks of the log, slots, while that is known.
     pub lag_slots: Option<u64>,
@@ -133,6 +146,9 @@ fn job(wire: v1::Job) -> Result<Job> {
         }
         Some(Kind::SplitShard(v1::SplitShard { shard, version, at })) => {
             JobGoal::SplitShard { shard, version, at: (!at.is_empty()).then_some(at) }
+        }
+        Some(Kind::MergeShards(v1::MergeShards { shard, source, border })) => {
+            JobGoal::MergeShards { shard, source, border }
         }
         Some(Kind::EmptyNode(v1::EmptyNode { node, remove, max_concurrent })) => {
             JobGoal::EmptyNode { node, remove, max_concurrent: (max_concurrent != 0).then_some(max_concurrent) }

@@ -158,7 +158,8 @@ pub fn may_give_up(
     here: impl Fn(ShardId) -> Here,
 ) -> Custody {
     let dropped = map.vanished(given.shard) && !map.tables.contains_key(&given.table);
-    if dropped || planted!(NoCustody) {
+    let forgets = planted!(VanishWithoutCustody) && map.vanished(given.shard);
+    if dropped || forgets || planted!(NoCustody) {
         return Custody::Allowed;
     }
     // A child in the map comes first: of the same version it knows the members better than its parent did.

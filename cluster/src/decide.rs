@@ -5,7 +5,7 @@
 //! simulation does too, under its own clock.
 //!
 //! Whether a write may have been executed: an attempt counts as *possibly delivered* once it may have left and was not
-//! answered by a refusal that says nothing was proposed (`Overloaded`, `WrongShard`, `DiskFull`, `Quarantined`, or a
+//! answered by a refusal that says nothing was executed (`Overloaded`, `Changing`, `WrongShard`, `DiskFull`, `Quarantined`, or a
 //! final error). `NotLeader` says itself whether the write had been proposed before the leadership was lost. Once an attempt
 //! was possibly delivered, no refusal of a later one says what became of the write: nodes differ in their limits, and a
 //! session that has ended no longer has its outcomes.
@@ -20,6 +20,9 @@ const MAX_HOPS: u32 = 3;
 /// How long a node that did not answer is passed over, and one whose connection broke.
 const SUSPECT_SILENT: Duration = Duration::from_millis(1000);
 const SUSPECT_BROKEN: Duration = Duration::from_millis(100);
+
+/// Longest pause before a shard is asked again that stands still.
+const CHANGING_MOST: Duration = Duration::from_millis(20);
 
 /// What the map lacks for a call.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +54,13 @@ pub enum Refused {
         /// The server's words.
         why: String,
     },
+    /// The shard stands still for a moment, to go into another one. Nothing was done.
+    Changing {
+        /// How long, about.
+        retry_after: Duration,
+        /// The server's words.
+        why: String,
+    },
     /// Asking again, perhaps elsewhere, can help.
     Later(Error),
     /// Asking again cannot help.
@@ -65,6 +75,10 @@ impl From<&Refusal> for Refused {
                 Self::NotLeader { leader: leader.map_or(0, |node| node.0), maybe: *maybe }
             }
             Refusal::WrongShard => Self::WrongShard,
+            Refusal::Changing { retry_after_ms } => {
+                let retry_after = Duration::from_millis(u64::from(*retry_after_ms));
+                Self::Changing { retry_after, why: said }
+            }
             Refusal::Overloaded => Self::Overloaded { retry_after: OVERLOADED_AGAIN, why: OVERLOADED.into() },
             Refusal::NoMemory(_) => Self::Overloaded { retry_after: ROOM_AGAIN, why: said },
             Refusal::TooManyTails { .. } | Refusal::NotReady => Self::Later(Error::unavailable(said)),
@@ -333,6 +347,12 @@ impl Progress {
                 // The node knows how long its line is: pauses that grow far beyond leave it idle while calls wait.
                 as_before(Pause { span: pause.span.min(4 * retry_after), ..pause })
             }
+            // It is over soon, and the same node knows where the shard went: the pause does not grow.
+            Refused::Changing { retry_after, why } => {
+                self.last = Some(Error::unavailable(why));
+                let pause = retry_after.min(CHANGING_MOST);
+                as_before(Pause { span: pause, at_least: Some(pause) })
+            }
             // Its leader hands over, or gets room again: to ask the others would not help.
             Refused::Later(error @ Error::DiskFull { .. }) => {
                 self.last = Some(error);
@@ -466,6 +486,25 @@ mod tests {
         Refused::Overloaded { retry_after: Duration::from_millis(ms), why: "full".into() }
     }
 
+    fn changing(ms: u64) -> Refused {
+        Refused::Changing { retry_after: Duration::from_millis(ms), why: "it is being merged".into() }
+    }
+
+    #[test]
+    fn a_shard_that_stands_still_is_asked_again_at_the_same_node_after_a_pause_that_does_not_grow() {
+        let mut progress = progress();
+        for asked in [10, 10, 10, 5_000] {
+            let most = Duration::from_millis(asked.min(20));
+            let next = fail(&mut progress, Failure::Refused(changing(asked)), 1);
+            let Next::Again { leader: Leader::AsBefore, nudge: false, pause: Some(pause) } = next else {
+                panic!("{next:?}")
+            };
+            assert_eq!(pause, Pause { span: most, at_least: Some(most) });
+        }
+        assert_eq!((progress.turn(), progress.is_suspect(1, NOW)), (0, false));
+        assert!(matches!(progress.out_of_time(true), Error::Unavailable { .. }));
+    }
+
     #[test]
     fn the_last_attempt_has_time_to_be_answered() {
         let (ms, whole) = (Duration::from_millis, |d| d);
@@ -495,6 +534,7 @@ mod tests {
             (refused(Refused::NotLeader { leader: 2, maybe: false }), false),
             (refused(Refused::WrongShard), false),
             (refused(overloaded(20)), false),
+            (refused(changing(10)), false),
             (refused(Refused::Later(unavailable)), true),
             (refused(Refused::Later(quarantined)), false),
         ] {

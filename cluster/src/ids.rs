@@ -79,7 +79,7 @@ impl ClusterVersion {
     pub const THIRD: Self = Self(3);
     /// The fourth version: shards are split.
     pub const FOURTH: Self = Self(4);
-    /// The fifth version: the replicas of a table change.
+    /// The fifth version: shards are merged, and the replicas of a table change.
     pub const FIFTH: Self = Self(5);
     /// The greatest version that this binary speaks.
     pub const SPOKEN: Self = Self::FOURTH;

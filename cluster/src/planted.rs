@@ -20,12 +20,21 @@ pub enum Fault {
     MapTakesOlder,
     /// A batch whose keys lie on two shards by now is reported as not written, though an attempt may have been executed.
     CrossShardLies,
+    /// A node gives up a replica whose shard is gone from the map, wherever its rows are.
+    VanishWithoutCustody,
+    /// A shard that went into another one goes from the map before the other has its range there.
+    MapTakesHalf,
 }
 
 impl Fault {
     /// Those of splits that the explorer of splits finds.
-    pub const SPLITS: &[Self] =
-        &[Self::NoCustody, Self::VanishIgnoresReserved, Self::MapTakesOlder, Self::CrossShardLies];
+    pub const SPLITS: &[Self] = &[
+        Self::NoCustody,
+        Self::VanishIgnoresReserved,
+        Self::MapTakesOlder,
+        Self::CrossShardLies,
+        Self::VanishWithoutCustody,
+    ];
 
     /// Every fault of whole nodes.
     pub const ALL: &[Self] = &[Self::CancelForgotten, Self::JobEndsEarly, Self::VanishIgnoresReserved];

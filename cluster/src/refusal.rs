@@ -32,6 +32,13 @@ pub enum Refusal {
     /// The shard is not here, its version differs, or the key is not in it.
     #[error("the key is not in this shard")]
     WrongShard,
+    /// The shard stands still, to go into another one: it is served again in a moment, by itself or by that one. Nothing was
+    /// executed.
+    #[error("the shard is being merged with another one; try again in {retry_after_ms} ms")]
+    Changing {
+        /// Pause before the next attempt, ms.
+        retry_after_ms: u32,
+    },
     /// Too much is waiting.
     #[error("overloaded")]
     Overloaded,

@@ -6,7 +6,9 @@
 
 mod admin;
 
-pub use admin::{Admin, Split, decode_admin, encode_admin, is_admin};
+pub use admin::{
+    Absorb, Admin, BeginMerge, Cancel, EndMerge, Freeze, Split, Unfreeze, decode_admin, encode_admin, is_admin,
+};
 
 use bytes::Bytes;
 use synod_cluster::buf::{DecodeError, Put, Reader, Writer};

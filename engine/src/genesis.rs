@@ -15,7 +15,7 @@ const KIND_CHILD: u8 = 2;
 
 /// The greatest cluster version whose metadata this binary can read. Whether a node takes part at a version is another matter: that
 /// goes by what its process is set to speak.
-pub const READABLE: ClusterVersion = ClusterVersion::FOURTH;
+pub const READABLE: ClusterVersion = ClusterVersion::FIFTH;
 const _: () = assert!(ClusterVersion::SPOKEN.0 <= READABLE.0);
 
 /// The beginning of a group: the same at each of its replicas.

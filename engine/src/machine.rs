@@ -10,6 +10,7 @@ pub mod bounds;
 mod effects;
 pub mod extent;
 mod heads;
+mod merge;
 pub mod overlay;
 pub mod pieces;
 pub mod rows;
@@ -19,7 +20,7 @@ mod system;
 use crate::StoreError;
 use crate::codec::Damage as _;
 use crate::codec::applied::AppliedRow;
-use crate::codec::bounds::ChildMark;
+use crate::codec::bounds::{ChildMark, Phase};
 use crate::codec::keys::{self, Bounds};
 use crate::command::{KeyOp, Op, RowFormat, WriteRequest, decode_entry, is_admin, is_marker};
 use crate::genesis::Genesis;
@@ -39,7 +40,8 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemState};
 use synod_paxos::types::Payload;
 
-pub use effects::{Applied, Born, Effects, Wanted};
+pub use effects::{Applied, Born, Effects, MergeStep, Wanted};
+pub use merge::{ABSORBED_MAX, CHANGING_AGAIN};
 pub use split::CHILDREN_MAX;
 
 /// Sessions are looked through for expired clients at every multiple of this slot.
@@ -61,6 +63,12 @@ pub struct ShardState {
     founded: u64,
     /// Shards that were split off, as far as the map is not known to have them.
     children: Vec<ChildMark>,
+    /// Where it is in a merge.
+    phase: Phase,
+    /// Merges begun with it as their target.
+    merges: u64,
+    /// Shards that went into it, as far as the map is not known to have dropped them.
+    absorbed: Vec<ShardId>,
     /// The own space: all rows but records are in it.
     space: Space,
     /// Where the records are.
@@ -120,10 +128,14 @@ impl ShardState {
             }
             (Genesis::System(_), Some(_)) => Machine::System(Box::new(system::load(store, space)?)),
         };
-        let Extent { descriptor, children, pieces, .. } = Extent::read(|row| store.get(row), space, descriptor)?;
+        let extent = Extent::read(|row| store.get(row), space, descriptor)?;
+        let Extent { descriptor, children, phase, merges, absorbed, pieces, .. } = extent;
         Ok(Self {
             founded,
             children,
+            phase,
+            merges,
+            absorbed,
             space,
             pieces,
             applied: applied.slot,
@@ -152,6 +164,9 @@ impl ShardState {
         Some(Self {
             founded: descriptor.version,
             children: Vec::new(),
+            phase: Phase::Alone,
+            merges: 0,
+            absorbed: Vec::new(),
             space,
             pieces: Pieces::whole(&descriptor, space),
             descriptor,
@@ -223,6 +238,18 @@ impl ShardState {
         &self.children
     }
 
+    /// Where it is in a merge.
+    #[must_use]
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Shards that went into it, as far as the map is not known to have dropped them.
+    #[must_use]
+    pub fn absorbed(&self) -> &[ShardId] {
+        &self.absorbed
+    }
+
     /// Whether its bounds are others than those that it began with.
     #[must_use]
     pub fn has_changed_bounds(&self) -> bool {
@@ -289,7 +316,8 @@ impl ShardState {
     }
 
     /// Applies the next entry: its changes of the state and the new position in one batch. What follows outside the state is
-    /// the caller's to carry out; it says what it wants of it.
+    /// the caller's to carry out; it says what it wants of it. An entry that [`ShardState::takes_in`] another shard is applied by
+    /// [`ShardState::absorb`].
     ///
     /// # Errors
     /// The store failed or is damaged, or the entry cannot be read. The caller ends the process.
@@ -303,6 +331,9 @@ impl ShardState {
         let slot = entry.id.slot;
         assert!(slot == self.applied.next(), "shard {}: slot {slot} after {}", self.descriptor.shard, self.applied);
         self.applied = slot;
+        if let Some(effects) = self.stand_still(entry, wanted)? {
+            return Ok(effects);
+        }
         let effects = match &entry.payload {
             // It changes no row: its position is stored with the next freeze, as that of a no-op.
             Payload::Command(data) if is_marker(data) => Effects { marker: true, ..Effects::default() },

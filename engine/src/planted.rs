@@ -100,12 +100,44 @@ pub enum Fault {
     LateParentExecutes,
     /// The ring of a child claims a window of which it has nothing.
     ChildRingClaimsAll,
+    /// A frozen shard answers reads.
+    FreezeLetsReads,
+    /// A frozen shard goes on applying what is in its log.
+    FrozenGoesOn,
+    /// A shard takes another one in although that was cancelled, whatever the other is by then.
+    AbsorbAfterCancel,
+    /// A merge leaves the sessions of the source out.
+    MergeWithoutSessions,
+    /// Of two floors of a client a merge keeps the lesser.
+    MergeLosesFloor,
+    /// The clock of a target's timestamps does not rise to its source's.
+    MergeKeepsOwnTime,
+    /// A merge forgets the children of the source.
+    MergeForgetsChildren,
+    /// The ring of a target claims the wider of two windows.
+    MergeRingClaimsAll,
+    /// An unfreeze counts only where its shard is in no merge.
+    MutualMergesWait,
+    /// An unfreeze that comes before the freeze does not fence it.
+    LateFreeze,
 }
 
 impl Fault {
-    /// Those of splits that the explorer of splits finds.
-    pub const SPLITS: &[Self] =
-        &[Self::SplitWithoutSessions, Self::SplitResetsTime, Self::LateParentExecutes, Self::ChildRingClaimsAll];
+    /// Those of splits and merges that the explorer of splits finds by random schedules.
+    pub const SPLITS: &[Self] = &[
+        Self::SplitWithoutSessions,
+        Self::SplitResetsTime,
+        Self::LateParentExecutes,
+        Self::ChildRingClaimsAll,
+        Self::FrozenGoesOn,
+        Self::AbsorbAfterCancel,
+        Self::MergeWithoutSessions,
+        Self::MergeKeepsOwnTime,
+        Self::MergeForgetsChildren,
+        Self::MergeRingClaimsAll,
+        Self::MutualMergesWait,
+        Self::LateFreeze,
+    ];
 
     /// Every fault that breaks an invariant of whole nodes: what only makes members wait has a scenario of its own.
     pub const ALL: &[Self] = &[

@@ -84,6 +84,19 @@ impl Ring {
         Self { records: gone, held, floor_ts: self.floor_ts, dropped_ts: self.dropped_ts }
     }
 
+    /// Takes in the records of another shard's ring, which may be of the same timestamps. It claims only the window that both have.
+    pub fn unite(&mut self, other: Self) {
+        let floor = self.floor_ts.max(other.floor_ts);
+        self.floor_ts = if planted!(MergeRingClaimsAll) { self.floor_ts.min(other.floor_ts) } else { floor };
+        self.dropped_ts = self.dropped_ts.max(other.dropped_ts);
+        let mut records: Vec<KeyedRecord> = self.records.drain(..).chain(other.records).collect();
+        records.retain(|record| record.record.ts_us > floor);
+        records.sort_by_key(|record| record.record.ts_us);
+        self.held.set(records.iter().map(size).sum());
+        self.records = records.into();
+        while (self.held.bytes() > BYTES_MAX || self.held.is_over()) && self.drop_oldest() {}
+    }
+
     /// Counts what it holds in this account from now on, and holds no more than that has room for.
     pub fn share(&mut self, account: &Arc<Account>) {
         self.held.move_to(account);
@@ -150,5 +163,26 @@ mod tests {
         assert_eq!((ring.bytes() + upper.bytes(), account.used()), (before, before));
         drop(upper);
         assert_eq!(account.used(), ring.bytes());
+    }
+
+    #[test]
+    fn two_rings_in_one_claim_what_both_have() {
+        let account = Account::unlimited();
+        let (mut one, mut two) = (Ring::new(3), Ring::new(6));
+        one.share(&account);
+        two.share(&account);
+        for ts in [4, 7, 9] {
+            one.push(record(ts, 100));
+        }
+        for ts in [7, 8, 10] {
+            two.push(record(ts, 100));
+        }
+        two.dropped(5);
+        one.unite(two);
+        assert_eq!(one.after(0).map(|r| r.record.ts_us).collect::<Vec<_>>(), [7, 7, 8, 9, 10]);
+        assert_eq!((one.floor_ts(), one.dropped_ts()), (6, 5));
+        assert_eq!(account.used(), one.bytes());
+        one.push(record(11, 100));
+        assert_eq!(one.after(10).count(), 1);
     }
 }

@@ -126,6 +126,8 @@ pub(crate) struct Node<H> {
     pub(crate) changed_bounds: BTreeMap<ShardId, Micros>,
     /// Children of splits applied in this round that have not begun.
     pub(crate) births: Vec<Birth>,
+    /// Shards whose part in a merge has changed in this round, or that wait for the one that they take in.
+    pub(crate) merging: Vec<ShardId>,
     /// Members that lack what was trimmed here, or their state, and the slot below which a snapshot is of no use to them.
     pub(crate) snapshots_wanted: Vec<(ShardId, NodeId, Slot)>,
     /// Why this node's disk is low, where it is.
@@ -205,6 +207,7 @@ impl<H: Host> Node<H> {
             changed_members: BTreeSet::new(),
             changed_bounds: BTreeMap::new(),
             births: Vec::new(),
+            merging: Vec::new(),
             snapshots_wanted: Vec::new(),
             disk_low: None,
             disk_spare: 0,

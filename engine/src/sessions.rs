@@ -146,6 +146,25 @@ impl Sessions {
         Self { clients: self.clients.clone(), dirty: self.clients.keys().copied().collect(), held }
     }
 
+    /// Takes in the sessions of another shard: of each client all outcomes that either has, the greater floor and the later deadline.
+    /// Floors are the client's own in all shards, so what lies below the greater one is asked for no more. All that it takes in is
+    /// yet to be stored here.
+    pub fn unite(&mut self, other: &Self) {
+        let mut held = self.held.bytes();
+        for (client, theirs) in &other.clients {
+            self.dirty.insert(*client);
+            let Some(mine) = self.clients.get_mut(client) else {
+                held += SESSION_BYTES + theirs.bytes;
+                self.clients.insert(*client, Arc::clone(theirs));
+                continue;
+            };
+            held -= mine.bytes;
+            *mine = Arc::new(Session::union(mine, theirs));
+            held += mine.bytes;
+        }
+        self.held.set(held);
+    }
+
     /// Counts what is kept in this account from now on.
     pub fn share(&mut self, account: &Arc<Account>) {
         self.held.move_to(account);
@@ -206,6 +225,18 @@ impl Sessions {
 }
 
 impl Session {
+    fn union(one: &Self, two: &Self) -> Self {
+        let floor = if planted!(MergeLosesFloor) { one.floor.min(two.floor) } else { one.floor.max(two.floor) };
+        let last_deadline = one.last_deadline.max(two.last_deadline);
+        let mut outcomes: Vec<(ClientSeq, Outcome)> = one.outcomes.iter().chain(&two.outcomes).cloned().collect();
+        outcomes.retain(|(seq, _)| *seq >= floor);
+        // A write is executed by one shard alone; both know it where one was born of the other.
+        outcomes.sort_by_key(|(seq, _)| *seq);
+        outcomes.dedup_by_key(|(seq, _)| *seq);
+        let bytes = outcomes.iter().map(|(_, outcome)| size(outcome)).sum();
+        Self { floor, last_deadline, outcomes: outcomes.into(), bytes }
+    }
+
     fn encode(&self) -> Bytes {
         let outcomes = self.outcomes.iter().map(|(seq, outcome)| (*seq, outcome.encode())).collect();
         SessionRow { floor: self.floor, last_deadline: self.last_deadline, outcomes }.encode()
@@ -317,6 +348,39 @@ mod tests {
         assert_eq!(account.used(), copy.bytes());
         drop(copy);
         assert_eq!(account.used(), 0);
+    }
+
+    /// As a shard and the one that goes into it go on.
+    #[test]
+    fn two_in_one_know_what_either_knew_and_drop_what_lies_below_the_greater_floor() {
+        let account = Account::unlimited();
+        let (mut one, mut two) = (Sessions::default(), Sessions::default());
+        one.share(&account);
+        two.share(&account);
+        for seq in [2, 5] {
+            one.store(&id(seq, 0, 100), outcome(seq));
+        }
+        two.store(&id(3, 0, 100), outcome(3));
+        two.store(&id(4, 3, 200), outcome(4));
+        let other = |seq| WriteId { client: ClientId(2), ..id(seq, 0, 50) };
+        two.store(&other(1), outcome(1));
+        assert_eq!(one.take_dirty().len(), 1);
+        one.unite(&two);
+        drop(two);
+        let mut stored = Sessions::default();
+        for (client, row) in one.take_dirty() {
+            stored.load(client, row.unwrap()).unwrap();
+        }
+        for sessions in [&one, &stored] {
+            for seq in 3..=5 {
+                assert_eq!(sessions.judge(&id(seq, 0, 100), 1), Verdict::Known(outcome(seq)));
+            }
+            assert_eq!(sessions.judge(&id(2, 0, 100), 1), Verdict::BelowFloor);
+            assert_eq!(sessions.judge(&other(1), 1), Verdict::Known(outcome(1)));
+        }
+        assert_eq!((account.used(), stored.bytes()), (one.bytes(), one.bytes()));
+        one.expire(150);
+        assert_eq!(one.len(), 1, "the later deadline counts");
     }
 
     #[test]

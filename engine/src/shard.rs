@@ -14,6 +14,7 @@ mod effects;
 mod hand_over;
 mod load;
 mod members;
+mod merge;
 mod missing;
 mod propose;
 mod reads;
@@ -23,6 +24,7 @@ mod snapshot;
 mod step;
 
 pub(crate) use bounds::TELL_US;
+pub(crate) use merge::knows_merges;
 
 use crate::host::{Host, LoadReport, Read, ReplicaReport, Reply};
 use crate::load::Load;
@@ -120,6 +122,8 @@ pub(crate) struct Shard {
     held_version: u64,
     /// Where its bounds changed last, as far as that was applied by this process.
     split_at: Slot,
+    /// The next entry takes a neighbour in, which is not here yet.
+    awaited: Option<Box<merge::Awaited>>,
     /// Nothing is applied: what was is about to be durable, and the replica goes to another worker.
     still: bool,
     /// Inputs of the core and requests since they were last counted.
@@ -167,6 +171,7 @@ impl Shard {
             version,
             held_version: version,
             split_at: Slot(0),
+            awaited: None,
             still: false,
             handled: 0,
             load: Load::new(id.0),
@@ -378,6 +383,7 @@ impl Shard {
             epoch: self.members.epoch,
             unborn: self.is_unborn(),
             hindrance: None,
+            merge: None,
             scrub: self.scrubs.report(&self.members),
             load: LoadReport::default(),
             size: None,

@@ -17,6 +17,7 @@ mod hand_over;
 mod holds;
 mod inputs;
 mod joining;
+mod merges;
 mod passage;
 mod scrubs;
 mod snapshots;
@@ -30,6 +31,7 @@ pub use upkeep::AHEAD_US;
 use crate::StoreError;
 use crate::host::Host;
 use crate::identity::{Identity, Mark};
+use crate::logstore::GONE;
 use crate::metrics::level;
 use crate::node::worker_of;
 use crate::round::Node;
@@ -41,6 +43,7 @@ use custody::Kept;
 use divide::Divisions;
 use holds::Holds;
 use joining::Joining;
+use merges::Merges;
 use passage::Passage;
 use scrubs::Scrubs;
 use snapshots::Snapshots;
@@ -79,6 +82,7 @@ pub struct Worker<H: Host> {
     custody: Kept,
     scrubs: Scrubs,
     divisions: Divisions,
+    merges: Merges,
     passage: Passage,
     stopped: bool,
     /// Of the write just synced; a buffer.
@@ -126,17 +130,21 @@ impl<H: Host> Worker<H> {
             custody: Kept::default(),
             scrubs: Scrubs::default(),
             divisions: Divisions::default(),
+            merges: Merges::default(),
             passage,
             stopped: false,
             done: Vec::new(),
             held_back: false,
         };
+        let absorbed = worker.bury_absorbed(&groups, &spaces)?;
+        let groups: Vec<ShardId> = groups.into_iter().filter(|id| !absorbed.contains(id)).collect();
         let mut owners = Owners::read(&mut *worker.node.store, &*worker.node.log, &groups, &spaces)?;
         let me = worker.node.me;
         let unlogged = owners.unlogged(&mut *worker.node.store, &*worker.node.log, me, &|id| known.contains(&id))?;
         owners.include(&mut *worker.node.store, &unlogged)?;
         worker.place_unborn(&groups, &owners)?;
         worker.sweep_removed(&owners)?;
+        worker.removed.extend(absorbed.into_iter().map(|id| (id, GONE)));
         for shard in groups {
             if worker.node.has(shard) {
                 worker.recover(shard, &owners)?;
@@ -191,6 +199,7 @@ impl<H: Host> Worker<H> {
             self.keep_members();
             self.keep_bounds();
             self.keep_births();
+            self.keep_merges();
             self.keep_hand_over();
         }
         self.send_parcels();
@@ -215,6 +224,7 @@ impl<H: Host> Worker<H> {
             self.bounds_due(),
             self.custody_due(),
             self.divisions_due(),
+            self.merges_due(),
             self.node.pace.due(),
             parcels,
         ];
@@ -261,6 +271,7 @@ impl<H: Host> Worker<H> {
                     }
                 }
                 self.take_births();
+                self.take_absorbs();
                 if let Some(map) = self.node.published.take() {
                     self.adopt_map(map);
                 }
@@ -303,6 +314,12 @@ impl<H: Host> Worker<H> {
                     persisted.remove(&id);
                     self.born(id);
                 }
+                Done::Lost => {
+                    // As below.
+                    persisted.remove(&id);
+                    self.lost(id);
+                }
+                Done::Buried => self.buried(id),
                 Done::Removed(rows) => removed.extend(rows),
                 Done::Installed => {
                     // Writes before it were those of the replica that is gone.

@@ -133,6 +133,10 @@ pub(crate) enum Done {
     Begun,
     /// The child of a split, which began before, has got its first state.
     Born,
+    /// A replica goes on without its state: nothing that it wrote is under way.
+    Lost,
+    /// The log of a shard that went into another one is gone.
+    Buried,
 }
 
 /// What a synced write is measured by.

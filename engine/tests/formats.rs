@@ -17,14 +17,15 @@ use synod_cluster::system::{
     Birth, Child, Descriptor, MetadataError, Partitioning, Retention, ShardNews, SystemCommand, SystemOutcome,
     SystemState, decode_descriptor, encode_descriptor,
 };
+use synod_engine::codec::absorbed::AbsorbedRow;
 use synod_engine::codec::applied::AppliedRow;
-use synod_engine::codec::bounds::{BoundsRow, ChildMark};
+use synod_engine::codec::bounds::{BoundsRow, ChildMark, Frozen, Merge, Phase};
 use synod_engine::codec::keys::{self, RecordKey, RecordRow};
 use synod_engine::codec::pieces::{self, Piece};
 use synod_engine::codec::record::{Head, Newest, Record, Totals};
 use synod_engine::codec::session::SessionRow;
 use synod_engine::codec::{entry, hard, node};
-use synod_engine::command::{Admin, Split, encode_admin};
+use synod_engine::command::{Absorb, Admin, BeginMerge, Cancel, EndMerge, Freeze, Split, Unfreeze, encode_admin};
 use synod_engine::logstore::NodeIdentity;
 use synod_paxos::types::{Epoch, Member, MemberRole, Membership, Payload};
 
@@ -111,7 +112,49 @@ fn bounds() -> BoundsRow {
     };
     let children = vec![child(77, (b"m", b"t"), 299, &[1, 2, 1_000_000]), child(1 << 40, (b"t", b""), 300, &[3])];
     let (from, to) = (Bytes::from_static(b"\0a"), Bytes::from_static(b"m"));
-    BoundsRow { version: 300, from, to, retention: Retention::All, children }
+    let (phase, merges, absorbed) = (Phase::Alone, 0, vec![]);
+    BoundsRow { version: 300, from, to, retention: Retention::All, children, phase, merges, absorbed }
+}
+
+/// The freeze of a merge.
+fn freeze_at() -> EntryId {
+    EntryId { slot: Slot(77), origin: Ballot { epoch: Epoch(2), round: 3, node: NodeId(1) } }
+}
+
+/// Bounds of a shard in a merge, behind others.
+fn merged(phase: Phase) -> BoundsRow {
+    BoundsRow { phase, merges: 6, absorbed: vec![ShardId(41), ShardId(300)], ..bounds() }
+}
+
+fn merge() -> Merge {
+    Merge { source: ShardId(300), seq: 6, source_version: 5, source_epoch: Epoch(2), epoch: Epoch(7) }
+}
+
+fn frozen() -> Frozen {
+    Frozen { target: ShardId(8), seq: 6, at: freeze_at(), ts: 1_790_000_000_000_125 }
+}
+
+/// The entries of a merge, with the names of their fixtures.
+fn steps() -> Vec<(&'static str, Admin)> {
+    let (target, source) = (ShardId(8), ShardId(300));
+    let begin = BeginMerge {
+        source,
+        version: 4,
+        epoch: Epoch(7),
+        source_version: 5,
+        source_epoch: Epoch(2),
+        from: Bytes::from_static(b"m\0"),
+        to: Bytes::new(),
+        confirmed: vec![ShardId(9)],
+    };
+    vec![
+        ("entry-merge-begin-v1", Admin::BeginMerge(begin)),
+        ("entry-merge-freeze-v1", Admin::Freeze(Freeze { target, seq: 6, version: 5, epoch: Epoch(2) })),
+        ("entry-merge-absorb-v1", Admin::Absorb(Absorb { source, seq: 6, at: freeze_at() })),
+        ("entry-merge-cancel-v1", Admin::Cancel(Cancel { seq: 6 })),
+        ("entry-merge-unfreeze-v1", Admin::Unfreeze(Unfreeze { target, seq: 6, version: 5 })),
+        ("entry-merge-end-v1", Admin::EndMerge(EndMerge { seq: 6 })),
+    ]
 }
 
 /// Where the records of that shard are.
@@ -238,7 +281,7 @@ fn formats() -> Vec<Format> {
     let identity = NodeIdentity { cluster: ClientId(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff), node: NodeId(3) };
     let seen = (Incarnation(5), NodeWriteSeq(1 << 33));
     let history = Newest::InHistory { ts_us: 1_790_000_000_000_126, tombstone: true };
-    vec![
+    let mut formats = vec![
         entry("entry-noop-v1", Payload::Noop),
         entry("entry-command-v1", command()),
         entry("entry-marker-v1", Payload::Command(synod_engine::command::marker())),
@@ -271,9 +314,20 @@ fn formats() -> Vec<Format> {
         format("system-v4", system(ClusterVersion::FOURTH), SystemState::encode, decode_system),
         format("descriptor-child-v2", child(), encode_descriptor, decode_descriptor),
         format("bounds-v1", bounds(), BoundsRow::encode, BoundsRow::decode),
+        format("bounds-merging-v1", merged(Phase::Merging(merge())), BoundsRow::encode, BoundsRow::decode),
+        format("bounds-cancelled-v1", merged(Phase::Cancelled(merge())), BoundsRow::encode, BoundsRow::decode),
+        format("bounds-frozen-v1", merged(Phase::Frozen(frozen())), BoundsRow::encode, BoundsRow::decode),
+        format(
+            "absorbed-v1",
+            AbsorbedRow { source: ShardId(300), target: ShardId(8) },
+            AbsorbedRow::encode,
+            AbsorbedRow::decode,
+        ),
         format("pieces-v1", places(), |v| pieces::encode(v), pieces::decode),
         format("applied-v1", AppliedRow { slot: Slot(1 << 35), last_ts: 9 }, AppliedRow::encode, AppliedRow::decode),
-    ]
+    ];
+    formats.extend(steps().into_iter().map(|(name, step)| entry(name, Payload::Command(encode_admin(&step)))));
+    formats
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{fs, io};
 use synod_cluster::ids::*;
 use synod_cluster::system::Retention;
 use synod_engine::StoreError;
-use synod_engine::codec::bounds::{BoundsRow, ChildMark};
+use synod_engine::codec::bounds::{BoundsRow, ChildMark, Phase};
 use synod_engine::snapshot::files::{FileStore, OsFiles, StoredFile};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::writer::SnapshotWriter;
@@ -44,7 +44,16 @@ fn header_with_bounds() -> Header {
     };
     let children =
         vec![child(77, key(b"m"), key(b"t"), 299, &[1, 2, 1_000_000]), child(1 << 40, key(b"t"), key(b""), 300, &[3])];
-    let bounds = BoundsRow { version: 300, from: key(b"\0a"), to: key(b"m"), retention: Retention::All, children };
+    let bounds = BoundsRow {
+        version: 300,
+        from: key(b"\0a"),
+        to: key(b"m"),
+        retention: Retention::All,
+        children,
+        phase: Phase::Alone,
+        merges: 0,
+        absorbed: vec![],
+    };
     Header { bounds: Some(bounds), ..header() }
 }
 
@@ -169,6 +178,9 @@ fn bounds_are_named_in_version_2_only() {
         to: Bytes::from_static(b"m"),
         retention: Retention::All,
         children: vec![],
+        phase: Phase::Alone,
+        merges: 0,
+        absorbed: vec![],
     };
     let (plain, named) = (header(), Header { bounds: Some(bounds), ..header() });
     assert_eq!((plain.version(), named.version()), (1, 2));

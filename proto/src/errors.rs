@@ -50,6 +50,9 @@ pub fn refusal_error(refusal: &Refusal) -> v1::Error {
             error(Kind::NotLeader(v1::NotLeader { leader, maybe: *maybe }), true, message)
         }
         Refusal::WrongShard => error(Kind::WrongShard(v1::WrongShard::default()), true, message),
+        Refusal::Changing { retry_after_ms } => {
+            error(Kind::Changing(v1::Changing { retry_after_ms: *retry_after_ms }), true, message)
+        }
         Refusal::Overloaded => overloaded(ms(OVERLOADED_AGAIN)),
         // Not `Unavailable`: that may be said after a write was proposed, so that clients take it for possibly executed.
         Refusal::NoMemory(_) => {
@@ -84,6 +87,9 @@ impl From<v1::Error> for Refused {
             Kind::Overloaded(e) => {
                 let retry_after = Duration::from_millis(u64::from(e.retry_after_ms));
                 Refused::Overloaded { retry_after, why: message }
+            }
+            Kind::Changing(e) => {
+                Refused::Changing { retry_after: Duration::from_millis(u64::from(e.retry_after_ms)), why: message }
             }
             Kind::TableNotFound(e) => Refused::Final(Error::TableNotFound { table: e.table }),
             Kind::TableExists(e) => Refused::Final(Error::TableExists { table: e.table }),
@@ -120,6 +126,7 @@ mod tests {
             Refusal::NotLeader { leader: None, maybe: true },
             Refusal::NotLeader { leader: Some(NodeId(3)), maybe: false },
             Refusal::WrongShard,
+            Refusal::Changing { retry_after_ms: 10 },
             Refusal::Overloaded,
             Refusal::NoMemory("no room".into()),
             Refusal::TooManyTails { limit: 3, place: "node", knob: "limits.tails_max" },

@@ -301,6 +301,21 @@ fn a_split_that_cannot_be_is_refused_in_a_line_and_changes_nothing() {
     assert!(jobs(&cluster).is_empty(), "nothing has begun");
 }
 
+#[test]
+fn a_merge_is_refused_in_a_cluster_whose_version_knows_none() {
+    let _alone = alone();
+    let cluster = started();
+    cluster.cli(&["table", "create", "r", "--partition", "range", "--split-at", "m"]).ok();
+    let before = wait_shards(&cluster, 3, "r", 2);
+    let (low, high) = (before[0].0.to_string(), before[1].0.to_string());
+    for more in [&[][..], &["--dry-run"], &["--detach"]] {
+        let command = [&["shard", "merge", &low[..], &high[..]], more].concat();
+        cluster.cli(&command).refused(1, &["merges need 5", "synod cluster upgrade"]);
+    }
+    assert_eq!(shards(&cluster, "r"), before);
+    assert!(jobs(&cluster).is_empty(), "nothing has begun");
+}
+
 /// A shard whose only replica is on node 4, which stands still: a split of it waits.
 fn waiting(cluster: &mut Cluster) -> String {
     cluster.add_joiner(4);

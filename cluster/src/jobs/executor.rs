@@ -7,6 +7,7 @@
 //!
 //! Times are relative to an origin that the caller chooses.
 
+mod merges;
 mod nodes;
 mod resizes;
 mod splits;
@@ -15,7 +16,7 @@ use super::empty_node::{self, Leaving};
 use super::job::{Job, JobEnd, JobState};
 use super::move_replica::{self, MoveReplica, Seen, Step};
 use super::resize_shard;
-use super::split;
+use super::{merge, split};
 use crate::ids::{JobId, NodeId, ShardId};
 use crate::members::MemberChange;
 use bytes::Bytes;
@@ -51,6 +52,15 @@ pub struct SplitLook {
     /// Its bounds and children, and what its leader says.
     pub seen: split::Seen,
     /// Its epoch in the map; none (0) where the shard exists no more.
+    pub epoch: Epoch,
+}
+
+/// What is seen of a merge's shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergeLook {
+    /// Their bounds and members, and what their leaders say.
+    pub seen: merge::Seen,
+    /// The epoch of the shard that stays, in the map; none (0) where it exists no more.
     pub epoch: Epoch,
 }
 
@@ -92,6 +102,33 @@ pub enum Action {
         /// Where the child begins.
         at: Bytes,
     },
+    /// A shard that is to go into another one is to be led where that one is.
+    Transfer {
+        /// For this job.
+        job: JobId,
+        /// The shard that goes.
+        shard: ShardId,
+        /// Where the other one is led.
+        to: NodeId,
+    },
+    /// The leader of the shard that stays is asked to begin a merge.
+    Merge {
+        /// For this job.
+        job: JobId,
+        /// The shard that stays.
+        shard: ShardId,
+        /// The other one, and the versions and epochs that it was decided for.
+        begin: merge::Begin,
+    },
+    /// The leader of the shard that stays is asked to take a merge back.
+    CancelMerge {
+        /// For this job.
+        job: JobId,
+        /// The shard that stays.
+        shard: ShardId,
+        /// The shard that was to go into it.
+        source: ShardId,
+    },
     /// The system shard is asked to begin the move of a replica that is to leave a node.
     Begin {
         /// For this job.
@@ -117,6 +154,8 @@ pub enum JobStep {
     Move(Step),
     /// Of a split.
     Split(split::Step),
+    /// Of a merge.
+    Merge(merge::Step),
     /// Of a node that is emptied.
     Empty(empty_node::Step),
     /// Of a shard whose voters change in number.
@@ -144,12 +183,16 @@ struct Task {
     seen: Option<(Epoch, Seen)>,
     /// Of a split's shard: its version and the id that is reserved.
     seen_split: Option<(u64, Option<ShardId>)>,
+    /// Of a merge's shards: their versions, and the phase of the one that stays.
+    seen_merge: Option<(u64, u64, merge::Phase)>,
     /// Of a node that is emptied: the replicas that it has, and those that are on their way.
     seen_node: Option<(u64, u32)>,
     /// Of a shard whose voters change in number: its members, and what the one that learns lacks.
     seen_members: Option<(Membership, Option<u64>)>,
     /// When a change may last have been asked for.
     asked: Duration,
+    /// When a merge was last begun here.
+    begun: Option<Duration>,
     /// The epoch in which it was first seen to go back. Whoever knows a later one knows that too, and asks for no step forward in it.
     back_in: Option<Epoch>,
     next: Duration,
@@ -243,8 +286,19 @@ impl Task {
     fn begin(now: Duration) -> Self {
         let progress = Progress { moved: now, ..Progress::default() };
         // The executor before this one may have asked for a change just now.
-        let (seen, seen_split, seen_node, seen_members) = (None, None, None, None);
-        Self { progress, seen, seen_split, seen_node, seen_members, asked: now, back_in: None, next: now, pause: PACE }
+        Self {
+            progress,
+            seen: None,
+            seen_split: None,
+            seen_merge: None,
+            seen_node: None,
+            seen_members: None,
+            asked: now,
+            begun: None,
+            back_in: None,
+            next: now,
+            pause: PACE,
+        }
     }
 
     fn saw(&mut self, replica: MoveReplica, epoch: Epoch, seen: Seen, now: Duration) {

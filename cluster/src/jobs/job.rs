@@ -5,7 +5,7 @@
 use super::empty_node::EmptyNode;
 use super::move_replica::MoveReplica;
 use super::resize_shard::ResizeShard;
-use super::split;
+use super::{merge, split};
 use crate::ids::{ClusterVersion, ShardId};
 use bytes::Bytes;
 use std::fmt;
@@ -29,6 +29,15 @@ pub enum JobGoal {
         /// Where the child is to begin, a position; `None`: where its leader finds the middle of what it has.
         at: Option<Bytes>,
     },
+    /// Two neighbours become one shard. From [`ClusterVersion::FIFTH`] on.
+    Merge {
+        /// The shard that stays.
+        shard: ShardId,
+        /// The shard that goes into it.
+        source: ShardId,
+        /// The position where the upper one of the two begins. Once it lies within one shard, that is what became of them.
+        border: Bytes,
+    },
     /// A node is emptied. From [`ClusterVersion::FOURTH`] on.
     Empty(EmptyNode),
     /// A shard gets as many voters as its table asks for. From [`ClusterVersion::FIFTH`] on.
@@ -36,15 +45,22 @@ pub enum JobGoal {
 }
 
 impl JobGoal {
-    /// The shard whose members or bounds it changes; `None` where others do that for it.
+    /// The shard whose members or bounds it changes, of a merge the one that stays; `None` where others do that for it.
     #[must_use]
     pub fn shard(&self) -> Option<ShardId> {
         match self {
-            Self::Move { shard, .. } | Self::Split { shard, .. } | Self::Resize(ResizeShard { shard, .. }) => {
-                Some(*shard)
-            }
+            Self::Move { shard, .. }
+            | Self::Split { shard, .. }
+            | Self::Merge { shard, .. }
+            | Self::Resize(ResizeShard { shard, .. }) => Some(*shard),
             Self::Empty(_) => None,
         }
+    }
+
+    /// All shards whose members or bounds it changes.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> {
+        let source = self.as_merge().map(|goal| goal.source);
+        self.shard().into_iter().chain(source)
     }
 
     /// The shard and the replica that moves, where it is a move.
@@ -52,7 +68,7 @@ impl JobGoal {
     pub fn as_move(&self) -> Option<(ShardId, MoveReplica)> {
         match self {
             Self::Move { shard, replica } => Some((*shard, *replica)),
-            Self::Split { .. } | Self::Empty(_) | Self::Resize(_) => None,
+            Self::Split { .. } | Self::Merge { .. } | Self::Empty(_) | Self::Resize(_) => None,
         }
     }
 
@@ -63,7 +79,18 @@ impl JobGoal {
             Self::Split { shard, version, at } => {
                 Some(split::Goal { shard: *shard, version: *version, at: at.as_ref() })
             }
-            Self::Move { .. } | Self::Empty(_) | Self::Resize(_) => None,
+            Self::Move { .. } | Self::Merge { .. } | Self::Empty(_) | Self::Resize(_) => None,
+        }
+    }
+
+    /// The merge, where it is one.
+    #[must_use]
+    pub fn as_merge(&self) -> Option<merge::Goal<'_>> {
+        match self {
+            Self::Merge { shard, source, border } => {
+                Some(merge::Goal { target: *shard, source: *source, border: border.as_ref() })
+            }
+            Self::Move { .. } | Self::Split { .. } | Self::Empty(_) | Self::Resize(_) => None,
         }
     }
 
@@ -72,7 +99,7 @@ impl JobGoal {
     pub fn as_empty(&self) -> Option<EmptyNode> {
         match self {
             Self::Empty(goal) => Some(*goal),
-            Self::Move { .. } | Self::Split { .. } | Self::Resize(_) => None,
+            Self::Move { .. } | Self::Split { .. } | Self::Merge { .. } | Self::Resize(_) => None,
         }
     }
 
@@ -81,7 +108,7 @@ impl JobGoal {
     pub fn as_resize(&self) -> Option<ResizeShard> {
         match self {
             Self::Resize(goal) => Some(*goal),
-            Self::Move { .. } | Self::Split { .. } | Self::Empty(_) => None,
+            Self::Move { .. } | Self::Split { .. } | Self::Merge { .. } | Self::Empty(_) => None,
         }
     }
 
@@ -91,7 +118,7 @@ impl JobGoal {
         match self {
             Self::Move { .. } => ClusterVersion::THIRD,
             Self::Split { .. } | Self::Empty(_) => ClusterVersion::FOURTH,
-            Self::Resize(_) => ClusterVersion::FIFTH,
+            Self::Merge { .. } | Self::Resize(_) => ClusterVersion::FIFTH,
         }
     }
 }
@@ -107,6 +134,7 @@ impl fmt::Display for JobGoal {
             }
             Self::Split { shard, at: Some(at), .. } => write!(f, "splits shard {shard} at {}", position_in_words(at)),
             Self::Split { shard, at: None, .. } => write!(f, "splits shard {shard} in the middle"),
+            Self::Merge { shard, source, .. } => write!(f, "merges shard {source} into shard {shard}"),
             Self::Empty(EmptyNode { node, remove: false, .. }) => write!(f, "drains node {node}"),
             Self::Empty(EmptyNode { node, remove: true, .. }) => {
                 write!(f, "empties node {node} and takes it out of the cluster")

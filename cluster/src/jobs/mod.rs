@@ -7,6 +7,7 @@
 pub mod empty_node;
 pub mod executor;
 pub mod job;
+pub mod merge;
 pub mod move_replica;
 pub mod resize_shard;
 pub mod split;

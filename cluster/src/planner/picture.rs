@@ -260,7 +260,7 @@ impl Picture {
     /// The shards that a running job changes.
     #[must_use]
     pub fn busy(&self) -> BTreeSet<ShardId> {
-        self.running.iter().filter_map(JobGoal::shard).collect()
+        self.running.iter().flat_map(JobGoal::shards).collect()
     }
 
     /// The bytes that running jobs bring to each node.

@@ -15,7 +15,9 @@ const ROW_FORMAT: u8 = 1;
 const GOAL_MOVE: u8 = 1;
 /// From the fourth cluster version on.
 const GOAL_SPLIT: u8 = 2;
-/// From the fourth cluster version on. 3 is left free for merges.
+/// From the fifth cluster version on.
+const GOAL_MERGE: u8 = 3;
+/// From the fourth cluster version on.
 const GOAL_EMPTY: u8 = 4;
 /// From the fifth cluster version on.
 const GOAL_RESIZE: u8 = 5;
@@ -39,6 +41,12 @@ pub(super) fn put_goal(w: &mut Writer, goal: &JobGoal) {
             if let Some(at) = at {
                 w.bytes(at);
             }
+        }
+        JobGoal::Merge { shard, source, border } => {
+            w.u8(GOAL_MERGE);
+            w.u64(shard.0);
+            w.u64(source.0);
+            w.bytes(border);
         }
         JobGoal::Empty(EmptyNode { node, remove, at_once }) => {
             w.u8(GOAL_EMPTY);
@@ -66,6 +74,10 @@ pub(super) fn goal(r: &mut Reader) -> Result<JobGoal, DecodeError> {
             let (shard, version) = (ShardId(r.u64()?), r.u64()?);
             let at = if r.flag()? { Some(r.bytes()?) } else { None };
             Ok(JobGoal::Split { shard, version, at })
+        }
+        GOAL_MERGE => {
+            let (shard, source) = (ShardId(r.u64()?), ShardId(r.u64()?));
+            Ok(JobGoal::Merge { shard, source, border: r.bytes()? })
         }
         GOAL_EMPTY => {
             let (node, remove, at_once) = (NodeId(r.u64()?), r.flag()?, r.u32()?);

@@ -57,6 +57,9 @@ impl SystemState {
             JobGoal::Split { shard, version, at } => {
                 self.knows_splits().and_then(|()| self.check_split(*shard, *version, at.as_ref()))
             }
+            JobGoal::Merge { shard, source, border } => {
+                self.knows_merges().and_then(|()| self.check_merge(*shard, *source, border))
+            }
             // The node is marked already where it runs.
             JobGoal::Empty(wanted) if self.rival(goal).is_none() => {
                 self.knows_marks().and_then(|()| self.check_empty(*wanted))
@@ -94,11 +97,11 @@ impl SystemState {
         self.jobs.iter().filter(|(_, job)| job.end().is_none())
     }
 
-    /// The job that changes the same shard, or empties the same node.
+    /// The job that changes one of the same shards, or empties the same node.
     pub(super) fn rival(&self, goal: &JobGoal) -> Option<(JobId, &Job)> {
         let of_one = |other: &JobGoal| match (goal.as_empty(), other.as_empty()) {
             (Some(wanted), Some(other)) => wanted.node == other.node,
-            (None, None) => goal.shard() == other.shard(),
+            (None, None) => goal.shards().any(|shard| other.shards().any(|busy| busy == shard)),
             _ => false,
         };
         self.running().find(|(_, job)| of_one(&job.goal)).map(|(id, job)| (*id, job))

@@ -11,6 +11,7 @@ mod delta;
 mod job_rows;
 mod jobs;
 mod lineage;
+mod merges;
 mod news;
 mod nodes;
 mod place;

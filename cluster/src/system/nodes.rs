@@ -262,7 +262,7 @@ impl SystemState {
 
     /// The replicas of a marked node that can leave it now: learners first, for they have no vote to hand on.
     fn leaves(&self, node: NodeId, heard: &BTreeMap<NodeId, Room>) -> Leaves {
-        let busy: BTreeSet<ShardId> = self.running().filter_map(|(_, job)| job.goal.shard()).collect();
+        let busy: BTreeSet<ShardId> = self.running().flat_map(|(_, job)| job.goal.shards()).collect();
         let learners = self.shards.of_node(node).filter(|d| d.membership.role_of(node) == Some(MemberRole::Learner));
         let learners = learners.filter(|d| !busy.contains(&d.shard)).map(|d| {
             let leaving = Leaving { shard: d.shard, epoch: d.membership.epoch, to: None };

@@ -101,7 +101,9 @@ impl SystemState {
                 });
                 shards.insert(news.shard);
             }
-            // Only together with the bounds of the shard that has their range now.
+        }
+        // Only together with the bounds of the shard that has their range now.
+        if self.shards.contains_key(&news.shard) || planted!(MapTakesHalf) {
             for gone in &news.absorbed {
                 if self.shards.remove(gone).is_some() {
                     shards.insert(*gone);

@@ -217,6 +217,14 @@ pub fn pieces_row(space: Space) -> Vec<u8> {
     key
 }
 
+/// Says that the shard whose own space this was went into another shard here, and that its log is to go.
+#[must_use]
+pub fn absorbed_row(space: Space) -> Vec<u8> {
+    let mut key = area(space, AREA_LOCAL, 1);
+    key.u8(0x01);
+    key
+}
+
 /// The rows of an own space, records aside, that all replicas of its shard have alike.
 #[must_use]
 pub fn replicated_bounds(space: Space) -> Bounds {

@@ -3,6 +3,7 @@
 //! Owns: bytes to values and back, versions, checksums, key order. Must never: do IO, panic on any input, allocate by a
 //! length it has not checked, or change what an existing version byte means.
 
+pub mod absorbed;
 pub mod applied;
 pub mod bounds;
 pub mod entry;

@@ -8,10 +8,15 @@
 //! | kind | | then |
 //! | --- | --- | --- |
 //! | 1 | split | child var, at bytes, version var, epoch var, count var, voter var…, count var, confirmed child var… |
+//! | 2 to 7 | those of merges | see `merge` |
+
+mod merge;
+
+pub use merge::{Absorb, BeginMerge, Cancel, EndMerge, Freeze, Unfreeze};
 
 use bytes::Bytes;
 use synod_cluster::buf::{DecodeError, Put, Reader, Writer, counter};
-use synod_cluster::ids::{NodeId, ShardId};
+use synod_cluster::ids::{ClusterVersion, NodeId, ShardId};
 use synod_paxos::types::Epoch;
 
 /// The first byte of an administrative entry's data.
@@ -23,6 +28,34 @@ const KIND_SPLIT: u8 = 1;
 pub enum Admin {
     /// The upper part of the shard becomes a shard of its own.
     Split(Split),
+    /// A neighbour is to go into the shard.
+    BeginMerge(BeginMerge),
+    /// The shard stands still, to go into a neighbour.
+    Freeze(Freeze),
+    /// The neighbour goes into the shard.
+    Absorb(Absorb),
+    /// The neighbour does not go into the shard.
+    Cancel(Cancel),
+    /// The shard goes on by itself.
+    Unfreeze(Unfreeze),
+    /// A merge that was cancelled is over.
+    EndMerge(EndMerge),
+}
+
+impl Admin {
+    /// The cluster version from which on it may be proposed.
+    #[must_use]
+    pub fn needs(&self) -> ClusterVersion {
+        match self {
+            Self::Split(_) => ClusterVersion::FOURTH,
+            Self::BeginMerge(_)
+            | Self::Freeze(_)
+            | Self::Absorb(_)
+            | Self::Cancel(_)
+            | Self::Unfreeze(_)
+            | Self::EndMerge(_) => ClusterVersion::FIFTH,
+        }
+    }
 }
 
 /// A split: the shard keeps the positions below `at`, and the child gets the rest.
@@ -45,10 +78,21 @@ pub struct Split {
 /// The data of an administrative entry.
 #[must_use]
 pub fn encode_admin(admin: &Admin) -> Bytes {
-    let Admin::Split(split) = admin;
-    let room = 64 + split.at.len() + 10 * (split.voters.len() + split.confirmed.len());
-    let mut w = Writer::with_capacity(room);
+    let mut w = Writer::with_capacity(128);
     w.u8(ADMIN);
+    match admin {
+        Admin::Split(split) => put_split(&mut w, split),
+        Admin::BeginMerge(begin) => merge::put_begin(&mut w, begin),
+        Admin::Freeze(freeze) => merge::put_freeze(&mut w, freeze),
+        Admin::Absorb(absorb) => merge::put_absorb(&mut w, absorb),
+        Admin::Cancel(cancel) => merge::put_cancel(&mut w, cancel),
+        Admin::Unfreeze(unfreeze) => merge::put_unfreeze(&mut w, unfreeze),
+        Admin::EndMerge(end) => merge::put_end(&mut w, end),
+    }
+    w.into_bytes()
+}
+
+fn put_split(w: &mut Writer, split: &Split) {
     w.u8(KIND_SPLIT);
     w.var(split.child.0);
     w.bytes(&split.at);
@@ -62,7 +106,6 @@ pub fn encode_admin(admin: &Admin) -> Bytes {
     for child in &split.confirmed {
         w.var(child.0);
     }
-    w.into_bytes()
 }
 
 /// Whether an entry's data is that of an administrative entry, of a known kind or not.
@@ -84,6 +127,12 @@ pub fn decode_admin(data: Bytes) -> Result<Admin, DecodeError> {
     let unknown = r.error("unknown kind of administrative entry");
     let admin = match r.u8()? {
         KIND_SPLIT => Admin::Split(get_split(&mut r)?),
+        merge::KIND_BEGIN => Admin::BeginMerge(merge::get_begin(&mut r)?),
+        merge::KIND_FREEZE => Admin::Freeze(merge::get_freeze(&mut r)?),
+        merge::KIND_ABSORB => Admin::Absorb(merge::get_absorb(&mut r)?),
+        merge::KIND_CANCEL => Admin::Cancel(merge::get_cancel(&mut r)?),
+        merge::KIND_UNFREEZE => Admin::Unfreeze(merge::get_unfreeze(&mut r)?),
+        merge::KIND_END => Admin::EndMerge(merge::get_end(&mut r)?),
         _ => return Err(unknown),
     };
     r.finish()?;
@@ -93,13 +142,20 @@ pub fn decode_admin(data: Bytes) -> Result<Admin, DecodeError> {
 fn get_split(r: &mut Reader) -> Result<Split, DecodeError> {
     let child = ShardId(r.var()?);
     let at = r.bytes()?;
-    let beyond = r.error("a version that no shard comes to");
-    let version = counter(r.var()?, beyond)?;
-    let beyond = r.error("an epoch that no group comes to");
-    let epoch = Epoch(counter(r.var()?, beyond)?);
+    let (version, epoch) = (get_version(r)?, get_epoch(r)?);
     let voters = (0..r.count(1)?).map(|_| r.var().map(NodeId)).collect::<Result<_, _>>()?;
     let confirmed = (0..r.count(1)?).map(|_| r.var().map(ShardId)).collect::<Result<_, _>>()?;
     Ok(Split { child, at, version, epoch, voters, confirmed })
+}
+
+fn get_version(r: &mut Reader) -> Result<u64, DecodeError> {
+    let beyond = r.error("a version that no shard comes to");
+    counter(r.var()?, beyond)
+}
+
+fn get_epoch(r: &mut Reader) -> Result<Epoch, DecodeError> {
+    let beyond = r.error("an epoch that no group comes to");
+    counter(r.var()?, beyond).map(Epoch)
 }
 
 #[cfg(test)]

@@ -27,6 +27,21 @@ pub struct SplitWanted {
     pub at: Bytes,
 }
 
+/// A merge that the leader of the shard that stays is to begin. It counts only in these versions and epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergeWanted {
+    /// The version of the shard's bounds that it was computed from.
+    pub version: u64,
+    /// The epoch of its members that it was computed from.
+    pub epoch: Epoch,
+    /// The neighbour that goes into it.
+    pub source: ShardId,
+    /// The version of the neighbour's bounds.
+    pub source_version: u64,
+    /// The epoch of the neighbour's members.
+    pub source_epoch: Epoch,
+}
+
 /// An order about one shard.
 pub enum AdminInput {
     /// Move a leadership.
@@ -59,6 +74,25 @@ pub enum AdminInput {
         /// unknown: [`Refusal::NotLeader`] with `maybe: true`.
         done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
     },
+    /// Begin to merge a neighbour into a shard; only the leader of both can propose that.
+    Merge {
+        /// The shard that stays.
+        shard: ShardId,
+        /// What is wanted.
+        merge: MergeWanted,
+        /// Told `Ok` once the beginning is applied here; as for a split where the leadership is lost meanwhile. The leader goes on by
+        /// itself.
+        done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+    },
+    /// Take back a merge that was begun; only the leader of the shard that stays can propose that.
+    CancelMerge {
+        /// The shard that stays.
+        shard: ShardId,
+        /// The neighbour that was to go into it.
+        source: ShardId,
+        /// Told `Ok` once that is applied here, or nothing is to be taken back.
+        done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+    },
     /// Make a snapshot of the applied state of a shard on this node.
     MakeSnapshot {
         /// The shard.
@@ -89,6 +123,8 @@ impl AdminInput {
             Self::Transfer { shard, .. }
             | Self::ChangeMembers { shard, .. }
             | Self::Split { shard, .. }
+            | Self::Merge { shard, .. }
+            | Self::CancelMerge { shard, .. }
             | Self::MakeSnapshot { shard, .. }
             | Self::Scrub { shard, .. }
             | Self::Divide { shard, .. } => *shard,

@@ -4,6 +4,7 @@
 
 use super::admin::AdminInput;
 use super::hand_over::HandOverInput;
+use super::merges::MergeInput;
 use super::node::NodeInput;
 use super::peers::PeerInput;
 use super::reads::RowsFetched;
@@ -26,6 +27,8 @@ pub enum Input {
     Scrub(ScrubInput),
     /// An operator's order about one shard.
     Admin(AdminInput),
+    /// What happens on the way of a merge.
+    Merge(MergeInput),
     /// Rows that a read, a tail or the next entry waits for are in memory.
     Rows(RowsFetched),
     /// About a shard that goes from one worker of the node to another.
@@ -40,7 +43,7 @@ impl Input {
             Self::Requests(requests) => requests.iter().map(Request::bytes).sum(),
             Self::Peer(input) => input.message_bytes(),
             Self::HandOver(input) => input.parcel_bytes(),
-            Self::Node(_) | Self::Snapshot(_) | Self::Scrub(_) | Self::Admin(_) | Self::Rows(_) => 0,
+            Self::Node(_) | Self::Snapshot(_) | Self::Scrub(_) | Self::Admin(_) | Self::Merge(_) | Self::Rows(_) => 0,
         };
         size_of::<Self>() + more
     }
@@ -54,6 +57,7 @@ impl Input {
             Self::Snapshot(input) => Some(input.shard()),
             Self::Scrub(input) => Some(input.shard()),
             Self::Admin(input) => Some(input.shard()),
+            Self::Merge(input) => Some(input.shard()),
             Self::Rows(input) => Some(input.shard),
             Self::HandOver(input) => input.shard(),
         }
@@ -68,6 +72,7 @@ impl Input {
             | Self::Snapshot(_)
             | Self::Scrub(_)
             | Self::Admin(_)
+            | Self::Merge(_)
             | Self::Rows(_)
             | Self::HandOver(_) => None,
         }
@@ -101,6 +106,12 @@ impl From<ScrubInput> for Input {
 impl From<AdminInput> for Input {
     fn from(input: AdminInput) -> Self {
         Self::Admin(input)
+    }
+}
+
+impl From<MergeInput> for Input {
+    fn from(input: MergeInput) -> Self {
+        Self::Merge(input)
     }
 }
 

@@ -50,14 +50,34 @@ pub struct ReplicaReport {
     pub epoch: Epoch,
     /// It began here as the child of a split and has no state yet.
     pub unborn: bool,
-    /// A leader's view: why it takes no split on at the moment; `None` where it does.
+    /// A leader's view: why it takes no split or merge on at the moment; `None` where it does.
     pub hindrance: Option<String>,
+    /// How far a merge is that it takes part in.
+    pub merge: Option<MergeReport>,
     /// The last comparison of the replicas that this one took part in.
     pub scrub: Option<ScrubReport>,
     /// What it has to do.
     pub load: LoadReport,
     /// A leader's: what tells its bytes, where its store does.
     pub size: Option<Size>,
+}
+
+/// Another shard is to go into this one.
+pub const MERGE_MERGING: &str = "merging";
+/// A merge was taken back, and the other shard is yet to go on.
+pub const MERGE_CANCELLED: &str = "cancelled";
+/// The shard is to go into another one, and answers nobody.
+pub const MERGE_FROZEN: &str = "frozen";
+
+/// A merge, as a replica of one of its shards has applied it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergeReport {
+    /// [`MERGE_MERGING`], [`MERGE_CANCELLED`] or [`MERGE_FROZEN`].
+    pub phase: &'static str,
+    /// The other shard.
+    pub with: ShardId,
+    /// For how long this process has seen it so, µs.
+    pub since_us: u64,
 }
 
 /// What tells how many bytes a replica has, on any thread.

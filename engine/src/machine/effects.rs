@@ -5,6 +5,7 @@
 use super::ShardState;
 use crate::command::Outcome;
 use std::fmt;
+use synod_cluster::ids::{ShardId, Space};
 use synod_cluster::refusal::Refusal;
 use synod_cluster::system::Descriptor;
 
@@ -52,8 +53,33 @@ pub struct Effects {
     pub marker: bool,
     /// The shard that the entry began, where it split this one and no replica of the child has begun here before.
     pub child: Option<Box<Born>>,
+    /// The step of a merge that the entry made.
+    pub merge: Option<MergeStep>,
     /// Why an administrative entry changed nothing; for its proposer.
     pub refused: Option<Refusal>,
+}
+
+/// A step of a merge, as the shard that made it has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MergeStep {
+    /// A neighbour is to go into this shard.
+    Began,
+    /// This shard stands still. What waits to be answered is refused, and its rows are to be made durable soon.
+    Froze,
+    /// A shard went into this one: its rows are this one's, and its replica here ends. The row at
+    /// [`absorbed_row`](crate::codec::keys::absorbed_row) of its own space says so until its log is gone.
+    TookIn {
+        /// The shard that is no more.
+        source: ShardId,
+        /// Its own space.
+        space: Space,
+    },
+    /// The neighbour does not go into this shard.
+    Cancelled,
+    /// This shard goes on by itself.
+    Thawed,
+    /// The merge that was cancelled is over.
+    Ended,
 }
 
 impl Effects {

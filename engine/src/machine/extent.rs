@@ -5,10 +5,10 @@
 use super::pieces::Pieces;
 use crate::StoreError;
 use crate::codec::Damage as _;
-use crate::codec::bounds::{BoundsRow, ChildMark};
+use crate::codec::bounds::{BoundsRow, ChildMark, Phase};
 use crate::codec::keys::{self, Bounds};
 use bytes::Bytes;
-use synod_cluster::ids::{SYSTEM_SHARD, Space};
+use synod_cluster::ids::{SYSTEM_SHARD, ShardId, Space};
 use synod_cluster::system::Descriptor;
 
 /// What a shard holds, and where its rows are.
@@ -18,6 +18,12 @@ pub struct Extent {
     pub descriptor: Descriptor,
     /// Shards that were split off, as far as the map is not known to have them.
     pub children: Vec<ChildMark>,
+    /// Where it is in a merge.
+    pub phase: Phase,
+    /// Merges begun with it as their target.
+    pub merges: u64,
+    /// Shards that went into it, as far as the map is not known to have dropped them.
+    pub absorbed: Vec<ShardId>,
     /// The own space.
     pub space: Space,
     /// Where the records are.
@@ -31,7 +37,8 @@ impl Extent {
     #[must_use]
     pub fn beginning(space: Space, descriptor: Descriptor) -> Self {
         let pieces = Pieces::whole(&descriptor, space);
-        Self { descriptor, children: Vec::new(), space, pieces, alone: true }
+        let (children, phase, merges, absorbed) = (Vec::new(), Phase::Alone, 0, Vec::new());
+        Self { descriptor, children, phase, merges, absorbed, space, pieces, alone: true }
     }
 
     /// Reads the two rows from the own space of a shard that was created with `descriptor`; `get` reads a row.
@@ -49,18 +56,18 @@ impl Extent {
         let pieces = get(&keys::pieces_row(space))?.map(Pieces::decode).transpose();
         let pieces = pieces.map_err(|e| e.corrupt(format!("pieces of shard {shard}")))?;
         let alone = bounds.is_none() && pieces.is_none();
-        let mut children = Vec::new();
+        let (mut children, mut phase, mut merges, mut absorbed) = (Vec::new(), Phase::Alone, 0, Vec::new());
         if let Some(row) = bounds {
             (descriptor.version, descriptor.retention) = (row.version, row.retention);
             (descriptor.from, descriptor.to) = (row.from, row.to);
-            children = row.children;
+            (children, phase, merges, absorbed) = (row.children, row.phase, row.merges, row.absorbed);
         }
         let pieces = pieces.unwrap_or_else(|| Pieces::whole(&descriptor, space));
         if !pieces.tile(&descriptor) {
             let why = "they do not cover the bounds of the shard".into();
             return Err(StoreError::Corrupt { what: format!("pieces of shard {shard}"), why });
         }
-        Ok(Self { descriptor, children, space, pieces, alone })
+        Ok(Self { descriptor, children, phase, merges, absorbed, space, pieces, alone })
     }
 
     /// The ranges of rows that the replica owns.
@@ -186,14 +193,16 @@ mod tests {
     fn rows_override_what_a_shard_was_created_with() {
         let created = descriptor(Partitioning::Range, Retention::All);
         let child = ChildMark {
-            shard: synod_cluster::ids::ShardId(9),
+            shard: ShardId(9),
             from: Bytes::from_static(b"m"),
             to: Bytes::new(),
             version: 4,
             voters: vec![],
         };
         let (from, to) = (Bytes::from_static(b"b"), Bytes::from_static(b"m"));
-        let row = BoundsRow { version: 4, from, to, retention: Retention::Latest, children: vec![child.clone()] };
+        let (retention, children) = (Retention::Latest, vec![child.clone()]);
+        let (phase, merges, absorbed) = (Phase::Alone, 3, vec![ShardId(8)]);
+        let row = BoundsRow { version: 4, from, to, retention, children, phase, merges, absorbed };
         let piece = |from: &'static [u8], to: &'static [u8], space| Piece {
             from: Bytes::from_static(from),
             to: Bytes::from_static(to),
@@ -217,6 +226,7 @@ mod tests {
         assert_eq!((bounds.descriptor.version, bounds.descriptor.retention), (4, Retention::Latest));
         assert_eq!((&bounds.descriptor.from[..], &bounds.descriptor.to[..]), (&b"b"[..], &b"m"[..]));
         assert_eq!((bounds.alone, &bounds.children[..]), (false, &[child][..]));
+        assert_eq!((bounds.merges, &bounds.absorbed[..]), (3, &[ShardId(8)][..]));
         let records =
             |space, from: &[u8], to: &[u8]| keys::range_bounds(Space(space), created.table, Some(from), Some(to));
         assert_eq!(bounds.owned(), [keys::own_bounds(OWN), records(2, b"b", b"m")]);

@@ -109,6 +109,19 @@ impl Pieces {
         Self(rest)
     }
 
+    /// The pieces of two neighbours, of which the first is the lower one. Pieces that adjoin in one space are one.
+    #[must_use]
+    pub fn join(lower: &Self, upper: &Self) -> Self {
+        let mut all: Vec<Piece> = Vec::with_capacity(lower.0.len() + upper.0.len());
+        for piece in lower.0.iter().chain(&upper.0) {
+            match all.last_mut() {
+                Some(last) if last.space == piece.space && last.to == piece.from => last.to = piece.to.clone(),
+                _ => all.push(piece.clone()),
+            }
+        }
+        Self(all)
+    }
+
     /// Whether all records are in the shard's own space: then no row says where they are.
     #[must_use]
     pub fn is_whole(&self, own: Space) -> bool {

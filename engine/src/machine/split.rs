@@ -13,7 +13,7 @@ use super::pieces::Pieces;
 use super::{Born, Effects, Machine, ShardState};
 use crate::StoreError;
 use crate::codec::Damage as _;
-use crate::codec::bounds::{BoundsRow, ChildMark};
+use crate::codec::bounds::{BoundsRow, ChildMark, Phase};
 use crate::codec::keys;
 use crate::command::{Admin, Split, decode_admin};
 use crate::ring::Ring;
@@ -33,7 +33,7 @@ pub const CHILDREN_MAX: usize = 16;
 const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// A row of the store and its new value; `None` where it goes.
-type Change = (Vec<u8>, Option<Bytes>);
+pub(super) type Change = (Vec<u8>, Option<Bytes>);
 
 /// What a split that counts says of the child beside its bounds.
 struct Counts {
@@ -54,8 +54,8 @@ impl ShardState {
         self.ahead = None;
         let (slot, shard) = (entry.id.slot, self.descriptor.shard);
         let found = decode_admin(data);
-        let Admin::Split(split) =
-            found.map_err(|e| e.corrupt(format!("administrative entry in slot {slot} of shard {shard}")))?;
+        let admin = found.map_err(|e| e.corrupt(format!("administrative entry in slot {slot} of shard {shard}")))?;
+        let Admin::Split(split) = admin else { return self.apply_merge(store, entry, admin) };
         match self.judge(&split, entry.id.origin) {
             Ok(counts) => self.split(store, entry.ts, split, counts),
             Err(why) => Ok(Effects { refused: Some(why), ..Effects::default() }),
@@ -71,19 +71,14 @@ impl ShardState {
     /// Whether a split counts. That depends on the log alone: on the entry, and on what the entries before it have made of the shard.
     fn judge(&self, split: &Split, origin: Ballot) -> Result<Counts, Refusal> {
         let refused = |field, why| Err(Refusal::Invalid { field, why });
-        let Descriptor { shard, version, .. } = self.descriptor;
+        let Descriptor { shard, .. } = self.descriptor;
         if !matches!(self.machine, Machine::Data) {
             return refused("shard", "the system shard is not split".into());
         }
-        if split.version != version {
-            let made = split.version;
-            let why =
-                format!("the bounds of shard {shard} are of version {version}, the split was made for version {made}");
-            return refused("version", why);
-        }
-        if split.epoch != origin.epoch {
-            let (now, made) = (origin.epoch, split.epoch);
-            return refused("epoch", format!("shard {shard} is in epoch {now}, the split was made for epoch {made}"));
+        self.judge_version(split.version, "split")?;
+        self.judge_epoch(split.epoch, origin, "split")?;
+        if !matches!(self.phase, Phase::Alone | Phase::Cancelled(_)) {
+            return refused("shard", format!("shard {shard} is being merged"));
         }
         if !is_inside(&self.descriptor, &split.at) {
             let why =
@@ -113,6 +108,27 @@ impl ShardState {
         Ok(Counts { space, membership })
     }
 
+    /// Whether `what` was computed from the bounds as they are.
+    pub(super) fn judge_version(&self, made: u64, what: &str) -> Result<(), Refusal> {
+        let Descriptor { shard, version, .. } = self.descriptor;
+        if made == version {
+            return Ok(());
+        }
+        let why =
+            format!("the bounds of shard {shard} are of version {version}, the {what} was made for version {made}");
+        Err(Refusal::Invalid { field: "version", why })
+    }
+
+    /// Whether `what` was computed from the members by whose leader it is proposed.
+    pub(super) fn judge_epoch(&self, made: Epoch, origin: Ballot, what: &str) -> Result<(), Refusal> {
+        let (shard, now) = (self.descriptor.shard, origin.epoch);
+        if made == now {
+            return Ok(());
+        }
+        let why = format!("shard {shard} is in epoch {now}, the {what} was made for epoch {made}");
+        Err(Refusal::Invalid { field: "epoch", why })
+    }
+
     /// Splits the shard: its own rows and the child's first ones in one batch.
     fn split(
         &mut self,
@@ -127,7 +143,7 @@ impl ShardState {
         let version = self.descriptor.version + 1;
         let to = std::mem::replace(&mut self.descriptor.to, at.clone());
         self.descriptor.version = version;
-        self.children.retain(|mark| !confirmed.contains(&mark.shard));
+        self.forget(&confirmed);
         self.children.push(ChildMark { shard: child, from: at.clone(), to: to.clone(), version, voters });
         let born = Birth::Child { parent: self.descriptor.shard, version };
         let descriptor =
@@ -149,6 +165,9 @@ impl ShardState {
             descriptor: descriptor.clone(),
             founded: version,
             children: Vec::new(),
+            phase: Phase::Alone,
+            merges: 0,
+            absorbed: Vec::new(),
             space,
             pieces,
             applied: Slot(0),
@@ -166,18 +185,21 @@ impl ShardState {
 
     fn bounds_now(&self) -> BoundsRow {
         let Descriptor { version, from, to, retention, .. } = self.descriptor.clone();
-        BoundsRow { version, from, to, retention, children: self.children.clone() }
+        let (children, absorbed) = (self.children.clone(), self.absorbed.clone());
+        let (phase, merges) = (self.phase.clone(), self.merges);
+        BoundsRow { version, from, to, retention, children, phase, merges, absorbed }
     }
 
-    /// The row of its bounds, where it has one: a split changed them, or made the shard.
+    /// The row of its bounds, where it has one: a split or a merge changed them, a merge was begun, or a split made the shard.
     #[must_use]
     pub fn bounds_row(&self) -> Option<BoundsRow> {
         let split_off = matches!(self.descriptor.born, Birth::Child { .. });
-        (split_off || self.has_changed_bounds()).then(|| self.bounds_now())
+        let merged = self.merges > 0 || self.phase != Phase::Alone;
+        (split_off || merged || self.has_changed_bounds()).then(|| self.bounds_now())
     }
 
     /// The rows of a shard whose bounds have changed, save records and sessions. That of a child's bounds says that it is here.
-    fn own_rows(&self) -> [Change; 3] {
+    pub(super) fn own_rows(&self) -> [Change; 3] {
         let bounds = self.bounds_now();
         // None where all records are in the own space.
         let pieces = (!self.pieces.is_whole(self.space)).then(|| self.pieces.encode());

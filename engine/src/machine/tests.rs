@@ -1,5 +1,6 @@
 mod ahead;
 pub(crate) mod bench;
+mod merge;
 mod replay;
 mod rest;
 pub(crate) mod shared;
@@ -194,7 +195,8 @@ fn the_system_shard_executes_commands_and_survives_a_freeze() {
 
 /// All of it: a child has a state, which cannot be compared, so only whether there is one.
 fn parts(effects: Effects) -> (Vec<Applied>, Option<u64>, bool, Option<Refusal>, bool) {
-    let Effects { results, metadata, marker, child, refused } = effects;
+    let Effects { results, metadata, marker, child, merge, refused } = effects;
+    assert_eq!(merge, None);
     (results, metadata, marker, refused, child.is_some())
 }
 

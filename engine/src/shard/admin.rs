@@ -72,16 +72,18 @@ impl Shard {
         self.propose_entries(node, vec![(ts, encode_admin(&Admin::Split(split)))])
     }
 
-    /// Why this leader takes no split on at the moment, if so. A split is cheap where all members are up to date: a member that lags
+    /// Why this leader takes no split or merge on at the moment, if so. A split is cheap where all members are up to date: a member that lags
     /// would need a snapshot of each of the two shards.
     pub(crate) fn hindrance<H: Host>(&self, node: &Node<H>) -> Option<String> {
         let status = self.status().filter(|_| self.leading)?;
         if self.order.is_some() {
             return Some("another change of the shard is under way".into());
         }
+        if self.is_merging() {
+            return Some("it takes part in a merge".into());
+        }
         // What earlier leaders proposed is applied before the first entry of this one.
-        let own = self.position.is_some_and(|(id, _)| id.origin == status.accepted);
-        if !own || status.epoch_start > self.state.applied() {
+        if !self.has_applied_own() {
             return Some("its leader has not applied an entry of its own yet".into());
         }
         if let Some(learner) = self.members.members.iter().find(|m| m.role == MemberRole::Learner) {
@@ -95,6 +97,18 @@ impl Shard {
         let lags = |n: &NodeId| held(*n) < self.split_at || !has_caught_up(held(*n), status.last.slot);
         let lagging = self.members.voters().filter(|n| *n != node.me && node.live.contains(n)).find(lags);
         lagging.map(|n| format!("node {n} lacks a part of its log"))
+    }
+
+    /// An administrative entry was proposed; `told` hears of what becomes of it.
+    pub(super) fn ordered(&mut self, slot: Slot, ballot: Ballot, told: Told) {
+        self.order = Some(Order { slot, ballot, told });
+    }
+
+    /// Whether this leader has applied an entry of its own, and so all that earlier ones proposed.
+    pub(super) fn has_applied_own(&self) -> bool {
+        let Some(status) = self.status() else { return false };
+        let own = self.position.is_some_and(|(id, _)| id.origin == status.accepted);
+        own && status.epoch_start <= self.state.applied()
     }
 
     /// An entry is applied: who waits for it, where it is the administrative one that was proposed here.

@@ -27,7 +27,8 @@ impl Shard {
         }
         // While a snapshot is being installed the log it takes the place of is applied no further.
         let running = matches!(self.core, Core::Running(_));
-        let held_back = self.still || self.scrubs.is_marked() || self.fetches.hold_entries_back();
+        let held_back =
+            self.still || self.awaited.is_some() || self.scrubs.is_marked() || self.fetches.hold_entries_back();
         if !running || self.state.applied() >= self.committed || held_back {
             return false;
         }
@@ -53,7 +54,8 @@ impl Shard {
             self.step(node, Input::Tell);
         }
         // What waits for rows comes again when they are there.
-        let more = self.state.applied() < self.committed && !self.fetches.hold_entries_back();
+        let waits = self.fetches.hold_entries_back() || self.awaited.is_some();
+        let more = self.state.applied() < self.committed && !waits;
         if more && node.pace.is_slowed(node.now) {
             // Behind those that were held back meanwhile.
             node.pace.comes_again(self.id);
@@ -74,6 +76,9 @@ impl Shard {
         };
         for (at, entry) in entries.iter().enumerate() {
             if !self.get_ready(node, entry, &entries[at + 1..]) {
+                return false;
+            }
+            if self.awaits_source(node, entry) {
                 return false;
             }
             *bytes += entry.size();

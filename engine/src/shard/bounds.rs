@@ -26,7 +26,10 @@ impl Shard {
 
     /// Whether the map may not know all that was applied here.
     pub(crate) fn may_have_news(&self) -> bool {
-        !self.is_missing() && (self.state.has_changed_bounds() || !self.state.children().is_empty())
+        !self.is_missing()
+            && (self.state.has_changed_bounds()
+                || !self.state.children().is_empty()
+                || !self.state.absorbed().is_empty())
     }
 
     /// What the map is to hear; `None` where it knows, or where it knows that the shard is gone.
@@ -35,6 +38,7 @@ impl Shard {
         let unknown = |child| !map.shards.contains_key(&child) && !map.vanished(child);
         let known = map.shards.get(&self.id).is_some_and(|d| d.version >= *version);
         let known = known && !self.state.children().iter().any(|mark| unknown(mark.shard));
+        let known = known && !self.state.absorbed().iter().any(|gone| map.shards.contains_key(gone));
         if known || map.vanished(self.id) || self.is_missing() {
             return None;
         }
@@ -49,6 +53,13 @@ impl Shard {
         });
         let children = children.collect();
         let (from, to) = (from.clone(), to.clone());
-        Some(ShardNews { shard: self.id, from, to, version: *version, children, absorbed: Vec::new() })
+        Some(ShardNews {
+            shard: self.id,
+            from,
+            to,
+            version: *version,
+            children,
+            absorbed: self.state.absorbed().to_vec(),
+        })
     }
 }

@@ -20,7 +20,7 @@ impl Shard {
         effects: Effects,
         (mine, told): (Option<Pending>, Option<Told>),
     ) -> bool {
-        let Effects { results, metadata, marker, child, refused } = effects;
+        let Effects { results, metadata, marker, child, merge, refused } = effects;
         if let Some(Pending { replies, proposed_at, .. }) = mine {
             let waited = (node.clock)().0.saturating_sub(proposed_at.0);
             node.metrics.commit_seconds.observe(seconds(waited));
@@ -32,7 +32,13 @@ impl Shard {
         if let Some(why) = &refused {
             tracing::info!(shard = self.id.0, "the administrative entry in slot {slot} changes nothing: {why}");
         }
+        if let Some(step) = merge {
+            tracing::info!(shard = self.id.0, "slot {slot} is a step of a merge: {step:?}");
+        }
         self.look_at_bounds(node, slot);
+        if merge.is_some() {
+            node.merging.push(self.id);
+        }
         match child {
             Some(born) => self.bear(node, slot, born, told),
             None => {

@@ -29,7 +29,8 @@ impl Shard {
         if current != expected {
             return Err(Refusal::WrongEpoch { current, expected });
         }
-        if self.order.is_some() {
+        // An absorb counts only in the epoch of its begin, and a source that is frozen has the members of its target.
+        if self.order.is_some() || !self.state.may_change_members() {
             return Err(Refusal::NotReady);
         }
         let mut members = self.members.members.clone();

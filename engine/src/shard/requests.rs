@@ -51,6 +51,10 @@ impl Shard {
         if self.is_missing() {
             return Err(self.refuse_without_state(body));
         }
+        // For a moment: it goes on by itself, or another shard has what it had.
+        if let Some(why) = self.state.changing() {
+            return Err(why);
+        }
         if version.is_some_and(|version| version != self.state.descriptor().version) {
             return Err(Refusal::WrongShard);
         }

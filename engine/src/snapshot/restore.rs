@@ -5,6 +5,7 @@
 
 use super::{SnapshotError, SnapshotFile};
 use crate::StoreError;
+use crate::codec::bounds::{BoundsRow, Phase};
 use crate::codec::keys;
 use crate::codec::record;
 use crate::genesis::Genesis;
@@ -92,6 +93,12 @@ pub fn content(file: &SnapshotFile) -> Result<u128, SnapshotError> {
 pub fn bounds(file: &SnapshotFile) -> Result<Bounds, RestoreError> {
     let header = file.header();
     if let Some(row) = &header.bounds {
+        if row.phase != Phase::Alone {
+            // Whether it goes into the other is said in the other's log, which the files do not have.
+            let (shard, path) = (header.shard, file.path().display());
+            let why = format!("{path}: shard {shard} was in the middle of a merge: take another backup");
+            return Err(RestoreError::Unfit(why));
+        }
         return Ok(Bounds { from: row.from.clone(), to: row.to.clone(), version: row.version });
     }
     let unfit = |why: String| RestoreError::Unfit(format!("{}: its beginning: {why}", file.path().display()));
@@ -153,7 +160,8 @@ pub fn check_whole(metadata: &SystemState, files: &BTreeMap<ShardId, Bounds>) ->
 /// The file is damaged.
 pub fn needs(file: &SnapshotFile, known: ClusterVersion) -> Result<ClusterVersion, SnapshotError> {
     // A row of bounds is among its rows.
-    let mut needed = if file.header().bounds.is_some() { known.max(ClusterVersion::FOURTH) } else { known };
+    let of_bounds = file.header().bounds.as_ref().map_or(known, BoundsRow::needs);
+    let mut needed = known.max(of_bounds);
     for chunk in 0..file.chunks().len() {
         // No record that this binary knows needs more.
         if needed >= record::NEEDS_MOST {

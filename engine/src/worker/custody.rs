@@ -10,7 +10,7 @@
 //! replica is in the log with the parent's log from the split on: a start that finds the base and no group begins the child by both.
 
 use super::Worker;
-use crate::codec::bounds::ChildMark;
+use crate::codec::bounds::{ChildMark, Frozen};
 use crate::codec::keys::Bounds;
 use crate::host::Host;
 use crate::node::Roster;
@@ -205,7 +205,13 @@ impl<H: Host> Worker<H> {
         if let Some(wait) = self.needed_by(id) {
             return Custody::Waits(wait);
         }
-        let given = GivenUp { shard: id, table, from, to, how: How::Removal { frozen_for: None } };
+        // Once that merge is over here, by the log or by a snapshot of after it, the rule says the rest.
+        let is_over = |frozen: &Frozen| {
+            let target = self.shards.get(&frozen.target).filter(|shard| !shard.is_missing());
+            target.is_some_and(|target| target.state().has_ended(frozen.seq))
+        };
+        let frozen_for = shard.freeze().filter(|frozen| !is_over(frozen)).map(|frozen| frozen.target);
+        let given = GivenUp { shard: id, table, from, to, how: How::Removal { frozen_for } };
         self.judge(map, &given, &[])
     }
 

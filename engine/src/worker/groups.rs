@@ -111,6 +111,7 @@ impl<H: Host> Worker<H> {
         }
         self.node.metrics.replicas.inc();
         self.shards.insert(id, shard);
+        self.note_part(id);
         self.upkeep.waiting = true;
     }
 

@@ -104,9 +104,12 @@ impl<H: Host> Worker<H> {
     }
 
     fn may_leave(&self, shard: ShardId) -> bool {
-        let bound =
-            self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard) || self.bears(shard) || self.custody.has(shard);
-        !bound && self.shards.get(&shard).is_some_and(Shard::may_leave)
+        let Some(leaving) = self.shards.get(&shard) else { return false };
+        // One that goes into another waits here until it has: it may go to where that is.
+        let kept = self.custody.has(shard) && leaving.goes_into().is_none();
+        let bound = self.snapshots.is_busy(shard) || self.scrubs.is_busy(shard) || self.bears(shard) || kept;
+        // The neighbour that goes into a shard comes to it, not the other way.
+        !bound && leaving.merge().is_none() && leaving.may_leave()
     }
 
     /// Brings a hand-over on, at the end of a round.
@@ -250,6 +253,7 @@ impl<H: Host> Worker<H> {
             self.drain();
         }
         self.hold_log(id);
+        self.note_part(id);
         // The map may have changed while it was on its way.
         if let Some(upto) = self.ended(id) {
             return self.give_up(id, upto);

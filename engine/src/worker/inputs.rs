@@ -29,6 +29,7 @@ impl<H: Host> Worker<H> {
             Input::Snapshot(input) => self.take_snapshot(input),
             Input::Scrub(input) => self.take_scrub(input),
             Input::Admin(input) => self.take_admin(input),
+            Input::Merge(input) => self.take_word(input),
             Input::Rows(RowsFetched { shard, ticket }) => {
                 if let Some(shard) = self.shards.get_mut(&shard) {
                     shard.rows_fetched(&mut self.node, ticket);
@@ -103,6 +104,8 @@ impl<H: Host> Worker<H> {
                 done(self.change_members(shard, expected, change))
             }
             AdminInput::Split { shard, split, done } => self.split(shard, split, done),
+            AdminInput::Merge { shard, merge, done } => self.merge(shard, merge, done),
+            AdminInput::CancelMerge { shard, source, done } => self.cancel_merge(shard, source, done),
             AdminInput::MakeSnapshot { shard, done } => self.make_snapshot(shard, done),
             AdminInput::Scrub { shard, done } => {
                 let begun = if self.takes_part() { self.scrub(shard) } else { Err(Refusal::NotReady) };
@@ -255,13 +258,14 @@ impl<H: Host> Worker<H> {
 
     fn report(&mut self) -> NodeReport {
         let node = &self.node;
-        let snapshots = &self.snapshots;
+        let (snapshots, merges) = (&self.snapshots, &self.merges);
         let report = |shard: &mut Shard| {
             let (ahead_us, hindrance) = (shard.is_ahead_by(node), shard.hindrance(node));
             let id = shard.id();
             let busy = || snapshots.hinder_splits(id).then(|| "a snapshot of it is under way".into());
             let (load, size) = (shard.load_report(node.now), shard.size(&*node.store));
-            ReplicaReport { ahead_us, hindrance: hindrance.or_else(busy), load, size, ..shard.report() }
+            let merge = shard.merge_report(merges.since(id, node.now));
+            ReplicaReport { ahead_us, hindrance: hindrance.or_else(busy), merge, load, size, ..shard.report() }
         };
         let mut replicas: Vec<_> = self.shards.values_mut().map(report).collect();
         if self.quarantined.is_some() {

@@ -181,6 +181,10 @@ impl<H: Host> Worker<H> {
         if self.quarantined.is_some() || self.stopped || !self.shards.contains_key(&shard) {
             return done(Err(format!("there is no replica of shard {shard} here that takes part")));
         }
+        if self.shards.get(&shard).is_some_and(Shard::is_merging) {
+            // A file of it and one of the other shard could be of either side of the merge.
+            return done(Err(format!("shard {shard} takes part in a merge: try again in a moment")));
+        }
         let until = self.node.now.plus(ASKED_US);
         self.snapshots.asked.push_back(Asked { shard, until, done });
     }
@@ -385,6 +389,7 @@ impl<H: Host> Worker<H> {
                     }
                 }
                 shard.install(&mut self.node, &header, space);
+                self.bury_with(&header);
             }
             None if self.node.shared.roster.begin(id) || planted!(EveryWorkerHasAll) => {
                 self.begin_replica(&header, space);

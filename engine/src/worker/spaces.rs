@@ -216,8 +216,9 @@ fn split_in_log(
             if !is_admin(data) {
                 continue;
             }
-            let Admin::Split(split) = decode_admin(data.clone())
+            let found = decode_admin(data.clone())
                 .map_err(|e| e.corrupt(format!("administrative entry in slot {at} of shard {parent}")))?;
+            let Admin::Split(split) = found else { continue };
             let counts = split.epoch == entry.id.origin.epoch && split.version + 1 == version;
             if !counts || split.child != shard || split.at != from {
                 continue;

@@ -36,8 +36,10 @@ impl Cluster {
     /// Asks the leader until somebody answers.
     pub fn call(&mut self, shard: ShardId, body: impl Fn() -> Body) -> Result<Answer, Refusal> {
         for _ in 0..200 {
-            self.run_until("a leader", |c| c.leader(shard).is_some());
-            let leader = self.leader(shard).unwrap();
+            // One that went into another has none.
+            let gone = |c: &Self| c.map.as_ref().is_some_and(|map| !map.shards.contains_key(&shard));
+            self.run_until("a leader", |c| c.leader(shard).is_some() || gone(c));
+            let Some(leader) = self.leader(shard) else { return Err(Refusal::WrongShard) };
             let id = self.send(leader, shard, body());
             if let Some(disturb) = self.disturb {
                 for _ in 0..self.below(12) {
@@ -52,7 +54,10 @@ impl Cluster {
                 found.is_some() || c.now >= end || !c.is_up(leader)
             });
             match found {
-                Some(Err(Refusal::NotLeader { .. } | Refusal::NotReady | Refusal::Overloaded)) | None => {
+                Some(Err(
+                    Refusal::NotLeader { .. } | Refusal::NotReady | Refusal::Overloaded | Refusal::Changing { .. },
+                ))
+                | None => {
                     self.run_for(20_000);
                 }
                 Some(answer) => return answer,

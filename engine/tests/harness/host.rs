@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::{ShardNews, SystemState};
 use synod_engine::host::{
-    FetchRequest, Input, Links, ProcessHost, ReadHost, ScrubHost, ScrubInput, SnapshotHost, SnapshotKind,
-    SnapshotRequest,
+    FetchRequest, Input, Links, MergeHost, MergeWord, ProcessHost, ReadHost, ScrubHost, ScrubInput, SnapshotHost,
+    SnapshotKind, SnapshotRequest,
 };
 use synod_engine::scrub::{self, ScrubRequest};
 use synod_engine::snapshot::Throttle;
@@ -36,6 +36,8 @@ pub struct Seen {
     pub offers: Vec<(NodeId, ShardId)>,
     /// What others were told of this node's replicas.
     pub scrubs: Vec<(NodeId, ShardId, Slot, u128)>,
+    /// Words about merges that others were given.
+    pub words: Vec<(NodeId, ShardId, MergeWord)>,
     /// Snapshots asked of others, and from which slot on.
     pub asks: Vec<(NodeId, ShardId, Slot)>,
     /// Members to report to the system shard.
@@ -144,6 +146,12 @@ impl ScrubHost for TestHost {
 
     fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
         self.seen.lock().unwrap().scrubs.push((to, shard, slot, hash));
+    }
+}
+
+impl MergeHost for TestHost {
+    fn tell_merge(&mut self, to: NodeId, target: ShardId, word: MergeWord) {
+        self.seen.lock().unwrap().words.push((to, target, word));
     }
 }
 

@@ -4,6 +4,7 @@
 mod client;
 mod host;
 mod members;
+mod merges;
 pub mod snapshots;
 mod splits;
 
@@ -20,7 +21,7 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Descriptor, SystemState};
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord};
 use synod_engine::host::{
-    Answer, Input, NodeInput, NodeReport, PeerInput, ReplicaReport, ReplySink, ScrubInput, SnapshotInput,
+    Answer, Input, MergeInput, NodeInput, NodeReport, PeerInput, ReplicaReport, ReplySink, ScrubInput, SnapshotInput,
 };
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
@@ -397,6 +398,10 @@ impl Cluster {
             let told = std::mem::take(&mut self.nodes[&node].seen.lock().unwrap().scrubs);
             for (to, shard, slot, hash) in told {
                 self.push(to, ScrubInput::Told { from: node, shard, slot, hash });
+            }
+            let words = std::mem::take(&mut self.nodes[&node].seen.lock().unwrap().words);
+            for (to, target, word) in words.into_iter().filter(|(to, ..)| !self.cut.contains(&(node, *to))) {
+                self.push(to, MergeInput::Word { from: node, target, word });
             }
             let heard = if self.deaf { Vec::new() } else { asks };
             for (to, shard, least) in heard {

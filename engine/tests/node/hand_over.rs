@@ -16,8 +16,8 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState};
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{
-    AdminInput, Answer, At, Body, FetchRequest, Freshness, HandOverInput, Input, Links, NodeInput, ProcessHost, Read,
-    ReadHost, Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost, SnapshotKind,
+    AdminInput, Answer, At, Body, FetchRequest, Freshness, HandOverInput, Input, Links, MergeHost, NodeInput,
+    ProcessHost, Read, ReadHost, Reply, ReplySink, Request, RowsFetched, ScrubHost, SnapshotHost, SnapshotKind,
 };
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
@@ -110,6 +110,8 @@ impl SnapshotHost for Listens {
 }
 
 impl ScrubHost for Listens {}
+
+impl MergeHost for Listens {}
 
 impl ReadHost for Listens {
     fn fetches_rows(&self) -> bool {

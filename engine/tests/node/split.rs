@@ -4,6 +4,8 @@
 mod custody;
 #[path = "split_joining.rs"]
 mod joining;
+#[path = "merges.rs"]
+mod merges;
 #[path = "split_speed.rs"]
 mod speed;
 

@@ -12,8 +12,8 @@ use synod_cluster::system::{Partitioning, Retention, SystemCommand, SystemState}
 use synod_engine::clock::MonotoneClock;
 use synod_engine::command::{Op, Outcome, WriteId, WriteRequest};
 use synod_engine::host::{
-    Answer, Body, HandOverInput, Input, Links, NodeInput, PeerInput, ProcessHost, ReadHost, Reply, ReplySink, Request,
-    ScrubHost, SnapshotHost,
+    Answer, Body, HandOverInput, Input, Links, MergeHost, NodeInput, PeerInput, ProcessHost, ReadHost, Reply,
+    ReplySink, Request, ScrubHost, SnapshotHost,
 };
 use synod_engine::identity::SeenTable;
 use synod_engine::logstore::LogStore;
@@ -70,6 +70,8 @@ impl ProcessHost for Quiet {
 impl SnapshotHost for Quiet {}
 
 impl ScrubHost for Quiet {}
+
+impl MergeHost for Quiet {}
 
 impl ReadHost for Quiet {}
 

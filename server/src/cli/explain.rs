@@ -5,6 +5,7 @@
 
 use clap::Args;
 use synod_client::{Explain, PartitionKind};
+use synod_cluster::ids::ClusterVersion;
 
 use super::bytes::{KeyEncoding, RawArg, raw_arg};
 use super::context::Context;
@@ -31,14 +32,20 @@ pub async fn run(context: &mut Context, args: ExplainArgs) -> Result<()> {
     let key = args.encoding.key(&args.key)?;
     let client = context.connect().await?;
     let mut explain = client.explain(&args.table, key).await?;
-    if explain.leader.is_none() {
+    let mut merge = None;
+    if explain.leader.is_none() || client.map().version >= ClusterVersion::FIFTH.0 {
         // The map only repeats what it was told; the replicas know themselves.
         let status = status::combine(&*client.refresh_map().await?, &client.status().await);
-        let shard = status.shards.iter().find(|shard| shard.id == explain.shard.id);
-        explain.shard.leader = shard.and_then(|shard| shard.leader);
-        explain.leader = explain.voters.iter().find(|node| Some(node.id) == explain.shard.leader).cloned();
+        let shard = status.shards.into_iter().find(|shard| shard.id == explain.shard.id);
+        if explain.leader.is_none() {
+            explain.shard.leader = shard.as_ref().and_then(|shard| shard.leader);
+            explain.leader = explain.voters.iter().find(|node| Some(node.id) == explain.shard.leader).cloned();
+        }
+        merge = shard.and_then(|shard| shard.merge);
     }
-    context.out.value(&shown(&explain), |shown| shown.why.clone())
+    let mut shown = shown(&explain);
+    shown.why.extend(merge.map(|merge| format!("shard {} {}", shown.shard.id, merge.in_words())));
+    context.out.value(&shown, |shown| shown.why.clone())
 }
 
 fn shown(explain: &Explain) -> json::Explain {

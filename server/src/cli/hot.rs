@@ -163,6 +163,7 @@ mod tests {
             leader: Some(1),
             replicas: vec![],
             scrub: None,
+            merge: None,
             bytes: Some(5 << 20),
             load,
         }

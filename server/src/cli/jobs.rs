@@ -207,6 +207,7 @@ fn stuck(job: &Job, patience: Duration) -> CliError {
             (format!("shard {shard}"), "not_moved", format!("node {}", to.unwrap_or(from)))
         }
         JobGoal::SplitShard { shard, .. } => (format!("shard {shard}"), "not_split", "its split".to_owned()),
+        JobGoal::MergeShards { shard, .. } => (format!("shard {shard}"), "not_merged", "its merge".to_owned()),
         JobGoal::EmptyNode { node, .. } => (format!("node {node}"), "not_emptied", "its replicas".to_owned()),
         JobGoal::ResizeShard { shard, .. } => (format!("shard {shard}"), "not_resized", "its replicas".to_owned()),
         _ => return unknown_goal(),
@@ -223,6 +224,7 @@ fn stuck(job: &Job, patience: Duration) -> CliError {
     match job.goal {
         JobGoal::MoveReplica { shard, from, to } => error.with("shard", shard).with("to", to.unwrap_or(from)),
         JobGoal::SplitShard { shard, .. } | JobGoal::ResizeShard { shard, .. } => error.with("shard", shard),
+        JobGoal::MergeShards { shard, source, .. } => error.with("shard", shard).with("source", source),
         JobGoal::EmptyNode { node, .. } => error.with("node", node),
         _ => error,
     }
@@ -246,9 +248,10 @@ fn not_done(job: &Job) -> Option<CliError> {
     let message = format!("job {} ({}) has ended as {}: {why}", job.id, in_words(&job.goal), job.state);
     let error = CliError::failed(kind, message).with("job", job.id).with("state", job.state.clone());
     Some(match job.goal {
-        JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } | JobGoal::ResizeShard { shard, .. } => {
-            error.with("shard", shard)
-        }
+        JobGoal::MoveReplica { shard, .. }
+        | JobGoal::SplitShard { shard, .. }
+        | JobGoal::MergeShards { shard, .. }
+        | JobGoal::ResizeShard { shard, .. } => error.with("shard", shard),
         JobGoal::EmptyNode { node, .. } => error.with("node", node),
         _ => error,
     })
@@ -263,6 +266,9 @@ pub fn in_words(goal: &JobGoal) -> String {
         }
         JobGoal::SplitShard { shard, version, at } => {
             job::JobGoal::Split { shard: ShardId(*shard), version: *version, at: at.clone() }
+        }
+        JobGoal::MergeShards { shard, source, border } => {
+            job::JobGoal::Merge { shard: ShardId(*shard), source: ShardId(*source), border: border.clone() }
         }
         JobGoal::EmptyNode { node, remove, max_concurrent } => {
             let at_once = max_concurrent.unwrap_or(AT_ONCE);
@@ -283,7 +289,10 @@ fn line(job: &Job) -> String {
 /// What there is to be told of a job, in order.
 fn news(job: &Job) -> Vec<String> {
     let place = match job.goal {
-        JobGoal::MoveReplica { shard, .. } | JobGoal::SplitShard { shard, .. } | JobGoal::ResizeShard { shard, .. } => {
+        JobGoal::MoveReplica { shard, .. }
+        | JobGoal::SplitShard { shard, .. }
+        | JobGoal::MergeShards { shard, .. }
+        | JobGoal::ResizeShard { shard, .. } => {
             format!("shard {shard}")
         }
         JobGoal::EmptyNode { node, .. } => format!("node {node}"),
@@ -304,6 +313,7 @@ fn progress_in_words(job: &Job) -> Option<String> {
         JobGoal::MoveReplica { from, to, .. } => (from, to),
         JobGoal::SplitShard { .. } => return split_in_words(step, trouble.as_deref()),
         JobGoal::ResizeShard { .. } => return resize_in_words(step, *lag_slots, trouble.as_deref()),
+        JobGoal::MergeShards { source, .. } => return merge_in_words(step, source, trouble.as_deref()),
         JobGoal::EmptyNode { .. } => return replicas_left.map(|left| left_in_words(left, trouble.as_deref())),
         _ => return None,
     };
@@ -347,11 +357,23 @@ fn split_in_words(step: &str, trouble: Option<&str>) -> Option<String> {
     }
 }
 
+/// What a merge does at the moment.
+fn merge_in_words(step: &str, source: u64, trouble: Option<&str>) -> Option<String> {
+    match step {
+        "transfer" => Some(format!("shard {source} is to be led where the other one is")),
+        "merge" => Some("its leader is asked to begin".to_owned()),
+        "cancel" => Some("its leader is asked to take it back".to_owned()),
+        "wait" => Some(trouble.map_or_else(|| "waits".to_owned(), |why| format!("waits: {}", text::harmless(why)))),
+        _ => None,
+    }
+}
+
 /// The job as JSON shows it.
 pub fn shown(job: &Job) -> json::Job {
     let (kind, shard, from, to) = match job.goal {
         JobGoal::MoveReplica { shard, from, to } => ("move_replica", Some(shard), Some(from), to),
         JobGoal::SplitShard { shard, .. } => ("split_shard", Some(shard), None, None),
+        JobGoal::MergeShards { shard, .. } => ("merge_shards", Some(shard), None, None),
         JobGoal::EmptyNode { .. } => ("empty_node", None, None, None),
         JobGoal::ResizeShard { shard, .. } => ("resize_shard", Some(shard), None, None),
         _ => ("unknown", None, None, None),
@@ -389,6 +411,9 @@ pub fn lines(jobs: &[json::Job]) -> Vec<String> {
         }
         if job.kind == "split_shard" {
             return format!("job {} {}: shard {shard} is split{trouble}", job.id, job.state);
+        }
+        if job.kind == "merge_shards" {
+            return format!("job {} {}: a neighbour goes into shard {shard}{trouble}", job.id, job.state);
         }
         format!("job {} {}: the replica of shard {shard} from node {from}{to}{trouble}", job.id, job.state)
     };
@@ -467,6 +492,22 @@ mod tests {
         let error = stuck(&job("split", Some("a learner catches up")), Duration::from_secs(60));
         assert_eq!(error.kind(), "not_split");
         assert!(error.message().contains("its split made no progress for 1m: a learner"), "{error}");
+    }
+
+    #[test]
+    fn a_merge_is_told_and_shown_in_words() {
+        let goal = JobGoal::MergeShards { shard: 5, source: 6, border: "k".into() };
+        let job = |step: &str, trouble: Option<&str>| {
+            let trouble = trouble.map(str::to_owned);
+            let progress = JobProgress { step: step.to_owned(), trouble, ..JobProgress::default() };
+            Job { goal: goal.clone(), progress: Some(progress), ..job("running", "", &[]) }
+        };
+        assert_eq!(news(&job("transfer", None)), ["shard 5: shard 6 is to be led where the other one is"]);
+        assert_eq!(news(&job("wait", Some("no leader"))), ["shard 5: waits: no leader"]);
+        assert_eq!(line(&job("merge", None)), "job 9 is running: it merges shard 6 into shard 5");
+        let told = lines(&[shown(&job("wait", Some("a node lags")))]);
+        assert_eq!(told, ["job 9 running: a neighbour goes into shard 5 (a node lags)"]);
+        assert_eq!(stuck(&job("wait", None), Duration::from_secs(60)).kind(), "not_merged");
     }
 
     #[test]

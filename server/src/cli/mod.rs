@@ -27,6 +27,7 @@ mod hot;
 mod jobs;
 mod load;
 mod members;
+mod merges;
 mod moves;
 mod nodes;
 pub mod output;

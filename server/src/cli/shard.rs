@@ -1,5 +1,5 @@
 //! `synod shard`: list and describe shards, compare their replicas, hand leadership over, move replicas (`members`), split
-//! shards (`splits`).
+//! and merge shards (`splits`, `merges`).
 //!
 //! Owns the choice of the next leader where none is named. Must never call a transfer done before the new leader says
 //! so itself.
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::context::Context;
 use super::error::{CliError, Result};
 use super::output::{json, text};
-use super::{members, splits, status};
+use super::{members, merges, splits, status};
 
 /// Time after which an incomplete comparison is asked for again. One that is under way is not begun anew.
 const SCRUB_AGAIN: Duration = Duration::from_secs(10);
@@ -74,6 +74,8 @@ enum ShardCommand {
     },
     /// Make two shards of one; the split goes on where the command is interrupted
     Split(splits::SplitArgs),
+    /// Make one shard of two neighbours; the merge goes on where the command is interrupted
+    Merge(merges::MergeArgs),
 }
 
 /// Runs `shard`.
@@ -88,6 +90,7 @@ pub async fn run(context: &mut Context, args: ShardArgs) -> Result<()> {
         ShardCommand::TransferLeader { shard, to } => transfer(context, shard, to).await,
         ShardCommand::Move { shard, from, to, detach } => members::move_shard(context, shard, from, to, detach).await,
         ShardCommand::Split(args) => splits::split_shard(context, args).await,
+        ShardCommand::Merge(args) => merges::merge_shards(context, args).await,
     }
 }
 
@@ -121,6 +124,7 @@ fn as_text(shard: &json::Shard) -> Vec<String> {
         ),
         format!("  leader {}", text::or_dash(shard.leader)),
     ];
+    lines.extend(shard.merge.as_ref().map(|merge| format!("  {}", merge.in_words())));
     let mut rows = text::table(&["node", "role", "lag", "commit", "applied"]);
     for replica in &shard.replicas {
         rows.add_row([
@@ -366,6 +370,7 @@ mod tests {
             leader: Some(leader),
             replicas: roles.iter().map(replica).collect(),
             scrub: None,
+            merge: None,
             bytes: None,
             load: None,
         }

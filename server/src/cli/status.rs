@@ -61,6 +61,7 @@ pub fn combine(map: &ClusterMap, reports: &[NodeReport]) -> json::Status {
             leader: None,
             replicas: info.voters.iter().chain(&info.learners).map(|node| unknown(*node)).collect(),
             scrub: None,
+            merge: None,
             bytes: None,
             load: None,
         };
@@ -110,6 +111,7 @@ fn unmapped(map: &ClusterMap, replica: &ReplicaStatus) -> json::Shard {
         leader: None,
         replicas: Vec::new(),
         scrub: None,
+        merge: None,
         bytes: None,
         load: None,
     }
@@ -157,6 +159,11 @@ fn add(shard: &mut json::Shard, node: u64, said: &ReplicaStatus, ranks: &mut BTr
     }
     ranks.insert(shard.id, rank);
     shard.leader = Some(node);
+    shard.merge = (!said.merge_phase.is_empty()).then(|| json::Merge {
+        phase: said.merge_phase.clone(),
+        with: said.merge_with,
+        since_ms: said.merge_ms,
+    });
     shard.bytes = said.bytes;
     shard.load = said.load.as_ref().map(load);
     slot(shard, node).lag_slots = Some(0);
@@ -271,6 +278,8 @@ fn as_text(status: &json::Status) -> Vec<String> {
         nodes.add_row(row.into_iter().chain(zoned.then(|| place(node))));
     }
     lines.extend(text::lines(&nodes));
+    let merging = status.shards.iter().filter_map(|shard| Some((shard.id, shard.merge.as_ref()?)));
+    lines.extend(merging.map(|(id, merge)| format!("shard {id} {}", merge.in_words())));
     // Several nodes may tell the same.
     let alarms: BTreeSet<&String> = status.nodes.iter().flat_map(|node| &node.clock_alarms).collect();
     lines.extend(alarms.into_iter().map(|alarm| text::harmless(alarm)));

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use synod_cluster::ids::{NodeId, NodeWriteSeq, ShardId, Slot, Space};
 use synod_cluster::system::{ShardNews, SystemState};
 use synod_engine::host::{
-    FetchRequest, Links, ProcessHost, ReadHost, ScrubHost, SnapshotHost, SnapshotKind, SnapshotRequest,
+    FetchRequest, Links, MergeHost, MergeWord, ProcessHost, ReadHost, ScrubHost, SnapshotHost, SnapshotKind,
+    SnapshotRequest,
 };
 use synod_engine::scrub::ScrubRequest;
 use synod_engine::state::{BulkLoad, ViewJob};
@@ -150,6 +151,12 @@ impl ScrubHost for NodeHost {
 
     fn tell_scrub(&mut self, to: NodeId, shard: ShardId, slot: Slot, hash: u128) {
         self.snapshots.tell_scrub(to, shard, slot, hash);
+    }
+}
+
+impl MergeHost for NodeHost {
+    fn tell_merge(&mut self, to: NodeId, target: ShardId, word: MergeWord) {
+        self.snapshots.tell_merge(to, target, word);
     }
 }
 

@@ -19,14 +19,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use synod_cluster::ids::{ClientId, NodeId, ShardId, Slot, Space};
 use synod_engine::StoreError;
-use synod_engine::host::{Input, ScrubInput, SnapshotInput, SnapshotKind, SnapshotRequest};
+use synod_engine::host::{Input, MergeInput, MergeWord, ScrubInput, SnapshotInput, SnapshotKind, SnapshotRequest};
 use synod_engine::runner::WorkerHandle;
 use synod_engine::scrub::{self, ScrubError, ScrubRequest, Scrubbed};
 use synod_engine::snapshot::offers::{Fetches, Offer, is_of_another};
 use synod_engine::snapshot::partial::Partial;
 use synod_engine::snapshot::{FileStore, OsFiles, SnapshotFile, Throttle, file_name, install, writer};
 use synod_engine::state::{BulkLoad, ViewJob};
-use synod_proto::peer::{ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::peer::{MergeFrozen, ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use synod_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -223,6 +223,17 @@ impl SnapshotManager {
         });
     }
 
+    /// Gives this node's word about a merge. One that does not arrive is given again by the worker.
+    pub fn tell_merge(self: &Arc<Self>, to: NodeId, target: ShardId, word: MergeWord) {
+        let manager = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let Some(addr) = manager.addr(to) else { return };
+            if let Err(why) = bulk::tell_merge(&manager.local, to, &addr, (target, word)).await {
+                tracing::debug!(%target, %to, "could not give word of a merge: {why}");
+            }
+        });
+    }
+
     fn addr(&self, node: NodeId) -> Option<String> {
         self.map_cache.get()?.nodes.get(&node).map(|info| info.addr.clone())
     }
@@ -389,6 +400,12 @@ impl SnapshotHandler for SnapshotManager {
         let Ok(hash) = <[u8; 16]>::try_from(&told.hash[..]) else { return };
         let (shard, slot, hash) = (ShardId(told.shard), Slot(told.slot), u128::from_be_bytes(hash));
         let _ = self.worker.try_push(ScrubInput::Told { from, shard, slot, hash });
+    }
+
+    fn merge_word(&self, from: NodeId, told: &MergeFrozen) {
+        let word = MergeWord { source: ShardId(told.source), seq: told.seq, frozen: Slot(told.frozen) };
+        // Where the worker has no room it is given again.
+        let _ = self.worker.try_push(MergeInput::Word { from, target: ShardId(told.target), word });
     }
 
     fn asked(&self, by: NodeId, ask: &SnapshotAsk) {

@@ -22,7 +22,7 @@ pub fn status(error: &v1::Error) -> Status {
         Some(Kind::Overloaded(_) | Kind::DiskFull(_)) => Code::ResourceExhausted,
         Some(Kind::Expired(_)) => Code::DeadlineExceeded,
         Some(Kind::OutcomeUnknown(_)) | None => Code::Unknown,
-        Some(Kind::Quarantined(_) | Kind::Unavailable(_)) => Code::Unavailable,
+        Some(Kind::Quarantined(_) | Kind::Unavailable(_) | Kind::Changing(_)) => Code::Unavailable,
     };
     Status::with_details(code, error.message.clone(), error.encode_to_vec().into())
 }

@@ -357,7 +357,7 @@ impl Attempt {
             Some(Kind::NotLeader(why)) => Self::Again { maybe: why.maybe, why: None },
             Some(Kind::WrongShard(_)) => Self::Again { maybe: false, why: None },
             Some(Kind::OutcomeUnknown(_)) if error.retryable => Self::Again { maybe: true, why: None },
-            Some(Kind::Unavailable(_) | Kind::Overloaded(_) | Kind::DiskFull(_)) => {
+            Some(Kind::Unavailable(_) | Kind::Overloaded(_) | Kind::DiskFull(_) | Kind::Changing(_)) => {
                 Self::Again { maybe: false, why: Some(error) }
             }
             _ => Self::Final(error),

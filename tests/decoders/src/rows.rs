@@ -6,6 +6,7 @@ use crate::checks::{canonical, flipped, sealed};
 use bytes::Bytes;
 use synod_cluster::buf::Reader;
 use synod_cluster::ids::{Entry, Offset, ShardId, Space, TableId};
+use synod_engine::codec::absorbed::AbsorbedRow;
 use synod_engine::codec::applied::AppliedRow;
 use synod_engine::codec::bounds::BoundsRow;
 use synod_engine::codec::keys::{self, RecordRow};
@@ -94,6 +95,7 @@ pub fn state_rows(data: &[u8]) -> bool {
         sealed(data, SessionRow::decode, SessionRow::encode),
         sealed(data, AppliedRow::decode, AppliedRow::encode),
         sealed(data, BoundsRow::decode, BoundsRow::encode),
+        sealed(data, AbsorbedRow::decode, AbsorbedRow::encode),
         sealed(data, pieces::decode, |v| pieces::encode(v)),
     ];
     decoded.contains(&true)

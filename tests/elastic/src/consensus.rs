@@ -135,6 +135,7 @@ impl World {
         let Some(group) = self.groups.get_mut(&shard) else { return Ok(()) };
         if group.leader != Some(node) {
             group.pending.truncate(kept);
+            group.words.clear();
             group.term += 1;
         }
         group.leader = Some(node);
@@ -209,12 +210,17 @@ impl World {
         group.whats.push(what.clone());
         group.proposers.push(Proposer { ticket, node: leader, life, term: group.term });
         self.note(|| format!("slot {} of shard {shard} is chosen: {what:?}", id.slot));
+        let source = self.source_chosen(shard, &entry)?;
         let Some(state) = self.oracle.states.get_mut(&shard) else {
             return Err(Violation(format!("shard {shard} has no state")));
         };
-        let before = state.last_ts();
-        let effects = state.apply(&mut self.oracle.store, &mut Overlay::default(), &entry, Wanted::Results)?;
-        let Effects { results, metadata: _, marker: _, child, refused: _ } = effects;
+        let (before, absorbs) = (state.last_ts(), source.is_some());
+        let store = &mut self.oracle.store;
+        let effects = match source {
+            Some(source) => state.absorb(store, &entry, source)?,
+            None => state.apply(store, &mut Overlay::default(), &entry, Wanted::Results)?,
+        };
+        let Effects { results, metadata: _, marker: _, child, merge: _, refused: _ } = effects;
         if let Some(group) = self.groups.get_mut(&shard) {
             group.digests.push(digest(&mut self.oracle.store, state)?);
         }
@@ -228,6 +234,9 @@ impl World {
         }
         if let Some(born) = child {
             self.split_off(*born)?;
+        }
+        if absorbs {
+            self.one_owner()?;
         }
         if let What::Config(membership) = what {
             self.reconfigure(shard, membership);
@@ -299,6 +308,9 @@ impl World {
         let Some(group) = self.groups.get(&shard) else { return };
         let Some(leader) = self.leader_of(group) else { return };
         let applied = self.nodes[leader].applied(shard).unwrap_or(0);
+        if !self.nodes[leader].states.get(&shard).is_some_and(|state| state.may_change_members()) {
+            return;
+        }
         if group.membership.epoch > Epoch(6) || !group.pending.is_empty() || group.changes_after(applied) {
             return;
         }

@@ -5,10 +5,11 @@
 //! The consensus itself is not here: `tests/explorer` explores it. An entry is chosen once a majority of the members has it.
 
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use synod_cluster::ids::{Ballot, ShardId};
 use synod_engine::command::{Admin, Split, WriteRequest, encode_admin, encode_requests};
 use synod_engine::genesis::Genesis;
-use synod_paxos::types::{Entry, Epoch, Member, MemberRole, Membership, NodeId, Payload};
+use synod_paxos::types::{Entry, EntryId, Epoch, Member, MemberRole, Membership, NodeId, Payload};
 
 /// Which attempt of which write somebody waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(crate) enum What {
     Write(WriteRequest),
     Split(Split),
     Config(Membership),
+    /// A step of a merge.
+    Admin(Admin),
 }
 
 impl What {
@@ -36,6 +39,7 @@ impl What {
             Self::Noop => Payload::Noop,
             Self::Write(request) => Payload::Command(encode_requests([request].into_iter(), 0)),
             Self::Split(split) => Payload::Command(encode_admin(&Admin::Split(split.clone()))),
+            Self::Admin(admin) => Payload::Command(encode_admin(admin)),
             Self::Config(membership) => Payload::Config(membership.clone()),
         }
     }
@@ -76,6 +80,8 @@ pub(crate) struct Group {
     pub(crate) leader: Option<usize>,
     pub(crate) term: u64,
     pub(crate) pending: Vec<Pending>,
+    /// What the leader was told: by node, the number of a merge and the freeze of its source.
+    pub(crate) words: BTreeMap<usize, (u64, EntryId)>,
     /// Who answers reads without asking a majority.
     pub(crate) lease: Option<usize>,
     /// Greatest timestamp proposed.
@@ -97,6 +103,7 @@ impl Group {
             leader: None,
             term: 1,
             pending: Vec::new(),
+            words: BTreeMap::new(),
             lease: None,
             last_ts,
         }
@@ -110,6 +117,18 @@ impl Group {
     /// The voters, as indices of nodes.
     pub(crate) fn voters(&self) -> Vec<usize> {
         self.membership.voters().map(index_of).collect()
+    }
+
+    /// The voters by whom a slot was chosen, as indices of nodes.
+    pub(crate) fn voters_at(&self, slot: u64) -> Vec<usize> {
+        let before = self.whats.iter().take(slot.saturating_sub(1) as usize).rev();
+        let changed = before.filter_map(|what| match what {
+            What::Config(membership) => Some(membership),
+            What::Noop | What::Write(_) | What::Split(_) | What::Admin(_) => None,
+        });
+        let first = self.genesis.descriptor().map(|descriptor| &descriptor.membership);
+        let members = changed.chain(first).next();
+        members.map(|members| members.voters().map(index_of).collect()).unwrap_or_default()
     }
 
     /// Whether a node is a member.
@@ -131,7 +150,7 @@ impl Group {
 
     /// Whether a change of the shard itself is proposed, or chosen and not applied up to this slot.
     pub(crate) fn changes_after(&self, applied: u64) -> bool {
-        let admin = |what: &What| matches!(what, What::Split(_) | What::Config(_));
+        let admin = |what: &What| matches!(what, What::Split(_) | What::Config(_) | What::Admin(_));
         self.pending.iter().any(|pending| admin(&pending.what)) || self.whats.iter().skip(applied as usize).any(admin)
     }
 }

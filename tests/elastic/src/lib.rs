@@ -21,6 +21,7 @@
 //! | consensus: an entry is chosen once a majority has it; elections, epochs, leases, lag | `consensus` |
 //! | what a worker does with its replicas: the place of a child that is born, its first log write, flushes, trims, restarts, snapshots, removals, the sweep | `replicas` |
 //! | who tells the map what | `mapping` |
+//! | the steps of a target's leader, the words of the nodes, what a worker does at an absorb | `merges` |
 //! | the network, and what a node compares when a write comes | `writes` |
 //! | the second look at the version, when a read or a tail is answered | `reads` |
 //!
@@ -29,7 +30,10 @@
 //! was acknowledged; the tail gives each record once, in order; no revision of the map has a gap or a version that falls; chosen
 //! entries stay while a majority lives. Checked at the end: every record is served, and was tailed.
 //!
-//! Not here: merges, which do not exist yet; phase 1 and B0; clocks of leases; when a leader proposes a split; dropped tables;
+//! In half of the schedules shards are merged too: then members of a target have its source as it was at the freeze, and in the end no
+//! merge is open, and nothing is left of a shard that went into another.
+//!
+//! Not here: phase 1 and B0; clocks of leases; when a leader proposes a split; dropped tables;
 //! retention and trims of records; damage; backups; the replication of the system shard.
 
 pub mod scenes;
@@ -41,6 +45,7 @@ mod dice;
 mod group;
 mod keys;
 mod mapping;
+mod merges;
 mod node;
 mod plan;
 mod reader;

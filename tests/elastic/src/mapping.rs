@@ -40,7 +40,7 @@ impl World {
             to: known.to.clone(),
             version: known.version,
             children: state.children().iter().filter_map(child).collect(),
-            absorbed: Vec::new(),
+            absorbed: state.absorbed().to_vec(),
         };
         self.reports.push(Report { news, members });
     }

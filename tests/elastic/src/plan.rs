@@ -29,6 +29,12 @@ pub enum HostFault {
     TailRaisesLane,
     /// A snapshot lacks the sessions.
     SnapshotWithoutSessions,
+    /// A word of an earlier freeze counts for the next merge.
+    AckOfEarlierFreeze,
+    /// A node gives its word before the freeze is flushed.
+    AbsorbBeforeFlushed,
+    /// A replica that is frozen for another shard goes as any other does.
+    SourceLeavesEarly,
 }
 
 impl HostFault {
@@ -44,6 +50,8 @@ impl HostFault {
         Self::NoSnapshotAt0,
         Self::TailRaisesLane,
         Self::SnapshotWithoutSessions,
+        Self::AckOfEarlierFreeze,
+        Self::AbsorbBeforeFlushed,
     ];
 }
 
@@ -121,7 +129,13 @@ pub(crate) enum Action {
     Lease,
     OldName,
     ShrinkRing,
+    Merge,
+    Drive,
+    Word,
 }
+
+/// What is added where shards are merged.
+const OF_MERGES: [(Action, u64); 3] = [(Action::Merge, 6), (Action::Drive, 18), (Action::Word, 16)];
 
 const USUAL: [(Action, u64); 30] = [
     (Action::Choose, 24),
@@ -194,13 +208,16 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Chooses the bent of a schedule.
-    pub(crate) fn choose(dice: &mut Dice) -> Self {
+    pub(crate) fn choose(dice: &mut Dice, merges: bool) -> Self {
         let bent = BENTS[dice.index(BENTS.len())];
         let percent = |action| bent.iter().find(|(bent, _)| *bent == action).map_or(100, |(_, percent)| *percent);
         let mut actions = Vec::new();
         for (action, weight) in USUAL {
             let times = weight * percent(action) / 10;
             actions.extend(std::iter::repeat_n(action, times as usize));
+        }
+        for (action, weight) in OF_MERGES.into_iter().filter(|_| merges) {
+            actions.extend(std::iter::repeat_n(action, weight as usize * 10));
         }
         Self { actions }
     }

@@ -4,7 +4,9 @@
 //! queries do.
 
 use crate::client::{mapped, way};
+use crate::group::Group;
 use crate::keys::KEYS;
+use crate::node::Node;
 use crate::plan::HostFault;
 use crate::reader::Asked;
 use crate::violation::{Check, Violation, ensure};
@@ -12,8 +14,8 @@ use crate::world::World;
 use crate::writes::hints;
 use bytes::Bytes;
 use std::ops::Range;
-use synod_cluster::ids::Offset;
-use synod_cluster::overlay::News;
+use synod_cluster::ids::{Offset, ShardId};
+use synod_cluster::overlay::{News, Overlay};
 use synod_engine::host::{Answer, KeyedRecord, Read, Scan, TailPoll};
 use synod_engine::query;
 
@@ -38,6 +40,20 @@ impl World {
         self.nodes.iter().filter(|node| node.up).flat_map(hints).collect()
     }
 
+    /// The reader hears what a node says of its replicas, and of nothing else.
+    pub(crate) fn hear_of(&mut self, node: usize) {
+        let all = hints(&self.nodes[node]);
+        self.reader.routes = Overlay::default();
+        self.hint_reader(all);
+    }
+
+    /// A node that leads a shard which others have taken into another one, and does not know of that yet.
+    fn leads_still(&self, shard: ShardId) -> Option<usize> {
+        let frozen = |node: &Node| node.states.get(&shard).is_some_and(|state| state.phase().frozen().is_some());
+        let gone = !self.groups.contains_key(&shard);
+        self.nodes.iter().position(|node| gone && node.lives(shard) && frozen(node))
+    }
+
     fn hint_reader(&mut self, all: Vec<News>) {
         for news in all {
             self.reader.routes.hint(news);
@@ -56,7 +72,8 @@ impl World {
         let scan = self.dice.chance(400);
         let Some(way) = way(&self.reader.routes, &self.keys, key) else { return self.map_for_reader() };
         let group = self.groups.get(&way.shard);
-        let Some((group, leader)) = group.and_then(|group| Some((group, self.leader_of(group)?))) else {
+        let leader = group.and_then(|group| self.leader_of(group)).or_else(|| self.leads_still(way.shard));
+        let Some(leader) = leader else {
             let all = self.all_hints();
             return self.hint_reader(all);
         };
@@ -66,11 +83,15 @@ impl World {
             let all = hints(node);
             return self.hint_reader(all);
         }
-        if group.lease != Some(leader) && !self.has_quorum(group) {
+        if state.changing().is_some() {
+            return;
+        }
+        if group.is_some_and(|group| group.lease != Some(leader) && !self.has_quorum(group)) {
             return;
         }
         let applied = state.applied().0;
-        let slot = if self.is_planted(HostFault::ReadAsApplied) { applied } else { group.chosen() };
+        let slot =
+            if self.is_planted(HostFault::ReadAsApplied) { applied } else { group.map_or(applied, Group::chosen) };
         let keys = if scan { way.from..way.upto } else { key..key + 1 };
         let need = self.truth.acked(keys.clone());
         let (node, shard, version) = (leader, way.shard, way.version);
@@ -146,7 +167,11 @@ impl World {
             let all = self.all_hints();
             return self.hint_follower(all);
         };
-        let version = self.nodes[node].states.get(&way.shard).map(|state| state.descriptor().version);
+        let state = self.nodes[node].states.get(&way.shard);
+        if state.is_some_and(|state| state.changing().is_some()) {
+            return;
+        }
+        let version = state.map(|state| state.descriptor().version);
         if version != Some(way.version) {
             let all = hints(&self.nodes[node]);
             return self.hint_follower(all);

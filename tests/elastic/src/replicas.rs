@@ -55,10 +55,23 @@ impl World {
         }
         ensure!(log.trim < slot, "node {at} has trimmed slot {slot} of shard {shard}, and has not applied it");
         let index = slot as usize - 1;
-        let (entry, proposer, term) = (&group.log[index], group.proposers[index], group.term);
-        let effects = state.apply(&mut node.store, &mut Overlay::default(), entry, Wanted::Results)?;
-        let Effects { results, metadata: _, marker: _, child, refused: _ } = effects;
-        let (found, expected) = (digest(&mut node.store, state)?, group.digests[slot as usize]);
+        let (entry, proposer, term) = (group.log[index].clone(), group.proposers[index], group.term);
+        let expected = group.digests[slot as usize];
+        let source = match state.takes_in(&entry)? {
+            None => None,
+            Some(absorb) => match self.source_here(shard, at, &absorb, entry.id.slot)? {
+                None => return Ok(false),
+                source => source,
+            },
+        };
+        let node = &mut self.nodes[at];
+        let Some(state) = node.states.get_mut(&shard) else { return Ok(false) };
+        let effects = match source {
+            Some(source) => state.absorb(&mut node.store, &entry, source)?,
+            None => state.apply(&mut node.store, &mut Overlay::default(), &entry, Wanted::Results)?,
+        };
+        let Effects { results, metadata: _, marker: _, child, merge: _, refused: _ } = effects;
+        let found = digest(&mut node.store, state)?;
         ensure!(found == expected, "node {at} has another state of shard {shard} at slot {slot}");
         let answers = proposer.node == at && proposer.life == node.life && proposer.term == term;
         if let Some(born) = child {
@@ -126,6 +139,7 @@ impl World {
     pub(crate) fn flush(&mut self, at: usize) -> Check {
         if self.nodes[at].up {
             self.nodes[at].flush()?;
+            self.bury(at)?;
         }
         Ok(())
     }
@@ -188,6 +202,8 @@ impl World {
         }
         node.up = true;
         node.store = MemState::open(&node.disk);
+        self.bury(at)?;
+        let node = &mut self.nodes[at];
         for (shard, group) in &self.groups {
             // Its base was flushed before its first log write.
             let space = own_space(*shard);
@@ -280,6 +296,7 @@ impl World {
     /// Whether a node joins with a snapshot of another's replica, or cannot go on without.
     fn needs_snapshot(&mut self, shard: ShardId, at: usize, from: usize) -> bool {
         let patient = self.dice.chance(900);
+        let lacks = self.lacks_source(shard, at) == Ok(true);
         let Some(group) = self.groups.get(&shard) else { return false };
         let (node, applied) = (&self.nodes[at], self.nodes[from].applied(shard).unwrap_or(0));
         if !node.up || node.creating.contains_key(&shard) {
@@ -300,7 +317,7 @@ impl World {
                 let waits = parent.is_some_and(|parent| !self.is_stuck(parent, at));
                 !(waits && patient) && applied >= log.trim
             }
-            Some(mine) => applied > mine && applied > log.end && self.is_stuck(shard, at),
+            Some(mine) => applied > mine && (lacks || applied > log.end && self.is_stuck(shard, at)),
         }
     }
 
@@ -373,7 +390,8 @@ impl World {
                 None => continue,
             };
             let Some(had) = self.extent_of(at, shard) else { continue };
-            let how = How::Removal { frozen_for: None };
+            let frozen_for = self.frozen_for(shard, at).filter(|_| !self.is_planted(HostFault::SourceLeavesEarly));
+            let how = How::Removal { frozen_for };
             let given = GivenUp { shard, table: had.table, from: had.from, to: had.to, how };
             if self.may_give_up(at, &given, &[])? {
                 self.remove(shard, at, upto)?;

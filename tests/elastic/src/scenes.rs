@@ -4,6 +4,7 @@
 
 use crate::dice::Dice;
 use crate::group::{What, members, value_of};
+use crate::keys::KEYS;
 use crate::plan::Planted;
 use crate::search::guarded;
 use crate::violation::{Check, Violation};
@@ -62,8 +63,12 @@ impl Stage {
     }
 
     fn write(&mut self, shard: ShardId, seq: u64, key: usize, by: &[usize]) -> Check {
+        self.write_above(1, shard, seq, key, by)
+    }
+
+    fn write_above(&mut self, floor: u64, shard: ShardId, seq: u64, key: usize, by: &[usize]) -> Check {
         let (client, seq_id) = (ClientId(0), ClientSeq(seq));
-        let id = WriteId { client, seq: seq_id, floor: ClientSeq(1), deadline_us: 9_999 };
+        let id = WriteId { client, seq: seq_id, floor: ClientSeq(floor), deadline_us: 9_999 };
         let action = Action::Append(vec![NewRecord { headers: Vec::new(), value: value_of(0, seq) }]);
         let ops = vec![KeyOp { key: self.world.keys.name(key), expect: Expect::Any, action }];
         let op = Op::Write { table: self.world.table, ops };
@@ -76,6 +81,38 @@ impl Stage {
         let next = members(group.membership.epoch.next(), &[0, 1, 2], learner, 0);
         self.world.propose(shard, What::Config(next), None);
         self.choose(shard, by)
+    }
+
+    /// A shard goes into another, led by node 0; the first `on` nodes apply that.
+    fn merge(&mut self, target: ShardId, source: ShardId, on: usize) -> Check {
+        for node in 0..3 {
+            self.applied(target, node)?;
+            self.applied(source, node)?;
+        }
+        self.world.begin_merge_of(target, source);
+        self.choose(target, &[0, 1, 2])?;
+        self.applied(target, 0)?;
+        self.world.drive(target, false);
+        self.choose(source, &[0, 1, 2])?;
+        for node in 0..3 {
+            self.applied(source, node)?;
+            self.world.flush(node)?;
+            self.world.word(node)?;
+        }
+        self.world.drive(target, false);
+        self.choose(target, &[0, 1, 2])?;
+        for node in 0..on {
+            self.applied(target, node)?;
+        }
+        if self.world.groups.contains_key(&source) {
+            return Err(Violation(format!("shard {source} does not go into shard {target}")));
+        }
+        Ok(())
+    }
+
+    /// The shard that was made last.
+    fn newest(&self) -> ShardId {
+        self.world.shards().last().copied().unwrap_or(self.other)
     }
 
     /// A node hears of all that is chosen in a shard, and applies it.
@@ -181,6 +218,106 @@ pub fn who_tells(planted: Planted) -> Result<(), Violation> {
         stage.applied(parent, 0)?;
         stage.kept(0)?;
         stage.dies(1);
+        stage.world.heal()
+    })
+}
+
+/// The source let the outcome of a write go, and that write comes again at the target.
+///
+/// # Errors
+/// What the world finds.
+pub fn floor_at_merge(planted: Planted) -> Result<(), Violation> {
+    guarded(planted, || {
+        let mut stage = Stage::new(planted)?;
+        let (target, source) = (stage.parent, stage.other);
+        stage.lead(target, 0);
+        stage.lead(source, 0);
+        stage.write(target, 3, 0, &[0, 1, 2])?;
+        stage.write(source, 1, KEYS - 1, &[0, 1, 2])?;
+        stage.write_above(2, source, 2, KEYS - 1, &[0, 1, 2])?;
+        stage.merge(target, source, 3)?;
+        stage.write(target, 1, KEYS - 1, &[0, 1, 2])?;
+        stage.world.heal()
+    })
+}
+
+/// A child takes its neighbour in, and the map hears of that before it hears of the child.
+///
+/// # Errors
+/// What the world finds.
+pub fn half_a_report(planted: Planted) -> Result<(), Violation> {
+    guarded(planted, || {
+        let mut stage = Stage::new(planted)?;
+        let (parent, other, last) = (stage.parent, stage.other, stage.last);
+        stage.lead(parent, 0);
+        stage.lead(other, 0);
+        stage.world.split_at(parent, last)?;
+        stage.choose(parent, &[0, 1, 2])?;
+        for node in 0..3 {
+            stage.applied(parent, node)?;
+        }
+        let child = stage.newest();
+        stage.lead(child, 0);
+        stage.merge(child, other, 3)?;
+        stage.told(child)?;
+        stage.world.heal()
+    })
+}
+
+/// The target was split again: a node that lags holds the newest owner of the source's range, and its target has yet to take the source in.
+///
+/// # Errors
+/// What the world finds.
+pub fn source_is_waited_for(planted: Planted) -> Result<(), Violation> {
+    guarded(planted, || {
+        let mut stage = Stage::new(planted)?;
+        let (target, source, last) = (stage.parent, stage.other, stage.last);
+        stage.lead(target, 0);
+        stage.lead(source, 0);
+        stage.merge(target, source, 2)?;
+        stage.told(target)?;
+        stage.world.split_at(target, last + 1)?;
+        stage.choose(target, &[0, 1])?;
+        stage.applied(target, 0)?;
+        stage.applied(target, 1)?;
+        let child = stage.newest();
+        stage.lead(child, 0);
+        stage.noop(child, &[0, 1])?;
+        stage.applied(child, 0)?;
+        stage.applied(child, 1)?;
+        stage.told(target)?;
+        stage.mapped(&[2]);
+        stage.world.snapshot(child, 2)?;
+        stage.world.flush(2)?;
+        for _ in 0..9 {
+            stage.world.adopt(2)?;
+        }
+        stage.world.catch_up(target, 2, true);
+        stage.applied(target, 2)?;
+        stage.world.heal()
+    })
+}
+
+/// A node that leads the source has not applied the absorb, and is asked for a record that the target has overtaken.
+///
+/// # Errors
+/// What the world finds.
+pub fn read_of_frozen(planted: Planted) -> Result<(), Violation> {
+    guarded(planted, || {
+        let mut stage = Stage::new(planted)?;
+        let (target, source) = (stage.parent, stage.other);
+        stage.lead(target, 0);
+        stage.lead(source, 1);
+        stage.write(source, 1, KEYS - 1, &[0, 1, 2])?;
+        stage.merge(target, source, 1)?;
+        stage.write(target, 2, KEYS - 1, &[0, 1, 2])?;
+        stage.applied(target, 0)?;
+        stage.world.truth.overtake(KEYS - 1);
+        for _ in 0..200 {
+            stage.world.hear_of(1);
+            stage.world.read();
+            stage.world.serve()?;
+        }
         stage.world.heal()
     })
 }

@@ -21,7 +21,7 @@ const ROUNDS_MIN: u64 = 7;
 impl World {
     /// Runs the schedule.
     pub(crate) fn run(&mut self) -> Check {
-        let plan = Plan::choose(&mut self.dice);
+        let plan = Plan::choose(&mut self.dice, self.merges);
         for _ in 0..STEPS {
             self.step += 1;
             self.now += 1;
@@ -111,6 +111,9 @@ impl World {
             Action::Lease => self.lease(),
             Action::OldName => self.old_name(),
             Action::Move => self.change_members(),
+            Action::Merge => self.begin_merge(),
+            Action::Drive => self.drive_any(),
+            Action::Word => self.word(node)?,
             // The other actions are those of `act`.
             _ => {}
         }
@@ -190,7 +193,7 @@ impl World {
                 }
             }
             for shard in self.shards() {
-                self.heal_group(shard)?;
+                self.heal_group(shard, round)?;
             }
             for _ in 0..8 {
                 self.index()?;
@@ -214,7 +217,8 @@ impl World {
         for shard in self.shards() {
             let lists = self.groups.get(&shard).is_some_and(|group| group.lists(node));
             let born = self.nodes[node].states.contains_key(&shard);
-            if lists && !born || self.nodes[node].lives(shard) && self.is_stuck(shard, node) {
+            let waits = self.is_stuck(shard, node) || self.lacks_source(shard, node)?;
+            if lists && !born || self.nodes[node].lives(shard) && waits {
                 self.snapshot(shard, node)?;
             }
         }
@@ -222,10 +226,11 @@ impl World {
             self.apply(shard, node, u64::MAX)?;
         }
         self.write_logs(node);
-        self.flush(node)
+        self.flush(node)?;
+        self.word(node)
     }
 
-    fn heal_group(&mut self, shard: ShardId) -> Check {
+    fn heal_group(&mut self, shard: ShardId, round: u64) -> Check {
         let Some(group) = self.groups.get_mut(&shard) else { return Ok(()) };
         group.lease = None;
         for node in group.voters() {
@@ -236,6 +241,7 @@ impl World {
         for _ in 0..6 {
             self.choose(shard, None)?;
         }
+        self.drive(shard, round > ROUNDS_MIN - 1);
         self.report(shard);
         Ok(())
     }
@@ -282,7 +288,7 @@ impl World {
             let applied = self.leader_of(group).and_then(|leader| self.nodes[leader].applied(group.shard));
             group.pending.is_empty() && applied == Some(group.chosen())
         });
-        calls && tailed && groups
+        calls && tailed && groups && self.merges_are_over()
     }
 
     /// What waits, in words.

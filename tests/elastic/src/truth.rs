@@ -38,6 +38,11 @@ impl Truth {
         self.records[key].len()
     }
 
+    /// All records of a key are known to somebody.
+    pub(crate) fn overtake(&mut self, key: usize) {
+        self.acked[key] = self.count(key);
+    }
+
     /// Whether a write was executed.
     pub(crate) fn is_executed(&self, name: Name) -> bool {
         self.executed.contains(&name)

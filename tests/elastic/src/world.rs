@@ -72,6 +72,10 @@ pub(crate) struct World {
     pub(crate) slow: Option<usize>,
     /// A key that half of the load is on.
     pub(crate) hot: usize,
+    /// Shards are merged.
+    pub(crate) merges: bool,
+    /// How often a target's leader cancels at a step, per mille.
+    pub(crate) cancels: u64,
     /// Writes of a client.
     pub(crate) writes: u64,
     pub(crate) next_space: u32,
@@ -84,7 +88,11 @@ impl World {
     pub(crate) fn new(seed: u64, planted: Planted, traced: bool) -> Check<Self> {
         let mut dice = Dice::new(seed);
         let partitioning = if dice.chance(700) { Partitioning::Range } else { Partitioning::Hash };
-        Self::of(dice, partitioning, planted, traced)
+        let mut world = Self::of(dice, partitioning, planted, traced)?;
+        // Schedules of even seeds are those that there were before there were merges.
+        world.merges = !seed.is_multiple_of(2);
+        world.cancels = [3, 3, 50][(seed / 2 % 3) as usize];
+        Ok(world)
     }
 
     /// The world of a table that is partitioned so.
@@ -99,6 +107,8 @@ impl World {
             skew,
             slow,
             hot: dice.index(KEYS),
+            merges: false,
+            cancels: 0,
             writes: [6, 12, 12][dice.index(3)],
             dice,
             planted,

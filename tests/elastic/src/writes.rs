@@ -16,7 +16,7 @@ use synod_cluster::ids::{ClientId, ClientSeq, ShardId};
 use synod_cluster::overlay::News;
 use synod_cluster::refusal::Refusal;
 use synod_engine::command::{Action, Expect, KeyOp, NewRecord, Op, Outcome, WriteId, WriteRequest};
-use synod_engine::machine::Applied;
+use synod_engine::machine::{Applied, ShardState};
 
 /// Calls of one client at once.
 const CALLS_MAX: usize = 2;
@@ -147,6 +147,9 @@ impl World {
         let state = node.states.get(&shard).filter(|_| node.logs.contains_key(&shard));
         if state.is_none_or(|state| state.descriptor().version != version) {
             return Err(Refusal::WrongShard);
+        }
+        if let Some(changing) = state.and_then(ShardState::changing) {
+            return Err(changing);
         }
         if leader != Some(at) {
             return Err(Refusal::NotLeader { leader: leader.map(id_of), maybe: false });

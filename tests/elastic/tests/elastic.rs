@@ -13,13 +13,15 @@ use synod_elastic::{HostFault, Planted, explore, run, scenes};
 const SCHEDULES: u64 = 200;
 
 /// What an ordinary run must have reached: else it shows nothing.
-const EXPECTED: [&str; 23] = [
+const EXPECTED: [&str; 25] = [
     "batch across shards",
     "child born",
     "child born again",
     "child not wanted here",
     "crash",
     "epoch",
+    "merge",
+    "merge begun",
     "node died",
     "old name sent again",
     "read",
@@ -80,6 +82,16 @@ fn the_same_seed_gives_the_same_schedule() {
 fn written_schedules_are_survived() {
     assert_eq!(scenes::two_outages_one_death(Planted::default()), Ok(()));
     assert_eq!(scenes::who_tells(Planted::default()), Ok(()));
+    assert_eq!(scenes::floor_at_merge(Planted::default()), Ok(()));
+    assert_eq!(scenes::half_a_report(Planted::default()), Ok(()));
+    assert_eq!(scenes::source_is_waited_for(Planted::default()), Ok(()));
+    assert_eq!(scenes::read_of_frozen(Planted::default()), Ok(()));
+}
+
+#[test]
+fn a_source_that_leaves_before_its_target_has_it_is_found() {
+    let found = scenes::source_is_waited_for(Planted::in_host(HostFault::SourceLeavesEarly));
+    assert!(found.is_err(), "the target takes it in all the same");
 }
 
 #[test]

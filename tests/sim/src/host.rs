@@ -16,7 +16,7 @@ use synod_engine::codec::keys::Bounds;
 use synod_engine::codec::message;
 use synod_engine::genesis::Genesis;
 use synod_engine::host::{
-    Answer, FetchRequest, Links, ProcessHost, ReadHost, ReplySink, ScrubHost, SnapshotHost, SnapshotKind,
+    Answer, FetchRequest, Links, MergeHost, ProcessHost, ReadHost, ReplySink, ScrubHost, SnapshotHost, SnapshotKind,
     SnapshotRequest,
 };
 use synod_engine::identity::Mark;
@@ -507,6 +507,8 @@ impl SnapshotHost for SimHost {
 }
 
 impl ScrubHost for SimHost {}
+
+impl MergeHost for SimHost {}
 
 impl ReadHost for SimHost {
     fn fetches_rows(&self) -> bool {

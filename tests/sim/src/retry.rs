@@ -168,6 +168,7 @@ impl Failure {
             Self::Refused(Refusal::NotLeader { maybe: true, .. }) => "not leader any more",
             Self::Refused(Refusal::NotLeader { .. }) => "not leader",
             Self::Refused(Refusal::WrongShard) => "wrong shard",
+            Self::Refused(Refusal::Changing { .. }) => "being merged",
             Self::Refused(Refusal::Overloaded) => "overloaded",
             Self::Refused(Refusal::NoMemory(_)) => "no memory",
             Self::Refused(Refusal::TooManyTails { .. }) => "too many tails",

@@ -459,6 +459,7 @@ fn next(error: &v1::Error) -> Next {
         // Under the same name it can be asked again; nobody calls it retryable who thinks of another name.
         Some(Kind::OutcomeUnknown(_)) => Next::Another,
         Some(Kind::Overloaded(why)) => Next::Same(Duration::from_millis(why.retry_after_ms.into())),
+        Some(Kind::Changing(why)) => Next::Same(Duration::from_millis(why.retry_after_ms.into())),
         Some(Kind::DiskFull(_)) => Next::Same(PAUSE_MAX),
         _ => Next::End,
     }

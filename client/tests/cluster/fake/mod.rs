@@ -446,6 +446,13 @@ impl v1::admin_server::Admin for Node {
         Err(Status::unimplemented("shards are split by the tests here"))
     }
 
+    async fn propose_merge(
+        &self,
+        _: Request<v1::ProposeMergeRequest>,
+    ) -> Result<Response<v1::ProposeMergeReply>, Status> {
+        Err(Status::unimplemented("shards are not merged here"))
+    }
+
     async fn divide_shard(&self, _: Request<v1::DivideShardRequest>) -> Result<Response<v1::DivideShardReply>, Status> {
         Err(Status::unimplemented("shards have no load here"))
     }

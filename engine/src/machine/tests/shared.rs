@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, TABLE, append, delete, trim};
 use crate::codec::applied::AppliedRow;
-use crate::codec::bounds::{BoundsRow, ChildMark};
+use crate::codec::bounds::{BoundsRow, ChildMark, Phase};
 use crate::codec::keys::{self, Bounds};
 use crate::codec::pieces::{self, Piece};
 use crate::command::{KeyOp, Op, RowFormat, WriteId, WriteRequest, encode_entry};
@@ -119,9 +119,12 @@ impl Two {
         let (created, [at, far]) = (state.descriptor().clone(), cuts(partitioning));
         let born = Descriptor { shard: ShardId(9), from: at.clone(), version: 2, ..created.clone() };
         let mark = ChildMark { shard: born.shard, from: at.clone(), to: Bytes::new(), version: 2, voters: vec![] };
-        let of_parent =
-            BoundsRow { version: 2, from: Bytes::new(), to: at.clone(), retention, children: vec![mark.clone()] };
-        let of_child = BoundsRow { version: 2, from: at.clone(), to: Bytes::new(), retention, children: vec![] };
+        let row = |from: &Bytes, to: &Bytes, children: Vec<ChildMark>| {
+            let (from, to, phase) = (from.clone(), to.clone(), Phase::Alone);
+            BoundsRow { version: 2, from, to, retention, children, phase, merges: 0, absorbed: vec![] }
+        };
+        let of_parent = row(&Bytes::new(), &at, vec![mark.clone()]);
+        let of_child = row(&at, &Bytes::new(), vec![]);
         let near = Piece { from: at, to: far.clone(), space: PARENT };
         let places = [near, Piece { from: far.clone(), to: Bytes::new(), space: FAR }];
         moved(&mut store, &position_rows(&created, PARENT, &far, b""), FAR);

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::command::{Admin, Op, Split, WriteId, WriteRequest, encode_admin, encode_requests};
-use crate::host::{Answer, FetchRequest, Links, ProcessHost, ReadHost, ReplySink, Scan, ScrubHost, SnapshotHost};
+use crate::host::{
+    Answer, FetchRequest, Links, MergeHost, ProcessHost, ReadHost, ReplySink, Scan, ScrubHost, SnapshotHost,
+};
 use crate::logstore::mem::MemLog;
 use crate::logstore::{GroupRecovered, NodeRecovered};
 use crate::machine::tests::bench::{Bench, TABLE, append};
@@ -55,6 +57,8 @@ impl ProcessHost for Quiet {
 impl SnapshotHost for Quiet {}
 
 impl ScrubHost for Quiet {}
+
+impl MergeHost for Quiet {}
 
 impl ReadHost for Quiet {
     fn fetches_rows(&self) -> bool {

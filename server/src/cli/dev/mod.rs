@@ -294,6 +294,7 @@ mod tests {
                 unborn: false,
             }],
             scrub: None,
+            merge: None,
             bytes: None,
             load: None,
         }

@@ -291,6 +291,8 @@ pub struct Shard {
     pub replicas: Vec<Replica>,
     /// The last comparison of its replicas, where there was one.
     pub scrub: Option<Scrub>,
+    /// The merge that it takes part in, where it does.
+    pub merge: Option<Merge>,
     /// Bytes that its leader has flushed, about; none where no leader says so.
     pub bytes: Option<u64>,
     /// What its leader has to do; none where no leader says so.
@@ -386,6 +388,30 @@ impl Serialize for HotKey {
     }
 }
 
+/// A merge that a shard takes part in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Merge {
+    /// `merging`: the other shard is to go into this one; `frozen`: this one is to go into the other and answers nobody; `cancelled`: it was
+    /// taken back, and the other is yet to go on.
+    pub phase: String,
+    /// The other shard.
+    pub with: u64,
+    /// For how long, milliseconds.
+    pub since_ms: u64,
+}
+
+impl Merge {
+    /// The same for people.
+    pub fn in_words(&self) -> String {
+        let Self { phase, with, since_ms } = self;
+        match phase.as_str() {
+            "frozen" => format!("frozen for shard {with} since {since_ms} ms"),
+            "merging" => format!("takes shard {with} in since {since_ms} ms"),
+            _ => format!("has let go of shard {with} since {since_ms} ms, which is yet to go on"),
+        }
+    }
+}
+
 /// A comparison of a shard's replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Scrub {
@@ -413,6 +439,9 @@ impl Serialize for Shard {
         map.serialize_entry("replicas", &self.replicas)?;
         if let Some(scrub) = &self.scrub {
             map.serialize_entry("scrub", scrub)?;
+        }
+        if let Some(merge) = &self.merge {
+            map.serialize_entry("merge", merge)?;
         }
         if let Some(bytes) = &self.bytes {
             map.serialize_entry("bytes", bytes)?;
@@ -497,6 +526,7 @@ mod tests {
                 unborn: false,
             }],
             scrub: None,
+            merge: None,
             bytes: None,
             load: None,
         };

@@ -151,6 +151,7 @@ fn condition(shard: &json::Shard, jobs: &[json::Job]) -> (String, Tone) {
         None => ("ok".to_owned(), Tone::Plain),
         Some("move_replica") => ("moving".to_owned(), Tone::Warn),
         Some("split_shard") => ("splitting".to_owned(), Tone::Warn),
+        Some("merge_shards") => ("merging".to_owned(), Tone::Warn),
         Some(_) => ("changing".to_owned(), Tone::Warn),
     }
 }

@@ -61,6 +61,7 @@ fn shard(id: u64) -> json::Shard {
         leader: Some(leader_of(id)),
         replicas: (1..=3).map(replica).collect(),
         scrub: None,
+        merge: None,
         bytes: None,
         load: None,
     }

@@ -6,6 +6,7 @@ mod divide;
 pub mod job_manager;
 mod jobs;
 mod leaders;
+mod merges;
 mod nodes;
 mod rebalance;
 pub mod repairs;
@@ -259,6 +260,13 @@ impl Admin for AdminService {
                 running.at_leader(&refusal, shard, forwarded, call).await
             }
         }
+    }
+
+    async fn propose_merge(
+        &self,
+        request: Request<v1::ProposeMergeRequest>,
+    ) -> Result<Response<v1::ProposeMergeReply>, Status> {
+        merges::propose(self.get()?, request).await
     }
 
     async fn propose_split(

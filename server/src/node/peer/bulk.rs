@@ -11,11 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_cluster::ids::{ClientId, NodeId, ShardId, Slot};
+use synod_engine::host::MergeWord;
 use synod_engine::snapshot::format::{BLOCK_EXTRA_BYTES, BODY_BYTES_MAX};
 use synod_engine::snapshot::offers::{Begun, Offer, Receiving};
 use synod_engine::snapshot::{Header, OsFiles, SnapshotFile, Throttle};
 use synod_proto::peer::peer_client::PeerClient;
-use synod_proto::peer::{ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
+use synod_proto::peer::{MergeFrozen, ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -80,6 +81,26 @@ pub async fn tell_scrub(
     let hash = hash.to_be_bytes().to_vec().into();
     let told = ScrubHash { hello: Some(hello(local, to)), shard: shard.0, slot: slot.0, hash };
     match timeout(OFFER_WAIT, PeerClient::new(channel).tell_scrub(told)).await {
+        Err(_) => Err(format!("no answer within {OFFER_WAIT:?}")),
+        Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
+    }
+}
+
+/// Gives a peer this node's word about a merge.
+///
+/// # Errors
+/// Why it did not arrive.
+pub async fn tell_merge(
+    local: &Local,
+    to: NodeId,
+    addr: &str,
+    (target, word): (ShardId, MergeWord),
+) -> Result<(), String> {
+    let channel = dial::dial(addr).await.map_err(|e| e.why)?;
+    let MergeWord { source, seq, frozen } = word;
+    let hello = Some(hello(local, to));
+    let told = MergeFrozen { hello, target: target.0, source: source.0, seq, frozen: frozen.0 };
+    match timeout(OFFER_WAIT, PeerClient::new(channel).tell_merge(told)).await {
         Err(_) => Err(format!("no answer within {OFFER_WAIT:?}")),
         Ok(answer) => answer.map(|_| ()).map_err(|status| status.message().to_owned()),
     }

@@ -76,8 +76,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_cluster::ids::{ClusterVersion, Incarnation, NodeId, Nonce};
 use synod_engine::host::Input;
 use synod_proto::peer::{
-    JoinReply, JoinRequest, ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
-    SystemReply,
+    JoinReply, JoinRequest, MergeFrozen, ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart,
+    SystemProposal, SystemReply,
 };
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -122,6 +122,9 @@ pub trait SnapshotHandler: Send + Sync {
 
     /// A peer tells what its replica of a shard holds at a slot.
     fn scrub_hash(&self, from: NodeId, told: &ScrubHash);
+
+    /// A peer gives its word about a merge.
+    fn merge_word(&self, from: NodeId, told: &MergeFrozen);
 
     /// A peer fetches one.
     ///

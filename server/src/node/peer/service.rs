@@ -20,9 +20,9 @@ use synod_cluster::ids::{ClusterVersion, NodeId};
 use synod_cluster::system::TooNew;
 use synod_proto::peer::peer_server::{Peer, PeerServer};
 use synod_proto::peer::{
-    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, PulseFrame, ScrubHash, ScrubHashReply, SealReply,
-    SealRequest, SnapshotAsk, SnapshotAskReply, SnapshotFetch, SnapshotOffer, SnapshotOfferReply, SnapshotPart,
-    SystemProposal, SystemReply,
+    Hello, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, MergeFrozen, MergeFrozenReply, PulseFrame,
+    ScrubHash, ScrubHashReply, SealReply, SealRequest, SnapshotAsk, SnapshotAskReply, SnapshotFetch, SnapshotOffer,
+    SnapshotOfferReply, SnapshotPart, SystemProposal, SystemReply,
 };
 use tokio::time::timeout;
 use tokio_stream::Stream;
@@ -238,6 +238,13 @@ impl Peer for PeerService {
         let (from, handler) = self.snapshots(&request, told.hello.as_ref())?;
         handler.scrub_hash(from, told);
         Ok(Response::new(ScrubHashReply {}))
+    }
+
+    async fn tell_merge(&self, request: Request<MergeFrozen>) -> Result<Response<MergeFrozenReply>, Status> {
+        let told = request.get_ref();
+        let (from, handler) = self.snapshots(&request, told.hello.as_ref())?;
+        handler.merge_word(from, told);
+        Ok(Response::new(MergeFrozenReply {}))
     }
 
     async fn fetch_snapshot(

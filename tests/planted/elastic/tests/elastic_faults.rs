@@ -7,6 +7,7 @@
 use std::time::Instant;
 use synod_cluster::planted::Fault as Cluster;
 use synod_elastic_planted::{HostFault, Planted, explore, scenes};
+use synod_engine::planted::Fault as Engine;
 
 /// Independent searches per fault.
 const SEARCHES: u64 = 2;
@@ -65,6 +66,18 @@ fn a_node_that_gives_up_what_it_must_keep_is_found() {
 fn bounds_that_only_leaders_tell_are_found_missing() {
     assert!(scenes::who_tells(Planted::in_host(HostFault::OnlyBegunEpochsReport)).is_err(), "nobody waits for the map");
     assert_eq!(scenes::who_tells(Planted::default()), Ok(()));
+}
+
+/// In the engine or the cluster: each with the schedule that finds it.
+#[test]
+fn faults_of_merges_that_random_schedules_seldom_meet_are_found_by_written_ones() {
+    let engine = |fault| Planted { engine: Some(fault), ..Planted::default() };
+    assert!(scenes::floor_at_merge(engine(Engine::MergeLosesFloor)).is_err(), "a write is executed once");
+    assert!(scenes::read_of_frozen(engine(Engine::FreezeLetsReads)).is_err(), "no stale record is shown");
+    let half = Planted { cluster: Some(Cluster::MapTakesHalf), ..Planted::default() };
+    assert!(scenes::half_a_report(half).is_err(), "the map has no hole");
+    let early = Planted::in_host(HostFault::SourceLeavesEarly);
+    assert!(scenes::source_is_waited_for(early).is_err(), "the source is there");
 }
 
 #[test]

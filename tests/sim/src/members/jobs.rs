@@ -127,6 +127,8 @@ impl World {
                 let wanted = SplitWanted { version, epoch, child, at };
                 self.at(self.now + delay, Event::Split { shard, wanted });
             }
+            // No goal of the simulation is a merge.
+            Action::Transfer { .. } | Action::Merge { .. } | Action::CancelMerge { .. } => {}
             Action::Begin { job, leaving } => {
                 if !self.is_told(job) {
                     self.tell_of_job(Some(job), &SystemCommand::BeginMove { job, leaving });

@@ -102,8 +102,11 @@ impl ShardModel {
     /// An administrative entry.
     pub(super) fn administer(&mut self, entry: &Entry, data: Bytes) -> Checked {
         let (shard, slot) = (self.shard, entry.id.slot);
-        let Admin::Split(split) = decode_admin(data)
+        let admin = decode_admin(data)
             .map_err(|e| Violation::new("entries can be read", format!("shard {shard} slot {slot}: {e}")))?;
+        let Admin::Split(split) = admin else {
+            return Err(Violation::new("no shard is merged", format!("shard {shard} slot {slot}: {admin:?}")));
+        };
         if !self.counts_here(&split, entry.id.origin) {
             self.counts.splits_refused += 1;
             return Ok(());

@@ -4,7 +4,7 @@
 //! a step (`synod_cluster::jobs` does), change members but through the shard's leader and under the epoch that the change was decided in,
 //! or be missed: another node's executor goes on from what it sees.
 
-use super::{AdminService, nodes, resizes, splits};
+use super::{AdminService, merges, nodes, resizes, splits};
 use crate::node::host::Signals;
 use crate::node::map::MapCache;
 use crate::node::system::{SystemProposer, ask};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_cluster::ids::{JobId, NodeId, SYSTEM_SHARD, ShardId};
 use synod_cluster::jobs::empty_node::{EmptyNode, Seen};
-use synod_cluster::jobs::executor::{Action, Executor, JobStep, Look, Progress, SplitLook};
+use synod_cluster::jobs::executor::{Action, Executor, JobStep, Look, MergeLook, Progress, SplitLook};
 use synod_cluster::jobs::job::{Job, JobEnd};
 use synod_cluster::jobs::move_replica::{MoveReplica, Step};
 use synod_cluster::jobs::resize_shard::{self, ResizeShard};
@@ -169,13 +169,16 @@ impl JobManager {
             due.iter().filter_map(|(id, job)| Some((*id, *job, state.look_at(&job.goal)?))).collect();
         let mut split_looks: Vec<(JobId, &Job, SplitLook)> =
             due.iter().filter_map(|(id, job)| Some((*id, *job, look_at_split(state, job)?))).collect();
+        let mut merge_looks: Vec<(JobId, &Job, MergeLook)> =
+            due.iter().filter_map(|(id, job)| Some((*id, *job, merges::look_at(state, job)?))).collect();
         let empties: Vec<(JobId, &Job, EmptyNode)> =
             due.iter().filter_map(|(id, job)| Some((*id, *job, job.goal.as_empty()?))).collect();
         let resizes: Vec<(JobId, &Job, ResizeShard)> =
             due.iter().filter_map(|(id, job)| Some((*id, *job, job.goal.as_resize()?))).collect();
         let shards = looks.iter().filter(|(_, _, look)| learns(look)).filter_map(|(_, job, _)| job.goal.shard());
         let shards = shards.chain(split_looks.iter().filter_map(|(_, job, _)| job.goal.shard()));
-        let shards = shards.chain(resizes.iter().map(|(_, _, goal)| goal.shard)).collect();
+        let shards = shards.chain(resizes.iter().map(|(_, _, goal)| goal.shard));
+        let shards = shards.chain(merge_looks.iter().flat_map(|(_, job, _)| job.goal.shards())).collect();
         let replicas = leading(state, admin, shards, leaders).await;
         // A change goes to the leader that was heard just now.
         leaders.iter().for_each(|(shard, node)| self.map_cache.heard_leader(*shard, *node));
@@ -185,6 +188,9 @@ impl JobManager {
         for (_, job, look) in &mut split_looks {
             let Some(shard) = job.goal.shard() else { continue };
             look.seen.leader = replicas.get(&shard).zip(state.shards.get(&shard)).and_then(|(r, d)| splits::led(r, d));
+        }
+        for (_, job, look) in &mut merge_looks {
+            merges::add_leaders(job, look, &replicas, leaders);
         }
         let begins = empties.iter().any(|(_, _, goal)| state.may_begin(*goal))
             || resizes.iter().any(|(_, _, goal)| state.chooses(*goal));
@@ -198,6 +204,8 @@ impl JobManager {
                 looks.into_iter().filter_map(|(id, job, look)| executor.decide(id, job, look, now)).collect();
             let split = |(id, job, look): (JobId, &Job, SplitLook)| executor.decide_split(id, job, &look, now);
             let mut actions: Vec<Action> = moves.into_iter().chain(split_looks.into_iter().filter_map(split)).collect();
+            let merge = |(id, job, look): (JobId, &Job, MergeLook)| executor.decide_merge(id, job, &look, now);
+            actions.extend(merge_looks.into_iter().filter_map(merge));
             actions.extend(empties.iter().filter_map(|(id, job, seen)| executor.decide_empty(*id, job, seen, now)));
             let resize = |(id, job, seen): (JobId, &Job, Option<resize_shard::Seen>)| {
                 executor.decide_resize(id, job, seen.as_ref(), now)
@@ -219,6 +227,9 @@ impl JobManager {
             Action::Split { job, shard, version, epoch, child, at } => {
                 (job, splits::split(admin, shard, SplitWanted { version, epoch, child, at }).await.err())
             }
+            Action::Transfer { job, shard, to } => (job, merges::transfer(admin, shard, to).await.err()),
+            Action::Merge { job, shard, begin } => (job, merges::merge(admin, shard, begin).await.err()),
+            Action::CancelMerge { job, shard, source } => (job, merges::cancel(admin, shard, source).await.err()),
             Action::Begin { job, leaving } => (job, nodes::begin(&self.system, job, leaving).await.err()),
             Action::Finish { job, seen, end } => (job, self.finish(job, seen, end).await.err()),
         };

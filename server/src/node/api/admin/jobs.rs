@@ -13,7 +13,7 @@ use synod_cluster::jobs::executor::{JobStep, Progress};
 use synod_cluster::jobs::job::JobGoal;
 use synod_cluster::jobs::move_replica::{MoveReplica, Step};
 use synod_cluster::jobs::resize_shard::{self, ResizeShard};
-use synod_cluster::jobs::split;
+use synod_cluster::jobs::{merge, split};
 use synod_cluster::members::MemberChange;
 use synod_cluster::system::{SystemCommand, SystemOutcome};
 use synod_proto::v1;
@@ -198,12 +198,15 @@ fn goal(wanted: Option<v1::JobGoal>) -> Result<JobGoal, Status> {
             let at = (!at.is_empty()).then_some(at);
             Ok(JobGoal::Split { shard: ShardId(shard), version, at })
         }
+        Some(GoalKind::MergeShards(v1::MergeShards { shard, source, border })) => {
+            Ok(JobGoal::Merge { shard: ShardId(shard), source: ShardId(source), border })
+        }
         Some(GoalKind::EmptyNode(wanted)) => Ok(JobGoal::Empty(nodes::goal(&wanted))),
         Some(GoalKind::ResizeShard(v1::ResizeShard { shard, voters })) => {
             Ok(JobGoal::Resize(ResizeShard { shard: ShardId(shard), voters }))
         }
         None => {
-            let kinds = "must be given: move_replica, split_shard, empty_node or resize_shard";
+            let kinds = "must be given: move_replica, split_shard, merge_shards, empty_node or resize_shard";
             Err(status(&convert::invalid("goal", kinds)))
         }
     }
@@ -217,6 +220,9 @@ fn goal_to_wire(goal: &JobGoal) -> v1::JobGoal {
         JobGoal::Split { shard, version, at } => {
             let at = at.clone().unwrap_or_default();
             GoalKind::SplitShard(v1::SplitShard { shard: shard.0, version: *version, at })
+        }
+        JobGoal::Merge { shard, source, border } => {
+            GoalKind::MergeShards(v1::MergeShards { shard: shard.0, source: source.0, border: border.clone() })
         }
         JobGoal::Empty(goal) => GoalKind::EmptyNode(nodes::goal_to_wire(*goal)),
         JobGoal::Resize(ResizeShard { shard, voters }) => {
@@ -246,6 +252,7 @@ fn progress_to_wire(progress: &Progress, idle_ms: u64, changes: bool) -> v1::Job
     let waits = match &progress.step {
         Some(
             JobStep::Split(split::Step::Wait(why))
+            | JobStep::Merge(merge::Step::Wait(why))
             | JobStep::Empty(empty_node::Step::Wait(why))
             | JobStep::Resize(resize_shard::Step::Wait(why)),
         ) => Some(why),
@@ -269,6 +276,11 @@ fn step_word(step: &JobStep) -> &'static str {
         JobStep::Split(split::Step::Propose { .. }) => return "split",
         JobStep::Split(split::Step::Wait(_)) => return "wait",
         JobStep::Split(split::Step::Done | split::Step::Overtaken(_)) => return "end",
+        JobStep::Merge(merge::Step::Transfer { .. }) => return "transfer",
+        JobStep::Merge(merge::Step::Begin(_)) => return "merge",
+        JobStep::Merge(merge::Step::Cancel) => return "cancel",
+        JobStep::Merge(merge::Step::Wait(_)) => return "wait",
+        JobStep::Merge(merge::Step::Done | merge::Step::Overtaken(_) | merge::Step::Undone) => return "end",
         JobStep::Empty(empty_node::Step::Begin(_)) => return "begin",
         JobStep::Empty(empty_node::Step::Wait(_)) => return "wait",
         JobStep::Empty(empty_node::Step::Done | empty_node::Step::Overtaken(_)) => return "end",

@@ -114,6 +114,7 @@ pub(super) fn load_to_wire(load: LoadReport) -> v1::ShardLoad {
 }
 
 fn replica_to_wire(r: ReplicaReport, bytes: Option<u64>) -> v1::ReplicaStatus {
+    let merge = r.merge;
     v1::ReplicaStatus {
         shard: r.shard.0,
         table_id: r.table.0,
@@ -138,6 +139,9 @@ fn replica_to_wire(r: ReplicaReport, bytes: Option<u64>) -> v1::ReplicaStatus {
         unborn: r.unborn,
         members_epoch: r.epoch.0,
         hindrance: r.hindrance.unwrap_or_default(),
+        merge_phase: merge.map(|merge| merge.phase).unwrap_or_default().into(),
+        merge_with: merge.map_or(0, |merge| merge.with.0),
+        merge_ms: merge.map_or(0, |merge| merge.since_us / 1_000),
         load: Some(load_to_wire(r.load)),
         bytes,
     }

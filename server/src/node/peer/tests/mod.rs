@@ -24,8 +24,8 @@ use synod_engine::logstore::NodeIdentity;
 use synod_paxos::message::Message;
 use synod_paxos::types::Ballot;
 use synod_proto::peer::{
-    JoinReply, JoinRequest, ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart, SystemProposal,
-    SystemReply,
+    JoinReply, JoinRequest, MergeFrozen, ScrubHash, SnapshotAsk, SnapshotFetch, SnapshotOffer, SnapshotPart,
+    SystemProposal, SystemReply,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -128,6 +128,8 @@ impl SnapshotHandler for NoHandler {
     fn asked(&self, _: NodeId, _: &SnapshotAsk) {}
 
     fn scrub_hash(&self, _: NodeId, _: &ScrubHash) {}
+
+    fn merge_word(&self, _: NodeId, _: &MergeFrozen) {}
 
     fn parts(&self, _: NodeId, _: &SnapshotFetch) -> Result<mpsc::Receiver<Result<SnapshotPart, Status>>, Status> {
         Err(Status::unavailable("no snapshots"))
