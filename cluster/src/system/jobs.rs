@@ -220,7 +220,7 @@ impl SystemState {
         self.knows("this needs", ClusterVersion::FIFTH)
     }
 
-    fn knows(&self, what: &str, needed: ClusterVersion) -> Result<(), SystemOutcome> {
+    pub(super) fn knows(&self, what: &str, needed: ClusterVersion) -> Result<(), SystemOutcome> {
         let version = self.version;
         if version >= needed {
             return Ok(());

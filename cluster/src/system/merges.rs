@@ -151,9 +151,9 @@ mod tests {
         let seen = state.look_at_merge(wanted);
         assert_eq!((seen.holds_border, seen.target.mapped.is_some()), (None, true));
         let gone = state.shards.remove(&ShardId(3)).unwrap();
-        state.shards.get_mut(&ShardId(2)).unwrap().to = gone.to;
+        state.shards.change(&ShardId(2), |d| d.to = gone.to.clone()).unwrap();
         let seen = state.look_at_merge(wanted);
-        assert_eq!((seen.holds_border, seen.source), (Some(ShardId(2)), Side::default()));
+        assert_eq!((seen.holds_border, &seen.source), (Some(ShardId(2)), &Side::default()));
         assert_eq!(merge::next(wanted, &seen), merge::Step::Done);
     }
 }

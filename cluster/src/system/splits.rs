@@ -93,14 +93,14 @@ impl SystemState {
                 shards.insert(child.shard);
             }
         }
-        if let Some(known) = self.shards.get(&news.shard).map(|descriptor| descriptor.version) {
-            if news.version > known || planted!(MapTakesOlder) {
-                self.shards.change(&news.shard, |descriptor| {
-                    (descriptor.from, descriptor.to) = (news.from.clone(), news.to.clone());
-                    descriptor.version = news.version;
-                });
-                shards.insert(news.shard);
-            }
+        if let Some(known) = self.shards.get(&news.shard).map(|descriptor| descriptor.version)
+            && (news.version > known || planted!(MapTakesOlder))
+        {
+            self.shards.change(&news.shard, |descriptor| {
+                (descriptor.from, descriptor.to) = (news.from.clone(), news.to.clone());
+                descriptor.version = news.version;
+            });
+            shards.insert(news.shard);
         }
         // Only together with the bounds of the shard that has their range now.
         if self.shards.contains_key(&news.shard) || planted!(MapTakesHalf) {

@@ -71,7 +71,7 @@ pub fn is_of_another(name: &str, offer: &Offer) -> bool {
 /// How a fetch begins.
 pub enum Begun {
     /// An earlier process has fetched it already.
-    Whole(Header),
+    Whole(Box<Header>),
     /// From some part on.
     Parts(Receiving),
 }
@@ -92,7 +92,7 @@ impl Receiving {
         let whole = SnapshotFile::open_in(files, path, Some(cluster)).ok();
         let whole = whole.filter(|file| file.digest() == offer.digest);
         if let Some(file) = whole.filter(|file| file.verify(&mut Throttle::new(0)).is_ok()) {
-            return expected(&file, &offer).map(Begun::Whole);
+            return expected(&file, &offer).map(|header| Begun::Whole(Box::new(header)));
         }
         let partial = Partial::open_in(files, path, offer.digest).map_err(|e| e.to_string())?;
         Ok(Begun::Parts(Self { offer, cluster, partial }))

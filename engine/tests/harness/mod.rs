@@ -400,7 +400,10 @@ impl Cluster {
                 self.push(to, ScrubInput::Told { from: node, shard, slot, hash });
             }
             let words = std::mem::take(&mut self.nodes[&node].seen.lock().unwrap().words);
-            for (to, target, word) in words.into_iter().filter(|(to, ..)| !self.cut.contains(&(node, *to))) {
+            for (to, target, word) in words {
+                if self.cut.contains(&(node, to)) {
+                    continue;
+                }
                 self.push(to, MergeInput::Word { from: node, target, word });
             }
             let heard = if self.deaf { Vec::new() } else { asks };

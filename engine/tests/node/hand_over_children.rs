@@ -15,7 +15,7 @@ use synod_cluster::refusal::Refusal;
 use synod_cluster::system::{
     Child, Descriptor, Partitioning, Retention, ShardNews, SystemCommand, SystemOutcome, SystemState,
 };
-use synod_engine::codec::bounds::BoundsRow;
+use synod_engine::codec::bounds::{BoundsRow, Phase};
 use synod_engine::codec::keys::{bounds_row, first_space};
 use synod_engine::command::{Op, Outcome};
 use synod_engine::genesis::Genesis;
@@ -264,7 +264,16 @@ fn childs_snapshot(map: &SystemState) -> Header {
     let genesis = Genesis::Child { parent: PARENT, slot: Slot(1), descriptor }.encode();
     let promised = Ballot { epoch: membership.epoch, round: 1, node: N1 };
     let basis = Basis { id: EntryId::ZERO, membership, epoch_start: Slot(0), promised };
-    let bounds = Some(BoundsRow { version, from, to, retention, children: vec![] });
+    let bounds = Some(BoundsRow {
+        version,
+        from,
+        to,
+        retention,
+        children: vec![],
+        phase: Phase::Alone,
+        merges: 0,
+        absorbed: vec![],
+    });
     Header { cluster: ClientId(1), shard, genesis, basis, ts: 0, bounds }
 }
 

@@ -176,7 +176,7 @@ fn a_merge_that_makes_no_sense_now_is_refused() {
     let refused = old.try_merge(shard, wanted);
     assert!(matches!(refused, Err(Refusal::Invalid { field: CLUSTER_VERSION, .. })), "{refused:?}");
 
-    let (mut c, mut t, low, high) = two_shards();
+    let (mut c, t, low, high) = two_shards();
     let good = c.merge_wanted(low, high);
     let bad = |c: &mut Cluster, merge: MergeWanted| {
         for _ in 0..50 {

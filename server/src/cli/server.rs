@@ -54,7 +54,7 @@ pub struct ServerArgs {
     join: Vec<String>,
     /// Join in the place of this node, whose disk is lost, also at its address: the new node gets a number of its own, the lost one is
     /// emptied and removed. Ignored once the data directory belongs to the cluster
-    #[arg(long, value_name = "NODE", requires = "join", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "NODE", requires = "join", conflicts_with = "bootstrap", value_parser = clap::value_parser!(u64).range(1..))]
     replace: Option<u64>,
     /// Settings file; `synod config default` prints one
     #[arg(long, value_name = "FILE")]

@@ -37,7 +37,7 @@ fn is_known(map: &SystemState, news: &ShardNews) -> bool {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use synod_cluster::system::{Child, Descriptor, Partitioning, Reserved, Retention, SystemCommand};
+    use synod_cluster::system::{Child, Descriptor, Partitioning, Reserved, Retention, Shards, SystemCommand};
 
     const PARENT: ShardId = ShardId(2);
     const CHILD: ShardId = ShardId(3);
@@ -91,7 +91,7 @@ mod tests {
         assert!(is_known(&map, &split) && !is_known(&map, &news(&map, 3)));
         let mut applied = Applied::from([(PARENT, news(&map, 3))]);
         assert!(!prune(&mut applied, &map) && applied.len() == 1);
-        map.shards.clear();
+        map.shards = Shards::default();
         assert!(prune(&mut applied, &map) && applied.is_empty());
         assert!(is_known(&map, &split), "its table was dropped");
     }

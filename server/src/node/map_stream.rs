@@ -79,7 +79,8 @@ impl Watcher {
 
     fn part(&mut self, map: Arc<SystemState>, first: ShardId) -> v1::ShardMap {
         let mut part = self.cache.part_to_wire(&map, first, PART);
-        match map.shards.starting_at(first).nth(PART).map(|descriptor| descriptor.shard) {
+        let next = map.shards.starting_at(first).nth(PART).map(|descriptor| descriptor.shard);
+        match next {
             Some(next) => {
                 part.more = true;
                 self.sending = Some((map, next));

@@ -54,7 +54,7 @@ impl World {
         match begun {
             Ok(Begun::Whole(header)) => {
                 self.coverage.count("snapshot", "found whole");
-                self.step_at(ends, id, process, Step::Fetched(Box::new(header)));
+                self.step_at(ends, id, process, Step::Fetched(header));
             }
             Ok(Begun::Parts(receiving)) => self.ask(id, process, &offer, receiving, ends),
             Err(_) => {

@@ -54,6 +54,9 @@ fn waits(seen: &Seen) -> String {
     }
 }
 
+/// A change of what is seen, and what is said of it.
+type Case = (fn(&mut Seen), &'static str);
+
 #[test]
 fn leaders_come_together_then_the_merge_is_begun_and_the_map_ends_it() {
     let apart = with(|seen| leader(&mut seen.source).node = NodeId(2));
@@ -94,7 +97,7 @@ fn members_that_differ_are_moved_first() {
 
 #[test]
 fn it_waits_for_leaders_that_are_ready_and_that_the_map_knows() {
-    let cases: [(fn(&mut Seen), &str); 7] = [
+    let cases: [Case; 7] = [
         (|seen| seen.target.leader = None, "nobody answers as the leader of shard 7"),
         (|seen| seen.source.leader = None, "nobody answers as the leader of shard 8"),
         (|seen| leader(&mut seen.source).bounds.version = 6, "the leader of shard 8 is at version 6, the map at 5"),
@@ -111,7 +114,7 @@ fn it_waits_for_leaders_that_are_ready_and_that_the_map_knows() {
 
 #[test]
 fn what_makes_no_sense_any_longer_ends_and_says_why() {
-    let cases: [(fn(&mut Seen), &str); 4] = [
+    let cases: [Case; 4] = [
         (|seen| seen.target = Side::default(), "shard 7 was dropped"),
         (|seen| seen.source = Side::default(), "shard 8 was dropped"),
         (|seen| seen.source = side(&bounds("p", "", 6), &[1, 2, 3], 1), "no neighbours any longer"),

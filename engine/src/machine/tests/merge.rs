@@ -137,9 +137,9 @@ fn a_lower_shard_goes_into_a_higher_one_too() {
     let mut before = records(&parent, &mut store);
     before.extend(records(&child, &mut store));
     let made = begin(&child, &parent);
-    step(&mut child, &mut store, 30, &Admin::BeginMerge(made));
+    let _ = step(&mut child, &mut store, 30, &Admin::BeginMerge(made));
     let made = freeze(&child, &parent, 1);
-    step(&mut parent, &mut store, 31, &Admin::Freeze(made));
+    let _ = step(&mut parent, &mut store, 31, &Admin::Freeze(made));
     let at = parent.phase().frozen().unwrap().at;
     let absorb = Absorb { source: parent.descriptor().shard, seq: 1, at };
     let entry = entry(&child, 32, encode_admin(&Admin::Absorb(absorb)));
@@ -191,16 +191,16 @@ fn a_frozen_shard_changes_by_nothing_but_an_unfreeze() {
 fn an_unfreeze_fences_a_freeze_that_is_on_its_way() {
     let mut p = Pair::new();
     let made = begin(&p.b.state, &p.child);
-    p.parent(30, &Admin::BeginMerge(made));
+    let _ = p.parent(30, &Admin::BeginMerge(made));
     let (late, target) = (freeze(&p.b.state, &p.child, 1), p.b.state.descriptor().shard);
     // It is a target itself meanwhile: two merges towards each other would wait for ever if that kept it from counting.
     let made = begin(&p.child, &p.b.state);
-    p.child(31, &Admin::BeginMerge(made));
+    let _ = p.child(31, &Admin::BeginMerge(made));
     let effects = p.child(32, &Admin::Unfreeze(Unfreeze { target, seq: 1, version: 2 }));
     assert_eq!((effects.merge, p.child.descriptor().version), (Some(MergeStep::Thawed), 3));
     assert!(p.child.phase().merging().is_some(), "its own merge goes on");
-    p.child(33, &Admin::Cancel(Cancel { seq: 1 }));
-    p.child(34, &Admin::EndMerge(EndMerge { seq: 1 }));
+    let _ = p.child(33, &Admin::Cancel(Cancel { seq: 1 }));
+    let _ = p.child(34, &Admin::EndMerge(EndMerge { seq: 1 }));
     assert!(p.child(35, &Admin::Freeze(late)).refused.is_some());
     assert_eq!(p.child.phase(), &Phase::Alone);
 }

@@ -156,7 +156,7 @@ pub async fn fetch(
     let (target, wanted) = (path.to_path_buf(), offer.clone());
     let begun = blocking(move || Receiving::begin(&OsFiles::shared(), &target, cluster, wanted));
     let mut receiving = match begun.await? {
-        Begun::Whole(header) => return Ok(header),
+        Begun::Whole(header) => return Ok(*header),
         Begun::Parts(receiving) => receiving,
     };
     let channel = dial::dial(addr).await.map_err(|e| e.why)?;
