@@ -133,7 +133,6 @@ impl Fault {
         Self::AbsorbAfterCancel,
         Self::MergeWithoutSessions,
         Self::MergeKeepsOwnTime,
-        Self::MergeForgetsChildren,
         Self::MergeRingClaimsAll,
         Self::MutualMergesWait,
         Self::LateFreeze,

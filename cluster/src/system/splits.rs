@@ -222,7 +222,9 @@ impl SystemState {
             return Err(invalid("to", format!("shard {} would end before it begins", news.shard)));
         }
         for Child { shard, from, to, membership, .. } in &news.children {
-            if *shard == news.shard || !below(from, to) || !membership.is_sound() {
+            // A target of a merge tells of the children of its source, and may be one of them.
+            let itself = *shard == news.shard && self.version < ClusterVersion::FIFTH;
+            if itself || !below(from, to) || !membership.is_sound() {
                 let why = format!(
                     "shard {shard} cannot be a child of shard {}: its bounds or members make no sense",
                     news.shard

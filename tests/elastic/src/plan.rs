@@ -50,7 +50,6 @@ impl HostFault {
         Self::NoSnapshotAt0,
         Self::TailRaisesLane,
         Self::SnapshotWithoutSessions,
-        Self::AckOfEarlierFreeze,
         Self::AbsorbBeforeFlushed,
     ];
 }

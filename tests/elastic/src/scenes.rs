@@ -85,20 +85,8 @@ impl Stage {
 
     /// A shard goes into another, led by node 0; the first `on` nodes apply that.
     fn merge(&mut self, target: ShardId, source: ShardId, on: usize) -> Check {
-        for node in 0..3 {
-            self.applied(target, node)?;
-            self.applied(source, node)?;
-        }
-        self.world.begin_merge_of(target, source);
-        self.choose(target, &[0, 1, 2])?;
-        self.applied(target, 0)?;
-        self.world.drive(target, false);
-        self.choose(source, &[0, 1, 2])?;
-        for node in 0..3 {
-            self.applied(source, node)?;
-            self.world.flush(node)?;
-            self.world.word(node)?;
-        }
+        self.begin_merge(target, source)?;
+        self.freeze(target, source)?;
         self.world.drive(target, false);
         self.choose(target, &[0, 1, 2])?;
         for node in 0..on {
@@ -106,6 +94,43 @@ impl Stage {
         }
         if self.world.groups.contains_key(&source) {
             return Err(Violation(format!("shard {source} does not go into shard {target}")));
+        }
+        Ok(())
+    }
+
+    fn begin_merge(&mut self, target: ShardId, source: ShardId) -> Check {
+        for node in 0..3 {
+            self.applied(target, node)?;
+            self.applied(source, node)?;
+        }
+        self.world.begin_merge_of(target, source);
+        self.choose(target, &[0, 1, 2])?;
+        self.applied(target, 0)
+    }
+
+    /// The source is frozen, and all nodes say so.
+    fn freeze(&mut self, target: ShardId, source: ShardId) -> Check {
+        self.world.drive(target, false);
+        self.choose(source, &[0, 1, 2])?;
+        for node in 0..3 {
+            self.applied(source, node)?;
+            self.world.flush(node)?;
+            self.world.word(node)?;
+        }
+        Ok(())
+    }
+
+    /// A merge whose source is frozen is cancelled, and over.
+    fn cancel_merge(&mut self, target: ShardId, source: ShardId) -> Check {
+        self.world.drive(target, true);
+        self.choose(target, &[0, 1, 2])?;
+        self.applied(target, 0)?;
+        for _ in 0..20 {
+            self.world.drive(target, false);
+            self.choose(source, &[0, 1, 2])?;
+            self.choose(target, &[0, 1, 2])?;
+            self.applied(source, 0)?;
+            self.applied(target, 0)?;
         }
         Ok(())
     }
@@ -318,6 +343,48 @@ pub fn read_of_frozen(planted: Planted) -> Result<(), Violation> {
             stage.world.read();
             stage.world.serve()?;
         }
+        stage.world.heal()
+    })
+}
+
+/// A shard that was split goes into its neighbour before the map hears of its child.
+///
+/// # Errors
+/// What the world finds.
+pub fn child_of_the_source(planted: Planted) -> Result<(), Violation> {
+    guarded(planted, || {
+        let mut stage = Stage::new(planted)?;
+        let (target, source) = (stage.parent, stage.other);
+        stage.lead(target, 0);
+        stage.lead(source, 0);
+        stage.world.split_at(source, KEYS - 1)?;
+        stage.choose(source, &[0, 1, 2])?;
+        for node in 0..3 {
+            stage.applied(source, node)?;
+        }
+        let child = stage.newest();
+        stage.lead(child, 0);
+        stage.merge(target, source, 3)?;
+        stage.told(target)?;
+        stage.world.heal()
+    })
+}
+
+/// A merge is cancelled when all nodes have said that the source is frozen, the source takes a write, and the merge begins again.
+///
+/// # Errors
+/// What the world finds.
+pub fn merge_begun_again(planted: Planted) -> Result<(), Violation> {
+    guarded(planted, || {
+        let mut stage = Stage::new(planted)?;
+        let (target, source) = (stage.parent, stage.other);
+        stage.lead(target, 0);
+        stage.lead(source, 0);
+        stage.begin_merge(target, source)?;
+        stage.freeze(target, source)?;
+        stage.cancel_merge(target, source)?;
+        stage.write(source, 1, KEYS - 1, &[0, 1, 2])?;
+        stage.merge(target, source, 3)?;
         stage.world.heal()
     })
 }

@@ -222,7 +222,7 @@ impl World {
 fn founded(partitioning: Partitioning, keys: &Keys, middle: usize) -> Check<(SystemState, TableId)> {
     let names: Vec<String> = (1..=NODES).map(|node| format!("node-{node}:1")).collect();
     let mut map = SystemState::found(7, &names);
-    map.version = ClusterVersion::FOURTH;
+    map.version = ClusterVersion::FIFTH;
     let (shards, splits) = match partitioning {
         Partitioning::Range => (0, vec![keys.at(middle)]),
         Partitioning::Hash => (2, Vec::new()),

@@ -10,7 +10,7 @@ use std::time::Instant;
 use synod_elastic::{HostFault, Planted, explore, run, scenes};
 
 /// Schedules of an ordinary run.
-const SCHEDULES: u64 = 200;
+const SCHEDULES: u64 = 1_000;
 
 /// What an ordinary run must have reached: else it shows nothing.
 const EXPECTED: [&str; 25] = [
@@ -86,6 +86,8 @@ fn written_schedules_are_survived() {
     assert_eq!(scenes::half_a_report(Planted::default()), Ok(()));
     assert_eq!(scenes::source_is_waited_for(Planted::default()), Ok(()));
     assert_eq!(scenes::read_of_frozen(Planted::default()), Ok(()));
+    assert_eq!(scenes::child_of_the_source(Planted::default()), Ok(()));
+    assert_eq!(scenes::merge_begun_again(Planted::default()), Ok(()));
 }
 
 #[test]

@@ -204,6 +204,16 @@ fn the_children_of_what_was_absorbed_are_told_by_who_absorbed_it() {
 }
 
 #[test]
+fn a_shard_that_absorbed_its_parent_tells_of_its_own_birth() {
+    let mut state = SystemState { version: ClusterVersion::FIFTH, ..state() };
+    execute(&mut state, &reserve(3, 1));
+    // The map has heard of nothing when shard 4 has taken its parent in.
+    told(&mut state, news(4, "m", "", 3, &[child(4, "t", "", 2)], &[3]));
+    assert_eq!(bounds(&state), [at(2, "", "m", 1), at(4, "m", "", 3)]);
+    assert!(state.reserved.is_empty());
+}
+
+#[test]
 fn news_that_make_no_sense_change_nothing() {
     let mut state = state();
     execute(&mut state, &reserve(2, 1));
